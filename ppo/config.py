@@ -1,0 +1,314 @@
+"""Every knob of a run, as frozen and validated dataclasses with a JSON round trip.
+
+A wrong value is a ``ValueError`` that names the field, the value and the remedy, before any work is done. A field has
+its unit in its name where it has one. This module knows nothing about models or tensors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+AdvantageName = Literal["gae", "grpo", "rloo"]
+KLEstimator = Literal["k1", "k2", "k3"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How responses are drawn: the distribution and when to stop.
+
+    response_length      most new tokens per response
+    min_response_length  EOS cannot be chosen before this many tokens
+    temperature          divides the logits; 0 means greedy
+    top_k                keep the k likeliest tokens; 0 keeps all
+    top_p                keep the smallest set of tokens with at least this probability; 1 keeps all
+    num_samples          responses per prompt
+    eos_ids              token ids that end a response; None takes the model's own, () never stops
+    """
+
+    response_length: int = 50
+    min_response_length: int = 0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    num_samples: int = 1
+    eos_ids: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(self.response_length >= 1, self, "response_length", "must be at least 1")
+        require(
+            0 <= self.min_response_length <= self.response_length,
+            self,
+            "min_response_length",
+            f"must lie between 0 and response_length={self.response_length}",
+        )
+        require(
+            self.temperature >= 0 and math.isfinite(self.temperature),
+            self,
+            "temperature",
+            "must be finite and at least 0 (0 is greedy)",
+        )
+        require(self.top_k >= 0, self, "top_k", "must be at least 0 (0 keeps all tokens)")
+        require(0 < self.top_p <= 1, self, "top_p", "must lie in (0, 1]")
+        require(self.num_samples >= 1, self, "num_samples", "must be at least 1")
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0
+
+
+@dataclass(frozen=True)
+class Config:
+    """One PPO run. Three batch words: ``prompts_per_step``, ``minibatch`` and ``microbatch``, all in sequences.
+
+    A *step* is: sample ``prompts_per_step`` x ``samples_per_prompt`` responses, score them, then go ``epochs`` times
+    over them in shuffled minibatches with one optimiser step each; a minibatch is computed in microbatches to save
+    memory, which changes nothing in the gradient.
+    """
+
+    # Rollout
+    prompts_per_step: int = 32
+    samples_per_prompt: int = 1
+    response_length: int = 50
+    min_response_length: int = 0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    rollout_slots: int = 64  # sequences decoded side by side
+    old_logprobs: Literal["rollout", "recompute"] = "rollout"  # "recompute" asks the training forward once more
+
+    # Score and reward
+    scale_scores: bool = False  # divide by the running standard deviation
+    clip_scores: float | None = None  # to [-c, c], after scaling
+    missing_eos_penalty: float = 0.0  # taken off the score of a response that was cut at response_length
+    whiten_rewards: bool = False  # unit variance over the step's tokens, mean kept
+
+    # KL penalty
+    kl_coef: float = 0.2
+    kl_estimator: KLEstimator = "k1"
+    kl_as: Literal["reward", "loss"] = "reward"
+    kl_controller: Literal["fixed", "adaptive"] = "adaptive"
+    target_kl_per_sequence: float = 6.0  # nats, summed over a response
+    kl_horizon_sequences: int = 10_000
+
+    # Advantages
+    advantage: AdvantageName = "gae"
+    gamma: float = 1.0
+    gae_lambda: float = 0.95
+    whiten_advantages: bool = True
+
+    # Critic
+    value_head: Literal["linear", "mlp", "critic"] = "linear"  # "critic": a separate copy of the model
+    detach_value_head: bool = False  # the value loss does not reach the policy's trunk
+    value_coef: float = 0.1
+    value_clip: float | None = 0.2
+
+    # Update
+    epochs: int = 4
+    minibatch: int = 32
+    microbatch: int | None = None  # None: the whole minibatch at once
+    microbatch_tokens: int | None = None  # instead of microbatch: a budget of padded prompt+response tokens
+    policy_clip: float = 0.2
+    entropy_coef: float = 0.0
+    max_mean_ratio: float | None = 10.0  # a minibatch above it is skipped
+    stop_kl_per_token: float | None = None  # k3 to the old policy; above it the step ends early
+    max_grad_norm: float | None = 1.0
+
+    # Retain text mixed into the update (PPO-ptx)
+    retain_coef: float = 0.0
+    retain_loss: Literal["lm", "kl"] = "lm"
+    retain_sequences: int = 8  # per minibatch
+    retain_tokens: int = 128  # length of a retain sequence
+
+    # Optimiser
+    learning_rate: float = 1.41e-5
+    value_learning_rate: float | None = None  # None: learning_rate
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = 0
+    total_steps: int | None = None  # where linear and cosine reach 0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_eps: float = 1e-8
+    adam_eps_style: Literal["torch", "tensorflow"] = "torch"
+    weight_decay: float = 0.0
+
+    # Memory and precision
+    autocast: Literal["off", "bfloat16"] = "off"
+    gradient_checkpointing: bool = False
+    logprob_chunk_tokens: int = 1024  # tokens that pass the output layer at once
+
+    # Run
+    seed: int = 0
+    save_every_steps: int = 0  # 0: only when asked
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        self.sampling()  # the sampling fields are validated by Sampling
+        for name in _AT_LEAST_ONE:
+            value = getattr(self, name)
+            require(value is None or value >= 1, self, name, "must be at least 1")
+        for name in _NOT_NEGATIVE:
+            value = getattr(self, name)
+            require(value is None or value >= 0, self, name, "must be at least 0")
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            require(value is None or value > 0, self, name, "must be above 0")
+        for name in ("gamma", "gae_lambda"):
+            require(0 <= getattr(self, name) <= 1, self, name, "must lie in [0, 1]")
+        for name in ("adam_beta1", "adam_beta2"):
+            require(0 <= getattr(self, name) < 1, self, name, "must lie in [0, 1)")
+        self._check_batches()
+        self._check_combinations()
+
+    def _check_batches(self) -> None:
+        sequences = self.sequences_per_step
+        require(
+            sequences % self.minibatch == 0,
+            self,
+            "minibatch",
+            f"must divide prompts_per_step x samples_per_prompt = {sequences}",
+        )
+        if self.microbatch is not None:
+            require(self.minibatch % self.microbatch == 0, self, "microbatch", f"must divide minibatch={self.minibatch}")
+            require(
+                self.microbatch_tokens is None, self, "microbatch_tokens", "give either microbatch or microbatch_tokens"
+            )
+
+    def _check_combinations(self) -> None:
+        if self.advantage != "gae":
+            require(
+                self.samples_per_prompt >= 2,
+                self,
+                "samples_per_prompt",
+                f"must be at least 2 for advantage={self.advantage!r}, which compares the samples of one prompt",
+            )
+        if self.schedule != "constant":
+            require(
+                self.total_steps is not None and self.total_steps > self.warmup_steps,
+                self,
+                "total_steps",
+                f"must be given and exceed warmup_steps={self.warmup_steps} for schedule={self.schedule!r}",
+            )
+        require(self.temperature > 0, self, "temperature", "must be above 0: a greedy policy has no gradient")
+
+    @property
+    def sequences_per_step(self) -> int:
+        """B of one step."""
+        return self.prompts_per_step * self.samples_per_prompt
+
+    @property
+    def has_critic(self) -> bool:
+        """Group-relative advantages need no value function."""
+        return self.advantage == "gae"
+
+    def sampling(self) -> Sampling:
+        """The distribution that rollouts are drawn from, one response per given prompt."""
+        return Sampling(
+            response_length=self.response_length,
+            min_response_length=self.min_response_length,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Config:
+        """Build a Config; an unknown key is an error that names its nearest neighbour."""
+        known = [f.name for f in dataclasses.fields(cls)]
+        for key in values:
+            if key not in known:
+                near = difflib.get_close_matches(str(key), known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}"
+                raise ValueError(f"unknown config key {key!r}{hint}")
+        return cls(**values)
+
+    def save(self, path: str | Path) -> None:
+        """Write JSON."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Config:
+        """Read JSON; errors name the file."""
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} is not a JSON config: {error}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} is not a JSON config: it holds a {type(values).__name__}, not an object")
+        return cls.from_dict(values)
+
+    def replace(self, **changes: Any) -> Config:
+        """A copy with some fields changed, validated again; unknown keys are errors."""
+        return Config.from_dict({**self.to_dict(), **changes})
+
+
+_AT_LEAST_ONE = (
+    "prompts_per_step", "samples_per_prompt", "rollout_slots", "kl_horizon_sequences", "epochs", "minibatch", "microbatch",
+    "microbatch_tokens", "retain_sequences", "logprob_chunk_tokens", "total_steps", "keep_checkpoints",
+)  # fmt: skip
+_NOT_NEGATIVE = (
+    "kl_coef", "value_coef", "entropy_coef", "retain_coef", "warmup_steps", "weight_decay", "seed", "save_every_steps",
+    "missing_eos_penalty",
+)  # fmt: skip
+_POSITIVE = (
+    "clip_scores", "target_kl_per_sequence", "value_clip", "policy_clip", "max_mean_ratio", "stop_kl_per_token",
+    "max_grad_norm", "learning_rate", "value_learning_rate", "adam_eps",
+)  # fmt: skip
+
+
+def require(condition: bool, config: Any, name: str, remedy: str) -> None:
+    """Raise a ValueError that names the field, its value and the remedy."""
+    if not condition:
+        raise ValueError(f"{type(config).__name__}.{name}={getattr(config, name)!r} {remedy}")
+
+
+def check_types(config: Any) -> None:
+    """Hold every field of a dataclass against its annotation; ints pass as floats, lists as tuples, bools as nothing else."""
+    hints = get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value, hint = getattr(config, field.name), hints[field.name]
+        if isinstance(value, list):
+            value = tuple(value)
+            object.__setattr__(config, field.name, value)
+        if isinstance(value, int) and not isinstance(value, bool) and accepts(1.0, hint) and not accepts(1, hint):
+            value = float(value)
+            object.__setattr__(config, field.name, value)
+        if not accepts(value, hint):
+            raise ValueError(f"{type(config).__name__}.{field.name}={value!r} must be {describe(hint)}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{type(config).__name__}.{field.name}={value!r} must be finite")
+
+
+def accepts(value: Any, hint: Any) -> bool:
+    """Whether a value fits an annotation made of plain types, Literal, unions and homogeneous tuples."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in arguments)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(accepts(item, arguments[0]) for item in value)
+    if arguments:
+        return any(accepts(value, option) for option in arguments)
+    return type(value) is hint
+
+
+def describe(hint: Any) -> str:
+    """An annotation in words, for error messages."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(repr(choice) for choice in arguments)
+    if origin is tuple:
+        return f"a tuple of {describe(arguments[0])}"
+    if arguments:
+        return " or ".join(describe(option) for option in arguments)
+    return "None" if hint is type(None) else str(getattr(hint, "__name__", hint))

@@ -1,0 +1,151 @@
+"""The words and the records that every room of the library shares.
+
+Glossary
+--------
+B            sequences in a batch
+P            prompt length; prompts are padded on the left
+T            response length; responses are padded on the right
+V            vocabulary size
+H            width of the hidden states
+mask         bool [B, T], True on real response tokens *including EOS*; made by the generator, never inferred from pad ids
+score        [B], one number a sequence, as the reward function gives it
+reward       [B, T], per token, after the KL penalty; the score lands on the last real token
+value        [B, T], ``values[b, t]`` is V(state) *before* token t is chosen
+return       [B, T], what the value is trained towards
+``old_``     measured before the update, ``ref_`` measured under the reference
+passage      pre-prefix + prefix + suffix, a text that a model may have memorised
+forget set   passages to unlearn; *retain set*, text to keep; *holdout*, text or passages never trained on
+N-BLEU       100 - SacreBLEU
+
+Every [B, T] tensor is about response tokens: index t is response token t. Statistics are float32.
+
+This module knows nothing about models, losses or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+Row = Mapping[str, Any]
+"""What the caller knows about one prompt: a dict with at least "prompt"; the reward sees it unchanged."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prompt with one sampled response, as a reward function sees it.
+
+    ``text`` is the decoded response without special tokens ("" for models without a tokenizer), ``ids`` are its
+    token ids including EOS. Training never encodes ``text`` again.
+    """
+
+    prompt: str
+    text: str
+    prompt_ids: list[int]
+    ids: list[int]
+    row: Row
+    is_ended: bool
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A batch of responses with what the sampler knew when it chose them.
+
+    ``prompt_ids`` int64 [B, P] (left-padded), ``prompt_mask`` bool [B, P], ``tokens`` int64 [B, T] (right-padded),
+    ``mask`` bool [B, T]. ``logprobs`` float32 [B, T]: log-probability of each token under the distribution that was
+    sampled from (temperature and filters applied; for greedy decoding, the model's own distribution at temperature 1).
+    ``entropy`` float32 [B, T] of that distribution, in nats. ``values`` float32 [B, T] where a value head was given.
+    ``is_ended`` bool [B]: the response ended by itself, with an EOS. Padding holds 0 in every statistic.
+    """
+
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    tokens: Tensor
+    mask: Tensor
+    logprobs: Tensor
+    entropy: Tensor
+    is_ended: Tensor
+    values: Tensor | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    @property
+    def prompt_length(self) -> int:
+        """P, the width of the padded prompts."""
+        return self.prompt_ids.shape[1]
+
+    @property
+    def input_ids(self) -> Tensor:
+        """Prompt and response side by side, int64 [B, P+T]."""
+        return torch.cat([self.prompt_ids, self.tokens], dim=1)
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """True on real tokens, bool [B, P+T]."""
+        return torch.cat([self.prompt_mask, self.mask], dim=1)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Real response tokens per sequence, int64 [B]."""
+        return self.mask.sum(dim=1)
+
+    def rows(self, indices: Sequence[int] | Tensor) -> Generation:
+        """The same batch with the given sequences only, in the given order; padding is kept."""
+        index = torch.as_tensor(indices, dtype=torch.long, device=self.tokens.device)
+        tensors = {name: value[index] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Everything one PPO update needs; all float32 [B, T] unless said otherwise, 0 on padding.
+
+    ``old_logprobs``, ``old_values``: the policy and the critic before the update. ``ref_logprobs``: the reference, or
+    None where no KL is taken. ``scores`` [B]. ``kl``: per-token estimate of KL(policy || reference). ``rewards`` after
+    KL. ``advantages`` whitened if the config says so. ``returns``: targets of the value loss.
+    """
+
+    generation: Generation
+    samples: list[Sample]
+    old_logprobs: Tensor
+    old_values: Tensor
+    ref_logprobs: Tensor | None
+    scores: Tensor
+    kl: Tensor
+    rewards: Tensor
+    advantages: Tensor
+    returns: Tensor
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.generation)
+
+
+RewardFn = Callable[[list[Sample]], "Sequence[float] | Sequence[Sequence[float]] | Tensor"]
+"""A reward: ``list[Sample] -> [B]`` scores, or ``[B][T]`` token rewards (ragged: one number a response token)."""
+
+ValueFn = Callable[[Tensor], Tensor]
+"""Hidden states [..., H] to values [...]."""
+
+
+@runtime_checkable
+class Reference(Protocol):
+    """What the KL penalty is measured against."""
+
+    def logprobs(self, generation: Generation, samples: Sequence[Sample]) -> Tensor:
+        """Log-probability of every response token under the reference, float32 [B, T], 0 on padding."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """The part of a Hugging Face tokenizer that the library uses."""
+
+    def __call__(self, text: str, *, add_special_tokens: bool = True) -> Mapping[str, list[int]]: ...
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str: ...
