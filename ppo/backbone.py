@@ -1,7 +1,7 @@
 """Where a causal LM is cut: hidden states on one side, the output layer on the other.
 
-Log-probs are computed from hidden states in chunks, so that a [B, T, V] tensor never exists. That needs the model in two
-parts. Most models are ``output_layer(backbone(x))`` and nothing else; some scale or squash their logits afterwards
+Log-probs are computed from hidden states in chunks, so that a [B, T, V] tensor never exists. That needs the model in
+two parts. Most models are ``output_layer(backbone(x))`` and nothing else; some scale or squash their logits afterwards
 (Gemma 2, Cohere, Granite). For those the cut lies behind the logits, at the price of memory: right before lean.
 
 This module knows nothing about sampling, losses or value functions.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,9 @@ class Backbone:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+        inner: Any = model
+        if hasattr(model, "get_base_model"):  # a PEFT model wraps the causal LM; its adapters live inside the layers
+            inner = cast(Any, model).get_base_model()
         output_layer = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
         if output_layer is None:
             raise ValueError(f"{type(inner).__name__} is no causal LM: it has no output embeddings")
@@ -115,3 +117,28 @@ def _is_plain_head(model: Any, trunk: nn.Module, output_layer: nn.Module) -> boo
     finally:
         model.train(was_training)
     return bool(torch.allclose(logits.float(), rebuilt.float(), rtol=1e-5, atol=1e-5))
+
+
+def vocabulary_size(model: Any) -> int:
+    """V: how many ids the input embedding knows."""
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
+def context_length(model: Any) -> int | None:
+    """The most positions a model can take in; None for those without a limit (ALiBi, state-space)."""
+    config = model.config.get_text_config()
+    for name in ("max_position_embeddings", "n_positions", "n_ctx"):
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+def end_ids(model: Any) -> tuple[int, ...]:
+    """The token ids that end a response, from the generation config or the config; () if there are none."""
+    ids = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    if ids is None:
+        ids = getattr(model.config, "eos_token_id", None)
+    if ids is None:
+        return ()
+    return tuple(int(i) for i in ids) if isinstance(ids, (list, tuple)) else (int(ids),)

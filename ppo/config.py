@@ -152,15 +152,15 @@ class Config:
     def __post_init__(self) -> None:
         check_types(self)
         self.sampling()  # the sampling fields are validated by Sampling
-        for name in _AT_LEAST_ONE:
-            value = getattr(self, name)
-            require(value is None or value >= 1, self, name, "must be at least 1")
-        for name in _NOT_NEGATIVE:
-            value = getattr(self, name)
-            require(value is None or value >= 0, self, name, "must be at least 0")
-        for name in _POSITIVE:
-            value = getattr(self, name)
-            require(value is None or value > 0, self, name, "must be above 0")
+        for names, is_right, remedy in (
+            (_AT_LEAST_ONE, lambda x: x >= 1, "must be at least 1"),
+            (_AT_LEAST_TWO, lambda x: x >= 2, "must be at least 2"),
+            (_NOT_NEGATIVE, lambda x: x >= 0, "must be at least 0"),
+            (_POSITIVE, lambda x: x > 0, "must be above 0"),
+        ):
+            for name in names:
+                value = getattr(self, name)
+                require(value is None or is_right(value), self, name, remedy)
         for name in ("gamma", "gae_lambda"):
             require(0 <= getattr(self, name) <= 1, self, name, "must lie in [0, 1]")
         for name in ("adam_beta1", "adam_beta2"):
@@ -177,7 +177,9 @@ class Config:
             f"must divide prompts_per_step x samples_per_prompt = {sequences}",
         )
         if self.microbatch is not None:
-            require(self.minibatch % self.microbatch == 0, self, "microbatch", f"must divide minibatch={self.minibatch}")
+            require(
+                self.minibatch % self.microbatch == 0, self, "microbatch", f"must divide minibatch={self.minibatch}"
+            )
             require(
                 self.microbatch_tokens is None, self, "microbatch_tokens", "give either microbatch or microbatch_tokens"
             )
@@ -197,6 +199,12 @@ class Config:
                 "total_steps",
                 f"must be given and exceed warmup_steps={self.warmup_steps} for schedule={self.schedule!r}",
             )
+        require(
+            self.kl_as == "reward" or self.kl_estimator != "k1",
+            self,
+            "kl_estimator",
+            "must be 'k2' or 'k3' for kl_as='loss': the gradient of k1 is 0 on average",
+        )
         require(self.temperature > 0, self, "temperature", "must be above 0: a greedy policy has no gradient")
 
     @property
@@ -254,9 +262,10 @@ class Config:
 
 
 _AT_LEAST_ONE = (
-    "prompts_per_step", "samples_per_prompt", "rollout_slots", "kl_horizon_sequences", "epochs", "minibatch", "microbatch",
-    "microbatch_tokens", "retain_sequences", "logprob_chunk_tokens", "total_steps", "keep_checkpoints",
+    "prompts_per_step", "samples_per_prompt", "rollout_slots", "kl_horizon_sequences", "epochs", "minibatch",
+    "microbatch", "microbatch_tokens", "retain_sequences", "logprob_chunk_tokens", "total_steps", "keep_checkpoints",
 )  # fmt: skip
+_AT_LEAST_TWO = ("retain_tokens",)
 _NOT_NEGATIVE = (
     "kl_coef", "value_coef", "entropy_coef", "retain_coef", "warmup_steps", "weight_decay", "seed", "save_every_steps",
     "missing_eos_penalty",
@@ -274,7 +283,7 @@ def require(condition: bool, config: Any, name: str, remedy: str) -> None:
 
 
 def check_types(config: Any) -> None:
-    """Hold every field of a dataclass against its annotation; ints pass as floats, lists as tuples, bools as nothing else."""
+    """Hold every field of a dataclass against its annotation; ints pass as floats, lists as tuples, bools only as bools."""
     hints = get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value, hint = getattr(config, field.name), hints[field.name]

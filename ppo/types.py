@@ -7,7 +7,7 @@ P            prompt length; prompts are padded on the left
 T            response length; responses are padded on the right
 V            vocabulary size
 H            width of the hidden states
-mask         bool [B, T], True on real response tokens *including EOS*; made by the generator, never inferred from pad ids
+mask         bool [B, T], True on real response tokens *including EOS*; made by the generator, not read off pad ids
 score        [B], one number a sequence, as the reward function gives it
 reward       [B, T], per token, after the KL penalty; the score lands on the last real token
 value        [B, T], ``values[b, t]`` is V(state) *before* token t is chosen
@@ -98,7 +98,9 @@ class Generation:
     def rows(self, indices: Sequence[int] | Tensor) -> Generation:
         """The same batch with the given sequences only, in the given order; padding is kept."""
         index = torch.as_tensor(indices, dtype=torch.long, device=self.tokens.device)
-        tensors = {name: value[index] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        tensors: dict[str, Any] = {
+            name: value[index] for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
         return replace(self, **tensors)
 
 

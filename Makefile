@@ -1,0 +1,34 @@
+# Two commands to know: `make demem` (the main job on the built-in lab) and `make test`.
+# Each sets up its own virtual environment, .venv, from constraints.txt when there is none.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demem test test-slow check format clean
+
+demem: .venv/ready
+	$(BIN)/python demem.py run --out runs/lab --overwrite
+
+test: .venv/ready
+	$(BIN)/python -m pytest -q
+
+check: .venv/ready-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -m "not slow"
+
+coverage: .venv/ready-dev
+	$(BIN)/python -m pytest -q --cov --cov-report=term-missing:skip-covered
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache runs
+
+.venv/ready: constraints.txt setup.py
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+.venv/ready-dev: .venv/ready
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,dev,gguf]'
+	touch $@

@@ -1,0 +1,45 @@
+"""PPO for language models in pure PyTorch: rollouts, KL, GAE and clipped updates for any Hugging Face causal LM.
+
+Start with :class:`Trainer` and :class:`Config`; every part can be used alone. ``ppo/types.py`` holds the glossary.
+"""
+
+from .actor_critic import ActorCritic, Evaluation, ValueHead
+from .advantages import gae, group_relative, place_scores, shape_rewards, whiten
+from .buffer import RolloutBuffer
+from .config import Config, Sampling
+from .generation import generate
+from .kl import AdaptiveKL, FixedKL, estimate_kl
+from .losses import policy_loss, value_loss
+from .reference import CallableReference, FrozenReference
+from .trainer import Trainer
+from .types import Generation, Reference, RewardFn, Rollout, Sample
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ActorCritic",
+    "AdaptiveKL",
+    "CallableReference",
+    "Config",
+    "Evaluation",
+    "FixedKL",
+    "FrozenReference",
+    "Generation",
+    "Reference",
+    "RewardFn",
+    "Rollout",
+    "RolloutBuffer",
+    "Sample",
+    "Sampling",
+    "Trainer",
+    "ValueHead",
+    "estimate_kl",
+    "gae",
+    "generate",
+    "group_relative",
+    "place_scores",
+    "policy_loss",
+    "shape_rewards",
+    "value_loss",
+    "whiten",
+]

@@ -1,0 +1,153 @@
+"""A causal LM as the policy, with a value function beside it.
+
+The value function is a small head on the policy's hidden states ("linear", "mlp"), or a separate copy of the model with
+a head of its own ("critic"), or absent (group-relative advantages). Dropout stays off in rollouts *and* updates: the
+ratio of two log-probs of one token must not depend on a coin. This module knows nothing about losses.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .backbone import Backbone
+from .config import Sampling
+from .logprobs import response_positions, token_logprobs
+from .types import Generation, ValueFn
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the training forward says about given responses; each float32 [B, T], 0 on padding."""
+
+    logprobs: Tensor
+    entropy: Tensor
+    values: Tensor
+
+
+class ValueHead(nn.Module):
+    """Hidden states [..., H] to values [...], in float32. Starts at 0, so that the first advantages are the rewards."""
+
+    def __init__(self, hidden_size: int, kind: Literal["linear", "mlp"]) -> None:
+        super().__init__()
+        last = nn.Linear(hidden_size, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.layers = (
+            nn.Sequential(nn.Linear(hidden_size, hidden_size), nn.Tanh(), last)
+            if kind == "mlp"
+            else nn.Sequential(last)
+        )
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            values: Tensor = self.layers(hidden.float())
+        return values.squeeze(-1)
+
+
+class ActorCritic(nn.Module):
+    """Policy and value function.
+
+    ``policy`` is trained in place. ``value_head``: "linear", "mlp", "critic" or None. ``is_head_detached`` keeps the
+    value loss out of the policy's trunk (it is always out with a separate critic).
+    """
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        *,
+        value_head: Literal["linear", "mlp", "critic"] | None = "linear",
+        is_head_detached: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone = Backbone(policy)
+        self.policy = policy
+        self.critic = copy.deepcopy(policy) if value_head == "critic" else None
+        self.critic_backbone = Backbone(self.critic) if self.critic is not None else None
+        self.is_head_detached = is_head_detached
+        self.value_head: ValueHead | None = None
+        if value_head is not None:
+            kind: Literal["linear", "mlp"] = "mlp" if value_head == "mlp" else "linear"
+            self.value_head = ValueHead(self.backbone.hidden_size, kind).to(next(policy.parameters()).device)
+        self.eval()
+
+    @property
+    def value_fn(self) -> ValueFn | None:
+        """Values from the policy's own hidden states, for the generator to gather; None where there is no such head."""
+        return self.value_head if self.critic is None else None
+
+    def evaluate(self, generation: Generation, sampling: Sampling, *, chunk_tokens: int) -> Evaluation:
+        """Log-probs, entropy and values of given responses under the distribution of ``sampling``; differentiable."""
+        features = self.backbone(generation.input_ids, generation.attention_mask)
+        logprobs, entropy = token_logprobs(
+            response_positions(features.before_logits, generation.prompt_length),
+            self.backbone.output_layer,
+            generation,
+            sampling,
+            chunk_tokens=chunk_tokens,
+        )
+        if self.critic is None:
+            hidden = response_positions(features.hidden, generation.prompt_length)
+            values = self._head(hidden.detach() if self.is_head_detached else hidden, generation)
+        else:
+            values = self.critic_values(generation)
+        return Evaluation(logprobs, entropy, values)
+
+    def critic_values(self, generation: Generation) -> Tensor:
+        """Values of the separate critic, float32 [B, T], 0 on padding."""
+        if self.critic_backbone is None:
+            raise ValueError("there is no separate critic: value_head is not 'critic'")
+        hidden = self.critic_backbone(generation.input_ids, generation.attention_mask).hidden
+        return self._head(response_positions(hidden, generation.prompt_length), generation)
+
+    def _head(self, hidden: Tensor, generation: Generation) -> Tensor:
+        if self.value_head is None:
+            return torch.zeros(generation.mask.shape, device=generation.mask.device)
+        return torch.where(generation.mask, self.value_head(hidden), 0.0)
+
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """Every parameter that an optimiser should move, by name."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def value_parameter_names(self) -> set[str]:
+        """The names of those that belong to the value function alone."""
+        return {name for name, _ in self.named_parameters() if name.split(".")[0] in ("critic", "value_head")}
+
+
+@contextmanager
+def checkpointed_layers(model: nn.Module) -> Iterator[int]:
+    """Recompute every transformer block of ``model`` in the backward pass; yields how many blocks that are.
+
+    Transformers' own switch acts only in training mode, where dropout would act too. So each block's forward is
+    wrapped for the time of the context, and given back afterwards.
+    """
+    layers = _blocks(model)
+    own_forwards = [vars(layer).get("forward") for layer in layers]
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+    try:
+        yield len(layers)
+    finally:
+        for layer, own_forward in zip(layers, own_forwards, strict=True):
+            if own_forward is None:
+                del layer.forward  # the class's own method shows again
+            else:
+                layer.forward = own_forward
+
+
+def _blocks(model: nn.Module) -> list[Any]:
+    """The repeated blocks of a transformer: what transformers marks as such, else the children of its longest list."""
+    marked = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if marked:
+        return [m for m in marked if not any(m is not o and m in set(o.modules()) for o in marked)]
+    lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList)]
+    return max(lists, key=len, default=[])

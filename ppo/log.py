@@ -1,0 +1,80 @@
+"""What a run writes about itself: metrics.jsonl, samples.jsonl, and TensorBoard where it is installed.
+
+Every metric is named ``area/quantity``. This module knows nothing about what the numbers mean.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from .types import Rollout
+
+
+class RunLog:
+    """Appends to the files of a run folder, a line each step, flushed at once. ``folder=None`` writes nothing.
+
+    ``first_step``: a resumed run drops the lines that an interrupted run wrote from that step on.
+    """
+
+    def __init__(self, folder: Path | None, *, first_step: int = 0, use_tensorboard: bool = False) -> None:
+        self._folder = folder
+        self._tensorboard: Any = None
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            _drop_from(folder / name, first_step)
+        if use_tensorboard:
+            if find_spec("tensorboard") is None:
+                raise ValueError("use_tensorboard=True needs the package tensorboard: pip install tensorboard")
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._tensorboard = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """One line of numbers for a finished step."""
+        self._append("metrics.jsonl", {"step": step, **values})
+        if self._tensorboard is not None:
+            for name, value in values.items():
+                self._tensorboard.add_scalar(name, value, step)
+
+    def samples(self, step: int, rollout: Rollout, *, count: int = 4) -> None:
+        """The first few samples of a step with their scores."""
+        for sample, score in zip(rollout.samples[:count], rollout.scores.tolist(), strict=False):
+            self._append(
+                "samples.jsonl", {"step": step, "prompt": sample.prompt, "response": sample.text, "score": score}
+            )
+
+    def _append(self, name: str, record: Mapping[str, Any]) -> None:
+        if self._folder is None:
+            return
+        with open(self._folder / name, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The records of a JSONL file; a last line that was cut off by a kill is left out."""
+    records: list[dict[str, Any]] = []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines) - 1:
+                break
+            raise ValueError(f"{path}, line {number + 1} is not JSON: {error}") from error
+    return records
+
+
+def _drop_from(path: Path, first_step: int) -> None:
+    if not path.exists():
+        return
+    kept: Sequence[dict[str, Any]] = [record for record in read_jsonl(path) if record["step"] < first_step]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept), encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,103 @@
+"""The clipped losses of PPO, as sums over tokens divided by a count that the caller gives.
+
+A minibatch is computed in microbatches: each loss here is ``sum over the microbatch / num_tokens of the *minibatch*``,
+so that adding microbatch gradients gives the minibatch gradient exactly. Statistics come back the same way: add them up.
+
+Pure functions over [B, T] float32 tensors; nothing here knows a model.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .actor_critic import Evaluation
+from .config import Config
+from .kl import estimate_kl
+from .types import Rollout
+
+
+def ppo_loss(
+    new: Evaluation, part: Rollout, config: Config, *, kl_coef: float, num_tokens: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """policy + value_coef * value - entropy_coef * entropy (+ kl_coef * KL where KL is a loss), a scalar.
+
+    ``new``: the training forward on a microbatch; ``part``: what the rollout says about it; ``num_tokens``: real
+    response tokens of the whole minibatch. Statistics are named ``area/quantity`` and add up over microbatches.
+    """
+    mask = part.generation.mask
+    loss, policy_statistics = policy_loss(
+        new.logprobs, part.old_logprobs, part.advantages, mask, clip=config.policy_clip, num_tokens=num_tokens
+    )
+    entropy = new.entropy.sum() / num_tokens
+    statistics = {f"policy/{name}": x for name, x in policy_statistics.items()}
+    statistics |= {"policy/loss": loss.detach(), "policy/entropy": entropy.detach()}
+    loss = loss - config.entropy_coef * entropy
+    if config.has_critic:
+        value, value_statistics = value_loss(
+            new.values, part.old_values, part.returns, mask, clip=config.value_clip, num_tokens=num_tokens
+        )
+        loss = loss + config.value_coef * value
+        statistics |= {f"value/{name}": x for name, x in value_statistics.items()} | {"value/loss": value.detach()}
+    if config.kl_as == "loss" and part.ref_logprobs is not None:
+        kl = (estimate_kl(new.logprobs, part.ref_logprobs, estimator=config.kl_estimator) * mask).sum() / num_tokens
+        loss = loss + kl_coef * kl
+        statistics["kl/loss"] = kl.detach()
+    return loss, statistics
+
+
+def policy_loss(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, *, clip: float, num_tokens: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Clipped surrogate loss, a scalar (Schulman et al. 2017, eq. 7), and its statistics.
+
+    ratio = exp(log pi - log pi_old);  loss = mean of max(-A * ratio, -A * clamp(ratio, 1 - clip, 1 + clip)).
+    All tensors [B, T]. Statistics, each a share or mean over ``num_tokens``: ``clip_fraction`` (tokens on which the
+    clip cuts the gradient), ``approx_kl`` (k3 of old against new, nats per token), ``ratio`` (mean), ``log_ratio``
+    (mean of its size, nats).
+    """
+    log_ratio = (logprobs - old_logprobs) * mask
+    ratio = torch.exp(log_ratio)
+    plain = -advantages * ratio
+    clipped = -advantages * torch.clamp(ratio, 1 - clip, 1 + clip)
+    loss = (torch.maximum(plain, clipped) * mask).sum() / num_tokens
+    with torch.no_grad():
+        statistics = {
+            "clip_fraction": ((clipped > plain) * mask).sum() / num_tokens,
+            "approx_kl": ((ratio - 1 - log_ratio) * mask).sum() / num_tokens,
+            "ratio": (ratio * mask).sum() / num_tokens,
+            "log_ratio": log_ratio.abs().sum() / num_tokens,
+        }
+    return loss, statistics
+
+
+def value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, *, clip: float | None, num_tokens: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Half the squared error to the returns, a scalar; with ``clip`` the worse of the plain and the clipped error.
+
+    clipped value = old + clamp(value - old, ±clip). All tensors [B, T]. Statistic ``clip_fraction``: share of tokens on
+    which the clip cuts the gradient. Source: OpenAI baselines ppo2; Huang et al. 2022, detail 9.
+    """
+    error = (values - returns) ** 2
+    clip_fraction = torch.zeros((), device=values.device)
+    if clip is not None:
+        clipped_values = old_values + torch.clamp(values - old_values, -clip, clip)
+        clipped_error = (clipped_values - returns) ** 2
+        clip_fraction = ((clipped_error > error) * mask).sum() / num_tokens
+        error = torch.maximum(error, clipped_error)
+    return 0.5 * (error * mask).sum() / num_tokens, {"clip_fraction": clip_fraction.detach()}
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
+    """1 - Var(returns - values) / Var(returns) over real tokens: 1 is a perfect critic, 0 no better than a constant.
+
+    Returns 0 where the returns do not vary.
+    """
+    real_returns, real_values = returns[mask], values[mask]
+    if real_returns.numel() < 2:
+        return 0.0
+    variance = real_returns.var(correction=0)
+    if variance == 0:
+        return 0.0
+    return float(1 - (real_returns - real_values).var(correction=0) / variance)

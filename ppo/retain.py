@@ -1,0 +1,116 @@
+"""PPO-ptx: text that the policy should keep, mixed into every minibatch as a loss of its own.
+
+"lm" is the language-model loss on the text (Ouyang et al. 2022, sec. 3.5); "kl" is KL(reference || policy) over the
+whole vocabulary at every position of the text, which keeps what the reference knew rather than what the text says.
+This module knows nothing about rewards, rollouts or optimisers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .backbone import Backbone
+from .config import Config
+from .prompts import read_prompts
+from .reference import adapter_off
+
+
+class RetainLoss:
+    """Draws retain sequences and computes their loss.
+
+    ``sequences``: token ids, any lengths; cut into pieces of at most ``length`` tokens. ``kind``: "lm", or "kl" with a
+    frozen ``reference`` model; if that is the policy itself, its adapter is off. ``generator`` (CPU) decides which
+    pieces are drawn. Raises ValueError when no piece has the two tokens that a prediction needs.
+    """
+
+    def __init__(
+        self,
+        sequences: Sequence[Sequence[int]],
+        *,
+        kind: Literal["lm", "kl"],
+        reference: nn.Module | None,
+        num_sequences: int,
+        length: int,
+        chunk_tokens: int,
+        generator: torch.Generator,
+    ) -> None:
+        if kind == "kl" and reference is None:
+            raise ValueError("retain_loss='kl' needs a reference model")
+        pieces = (list(s[i : i + length]) for s in sequences for i in range(0, len(s), length))
+        self.pieces = [piece for piece in pieces if len(piece) >= 2]
+        if not self.pieces:
+            raise ValueError(f"none of the {len(sequences)} retain texts has two tokens or more")
+        self.kind = kind
+        self._reference = Backbone(reference) if reference is not None and kind == "kl" else None
+        self._num_sequences = num_sequences
+        self._chunk_tokens = chunk_tokens
+        self._generator = generator
+
+    def draw(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """A random batch: ids int64 [R, L], right-padded, and its bool mask."""
+        chosen = torch.randint(len(self.pieces), (self._num_sequences,), generator=self._generator)
+        batch = [self.pieces[i] for i in chosen.tolist()]
+        length = max(len(piece) for piece in batch)
+        ids = torch.zeros(len(batch), length, dtype=torch.long)
+        mask = torch.zeros(len(batch), length, dtype=torch.bool)
+        for row, piece in enumerate(batch):
+            ids[row, : len(piece)] = torch.tensor(piece)
+            mask[row, : len(piece)] = True
+        return ids.to(device), mask.to(device)
+
+    def __call__(self, policy: Backbone, ids: Tensor, mask: Tensor, *, num_tokens: int) -> Tensor:
+        """Sum of the loss over the predicted tokens of this batch / ``num_tokens``: a scalar, in nats per token."""
+        predicted = mask[:, 1:] & mask[:, :-1]
+        targets = ids[:, 1:][predicted]
+        ref_rows = None
+        if self._reference is not None:
+            with torch.no_grad(), adapter_off(self._reference.model):
+                ref_rows = self._reference(ids, mask).before_logits[:, :-1][predicted]
+        rows = policy(ids, mask).before_logits[:, :-1][predicted]
+        total = torch.zeros((), device=ids.device)
+        for start in range(0, rows.shape[0], self._chunk_tokens):
+            part = slice(start, start + self._chunk_tokens)
+            ref_part = ref_rows[part] if ref_rows is not None else None
+            total = total + checkpoint(self._chunk, policy, rows[part], targets[part], ref_part, use_reentrant=False)
+        return total / num_tokens
+
+    def _chunk(self, policy: Backbone, rows: Tensor, targets: Tensor, ref_rows: Tensor | None) -> Tensor:
+        logprobs = torch.log_softmax(policy.output_layer(rows).float(), dim=-1)
+        if ref_rows is None or self._reference is None:
+            return -logprobs.gather(-1, targets.unsqueeze(-1)).sum()
+        with torch.no_grad():
+            ref_logprobs = torch.log_softmax(self._reference.output_layer(ref_rows).float(), dim=-1)
+        return (ref_logprobs.exp() * (ref_logprobs - logprobs)).sum()
+
+
+def count_predictions(mask: Tensor) -> int:
+    """How many tokens of a right-padded batch are predicted: every real one but the first of each row."""
+    return int((mask[:, 1:] & mask[:, :-1]).sum())
+
+
+def make_retain_loss(
+    texts: Sequence[Any] | None,
+    tokenizer: Any | None,
+    frozen: nn.Module | None,
+    config: Config,
+    generator: torch.Generator,
+) -> RetainLoss | None:
+    """The retain loss that a config asks for, or None. Raises ValueError when its texts are missing."""
+    if config.retain_coef == 0:
+        return None
+    if not texts:
+        raise ValueError(f"retain_coef={config.retain_coef} needs texts: pass retain=[…] to the Trainer")
+    return RetainLoss(
+        [text.ids for text in read_prompts(texts, tokenizer)],
+        kind=config.retain_loss,
+        reference=frozen,
+        num_sequences=config.retain_sequences,
+        length=config.retain_tokens,
+        chunk_tokens=config.logprob_chunk_tokens,
+        generator=generator,
+    )

@@ -1,0 +1,126 @@
+"""From a reward function's answer to checked, scaled and clipped numbers.
+
+This module knows samples and numbers, nothing about models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from .advantages import place_scores
+from .config import Config
+from .types import Generation, RewardFn, Sample
+
+
+@dataclass
+class RunningMoments:
+    """Mean and variance of all numbers seen so far (Chan et al. 1979); ``std`` is 1 before two came."""
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0  # sum of squared distances to the mean
+
+    def update(self, values: Tensor) -> None:
+        """Take in a batch of numbers, any shape."""
+        flat = values.double().flatten()
+        if flat.numel() == 0:
+            return
+        mean = float(flat.mean())
+        total = self.count + flat.numel()
+        shift = mean - self.mean
+        self.squares += float(((flat - mean) ** 2).sum()) + shift**2 * self.count * flat.numel() / total
+        self.mean += shift * flat.numel() / total
+        self.count = total
+
+    @property
+    def std(self) -> float:
+        """Unbiased standard deviation."""
+        if self.count < 2 or self.squares == 0:
+            return 1.0
+        return math.sqrt(self.squares / (self.count - 1))
+
+
+def call_reward(reward: RewardFn, samples: list[Sample]) -> tuple[Tensor, Tensor | None]:
+    """Ask the reward function: scores float32 [B], and token rewards float32 [B, T] where it gave those.
+
+    With token rewards the score is their sum. Raises ValueError, naming the sample, for a wrong length, NaN or inf.
+    """
+    answer = reward(samples)
+    values = _plain(answer)
+    if not isinstance(values, Sequence) or len(values) != len(samples):
+        size = len(values) if isinstance(values, Sequence) else repr(values)
+        raise ValueError(f"the reward function returned {size} values for {len(samples)} samples")
+    values = [_plain(value) for value in values]
+    if any(isinstance(value, Sequence) and not isinstance(value, str) for value in values):
+        return _token_rewards(values, samples)
+    scores = [_number(value, f"sample {i}") for i, value in enumerate(values)]
+    return torch.tensor(scores, dtype=torch.float32), None
+
+
+def _plain(value: Any) -> Any:
+    """A tensor or an array as Python numbers; anything else as it is."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _token_rewards(values: Sequence[Any], samples: list[Sample]) -> tuple[Tensor, Tensor]:
+    length = max(len(sample.ids) for sample in samples)
+    rewards = torch.zeros(len(samples), length)
+    for i, (numbers, sample) in enumerate(zip(values, samples, strict=True)):
+        if not isinstance(numbers, Sequence) or len(numbers) < len(sample.ids):
+            raise ValueError(f"sample {i} has {len(sample.ids)} response tokens but got token rewards {numbers!r:.60}")
+        checked = [_number(value, f"sample {i}, token {t}") for t, value in enumerate(numbers[: len(sample.ids)])]
+        rewards[i, : len(checked)] = torch.tensor(checked)
+        if any(float(value) != 0 for value in numbers[len(sample.ids) :]):
+            raise ValueError(f"sample {i} got a token reward behind its {len(sample.ids)} response tokens")
+    return rewards.sum(dim=1), rewards
+
+
+def _number(value: Any, where: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the reward of {where} is {value!r}, not a number") from error
+    if not math.isfinite(number):
+        raise ValueError(f"the reward of {where} is {number}: rewards must be finite")
+    return number
+
+
+class Scorer:
+    """Calls the reward function and turns its answer into what PPO learns from.
+
+    ``moments`` are the running moments of all raw rewards where ``config.scale_scores`` asks for them, else None.
+    """
+
+    def __init__(self, reward: RewardFn, config: Config) -> None:
+        self._reward = reward
+        self._config = config
+        self.moments = RunningMoments() if config.scale_scores else None
+
+    def __call__(self, samples: list[Sample], generation: Generation) -> tuple[Tensor, Tensor]:
+        """Raw scores [B], and token rewards [B, T]: scaled, clipped, the penalty for a missing EOS taken off."""
+        mask = generation.mask
+        scores, per_token = call_reward(self._reward, samples)
+        if per_token is not None:
+            adjusted = self._adjust(per_token, mask[:, : per_token.shape[1]].cpu())
+            token_rewards = pad(adjusted, (0, mask.shape[1] - adjusted.shape[1])).to(mask.device)
+        else:
+            adjusted = self._adjust(scores, torch.ones_like(scores, dtype=torch.bool))
+            token_rewards = place_scores(adjusted.to(mask.device), mask)
+        if self._config.missing_eos_penalty > 0:
+            penalties = torch.where(generation.is_ended, 0.0, -self._config.missing_eos_penalty)
+            token_rewards = token_rewards + place_scores(penalties, mask)
+        return scores.to(mask.device), token_rewards * mask
+
+    def _adjust(self, values: Tensor, mask: Tensor) -> Tensor:
+        if self.moments is not None:
+            self.moments.update(values[mask])
+            values = values / max(self.moments.std, 1e-6)
+        limit = self._config.clip_scores
+        return values if limit is None else values.clamp(-limit, limit)

@@ -1,0 +1,64 @@
+"""The numbers that describe a step: means over its minibatches, and a summary of its rollout.
+
+Every name is ``area/quantity``. This module computes nothing that training depends on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from .advantages import masked_mean
+from .types import Rollout
+
+
+class Averages:
+    """Means of dicts of numbers; ``count`` notes how often something happened."""
+
+    def __init__(self) -> None:
+        self._totals: dict[str, float] = {}
+        self._added = 0
+        self._counts: dict[str, float] = {}
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """Take in one minibatch's numbers."""
+        self._added += 1
+        for name, value in values.items():
+            self._totals[name] = self._totals.get(name, 0.0) + value
+
+    def count(self, name: str) -> None:
+        """Note that something happened once."""
+        self._counts[name] = self._counts.get(name, 0.0) + 1
+
+    def means(self) -> dict[str, float]:
+        """The mean of every number, and the counts."""
+        means = {name: total / self._added for name, total in self._totals.items()}
+        return means | {"update/minibatches": float(self._added)} | self._counts
+
+
+@torch.no_grad()
+def rollout_metrics(rollout: Rollout, *, kl_coef: float) -> dict[str, float]:
+    """Scores, KL (nats), entropy (nats per token), lengths (tokens) and distinct responses of a rollout."""
+    generation, mask = rollout.generation, rollout.generation.mask
+    lengths = generation.lengths.float()
+    distinct = {tuple(sample.ids) for sample in rollout.samples}
+    metrics: dict[str, torch.Tensor | float] = {
+        "score/mean": rollout.scores.mean(),
+        "score/std": rollout.scores.std(correction=0),
+        "score/min": rollout.scores.min(),
+        "score/max": rollout.scores.max(),
+        "kl/per_sequence": rollout.kl.sum(dim=1).mean(),
+        "kl/per_token": masked_mean(rollout.kl, mask),
+        "kl/coef": kl_coef,
+        "reward/per_sequence": rollout.rewards.sum(dim=1).mean(),
+        "value/mean": masked_mean(rollout.old_values, mask),
+        "return/mean": masked_mean(rollout.returns, mask),
+        "response/length_mean": lengths.mean(),
+        "response/length_min": lengths.min(),
+        "response/ended_share": generation.is_ended.float().mean(),
+        "response/distinct_share": len(distinct) / len(rollout),
+        "response/entropy": masked_mean(generation.entropy, mask),
+        "response/logprob_per_sequence": rollout.old_logprobs.sum(dim=1).mean(),
+    }
+    return {name: float(value) for name, value in metrics.items()} | dict(generation.metrics)

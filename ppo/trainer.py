@@ -1,0 +1,322 @@
+"""PPO for a causal language model, one step after another.
+
+    rollout → score → KL and advantages → update
+
+:meth:`Trainer.rollout` and :meth:`Trainer.update` are the algorithm and can be called by hand; :meth:`Trainer.train`
+loops over them, logs and saves. The parts live in their own modules; this one only knows their order.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from . import persistence
+from .actor_critic import ActorCritic, Evaluation, checkpointed_layers
+from .advantages import estimate_advantages, shape_rewards
+from .backbone import context_length, end_ids, vocabulary_size
+from .buffer import RolloutBuffer, microbatches, rows, trim, trim_rollout
+from .config import Config
+from .generation import generate
+from .kl import estimate_kl, make_controller
+from .loading import load_model
+from .log import RunLog
+from .losses import explained_variance, ppo_loss
+from .optimizer import Optimizer
+from .prompts import Prompt, PromptStream, check_lengths, make_samples, read_prompts
+from .reference import freeze, make_reference
+from .retain import RetainLoss, count_predictions, make_retain_loss
+from .scoring import Scorer
+from .statistics import Averages, rollout_metrics
+from .types import Generation, Reference, RewardFn, Rollout, Sample
+
+StepCallback = Callable[["Trainer", dict[str, float]], bool | None]
+"""Called after every step with the trainer and the step's metrics; returning True ends the training."""
+
+
+class Trainer:
+    """Trains a causal LM by PPO against a reward function.
+
+    model      hub id, local folder, or a loaded causal LM (trained in place)
+    prompts    strings, token ids, or dicts with "prompt" (either of the two) and whatever else the reward needs
+    reward     ``list[Sample] -> [B]`` scores or ``[B][T]`` token rewards
+    config     every knob; see :class:`ppo.Config`
+    tokenizer  of a loaded model; without one, prompts are token ids and ``Sample.text`` is ""
+    reference  what KL is measured against: None (a frozen copy of the model as it is now), a
+               :class:`ppo.types.Reference`, or a function ``(generation, samples) -> [B, T]`` log-probs
+    retain     texts (strings or token ids) for ``config.retain_coef``
+    out        folder for metrics.jsonl, samples.jsonl and checkpoints; None writes no files
+
+    Raises ValueError for whatever does not fit together, before any work is done.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | nn.Module,
+        prompts: Sequence[Any],
+        reward: RewardFn,
+        config: Config | None = None,
+        *,
+        tokenizer: Any | None = None,
+        reference: Reference | Callable[[Generation, Sequence[Sample]], Tensor] | None = None,
+        retain: Sequence[Any] | None = None,
+        out: str | Path | None = None,
+        use_tensorboard: bool = False,
+    ) -> None:
+        self.config = config if config is not None else Config()
+        self.model, self.tokenizer = load_model(model, tokenizer)
+        self.scorer = Scorer(reward, self.config)
+        self.prompts = read_prompts(prompts, self.tokenizer)
+        self.sampling = replace(self.config.sampling(), eos_ids=end_ids(self.model))
+        check_lengths(
+            self.prompts,
+            context=context_length(self.model),
+            response_length=self.config.response_length,
+            vocab_size=vocabulary_size(self.model),
+        )
+        self.out = Path(out) if out is not None else None
+        self.generator = torch.Generator().manual_seed(self.config.seed)
+        self.step = 0
+        self.actor = ActorCritic(
+            self.model,
+            value_head=self.config.value_head if self.config.has_critic else None,
+            is_head_detached=self.config.detach_value_head,
+        )
+        self.frozen = freeze(self.model, self.config, has_own_reference=reference is not None)
+        self.reference = make_reference(reference, self.frozen, self.sampling, self.config)
+        self.retain_loss = make_retain_loss(retain, self.tokenizer, self.frozen, self.config, self.generator)
+        self.optimizer = Optimizer(self.actor.trained_parameters(), self.actor.value_parameter_names(), self.config)
+        self.kl_controller = make_controller(self.config)
+        self.stream = PromptStream(len(self.prompts), self.generator)
+        self.last_checkpoint: Path | None = None
+        self._use_tensorboard = use_tensorboard
+
+    # ------------------------------------------------------------------ the loop
+
+    def train(self, steps: int, *, after_step: StepCallback | None = None, progress: bool = True) -> None:
+        """Run ``steps`` more steps. With ``out`` every step is logged, and saved every ``config.save_every_steps``.
+
+        Ctrl-C saves a checkpoint (with ``out``), says where, and raises KeyboardInterrupt.
+        """
+        log = RunLog(self.out, first_step=self.step, use_tensorboard=self._use_tensorboard)
+        bar = tqdm(range(self.step, self.step + steps), desc="PPO", unit="step", disable=not progress)
+        try:
+            for _ in bar:
+                rollout = self.rollout()
+                metrics = {**rollout.metrics, **self.update(rollout)}
+                log.metrics(self.step - 1, metrics)
+                log.samples(self.step - 1, rollout)
+                bar.set_postfix(score=f"{metrics['score/mean']:.3f}", kl=f"{metrics['kl/per_sequence']:.2f}")
+                if self.out is not None and _is_multiple(self.step, self.config.save_every_steps):
+                    self.save_numbered()
+                if after_step is not None and after_step(self, metrics):
+                    break
+        except KeyboardInterrupt:
+            if self.out is not None:
+                tqdm.write(f"interrupted; go on with Trainer.resume({str(self.save_numbered())!r}, …)")
+            raise
+
+    # ------------------------------------------------------------------ one step, first half
+
+    @torch.no_grad()
+    def rollout(self) -> Rollout:
+        """Sample responses to the next prompts, score them, and work out what each token is worth."""
+        started = time.perf_counter()
+        prompts = self._next_prompts()
+        generation = self._generate(prompts)
+        samples = make_samples(prompts, generation, self.tokenizer)
+        generated = time.perf_counter()
+        scores, token_rewards = self.scorer(samples, generation)
+        scored = time.perf_counter()
+        old_logprobs, old_values = self._old_statistics(generation)
+        ref_logprobs = self.reference.logprobs(generation, samples) if self.reference is not None else None
+        mask = generation.mask
+        kl = torch.zeros_like(old_logprobs)
+        if ref_logprobs is not None:
+            kl = estimate_kl(old_logprobs, ref_logprobs, estimator=self.config.kl_estimator)
+        kl_coef = self.kl_controller.coef if self.config.kl_as == "reward" else 0.0
+        rewards = shape_rewards(token_rewards, kl, mask, kl_coef=kl_coef)
+        rewards, advantages, returns = estimate_advantages(rewards, old_values, mask, self.config)
+        times = {
+            "time/rollout_s": generated - started,
+            "time/reward_s": scored - generated,
+            "time/reference_s": time.perf_counter() - scored,
+        }
+        rollout = Rollout(
+            generation, samples, old_logprobs, old_values, ref_logprobs, scores, kl, rewards, advantages, returns
+        )
+        return replace(rollout, metrics=rollout_metrics(rollout, kl_coef=self.kl_controller.coef) | times)
+
+    def _next_prompts(self) -> list[Prompt]:
+        """Prompt-major: the samples of one prompt are adjacent."""
+        indices = self.stream.take(self.config.prompts_per_step)
+        return [self.prompts[i] for i in indices for _ in range(self.config.samples_per_prompt)]
+
+    def _generate(self, prompts: Sequence[Prompt]) -> Generation:
+        seed = int(torch.randint(2**62, (), generator=self.generator))
+        return generate(
+            self.model,
+            [prompt.ids for prompt in prompts],
+            self.sampling,
+            seed=seed,
+            slots=self.config.rollout_slots,
+            value_fn=self.actor.value_fn,
+        )
+
+    def _old_statistics(self, generation: Generation) -> tuple[Tensor, Tensor]:
+        """Log-probs and values of the policy before the update, from the sampler or from the training forward."""
+        zeros = torch.zeros_like(generation.logprobs)
+        is_sampler_exact = self.config.old_logprobs == "rollout" and self.config.autocast == "off"
+        if is_sampler_exact and (generation.values is not None or not self.config.has_critic):
+            return generation.logprobs, generation.values if generation.values is not None else zeros
+        logprobs, values = zeros.clone(), zeros.clone()
+        for indices in self._microbatches(generation.attention_mask):
+            part = trim(generation.rows(indices))
+            evaluation = self._evaluate(part)
+            logprobs[indices, : part.mask.shape[1]] = evaluation.logprobs
+            values[indices, : part.mask.shape[1]] = evaluation.values
+        return (generation.logprobs if is_sampler_exact else logprobs), values
+
+    # ------------------------------------------------------------------ one step, second half
+
+    def update(self, rollout: Rollout) -> dict[str, float]:
+        """Several epochs of clipped policy and value updates on one rollout; ends early when KL says so."""
+        started = time.perf_counter()
+        buffer = RolloutBuffer(self.generator)
+        buffer.add(rollout)
+        averages = Averages()
+        gap = None
+        with ExitStack() as stack:
+            if self.config.gradient_checkpointing:
+                stack.enter_context(checkpointed_layers(self.actor))
+            for minibatch in self._epochs(buffer):
+                statistics = self._accumulate_gradients(minibatch)
+                # Before the first optimiser step policy and old policy are the same: what differs is rounding.
+                gap = statistics["policy/log_ratio"] if gap is None else gap
+                if _exceeds(statistics["policy/ratio"], self.config.max_mean_ratio):
+                    self.optimizer.zero_grad()
+                    averages.count("update/skipped_minibatches")
+                    continue
+                norm, rate = self.optimizer.step(self.step)
+                averages.add(statistics | {"update/grad_norm": norm, "update/learning_rate": rate})
+                if _exceeds(statistics["policy/approx_kl"], self.config.stop_kl_per_token):
+                    averages.count("update/stopped_early")
+                    break
+        self.kl_controller.update(float(rollout.kl.sum(dim=1).mean()), len(rollout))
+        self.step += 1
+        metrics = averages.means() | {"rollout/logprob_gap": gap or 0.0}
+        if self.config.has_critic:
+            metrics["value/explained_variance"] = explained_variance(
+                rollout.old_values, rollout.returns, rollout.generation.mask
+            )
+        return metrics | {"time/update_s": time.perf_counter() - started}
+
+    def _epochs(self, buffer: RolloutBuffer) -> Iterator[Rollout]:
+        for _ in range(self.config.epochs):
+            yield from buffer.minibatches(self.config.minibatch)
+
+    def _accumulate_gradients(self, minibatch: Rollout) -> dict[str, float]:
+        """Add up the gradient of one minibatch, microbatch by microbatch; the split does not change it."""
+        num_tokens = int(minibatch.generation.mask.sum())
+        totals: dict[str, float] = {}
+        for indices in self._microbatches(minibatch.generation.attention_mask):
+            part = trim_rollout(rows(minibatch, indices))
+            new = self._evaluate(part.generation)
+            loss, statistics = ppo_loss(new, part, self.config, kl_coef=self.kl_controller.coef, num_tokens=num_tokens)
+            loss.backward()  # type: ignore[no-untyped-call]
+            for name, value in statistics.items():
+                totals[name] = totals.get(name, 0.0) + float(value)
+        if self.retain_loss is not None:
+            totals["retain/loss"] = self._accumulate_retain_gradients(self.retain_loss)
+        return totals
+
+    def _accumulate_retain_gradients(self, retain_loss: RetainLoss) -> float:
+        ids, mask = retain_loss.draw(self.device)
+        num_tokens = count_predictions(mask)
+        total = 0.0
+        for indices in self._microbatches(mask):
+            with self._precision():
+                loss = retain_loss(self.actor.backbone, ids[indices], mask[indices], num_tokens=num_tokens)
+            (self.config.retain_coef * loss).backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        return total
+
+    def _evaluate(self, generation: Generation) -> Evaluation:
+        with self._precision():
+            return self.actor.evaluate(generation, self.sampling, chunk_tokens=self.config.logprob_chunk_tokens)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if self.config.autocast == "off":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def _microbatches(self, attention_mask: Tensor) -> list[Tensor]:
+        return microbatches(attention_mask, size=self.config.microbatch, tokens=self.config.microbatch_tokens)
+
+    # ------------------------------------------------------------------ saving
+
+    def save(self, path: str | Path) -> Path:
+        """Write a checkpoint that :meth:`resume` goes on from bit for bit; it appears whole or not at all."""
+        self.last_checkpoint = persistence.save(self, Path(path))
+        return self.last_checkpoint
+
+    def save_numbered(self) -> Path:
+        """Save under ``out/checkpoints/step-…`` and keep the newest ``config.keep_checkpoints``."""
+        self.last_checkpoint = persistence.save_numbered(self)
+        return self.last_checkpoint
+
+    @classmethod
+    def resume(
+        cls,
+        path: str | Path,
+        prompts: Sequence[Any],
+        reward: RewardFn,
+        *,
+        model: nn.Module | None = None,
+        tokenizer: Any | None = None,
+        reference: Reference | Callable[[Generation, Sequence[Sample]], Tensor] | None = None,
+        retain: Sequence[Any] | None = None,
+        out: str | Path | None = None,
+        use_tensorboard: bool = False,
+    ) -> Trainer:
+        """A trainer that goes on where :meth:`save` was called, to the same bits, given the same arguments as then.
+
+        ``path``: a checkpoint, a folder of them, or a run's ``out``; the newest undamaged one is taken. ``model`` is
+        needed only where the policy was no plain Hugging Face model (an adapter, say). Raises ValueError for a
+        damaged checkpoint or for other prompts than those that were saved.
+        """
+        snapshot = persistence.load(Path(path), model, tokenizer)
+        trainer = cls(
+            snapshot.model,
+            prompts,
+            reward,
+            snapshot.config,
+            tokenizer=snapshot.tokenizer,
+            reference=reference,
+            retain=retain,
+            out=out,
+            use_tensorboard=use_tensorboard,
+        )
+        persistence.restore(trainer, snapshot)
+        return trainer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the policy is."""
+        return next(self.model.parameters()).device  # type: ignore[no-any-return]
+
+
+def _exceeds(value: float, limit: float | None) -> bool:
+    return limit is not None and value > limit
+
+
+def _is_multiple(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

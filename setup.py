@@ -1,0 +1,37 @@
+"""Metadata of the distribution ``ppo-lm``: the wheel holds the package ``ppo`` alone.
+
+rewards/, models/, data/, eval/ and benchmarks/ are used from a checkout; people have folders of those names themselves.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = next(
+    line.split('"')[1] for line in (HERE / "ppo/__init__.py").read_text("utf-8").splitlines() if "__version__ =" in line
+)
+
+setup(
+    name="ppo-lm",
+    version=VERSION,
+    description="PPO for language models in pure PyTorch, and the reference implementation of DeMem",
+    long_description=(HERE / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["ppo", "ppo.*"]),
+    package_data={"ppo": ["py.typed"]},
+    install_requires=["torch>=2.6", "transformers>=5.0", "numpy>=1.26", "sacrebleu>=2.4", "tqdm>=4.66"],
+    extras_require={
+        "gguf": ["gguf>=0.10", "accelerate>=1.0"],
+        "report": ["matplotlib>=3.8"],
+        "test": ["pytest>=8", "pytest-cov>=5", "hypothesis>=6.100", "build>=1.2"],
+        "dev": ["ruff>=0.9", "mypy>=1.13", "coverage>=7.6"],
+    },
+    classifiers=[
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

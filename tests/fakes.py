@@ -1,0 +1,78 @@
+"""Small real models and small fakes that the tests share."""
+
+from __future__ import annotations
+
+import torch
+from transformers import BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from ppo.types import Generation, Rollout, Sample
+
+VOCAB = 23
+
+
+def tiny_gpt2(seed: int = 0, *, vocab: int = VOCAB, eos: int | None = 1, dropout: float = 0.1, layers: int = 2):
+    """A GPT-2 of a few thousand weights, with dropout in its config so that a test notices if it acts."""
+    torch.manual_seed(seed)
+    config = GPT2Config(
+        vocab_size=vocab, n_embd=16, n_layer=layers, n_head=2, n_positions=48, bos_token_id=0, eos_token_id=eos,
+        attn_pdrop=dropout, embd_pdrop=dropout, resid_pdrop=dropout,
+    )  # fmt: skip
+    return GPT2LMHeadModel(config)
+
+
+def tiny_llama(seed: int = 0, *, vocab: int = VOCAB):
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocab, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=48, bos_token_id=0, eos_token_id=1, attention_dropout=0.1,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+def tiny_bloom(seed: int = 0):
+    """ALiBi: no position ids."""
+    torch.manual_seed(seed)
+    return BloomForCausalLM(BloomConfig(vocab_size=VOCAB, hidden_size=16, n_layer=2, n_head=2, eos_token_id=1))
+
+
+class Letters:
+    """A tokenizer of one letter a token: id 0 is <pad>, 1 is <eos>, 2… are a, b, c, …"""
+
+    def __call__(self, text: str, *, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        return {"input_ids": [ord(letter) - ord("a") + 2 for letter in text]}
+
+    def decode(self, token_ids, *, skip_special_tokens: bool = False) -> str:
+        return "".join(chr(int(i) - 2 + ord("a")) for i in token_ids if int(i) >= 2)
+
+
+def random_rollout(lengths: list[int], *, prompt_lengths: list[int] | None = None, seed: int = 0, vocab: int = VOCAB):
+    """A rollout with random numbers everywhere and padding as the generator makes it."""
+    g = torch.Generator().manual_seed(seed)
+    num, width = len(lengths), max(lengths)
+    prompt_lengths = prompt_lengths or [3] * num
+    prompt_width = max(prompt_lengths)
+    mask = torch.arange(width) < torch.tensor(lengths)[:, None]
+    prompt_mask = torch.arange(prompt_width) >= prompt_width - torch.tensor(prompt_lengths)[:, None]
+
+    def numbers() -> torch.Tensor:
+        return torch.randn(num, width, generator=g) * mask
+
+    generation = Generation(
+        prompt_ids=torch.randint(2, vocab, (num, prompt_width), generator=g) * prompt_mask,
+        prompt_mask=prompt_mask,
+        tokens=torch.randint(2, vocab, (num, width), generator=g) * mask,
+        mask=mask,
+        logprobs=-numbers().abs(),
+        entropy=numbers().abs(),
+        is_ended=torch.zeros(num, dtype=torch.bool),
+        values=numbers(),
+    )
+    samples = [
+        Sample("", "", p, ids[:n], {}, False)
+        for p, ids, n in zip(generation.prompt_ids.tolist(), generation.tokens.tolist(), lengths, strict=True)
+    ]
+    assert generation.values is not None
+    return Rollout(
+        generation, samples, old_logprobs=generation.logprobs, old_values=generation.values, ref_logprobs=numbers(),
+        scores=torch.randn(num, generator=g), kl=numbers(), rewards=numbers(), advantages=numbers(), returns=numbers(),
+    )  # fmt: skip

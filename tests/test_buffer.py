@@ -1,0 +1,84 @@
+"""Minibatches, microbatches, trimming and joining."""
+
+import pytest
+import torch
+
+from ppo.buffer import RolloutBuffer, join, microbatches, rows, trim, trim_rollout
+from tests.fakes import random_rollout
+
+
+def test_an_epoch_hands_out_every_sequence_once():
+    rollout = random_rollout([3, 5, 1, 2, 4, 5])
+    buffer = RolloutBuffer(torch.Generator().manual_seed(0))
+    buffer.add(rollout)
+    scores = torch.cat([m.scores for m in buffer.minibatches(2)])
+    assert sorted(scores.tolist()) == sorted(rollout.scores.tolist())
+    assert scores.tolist() != rollout.scores.tolist()
+
+
+def test_the_order_comes_from_the_generator():
+    def order(seed):
+        buffer = RolloutBuffer(torch.Generator().manual_seed(seed))
+        buffer.add(random_rollout([3] * 8))
+        return torch.cat([m.scores for m in buffer.minibatches(4)]).tolist()
+
+    assert order(5) == order(5)
+    assert order(5) != order(6)
+
+
+def test_sizes_must_divide():
+    buffer = RolloutBuffer(torch.Generator())
+    with pytest.raises(ValueError, match="empty"):
+        buffer.contents()
+    buffer.add(random_rollout([2, 2, 2]))
+    with pytest.raises(ValueError, match="minibatch=2 does not divide the 3 sequences"):
+        list(buffer.minibatches(2))
+
+
+def test_rows_of_a_rollout_stay_together():
+    rollout = random_rollout([3, 1, 4])
+    picked = rows(rollout, torch.tensor([2, 0]))
+    assert picked.samples == [rollout.samples[2], rollout.samples[0]]
+    assert torch.equal(picked.advantages, rollout.advantages[[2, 0]])
+    assert torch.equal(picked.generation.tokens, rollout.generation.tokens[[2, 0]])
+
+
+def test_trim_cuts_only_what_nobody_needs():
+    rollout = random_rollout([2, 7, 3], prompt_lengths=[2, 6, 4])
+    short = trim_rollout(rows(rollout, torch.tensor([0, 2])))
+    assert short.generation.prompt_ids.shape == (2, 4)
+    assert short.generation.tokens.shape == short.advantages.shape == (2, 3)
+    for new, old in ((0, 0), (1, 2)):
+        real = rollout.generation.input_ids[old][rollout.generation.attention_mask[old]]
+        assert torch.equal(short.generation.input_ids[new][short.generation.attention_mask[new]], real)
+    assert trim(rollout.generation).tokens.shape == (3, 7)
+
+
+def test_join_pads_to_a_common_shape():
+    first, second = random_rollout([2, 4], prompt_lengths=[2, 3]), random_rollout([6], prompt_lengths=[5], seed=1)
+    joined = join([first, second])
+    assert joined.generation.input_ids.shape == (3, 5 + 6)
+    assert len(joined.samples) == 3
+    for new, (source, old) in enumerate([(first, 0), (first, 1), (second, 0)]):
+        real = source.generation.input_ids[old][source.generation.attention_mask[old]]
+        assert torch.equal(joined.generation.input_ids[new][joined.generation.attention_mask[new]], real)
+        width = source.mask_width if hasattr(source, "mask_width") else source.advantages.shape[1]
+        assert torch.equal(joined.advantages[new, :width], source.advantages[old])
+        assert not joined.advantages[new, width:].any()
+
+
+def test_microbatches_by_size_are_sorted_and_complete():
+    mask = torch.arange(10) < torch.tensor([3, 10, 1, 7, 7, 2])[:, None]
+    parts = microbatches(mask, size=2)
+    assert [p.tolist() for p in parts] == [[1, 3], [4, 0], [5, 2]]
+    assert [p.tolist() for p in microbatches(mask)] == [[1, 3, 4, 0, 5, 2]]
+
+
+def test_microbatches_by_tokens_stay_within_the_budget():
+    lengths = torch.tensor([3, 10, 1, 7, 7, 2, 30])
+    mask = torch.arange(30) < lengths[:, None]
+    parts = microbatches(mask, tokens=14)
+    assert sorted(torch.cat(parts).tolist()) == list(range(7))
+    for part in parts:
+        padded = len(part) * int(lengths[part].max())
+        assert padded <= 14 or len(part) == 1

@@ -1,0 +1,132 @@
+"""A checkpoint appears whole or not at all, is refused when damaged, and resumes to the same bits."""
+
+import json
+import os
+
+import pytest
+import torch
+
+from ppo import Config, Trainer, checkpoint
+from tests.fakes import tiny_gpt2, tiny_llama
+
+PROMPTS = [[2, 3, 4], [5, 6], [7], [8, 9, 10], [11], [12, 13]]
+CONFIG = Config(
+    prompts_per_step=4, minibatch=2, response_length=5, epochs=2, learning_rate=1e-2, scale_scores=True,
+    retain_coef=0.5, retain_loss="kl", retain_tokens=8, retain_sequences=2, warmup_steps=2, schedule="linear",
+    total_steps=20,
+)  # fmt: skip
+RETAIN = [[2, 4, 6, 8, 10, 12]]
+
+
+def noisy(samples):
+    """A reward that draws from torch's global generator: its state belongs to the checkpoint too."""
+    return [s.ids.count(5) + float(torch.rand(())) for s in samples]
+
+
+def everything(trainer):
+    parts = [p.detach().flatten().double() for p in trainer.actor.parameters()]
+    parts += [t.flatten().double() for _, t in sorted(trainer.optimizer.state_tensors().items())]
+    return torch.cat([*parts, torch.tensor([trainer.kl_controller.coef, trainer.scorer.moments.mean, trainer.step]).double()])
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp", "critic"])
+@pytest.mark.parametrize("make", [tiny_gpt2, tiny_llama])
+def test_resume_goes_on_bit_for_bit(tmp_path, head, make):
+    config = CONFIG.replace(value_head=head)
+    torch.manual_seed(0)
+    trainer = Trainer(make(), PROMPTS, noisy, config, retain=RETAIN)
+    trainer.train(2, progress=False)
+    trainer.save(tmp_path / "ckpt")
+    trainer.train(3, progress=False)
+    torch.manual_seed(99)
+    resumed = Trainer.resume(tmp_path / "ckpt", PROMPTS, noisy, retain=RETAIN)
+    assert resumed.config == config
+    resumed.train(3, progress=False)
+    assert torch.equal(everything(trainer), everything(resumed))
+
+
+def test_resume_from_a_run_folder_drops_what_came_after(tmp_path):
+    config = CONFIG.replace(save_every_steps=2, keep_checkpoints=2)
+    torch.manual_seed(0)
+    trainer = Trainer(tiny_gpt2(), PROMPTS, noisy, config, retain=RETAIN, out=tmp_path)
+    trainer.train(7, progress=False)
+    assert [p.name for p in checkpoint.list_checkpoints(tmp_path / "checkpoints")] == ["step-000004", "step-000006"]
+    first, second = (tmp_path / "checkpoints" / n / "reference.safetensors" for n in ("step-000004", "step-000006"))
+    assert os.stat(first).st_ino == os.stat(second).st_ino
+    resumed = Trainer.resume(tmp_path, PROMPTS, noisy, retain=RETAIN, out=tmp_path)
+    assert resumed.step == 6
+    resumed.train(1, progress=False)
+    assert torch.equal(everything(trainer), everything(resumed))
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(7))
+
+
+def test_the_model_folder_is_a_plain_hugging_face_checkpoint(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    trainer = Trainer(tiny_gpt2(), PROMPTS, noisy, CONFIG, retain=RETAIN)
+    trainer.train(1, progress=False)
+    trainer.save(tmp_path / "ckpt")
+    model, report = AutoModelForCausalLM.from_pretrained(tmp_path / "ckpt" / "model", output_loading_info=True)
+    assert not report["unexpected_keys"]
+    assert not report["missing_keys"]
+    ids = torch.tensor([PROMPTS[0]])
+    assert torch.equal(model.eval()(ids).logits, trainer.model.eval()(ids).logits)
+
+
+def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_taken(tmp_path):
+    trainer = Trainer(tiny_gpt2(), PROMPTS, noisy, CONFIG.replace(save_every_steps=1), retain=RETAIN, out=tmp_path)
+    trainer.train(2, progress=False)
+    newest = tmp_path / "checkpoints" / "step-000002"
+    file = newest / "optimizer.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"optimizer.safetensors is damaged"):
+        Trainer.resume(newest, PROMPTS, noisy, retain=RETAIN)
+    assert Trainer.resume(tmp_path, PROMPTS, noisy, retain=RETAIN).step == 1
+    (newest / "state.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"state.json is damaged"):
+        Trainer.resume(newest, PROMPTS, noisy, retain=RETAIN)
+
+
+def test_a_kill_while_writing_leaves_the_old_checkpoint(tmp_path):
+    trainer = Trainer(tiny_gpt2(), PROMPTS, noisy, CONFIG, retain=RETAIN)
+    trainer.save(tmp_path / "ckpt")
+
+    def killed(folder):
+        (folder / "half").write_text("x")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.write_atomically(tmp_path / "ckpt", killed)
+    assert Trainer.resume(tmp_path / "ckpt", PROMPTS, noisy, retain=RETAIN).step == 0
+    os.replace(tmp_path / "ckpt", tmp_path / "ckpt.old")  # killed between the two renames
+    assert Trainer.resume(tmp_path / "ckpt", PROMPTS, noisy, retain=RETAIN).step == 0
+    trainer.train(1, progress=False)
+    trainer.save(tmp_path / "ckpt")
+    assert Trainer.resume(tmp_path / "ckpt", PROMPTS, noisy, retain=RETAIN).step == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ckpt"]
+
+
+def test_other_prompts_than_before_are_refused(tmp_path):
+    Trainer(tiny_gpt2(), PROMPTS, noisy, CONFIG, retain=RETAIN).save(tmp_path / "ckpt")
+    with pytest.raises(ValueError, match="saved with 6 prompts, resume got 5"):
+        Trainer.resume(tmp_path / "ckpt", PROMPTS[:5], noisy, retain=RETAIN)
+    with pytest.raises(ValueError, match="holds no checkpoint"):
+        Trainer.resume(tmp_path / "nowhere", PROMPTS, noisy, retain=RETAIN)
+
+
+def test_ctrl_c_saves(tmp_path, capsys):
+    calls = []
+
+    def interrupting(samples):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return noisy(samples)
+
+    trainer = Trainer(tiny_gpt2(), PROMPTS, interrupting, CONFIG, retain=RETAIN, out=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(5, progress=False)
+    assert Trainer.resume(tmp_path, PROMPTS, noisy, retain=RETAIN).step == 2

@@ -1,0 +1,82 @@
+"""What must be learned is learned, from every seed: emit a given token, end early, keep a text."""
+
+import pytest
+import torch
+
+from ppo import Config, Trainer
+from tests.fakes import tiny_gpt2
+
+PROMPTS = [[2, 3], [4, 5], [6, 7], [8, 9]]
+TOY = Config(
+    prompts_per_step=16, minibatch=16, response_length=5, epochs=4, learning_rate=1e-2, kl_coef=0.0, value_coef=0.5
+)
+
+
+def share_of_sevens(samples):
+    return [s.ids.count(7) / 5 for s in samples]
+
+
+def final_score(config, reward=share_of_sevens, steps=25, **arguments):
+    trainer = Trainer(tiny_gpt2(config.seed, eos=None), PROMPTS, reward, config, **arguments)
+    trainer.train(steps, progress=False)
+    return trainer, trainer.rollout().metrics["score/mean"]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"value_head": "mlp", "detach_value_head": True},
+        {"value_head": "critic"},
+        {"advantage": "grpo", "samples_per_prompt": 4, "prompts_per_step": 4},
+        {"advantage": "rloo", "samples_per_prompt": 4, "prompts_per_step": 4},
+        {"adam_eps_style": "tensorflow", "scale_scores": True, "whiten_rewards": True},
+        {"autocast": "bfloat16", "gradient_checkpointing": True},
+    ],
+    ids=lambda c: "-".join(map(str, c.values())) or "default",
+)
+def test_a_given_token_is_learned(seed, changes):
+    _, score = final_score(TOY.replace(seed=seed, **changes))
+    assert score > 0.9
+
+
+def test_a_strong_kl_penalty_holds_the_policy_back():
+    _, free = final_score(TOY, steps=15)
+    _, held = final_score(TOY.replace(kl_coef=5.0, kl_controller="fixed"), steps=15)
+    assert held < 0.5 < free
+
+
+def test_kl_as_a_loss_holds_the_policy_back():
+    _, held = final_score(TOY.replace(kl_as="loss", kl_estimator="k2", kl_coef=5.0, kl_controller="fixed"), steps=15)
+    assert held < 0.5
+
+
+@pytest.mark.parametrize("kind", ["lm", "kl"])
+def test_retain_text_is_kept(kind):
+    """PPO pulls the policy to token 7 everywhere; the retain loss keeps a text that never holds it."""
+    text = [2, 3, 4, 5, 6, 8, 9, 10] * 2
+
+    def text_loss(**changes):
+        trainer, score = final_score(TOY.replace(retain_tokens=16, retain_sequences=2, **changes), retain=[text])
+        ids = torch.tensor([text])
+        return float(trainer.model(input_ids=ids, labels=ids).loss), score
+
+    start = tiny_gpt2(0, eos=None).eval()
+    ids = torch.tensor([text])
+    before = float(start(input_ids=ids, labels=ids).loss)
+    forgotten, _ = text_loss()
+    kept, score = text_loss(retain_coef=1.0, retain_loss=kind)
+    assert forgotten > before + 0.5
+    assert kept < before + 0.25
+    assert score > 0.3  # chance is 1/23
+
+
+def test_the_critic_learns_the_return():
+    trainer = Trainer(
+        tiny_gpt2(3, eos=None), PROMPTS, share_of_sevens, TOY.replace(learning_rate=3e-3, value_learning_rate=3e-2)
+    )
+    explained = []
+    trainer.train(20, after_step=lambda t, m: explained.append(m["value/explained_variance"]) and False, progress=False)
+    assert explained[0] < 0.1
+    assert max(explained) > 0.2

@@ -1,0 +1,86 @@
+"""What a reward function may answer, and what happens to it."""
+
+import numpy as np
+import pytest
+import torch
+
+from ppo.config import Config
+from ppo.scoring import RunningMoments, Scorer, call_reward
+from ppo.types import Sample
+from tests.fakes import random_rollout
+
+SAMPLES = [Sample("p", "t", [2], ids, {}, True) for ids in ([3, 4, 1], [5], [6, 1])]
+
+
+@pytest.mark.parametrize("answer", [[1, 2.5, -3], (1, 2.5, -3), torch.tensor([1, 2.5, -3]), np.array([1, 2.5, -3]),
+                                    [torch.tensor(1.0), np.float32(2.5), -3]])  # fmt: skip
+def test_scores_of_any_number_type(answer):
+    scores, per_token = call_reward(lambda samples: answer, SAMPLES)
+    assert scores.tolist() == [1.0, 2.5, -3.0]
+    assert per_token is None
+
+
+def test_token_rewards_are_ragged():
+    scores, per_token = call_reward(lambda samples: [[1, 2, 3], np.array([4.0]), torch.tensor([5, 6])], SAMPLES)
+    assert scores.tolist() == [6, 4, 11]
+    assert per_token.tolist() == [[1, 2, 3], [4, 0, 0], [5, 6, 0]]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ([1, 2], "returned 2 values for 3 samples"),
+        (5, "returned 5 values for 3 samples"),
+        (None, "returned None values for 3 samples"),
+        ([1, float("nan"), 2], "the reward of sample 1 is nan: rewards must be finite"),
+        ([1, 2, float("inf")], "the reward of sample 2 is inf"),
+        ([1, "x", 2], "the reward of sample 1 is 'x', not a number"),
+        ([1, None, 2], "the reward of sample 1 is None, not a number"),
+        ([[1, 2], [1], [1, 2]], "sample 0 has 3 response tokens but got token rewards"),
+        ([[1, 2, 3], [1, 9], [1, 2]], "sample 1 got a token reward behind its 1 response tokens"),
+        ([[1, 2, 3], 4, [1, 2]], "sample 1 has 1 response tokens but got token rewards 4"),
+        ([[1, float("nan"), 3], [4], [1, 2]], "the reward of sample 0, token 1 is nan"),
+    ],
+)
+def test_wrong_answers_name_the_sample(answer, message):
+    with pytest.raises(ValueError, match=message):
+        call_reward(lambda samples: answer, SAMPLES)
+
+
+def test_errors_of_the_reward_propagate():
+    def broken(samples):
+        raise KeyError("suffix")
+
+    with pytest.raises(KeyError, match="suffix"):
+        call_reward(broken, SAMPLES)
+
+
+def test_running_moments_equal_those_of_all_numbers():
+    torch.manual_seed(0)
+    batches = [torch.randn(n) * 3 + 5 for n in (1, 7, 2, 30)]
+    moments = RunningMoments()
+    for batch in batches:
+        moments.update(batch)
+    everything = torch.cat(batches).double()
+    assert moments.count == 40
+    assert moments.mean == pytest.approx(float(everything.mean()), abs=1e-10)
+    assert moments.std == pytest.approx(float(everything.std()), abs=1e-10)
+
+
+def score_all(config, answer):
+    generation = random_rollout([len(s.ids) for s in SAMPLES]).generation
+    return Scorer(lambda samples: answer, config)(SAMPLES, generation)
+
+
+def test_scaling_then_clipping():
+    config = Config(scale_scores=True, clip_scores=1.5)
+    scores, token_rewards = score_all(config, [0.0, 10.0, 5.0])
+    assert scores.tolist() == [0, 10, 5]
+    assert token_rewards.tolist() == [[0, 0, 0], [1.5, 0, 0], [0, 1, 0]]  # std is 5
+
+
+def test_token_rewards_are_scaled_by_their_own_moments():
+    config = Config(scale_scores=True)
+    _, token_rewards = score_all(config, [[0.0, 2.0, 0.0], [2.0], [2.0, 0.0]])
+    std = torch.tensor([0.0, 2, 0, 2, 2, 0]).std()  # padding has no part
+    assert torch.allclose(token_rewards, torch.tensor([[0.0, 2, 0], [2, 0, 0], [2, 0, 0]]) / std)
