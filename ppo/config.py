@@ -152,15 +152,13 @@ class Config:
     def __post_init__(self) -> None:
         check_types(self)
         self.sampling()  # the sampling fields are validated by Sampling
-        for names, is_right, remedy in (
-            (_AT_LEAST_ONE, lambda x: x >= 1, "must be at least 1"),
-            (_AT_LEAST_TWO, lambda x: x >= 2, "must be at least 2"),
-            (_NOT_NEGATIVE, lambda x: x >= 0, "must be at least 0"),
-            (_POSITIVE, lambda x: x > 0, "must be above 0"),
-        ):
+        for names, least in ((_AT_LEAST_ONE, 1), (_AT_LEAST_TWO, 2), (_NOT_NEGATIVE, 0)):
             for name in names:
                 value = getattr(self, name)
-                require(value is None or is_right(value), self, name, remedy)
+                require(value is None or value >= least, self, name, f"must be at least {least}")
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            require(value is None or value > 0, self, name, "must be above 0")
         for name in ("gamma", "gae_lambda"):
             require(0 <= getattr(self, name) <= 1, self, name, "must lie in [0, 1]")
         for name in ("adam_beta1", "adam_beta2"):
@@ -283,7 +281,7 @@ def require(condition: bool, config: Any, name: str, remedy: str) -> None:
 
 
 def check_types(config: Any) -> None:
-    """Hold every field of a dataclass against its annotation; ints pass as floats, lists as tuples, bools only as bools."""
+    """Hold every field of a dataclass against its annotation; ints pass as floats and lists as tuples, nothing else."""
     hints = get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value, hint = getattr(config, field.name), hints[field.name]

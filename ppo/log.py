@@ -18,7 +18,8 @@ from .types import Rollout
 class RunLog:
     """Appends to the files of a run folder, a line each step, flushed at once. ``folder=None`` writes nothing.
 
-    ``first_step``: a resumed run drops the lines that an interrupted run wrote from that step on.
+    ``first_step``: a resumed run drops the lines that an interrupted run wrote from that step on. A run that starts
+    from 0 in a folder that holds another one's metrics is a ValueError.
     """
 
     def __init__(self, folder: Path | None, *, first_step: int = 0, use_tensorboard: bool = False) -> None:
@@ -27,6 +28,9 @@ class RunLog:
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
+        metrics = folder / "metrics.jsonl"
+        if first_step == 0 and metrics.exists() and metrics.stat().st_size > 0:
+            raise ValueError(f"{folder} holds another run: resume it with Trainer.resume, or name another folder")
         for name in ("metrics.jsonl", "samples.jsonl"):
             _drop_from(folder / name, first_step)
         if use_tensorboard:

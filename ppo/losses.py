@@ -1,7 +1,7 @@
 """The clipped losses of PPO, as sums over tokens divided by a count that the caller gives.
 
 A minibatch is computed in microbatches: each loss here is ``sum over the microbatch / num_tokens of the *minibatch*``,
-so that adding microbatch gradients gives the minibatch gradient exactly. Statistics come back the same way: add them up.
+so that adding microbatch gradients gives the minibatch gradient exactly. Statistics come the same way: add them up.
 
 Pure functions over [B, T] float32 tensors; nothing here knows a model.
 """

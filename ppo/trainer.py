@@ -9,7 +9,7 @@ loops over them, logs and saves. The parts live in their own modules; this one o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from .backbone import context_length, end_ids, vocabulary_size
 from .buffer import RolloutBuffer, microbatches, rows, trim, trim_rollout
 from .config import Config
 from .generation import generate
+from .interrupt import deferred_interrupts
 from .kl import estimate_kl, make_controller
 from .loading import load_model
 from .log import RunLog
@@ -38,8 +39,11 @@ from .scoring import Scorer
 from .statistics import Averages, rollout_metrics
 from .types import Generation, Reference, RewardFn, Rollout, Sample
 
-StepCallback = Callable[["Trainer", dict[str, float]], bool | None]
-"""Called after every step with the trainer and the step's metrics; returning True ends the training."""
+Probe = Callable[["Trainer"], Mapping[str, float]]
+"""Asked after every step for more metrics, such as an evaluation every few steps (else an empty dict)."""
+
+StopRule = Callable[[Mapping[str, float]], bool]
+"""Shown every step's metrics, the probe's among them; True ends the training."""
 
 
 class Trainer:
@@ -101,28 +105,33 @@ class Trainer:
 
     # ------------------------------------------------------------------ the loop
 
-    def train(self, steps: int, *, after_step: StepCallback | None = None, progress: bool = True) -> None:
+    def train(
+        self, steps: int, *, probe: Probe | None = None, stop_when: StopRule | None = None, progress: bool = True
+    ) -> None:
         """Run ``steps`` more steps. With ``out`` every step is logged, and saved every ``config.save_every_steps``.
 
-        Ctrl-C saves a checkpoint (with ``out``), says where, and raises KeyboardInterrupt.
+        Ctrl-C (or SIGTERM) lets the step finish, saves a checkpoint (with ``out``), says where, and raises
+        KeyboardInterrupt; a second Ctrl-C ends at once, and the last checkpoint stands.
         """
         log = RunLog(self.out, first_step=self.step, use_tensorboard=self._use_tensorboard)
         bar = tqdm(range(self.step, self.step + steps), desc="PPO", unit="step", disable=not progress)
-        try:
-            for _ in bar:
+        with deferred_interrupts() as interrupt:
+            for step in bar:
                 rollout = self.rollout()
                 metrics = {**rollout.metrics, **self.update(rollout)}
-                log.metrics(self.step - 1, metrics)
-                log.samples(self.step - 1, rollout)
+                if probe is not None:
+                    metrics |= probe(self)
+                log.metrics(step, metrics)
+                log.samples(step, rollout)
                 bar.set_postfix(score=f"{metrics['score/mean']:.3f}", kl=f"{metrics['kl/per_sequence']:.2f}")
-                if self.out is not None and _is_multiple(self.step, self.config.save_every_steps):
+                if self.out is not None and (interrupt or _is_multiple(self.step, self.config.save_every_steps)):
                     self.save_numbered()
-                if after_step is not None and after_step(self, metrics):
+                if interrupt:
+                    if self.out is not None:
+                        tqdm.write(f"interrupted; go on with Trainer.resume({str(self.last_checkpoint)!r}, …)")
+                    raise KeyboardInterrupt
+                if stop_when is not None and stop_when(metrics):
                     break
-        except KeyboardInterrupt:
-            if self.out is not None:
-                tqdm.write(f"interrupted; go on with Trainer.resume({str(self.save_numbered())!r}, …)")
-            raise
 
     # ------------------------------------------------------------------ one step, first half
 

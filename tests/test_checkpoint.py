@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 
 import pytest
 import torch
@@ -26,7 +27,9 @@ def noisy(samples):
 def everything(trainer):
     parts = [p.detach().flatten().double() for p in trainer.actor.parameters()]
     parts += [t.flatten().double() for _, t in sorted(trainer.optimizer.state_tensors().items())]
-    return torch.cat([*parts, torch.tensor([trainer.kl_controller.coef, trainer.scorer.moments.mean, trainer.step]).double()])
+    return torch.cat(
+        [*parts, torch.tensor([trainer.kl_controller.coef, trainer.scorer.moments.mean, trainer.step]).double()]
+    )
 
 
 @pytest.mark.parametrize("head", ["linear", "mlp", "critic"])
@@ -123,10 +126,14 @@ def test_ctrl_c_saves(tmp_path, capsys):
     def interrupting(samples):
         calls.append(1)
         if len(calls) == 3:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
         return noisy(samples)
 
     trainer = Trainer(tiny_gpt2(), PROMPTS, interrupting, CONFIG, retain=RETAIN, out=tmp_path)
     with pytest.raises(KeyboardInterrupt):
         trainer.train(5, progress=False)
-    assert Trainer.resume(tmp_path, PROMPTS, noisy, retain=RETAIN).step == 2
+    assert "go on with Trainer.resume" in capsys.readouterr().out
+    resumed = Trainer.resume(tmp_path, PROMPTS, noisy, retain=RETAIN)
+    assert resumed.step == 3  # the step that was running is finished
+    assert torch.equal(everything(resumed), everything(trainer))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -29,8 +29,8 @@ def final_score(config, reward=share_of_sevens, steps=25, **arguments):
         {},
         {"value_head": "mlp", "detach_value_head": True},
         {"value_head": "critic"},
-        {"advantage": "grpo", "samples_per_prompt": 4, "prompts_per_step": 4},
-        {"advantage": "rloo", "samples_per_prompt": 4, "prompts_per_step": 4},
+        {"advantage": "grpo", "samples_per_prompt": 8, "prompts_per_step": 4},
+        {"advantage": "rloo", "samples_per_prompt": 8, "prompts_per_step": 4},
         {"adam_eps_style": "tensorflow", "scale_scores": True, "whiten_rewards": True},
         {"autocast": "bfloat16", "gradient_checkpointing": True},
     ],
@@ -73,10 +73,15 @@ def test_retain_text_is_kept(kind):
 
 
 def test_the_critic_learns_the_return():
-    trainer = Trainer(
-        tiny_gpt2(3, eos=None), PROMPTS, share_of_sevens, TOY.replace(learning_rate=3e-3, value_learning_rate=3e-2)
+    """With the policy held still, a critic comes to see from the first token how the score will turn out.
+
+    The value before the first token cannot know it, so 4/5 of the variance is all that can be explained.
+    """
+    config = TOY.replace(
+        prompts_per_step=32, learning_rate=1e-9, value_learning_rate=3e-3, value_head="critic", value_clip=None
     )
+    trainer = Trainer(tiny_gpt2(3, eos=None), PROMPTS, lambda samples: [float(s.ids[0] > 11) for s in samples], config)
     explained = []
-    trainer.train(20, after_step=lambda t, m: explained.append(m["value/explained_variance"]) and False, progress=False)
-    assert explained[0] < 0.1
-    assert max(explained) > 0.2
+    trainer.train(30, stop_when=lambda m: explained.append(m["value/explained_variance"]), progress=False)
+    assert explained[0] == pytest.approx(0, abs=1e-3)
+    assert 0.7 < sum(explained[-5:]) / 5 < 0.9

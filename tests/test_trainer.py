@@ -194,10 +194,16 @@ def test_files_of_a_run(tmp_path):
         SMALL, tokenizer=Letters(), out=tmp_path,
     )  # fmt: skip
     seen = []
-    trainer.train(3, after_step=lambda t, m: seen.append(m["score/mean"]) or t.step == 2, progress=False)
+
+    def stop(metrics):
+        seen.append(metrics["score/mean"])
+        return metrics["probe/step"] == 2
+
+    trainer.train(3, probe=lambda t: {"probe/step": t.step}, stop_when=stop, progress=False)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 1]
     assert [line["score/mean"] for line in lines] == seen
+    assert [line["probe/step"] for line in lines] == [1, 2]
     assert all("/" in name for line in lines for name in line if name != "step")
     samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert samples[0].keys() == {"step", "prompt", "response", "score"}

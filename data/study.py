@@ -1,0 +1,62 @@
+"""Everything an unlearning experiment needs of its data: passages in groups, text to keep, text to test on.
+
+The lab brings all of it. Other passages are parted into *forget* and *forget_holdout* so that no 20-gram stands in
+both, unless they name their groups themselves; where no text to keep is given, Python's documentation serves. This
+module knows token ids and files, nothing about models or training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .lab import lab_holdout, lab_passages, lab_retain
+from .passages import Passage, load_passages
+from .retain import load_retain
+from .splits import leak_free_split
+
+GENERAL_TOKENS = 128  # length of a retain or holdout sequence
+
+
+@dataclass(frozen=True)
+class Study:
+    """``passages`` of all groups; ``retain`` and ``holdout``: general text as token ids, disjoint."""
+
+    passages: list[Passage]
+    retain: list[list[int]]
+    holdout: list[list[int]]
+
+    def group(self, name: str) -> list[Passage]:
+        """The passages of one group, in order."""
+        return [p for p in self.passages if p.group == name]
+
+
+def load_study(
+    data: str,
+    tokenizer: Any,
+    vocab_size: int,
+    *,
+    split: str = "val",
+    retain: Sequence[str] = (),
+    num_forget: int = 32,
+    num_holdout: int = 32,
+    seed: int = 0,
+) -> Study:
+    """The data of an experiment, from ``data`` ("lab", a folder of challenge .npy files, a .csv or .jsonl file).
+
+    ``retain``: text or JSONL files; () is Python's documentation. ``num_forget`` and ``num_holdout`` passages are
+    drawn, by ``seed``, where the data names no groups. Raises ValueError that names file, place and remedy.
+    """
+    if retain:
+        kept, held = load_retain([Path(path) for path in retain], tokenizer, GENERAL_TOKENS)
+    else:
+        kept, held = lab_retain(tokenizer, GENERAL_TOKENS), lab_holdout(tokenizer, GENERAL_TOKENS)
+    if data == "lab":
+        return Study(lab_passages(tokenizer), kept, held)
+    passages = load_passages(data, tokenizer, vocab_size, split=split)
+    if {p.group for p in passages} == {"forget"}:
+        forget, holdout = leak_free_split(passages, num_forget, num_holdout, seed=seed)
+        passages = [replace(p, group="forget") for p in forget] + [replace(p, group="forget_holdout") for p in holdout]
+    return Study(passages, kept, held)

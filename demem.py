@@ -1,0 +1,400 @@
+"""DeMem: make a language model stop reproducing passages that it has memorised, and measure what that cost.
+
+The method (Kassem, Mahmoud and Saad, EMNLP 2023), in the order of the functions below:
+
+    attack     prompt the model with the prefixes of memorised passages and see which suffixes come back
+    train      PPO with a negative-similarity reward on the forget set, with text to keep beside it
+    evaluate   the same attack again, and what became of everything else
+    report     before and after, as a table and as one HTML file
+
+``python demem.py`` does all of it on the built-in lab; ``python demem.py run --help`` lists every option. ``memorise``
+prepares models that have memorised nothing. A run lives in one folder (``--out``):
+
+    config.json      every setting            metrics.jsonl, samples.jsonl   the training, step by step
+    evaluation.json  before, after, summary   passages.jsonl                 every passage before and after
+    report.html      one file, opens offline  model/                         a plain Hugging Face folder
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from models.load import LoadedModel, load
+
+import ppo
+from data.study import Study, load_study
+from eval.evaluate import Evaluation, evaluate, probe
+from eval.report import render_page, render_table
+from eval.results import read_before, read_results, write_json, write_results
+from eval.settings import Settings
+from models.memorise import memorise
+from ppo.backbone import vocabulary_size
+from ppo.config import check_types, require
+from ppo.log import read_jsonl
+from ppo.options import add_options, given_values
+from rewards import demem as rewards
+from rewards.combine import Reward
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to work on and when to stop; everything about PPO itself is in :class:`ppo.Config`."""
+
+    model: str = "lab"  # lab, lab:deduplicated, lab:retain-only, a hub id, a folder, or a .gguf file
+    data: str = "lab"  # lab, a folder of challenge .npy files, a .csv or a .jsonl file
+    data_split: str = "val"  # which of a folder's .npy files
+    retain: tuple[str, ...] = ()  # text or .jsonl files to keep; none: Python's own documentation
+    num_forget: int = 32  # passages to unlearn, where the data names no groups
+    num_holdout: int = 32  # memorised passages that unlearning never sees; no 20-gram shared with the former
+    out: str = "runs/demem"  # folder of the run
+    preset: str = "default"  # default or paper
+    steps: int = 40  # PPO steps at most
+    check_every: int = 2  # steps between two looks at the forget set
+    target_exact: float = 0.05  # share of the forget set that may still be extractable at the end
+    bleu_floor: float | None = None  # BLEU that a model reaches by chance; none: measured on never-trained passages
+    num_samples: int = 4  # sampled continuations a passage in the evaluation
+    device: str = "auto"  # auto, cpu or cuda
+    resume: bool = False  # go on from the last checkpoint in the folder
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("num_forget", "steps", "check_every"):
+            require(getattr(self, name) >= 1, self, name, "must be at least 1")
+        require(self.preset in PRESETS, self, "preset", f"must be one of {', '.join(PRESETS)}")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named recipe: changes to the default config, and the reward, given the chance floor (BLEU)."""
+
+    config: Mapping[str, Any]
+    reward: Callable[[float], Reward]
+
+
+PRESETS = {
+    # Ours. No KL penalty against the model that memorised, since it would defend every memorised token; a KL loss on
+    # text to keep instead. The reward ends at the chance floor.
+    "default": Preset(
+        {
+            "prompts_per_step": 64, "minibatch": 32, "epochs": 2, "learning_rate": 1e-4, "kl_coef": 0.0,
+            "retain_coef": 1.0, "retain_loss": "kl", "retain_sequences": 8, "retain_tokens": 128,
+            "detach_value_head": True, "value_learning_rate": 1e-3, "save_every_steps": 10,
+        },
+        lambda floor: rewards.default(bleu_floor=floor),
+    ),
+    # What the paper sets, on this engine: KL acts, no token of a prompt is an action, empty text is no success.
+    "paper": Preset(
+        {
+            "prompts_per_step": 32, "minibatch": 8, "epochs": 8, "learning_rate": 1.41e-5, "kl_coef": 0.2,
+            "save_every_steps": 10,
+        },
+        lambda floor: rewards.paper(),
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its options, config and folder, the model as it is now, and the data."""
+
+    options: Options
+    config: ppo.Config
+    loaded: LoadedModel
+    study: Study
+
+    @property
+    def out(self) -> Path:
+        return Path(self.options.out)
+
+
+# ---------------------------------------------------------------------- the method
+
+
+def attack(run: Run) -> Evaluation:
+    """What the model gives away before unlearning."""
+    found = measure(run, "attack")
+    write_results(run.out, describe(run), found)
+    return found
+
+
+def train(run: Run, before: Evaluation) -> None:
+    """PPO on the forget set until it is no longer extractable and its suffixes read like any stranger's."""
+    floor = chance_floor(run, before)
+    forget, tokenizer = run.study.group("forget"), run.loaded.tokenizer
+
+    def look(trainer: ppo.Trainer) -> dict[str, float]:
+        if trainer.step % run.options.check_every:
+            return {}
+        return probe(trainer.model, tokenizer, forget, run.study.holdout[:32])
+
+    def is_done(metrics: Mapping[str, float]) -> bool:
+        return metrics.get("forget/exact", 1.0) <= run.options.target_exact and metrics["forget/bleu"] <= floor
+
+    trainer = make_trainer(run, floor)
+    trainer.train(max(run.options.steps - trainer.step, 0), probe=look, stop_when=is_done)
+    trainer.model.save_pretrained(run.out / "model")
+    tokenizer.save_pretrained(run.out / "model")
+
+
+def make_trainer(run: Run, floor: float) -> ppo.Trainer:
+    """The prompts are the prefixes; the reward finds the true suffix in each prompt's row."""
+    decode = run.loaded.tokenizer.decode
+    rows = [
+        {"prompt": list(p.prefix), "suffix": decode(p.suffix, skip_special_tokens=True), "suffix_ids": list(p.suffix)}
+        for p in run.study.group("forget")
+    ]
+    reward = PRESETS[run.options.preset].reward(floor)
+    more: dict[str, Any] = {"tokenizer": run.loaded.tokenizer, "retain": run.study.retain, "out": run.out}
+    if run.options.resume:
+        if (run.out / "checkpoints").is_dir():
+            return ppo.Trainer.resume(run.out, rows, reward, **more)
+        for name in ("metrics.jsonl", "samples.jsonl"):  # killed before its first checkpoint: from the start
+            (run.out / name).unlink(missing_ok=True)
+    return ppo.Trainer(run.loaded.model, rows, reward, run.config, **more)
+
+
+def chance_floor(run: Run, before: Evaluation) -> float:
+    """BLEU that a model reaches on passages it never saw: given, or measured on the never-trained ones, else 0.
+
+    Below it lies no privacy, only damage.
+    """
+    if run.options.bleu_floor is not None:
+        return run.options.bleu_floor
+    return before.summary.get("never/bleu", 0.0)
+
+
+def measure(run: Run, label: str) -> Evaluation:
+    """The whole evaluation of the run's model as it is."""
+    started = time.perf_counter()
+    settings = Settings(num_samples=run.options.num_samples, seed=run.config.seed)
+    study = run.study
+    found = evaluate(run.loaded.model, run.loaded.tokenizer, study.passages, study.holdout, settings=settings)
+    say(f"{label}: {len(study.passages)} passages evaluated in {time.perf_counter() - started:.0f} s")
+    return found
+
+
+def report(out: Path) -> None:
+    """The table in the terminal and report.html, from the files of a run."""
+    results, passages = read_results(out), read_jsonl(out / "passages.jsonl")
+    before, after = results["before"], results.get("after")
+    metrics = out / "metrics.jsonl"
+    page = render_page(
+        title="DeMem: before and after unlearning" if after else "DeMem: what the model gives away",
+        before=before,
+        after=after,
+        passages=passages,
+        metrics=read_jsonl(metrics) if metrics.is_file() else [],
+        config=read_settings(out)["config"],
+        meta=results["meta"],
+    )
+    (out / "report.html").write_text(page, encoding="utf-8")
+    for passage in passages[:3]:
+        say(side_by_side(passage))
+    say("\n" + render_table(before["summary"], after["summary"] if after else None))
+    say(f"\nreport: {out / 'report.html'}" + (f"   model: {out / 'model'}" if after else ""))
+
+
+def side_by_side(passage: Mapping[str, Any]) -> str:
+    """One passage: its prompt, its true suffix, and what the model wrote before and after."""
+    texts = {"prompt": "…" + passage["prompt"][-80:], "truth": passage["truth"]}
+    texts |= {label: passage[label]["output"] for label in ("before", "after") if passage.get(label)}
+    return "\n".join([f"\n{passage['id']}", *(f"  {name:7} {' '.join(text.split())}" for name, text in texts.items())])
+
+
+# ---------------------------------------------------------------------- the commands
+
+
+def run_all(run: Run) -> None:
+    """Attack, train, evaluate, report."""
+    is_attacked = run.options.resume and (run.out / "evaluation.json").is_file()
+    before = read_before(run.out) if is_attacked else attack(run)
+    train(run, before)
+    run_evaluate(run)
+
+
+def run_attack(run: Run) -> None:
+    attack(run)
+    report(run.out)
+
+
+def run_train(run: Run) -> None:
+    train(run, read_before(run.out) if (run.out / "evaluation.json").is_file() else attack(run))
+
+
+def run_evaluate(run: Run) -> None:
+    """Measure ``model/`` of the run and set it beside the attack."""
+    before = read_before(run.out)
+    unlearned = load(str(run.out / "model"))
+    after = measure(replace(run, loaded=on_device(unlearned, run.options.device)), "evaluate")
+    write_results(run.out, describe(run), before, after)
+    report(run.out)
+
+
+def run_memorise(run: Run) -> None:
+    """Fine-tune the model on the passages until it reproduces them; writes ``model/`` for a later ``--model``."""
+    chosen = [p for p in run.study.passages if p.group != "never"]
+    variants = [[list(p.prefix + p.suffix), list(p.pre_prefix + p.prefix + p.suffix)] for p in chosen]
+
+    def share() -> float:
+        found = probe(run.loaded.model, run.loaded.tokenizer, [replace(p, group="all") for p in chosen])
+        return found["all/exact"]
+
+    history = memorise(
+        run.loaded.model,
+        variants,
+        measure=share,
+        learning_rate=run.config.learning_rate,
+        batch=run.config.minibatch,
+        use_bfloat16=run.config.autocast == "bfloat16",
+        seed=run.config.seed,
+        say=say,
+    )
+    run.loaded.model.save_pretrained(run.out / "model")
+    run.loaded.tokenizer.save_pretrained(run.out / "model")
+    write_json(run.out / "memorise.json", {"meta": describe(run), "history": history})
+    say(f"model: {run.out / 'model'}")
+
+
+COMMANDS: dict[str, Callable[[Run], None]] = {
+    "run": run_all,
+    "attack": run_attack,
+    "train": run_train,
+    "evaluate": run_evaluate,
+    "memorise": run_memorise,
+}
+
+
+# ---------------------------------------------------------------------- the command line
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit status: 0, 2 for bad input (one line on stderr), 130 after Ctrl-C."""
+    command, parsed = parse(arguments)
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        if command == "report":
+            report(Path(given_values(parsed, Options).get("out", Options.out)))
+        else:
+            COMMANDS[command](prepare(command, parsed))
+    except ValueError as error:
+        print(f"demem: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        out = given_values(parsed, Options).get("out", Options.out)
+        print(f"demem: interrupted; go on with: python demem.py {command} --resume --out {out}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
+    """The command ("run" if none is named) and the options that were given."""
+    parser = argparse.ArgumentParser(prog="demem.py", description=(__doc__ or "").split("\n\n")[0])
+    names = (*COMMANDS, "report")
+    parser.add_argument("command", nargs="?", choices=names, default="run", help="what to do (default: run)")
+    add_options(parser, Options, title="the experiment")
+    add_options(parser, ppo.Config, title="PPO (defaults here are ppo.Config's; the preset changes some)")
+    parsed = parser.parse_args(arguments)
+    return parsed.command, parsed
+
+
+def prepare(command: str, parsed: argparse.Namespace) -> Run:
+    """Load what the command works on; settings that were not given come from the run's folder, then from the preset."""
+    given = given_values(parsed, Options)
+    out = Path(given.get("out", Options.out))
+    is_new = command in ("run", "attack", "memorise") and not given.get("resume", False)
+    saved = {} if is_new or not (out / "config.json").is_file() else read_settings(out)
+    if command == "evaluate" and not saved:
+        raise ValueError(f"--out {out} holds no run to evaluate: there is no config.json in it")
+    options = Options(**{**saved.get("options", {}), "resume": False, **given})
+    changes = saved.get("config") or PRESETS[options.preset].config
+    config = ppo.Config.from_dict({**changes, **given_values(parsed, ppo.Config)})
+    check_folder(out, is_new=is_new)
+    loaded = on_device(load(options.model), options.device)
+    study = load_study(
+        options.data,
+        loaded.tokenizer,
+        vocabulary_size(loaded.model),
+        split=options.data_split,
+        retain=options.retain,
+        num_forget=options.num_forget,
+        num_holdout=options.num_holdout,
+    )
+    if not study.group("forget"):
+        raise ValueError(f"--data {options.data} has no passage in the group 'forget': there is nothing to unlearn")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "config.json", {"options": asdict(options), "config": config.to_dict()})
+    return Run(options, config, loaded, study)
+
+
+def check_folder(out: Path, *, is_new: bool) -> None:
+    """Raise ValueError for a folder that cannot be written, or one that holds something where a new run should be."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file: name a folder")
+    if is_new and out.is_dir() and any(out.iterdir()):
+        raise ValueError(f"--out {out} is not empty: name another folder, or go on there with --resume")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / ".writable").touch()
+        (out / ".writable").unlink()
+    except OSError as error:
+        raise ValueError(f"--out {out} cannot be written: {error.strerror}") from error
+
+
+def read_settings(out: Path) -> dict[str, Any]:
+    """config.json of a run. Raises ValueError when it is missing or damaged."""
+    path = out / "config.json"
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        return {"options": dict(settings["options"]), "config": dict(settings["config"])}
+    except FileNotFoundError as error:
+        raise ValueError(f"--out {out} holds no run: there is no config.json in it") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}") from error
+
+
+def on_device(loaded: LoadedModel, device: str) -> LoadedModel:
+    """The model where it should run; "auto" takes a GPU if there is one."""
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if name not in ("cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
+        raise ValueError(f"--device {device} is not available: take auto or cpu")
+    loaded.model.to(name)
+    return loaded
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """Where the numbers come from: command, commit, seed, versions, hardware."""
+    here = Path(__file__).parent
+    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=here)
+    device = next(run.loaded.model.parameters()).device
+    return {
+        "command": "python demem.py " + " ".join(sys.argv[1:]),
+        "commit": git.stdout.strip() or "unknown",
+        "seed": run.config.seed,
+        "model": run.options.model,
+        "data": run.options.data,
+        "preset": run.options.preset,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, {device}",
+    }
+
+
+def say(text: str) -> None:
+    """One message to the reader."""
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

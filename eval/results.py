@@ -1,0 +1,78 @@
+"""The files that hold an evaluation: evaluation.json (meta, before, after, summary) and passages.jsonl.
+
+passages.jsonl and samples.jsonl hold the passages themselves, so a run's folder is as private as its data;
+evaluation.json holds numbers alone. This module computes nothing but ratios.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .evaluate import Evaluation
+from .report import pair_records
+
+
+def write_results(
+    folder: Path, meta: Mapping[str, Any], before: Evaluation, after: Evaluation | None = None
+) -> dict[str, Any]:
+    """Write both files and return what evaluation.json holds."""
+    results: dict[str, Any] = {"meta": dict(meta), "summary": summarise(before, after), "before": before.to_dict()}
+    if after is not None:
+        results["after"] = after.to_dict()
+    write_json(folder / "evaluation.json", results)
+    records = pair_records(before.records, after.records if after is not None else None)
+    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    replace_text(folder / "passages.jsonl", text)
+    return results
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """What evaluation.json holds. Raises ValueError that says which command writes it."""
+    path = folder / "evaluation.json"
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: run the attack there first")
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def read_before(folder: Path) -> Evaluation:
+    """The evaluation before unlearning, with its records."""
+    head = ("id", "group", "kind", "repeats", "prompt", "truth")
+    lines = (folder / "passages.jsonl").read_text(encoding="utf-8").splitlines()
+    passages = [json.loads(line) for line in lines]
+    records = [{**{name: p[name] for name in head}, **p["before"]} for p in passages]
+    return Evaluation.from_dict(read_results(folder)["before"], records)
+
+
+def summarise(before: Evaluation, after: Evaluation | None) -> dict[str, Any]:
+    """The few numbers that an unlearning run is judged by, before and after."""
+    wanted = [
+        name
+        for group in ("forget", "forget_holdout", "keep", "never")
+        for quantity in ("exact", "exact_sampled", "n_bleu", "bleu", "ma_suffix", "empty", "distinct_2_ratio")
+        if (name := f"{group}/{quantity}") in before.summary
+    ]
+    if "holdout/perplexity" in before.summary:
+        wanted.append("holdout/perplexity")
+    if after is None:
+        return {name: {"before": before.summary[name]} for name in wanted}
+    summary: dict[str, Any] = {name: {"before": before.summary[name], "after": after.summary[name]} for name in wanted}
+    if "holdout/perplexity" in summary:
+        pair = summary["holdout/perplexity"]
+        summary["holdout/perplexity_ratio"] = pair["after"] / pair["before"]
+    return summary
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    replace_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file under a temporary name and rename it."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

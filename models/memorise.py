@@ -1,0 +1,101 @@
+"""Fine-tunes a causal LM on given passages until it reproduces them, for models that have memorised none.
+
+Plain language-model training with AdamW on a few sequences, over and over. This module knows token ids; how well they
+are memorised is measured by the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ppo.backbone import Backbone
+
+
+def memorise(
+    model: nn.Module,
+    variants: Sequence[Sequence[Sequence[int]]],
+    *,
+    measure: Callable[[], float],
+    target: float = 0.98,
+    learning_rate: float = 1e-4,
+    batch: int = 16,
+    max_epochs: int = 60,
+    check_every_epochs: int = 2,
+    use_bfloat16: bool = False,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+) -> list[dict[str, float]]:
+    """Train in place until ``measure()`` (a share, 0 to 1) reaches ``target``; returns a record an epoch.
+
+    variants      for every passage the id sequences that stand for it, such as the whole of it and its end; each epoch
+                  trains on one of them, drawn at random
+    batch         passages in one update
+    use_bfloat16  autocast for the forward and backward pass
+
+    Dropout stays off: it only slows memorising. Raises ValueError for a passage without variants or one shorter than
+    two tokens, and RuntimeError when ``max_epochs`` pass without reaching the target.
+    """
+    for index, choices in enumerate(variants):
+        if not choices or min(len(sequence) for sequence in choices) < 2:
+            raise ValueError(f"passage {index} needs at least one variant, each of two tokens or more")
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    backbone, device = Backbone(model), next(model.parameters()).device
+    history: list[dict[str, float]] = []
+    model.eval()
+    share = 0.0
+    for epoch in range(1, max_epochs + 1):
+        losses = []
+        for sequences in _batches(variants, batch, generator):
+            context = torch.autocast(device.type, torch.bfloat16) if use_bfloat16 else nullcontext()
+            with context:
+                loss = lm_loss(backbone, *pad_right(sequences, device))
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(float(loss.detach()))
+        record = {"epoch": float(epoch), "loss": sum(losses) / len(losses)}
+        if epoch % check_every_epochs == 0 or epoch == max_epochs:
+            share = record["share"] = measure()
+        history.append(record)
+        say(f"epoch {epoch}: " + ", ".join(f"{name} {value:.3f}" for name, value in record.items() if name != "epoch"))
+        if share >= target:
+            return history
+    raise RuntimeError(
+        f"after {max_epochs} epochs {share:.1%} is memorised, less than the target of {target:.1%}: "
+        "raise the learning rate or the number of epochs"
+    )
+
+
+def lm_loss(backbone: Backbone, ids: Tensor, mask: Tensor) -> Tensor:
+    """Mean NLL per predicted token, nats. ids int64 [B, S] right-padded, mask bool [B, S]."""
+    predicted = mask[:, 1:]
+    rows = backbone(ids, mask).before_logits[:, :-1][predicted]
+    return F.cross_entropy(backbone.output_layer(rows).float(), ids[:, 1:][predicted])
+
+
+def pad_right(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids int64 [B, S] and mask bool [B, S] of ragged sequences."""
+    length = max(len(sequence) for sequence in sequences)
+    ids = torch.zeros(len(sequences), length, dtype=torch.long)
+    mask = torch.zeros(len(sequences), length, dtype=torch.bool)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.tensor(list(sequence))
+        mask[row, : len(sequence)] = True
+    return ids.to(device), mask.to(device)
+
+
+def _batches(
+    variants: Sequence[Sequence[Sequence[int]]], batch: int, generator: torch.Generator
+) -> Iterator[list[Sequence[int]]]:
+    """One epoch: every passage once, in random order, each by a random variant."""
+    order = torch.randperm(len(variants), generator=generator).tolist()
+    for start in range(0, len(order), batch):
+        chosen = [variants[i] for i in order[start : start + batch]]
+        yield [c[int(torch.randint(len(c), (), generator=generator))] for c in chosen]

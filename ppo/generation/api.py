@@ -1,0 +1,83 @@
+"""``generate``: responses to prompts from any causal LM, with everything PPO needs to know about them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from ..config import Sampling
+from ..types import Generation, ValueFn
+from .hf import HFEngine
+from .requests import read_requests
+from .transcript import Transcript
+from .work import Work
+
+
+@torch.no_grad()
+def generate(
+    model: nn.Module,
+    prompts: Sequence[Any],
+    sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+    *,
+    tokenizer: Any | None = None,
+    seed: int = 0,
+    request_ids: Sequence[int] | None = None,
+    slots: int = 64,
+    value_fn: ValueFn | None = None,
+    engine: Literal["auto", "hf"] = "auto",
+) -> Generation:
+    """Sample ``sampling.num_samples`` responses to every prompt.
+
+    ``prompts``: token-id lists, strings (with ``tokenizer``), or dicts with "prompt". Rows come back in request order,
+    the samples of one prompt side by side; T is the longest response that came about. Padding holds id 0: only the
+    masks say what is real.
+
+    ``seed`` and a request's id (``request_ids``, by default 0, 1, 2, … in row order) fix its random numbers: a sample
+    depends neither on ``slots`` (the most sequences decoded side by side) nor on its neighbours, beyond rounding.
+    ``value_fn`` is given the hidden states [N, H] that tokens are sampled from and returns [N], V before the token.
+
+    ``engine="hf"`` always goes through the model's own forward; "auto" takes a fast decoder where there is one for the
+    model's family that reproduces the model's own logits. The model samples in eval mode and in its own dtype (autocast
+    is off), sampling is in float32. Tensors stay on the model's device and may be used in training.
+
+    Raises ValueError, with value and remedy, for bad prompts, ids, lengths and options.
+    """
+    if slots < 1:
+        raise ValueError(f"slots={slots} must be at least 1")
+    if engine not in ("auto", "hf"):
+        raise ValueError(f"engine={engine!r} must be 'auto' or 'hf'")
+    device = next(model.parameters()).device
+    requests = read_requests(model, prompts, sampling, tokenizer=tokenizer, seed=seed, request_ids=request_ids)
+    transcript = Transcript(requests, device, value_fn)
+    started = time.perf_counter()
+    with evaluation_mode(model), torch.autocast(device.type, enabled=False):
+        work = HFEngine(model, device).run(requests, transcript, slots=min(slots, len(requests)))
+    return transcript.generation(_metrics(work, transcript.num_tokens, time.perf_counter() - started))
+
+
+def _metrics(work: Work, num_tokens: int, seconds: float) -> dict[str, float]:
+    return {
+        "generate/tokens_per_second": num_tokens / seconds,
+        "generate/seconds": seconds,
+        "generate/prefill_seconds": work.prefill_seconds,
+        "generate/decode_steps": float(work.decode_steps),
+        "generate/padding_waste": work.padding_waste,
+        "generate/cache_bytes": float(work.cache_bytes),
+    }
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Dropout off for a while; every module gets its own training flag back."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, is_training in flags:
+            module.training = is_training

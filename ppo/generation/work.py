@@ -1,0 +1,25 @@
+"""What an engine reports about the work it did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Work:
+    """Counts of one ``generate`` call: token positions computed, how many of them were real, cache size in bytes."""
+
+    positions: int = 0
+    real_positions: int = 0
+    decode_steps: int = 0
+    prefill_seconds: float = 0.0
+    cache_bytes: int = 0
+
+    def count(self, positions: int, real_positions: int) -> None:
+        self.positions += positions
+        self.real_positions += real_positions
+
+    @property
+    def padding_waste(self) -> float:
+        """The share of computed positions that were padding or already finished."""
+        return 1.0 - self.real_positions / self.positions if self.positions else 0.0

@@ -1,0 +1,51 @@
+"""Ctrl-C and SIGTERM between steps: the step that runs is finished first, so that a checkpoint is never half a step.
+
+This module knows signals, nothing about training.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+
+class Interrupt:
+    """Whether somebody asked for an end; ``number`` is the signal, or None."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.number is not None
+
+
+@contextmanager
+def deferred_interrupts() -> Iterator[Interrupt]:
+    """Within the context the first SIGINT or SIGTERM is only noted; a second one acts as it always did.
+
+    Outside the main thread Python delivers no signals, and the context does nothing.
+    """
+    interrupt = Interrupt()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupt
+        return
+    handlers: dict[int, Any] = {}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        interrupt.number = number
+        restore()
+
+    def restore() -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        handlers[number] = signal.signal(number, note)
+    try:
+        yield interrupt
+    finally:
+        restore()

@@ -1,0 +1,106 @@
+"""Greedy responses of many architectures equal ``model.generate``, one unpadded prompt at a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers as hf
+
+from ppo import Sampling, generate
+from ppo.backbone import Backbone
+
+VOCAB = 61
+PROMPTS = [[5, 9, 13], [7], [3, 8, 22, 41, 17, 60, 2, 33, 19], [11, 12, 30, 9]]
+SMALL = {
+    "vocab_size": VOCAB, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None,
+}  # fmt: skip
+GPT = {"vocab_size": VOCAB, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64, "eos_token_id": None}
+
+ARCHITECTURES = {
+    "bloom": lambda: hf.BloomConfig(vocab_size=VOCAB, hidden_size=16, n_layer=2, n_head=2, eos_token_id=None),
+    "gemma": lambda: hf.GemmaConfig(**SMALL, head_dim=8),
+    "gemma2": lambda: hf.Gemma2Config(**SMALL, head_dim=8, sliding_window=4, final_logit_softcapping=2.0),
+    "phi": lambda: hf.PhiConfig(**SMALL),
+    "falcon": lambda: hf.FalconConfig(**SMALL, multi_query=True),
+    "falcon-alibi": lambda: hf.FalconConfig(**SMALL, multi_query=False, alibi=True),
+    "starcoder2": lambda: hf.Starcoder2Config(**SMALL),
+    "mixtral": lambda: hf.MixtralConfig(**SMALL, num_local_experts=4, num_experts_per_tok=2),
+    "mamba": lambda: hf.MambaConfig(vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2, state_size=4),
+    "recurrent-gemma": lambda: hf.RecurrentGemmaConfig(**SMALL, lru_width=16, attention_window_size=8, head_dim=4),
+    "cohere": lambda: hf.CohereConfig(**SMALL, logit_scale=0.5),
+    "mpt": lambda: hf.MptConfig(vocab_size=VOCAB, d_model=16, n_heads=2, n_layers=2, max_seq_len=64),
+    "gptj": lambda: hf.GPTJConfig(**GPT, rotary_dim=4),
+    "codegen": lambda: hf.CodeGenConfig(**GPT | {"n_head": 4}, rotary_dim=4),
+    "gpt-bigcode": lambda: hf.GPTBigCodeConfig(**GPT),
+    "stablelm": lambda: hf.StableLmConfig(**SMALL),
+    "olmo2": lambda: hf.Olmo2Config(**SMALL),
+    "granite": lambda: hf.GraniteConfig(**SMALL, logits_scaling=3.0, embedding_multiplier=2.0),
+}  # fmt: skip
+
+
+def build(config) -> torch.nn.Module:
+    """A random model whose attention matters: weights large enough that greedy responses are not one repeated token."""
+    torch.manual_seed(0)
+    model = hf.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() >= 2:
+                parameter.normal_(std=0.4)
+            else:
+                parameter.add_(0.1 * torch.randn(parameter.shape))
+    model.generation_config.eos_token_id = None
+    return model.eval()
+
+
+def greedy_with_transformers(model, prompt: list[int], length: int, eos_ids: tuple[int, ...]) -> list[int]:
+    ids = torch.tensor([prompt])
+    if model.config.model_type == "recurrent_gemma" and len(prompt) == 1:
+        # transformers takes the state that the last call left on the module for this prompt's past
+        return greedy_without_cache(model, prompt, length, eos_ids)
+    output = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=length, do_sample=False, pad_token_id=0,
+        eos_token_id=list(eos_ids) or None,
+    )  # fmt: skip
+    return output[0, len(prompt) :].tolist()
+
+
+def greedy_without_cache(model, prompt: list[int], length: int, eos_ids: tuple[int, ...]) -> list[int]:
+    ids = list(prompt)
+    while len(ids) < len(prompt) + length and not (len(ids) > len(prompt) and ids[-1] in eos_ids):
+        ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+def responses(generation) -> list[list[int]]:
+    return [row[mask].tolist() for row, mask in zip(generation.tokens, generation.mask, strict=True)]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_greedy_equals_transformers(name: str):
+    model = build(ARCHITECTURES[name]())
+    endless = [greedy_with_transformers(model, prompt, 12, ()) for prompt in PROMPTS]
+    generation = generate(model, PROMPTS, Sampling(response_length=12, temperature=0.0))
+    assert responses(generation) == endless
+    assert not generation.is_ended.any()
+
+    eos = endless[2][3]  # ends one response early, and others wherever it turns up
+    generation = generate(model, PROMPTS, Sampling(response_length=12, temperature=0.0, eos_ids=(eos,)), slots=3)
+    assert responses(generation) == [greedy_with_transformers(model, prompt, 12, (eos,)) for prompt in PROMPTS]
+    assert generation.is_ended[2]
+
+
+@pytest.mark.parametrize("name", ["gemma2", "cohere", "mamba", "granite", "mpt"])
+def test_logprobs_and_values_equal_a_teacher_forced_forward(name: str):
+    model = build(ARCHITECTURES[name]())
+    generation = generate(model, PROMPTS, Sampling(response_length=8), seed=3, value_fn=lambda hidden: hidden.sum(-1))
+    for row, prompt in enumerate(PROMPTS):
+        response = generation.tokens[row].tolist()
+        ids = torch.tensor([prompt + response])
+        with torch.no_grad():
+            logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+            hidden = Backbone(model)(ids, torch.ones_like(ids, dtype=torch.bool)).hidden[0, len(prompt) - 1 : -1]
+        picked = logits.gather(-1, generation.tokens[row].unsqueeze(-1)).squeeze(-1)
+        torch.testing.assert_close(generation.logprobs[row], picked, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(generation.values[row], hidden.sum(-1), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(generation.entropy[row], -(logits.exp() * logits).sum(-1), rtol=1e-4, atol=1e-4)

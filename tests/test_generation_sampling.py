@@ -1,0 +1,92 @@
+"""The sampling distribution and the draw, against plain loops in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ppo import Sampling
+from ppo.generation.sampling import draw, filter_logits, uniforms
+
+from .test_generation import naive_filter
+
+
+def some_logits(rows: int, vocab: int, *, scale: float = 3.0) -> torch.Tensor:
+    return scale * torch.randn(rows, vocab, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("vocab", [5, 128, 1000])
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"),
+    [(1.0, 0, 1.0), (0.5, 0, 1.0), (1.0, 3, 1.0), (1.0, 0, 0.5), (2.0, 0, 0.999), (1.5, 4, 0.6), (1.0, 5000, 0.9)],
+)
+def test_filter_equals_the_plain_loop(vocab: int, temperature: float, top_k: int, top_p: float):
+    logits = some_logits(6, vocab)
+    before = logits.clone()
+    actual = filter_logits(logits, temperature, top_k, top_p).softmax(-1)
+    expected = torch.stack([naive_filter(row.double(), temperature, top_k, top_p) for row in logits])
+    torch.testing.assert_close(actual, expected.float(), rtol=1e-4, atol=1e-6)
+    assert torch.equal(logits, before)
+
+
+def test_a_flat_nucleus_is_larger_than_the_first_guess():
+    logits = some_logits(3, 3000, scale=0.01)
+    kept = (filter_logits(logits, 1.0, 0, 0.9) > -torch.inf).sum(-1)
+    expected = [int((naive_filter(row.double(), 1.0, 0, 0.9) > 0).sum()) for row in logits]
+    assert (kept - torch.tensor(expected)).abs().max() <= 1  # float32 sums of 3000 nearly equal numbers
+
+
+def test_keep_stays_in_the_set_and_gradients_flow():
+    logits = some_logits(4, 50).requires_grad_()
+    keep = logits.argmin(dim=-1)
+    filtered = filter_logits(logits, 0.7, 5, 0.9, keep=keep)
+    picked = filtered.log_softmax(-1).gather(-1, keep.unsqueeze(-1))
+    assert torch.isfinite(picked).all()
+    picked.sum().backward()
+    assert torch.isfinite(logits.grad).all()
+    is_kept = filtered > -torch.inf
+    assert (logits.grad[~is_kept] == 0).all()
+    assert (logits.grad[is_kept] != 0).all()
+
+
+def test_temperature_zero_is_the_models_own_distribution():
+    logits = some_logits(2, 9)
+    assert torch.equal(filter_logits(logits, 0.0, 3, 0.5), logits)
+
+
+@pytest.mark.parametrize("vocab", [2, 127, 128, 129, 5000])
+def test_draw_inverts_the_cumulative_distribution(vocab: int):
+    """The token whose cumulative probability first exceeds the uniform, within float32 of it."""
+    logits = some_logits(40, vocab)
+    uniform = uniforms(3, range(40), 1)[:, 0]
+    drawn = draw(logits.clone(), uniform, Sampling())
+    chances = logits.double().softmax(-1)
+    cumulative = chances.cumsum(-1)
+    for row, token in enumerate(drawn.tokens.tolist()):
+        below = cumulative[row, token - 1] if token else 0.0
+        assert below - 1e-6 <= uniform[row] <= cumulative[row, token] + 1e-6
+    picked = chances.log().gather(-1, drawn.tokens.unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(drawn.logprobs, picked.float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(drawn.entropy, -(chances * chances.log()).sum(-1).float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24])
+def test_extreme_uniforms_never_pick_an_impossible_token(uniform: float):
+    logits = torch.full((300, 500), -torch.inf)
+    places = torch.randint(500, (300, 7), generator=torch.Generator().manual_seed(2))
+    logits.scatter_(1, places, torch.randn(300, 7, generator=torch.Generator().manual_seed(3)))
+    drawn = draw(logits.clone(), torch.full((300,), uniform), Sampling())
+    assert torch.isfinite(logits.gather(-1, drawn.tokens.unsqueeze(-1))).all()
+    edge = places.amin(-1) if uniform == 0 else places.amax(-1)
+    assert torch.equal(drawn.tokens, edge)
+    assert torch.isfinite(drawn.entropy).all()
+
+
+def test_uniforms_are_keyed_by_request_and_grow_at_the_end():
+    numbers = uniforms(5, [3, 9, -1], 50)
+    assert torch.equal(uniforms(5, [9], 20)[0], numbers[1, :20])
+    assert not torch.equal(uniforms(6, [9], 20)[0], numbers[1, :20])
+    assert len(numbers.unique()) == numbers.numel()
+    assert numbers.min() >= 0
+    assert numbers.max() < 1
+    assert abs(float(uniforms(0, range(100), 100).mean()) - 0.5) < 0.01

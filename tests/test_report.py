@@ -1,0 +1,195 @@
+"""The report: the table line by line, the page as text, its escaping, its charts, and the page in a real browser."""
+
+from __future__ import annotations
+
+import html.parser
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from eval.report import pair_records, render_page, render_table
+from eval.report.diff import matching_pieces
+from eval.report.passages import marked, state_of
+from eval.report.rows import rows_for
+from eval.report.svg import _tick_label, _ticks, bar_chart, line_chart
+from eval.settings import Settings, define
+
+EVIL = '<script>alert("x")</script> & \' "quoted"'
+
+
+def evaluated(exact: float, bleu: float, perplexity: float) -> dict:
+    summary = {"holdout/perplexity": perplexity, "membership/loss_advantage": 0.4}
+    intervals = {}
+    for group, factor in (("forget", 1.0), ("never", 0.1)):
+        values = {"passages": 2, "exact": exact * factor, "exact_after_12": 0.5, "bleu": bleu * factor, "empty": 0.0}
+        summary |= {f"{group}/{name}": value for name, value in values.items()}
+        intervals[f"{group}/exact"] = [0.0, exact]
+    return {
+        "summary": summary,
+        "intervals": intervals,
+        "definitions": define(summary, Settings()),
+        "signatures": {"bleu": "BLEU|eff:yes"},
+        "settings": {},
+    }
+
+
+def records(outputs: list[str], exact: list[float]) -> list[dict]:
+    truths = ["call Anna Berg at nine", EVIL]
+    return [
+        {"id": f"p{i}", "group": "forget", "kind": "letter", "repeats": 3, "prompt": EVIL, "truth": truths[i],
+         "output": output, "bleu": 50.0, "exact": exact[i]}
+        for i, output in enumerate(outputs)
+    ]  # fmt: skip
+
+
+BEFORE, AFTER = evaluated(0.95, 90.0, 12.0), evaluated(0.04, 38.0, 12.24)
+PAIRS = pair_records(records(["call Anna Berg at nine", EVIL], [1.0, 1.0]), records(["call me at ten", ""], [0.0, 0.0]))
+METRICS = [{"step": i, "score/mean": -0.9 + 0.05 * i, "kl/per_sequence": 0.1 * i * i} for i in range(12)]
+METRICS[4]["forget/exact"] = 0.5
+METRICS[8]["score/mean"] = float("nan")
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return render_page(
+        title=f"DeMem {EVIL}", before=BEFORE, after=AFTER, passages=PAIRS, metrics=METRICS,
+        config={"learning_rate": 1e-4, "note": EVIL}, meta={"commit": "abc123", "seed": 0},
+    )  # fmt: skip
+
+
+def test_table_is_aligned_and_complete() -> None:
+    lines = render_table(BEFORE["summary"], AFTER["summary"]).splitlines()
+    assert lines[0].split("  ")[-1].strip() == "never trained (2)"
+    assert re.search(r"^Exact extraction, greedy\s+95\.0 % →\s+4\.0 %\s+9\.5 % →\s+0\.4 %$", lines[2])
+    assert any(line.startswith("… after 12 more true tokens") for line in lines)
+    assert re.search(r"^Held-out perplexity\s+12\.00 →\s+12\.24\s+\(x1\.020\)$", "\n".join(lines), flags=re.M)
+    rows = [line for line in lines if "→" in line and "%" in line]
+    assert len({line.index("→") for line in rows}) == 1
+    assert "→" not in render_table(BEFORE["summary"])
+    assert "N-BLEU" not in "".join(lines)
+
+
+def test_rows_follow_what_was_measured() -> None:
+    assert [r.quantity for r in rows_for(["forget/bleu", "keep/exact", "forget/exact_after_7", "holdout/nll"])] == [
+        "exact", "exact_after_7", "bleu",
+    ]  # fmt: skip
+
+
+def test_matching_pieces_by_hand() -> None:
+    assert matching_pieces("call Anna now", "please call Anna") == [("call Anna", True), (" now", False)]
+    assert matching_pieces("x . y", "a . b") == [("x . y", False)]  # a lone full stop is no match
+    assert matching_pieces("", "a") == []
+    for output in ("a b  c", "  b", "a-b, c!"):
+        assert "".join(text for text, _ in matching_pieces(output, "a b c")) == output
+
+
+def test_states_and_marks() -> None:
+    assert [state_of(p) for p in PAIRS] == ["gone", "gone"]
+    assert marked("call me", "call Anna") == '<div class="text"><mark>call</mark> me</div>'
+    assert marked(" ", "x") == '<div class="text none">empty</div>'
+    assert "after" not in pair_records(records(["a", "b"], [0.0, 0.0]))[0]
+    with pytest.raises(ValueError, match="not about the same passages"):
+        pair_records(records(["a", "b"], [0.0, 0.0]), records(["a"], [0.0]))
+
+
+class Reader(html.parser.HTMLParser):
+    """Counts elements, checks that they nest, and keeps attributes that could load something."""
+
+    VOID = ("meta", "input", "br")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.links: list[tuple[str, str | None]] = []
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.tags.append(tag)
+        self.links += [(name, value) for name, value in attrs if name in ("src", "href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag) -> None:
+        assert self.open.pop() == tag
+
+
+def read(text: str) -> Reader:
+    reader = Reader()
+    reader.feed(text)
+    reader.close()
+    assert reader.open == []
+    return reader
+
+
+def test_page_is_well_formed_loads_nothing_and_escapes_everything(page) -> None:
+    reader = read(page)
+    assert reader.links == []
+    assert reader.tags.count("script") == 1  # ours
+    assert "<script>alert" not in page
+    assert (
+        page.count("&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;") >= 5
+    )  # title, heading, prompts, truth, config
+    assert reader.tags.count("article") == 2
+    assert 'name="viewport"' in page
+    assert "prefers-color-scheme" in page
+    assert "@media print" in page
+    assert not re.search(r"https?://", page)
+
+
+def test_page_carries_the_numbers_and_their_definitions(page) -> None:
+    assert '<span class="was">95.0 % &rarr;</span> 4.0 %' in page
+    assert "\N{MULTIPLICATION SIGN}1.020" in page
+    assert 'title="Share of passages whose whole suffix greedy decoding reproduces from the prefix."' in page
+    assert "chance floor 9" in page
+    assert "abc123" in page
+    assert page.count('class="line"') == 2  # score and KL; the single probe is a dot
+    assert "nan" not in page.lower().replace("covenant", "")
+
+
+def test_page_of_one_model_only() -> None:
+    page = render_page(title="Attack", before=BEFORE, passages=pair_records(records(["a", "b"], [0.0, 1.0])))
+    read(page)
+    assert "before any unlearning" in page
+    assert "&rarr;" not in page
+    assert "<h2>Training</h2>" not in page
+    short = render_page(title="Attack", before=BEFORE, passages=PAIRS, most_passages=1)
+    assert "the first 1 of 2" in short
+
+
+def test_ticks_are_round_and_cover() -> None:
+    assert _ticks(0, 1, 4) == [0, 0.5, 1.0]
+    assert _ticks(3, 17, 4, is_whole=True) == [0, 5, 10, 15, 20]
+    assert [_tick_label(t, 0.05) for t in (21.3, 21.35)] == ["21.30", "21.35"]
+    assert [_tick_label(t, 5) for t in (0, 15)] == ["0", "15"]
+    assert _ticks(2, 2, 4)[0] < 2 < _ticks(2, 2, 4)[-1]
+    assert _ticks(-0.013, 0.021, 4) == [-0.02, -0.01, 0, 0.01, 0.02, 0.03]
+
+
+def test_charts_by_hand() -> None:
+    chart = line_chart([(0, 1.0), (10, 3.0)], label="a & b")
+    read(chart)
+    assert 'aria-label="a &amp; b, 1 at step 0 to 3 at 10"' in chart
+    start, end = re.search(r'points="([\d.,]+) ([\d.,]+)"', chart).groups()
+    assert float(start.split(",")[0]) < float(end.split(",")[0])
+    assert float(start.split(",")[1]) > float(end.split(",")[1])  # up is up
+    read(line_chart([(3, 0.0)], label="one point"))
+    bars = bar_chart([("x", 100.0, 50.0), ("y", 0.0, None)], label="bars", top=100, mark=(25.0, "floor"))
+    read(bars)
+    widths = [float(w) for w in re.findall(r'<rect class="\w+" x="108" y="\d+" width="([\d.]+)"', bars)]
+    assert widths == [188.0, 94.0, 1.0]
+
+
+def test_page_in_a_browser(page, tmp_path) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium here (Debian: apt-get install chromium)")
+    (tmp_path / "report.html").write_text(page, encoding="utf-8")
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+               "--dump-dom", (tmp_path / "report.html").as_uri()]  # fmt: skip
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert '<span id="count" class="soft small">2 of 2 passages</span>' in dom  # the script ran
