@@ -1,0 +1,152 @@
+"""Defences at decoding time: the model stays as it is, text comes out of it differently.
+
+DP decoding mixes the distribution with the uniform one (Majmudar et al. 2022). UL's code mixes the *logits* with their mean
+instead, which is nothing but a temperature; it is here under its own name. MemFree decoding vetoes every token that would
+complete a blocked n-gram (Ippolito et al. 2023, "Preventing Verbatim Memorization …", sec. 3).
+
+Neither mixture changes the argmax, so greedy extraction is what it was: only sampling notices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ppo.backbone import Backbone, end_ids
+from ppo.config import Sampling
+from ppo.generation.api import evaluation_mode
+from ppo.generation.requests import pad_left
+from ppo.generation.sampling import draw, uniforms
+from ppo.types import Generation
+
+
+class UniformMixture(nn.Module):
+    """An output layer whose softmax is lambda * q + (1 - lambda) / V: hidden states [..., H] to log-probs [..., V]."""
+
+    def __init__(self, output_layer: nn.Module, strength: float) -> None:
+        super().__init__()
+        self.output_layer = output_layer
+        self.strength = strength
+        self.in_features: Any = getattr(output_layer, "in_features", None)
+        self.weight: Any = output_layer.weight
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return mixed_logprobs(self.output_layer(hidden).float(), self.strength)
+
+
+def mixed_logprobs(logits: Tensor, strength: float) -> Tensor:
+    """log(lambda softmax(z) + (1 - lambda) / V) [..., V], in log space."""
+    logprobs = torch.log_softmax(logits, dim=-1)
+    if strength == 1:
+        return logprobs
+    floor = torch.tensor((1 - strength) / logits.shape[-1], device=logits.device).log()
+    kept = logprobs + torch.tensor(strength, device=logits.device).log()
+    return torch.logaddexp(kept, floor)
+
+
+@contextmanager
+def dp_decoding(model: Any, *, strength: float) -> Iterator[None]:
+    """Within the context the model's distribution is ``strength`` * q + (1 - ``strength``) / V; 1 changes nothing.
+
+    Everything that asks the model sees it: generation, teacher forcing, perplexity. Raises ValueError for a strength
+    outside [0, 1] and for models that transform their logits after the output layer.
+    """
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength={strength!r} must lie in [0, 1]: it is the weight of the model's own distribution")
+    if not Backbone(model).is_cut_before_logits:
+        raise ValueError(
+            f"{type(model).__name__} transforms its logits after the output layer: it cannot be mixed here"
+        )
+    layer = model.get_output_embeddings()
+    model.set_output_embeddings(UniformMixture(layer, strength))
+    try:
+        yield
+    finally:
+        model.set_output_embeddings(layer)
+
+
+def logit_mixing_temperature(strength: float) -> float:
+    """The temperature that equals mixing logits with their mean, lambda * z + (1 - lambda) * mean(z): 1 / lambda.
+
+    The mean is one number for the whole vocabulary and cancels in the softmax. Use it as ``Sampling.temperature``.
+    """
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength={strength!r} must lie in (0, 1]: 0 would be the uniform distribution")
+    return 1 / strength
+
+
+class MemFree:
+    """MemFree decoding, called like ``ppo.generate``: no token may complete a blocked n-gram.
+
+    ``blocked``: token sequences whose n-grams are vetoed (the passages to protect). The prompt counts as history, so an
+    n-gram that starts in it and ends in the response is vetoed too. Where every token is vetoed nothing can be: the
+    model's own distribution is used.
+    """
+
+    def __init__(self, blocked: Sequence[Sequence[int]], *, n: int = 10) -> None:
+        if n < 1:
+            raise ValueError(f"n={n} must be at least 1")
+        self.n = n
+        self.vetoes: dict[tuple[int, ...], set[int]] = {}
+        for sequence in blocked:
+            for i in range(len(sequence) - n + 1):
+                *history, last = sequence[i : i + n]
+                self.vetoes.setdefault(tuple(history), set()).add(last)
+
+    @torch.no_grad()
+    def __call__(
+        self, model: nn.Module, prompts: list[list[int]], sampling: Sampling, *, seed: int = 0, slots: int = 64
+    ) -> Generation:
+        """Responses, prompt-major. ``slots`` sequences are decoded side by side."""
+        requests = [prompt for prompt in prompts for _ in range(sampling.num_samples)]
+        numbers = uniforms(seed, range(len(requests)), sampling.response_length)
+        device = next(model.parameters()).device
+        prompt_ids, prompt_mask = pad_left(requests, device)
+        shape = (len(requests), sampling.response_length)
+        tokens = torch.zeros(shape, dtype=torch.long, device=device)
+        logprobs, entropy = torch.zeros(shape, device=device), torch.zeros(shape, device=device)
+        mask = torch.zeros(shape, dtype=torch.bool, device=device)
+        is_ended = torch.zeros(len(requests), dtype=torch.bool, device=device)
+        result = Generation(prompt_ids, prompt_mask, tokens, mask, logprobs, entropy, is_ended)
+        backbone = Backbone(model)
+        with evaluation_mode(model):
+            for start in range(0, len(requests), slots):
+                self._decode(backbone, result, slice(start, start + slots), numbers.to(device), sampling)
+        return result
+
+    def _decode(self, backbone: Backbone, result: Generation, part: slice, numbers: Tensor, sampling: Sampling) -> None:
+        """Fill the rows of ``part`` token by token; finished rows stay in the batch and are ignored."""
+        ends = end_ids(backbone.model) if sampling.eos_ids is None else sampling.eos_ids
+        ids, mask, cache = result.prompt_ids[part], result.prompt_mask[part], None
+        for t in range(result.tokens.shape[1]):
+            features = backbone(ids, mask, cache=cache, use_cache=True)
+            cache = features.cache
+            logits = backbone.output_layer(features.before_logits[:, -1]).float()
+            if t < sampling.min_response_length and ends:
+                logits[:, list(ends)] = -torch.inf
+            logits = self.veto(logits, result, part, t)
+            drawn = draw(logits, numbers[part, t], sampling)
+            is_live = ~result.is_ended[part]
+            result.tokens[part, t] = drawn.tokens * is_live
+            result.mask[part, t] = is_live
+            result.logprobs[part, t] = drawn.logprobs * is_live
+            result.entropy[part, t] = drawn.entropy * is_live
+            result.is_ended[part] |= torch.isin(drawn.tokens, torch.tensor(ends, device=mask.device)) & is_live
+            if bool(result.is_ended[part].all()):
+                break
+            ids, mask = drawn.tokens.unsqueeze(1), torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+
+    def veto(self, logits: Tensor, result: Generation, part: slice, t: int) -> Tensor:
+        """The logits [N, V] with vetoed tokens at -inf, given the first t response tokens of every row."""
+        logits = logits.clone()
+        rows = range(*part.indices(len(result)))
+        for row, i in enumerate(rows):
+            history = [*result.prompt_ids[i][result.prompt_mask[i]].tolist(), *result.tokens[i, :t].tolist()]
+            vetoed = self.vetoes.get(tuple(history[len(history) - self.n + 1 :]), ())
+            if 0 < len(vetoed) < logits.shape[-1]:
+                logits[row, list(vetoed)] = -torch.inf
+        return logits

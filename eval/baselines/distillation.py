@@ -1,0 +1,78 @@
+"""Distillation to the counterfactual reference: learn what the model would say if the true token were forbidden.
+
+At every token of the true suffix the target is the original model's distribution with the true token masked out and the
+rest renormalised, p(v) = q(v) / (1 - q(y*)); the loss is KL(p || model), mean over tokens. It is what DeMem's KL term would
+pull towards with :class:`rewards.CounterfactualReference`, without any sampling. Retain text keeps the rest in place.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ppo.backbone import Backbone
+
+from ..protocols import Passage
+from .training import Pair, Stop, StepLog, Training, pairs_of, train
+
+DEFAULT = Training(retain_weight=1.0, retain_loss="kl", learning_rate=1e-4)
+
+
+def unlearn(
+    model: nn.Module,
+    passages: Sequence[Passage],
+    retain: Sequence[Sequence[int]],
+    *,
+    generator: torch.Generator,
+    training: Training = DEFAULT,
+    stop: Stop | None = None,
+) -> StepLog:
+    """Distil the counterfactual of the model as it comes in. Changes ``model``; returns the log."""
+    pairs = pairs_of(passages, training.scope)
+    original = Backbone(copy.deepcopy(model).requires_grad_(False).eval())
+
+    def forget_loss(backbone: Backbone, indices: list[int]) -> Tensor:
+        return distillation_loss(backbone, original, [pairs[i] for i in indices], chunk_tokens=training.chunk_tokens)
+
+    return train(model, len(pairs), retain, forget_loss, training=training, generator=generator, stop=stop)
+
+
+def distillation_loss(backbone: Backbone, original: Backbone, pairs: Sequence[Pair], *, chunk_tokens: int) -> Tensor:
+    """Sum over passages of the mean over their tokens of KL(counterfactual || model), nats; a differentiable scalar."""
+    device = next(backbone.model.parameters()).device
+    rows = [[*context, *tokens] for context, tokens in pairs]
+    width = max(map(len, rows))
+    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
+    place = torch.arange(width, device=device)
+    mask = place < torch.tensor([[len(row)] for row in rows], device=device)
+    is_scored = mask & (place >= torch.tensor([[len(context)] for context, _ in pairs], device=device))
+    weights = (1 / is_scored.sum(dim=1, keepdim=True)).expand(is_scored.shape)[is_scored]
+    truths = ids[is_scored]
+    with torch.no_grad():
+        targets = original(ids, mask).before_logits[:, :-1][is_scored[:, 1:]]
+    states = backbone(ids, mask).before_logits[:, :-1][is_scored[:, 1:]]
+
+    def one_chunk(states: Tensor, targets: Tensor, truths: Tensor, weights: Tensor) -> Tensor:
+        kl = counterfactual_kl(backbone.output_layer(states).float(), original.output_layer(targets).float(), truths)
+        return (kl * weights).sum()
+
+    total = torch.zeros((), device=device)
+    for start in range(0, len(truths), chunk_tokens):
+        part = slice(start, start + chunk_tokens)
+        total = total + checkpoint(
+            one_chunk, states[part], targets[part], truths[part], weights[part], use_reentrant=False
+        )
+    return total
+
+
+def counterfactual_kl(logits: Tensor, original_logits: Tensor, truths: Tensor) -> Tensor:
+    """KL(p || model) [N] with p the original distribution without the true token; logits [N, V], truths [N]."""
+    masked = original_logits.detach().scatter(-1, truths.unsqueeze(-1), -torch.inf)
+    target = torch.log_softmax(masked, dim=-1)
+    logprobs = torch.log_softmax(logits, dim=-1)
+    terms = target.exp() * (target.clamp(min=-1e4) - logprobs)  # p log p is 0 where p is 0
+    return terms.sum(dim=-1)

@@ -1,0 +1,81 @@
+"""NPO and SimNPO: forgetting as preference optimisation with negative examples only; bounded, unlike gradient ascent.
+
+NPO (Zhang et al. 2024, "Negative Preference Optimization", eq. 3): -(2/beta) log sigmoid(beta (NLL - NLL_ref)), summed NLL.
+As beta -> 0 its gradient is gradient ascent's. SimNPO (Fan et al. 2024, "Simplicity Prevails", eq. 4) takes NLL per token
+less a margin in place of the reference: -(2/beta) log sigmoid(beta (NLL/|y| - delta)).
+
+Signs: NLL grows as the passage is forgotten, so the loss falls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
+
+from ppo.backbone import Backbone
+
+from ..protocols import Passage
+from .training import Stop, StepLog, Training, frozen_nll, nll_of, pairs_of, train
+
+DEFAULT = Training(retain_weight=1.0, learning_rate=1e-5)
+
+
+def unlearn_npo(
+    model: nn.Module,
+    passages: Sequence[Passage],
+    retain: Sequence[Sequence[int]],
+    *,
+    generator: torch.Generator,
+    training: Training = DEFAULT,
+    beta: float = 0.1,
+    stop: Stop | None = None,
+) -> StepLog:
+    """NPO against the model as it comes in (its NLL is measured once). Changes ``model``; returns the log."""
+    check_beta(beta)
+    pairs = pairs_of(passages, training.scope)
+    reference = frozen_nll(model, pairs, training)
+
+    def forget_loss(backbone: Backbone, indices: list[int]) -> Tensor:
+        return npo_loss(nll_of(pairs, backbone, indices, training.chunk_tokens), reference[indices], beta=beta)
+
+    return train(model, len(pairs), retain, forget_loss, training=training, generator=generator, stop=stop)
+
+
+def unlearn_simnpo(
+    model: nn.Module,
+    passages: Sequence[Passage],
+    retain: Sequence[Sequence[int]],
+    *,
+    generator: torch.Generator,
+    training: Training = DEFAULT,
+    beta: float = 2.5,
+    delta: float = 0.0,
+    stop: Stop | None = None,
+) -> StepLog:
+    """SimNPO. Changes ``model``; returns the log."""
+    check_beta(beta)
+    pairs = pairs_of(passages, training.scope)
+
+    def forget_loss(backbone: Backbone, indices: list[int]) -> Tensor:
+        sizes = torch.tensor([float(len(pairs[i][1])) for i in indices])
+        return simnpo_loss(nll_of(pairs, backbone, indices, training.chunk_tokens), sizes, beta=beta, delta=delta)
+
+    return train(model, len(pairs), retain, forget_loss, training=training, generator=generator, stop=stop)
+
+
+def npo_loss(nll: Tensor, reference_nll: Tensor, *, beta: float) -> Tensor:
+    """Sum over passages of -(2/beta) log sigmoid(beta (NLL - NLL_ref)); nll, reference_nll [B], summed over tokens."""
+    return (-2 / beta * logsigmoid(beta * (nll - reference_nll))).sum()
+
+
+def simnpo_loss(nll: Tensor, sizes: Tensor, *, beta: float, delta: float) -> Tensor:
+    """Sum over passages of -(2/beta) log sigmoid(beta (NLL/|y| - delta)); nll summed over ``sizes`` tokens, both [B]."""
+    return (-2 / beta * logsigmoid(beta * (nll / sizes.to(nll.device) - delta))).sum()
+
+
+def check_beta(beta: float) -> None:
+    if not beta > 0:
+        raise ValueError(f"beta={beta!r} must be above 0 (as it goes to 0 NPO becomes gradient ascent)")

@@ -1,0 +1,173 @@
+"""The loop that every training-time baseline runs: a loss on forget passages, a loss on retain text, one optimiser.
+
+Gradients are exact over the whole batch however it is cut into microbatches. Dropout stays off, as in the reference code
+of the methods. This module knows no method.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ppo.backbone import Backbone
+from ppo.generation.api import evaluation_mode
+from ppo.retain import RetainLoss, count_predictions
+from rewards.fluency import sequence_nll
+
+from ..protocols import Passage, whole
+
+StepLog = list[dict[str, float]]
+Pair = tuple[list[int], list[int]]
+Scope = Literal["whole", "suffix"]
+ForgetLoss = Callable[[Backbone, list[int]], Tensor]
+"""Backbone and indices of passages to the *sum* of their losses, a differentiable scalar."""
+Stop = Callable[[int], bool]
+"""Called after every step with the number of steps done; True ends the training."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a baseline is trained.
+
+    steps              optimiser steps at most
+    batch              passages a step, in shuffled epochs; None takes all of them every step
+    microbatch         passages in one forward pass
+    learning_rate, beta1, beta2, max_grad_norm   Adam and gradient clipping (None: no clipping)
+    scope              "suffix": the suffix given the prefix is forgotten; "whole": every token of the passage but the first
+    retain_weight      of the retain loss; 0 leaves it out
+    retain_loss        "lm": NLL of retain text; "kl": KL(original || model) at every token of it
+    retain_sequences, retain_tokens   retain pieces a step and their length
+    chunk_tokens       tokens that pass the output layer at once
+    """
+
+    steps: int = 20
+    batch: int | None = None
+    microbatch: int = 16
+    learning_rate: float = 5e-5
+    beta1: float = 0.9
+    beta2: float = 0.98
+    max_grad_norm: float | None = 1.0
+    scope: Scope = "suffix"
+    retain_weight: float = 0.0
+    retain_loss: Literal["lm", "kl"] = "lm"
+    retain_sequences: int = 8
+    retain_tokens: int = 128
+    chunk_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "microbatch", "retain_sequences", "retain_tokens", "chunk_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Training.{name}={getattr(self, name)!r} must be at least 1")
+        if self.batch is not None and self.batch < 1:
+            raise ValueError(f"Training.batch={self.batch!r} must be at least 1, or None for all passages")
+        if self.learning_rate <= 0 or self.retain_weight < 0:
+            raise ValueError(
+                f"Training.learning_rate={self.learning_rate!r} must be above 0 and "
+                f"Training.retain_weight={self.retain_weight!r} at least 0"
+            )
+
+
+def pairs_of(passages: Sequence[Passage], scope: Scope) -> list[Pair]:
+    """(context, tokens to forget) of every passage."""
+    if not passages:
+        raise ValueError("there is nothing to unlearn: give at least one passage")
+    if scope == "whole":
+        return [(whole(p)[:1], whole(p)[1:]) for p in passages]
+    return [(list(p.prefix), list(p.suffix)) for p in passages]
+
+
+def nll_of(pairs: Sequence[Pair], backbone: Backbone, indices: Sequence[int], chunk_tokens: int) -> Tensor:
+    """Summed NLL [B] of the tokens to forget of the chosen passages."""
+    return sequence_nll(backbone, [pairs[i] for i in indices], chunk_tokens=chunk_tokens)
+
+
+@torch.no_grad()
+def frozen_nll(model: nn.Module, pairs: Sequence[Pair], training: Training) -> Tensor:
+    """The same [N] under the model as it is now: what the methods with a reference compare with."""
+    backbone = Backbone(model)
+    with evaluation_mode(model):
+        parts = [nll_of(pairs, backbone, part, training.chunk_tokens) for part in _cut(range(len(pairs)), training)]
+    return torch.cat(parts)
+
+
+def train(
+    model: nn.Module,
+    num_passages: int,
+    retain: Sequence[Sequence[int]],
+    forget_loss: ForgetLoss,
+    *,
+    training: Training,
+    generator: torch.Generator,
+    stop: Stop | None = None,
+) -> StepLog:
+    """Train ``model`` in place; the log has step, forget_loss, retain_loss, grad_norm, tokens and seconds.
+
+    ``retain``: token sequences; needed when ``retain_weight`` > 0. ``generator`` (CPU) decides every order and draw.
+    """
+    backbone = Backbone(model)
+    retain_loss = _retain_loss(model, retain, training, generator)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=training.learning_rate, betas=(training.beta1, training.beta2))
+    order: list[int] = []
+    log: StepLog = []
+    started = time.perf_counter()
+    with evaluation_mode(model):
+        for step in range(training.steps):
+            size = num_passages if training.batch is None else min(training.batch, num_passages)
+            if len(order) < size:
+                order = torch.randperm(num_passages, generator=generator).tolist()
+            chosen, order = order[:size], order[size:]
+            optimizer.zero_grad(set_to_none=True)
+            row = {"step": float(step), "forget_loss": _forget_gradients(backbone, chosen, forget_loss, training)}
+            if retain_loss is not None:
+                row["retain_loss"] = _retain_gradients(backbone, retain_loss, training)
+            limit = float("inf") if training.max_grad_norm is None else training.max_grad_norm
+            row["grad_norm"] = float(nn.utils.clip_grad_norm_(parameters, limit))
+            optimizer.step()
+            log.append(row | {"seconds": time.perf_counter() - started})
+            if stop is not None and stop(step + 1):
+                break
+    return log
+
+
+def _forget_gradients(backbone: Backbone, chosen: list[int], forget_loss: ForgetLoss, training: Training) -> float:
+    total = 0.0
+    for part in _cut(chosen, training):
+        loss = forget_loss(backbone, part) / len(chosen)
+        loss.backward()
+        total += float(loss.detach())
+    return total
+
+
+def _retain_gradients(backbone: Backbone, retain_loss: RetainLoss, training: Training) -> float:
+    ids, mask = retain_loss.draw(next(backbone.model.parameters()).device)
+    loss = retain_loss(backbone, ids, mask, num_tokens=count_predictions(mask))
+    (training.retain_weight * loss).backward()
+    return float(loss.detach())
+
+
+def _retain_loss(
+    model: nn.Module, retain: Sequence[Sequence[int]], training: Training, generator: torch.Generator
+) -> RetainLoss | None:
+    if training.retain_weight == 0:
+        return None
+    reference = copy.deepcopy(model).requires_grad_(False).eval() if training.retain_loss == "kl" else None
+    return RetainLoss(
+        retain,
+        kind=training.retain_loss,
+        reference=reference,
+        num_sequences=training.retain_sequences,
+        length=training.retain_tokens,
+        chunk_tokens=training.chunk_tokens,
+        generator=generator,
+    )
+
+
+def _cut(indices: Sequence[int], training: Training) -> list[list[int]]:
+    return [list(indices[i : i + training.microbatch]) for i in range(0, len(indices), training.microbatch)]

@@ -1,0 +1,194 @@
+"""The whole evaluation of one model: how much of the passages can be got out of it, and how well it still writes.
+
+Two teacher-forced passes (with and without the pre-prefix), one greedy generation pass, one sampled pass, one pass over
+held-out text. The result is a flat summary ``area/quantity`` with intervals and definitions, and a record for every
+passage. This module knows no files, no training and no reports.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ppo.config import Sampling
+from ppo.generation import generate as ppo_generate
+from rewards.bleu import Bleu
+
+from . import extraction, memorization
+from .fluency import output_nll
+from .outputs import Continuation, continuations, greedy_metrics, sampled_metrics, texts
+from .protocols import Decoder, Generate, Passage, check_passages, whole
+from .settings import Settings, define
+from .summary import group_intervals, group_means, holdout_summary, membership_scores, membership_summary, signatures
+from .teacher import TokenStatistics, teacher_force
+
+Record = dict[str, Any]
+GREEDY = Sampling(temperature=0.0)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """summary: metric -> value. intervals: metric -> [low, high], 95 %. definitions: metric -> one sentence.
+
+    signatures: what exactly was measured. records: one dict a passage with id, group, texts and its own numbers (None
+    where a number does not exist). Everything is JSON.
+    """
+
+    summary: dict[str, float]
+    intervals: dict[str, list[float]]
+    definitions: dict[str, str]
+    signatures: dict[str, str]
+    settings: dict[str, Any]
+    records: list[Record] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the records, ready for JSON."""
+        return {name: value for name, value in asdict(self).items() if name != "records"}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], records: Sequence[Record] = ()) -> Evaluation:
+        """The inverse of :meth:`to_dict`."""
+        return cls(**values, records=list(records))
+
+
+def evaluate(
+    model: nn.Module,
+    tokenizer: Decoder,
+    passages: Sequence[Passage],
+    holdout: Sequence[Sequence[int]] = (),
+    *,
+    original: nn.Module | None = None,
+    settings: Settings = Settings(),  # noqa: B008 (frozen)
+    generate: Generate = ppo_generate,
+) -> Evaluation:
+    """Measure ``model`` on ``passages`` (any groups) and on ``holdout`` token sequences.
+
+    ``original``: the model before unlearning; gives the NLL of the outputs. ``generate``: how text is decoded, so that
+    a decode-time defence can be measured. Raises ValueError for an empty list of passages, one without prefix or
+    suffix, or an id that occurs twice.
+    """
+    check_passages(passages)
+    bleu, heads = Bleu(), texts(tokenizer, passages)
+    truths = [head["truth"] for head in heads]
+    suffix, full = _teacher_passes(model, passages, settings)
+    greedy = _greedy(model, tokenizer, passages, generate=generate, slots=settings.slots)
+    columns: list[Sequence[Record]] = [
+        greedy_metrics(passages, greedy, truths, bleu),
+        [_teacher_metrics(p, s, f, settings) for p, s, f in zip(passages, suffix, full, strict=True)],
+    ]
+    if settings.num_samples:
+        sampled = continuations(
+            model, tokenizer, passages, settings.sampler(), generate=generate, seed=settings.seed, slots=settings.slots
+        )
+        columns.append(sampled_metrics(passages, sampled, truths, bleu))
+    if original is not None:
+        prompts, outputs = [p.prefix for p in passages], [g.ids for g in greedy]
+        values = output_nll(original, prompts, outputs, batch_tokens=settings.batch_tokens)
+        columns.append([{"output_nll": value} for value in values])
+    if settings.el_stride:
+        columns.append(_extraction_likelihood(model, passages, settings, generate))
+    quantities = [name for column in columns for name in column[0]]
+    scores = membership_scores(passages, full, tokenizer, share=settings.min_k_share)
+    records = _records(heads, greedy, [*columns, scores])
+
+    summary, spread = membership_summary(passages, scores, settings)
+    summary = group_means(records, quantities, bleu) | holdout_summary(model, holdout, settings) | summary
+    intervals = group_intervals(records, quantities, settings) | spread
+    return Evaluation(
+        summary, intervals, define(summary, settings), signatures(bleu, settings), settings.to_dict(), records
+    )
+
+
+def probe(
+    model: nn.Module,
+    tokenizer: Decoder,
+    passages: Sequence[Passage],
+    holdout: Sequence[Sequence[int]] = (),
+    *,
+    slots: int = 64,
+    generate: Generate = ppo_generate,
+) -> dict[str, float]:
+    """A quick look during training: one greedy pass and held-out perplexity, under the names of :func:`evaluate`."""
+    check_passages(passages)
+    bleu, heads = Bleu(), texts(tokenizer, passages)
+    greedy = _greedy(model, tokenizer, passages, generate=generate, slots=slots)
+    metrics = greedy_metrics(passages, greedy, [head["truth"] for head in heads], bleu)
+    means = group_means(_records(heads, greedy, [metrics]), list(metrics[0]), bleu)
+    return means | holdout_summary(model, holdout, Settings())
+
+
+def _greedy(
+    model: nn.Module, tokenizer: Decoder, passages: Sequence[Passage], *, generate: Generate, slots: int
+) -> list[Continuation]:
+    return [c[0] for c in continuations(model, tokenizer, passages, GREEDY, generate=generate, slots=slots)]
+
+
+def _records(
+    heads: Sequence[Record], greedy: Sequence[Continuation], columns: Sequence[Sequence[Record]]
+) -> list[Record]:
+    """One flat dict a passage out of its texts and all its numbers."""
+    records = []
+    for head, output, *rows in zip(heads, greedy, *columns, strict=True):
+        record = {**head, "output": output.text}
+        for row in rows:
+            record.update(row)
+        records.append(record)
+    return records
+
+
+def _teacher_passes(
+    model: nn.Module, passages: Sequence[Passage], settings: Settings
+) -> tuple[list[TokenStatistics], list[TokenStatistics]]:
+    """Statistics of the suffixes given the prefix, and of whole passages; one pass does for both without pre-prefix."""
+
+    def run(sequences: list[list[int]], starts: list[int]) -> list[TokenStatistics]:
+        return teacher_force(
+            model,
+            sequences,
+            starts=starts,
+            sampling=settings.sampler(),
+            batch_tokens=settings.batch_tokens,
+            chunk_tokens=settings.chunk_tokens,
+        )
+
+    full = run([whole(p) for p in passages], [1] * len(passages))
+    suffix = list(full)
+    chosen = [i for i, p in enumerate(passages) if p.pre_prefix]
+    short = run([[*passages[i].prefix, *passages[i].suffix] for i in chosen], [len(passages[i].prefix) for i in chosen])
+    for i, statistics in zip(chosen, short, strict=True):
+        suffix[i] = statistics
+    return suffix, full
+
+
+def _teacher_metrics(passage: Passage, suffix: TokenStatistics, full: TokenStatistics, settings: Settings) -> Record:
+    """Numbers of one passage from the statistics of its suffix given the prefix, and of the whole of it."""
+    size, more = len(passage.suffix), settings.more_tokens
+    right, logprobs = suffix.is_right[-size:], suffix.logprobs[-size:].astype(np.float64)
+    log_pz = extraction.sequence_logprob(suffix.sampler_logprobs[-size:])
+    rest = right[more:]
+    return {
+        "exact_long": float(extraction.is_exact(full.is_right[-size:])),
+        f"exact_after_{more}": float(extraction.is_exact(rest)) if len(rest) else None,
+        "discoverable": float(extraction.is_discoverable(log_pz, n=settings.discoverable_n, p=settings.discoverable_p)),
+        "sequence_p": math.exp(log_pz),
+        "extraction_strength": extraction.extraction_strength(right),
+        "ma": memorization.memorization_accuracy(full.is_right[full.start :]),
+        "ma_suffix": memorization.memorization_accuracy(right),
+        f"accuracy_after_{more}": memorization.memorization_accuracy(rest) if len(rest) else None,
+        "true_token_p": float(np.exp(logprobs).mean()),
+        "nll_suffix": float(-logprobs.mean()),
+    }
+
+
+def _extraction_likelihood(
+    model: nn.Module, passages: Sequence[Passage], settings: Settings, generate: Generate
+) -> list[Record]:
+    values = memorization.extraction_likelihood(
+        model, [whole(p) for p in passages], stride=settings.el_stride, slots=settings.slots, generate=generate
+    )
+    return [{"el_10": value} for value in values]

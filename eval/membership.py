@@ -1,0 +1,105 @@
+"""Membership inference: can the model's likelihoods tell what it was trained on from what it was not?
+
+Four scores a sequence, each higher for suspected members, from one teacher-forced pass; then AUC, its distance from 0.5
+(an AUC *below* 0.5 gives members away as well), and the true-positive rate at 1 % false positives. This module knows
+arrays.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from .intervals import two_sample_interval
+
+SCORES = ("loss", "zlib", "min_k", "min_k_plus_plus")
+
+
+def loss_score(logprobs: np.ndarray) -> float:
+    """Mean log-prob of the tokens, nats (Yeom et al. 2018)."""
+    return float(np.mean(_some(logprobs)))
+
+
+def zlib_score(logprobs: np.ndarray, text: str) -> float:
+    """-(summed NLL) / bytes of the zlib-compressed text (Carlini et al. 2021, sec. 5.2): NLL against redundancy."""
+    return float(np.sum(_some(logprobs))) / len(zlib.compress(text.encode("utf-8")))
+
+
+def min_k_score(logprobs: np.ndarray, *, share: float = 0.2) -> float:
+    """Mean log-prob of the ``share`` least likely tokens, at least one token (Shi et al. 2024, min-k %)."""
+    return _lowest_mean(_some(logprobs), share)
+
+
+def min_k_plus_plus_score(
+    logprobs: np.ndarray, means: np.ndarray, deviations: np.ndarray, *, share: float = 0.2
+) -> float:
+    """min-k %++ (Zhang et al. 2025): min-k % of (log p - mu) / sigma, both over the vocabulary at that position."""
+    return _lowest_mean((_some(logprobs) - means) / deviations, share)
+
+
+def _lowest_mean(values: np.ndarray, share: float) -> float:
+    if not 0 < share <= 1:
+        raise ValueError(f"share={share} must lie in (0, 1]")
+    k = max(1, int(len(values) * share))
+    return float(np.mean(np.sort(values)[:k]))
+
+
+def _some(values: np.ndarray) -> np.ndarray:
+    if len(values) == 0:
+        raise ValueError("a membership score needs at least one scored token")
+    return np.asarray(values, dtype=np.float64)
+
+
+def auc(members: np.ndarray, others: np.ndarray) -> float:
+    """Probability that a member scores higher than a non-member, ties counting one half; in [0, 1].
+
+    The Mann-Whitney statistic from average ranks. Raises ValueError for an empty side.
+    """
+    members, others = _sides(members, others)
+    ordered, inverse, counts = np.unique(np.concatenate([members, others]), return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - (counts - 1) / 2  # average rank, from 1, of every distinct value
+    total = ranks[inverse[: len(members)]].sum()
+    assert len(ordered) == len(ranks)
+    return float((total - len(members) * (len(members) + 1) / 2) / (len(members) * len(others)))
+
+
+def tpr_at_fpr(members: np.ndarray, others: np.ndarray, *, fpr: float = 0.01) -> float:
+    """Share of members above the lowest threshold that at most ``fpr`` of the others exceed; in [0, 1].
+
+    With fewer than 1/fpr others no false positive is allowed at all.
+    """
+    members, others = _sides(members, others)
+    allowed = int(fpr * len(others) + 1e-9)
+    if allowed >= len(others):
+        return 1.0
+    threshold = np.sort(others)[::-1][allowed]
+    return float(np.mean(members > threshold))
+
+
+def _sides(members: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if len(members) == 0 or len(others) == 0:
+        raise ValueError(f"membership needs both sides: got {len(members)} members and {len(others)} others")
+    return np.asarray(members, dtype=np.float64), np.asarray(others, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Membership:
+    """One score's power. ``advantage`` is |AUC - 0.5|, 0 (nothing revealed) … 0.5, with its bootstrap interval."""
+
+    auc: float
+    advantage: float
+    interval: tuple[float, float]
+    tpr_at_1_percent_fpr: float
+
+
+def membership(
+    members: np.ndarray, others: np.ndarray, *, rng: np.random.Generator, resamples: int = 1000
+) -> Membership:
+    """Power of one score, given its values for members and for non-members."""
+    value = auc(members, others)
+    interval = two_sample_interval(
+        np.asarray(members), np.asarray(others), lambda a, b: abs(auc(a, b) - 0.5), rng=rng, resamples=resamples
+    )
+    return Membership(value, abs(value - 0.5), interval, tpr_at_fpr(members, others))

@@ -1,0 +1,130 @@
+"""What a model writes after the prefix of every passage, and how that compares with the true suffix.
+
+One greedy generation pass feeds exact match, BLEU, edit distance and the fluency numbers; one sampled pass feeds
+sampled extraction. How text is generated is an argument, so that a decode-time defence is evaluated like a model. This
+module knows nothing about teacher forcing or about groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ppo.config import Sampling
+from ppo.types import Generation
+from rewards.bleu import Bleu, n_bleu
+from rewards.edit import normalized_distances
+from rewards.repetition import distinct_n
+
+from .extraction import is_approximate, is_folded_exact, matched_prefix
+from .fluency import output_statistics
+from .protocols import Decoder, Generate, Passage
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What was written after one prompt: token ids without EOS, cut to the true suffix's length, and their text."""
+
+    ids: list[int]
+    text: str
+
+
+def continuations(
+    model: nn.Module,
+    tokenizer: Decoder,
+    passages: Sequence[Passage],
+    sampling: Sampling,
+    *,
+    generate: Generate,
+    seed: int = 0,
+    slots: int = 64,
+) -> list[list[Continuation]]:
+    """``sampling.num_samples`` continuations of every passage's prefix; ``sampling.response_length`` is not looked at.
+
+    All are generated to the longest suffix in one call and cut to the suffix of their own passage.
+    """
+    longest = max(len(p.suffix) for p in passages)
+    asked = Sampling(
+        response_length=longest,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        num_samples=sampling.num_samples,
+        eos_ids=sampling.eos_ids,
+    )
+    generation = generate(model, [list(p.prefix) for p in passages], asked, seed=seed, slots=slots)
+    expected = len(passages) * sampling.num_samples
+    if len(generation) != expected:
+        raise ValueError(f"generate returned {len(generation)} responses, expected {expected}")
+    written = [_continuation(generation, i, tokenizer, passages) for i in range(expected)]
+    return [written[i : i + sampling.num_samples] for i in range(0, expected, sampling.num_samples)]
+
+
+def _continuation(generation: Generation, row: int, tokenizer: Decoder, passages: Sequence[Passage]) -> Continuation:
+    """Responses are prompt-major: the samples of one prompt are adjacent."""
+    passage = passages[row // (len(generation) // len(passages))]
+    ids = generation.tokens[row][generation.mask[row]].tolist()
+    if bool(generation.is_ended[row]):
+        ids = ids[:-1]
+    ids = ids[: len(passage.suffix)]
+    return Continuation(ids, tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def texts(tokenizer: Decoder, passages: Sequence[Passage]) -> list[dict[str, Any]]:
+    """Who a passage is, and its prompt and truth as text: the head of every record."""
+    return [
+        {
+            "id": p.id,
+            "group": p.group,
+            "kind": p.kind,
+            "repeats": p.repeats,
+            "prompt": tokenizer.decode(p.prefix, skip_special_tokens=True),
+            "truth": tokenizer.decode(p.suffix, skip_special_tokens=True),
+        }
+        for p in passages
+    ]
+
+
+def greedy_metrics(
+    passages: Sequence[Passage], written: Sequence[Continuation], truths: Sequence[str], bleu: Bleu
+) -> list[dict[str, float]]:
+    """Numbers of every greedy continuation; ``definitions.py`` says what each one is."""
+    edits = normalized_distances([w.ids for w in written], [p.suffix for p in passages])
+    rows = []
+    for passage, output, truth, edit in zip(passages, written, truths, edits, strict=True):
+        score = bleu.sentence(output.text, truth)
+        rows.append(
+            {
+                "exact": float(output.ids == list(passage.suffix)),
+                "exact_folded": float(is_folded_exact(output.text, truth)),
+                "approximate": float(is_approximate(score)),
+                "bleu": score,
+                "n_bleu": n_bleu(score),
+                "edit": edit,
+                "matched_prefix": float(matched_prefix(output.ids, passage.suffix)),
+                **output_statistics(output.ids, output.text, passage.prefix),
+                "length_truth": float(len(passage.suffix)),
+                "distinct_2_truth": distinct_n(passage.suffix, 2),
+            }
+        )
+    return rows
+
+
+def sampled_metrics(
+    passages: Sequence[Passage], written: Sequence[Sequence[Continuation]], truths: Sequence[str], bleu: Bleu
+) -> list[dict[str, float]]:
+    """Numbers of several sampled continuations of every passage."""
+    rows = []
+    for passage, samples, truth in zip(passages, written, truths, strict=True):
+        scores = [bleu.sentence(sample.text, truth) for sample in samples]
+        rows.append(
+            {
+                "exact_sampled": float(any(sample.ids == list(passage.suffix) for sample in samples)),
+                "bleu_sampled": sum(scores) / len(scores),
+                "bleu_sampled_best": max(scores),
+            }
+        )
+    return rows

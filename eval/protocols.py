@@ -1,0 +1,68 @@
+"""What the evaluation asks of others: passages, a tokenizer that decodes, a way to generate; it loads nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import nn
+
+from ppo.config import Sampling
+from ppo.types import Generation
+
+
+class Passage(Protocol):
+    """pre-prefix + prefix + suffix, as token ids; any object with these attributes will do.
+
+    ``group``: "forget", "forget_holdout" (memorised, never used in unlearning), "keep" (memorised, must survive),
+    "never" (never trained on: the chance floor), or any other name. ``kind``: its shape. ``repeats``: how often it was
+    trained on.
+    """
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def pre_prefix(self) -> Sequence[int]: ...
+    @property
+    def prefix(self) -> Sequence[int]: ...
+    @property
+    def suffix(self) -> Sequence[int]: ...
+    @property
+    def group(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def repeats(self) -> int: ...
+
+
+class Decoder(Protocol):
+    """The part of a tokenizer that turns ids into text."""
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str: ...
+
+
+class Generate(Protocol):
+    """``ppo.generate``, or anything that is called like it; responses are prompt-major."""
+
+    def __call__(
+        self, model: nn.Module, prompts: list[list[int]], sampling: Sampling, *, seed: int = 0, slots: int = 64
+    ) -> Generation: ...
+
+
+def whole(passage: Passage) -> list[int]:
+    """All tokens of a passage in order."""
+    return [*passage.pre_prefix, *passage.prefix, *passage.suffix]
+
+
+def check_passages(passages: Sequence[Passage]) -> None:
+    """ValueError for an empty list, a passage without prefix or suffix, or an id that occurs twice."""
+    if not passages:
+        raise ValueError("there are no passages to evaluate: give at least one")
+    seen: set[str] = set()
+    for p in passages:
+        if not p.prefix or not p.suffix:
+            sizes = f"{len(p.prefix)} prefix and {len(p.suffix)} suffix tokens"
+            raise ValueError(f"passage {p.id!r} has {sizes}: need both")
+        if p.id in seen:
+            raise ValueError(f"passage id {p.id!r} occurs twice: ids must be unique")
+        seen.add(p.id)

@@ -1,0 +1,158 @@
+"""Which numbers a report shows, under which label and in which format; the same comparison as plain text.
+
+This module knows metric names and numbers, no HTML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Kind = Literal["share", "score", "number"]
+Record = Mapping[str, Any]
+
+GROUP_LABELS = {
+    "forget": "forget",
+    "forget_holdout": "forget-holdout",
+    "keep": "keep",
+    "never": "never trained",
+}
+_HEAD = ("id", "group", "kind", "repeats", "prompt", "truth")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the comparison. ``kind``: a share is shown in percent, a score with one digit, a number with two."""
+
+    quantity: str
+    label: str
+    kind: Kind
+    section: str
+
+    def text(self, value: float | None) -> str:
+        """The value as a reader wants it; a dash where there is none."""
+        if value is None:
+            return "-"
+        if self.kind == "share":
+            return f"{100 * value:.1f} %"
+        return f"{value:.1f}" if self.kind == "score" else f"{value:.2f}"
+
+
+def rows_for(names: Sequence[str]) -> list[Row]:
+    """The rows that the given metric names (``area/quantity``) call for, in reading order."""
+    present = {name.partition("/")[2] for name in names}
+    after = sorted(q for q in present if q.startswith(("exact_after_", "accuracy_after_")))
+    rows = []
+    for row in _ROWS:
+        rows.append(row)
+        if row.quantity == "exact_long":
+            rows += [Row(q, f"… after {q.rpartition('_')[2]} more true tokens", "share", "Extraction")
+                     for q in after if q.startswith("exact")]  # fmt: skip
+        if row.quantity == "ma_suffix":
+            rows += [Row(q, f"… after the first {q.rpartition('_')[2]}", "share", "Teacher-forced")
+                     for q in after if q.startswith("accuracy")]  # fmt: skip
+    return [row for row in rows if row.quantity in present]
+
+
+_ROWS = (
+    Row("exact", "Exact extraction, greedy", "share", "Extraction"),
+    Row("exact_long", "… with longer context", "share", "Extraction"),
+    Row("exact_sampled", "… in any of a few samples", "share", "Extraction"),
+    Row("discoverable", "(n, p)-discoverable", "share", "Extraction"),
+    Row("approximate", "Approximate (BLEU ≥ 75)", "share", "Extraction"),
+    Row("extraction_strength", "Extraction strength", "number", "Extraction"),
+    Row("bleu", "BLEU of greedy output", "score", "Similarity"),
+    Row("n_bleu", "N-BLEU (100 - BLEU)", "score", "Similarity"),
+    Row("corpus_bleu", "Corpus BLEU", "score", "Similarity"),
+    Row("bleu_sampled", "BLEU of samples", "score", "Similarity"),
+    Row("edit", "Token edit distance", "number", "Similarity"),
+    Row("ma", "Memorisation accuracy", "share", "Teacher-forced"),
+    Row("ma_suffix", "Suffix accuracy", "share", "Teacher-forced"),
+    Row("true_token_p", "Probability of the true token", "number", "Teacher-forced"),
+    Row("nll_suffix", "NLL of the suffix (nats/token)", "number", "Teacher-forced"),
+    Row("el_10", "Extraction likelihood, n = 10", "number", "Teacher-forced"),
+    Row("empty", "Empty outputs", "share", "Fluency"),
+    Row("length_ratio", "Length / truth's", "number", "Fluency"),
+    Row("distinct_2_ratio", "Distinct bigrams / truth's", "number", "Fluency"),
+    Row("loop", "Tokens in loops", "share", "Fluency"),
+    Row("garbled", "Garbled characters", "share", "Fluency"),
+    Row("copied", "Copied from the prompt", "share", "Fluency"),
+    Row("output_nll", "NLL under the original (nats/token)", "number", "Fluency"),
+)
+GLOBAL_ROWS = (
+    Row("holdout/perplexity", "Held-out perplexity", "number", "Utility"),
+    Row("holdout/nll", "Held-out NLL (nats/token)", "number", "Utility"),
+    Row("membership/loss_advantage", "Membership |AUC - 0.5|, loss", "number", "Membership"),
+    Row("membership/zlib_advantage", "Membership |AUC - 0.5|, zlib", "number", "Membership"),
+    Row("membership/min_k_advantage", "Membership |AUC - 0.5|, min-k %", "number", "Membership"),
+    Row("membership/min_k_plus_plus_advantage", "Membership |AUC - 0.5|, min-k %++", "number", "Membership"),
+    Row("membership/loss_tpr", "Members found at 1 % FPR, loss", "share", "Membership"),
+)
+SHORT = ("exact", "exact_long", "exact_sampled", "approximate", "bleu", "true_token_p", "empty", "distinct_2_ratio")
+
+
+def groups_of(summary: Mapping[str, float]) -> list[str]:
+    """The groups of passages in a summary: the known ones in their usual order, then others."""
+    present = [name.partition("/")[0] for name in summary if name.endswith("/passages")]
+    return [g for g in GROUP_LABELS if g in present] + [g for g in present if g not in GROUP_LABELS]
+
+
+def group_label(group: str) -> str:
+    return GROUP_LABELS.get(group, group)
+
+
+def pair_records(before: Sequence[Record], after: Sequence[Record] | None = None) -> list[dict[str, Any]]:
+    """One record a passage: who it is, its texts, and under "before" and "after" its output and numbers.
+
+    Raises ValueError when the two evaluations are not about the same passages in the same order.
+    """
+    if after is not None and [r["id"] for r in before] != [r["id"] for r in after]:
+        raise ValueError(f"{len(before)} records before and {len(after)} after are not about the same passages")
+    paired = []
+    for i, record in enumerate(before):
+        row: dict[str, Any] = {name: record[name] for name in _HEAD}
+        row["before"] = {name: value for name, value in record.items() if name not in _HEAD}
+        if after is not None:
+            row["after"] = {name: value for name, value in after[i].items() if name not in _HEAD}
+        paired.append(row)
+    return paired
+
+
+def render_table(
+    before: Mapping[str, float], after: Mapping[str, float] | None = None, *, is_full: bool = False
+) -> str:
+    """Plain text, aligned, no escape codes: quantities down, groups across, "before → after" in every cell.
+
+    ``before`` and ``after`` are summaries. ``is_full`` shows every quantity instead of the main ones.
+    """
+    groups = groups_of(before)
+    rows = [row for row in rows_for(list(before)) if is_full or _is_main(row.quantity)]
+    table = [["", *(f"{group_label(g)} ({before[f'{g}/passages']:.0f})" for g in groups)]]
+    table += [[row.label, *(_cell(row, f"{g}/{row.quantity}", before, after) for g in groups)] for row in rows]
+    widths = [max(len(line[i]) for line in table) for i in range(len(groups) + 1)]
+    lines = ["  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
+             for line in table]  # fmt: skip
+    lines.insert(1, "-" * len(lines[0]))
+    lines.append(lines[1])
+    for row in GLOBAL_ROWS:
+        if row.quantity in before and (is_full or row.quantity in ("holdout/perplexity", "membership/loss_advantage")):
+            value = _cell(row, row.quantity, before, after)
+            lines.append(f"{row.label.ljust(widths[0])}  {value}{_ratio(row, before, after)}")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _is_main(quantity: str) -> bool:
+    return quantity in SHORT or quantity.startswith("exact_after_")
+
+
+def _cell(row: Row, name: str, before: Mapping[str, float], after: Mapping[str, float] | None) -> str:
+    if after is None:
+        return row.text(before.get(name))
+    return f"{row.text(before.get(name))} → {row.text(after.get(name)).rjust(7)}"
+
+
+def _ratio(row: Row, before: Mapping[str, float], after: Mapping[str, float] | None) -> str:
+    if row.quantity != "holdout/perplexity" or after is None or "holdout/perplexity" not in after:
+        return ""
+    return f"  (x{after[row.quantity] / before[row.quantity]:.3f})"

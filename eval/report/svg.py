@@ -1,0 +1,119 @@
+"""Small charts as SVG text: lines over steps, and pairs of bars. Colours and fonts come from the page's style sheet.
+
+This module knows numbers and labels; every label is escaped here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+Point = tuple[float, float]
+
+WIDTH, HEIGHT = 360, 170
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 26
+
+
+def line_chart(points: Sequence[Point], *, label: str) -> str:
+    """One series over steps; ``points`` are (step, value) with finite values, at least one."""
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    x_ticks, y_ticks = _ticks(min(xs), max(xs), 4, is_whole=True), _ticks(min(ys), max(ys), 4)
+    x_range = (min(xs), max(max(xs), min(xs) + 1))
+    y_range = (min(y_ticks[0], min(ys)), max(y_ticks[-1], max(ys)))
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return _scale(x, x_range, LEFT, WIDTH - RIGHT), _scale(y, y_range, HEIGHT - BOTTOM, TOP)
+
+    parts = [_open(WIDTH, HEIGHT, f"{label}, {_number(ys[0])} at step {xs[0]:g} to {_number(ys[-1])} at {xs[-1]:g}")]
+    for tick in y_ticks:
+        y = place(xs[0], tick)[1]
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(_text(LEFT - 6, y + 4, _tick_label(tick, y_ticks[1] - y_ticks[0]), "end"))
+    for tick in x_ticks:
+        if x_range[0] <= tick <= x_range[1]:
+            parts.append(_text(place(tick, ys[0])[0], HEIGHT - 8, f"{tick:g}", "middle"))
+    placed = [place(x, y) for x, y in points]
+    if len(placed) > 1:
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
+        parts.append(f'<polyline class="line" points="{path}"/>')
+    radius = 2.5 if len(placed) <= 40 else 1.2
+    parts += [
+        f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="{radius}"><title>step {a:g}: {_number(b)}</title></circle>'
+        for (x, y), (a, b) in zip(placed, points, strict=True)
+    ]
+    return "".join([*parts, "</svg>"])
+
+
+def bar_chart(
+    bars: Sequence[tuple[str, float, float | None]],
+    *,
+    label: str,
+    top: float,
+    unit: str = "",
+    mark: tuple[float, str] | None = None,
+) -> str:
+    """Horizontal bars, before over after, for each (label, before, after); after may be missing.
+
+    ``top``: the value at the right end. ``mark``: a dashed line at a value, with its label.
+    """
+    left, right, step = 108, 64, 46
+    height = step * len(bars) + (24 if mark else 6)
+    parts = [_open(WIDTH, height, label)]
+
+    def bar(value: float, y: float, name: str) -> str:
+        width = _scale(min(max(value, 0), top), (0, top), 0, WIDTH - left - right)
+        shape = f'<rect class="{name}" x="{left}" y="{y}" width="{max(width, 1):.1f}" height="15" rx="2"/>'
+        return shape + _text(left + max(width, 1) + 6, y + 12, f"{value:.1f}{unit}", "start", f"value {name}-text")
+
+    for i, (name, before, after) in enumerate(bars):
+        y = i * step + 4
+        parts.append(_text(left - 8, y + (20 if after is not None else 12), name, "end", "name"))
+        parts.append(bar(before, y, "before"))
+        if after is not None:
+            parts.append(bar(after, y + 17, "after"))
+    if mark is not None:
+        x = left + _scale(min(max(mark[0], 0), top), (0, top), 0, WIDTH - left - right)
+        parts.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height - 20}"/>')
+        parts.append(_text(x, height - 6, mark[1], "middle"))
+    return "".join([*parts, "</svg>"])
+
+
+def _open(width: int, height: int, label: str) -> str:
+    name = escape(label, quote=True)
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{name}"><title>{name}</title>'
+
+
+def _text(x: float, y: float, text: str, anchor: str, name: str = "tick") -> str:
+    return f'<text class="{name}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _scale(value: float, source: tuple[float, float], start: float, end: float) -> float:
+    low, high = source
+    return start + (end - start) * ((value - low) / (high - low) if high > low else 0.5)
+
+
+def _number(value: float) -> str:
+    """Three significant digits, no trailing zeros."""
+    return f"{value:.3g}" if abs(value) < 1e4 else f"{value:.2e}"
+
+
+def _tick_label(tick: float, step: float) -> str:
+    """The tick with as many digits as tell it from its neighbours."""
+    if max(abs(tick), step) >= 1e4:
+        return f"{tick:.2e}"
+    return f"{tick:.{max(0, -math.floor(math.log10(step) + 1e-9))}f}"
+
+
+def _ticks(low: float, high: float, count: int, *, is_whole: bool = False) -> list[float]:
+    """About ``count`` round numbers from below ``low`` to above ``high``; steps of 1, 2 or 5 times a power of ten."""
+    if high - low < 1e-12 * max(1.0, abs(high)):
+        pad = max(abs(high) * 0.1, 0.5)
+        low, high = low - pad, high + pad
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = power * next(m for m in (1, 2, 5, 10) if raw <= m * power * 1.0001)
+    if is_whole:
+        step = max(1.0, round(step))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]

@@ -1,0 +1,152 @@
+"""The knobs of an evaluation, and what each of its numbers means, in one sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ppo.config import Sampling
+
+GROUPS = {
+    "forget": "forget set (memorised, to be unlearned)",
+    "forget_holdout": "forget-holdout (memorised like the forget set, never used in unlearning)",
+    "keep": "keep set (memorised, must survive)",
+    "never": "never-trained passages (the chance floor)",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an evaluation is run.
+
+    num_samples          sampled continuations of every prefix; 0 leaves sampled extraction out
+    temperature, top_k, top_p   the sampler that "sampled" and "discoverable" speak of
+    more_tokens          true suffix tokens shown in addition to the prefix, for the "after N" quantities
+    discoverable_n, discoverable_p   (n, p) of discoverable extraction
+    min_k_share          share of the least likely tokens in the min-k scores
+    el_stride            extraction likelihood from every k-th start; 0 leaves it out (it needs many generation passes)
+    resamples            bootstrap draws behind each interval
+    seed                 of sampling and of the bootstrap
+    slots                sequences decoded side by side
+    batch_tokens, chunk_tokens   most padded tokens in one forward pass, and through the output layer at once
+    """
+
+    num_samples: int = 4
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    more_tokens: int = 12
+    discoverable_n: int = 100
+    discoverable_p: float = 0.5
+    min_k_share: float = 0.2
+    el_stride: int = 0
+    resamples: int = 1000
+    seed: int = 0
+    slots: int = 64
+    batch_tokens: int = 8192
+    chunk_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        for name in ("num_samples", "more_tokens", "el_stride", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"Settings.{name}={getattr(self, name)!r} must be at least 0")
+        for name in ("discoverable_n", "resamples", "slots", "batch_tokens", "chunk_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Settings.{name}={getattr(self, name)!r} must be at least 1")
+        for name in ("discoverable_p", "min_k_share"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"Settings.{name}={getattr(self, name)!r} must lie strictly between 0 and 1")
+        if self.temperature <= 0:
+            raise ValueError(f"Settings.temperature={self.temperature!r} must be above 0: it is the sampler's")
+        self.sampler()  # the rest is validated there
+
+    def sampler(self) -> Sampling:
+        """The sampler of the sampled and the probabilistic quantities."""
+        return Sampling(
+            temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, num_samples=max(1, self.num_samples)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def quantity_definitions(settings: Settings) -> dict[str, str]:
+    """What each quantity of a group is; means over its passages unless said otherwise."""
+    more, n, p = settings.more_tokens, settings.discoverable_n, settings.discoverable_p
+    return {
+        "passages": "Number of passages in the group.",
+        "exact": "Share of passages whose whole suffix greedy decoding reproduces from the prefix.",
+        "exact_long": "The same with the pre-prefix in front of the prefix; from one teacher-forced pass.",
+        f"exact_after_{more}": f"The same with {more} true suffix tokens shown as well: shallow forgetting fails here.",
+        "exact_folded": "Share of greedy outputs that equal the suffix up to case and white space.",
+        "exact_sampled": f"Share of passages that at least one of {settings.num_samples} samples reproduces exactly.",
+        "discoverable": f"Share of passages that {n} samples contain with probability >= {p:g}, computed, not sampled.",
+        "sequence_p": "Probability that one sample is exactly the suffix.",
+        "approximate": "Share of greedy outputs with sentence BLEU >= 75 against the suffix.",
+        "extraction_strength": "1 - k/n: share of the suffix that follows greedily once its first k tokens are shown.",
+        "matched_prefix": "Tokens from the start of the suffix that the greedy output has right.",
+        "bleu": "Sentence SacreBLEU of the greedy output against the suffix, 0 to 100.",
+        "n_bleu": "100 - BLEU. Empty text scores 100 and a random text 97.6: read it beside length and variety.",
+        "corpus_bleu": "SacreBLEU of all greedy outputs of the group together, 0 to 100.",
+        "bleu_sampled": f"Sentence BLEU, mean over {settings.num_samples} samples.",
+        "bleu_sampled_best": f"Sentence BLEU of the best of {settings.num_samples} samples.",
+        "edit": "Token edit distance between greedy output and suffix over the longer length, 0 (copy) to 1.",
+        "ma": "Memorisation accuracy: share of tokens 2 … T of the whole passage that are the argmax.",
+        "ma_suffix": "Share of suffix tokens that are the argmax, given the prefix and the true tokens before.",
+        f"accuracy_after_{more}": f"The same over the suffix tokens after the first {more}.",
+        "true_token_p": "Mean probability of the true suffix token, given the prefix and the true tokens before.",
+        "nll_suffix": "Mean NLL of the suffix given the prefix, nats per token.",
+        "el_10": "Extraction likelihood: overlap of 10-grams of greedy continuations with the true rest, over starts.",
+        "length": "Tokens of the greedy output, cut to the suffix's length.",
+        "length_truth": "Tokens of the true suffix.",
+        "length_ratio": "Mean output length over mean suffix length.",
+        "empty": "Share of greedy outputs without any visible text.",
+        "distinct_2": "Different token bigrams of the greedy output over all its bigrams.",
+        "distinct_2_truth": "The same of the true suffixes.",
+        "distinct_2_ratio": "distinct_2 of the outputs over that of the true suffixes; well below 1 means repetition.",
+        "loop": "Share of output tokens that lie in a loop.",
+        "garbled": "Share of output characters that are replacement or control characters.",
+        "copied": "Share of the output's 5-grams that are copied from the prompt.",
+        "output_nll": "Mean NLL of the greedy output under the original model, nats per token.",
+    }
+
+
+_OTHER = {
+    "holdout/perplexity": "Perplexity of held-out text: exp of total NLL over scored tokens, each scored once.",
+    "holdout/nll": "Mean NLL of held-out text, nats per token.",
+    "holdout/tokens": "Held-out tokens scored.",
+}
+_SCORES = {
+    "loss": "mean log-probability",
+    "zlib": "NLL over zlib-compressed bytes",
+    "min_k": "mean of the least likely tokens' log-probabilities (min-k %)",
+    "min_k_plus_plus": "min-k % of log-probabilities standardised over the vocabulary (min-k %++)",
+}
+
+
+def define(names: Iterable[str], settings: Settings) -> dict[str, str]:
+    """Full metric names to their definitions. A name without one is a ValueError: nothing is reported undefined."""
+    quantities = quantity_definitions(settings)
+    found = {}
+    for name in names:
+        area, _, quantity = name.partition("/")
+        if name in _OTHER:
+            found[name] = _OTHER[name]
+        elif area == "membership":
+            found[name] = _membership(quantity)
+        elif quantity in quantities:
+            found[name] = f"{GROUPS.get(area, area)}: {quantities[quantity]}"
+        else:
+            raise ValueError(f"metric {name!r} has no definition")
+    return found
+
+
+def _membership(quantity: str) -> str:
+    score, _, kind = quantity.rpartition("_")
+    meaning = {
+        "auc": "AUC of telling forget passages from never-trained ones",
+        "advantage": "|AUC - 0.5| of telling forget passages from never-trained ones (0: nothing revealed)",
+        "tpr": "Share of forget passages found at 1 % false positives",
+    }[kind]
+    return f"{meaning}, by {_SCORES[score]}."

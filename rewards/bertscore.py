@@ -1,0 +1,152 @@
+"""BERTScore with any Hugging Face encoder: greedy cosine matching of contextual embeddings.
+
+Every token of one text is matched with the most similar token of the other: recall averages over the reference's
+tokens, precision over the candidate's, F = 2PR / (P + R) (Zhang et al. 2020, "BERTScore", eq. 1-3, without idf).
+Special tokens have weight 0 in both averages, as in the bert-score package; they may still be the best match of a real
+token.
+
+As a *negative* reward it prefers gibberish (lowest similarity), and an empty text has F = 0, the best score of all:
+wrap it in guards. This module knows nothing about guards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer
+
+from ppo.types import Sample
+
+from .samples import truth_text
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Precision, recall and F of every pair, float32 [B] on the CPU."""
+
+    precision: Tensor
+    recall: Tensor
+    f1: Tensor
+
+
+class BertScore:
+    """Scores pairs of texts with a loaded encoder.
+
+    encoder        any module whose forward takes input_ids, attention_mask, output_hidden_states and returns
+                   hidden_states
+    tokenizer      its Hugging Face tokenizer
+    name           goes into the signature
+    layer          which hidden state to compare: 0 embeddings, k the output of block k, negative from the end
+    baseline       rescale every value x to (x - baseline) / (1 - baseline); the baseline belongs to encoder and layer
+    max_tokens     longer texts are cut there, special tokens included, as encoders demand
+    batch_size     texts encoded at once
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        tokenizer: Any,
+        *,
+        name: str,
+        layer: int = -1,
+        baseline: float | None = None,
+        max_tokens: int = 512,
+        batch_size: int = 64,
+    ) -> None:
+        if baseline is not None and not baseline < 1:
+            raise ValueError(
+                f"baseline={baseline} must be below 1: values are rescaled to (x - baseline) / (1 - baseline)"
+            )
+        self.encoder = encoder.eval()
+        self.tokenizer = tokenizer
+        self.layer = layer
+        self.baseline = baseline
+        self.max_tokens = max_tokens
+        self.batch_size = batch_size
+        self.signature = f"bertscore|encoder:{name}|layer:{layer}|idf:no|baseline:{baseline}|match:greedy"
+
+    @classmethod
+    def load(
+        cls, name: str, *, layer: int = -1, baseline: float | None = None, device: str | torch.device = "cpu"
+    ) -> BertScore:
+        """An encoder by hub id or folder, in float32. The paper's choice is microsoft/deberta-large, layer 16."""
+        encoder = AutoModel.from_pretrained(name, dtype=torch.float32).to(device)
+        return cls(encoder, AutoTokenizer.from_pretrained(name), name=name, layer=layer, baseline=baseline)
+
+    @torch.no_grad()
+    def __call__(self, candidates: Sequence[str], references: Sequence[str]) -> Matches:
+        """P, R and F of each candidate against its reference. Empty text on either side gives 0 (before rescaling)."""
+        if len(candidates) != len(references):
+            raise ValueError(f"{len(candidates)} candidates but {len(references)} references")
+        parts = [
+            self._batch(candidates[i : i + self.batch_size], references[i : i + self.batch_size])
+            for i in range(0, len(candidates), self.batch_size)
+        ]
+        precision, recall = (torch.cat([p[k] for p in parts]) if parts else torch.zeros(0) for k in (0, 1))
+        f1 = torch.where(precision + recall > 0, 2 * precision * recall / (precision + recall), 0.0)
+        return Matches(*(self._rescale(x) for x in (precision, recall, f1)))
+
+    def _batch(self, candidates: Sequence[str], references: Sequence[str]) -> tuple[Tensor, Tensor]:
+        return greedy_match(*self._embed(candidates), *self._embed(references))
+
+    def _embed(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit embeddings [B, S, H], attention mask [B, S], and the mask of tokens that count [B, S]."""
+        encoded = self.tokenizer(
+            [text.strip() for text in texts],
+            padding=True,
+            truncation=True,
+            max_length=self.max_tokens,
+            return_special_tokens_mask=True,
+            return_tensors="pt",
+        )
+        device = next(self.encoder.parameters()).device
+        mask = encoded["attention_mask"].bool()
+        counted = mask & ~encoded["special_tokens_mask"].bool()
+        output = self.encoder(
+            input_ids=encoded["input_ids"].to(device), attention_mask=mask.to(device), output_hidden_states=True
+        )
+        states = output.hidden_states
+        if not -len(states) <= self.layer < len(states):
+            raise ValueError(f"layer={self.layer} does not exist: the encoder has hidden states 0 … {len(states) - 1}")
+        embeddings = nn.functional.normalize(states[self.layer].float(), dim=-1).cpu()
+        return embeddings, mask, counted
+
+    def _rescale(self, values: Tensor) -> Tensor:
+        return values if self.baseline is None else (values - self.baseline) / (1 - self.baseline)
+
+
+def greedy_match(
+    candidate: Tensor, candidate_mask: Tensor, candidate_counted: Tensor,
+    reference: Tensor, reference_mask: Tensor, reference_counted: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Precision and recall [B] from unit embeddings [B, S, H] and [B, R, H].
+
+    ``*_mask``: tokens that may be matched; ``*_counted``: tokens that the averages run over. A side without counted
+    tokens makes both 0.
+    """
+    similarity = candidate @ reference.transpose(1, 2)  # [B, S, R]
+    allowed = candidate_mask.unsqueeze(2) & reference_mask.unsqueeze(1)
+    similarity = similarity.masked_fill(~allowed, -1.0)  # the least a cosine can be
+    precision = _mean(similarity.amax(dim=2), candidate_counted)
+    recall = _mean(similarity.amax(dim=1), reference_counted)
+    is_empty = ~(candidate_counted.any(dim=1) & reference_counted.any(dim=1))
+    return precision.masked_fill(is_empty, 0.0), recall.masked_fill(is_empty, 0.0)
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    return (values * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
+@dataclass(frozen=True)
+class BertScoreMeasure:
+    """Samples to |F| against the true suffix, as the paper uses it; in [0, 1] without a baseline."""
+
+    score: BertScore
+
+    def __call__(self, samples: Sequence[Sample]) -> list[float]:
+        matches = self.score([s.text for s in samples], [truth_text(s) for s in samples])
+        return matches.f1.abs().tolist()

@@ -1,0 +1,210 @@
+"""SacreBLEU for sentences, for corpora, and as a dense reward.
+
+Sentence BLEU uses effective order (an order without n-grams is left out), so identical short texts score 100; corpus
+BLEU does not, as usual. Tokens are sacrebleu's 13a words unless said otherwise. The statistics are integers; one pure
+function of sacrebleu turns them into a score.
+
+BLEU is easily gamed when its opposite is rewarded: empty text scores 0, so do "the the the …" and almost a random text.
+Never use N-BLEU without the guards and the fluency measures beside it. This module knows nothing about guards.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import sacrebleu
+from sacrebleu.metrics import BLEU
+
+from ppo.types import Sample
+
+from .samples import content_ids, truth_ids, truth_text
+
+ORDER = 4
+Accrual = Literal["brevity", "linear"]
+Decode = Callable[[Sequence[int]], str]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """All n-grams (n = 1 … 4) of one token sequence, and its length."""
+
+    ngrams: Counter[tuple[Hashable, ...]]
+    length: int
+
+
+def count_ngrams(tokens: Sequence[Hashable]) -> Counts:
+    grams = (tuple(tokens[i : i + n]) for n in range(1, ORDER + 1) for i in range(len(tokens) - n + 1))
+    return Counts(Counter(grams), len(tokens))
+
+
+def score(correct: Sequence[int], total: Sequence[int], length: int, reference_length: int) -> float:
+    """Sentence BLEU 0 … 100 from n-gram statistics: sacrebleu's exponential smoothing, effective order."""
+    return BLEU.compute_bleu(
+        list(correct), list(total), length, reference_length, smooth_method="exp", effective_order=True
+    ).score
+
+
+def prefix_scores(
+    tokens: Sequence[Hashable], reference: Counts, *, accrual: Accrual = "brevity", floor: float = 0.0
+) -> list[float]:
+    """BLEU of every prefix of ``tokens``, length N+1; the first is that of no tokens, the last the sentence's BLEU.
+
+    Statistics are updated with each token, so the cost is linear in N. "brevity" is plain BLEU: the brevity penalty
+    keeps it near 0 until the prefix nears the reference's length. "linear" leaves the penalty out and lets the score
+    grow with the share of tokens instead: precision(i) * penalty(N) * i/N; the last entry is the same. Scores below
+    ``floor`` are raised to it.
+    """
+    correct, total = [0] * ORDER, [0] * ORDER
+    seen: Counter[tuple[Hashable, ...]] = Counter()
+    scores = [floor]
+    penalty = _brevity_penalty(len(tokens), reference.length)
+    for i in range(1, len(tokens) + 1):
+        for n in range(1, min(ORDER, i) + 1):
+            gram = tuple(tokens[i - n : i])
+            total[n - 1] += 1
+            correct[n - 1] += seen[gram] < reference.ngrams[gram]  # clipped: no more matches than the reference has
+            seen[gram] += 1
+        if accrual == "linear":
+            value = score(correct, total, reference.length, reference.length) * penalty * i / len(tokens)
+        else:
+            value = score(correct, total, i, reference.length)
+        scores.append(max(value, floor))
+    return scores
+
+
+def _brevity_penalty(length: int, reference_length: int) -> float:
+    return BLEU.compute_bleu([0], [0], length, reference_length, max_ngram_order=1).bp
+
+
+class Bleu:
+    """Sentence and corpus BLEU over text; keeps the n-grams of every reference it has seen."""
+
+    def __init__(self, *, is_lowercased: bool = False) -> None:
+        self._sentence = BLEU(effective_order=True, lowercase=is_lowercased)
+        self._corpus = BLEU(lowercase=is_lowercased)
+        self._references: dict[str, Counts] = {}
+        case = "lc" if is_lowercased else "mixed"
+        self.signature = f"BLEU|nrefs:1|case:{case}|eff:yes|tok:13a|smooth:exp|version:{sacrebleu.__version__}"
+        self.corpus_signature = self.signature.replace("eff:yes", "eff:no")
+
+    def words(self, text: str) -> list[str]:
+        """The 13a tokens of a text, as sacrebleu makes them."""
+        text = text.lower() if self._sentence.lowercase else text
+        return self._sentence.tokenizer(text.rstrip()).split()
+
+    def reference(self, text: str) -> Counts:
+        """The n-grams of a reference, counted once."""
+        if text not in self._references:
+            self._references[text] = count_ngrams(self.words(text))
+        return self._references[text]
+
+    def sentence(self, candidate: str, reference: str) -> float:
+        """BLEU of one text, 0 … 100; empty text scores 0, identical non-empty text 100 at any length."""
+        counts, truth = count_ngrams(self.words(candidate)), self.reference(reference)
+        correct, total = [0] * ORDER, [0] * ORDER
+        for gram, count in counts.ngrams.items():
+            total[len(gram) - 1] += count
+            correct[len(gram) - 1] += min(count, truth.ngrams[gram])
+        return score(correct, total, counts.length, truth.length)
+
+    def corpus(self, candidates: Sequence[str], references: Sequence[str]) -> float:
+        """BLEU of all texts together, 0 … 100 (no effective order). ValueError on lists of different or zero length."""
+        if len(candidates) != len(references) or not candidates:
+            raise ValueError(
+                f"{len(candidates)} candidates and {len(references)} references: need as many, at least one"
+            )
+        return self._corpus.corpus_score(list(candidates), [list(references)]).score
+
+
+def n_bleu(bleu: float) -> float:
+    """Negative BLEU, 100 - BLEU; above about 97.6 (a random text) it means degenerate output, not better forgetting."""
+    return 100.0 - bleu
+
+
+@dataclass(frozen=True)
+class BleuMeasure:
+    """Samples to BLEU / 100 against the true suffix, in [0, 1].
+
+    ``floor`` (0 … 100): the BLEU that a model reaches by chance; only what lies above it counts, so nothing is to be
+    won below.
+    """
+
+    bleu: Bleu = field(default_factory=Bleu)
+    floor: float = 0.0
+
+    def __call__(self, samples: Sequence[Sample]) -> list[float]:
+        scores = [min(self.bleu.sentence(s.text, truth_text(s)), 100.0) for s in samples]  # an exact copy may round up
+        return [max(0.0, score - self.floor) / 100 for score in scores]
+
+
+@dataclass(frozen=True)
+class DenseBleuMeasure:
+    """Samples to token rewards: by how much each token raises the BLEU / 100 of the response so far.
+
+    They sum to the sequence's BLEU / 100 (above ``floor``). With ``decode`` (ids to text without special tokens, as the
+    trainer made ``sample.text``) the tokens of BLEU are words, and a word counts at the token that ends it. Without it
+    BLEU is taken over token ids, EOS left out.
+    """
+
+    decode: Decode | None = None
+    bleu: Bleu = field(default_factory=Bleu)
+    accrual: Accrual = "linear"
+    floor: float = 0.0
+
+    def __call__(self, samples: Sequence[Sample]) -> list[list[float]]:
+        return [self._one(sample) for sample in samples]
+
+    def _one(self, sample: Sample) -> list[float]:
+        rewards = [0.0] * len(sample.ids)
+        if self.decode is None:
+            tokens: Sequence[Hashable] = content_ids(sample)
+            reference, places = count_ngrams(truth_ids(sample)), list(range(len(tokens)))
+        else:
+            words = self.bleu.words(sample.text)
+            reference = self.bleu.reference(truth_text(sample))
+            tokens, places = words, word_places(words, sample.text, token_ends(sample, self.decode))
+        scores = prefix_scores(tokens, reference, accrual=self.accrual, floor=self.floor)
+        for place, before, after in zip(places, scores, scores[1:], strict=False):
+            rewards[place] += (after - before) / 100
+        return rewards
+
+
+def token_ends(sample: Sample, decode: Decode) -> list[int]:
+    """Where each response token ends in ``sample.text``, in characters; never falls, the last is the text's length.
+
+    Tokens are decoded one by one; only where they do not add up to the text (characters split over tokens) every prefix
+    is decoded.
+    """
+    ends, end = [], 0
+    pieces = [decode([token]) for token in sample.ids]
+    if "".join(pieces) == sample.text:
+        for piece in pieces:
+            end += len(piece)
+            ends.append(end)
+        return ends
+    for i in range(1, len(sample.ids) + 1):
+        end = max(end, min(len(decode(sample.ids[:i])), len(sample.text)))
+        ends.append(end)
+    return [*ends[:-1], len(sample.text)]
+
+
+def word_places(words: Sequence[str], text: str, ends: Sequence[int]) -> list[int]:
+    """For every word the index of the token in which it ends.
+
+    Words and text are matched by counting characters that are no white space. 13a changes that count only in texts with
+    HTML entities or hyphens at line ends; there the places are scaled, so a word may be credited a token off.
+    """
+    filled = [0]
+    for character in text:
+        filled.append(filled[-1] + (not character.isspace()))
+    at_token = [filled[end] for end in ends]
+    total = sum(map(len, words))
+    places, done = [], 0
+    for word in words:
+        done += len(word)
+        places.append(bisect_left(at_token, -(-done * filled[-1] // total)))
+    return places

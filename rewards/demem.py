@@ -1,0 +1,103 @@
+"""The rewards of DeMem by name: the paper's, and our default recipe.
+
+The paper's is minus a similarity to the true suffix, nothing else. It can be won by empty, looping or garbled text, and
+it goes on paying below the similarity that a model reaches by chance; ours closes both ways. This module only composes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ppo.types import Sample
+
+from .bertscore import BertScore, BertScoreMeasure
+from .bleu import Accrual, Bleu, BleuMeasure, Decode, DenseBleuMeasure
+from .combine import Reward, Term
+from .guards import ONLY_EMPTY, Guards
+from .repetition import repeated_share, repeats
+from .samples import content_ids, has_truth, truth_ids
+
+
+def paper(encoder: BertScore | None = None, *, guards: Guards | None = ONLY_EMPTY) -> Reward:
+    """-|BERTScore F1| (Kassem et al. 2023, sec. 3.2); without an encoder, -BLEU/100.
+
+    Empty text gets the worst score, which the published code forgot; ``guards=None`` is the code as it ran.
+    """
+    if encoder is None:
+        bleu = Bleu()
+        return Reward((Term("bleu", -1.0, BleuMeasure(bleu), signature=bleu.signature),), guards)
+    return Reward((Term("bertscore", -1.0, BertScoreMeasure(encoder), signature=encoder.signature),), guards)
+
+
+def default(
+    *,
+    bleu_weight: float = 1.0,
+    bleu_floor: float = 0.0,
+    repetition_weight: float = 0.5,
+    repetition_order: int = 2,
+    dense: Literal["no", "words", "tokens"] = "no",
+    decode: Decode | None = None,
+    accrual: Accrual = "linear",
+    guards: Guards | None = Guards(),  # noqa: B008 (frozen)
+    worst: float | None = None,
+) -> Reward:
+    """-bleu_weight * (BLEU above the floor)/100 - repetition_weight * (repeated n-grams beyond the truth's), guarded.
+
+    bleu_weight        of BLEU/100 against the true suffix
+    bleu_floor         0 … 100, the BLEU that the model reaches by chance: below it nothing is to be won
+    repetition_weight  of the share of repeated n-grams in excess of the true suffix's; 0 leaves the term out
+    repetition_order   n of those n-grams
+    dense              "no": one score a response. "words": each token gets the BLEU it adds, over words; needs
+                       ``decode`` (ids to text without special tokens). "tokens": the same over token ids. Repetition is
+                       dense too
+    accrual            how a dense BLEU grows, see :func:`rewards.bleu.prefix_scores`
+    worst              what guarded responses get; None: the lowest value the terms can reach
+    """
+    if dense == "words" and decode is None:
+        raise ValueError("dense='words' needs decode, a function from token ids to text; or take dense='tokens'")
+    bleu = Bleu()
+    top = (100 - bleu_floor) / 100
+    signature = f"{bleu.signature}|floor:{bleu_floor:g}"
+    if dense == "no":
+        term = Term("bleu", -bleu_weight, BleuMeasure(bleu, bleu_floor), 0.0, top, signature)
+    else:
+        measure = DenseBleuMeasure(decode if dense == "words" else None, bleu, accrual, bleu_floor)
+        term = Term("bleu", -bleu_weight, measure, 0.0, top, f"{signature}|dense:{dense}|accrual:{accrual}")
+    if repetition_weight == 0:
+        return Reward((term,), guards, worst)
+    repetition = RepetitionMeasure(repetition_order, is_dense=dense != "no")
+    return Reward(
+        (term, Term("repetition", -repetition_weight, repetition, signature=repetition.signature)), guards, worst
+    )
+
+
+@dataclass(frozen=True)
+class RepetitionMeasure:
+    """Share of repeated n-grams of the response (token ids, EOS left out) in excess of the true suffix's, in [0, 1].
+
+    Dense: the same number, parted evenly over the tokens that end a repeated n-gram.
+    """
+
+    order: int = 2
+    is_dense: bool = False
+
+    @property
+    def signature(self) -> str:
+        return f"repetition|n:{self.order}|unit:token|excess-over-truth|dense:{'yes' if self.is_dense else 'no'}"
+
+    def __call__(self, samples: Sequence[Sample]) -> list[float] | list[list[float]]:
+        excesses = [self._excess(sample) for sample in samples]
+        if not self.is_dense:
+            return excesses
+        return [self._spread(sample, excess) for sample, excess in zip(samples, excesses, strict=True)]
+
+    def _excess(self, sample: Sample) -> float:
+        truth = truth_ids(sample) if has_truth(sample) else ()
+        return max(0.0, repeated_share(content_ids(sample), self.order) - repeated_share(truth, self.order))
+
+    def _spread(self, sample: Sample, excess: float) -> list[float]:
+        flags = repeats(content_ids(sample), self.order)
+        share = excess / max(sum(flags), 1)
+        return [share * flag for flag in flags] + [0.0] * (len(sample.ids) - len(flags))

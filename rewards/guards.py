@@ -1,0 +1,88 @@
+"""Guards: responses that win a similarity reward by being broken get the worst score instead.
+
+Empty, too short, looping, repetitive and garbled responses are named here and nowhere else. What the true suffix does
+itself (a table repeats, a log has control characters) is no fault of a response: only the excess over the truth counts.
+This module does not know what the worst score is.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ppo.types import Sample
+
+from .repetition import loop_share, repeated_share
+from .samples import content_ids, has_truth, truth_ids
+
+REPLACEMENT = "\ufffd"
+
+
+@dataclass(frozen=True)
+class Guards:
+    """Limits of an acceptable response; None switches a guard off. Shares are in [0, 1].
+
+    min_tokens          response tokens without EOS
+    max_repeated_share  excess of repeated bigrams over the truth's
+    max_loop_share      excess of tokens in one loop (a period of at most 12 tokens, 3 rounds or more)
+    max_garbled_share   characters that are replacement, control, private or unassigned ones
+    """
+
+    min_tokens: int | None = 5
+    max_repeated_share: float | None = 0.5
+    max_loop_share: float | None = 0.5
+    max_garbled_share: float | None = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("max_repeated_share", "max_loop_share", "max_garbled_share"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"Guards.{name}={value!r} must lie in [0, 1], or be None to switch it off")
+        if self.min_tokens is not None and self.min_tokens < 0:
+            raise ValueError(f"Guards.min_tokens={self.min_tokens!r} must be at least 0, or None to switch it off")
+
+    def reason(self, sample: Sample) -> str | None:
+        """The first guard that the sample breaks ("empty", "short", "garbled", "loop", "repeated"), or None.
+
+        Empty text (white space only) is always a fault.
+        """
+        tokens = content_ids(sample)
+        truth = truth_ids(sample) if has_truth(sample) else ()
+        if not tokens or not sample.text.strip():
+            return "empty"
+        if self.min_tokens is not None and len(tokens) < self.min_tokens:
+            return "short"
+        if self.max_garbled_share is not None and garbled_share(sample.text) > self.max_garbled_share:
+            return "garbled"
+        if self.max_loop_share is not None and loop_share(tokens) - loop_share(truth) > self.max_loop_share:
+            return "loop"
+        if self.max_repeated_share is not None:
+            excess = repeated_share(tokens, 2) - repeated_share(truth, 2)
+            return "repeated" if excess > self.max_repeated_share else None
+        return None
+
+    def reasons(self, samples: Sequence[Sample]) -> list[str | None]:
+        """:meth:`reason` of every sample."""
+        return [self.reason(sample) for sample in samples]
+
+    @property
+    def signature(self) -> str:
+        limits = [("short", self.min_tokens), ("garbled", self.max_garbled_share)]
+        limits += [("loop", self.max_loop_share), ("repeated", self.max_repeated_share)]
+        return "guards|empty" + "".join(f"|{name}:{value}" for name, value in limits if value is not None)
+
+
+ONLY_EMPTY = Guards(min_tokens=None, max_repeated_share=None, max_loop_share=None, max_garbled_share=None)
+"""The one guard that no run should go without: empty text."""
+
+
+def garbled_share(text: str) -> float:
+    """Share of characters that no reader can use: U+FFFD, control (but white space), private, unassigned; in [0, 1]."""
+    return sum(map(_is_garbled, text)) / len(text) if text else 0.0
+
+
+def _is_garbled(character: str) -> bool:
+    if character == REPLACEMENT:
+        return True
+    return not character.isspace() and unicodedata.category(character) in ("Cc", "Cn", "Co", "Cs")

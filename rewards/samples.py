@@ -1,0 +1,41 @@
+"""What a reward reads from a sample: the true suffix, as text and as token ids.
+
+A row of the forget set carries "suffix" (text) and "suffix_ids" (token ids); a row without them (a retain prompt) has
+no truth. This module knows nothing about any metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ppo.types import Sample
+
+
+def truth_text(sample: Sample) -> str:
+    """The true suffix as text; ValueError when the row has none."""
+    value = sample.row.get("suffix")
+    if not isinstance(value, str):
+        raise ValueError(_missing(sample, "suffix", "the true suffix as a string", value))
+    return value
+
+
+def truth_ids(sample: Sample) -> Sequence[int]:
+    """The true suffix as token ids; ValueError when the row has none."""
+    value = sample.row.get("suffix_ids")
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(_missing(sample, "suffix_ids", "the true suffix as a list of token ids", value))
+    return value
+
+
+def has_truth(sample: Sample) -> bool:
+    """Whether the row carries the token ids of a true suffix."""
+    return sample.row.get("suffix_ids") is not None
+
+
+def content_ids(sample: Sample) -> list[int]:
+    """The response's token ids without the EOS that ended it."""
+    return sample.ids[:-1] if sample.is_ended else sample.ids
+
+
+def _missing(sample: Sample, key: str, meaning: str, value: object) -> str:
+    return f"the row of prompt {sample.prompt[:40]!r} has {key}={value!r}: this reward needs {meaning} under {key!r}"
