@@ -30,7 +30,6 @@ from typing import Any
 
 import torch
 import transformers
-from models.load import LoadedModel, load
 
 import ppo
 from data.study import Study, load_study
@@ -38,6 +37,7 @@ from eval.evaluate import Evaluation, evaluate, probe
 from eval.report import render_page, render_table
 from eval.results import read_before, read_results, write_json, write_results
 from eval.settings import Settings
+from models.load import LoadedModel, load
 from models.memorise import memorise
 from ppo.backbone import vocabulary_size
 from ppo.config import check_types, require
@@ -263,7 +263,8 @@ def run_memorise(run: Run) -> None:
     run.loaded.model.save_pretrained(run.out / "model")
     run.loaded.tokenizer.save_pretrained(run.out / "model")
     write_json(run.out / "memorise.json", {"meta": describe(run), "history": history})
-    say(f"model: {run.out / 'model'}")
+    reached = history[-1]["share"]
+    say(f"model: {run.out / 'model'}; {reached:.1%} of {len(chosen)} passages come back, see memorise.json")
 
 
 COMMANDS: dict[str, Callable[[Run], None]] = {

@@ -37,8 +37,9 @@ def memorise(
     batch         passages in one update
     use_bfloat16  autocast for the forward and backward pass
 
-    Dropout stays off: it only slows memorising. Raises ValueError for a passage without variants or one shorter than
-    two tokens, and RuntimeError when ``max_epochs`` pass without reaching the target.
+    Dropout stays off: it only slows memorising. The last record holds the share that was reached, which is less than
+    ``target`` when ``max_epochs`` ran out. Raises ValueError for a passage without variants or one shorter than two
+    tokens.
     """
     for index, choices in enumerate(variants):
         if not choices or min(len(sequence) for sequence in choices) < 2:
@@ -48,7 +49,6 @@ def memorise(
     backbone, device = Backbone(model), next(model.parameters()).device
     history: list[dict[str, float]] = []
     model.eval()
-    share = 0.0
     for epoch in range(1, max_epochs + 1):
         losses = []
         for sequences in _batches(variants, batch, generator):
@@ -62,15 +62,12 @@ def memorise(
             losses.append(float(loss.detach()))
         record = {"epoch": float(epoch), "loss": sum(losses) / len(losses)}
         if epoch % check_every_epochs == 0 or epoch == max_epochs:
-            share = record["share"] = measure()
+            record["share"] = measure()
         history.append(record)
         say(f"epoch {epoch}: " + ", ".join(f"{name} {value:.3f}" for name, value in record.items() if name != "epoch"))
-        if share >= target:
-            return history
-    raise RuntimeError(
-        f"after {max_epochs} epochs {share:.1%} is memorised, less than the target of {target:.1%}: "
-        "raise the learning rate or the number of epochs"
-    )
+        if record.get("share", 0.0) >= target:
+            break
+    return history
 
 
 def lm_loss(backbone: Backbone, ids: Tensor, mask: Tensor) -> Tensor:

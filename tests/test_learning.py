@@ -60,11 +60,11 @@ def test_retain_text_is_kept(kind):
     def text_loss(**changes):
         trainer, score = final_score(TOY.replace(retain_tokens=16, retain_sequences=2, **changes), retain=[text])
         ids = torch.tensor([text])
-        return float(trainer.model(input_ids=ids, labels=ids).loss), score
+        return trainer.model(input_ids=ids, labels=ids).loss.item(), score
 
     start = tiny_gpt2(0, eos=None).eval()
     ids = torch.tensor([text])
-    before = float(start(input_ids=ids, labels=ids).loss)
+    before = start(input_ids=ids, labels=ids).loss.item()
     forgotten, _ = text_loss()
     kept, score = text_loss(retain_coef=1.0, retain_loss=kind)
     assert forgotten > before + 0.5
