@@ -53,7 +53,7 @@ class Options:
 
     model: str = "lab"  # lab, lab:deduplicated, lab:retain-only, a hub id, a folder, or a .gguf file
     data: str = "lab"  # lab, a folder of challenge .npy files, a .csv or a .jsonl file
-    data_split: str = "val"  # which of a folder's .npy files
+    data_split: str | None = None  # which of a folder's .npy files (none: the only one, or val)
     retain: tuple[str, ...] = ()  # text or .jsonl files to keep; none: Python's own documentation
     num_forget: int = 32  # passages to unlearn, where the data names no groups
     num_holdout: int = 32  # memorised passages that unlearning never sees; no 20-gram shared with the former

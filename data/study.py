@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from .lab import lab_holdout, lab_passages, lab_retain
-from .passages import Passage, load_passages
-from .retain import load_retain
-from .splits import leak_free_split
+from data.lab import lab_holdout, lab_retain
+from data.passages import load_passages
+from data.retain import load_retain
+from data.splits import leak_free_split, split_holdout
+from data.types import Passage
 
 GENERAL_TOKENS = 128  # length of a retain or holdout sequence
+HOLDOUT_SHARE = 0.2  # of the text to keep, where the caller brings it
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def load_study(
     tokenizer: Any,
     vocab_size: int,
     *,
-    split: str = "val",
+    split: str | None = None,
     retain: Sequence[str] = (),
     num_forget: int = 32,
     num_holdout: int = 32,
@@ -50,13 +51,12 @@ def load_study(
     drawn, by ``seed``, where the data names no groups. Raises ValueError that names file, place and remedy.
     """
     if retain:
-        kept, held = load_retain([Path(path) for path in retain], tokenizer, GENERAL_TOKENS)
+        chunks = load_retain(retain, tokenizer, GENERAL_TOKENS)
+        kept, held = split_holdout(chunks, holdout_share=HOLDOUT_SHARE, seed=seed)
     else:
         kept, held = lab_retain(tokenizer, GENERAL_TOKENS), lab_holdout(tokenizer, GENERAL_TOKENS)
-    if data == "lab":
-        return Study(lab_passages(tokenizer), kept, held)
     passages = load_passages(data, tokenizer, vocab_size, split=split)
     if {p.group for p in passages} == {"forget"}:
-        forget, holdout = leak_free_split(passages, num_forget, num_holdout, seed=seed)
-        passages = [replace(p, group="forget") for p in forget] + [replace(p, group="forget_holdout") for p in holdout]
+        groups = leak_free_split(passages, {"forget": num_forget, "forget_holdout": num_holdout}, seed=seed)
+        passages = [replace(p, group=name) for name, members in groups.items() for p in members]
     return Study(passages, kept, held)

@@ -1,0 +1,70 @@
+"""Reading untrusted text, CSV and JSONL files row by row, with errors that name file and line.
+
+A row comes with its place ("rows.csv, line 3") for later errors. Lines are decoded one by one and bounded in length, so
+a hostile file cannot fill the memory at once. This module knows nothing about passages or tokenizers.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+MAX_LINE_BYTES = 16 * 2**20
+Place = str
+"""Where a row stands, for error messages: "rows.csv, line 3"."""
+
+
+def text_lines(path: Path) -> Iterator[tuple[Place, str]]:
+    """(place, line with its line end) of a UTF-8 file, a byte-order mark left out; ValueError names file and line."""
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file; check the path")
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), start=1):
+            place = f"{path}, line {number}"
+            if len(line) > MAX_LINE_BYTES:
+                raise ValueError(f"{place} is longer than {MAX_LINE_BYTES} bytes; is this a text file?")
+            try:
+                yield place, line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{place} is not UTF-8 ({error}); convert the file to UTF-8") from error
+
+
+def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[Place, dict[str, str]]]:
+    """(place, row) of a CSV file with a header line that names at least ``columns``.
+
+    ValueError names file, line and remedy for a missing or repeated column, a wrong number of fields, broken quoting.
+    """
+    reader = csv.reader((line for _, line in text_lines(path)), strict=True)
+    try:
+        header = next(reader, [])
+        for column in columns:
+            if header.count(column) != 1:
+                raise ValueError(
+                    f"{path}, line 1: the header {header} must name the column {column!r} once; "
+                    f"expected columns: {', '.join(columns)}"
+                )
+        for fields in reader:
+            place = f"{path}, line {reader.line_num}"
+            if fields and len(fields) != len(header):
+                raise ValueError(f"{place} has {len(fields)} fields, the header has {len(header)}; check commas and quotes")
+            if fields:
+                yield place, dict(zip(header, fields, strict=True))
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num} is malformed CSV ({error}); check its quotes") from error
+
+
+def jsonl_rows(path: Path) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """(place, object) of a JSON-lines file; blank lines are skipped. ValueError names file and line."""
+    for place, line in text_lines(path):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"{place} is malformed JSON ({error}); write one object a line") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{place} holds a {type(row).__name__}; write one JSON object a line")
+        yield place, row

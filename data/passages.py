@@ -1,0 +1,162 @@
+"""Loading passages: a folder of challenge ``.npy`` files, a CSV, a JSONL file, or the built-in lab.
+
+Text rows become token ids like this: the whole text (pre-prefix + prefix + suffix) is encoded once, as a model meets
+it in training, and cut where the parts meet, by the tokenizer's character offsets. A token that straddles a cut belongs
+to the later part, so a prompt never holds a character of the text that it is tested on. Ids are counted by the model's
+own tokenizer and carry no special tokens. Rows that bring ids keep them. This module knows nothing about models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.challenge import find_split, read_challenge
+from data.files import Place, csv_rows, jsonl_rows
+from data.lab import lab_passages
+from data.types import Passage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["Passage", "load_passages"]
+PARTS = ("pre_prefix", "prefix", "suffix")
+_GPT2_PROBES = {" the": 262, " and": 290, " of": 286}
+
+
+def load_passages(
+    spec: str | Path,
+    tokenizer: PreTrainedTokenizerBase,
+    vocab_size: int,
+    *,
+    split: str | None = None,
+    limit: int | None = None,
+) -> list[Passage]:
+    """Passages in the order of the file, at most ``limit``.
+
+    ``spec``: "lab", a folder of challenge files (GPT-2 vocabulary; ``split`` defaults to "val"), a ``.csv`` with columns
+    ``pre_prefix,prefix,suffix``, or a ``.jsonl`` whose rows hold those as text or as ``*_ids`` (ids win where both are
+    given; ``pre_prefix``, ``id``, ``group`` and ``kind`` may be left out, other keys are not read). ``vocab_size`` is
+    the model's. ValueError names file and row, the value and the remedy.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit} must be at least 1")
+    path = Path(spec)
+    if str(spec) == "lab":
+        passages = lab_passages(tokenizer)[:limit]
+        places = [f"lab record {passage.id}" for passage in passages]
+    elif path.is_dir():
+        places, passages = _from_challenge(path, tokenizer, split, limit)
+    elif path.suffix == ".csv":
+        rows = islice(csv_rows(path, PARTS), limit)
+        places, passages = _collect((place, _from_text(row, place, tokenizer)) for place, row in rows)
+    elif path.suffix in (".jsonl", ".ndjson"):
+        places, passages = _collect((place, _from_json(row, place, tokenizer)) for place, row in islice(jsonl_rows(path), limit))
+    else:
+        raise ValueError(f"--data {str(spec)!r} is neither 'lab', a folder, a .csv nor a .jsonl file; check the path")
+    return _checked(spec, places, passages, vocab_size)
+
+
+def cut_text(text_parts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, ...]]:
+    """Token ids of each part of a text that is encoded as a whole.
+
+    A token belongs to the part that holds its last character. ``["ab", "cd"]`` with tokens "a", "bc", "d" gives "a" and
+    "bc", "d". ValueError for a tokenizer without character offsets.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(f"{type(tokenizer).__name__} gives no character offsets; use a fast tokenizer or rows with *_ids")
+    text = "".join(text_parts)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    ids, ends = encoded["input_ids"], [end for _, end in encoded["offset_mapping"]]
+    cuts, boundary = [0], 0
+    for part in text_parts[:-1]:
+        boundary += len(part)
+        cuts.append(next((i for i, end in enumerate(ends) if end > boundary), len(ids)))
+    cuts.append(len(ids))
+    return [tuple(ids[start:stop]) for start, stop in zip(cuts, cuts[1:], strict=False)]
+
+
+def _collect(rows: Any) -> tuple[list[Place], list[Passage]]:
+    """Places and passages of numbered rows; a passage without an id gets its row number (from 0)."""
+    places, passages = [], []
+    for number, (place, passage) in enumerate(rows):
+        places.append(place)
+        passages.append(passage if passage.id else replace(passage, id=f"row-{number:05d}"))
+    return places, passages
+
+
+def _from_challenge(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, split: str | None, limit: int | None
+) -> tuple[list[Place], list[Passage]]:
+    for text, expected in _GPT2_PROBES.items():
+        ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        if ids != [expected]:
+            raise ValueError(
+                f"{folder} holds GPT-2 token ids, but the model's tokenizer encodes {text!r} as {ids}, not [{expected}]; "
+                "give the passages as text (val.csv) to a model with another vocabulary"
+            )
+    split = find_split(folder, split)
+    arrays = read_challenge(folder, split, limit)
+    places, passages = [], []
+    rows = zip(*(arrays[part].tolist() for part in ("preprefix", "prefix", "suffix")), strict=True)
+    for number, parts in enumerate(rows):
+        places.append(f"{folder}, split {split}, row {number}")
+        passages.append(Passage(f"{split}-{number:05d}", *map(tuple, parts)))
+    return places, passages
+
+
+def _from_text(row: dict[str, Any], place: Place, tokenizer: PreTrainedTokenizerBase) -> Passage:
+    parts = [row.get(part, "") for part in PARTS]
+    for part, value in zip(PARTS, parts, strict=True):
+        if not isinstance(value, str):
+            raise ValueError(f"{place}: {part} is {value!r:.80}; it must be a string")
+    return Passage(_label(row, "id", "", place), *cut_text(parts, tokenizer))
+
+
+def _from_json(row: dict[str, Any], place: Place, tokenizer: PreTrainedTokenizerBase) -> Passage:
+    if "prefix_ids" in row or "suffix_ids" in row:
+        parts = (_id_field(row, part, place) for part in PARTS)
+        passage = Passage(_label(row, "id", "", place), *parts)
+    elif "prefix" in row and "suffix" in row:
+        passage = _from_text(row, place, tokenizer)
+    else:
+        raise ValueError(f"{place} has the keys {sorted(row)}; it needs prefix and suffix, or prefix_ids and suffix_ids")
+    return replace(passage, group=_label(row, "group", "forget", place), kind=_label(row, "kind", "", place))
+
+
+def _id_field(row: dict[str, Any], part: str, place: Place) -> tuple[int, ...]:
+    value = row.get(f"{part}_ids", [])
+    if not isinstance(value, list) or not all(type(token) is int for token in value):
+        raise ValueError(f"{place}: {part}_ids is {value!r:.80}; it must be a list of whole numbers")
+    return tuple(value)
+
+
+def _label(row: dict[str, Any], key: str, default: str, place: Place) -> str:
+    value = row.get(key, default)
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise ValueError(f"{place}: {key} is {value!r:.80}; it must be a string")
+    return str(value)
+
+
+def _checked(
+    spec: str | Path, places: Sequence[Place], passages: list[Passage], vocab_size: int
+) -> list[Passage]:
+    """The same passages, if all of them can be used."""
+    if not passages:
+        raise ValueError(f"{spec} holds no passages; give at least one row")
+    seen: dict[str, Place] = {}
+    for place, passage in zip(places, passages, strict=True):
+        for part in ("prefix", "suffix"):
+            if not getattr(passage, part):
+                raise ValueError(f"{place}: the {part} is empty; every passage needs at least one token of it")
+        low, high = min(passage.ids), max(passage.ids)
+        if low < 0 or high >= vocab_size:
+            bad = low if low < 0 else high
+            raise ValueError(f"{place}: token id {bad} lies outside the model's vocabulary of {vocab_size} tokens")
+        if passage.id in seen:
+            raise ValueError(f"{place}: the id {passage.id!r} stands already at {seen[passage.id]}; ids must be unique")
+        seen[passage.id] = place
+    return passages

@@ -1,0 +1,44 @@
+"""Text to keep: general text that unlearning must not damage, from text files or JSONL, as chunks of token ids.
+
+Splitting it into retain and holdout is ``data.splits.split_holdout``. This module knows nothing about models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data.files import jsonl_rows, text_lines
+from data.lab import chunks
+
+if TYPE_CHECKING:
+    from ppo.types import Tokenizer
+
+
+def load_retain(paths: Sequence[str | Path], tokenizer: Tokenizer, length_tokens: int) -> list[list[int]]:
+    """Chunks of exactly ``length_tokens`` ids, in the order of the files; the rest of each document is dropped.
+
+    A ``.jsonl`` file holds a document a row under "text"; any other file is one document of UTF-8 text. ValueError names
+    file and line for what cannot be read, and tells when there is too little text for a single chunk.
+    """
+    paths = [Path(path) for path in paths]
+    if not paths:
+        raise ValueError("no retain files were given; name at least one text or .jsonl file")
+    pieces = chunks(tokenizer, (text for path in paths for text in documents(path)), length_tokens)
+    if not pieces:
+        names = ", ".join(map(str, paths))
+        raise ValueError(f"{names}: no document is {length_tokens} tokens long; give more text or a shorter length")
+    return pieces
+
+
+def documents(path: Path) -> Iterator[str]:
+    """The documents of one file."""
+    if path.suffix not in (".jsonl", ".ndjson"):
+        yield "".join(line for _, line in text_lines(path))
+        return
+    for place, row in jsonl_rows(path):
+        text = row.get("text")
+        if not isinstance(text, str):
+            raise ValueError(f"{place} has the keys {sorted(row)}; it needs a string under 'text'")
+        yield text

@@ -1,0 +1,38 @@
+"""The one record of this room: a passage that a model may have memorised. It knows nothing about files or models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Pre-prefix + prefix + suffix as token ids of one tokenizer (no special tokens).
+
+    ``id`` names the passage in every output file. ``pre_prefix`` may be empty. ``group`` is "forget", "forget_holdout"
+    (memorised, never used in unlearning), "keep" (memorised, must survive) or "never" (never trained on). ``kind`` is
+    the shape of a lab record, "" elsewhere. ``repeats``: how often the model met the record in training, 0 if unknown.
+    """
+
+    id: str
+    pre_prefix: tuple[int, ...]
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+    group: str = "forget"
+    kind: str = ""
+    repeats: int = 0
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        """What the attacker knows: the prefix."""
+        return self.prefix
+
+    @property
+    def long_prompt_ids(self) -> tuple[int, ...]:
+        """What a better informed attacker knows: pre-prefix + prefix."""
+        return self.pre_prefix + self.prefix
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The whole passage."""
+        return self.pre_prefix + self.prefix + self.suffix

@@ -1,0 +1,118 @@
+"""The program from outside: what bad input gets, and a short run on the lab from attack to report."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import demem
+
+ROOT = Path(demem.__file__).parent
+SHORT = ["--steps", "2", "--num-samples", "1", "--check-every", "1"]
+
+
+def fails(capsys, *arguments):
+    """Exit status 2 and one line on stderr, which is returned."""
+    assert demem.main(list(arguments)) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("demem: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--minibatch", "7"], "Config.minibatch=7 must divide"),
+        (["--learning-rate", "fast"], "--learning-rate takes FLOAT, not 'fast'"),
+        (["--steps", "0"], "Options.steps=0 must be at least 1"),
+        (["--preset", "best"], "Options.preset='best' must be one of default, paper"),
+        (["--model", "/nonexistent/model"], "/nonexistent/model"),
+        (["--data", "/nonexistent/data.csv"], "/nonexistent/data.csv"),
+        (["--retain", "/nonexistent/notes.txt"], "/nonexistent/notes.txt"),
+        (["--device", "tpu"], "--device tpu is not available"),
+        (["--response-length", "400"], "exceeds the model's context of 256"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(tmp_path, capsys, arguments, message):
+    command = "train" if "--response-length" in arguments else "attack"
+    assert message in fails(capsys, command, *arguments, "--out", str(tmp_path / "run"))
+
+
+def test_wrong_data_is_named(tmp_path, capsys):
+    path = tmp_path / "rows.csv"
+    path.write_text("prefix,ending\na,b\n")
+    line = fails(capsys, "attack", "--data", str(path), "--out", str(tmp_path / "run"))
+    assert "rows.csv" in line
+    assert "suffix" in line
+
+
+def test_a_folder_in_use_is_refused(tmp_path, capsys):
+    (tmp_path / "something").write_text("x")
+    assert "is not empty" in fails(capsys, "run", "--out", str(tmp_path))
+    assert "is a file" in fails(capsys, "run", "--out", str(tmp_path / "something"))
+    assert "holds no run" in fails(capsys, "report", "--out", str(tmp_path))
+    assert "holds no run" in fails(capsys, "evaluate", "--out", str(tmp_path))
+
+
+def test_an_unknown_option_is_argparse_s(tmp_path, capsys):
+    with pytest.raises(SystemExit) as error:
+        demem.main(["run", "--lerning-rate", "1"])
+    assert error.value.code == 2
+    assert "--lerning-rate" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_short_run_writes_everything(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert demem.main(["run", "--out", str(out), *SHORT]) == 0
+    names = {p.name for p in out.iterdir()}
+    wanted = {"config.json", "metrics.jsonl", "samples.jsonl", "evaluation.json", "passages.jsonl", "report.html"}
+    assert wanted | {"model"} <= names
+    results = json.loads((out / "evaluation.json").read_text())
+    assert results["before"]["summary"]["forget/exact"] >= 0.95
+    assert results["after"]["summary"].keys() == results["before"]["summary"].keys()
+    assert results["meta"]["seed"] == 0
+    assert "<script src" not in (out / "report.html").read_text()
+    assert "http" not in (out / "report.html").read_text().replace("http-equiv", "")
+    passages = [json.loads(line) for line in (out / "passages.jsonl").read_text().splitlines()]
+    assert len(passages) == sum(v for k, v in results["before"]["summary"].items() if k.endswith("/passages"))
+    assert all({"id", "truth", "before", "after"} <= p.keys() for p in passages)
+    assert "before" in capsys.readouterr().out
+    from transformers import AutoModelForCausalLM
+
+    _, info = AutoModelForCausalLM.from_pretrained(out / "model", output_loading_info=True)
+    assert not info["unexpected_keys"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_and_resume_give_the_bits_of_an_unbroken_run(tmp_path):
+    from safetensors.torch import load_file
+
+    options = ["--steps", "4", "--num-samples", "1", "--check-every", "4"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "demem.py", "train", *options, "--out"]
+    subprocess.run([*command, str(tmp_path / "whole")], cwd=ROOT, check=True, capture_output=True, env=environment)
+    broken = subprocess.Popen(
+        [*command, str(tmp_path / "broken")], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    metrics = tmp_path / "broken" / "metrics.jsonl"
+    deadline = time.time() + 300
+    while not metrics.exists() and time.time() < deadline:
+        time.sleep(0.02)
+    broken.send_signal(signal.SIGINT)
+    _, errors = broken.communicate(timeout=300)
+    assert broken.returncode == 130
+    assert "--resume --out" in errors
+    assert "Traceback" not in errors
+    subprocess.run(
+        [*command, str(tmp_path / "broken"), "--resume"], cwd=ROOT, check=True, capture_output=True, env=environment
+    )
+    whole, resumed = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "broken"))
+    assert all((whole[name] == resumed[name]).all() for name in whole)
+    assert len(metrics.read_text().splitlines()) == 4

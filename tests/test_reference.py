@@ -1,0 +1,76 @@
+"""References: the frozen copy, an adapter switched off, a callable."""
+
+from contextlib import contextmanager
+
+import torch
+
+from ppo.actor_critic import ActorCritic
+from ppo.config import Config, Sampling
+from ppo.reference import FrozenReference, adapter_off, freeze, make_reference
+from tests.fakes import random_rollout, tiny_gpt2
+
+GENERATION = random_rollout([4, 1, 6, 3], prompt_lengths=[2, 5, 3, 4]).generation
+
+
+def direct(model, sampling=Sampling()):
+    return ActorCritic(model, value_head=None).evaluate(GENERATION, sampling, chunk_tokens=100).logprobs.detach()
+
+
+def test_it_gives_the_training_forward_s_numbers_in_any_batching():
+    model = tiny_gpt2()
+    for tokens in (1, 12, 10_000):
+        reference = FrozenReference(model, Sampling(temperature=0.7), batch_tokens=tokens)
+        found = reference.logprobs(GENERATION, [])
+        assert torch.allclose(found, direct(model, Sampling(temperature=0.7)), atol=1e-5)
+        assert not found.requires_grad
+        assert not found[~GENERATION.mask].any()
+
+
+def test_freezing_copies_only_when_something_asks_for_it():
+    model = tiny_gpt2()
+    assert freeze(model, Config(kl_coef=0.0), has_own_reference=False) is None
+    assert freeze(model, Config(), has_own_reference=True) is None
+    copied = freeze(model, Config(), has_own_reference=False)
+    assert copied is not model
+    assert not any(p.requires_grad for p in copied.parameters())
+    kept = Config(kl_coef=0.0, retain_coef=1.0, retain_loss="kl")
+    assert freeze(model, kept, has_own_reference=True) is not None
+    assert make_reference(None, copied, Sampling(), kept) is None
+
+
+class WithAdapter(torch.nn.Module):
+    """What PEFT's models look like from outside: a base model and a context that switches the adapter off."""
+
+    def __init__(self):
+        super().__init__()
+        self.base = tiny_gpt2()
+        self.delta = torch.nn.Parameter(torch.zeros_like(self.base.transformer.wpe.weight))
+        self.base.transformer.wpe.register_forward_hook(self._add)
+        self.is_on = True
+
+    def _add(self, module, inputs, output):
+        return output + self.delta[inputs[0]] if self.is_on else output
+
+    def get_base_model(self):
+        return self.base
+
+    @contextmanager
+    def disable_adapter(self):
+        self.is_on = False
+        try:
+            yield
+        finally:
+            self.is_on = True
+
+
+def test_a_model_with_an_adapter_is_its_own_reference():
+    model = WithAdapter()
+    base = direct(tiny_gpt2())
+    assert freeze(model, Config(), has_own_reference=False) is model
+    with torch.no_grad():
+        model.delta += torch.randn(model.delta.shape, generator=torch.Generator().manual_seed(0))
+    assert not torch.allclose(direct(model), base, atol=1e-2)
+    assert torch.allclose(FrozenReference(model, Sampling()).logprobs(GENERATION, []), base, atol=1e-5)
+    assert not torch.allclose(direct(model), base, atol=1e-2)  # on again
+    with adapter_off(tiny_gpt2()):
+        pass

@@ -1,0 +1,77 @@
+"""The retain losses against plain loops."""
+
+import pytest
+import torch
+
+from ppo.backbone import Backbone
+from ppo.retain import RetainLoss, count_predictions
+from tests.fakes import tiny_gpt2
+
+TEXTS = [[2, 3, 4, 5, 6, 7, 8], [9, 10], [11, 12, 13, 14, 15, 16, 17, 18, 19, 20]]
+
+
+def make(kind, **changes):
+    arguments = {
+        "kind": kind, "reference": tiny_gpt2(7).eval(), "num_sequences": 3, "length": 6, "chunk_tokens": 4,
+        "generator": torch.Generator().manual_seed(0),
+    }  # fmt: skip
+    return RetainLoss(TEXTS, **(arguments | changes))
+
+
+def naive(kind, policy, reference, ids, mask):
+    total, count = 0.0, 0
+    for row, real in zip(ids, mask, strict=True):
+        tokens = row[real][None]
+        new = torch.log_softmax(policy(input_ids=tokens).logits[0].double(), -1)
+        ref = torch.log_softmax(reference(input_ids=tokens).logits[0].double(), -1)
+        for t in range(tokens.shape[1] - 1):
+            total += (
+                float(-new[t, tokens[0, t + 1]]) if kind == "lm" else float((ref[t].exp() * (ref[t] - new[t])).sum())
+            )
+            count += 1
+    return total / count, count
+
+
+@pytest.mark.parametrize("kind", ["lm", "kl"])
+@torch.no_grad()
+def test_the_loss_is_its_definition(kind):
+    policy, loss = tiny_gpt2(1).eval(), make(kind)
+    ids, mask = loss.draw(torch.device("cpu"))
+    expected, count = naive(kind, policy, tiny_gpt2(7).eval(), ids, mask)
+    assert count_predictions(mask) == count
+    assert loss(Backbone(policy), ids, mask, num_tokens=count).item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_kl_to_itself_is_zero_and_has_no_gradient():
+    policy = tiny_gpt2(7).eval()
+    loss = make("kl")
+    ids, mask = loss.draw(torch.device("cpu"))
+    value = loss(Backbone(policy), ids, mask, num_tokens=count_predictions(mask))
+    value.backward()
+    assert abs(value.item()) < 1e-6
+    assert max(float(p.grad.abs().max()) for p in policy.parameters()) < 1e-6
+
+
+def test_parts_add_up():
+    policy, loss = Backbone(tiny_gpt2(1).eval()), make("kl")
+    ids, mask = loss.draw(torch.device("cpu"))
+    n = count_predictions(mask)
+    with torch.no_grad():
+        whole = loss(policy, ids, mask, num_tokens=n).item()
+        parts = sum(loss(policy, ids[i : i + 1], mask[i : i + 1], num_tokens=n).item() for i in range(3))
+    assert parts == pytest.approx(whole, abs=1e-6)
+
+
+def test_long_texts_are_cut_and_single_tokens_left_out():
+    loss = make("lm", length=6)
+    assert sorted(map(len, loss.pieces)) == [2, 4, 6, 6]  # the 1-token rest of the first text is gone
+    assert {tuple(p) for p in loss.pieces} <= {tuple(t[i : i + 6]) for t in TEXTS for i in (0, 6)}
+
+
+def test_draws_come_from_the_generator():
+    assert torch.equal(make("lm").draw(torch.device("cpu"))[0], make("lm").draw(torch.device("cpu"))[0])
+
+
+def test_kl_needs_a_reference():
+    with pytest.raises(ValueError, match="needs a reference model"):
+        make("kl", reference=None)

@@ -1,0 +1,55 @@
+"""The data of an experiment, put together."""
+
+import json
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from data.study import load_study
+
+
+@pytest.fixture
+def letters():
+    """One token a letter."""
+    vocabulary = {chr(i): i for i in range(128)}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
+    core.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="?")
+
+
+def write_rows(path, count, **more):
+    rows = [{"prefix": f"{i:03d} prefix ", "suffix": f"suffix {i * 7919 % 1000:03d}", **more} for i in range(count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_rows_without_groups_are_parted(tmp_path, letters):
+    data = write_rows(tmp_path / "rows.jsonl", 20)
+    study = load_study(data, letters, 128, num_forget=6, num_holdout=4)
+    assert [len(study.group(name)) for name in ("forget", "forget_holdout", "never")] == [6, 4, 0]
+    again = load_study(data, letters, 128, num_forget=6, num_holdout=4)
+    assert [p.id for p in again.passages] == [p.id for p in study.passages]
+    assert not {tuple(r) for r in study.retain} & {tuple(h) for h in study.holdout}
+
+
+def test_groups_in_the_data_are_kept(tmp_path, letters):
+    data = write_rows(tmp_path / "rows.jsonl", 3, group="keep")
+    assert len(load_study(data, letters, 128).group("keep")) == 3
+
+
+def test_text_to_keep_is_parted_into_retain_and_holdout(tmp_path, letters):
+    notes = tmp_path / "notes.jsonl"
+    texts = ["".join(chr(97 + (i * j + j * j) % 26) for j in range(128)) for i in range(1, 21)]
+    notes.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    study = load_study(
+        write_rows(tmp_path / "r.jsonl", 4), letters, 128, retain=[str(notes)], num_forget=2, num_holdout=2
+    )
+    assert len(study.retain) + len(study.holdout) == 20
+    assert 1 <= len(study.holdout) <= 4
+    assert len(study.retain[0]) == 128
+
+
+def test_too_few_rows_are_an_error_with_figures(tmp_path, letters):
+    with pytest.raises(ValueError, match="4 rows fall into"):
+        load_study(write_rows(tmp_path / "r.jsonl", 4), letters, 128, num_forget=3, num_holdout=3)
