@@ -18,9 +18,6 @@ prepares models that have memorised nothing. A run lives in one folder (``--out`
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,12 +31,13 @@ import transformers
 import ppo
 from data.study import Study, load_study
 from eval.evaluate import Evaluation, evaluate, probe
+from eval.provenance import provenance
 from eval.report import render_page, render_table
-from eval.results import read_before, read_results, write_json, write_results
+from eval.results import check_folder, read_before, read_results, read_settings, write_json, write_results
 from eval.settings import Settings
 from models.load import LoadedModel, load
 from models.memorise import memorise
-from ppo.backbone import vocabulary_size
+from ppo.backbone import context_length, vocabulary_size
 from ppo.config import check_types, require
 from ppo.log import read_jsonl
 from ppo.options import add_options, given_values
@@ -117,6 +115,12 @@ class Run:
     def out(self) -> Path:
         return Path(self.options.out)
 
+    def meta(self) -> dict[str, Any]:
+        """Where this run's numbers come from."""
+        of_run = {"model": self.options.model, "data": self.options.data, "preset": self.options.preset}
+        device = next(self.loaded.model.parameters()).device
+        return of_run | {"seed": self.config.seed} | provenance(device)
+
 
 # ---------------------------------------------------------------------- the method
 
@@ -124,7 +128,7 @@ class Run:
 def attack(run: Run) -> Evaluation:
     """What the model gives away before unlearning."""
     found = measure(run, "attack")
-    write_results(run.out, describe(run), found)
+    write_results(run.out, run.meta(), found)
     return found
 
 
@@ -237,7 +241,7 @@ def run_evaluate(run: Run) -> None:
     before = read_before(run.out)
     unlearned = load(str(run.out / "model"))
     after = measure(replace(run, loaded=on_device(unlearned, run.options.device)), "evaluate")
-    write_results(run.out, describe(run), before, after)
+    write_results(run.out, run.meta(), before, after)
     report(run.out)
 
 
@@ -262,7 +266,7 @@ def run_memorise(run: Run) -> None:
     )
     run.loaded.model.save_pretrained(run.out / "model")
     run.loaded.tokenizer.save_pretrained(run.out / "model")
-    write_json(run.out / "memorise.json", {"meta": describe(run), "history": history})
+    write_json(run.out / "memorise.json", {"meta": run.meta(), "history": history})
     reached = history[-1]["share"]
     say(f"model: {run.out / 'model'}; {reached:.1%} of {len(chosen)} passages come back, see memorise.json")
 
@@ -333,35 +337,20 @@ def prepare(command: str, parsed: argparse.Namespace) -> Run:
     )
     if not study.group("forget"):
         raise ValueError(f"--data {options.data} has no passage in the group 'forget': there is nothing to unlearn")
-    out.mkdir(parents=True, exist_ok=True)
+    check_context(study, context_length(loaded.model), config.response_length)
     write_json(out / "config.json", {"options": asdict(options), "config": config.to_dict()})
     return Run(options, config, loaded, study)
 
 
-def check_folder(out: Path, *, is_new: bool) -> None:
-    """Raise ValueError for a folder that cannot be written, or one that holds something where a new run should be."""
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out {out} is a file: name a folder")
-    if is_new and out.is_dir() and any(out.iterdir()):
-        raise ValueError(f"--out {out} is not empty: name another folder, or go on there with --resume")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / ".writable").touch()
-        (out / ".writable").unlink()
-    except OSError as error:
-        raise ValueError(f"--out {out} cannot be written: {error.strerror}") from error
-
-
-def read_settings(out: Path) -> dict[str, Any]:
-    """config.json of a run. Raises ValueError when it is missing or damaged."""
-    path = out / "config.json"
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        return {"options": dict(settings["options"]), "config": dict(settings["config"])}
-    except FileNotFoundError as error:
-        raise ValueError(f"--out {out} holds no run: there is no config.json in it") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: {error!r}") from error
+def check_context(study: Study, context: int | None, response_length: int) -> None:
+    """Raise ValueError, before any work, for a passage or a response that does not fit into the model's context."""
+    for p in study.passages if context is not None else []:
+        needed = max(len(p.ids), len(p.prefix) + response_length)
+        if needed > context:
+            raise ValueError(
+                f"passage {p.id} needs {needed} tokens (its own {len(p.ids)}; prefix {len(p.prefix)} + response_length "
+                f"{response_length}), which exceeds the model's context of {context}: shorten it or --response-length"
+            )
 
 
 def on_device(loaded: LoadedModel, device: str) -> LoadedModel:
@@ -371,25 +360,6 @@ def on_device(loaded: LoadedModel, device: str) -> LoadedModel:
         raise ValueError(f"--device {device} is not available: take auto or cpu")
     loaded.model.to(name)
     return loaded
-
-
-def describe(run: Run) -> dict[str, Any]:
-    """Where the numbers come from: command, commit, seed, versions, hardware."""
-    here = Path(__file__).parent
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=here)
-    device = next(run.loaded.model.parameters()).device
-    return {
-        "command": "python demem.py " + " ".join(sys.argv[1:]),
-        "commit": git.stdout.strip() or "unknown",
-        "seed": run.config.seed,
-        "model": run.options.model,
-        "data": run.options.data,
-        "preset": run.options.preset,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, {device}",
-    }
 
 
 def say(text: str) -> None:

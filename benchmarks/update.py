@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 
 import ppo
-from benchmarks.machine import describe, peak_memory_bytes, write_json
+from benchmarks.machine import peak_memory_bytes, write_json
+from eval.provenance import provenance
 from models.load import load
 from ppo.backbone import Backbone, vocabulary_size
 from ppo.logprobs import response_positions
@@ -102,7 +103,7 @@ def summarise(times: dict[str, list[float]], rollout: Rollout) -> dict[str, obje
 
 
 def show(result: dict[str, object]) -> None:
-    machine = describe()
+    machine = provenance()
     print(f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}")
     seconds = result["seconds"]
     assert isinstance(seconds, dict)

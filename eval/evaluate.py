@@ -63,7 +63,7 @@ def evaluate(
     holdout: Sequence[Sequence[int]] = (),
     *,
     original: nn.Module | None = None,
-    settings: Settings = Settings(),  # noqa: B008 (frozen)
+    settings: Settings = Settings(),
     generate: Generate = ppo_generate,
 ) -> Evaluation:
     """Measure ``model`` on ``passages`` (any groups) and on ``holdout`` token sequences.
@@ -77,7 +77,7 @@ def evaluate(
     truths = [head["truth"] for head in heads]
     suffix, full = _teacher_passes(model, passages, settings)
     greedy = _greedy(model, tokenizer, passages, generate=generate, slots=settings.slots)
-    columns: list[Sequence[Record]] = [
+    columns = [
         greedy_metrics(passages, greedy, truths, bleu),
         [_teacher_metrics(p, s, f, settings) for p, s, f in zip(passages, suffix, full, strict=True)],
     ]
@@ -87,21 +87,17 @@ def evaluate(
         )
         columns.append(sampled_metrics(passages, sampled, truths, bleu))
     if original is not None:
-        prompts, outputs = [p.prefix for p in passages], [g.ids for g in greedy]
-        values = output_nll(original, prompts, outputs, batch_tokens=settings.batch_tokens)
-        columns.append([{"output_nll": value} for value in values])
+        columns.append(_output_nll(original, passages, greedy, settings))
     if settings.el_stride:
         columns.append(_extraction_likelihood(model, passages, settings, generate))
-    quantities = [name for column in columns for name in column[0]]
     scores = membership_scores(passages, full, tokenizer, share=settings.min_k_share)
     records = _records(heads, greedy, [*columns, scores])
-
-    summary, spread = membership_summary(passages, scores, settings)
-    summary = group_means(records, quantities, bleu) | holdout_summary(model, holdout, settings) | summary
+    quantities = [name for column in columns for name in column[0]]
+    found, spread = membership_summary(passages, scores, settings)
+    summary = group_means(records, quantities, bleu) | holdout_summary(model, holdout, settings) | found
     intervals = group_intervals(records, quantities, settings) | spread
-    return Evaluation(
-        summary, intervals, define(summary, settings), signatures(bleu, settings), settings.to_dict(), records
-    )
+    definitions = define(summary, settings)
+    return Evaluation(summary, intervals, definitions, signatures(bleu, settings), settings.to_dict(), records)
 
 
 def probe(
@@ -183,6 +179,15 @@ def _teacher_metrics(passage: Passage, suffix: TokenStatistics, full: TokenStati
         "true_token_p": float(np.exp(logprobs).mean()),
         "nll_suffix": float(-logprobs.mean()),
     }
+
+
+def _output_nll(
+    original: nn.Module, passages: Sequence[Passage], greedy: Sequence[Continuation], settings: Settings
+) -> list[Record]:
+    values = output_nll(
+        original, [p.prefix for p in passages], [g.ids for g in greedy], batch_tokens=settings.batch_tokens
+    )
+    return [{"output_nll": value} for value in values]
 
 
 def _extraction_likelihood(

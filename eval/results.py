@@ -1,4 +1,5 @@
-"""The files that hold an evaluation: evaluation.json (meta, before, after, summary) and passages.jsonl.
+"""The folder of a run and the files in it that hold settings and evaluations: config.json, evaluation.json (meta,
+before, after, summary) and passages.jsonl.
 
 passages.jsonl and samples.jsonl hold the passages themselves, so a run's folder is as private as its data;
 evaluation.json holds numbers alone. This module computes nothing but ratios.
@@ -14,6 +15,32 @@ from typing import Any
 
 from .evaluate import Evaluation
 from .report import pair_records
+
+
+def check_folder(out: Path, *, is_new: bool) -> None:
+    """Raise ValueError for a folder that cannot be written, or one that holds something where a new run should be."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file: name a folder")
+    if is_new and out.is_dir() and any(out.iterdir()):
+        raise ValueError(f"--out {out} is not empty: name another folder, or go on there with --resume")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / ".writable").touch()
+        (out / ".writable").unlink()
+    except OSError as error:
+        raise ValueError(f"--out {out} cannot be written: {error.strerror}") from error
+
+
+def read_settings(out: Path) -> dict[str, Any]:
+    """config.json of a run. Raises ValueError when it is missing or damaged."""
+    path = out / "config.json"
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        return {"options": dict(settings["options"]), "config": dict(settings["config"])}
+    except FileNotFoundError as error:
+        raise ValueError(f"--out {out} holds no run: there is no config.json in it") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}") from error
 
 
 def write_results(

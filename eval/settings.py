@@ -44,8 +44,8 @@ class Settings:
     resamples: int = 1000
     seed: int = 0
     slots: int = 64
-    batch_tokens: int = 8192
-    chunk_tokens: int = 512
+    batch_tokens: int = 4096
+    chunk_tokens: int = 256
 
     def __post_init__(self) -> None:
         for name in ("num_samples", "more_tokens", "el_stride", "seed"):
@@ -68,6 +68,7 @@ class Settings:
         )
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, for JSON."""
         return asdict(self)
 
 

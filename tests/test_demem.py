@@ -40,8 +40,8 @@ def fails(capsys, *arguments):
     ],
 )
 def test_bad_input_is_one_line_and_status_2(tmp_path, capsys, arguments, message):
-    command = "train" if "--response-length" in arguments else "attack"
-    assert message in fails(capsys, command, *arguments, "--out", str(tmp_path / "run"))
+    assert message in fails(capsys, "attack", *arguments, "--out", str(tmp_path / "run"))
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_wrong_data_is_named(tmp_path, capsys):

@@ -1,8 +1,8 @@
 """Defences at decoding time: the model stays as it is, text comes out of it differently.
 
-DP decoding mixes the distribution with the uniform one (Majmudar et al. 2022). UL's code mixes the *logits* with their mean
-instead, which is nothing but a temperature; it is here under its own name. MemFree decoding vetoes every token that would
-complete a blocked n-gram (Ippolito et al. 2023, "Preventing Verbatim Memorization …", sec. 3).
+DP decoding mixes the distribution with the uniform one (Majmudar et al. 2022). UL's code mixes the *logits* with their
+mean instead, which is nothing but a temperature; it is here under its own name. MemFree decoding vetoes every token
+that would complete a blocked n-gram (Ippolito et al. 2023, "Preventing Verbatim Memorization …", sec. 3).
 
 Neither mixture changes the argmax, so greedy extraction is what it was: only sampling notices.
 """

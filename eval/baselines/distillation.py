@@ -1,8 +1,9 @@
 """Distillation to the counterfactual reference: learn what the model would say if the true token were forbidden.
 
 At every token of the true suffix the target is the original model's distribution with the true token masked out and the
-rest renormalised, p(v) = q(v) / (1 - q(y*)); the loss is KL(p || model), mean over tokens. It is what DeMem's KL term would
-pull towards with :class:`rewards.CounterfactualReference`, without any sampling. Retain text keeps the rest in place.
+rest renormalised, p(v) = q(v) / (1 - q(y*)); the loss is KL(p || model), mean over tokens. It is what DeMem's KL term
+would pull towards with :class:`rewards.CounterfactualReference`, without any sampling. Retain text keeps the rest in
+place.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from ppo.backbone import Backbone
 
 from ..protocols import Passage
-from .training import Pair, Stop, StepLog, Training, pairs_of, train
+from .training import Pair, StepLog, Stop, Training, pairs_of, train
 
 DEFAULT = Training(retain_weight=1.0, retain_loss="kl", learning_rate=1e-4)
 

@@ -1,7 +1,8 @@
 """UL: ascend the NLL of the passages to forget (Jang et al. 2023, "Knowledge Unlearning for Mitigating Privacy Risks").
 
-The paper's setting: all 200 tokens, Adam with learning rate 5e-5 and betas (0.9, 0.98), the whole forget set as one batch,
-at most 20 updates, until EL_10 and MA both fall below their means on unseen text. It has no retain loss and no floor.
+The paper's setting: all 200 tokens, Adam with learning rate 5e-5 and betas (0.9, 0.98), the whole forget set as one
+batch, at most 20 updates, until EL_10 and MA both fall below their means on unseen text. It has no retain loss and no
+floor.
 
 Gradient difference is the same ascent with descent on retain text beside it (Liu et al. 2022; Maini et al. 2024, TOFU).
 """
@@ -9,7 +10,6 @@ Gradient difference is the same ascent with descent on retain text beside it (Li
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from ppo.backbone import Backbone
 from ..memorization import extraction_likelihood, memorization_accuracy
 from ..protocols import Passage, whole
 from ..teacher import teacher_force
-from .training import Stop, StepLog, Training, nll_of, pairs_of, train
+from .training import StepLog, Stop, Training, nll_of, pairs_of, train
 
 MAX_EL_10 = 0.0499
 MAX_MA = 0.2994
@@ -85,10 +85,3 @@ def paper_stop(model: nn.Module, passages: Sequence[Passage], *, stride: int = 1
         return bool(np.mean(extraction_likelihood(model, sequences, stride=stride, slots=slots)) < MAX_EL_10)
 
     return is_forgotten
-
-
-def with_scope(training: Training, scope: str) -> Training:
-    """The same training on "whole" passages or on the "suffix" alone."""
-    if scope not in ("whole", "suffix"):
-        raise ValueError(f"scope={scope!r} must be 'whole' or 'suffix'")
-    return replace(training, scope=scope)

@@ -1,8 +1,8 @@
 """NPO and SimNPO: forgetting as preference optimisation with negative examples only; bounded, unlike gradient ascent.
 
-NPO (Zhang et al. 2024, "Negative Preference Optimization", eq. 3): -(2/beta) log sigmoid(beta (NLL - NLL_ref)), summed NLL.
-As beta -> 0 its gradient is gradient ascent's. SimNPO (Fan et al. 2024, "Simplicity Prevails", eq. 4) takes NLL per token
-less a margin in place of the reference: -(2/beta) log sigmoid(beta (NLL/|y| - delta)).
+NPO (Zhang et al. 2024, "Negative Preference Optimization", eq. 3): -(2/beta) log sigmoid(beta (NLL - NLL_ref)), summed
+NLL. As beta -> 0 its gradient is gradient ascent's. SimNPO (Fan et al. 2024, "Simplicity Prevails", eq. 4) takes NLL
+per token less a margin in place of the reference: -(2/beta) log sigmoid(beta (NLL/|y| - delta)).
 
 Signs: NLL grows as the passage is forgotten, so the loss falls.
 """
@@ -18,7 +18,7 @@ from torch.nn.functional import logsigmoid
 from ppo.backbone import Backbone
 
 from ..protocols import Passage
-from .training import Stop, StepLog, Training, frozen_nll, nll_of, pairs_of, train
+from .training import StepLog, Stop, Training, frozen_nll, nll_of, pairs_of, train
 
 DEFAULT = Training(retain_weight=1.0, learning_rate=1e-5)
 
@@ -72,10 +72,11 @@ def npo_loss(nll: Tensor, reference_nll: Tensor, *, beta: float) -> Tensor:
 
 
 def simnpo_loss(nll: Tensor, sizes: Tensor, *, beta: float, delta: float) -> Tensor:
-    """Sum over passages of -(2/beta) log sigmoid(beta (NLL/|y| - delta)); nll summed over ``sizes`` tokens, both [B]."""
+    """Sum over passages of -(2/beta) log sigmoid(beta (NLL/|y| - delta)); nll [B] summed over ``sizes`` [B] tokens."""
     return (-2 / beta * logsigmoid(beta * (nll / sizes.to(nll.device) - delta))).sum()
 
 
 def check_beta(beta: float) -> None:
+    """ValueError unless beta is positive."""
     if not beta > 0:
         raise ValueError(f"beta={beta!r} must be above 0 (as it goes to 0 NPO becomes gradient ascent)")

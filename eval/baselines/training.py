@@ -1,7 +1,7 @@
 """The loop that every training-time baseline runs: a loss on forget passages, a loss on retain text, one optimiser.
 
-Gradients are exact over the whole batch however it is cut into microbatches. Dropout stays off, as in the reference code
-of the methods. This module knows no method.
+Gradients are exact over the whole batch however it is cut into microbatches. Dropout stays off, as in the reference
+code of the methods. This module knows no method.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Training:
     batch              passages a step, in shuffled epochs; None takes all of them every step
     microbatch         passages in one forward pass
     learning_rate, beta1, beta2, max_grad_norm   Adam and gradient clipping (None: no clipping)
-    scope              "suffix": the suffix given the prefix is forgotten; "whole": every token of the passage but the first
+    scope              "suffix": forget the suffix given the prefix; "whole": every token of the passage but the first
     retain_weight      of the retain loss; 0 leaves it out
     retain_loss        "lm": NLL of retain text; "kl": KL(original || model) at every token of it
     retain_sequences, retain_tokens   retain pieces a step and their length

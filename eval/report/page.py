@@ -25,8 +25,8 @@ CURVES = (
     ("holdout/perplexity", "Held-out perplexity"),
     ("score/mean", "Score, mean"),
     ("kl/per_sequence", "KL to the reference, nats per sequence"),
-    ("policy/entropy", "Policy entropy, nats per token"),
-    ("rollout/entropy", "Entropy of rollouts, nats per token"),
+    ("response/entropy", "Entropy of the sampler, nats per token"),
+    ("response/distinct_share", "Share of different responses"),
     ("retain/loss", "Retain loss"),
     ("policy/approx_kl", "Approximate KL of the update, per token"),
     ("value/explained_variance", "Explained variance of the critic"),
@@ -52,11 +52,12 @@ def render_page(
     metrics        rows of metrics.jsonl, each with "step"; ``curves`` names the metrics to draw and their titles
     config, meta   what the run was: its knobs; commit, seed, hardware, command
     """
+    numbers = before["summary"], after["summary"] if after else None
     body = [
         f"<h1>{escape(title)}</h1>",
-        _lead(before["summary"], after["summary"] if after else None),
-        _tiles(before["summary"], after["summary"] if after else None),
-        _bars(before["summary"], after["summary"] if after else None),
+        _lead(*numbers),
+        _tiles(*numbers),
+        _bars(*numbers),
         _comparison(before, after),
         _curves(metrics, curves),
         passage_section(passages, most=most_passages),

@@ -43,7 +43,7 @@ def passage_section(passages: Sequence[Mapping[str, Any]], *, most: int) -> str:
 def state_of(passage: Mapping[str, Any]) -> str:
     """What happened to a passage; with one model only, whether it is extracted."""
     was = bool(passage["before"].get("exact"))
-    if "after" not in passage:
+    if not passage.get("after"):
         return "still" if was else "never"
     now = bool(passage["after"].get("exact"))
     return {(True, True): "still", (True, False): "gone", (False, True): "new", (False, False): "never"}[was, now]
@@ -51,8 +51,8 @@ def state_of(passage: Mapping[str, Any]) -> str:
 
 def passage_card(passage: Mapping[str, Any]) -> str:
     """One passage; every text is escaped."""
-    sides = [("before", "Before" if "after" in passage else "Output")]
-    if "after" in passage:
+    sides = [("before", "Before" if passage.get("after") else "Output")]
+    if passage.get("after"):
         sides.append(("after", "After"))
     truth = passage["truth"]
     columns = [f'<div><h3>Truth</h3><div class="text">{escape(truth)}</div></div>']

@@ -99,6 +99,7 @@ def groups_of(summary: Mapping[str, float]) -> list[str]:
 
 
 def group_label(group: str) -> str:
+    """A group's name for readers."""
     return GROUP_LABELS.get(group, group)
 
 
