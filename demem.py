@@ -190,7 +190,7 @@ def measure(run: Run, label: str) -> Evaluation:
 
 def report(out: Path) -> None:
     """The table in the terminal and report.html, from the files of a run."""
-    results, passages = read_results(out), read_jsonl(out / "passages.jsonl")
+    settings, results, passages = read_settings(out), read_results(out), read_jsonl(out / "passages.jsonl")
     before, after = results["before"], results.get("after")
     metrics = out / "metrics.jsonl"
     page = render_page(
@@ -199,7 +199,7 @@ def report(out: Path) -> None:
         after=after,
         passages=passages,
         metrics=read_jsonl(metrics) if metrics.is_file() else [],
-        config=read_settings(out)["config"],
+        config=settings["config"],
         meta=results["meta"],
     )
     (out / "report.html").write_text(page, encoding="utf-8")

@@ -42,13 +42,8 @@ def command() -> str:
 
 def commit() -> str:
     """The project's short commit hash, "unknown" outside a checkout."""
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-        check=False,
-    )
+    here = Path(__file__).parent
+    found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=here)
     return found.stdout.strip() or "unknown"
 
 

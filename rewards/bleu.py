@@ -37,6 +37,7 @@ class Counts:
 
 
 def count_ngrams(tokens: Sequence[Hashable]) -> Counts:
+    """Count what BLEU needs of a reference or a candidate."""
     grams = (tuple(tokens[i : i + n]) for n in range(1, ORDER + 1) for i in range(len(tokens) - n + 1))
     return Counts(Counter(grams), len(tokens))
 

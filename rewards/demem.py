@@ -40,7 +40,7 @@ def default(
     dense: Literal["no", "words", "tokens"] = "no",
     decode: Decode | None = None,
     accrual: Accrual = "linear",
-    guards: Guards | None = Guards(),  # noqa: B008 (frozen)
+    guards: Guards | None = Guards(),
     worst: float | None = None,
 ) -> Reward:
     """-bleu_weight * (BLEU above the floor)/100 - repetition_weight * (repeated n-grams beyond the truth's), guarded.
@@ -85,6 +85,7 @@ class RepetitionMeasure:
 
     @property
     def signature(self) -> str:
+        """What is counted, in one line."""
         return f"repetition|n:{self.order}|unit:token|excess-over-truth|dense:{'yes' if self.is_dense else 'no'}"
 
     def __call__(self, samples: Sequence[Sample]) -> list[float] | list[list[float]]:

@@ -45,6 +45,7 @@ class FluencyBand:
 
     @property
     def signature(self) -> str:
+        """The band in one line."""
         return f"fluency-band|low:{self.low}|high:{self.high}|cap:{self.cap}|unit:nats-per-token"
 
 

@@ -23,7 +23,7 @@ REPLACEMENT = "\ufffd"
 class Guards:
     """Limits of an acceptable response; None switches a guard off. Shares are in [0, 1].
 
-    min_tokens          response tokens without EOS
+    min_tokens          response tokens without EOS; no more than the truth has
     max_repeated_share  excess of repeated bigrams over the truth's
     max_loop_share      excess of tokens in one loop (a period of at most 12 tokens, 3 rounds or more)
     max_garbled_share   characters that are replacement, control, private or unassigned ones
@@ -51,7 +51,7 @@ class Guards:
         truth = truth_ids(sample) if has_truth(sample) else ()
         if not tokens or not sample.text.strip():
             return "empty"
-        if self.min_tokens is not None and len(tokens) < self.min_tokens:
+        if self.min_tokens is not None and len(tokens) < min(self.min_tokens, len(truth) or self.min_tokens):
             return "short"
         if self.max_garbled_share is not None and garbled_share(sample.text) > self.max_garbled_share:
             return "garbled"
@@ -68,6 +68,7 @@ class Guards:
 
     @property
     def signature(self) -> str:
+        """The guards that are on, and their limits."""
         limits = [("short", self.min_tokens), ("garbled", self.max_garbled_share)]
         limits += [("loop", self.max_loop_share), ("repeated", self.max_repeated_share)]
         return "guards|empty" + "".join(f"|{name}:{value}" for name, value in limits if value is not None)

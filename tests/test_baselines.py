@@ -129,7 +129,8 @@ def test_bad_settings_are_named() -> None:
 
 METHODS = {
     "ascent": (gradient_ascent.unlearn, gradient_ascent.PAPER),
-    "difference": (gradient_ascent.unlearn_with_difference, gradient_ascent.DIFFERENCE),
+    # Ascent has no floor, so the retain loss must weigh more than it.
+    "difference": (gradient_ascent.unlearn_with_difference, replace(gradient_ascent.DIFFERENCE, retain_weight=10.0)),
     "npo": (preference.unlearn_npo, preference.DEFAULT),
     "simnpo": (preference.unlearn_simnpo, preference.DEFAULT),
     "distillation": (distillation.unlearn, distillation.DEFAULT),
@@ -140,9 +141,9 @@ METHODS = {
 def test_every_method_forgets_and_those_with_retain_text_keep(memorised, name) -> None:  # noqa: F811
     unlearn, defaults = METHODS[name]
     model = copy.deepcopy(memorised)
-    training = replace(defaults, steps=15, learning_rate=3e-3, retain_sequences=4)
+    training = replace(defaults, steps=25, learning_rate=1e-3, retain_sequences=6)
     log = unlearn(model, FORGET, RETAIN, generator=generator(), training=training)
-    assert len(log) == 15
+    assert len(log) == 25
     assert not model.training  # the mode it came in
     found = probe(model, Letters(), PASSAGES)
     assert found["forget/exact"] == 0.0
@@ -208,7 +209,7 @@ def test_dp_decoding_reaches_sampling_and_teacher_forcing_but_not_greedy(memoris
     expected = 0.3 * plain.summary["forget/true_token_p"] + 0.7 / VOCAB
     assert mixed.summary["forget/true_token_p"] == pytest.approx(expected, abs=1e-4)
     assert mixed.summary["forget/bleu_sampled"] < plain.summary["forget/bleu_sampled"]
-    with pytest.raises(ValueError, match="strength=1.5"), dp_decoding(memorised, strength=1.5):
+    with pytest.raises(ValueError, match=r"strength=1\.5"), dp_decoding(memorised, strength=1.5):
         pass
 
 
@@ -224,7 +225,7 @@ def test_memfree_blocks_the_passage_and_nothing_else(memorised) -> None:  # noqa
     generation = memfree(memorised, [list(p.prefix) for p in FORGET], sampling, seed=1, slots=2)
     for ids, mask in zip(generation.input_ids, generation.attention_mask, strict=True):
         row = ids[mask].tolist()
-        assert not any(tuple(row[i : i + 4]) in grams for i in range(len(row) - 3))
+        assert not any(tuple(row[i : i + 4]) in grams for i in range(1, len(row) - 3))  # 0: the prompt itself
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

@@ -40,6 +40,7 @@ def test_what_the_truth_does_itself_is_no_fault() -> None:
     row = {"suffix": "0 0 0 0 0 0", "suffix_ids": [7] * 6}
     assert Guards().reason(sample("1 1 1 1 1 1", [8] * 6, row=row)) is None
     assert Guards().reason(sample("1 1 1 1 1 1", [8] * 6, row={})) == "loop"
+    assert Guards().reason(sample("two words", [8, 9], row={"suffix": "x y", "suffix_ids": [3, 4]})) is None
 
 
 def test_guards_can_be_switched_off_but_for_empty() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
 from ppo.config import Sampling
+from ppo.reference import FrozenReference
 from ppo.types import Generation, Reference, Sample
 from rewards.bertscore import BertScore, BertScoreMeasure
 from rewards.counterfactual import CounterfactualReference, forbidden_tokens
@@ -195,6 +196,15 @@ def test_counterfactual_reference_against_a_loop(model, temperature) -> None:
                 expected = float(rows[t][token])
             assert float(found[i, t]) == pytest.approx(expected, abs=1e-3)
         assert found[i, len(response) :].tolist() == [0.0] * (generation.tokens.shape[1] - len(response))
+
+
+def test_without_a_suffix_it_is_the_frozen_model(model) -> None:
+    prompts, responses = [[3, 4, 5, 6], [7, 8]], [[10, 11, 12], [10, 13, 12, 11]]
+    generation = make_generation(prompts, responses)
+    samples = [Sample("", "", p, r, {}, False) for p, r in zip(prompts, responses, strict=True)]
+    sampling = Sampling(response_length=4, temperature=0.8, top_k=5)
+    found = CounterfactualReference(model, sampling).logprobs(generation, samples)
+    torch.testing.assert_close(found, FrozenReference(model, sampling).logprobs(generation, samples))
 
 
 def test_forbidden_logprob_must_be_finite(model) -> None:
