@@ -1,7 +1,7 @@
 """Deduplication: find and remove exact repeated spans with a suffix array (Lee et al. 2022, Kandpal et al. 2022).
 
-A window of ``length`` symbols that stood earlier, in the same or in an earlier document, is a repeat, and every symbol
-inside a repeat is removed; the first occurrence stays. Symbols are token ids, or the characters of texts. No window
+A window of ``length`` symbols that stood earlier, in the same or in an earlier document, is a repeat, and its symbols
+are removed, but for those that it shares with its own first occurrence. Symbols are token ids, or the characters of texts. No window
 crosses a document border. This module knows nothing about models or files.
 """
 
@@ -17,7 +17,7 @@ LENGTH = 50
 
 @dataclass(frozen=True)
 class RemovedSpan:
-    """Symbols ``start`` to ``stop`` (exclusive) of a document; its first window also starts at ``first_start`` of
+    """Symbols ``start`` to ``stop`` (exclusive) of a document; the first of them repeat those from ``first_start`` of
     document ``first_document``."""
 
     document: int
@@ -58,28 +58,36 @@ def _remove_repeats(documents: Sequence[np.ndarray], length: int) -> tuple[list[
     starts = np.concatenate([[0], np.cumsum(lengths + 1)])  # one separator after each document
     symbols = joined(documents)
     first = first_occurrences(symbols, length)
-    is_repeat = first < np.arange(len(symbols))
-    steps = np.zeros(len(symbols) + 1, dtype=np.int64)  # +1 where a repeated window opens, -1 where it closes
-    windows = np.flatnonzero(is_repeat)
-    np.add.at(steps, windows, 1)
+    windows = np.flatnonzero(first < np.arange(len(symbols)))
+    opens = np.maximum(windows, first[windows] + length)  # a first occurrence stays, also where a repeat overlaps it
+    steps = np.zeros(len(symbols) + 1, dtype=np.int64)  # +1 where a repeat opens, -1 where it closes
+    np.add.at(steps, opens, 1)
     np.add.at(steps, windows + length, -1)
     is_removed = np.cumsum(steps)[:-1] > 0
+    source = np.full(len(symbols), -1, dtype=np.int64)  # where the symbol at an opening was copied from
+    source[opens] = first[windows] + opens - windows
     kept = [
         document[~is_removed[start : start + size]]
         for document, start, size in zip(documents, starts, lengths, strict=False)
     ]
-    spans = _spans(is_removed, first, starts)
+    spans = _spans(is_removed, source, starts)
     return kept, DedupReport(length, int(lengths.sum()), int(is_removed.sum()), spans)
 
 
-def _spans(is_removed: np.ndarray, first: np.ndarray, starts: np.ndarray) -> list[RemovedSpan]:
+def _spans(is_removed: np.ndarray, source: np.ndarray, starts: np.ndarray) -> list[RemovedSpan]:
     """Maximal removed stretches in document coordinates; separators are never removed, so none crosses a border."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], is_removed.astype(np.int8), [0]])))
     opens, closes = edges[::2], edges[1::2]
     where = np.searchsorted(starts, opens, side="right") - 1
-    sources = first[opens]
+    sources = source[opens]
     source_documents = np.searchsorted(starts, sources, side="right") - 1
-    columns = (where, opens - starts[where], closes - starts[where], source_documents, sources - starts[source_documents])
+    columns = (
+        where,
+        opens - starts[where],
+        closes - starts[where],
+        source_documents,
+        sources - starts[source_documents],
+    )
     return [RemovedSpan(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 

@@ -49,7 +49,9 @@ def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[Place, dict[s
         for fields in reader:
             place = f"{path}, line {reader.line_num}"
             if fields and len(fields) != len(header):
-                raise ValueError(f"{place} has {len(fields)} fields, the header has {len(header)}; check commas and quotes")
+                raise ValueError(
+                    f"{place} has {len(fields)} fields, the header has {len(header)}; check commas and quotes"
+                )
             if fields:
                 yield place, dict(zip(header, fields, strict=True))
     except csv.Error as error:

@@ -54,7 +54,9 @@ def load_passages(
         rows = islice(csv_rows(path, PARTS), limit)
         places, passages = _collect((place, _from_text(row, place, tokenizer)) for place, row in rows)
     elif path.suffix in (".jsonl", ".ndjson"):
-        places, passages = _collect((place, _from_json(row, place, tokenizer)) for place, row in islice(jsonl_rows(path), limit))
+        places, passages = _collect(
+            (place, _from_json(row, place, tokenizer)) for place, row in islice(jsonl_rows(path), limit)
+        )
     else:
         raise ValueError(f"--data {str(spec)!r} is neither 'lab', a folder, a .csv nor a .jsonl file; check the path")
     return _checked(spec, places, passages, vocab_size)
@@ -67,7 +69,9 @@ def cut_text(text_parts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> l
     "bc", "d". ValueError for a tokenizer without character offsets.
     """
     if not tokenizer.is_fast:
-        raise ValueError(f"{type(tokenizer).__name__} gives no character offsets; use a fast tokenizer or rows with *_ids")
+        raise ValueError(
+            f"{type(tokenizer).__name__} gives no character offsets; use a fast tokenizer or rows with *_ids"
+        )
     text = "".join(text_parts)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     ids, ends = encoded["input_ids"], [end for _, end in encoded["offset_mapping"]]
@@ -123,7 +127,9 @@ def _from_json(row: dict[str, Any], place: Place, tokenizer: PreTrainedTokenizer
     elif "prefix" in row and "suffix" in row:
         passage = _from_text(row, place, tokenizer)
     else:
-        raise ValueError(f"{place} has the keys {sorted(row)}; it needs prefix and suffix, or prefix_ids and suffix_ids")
+        raise ValueError(
+            f"{place} has the keys {sorted(row)}; it needs prefix and suffix, or prefix_ids and suffix_ids"
+        )
     return replace(passage, group=_label(row, "group", "forget", place), kind=_label(row, "kind", "", place))
 
 
@@ -141,9 +147,7 @@ def _label(row: dict[str, Any], key: str, default: str, place: Place) -> str:
     return str(value)
 
 
-def _checked(
-    spec: str | Path, places: Sequence[Place], passages: list[Passage], vocab_size: int
-) -> list[Passage]:
+def _checked(spec: str | Path, places: Sequence[Place], passages: list[Passage], vocab_size: int) -> list[Passage]:
     """The same passages, if all of them can be used."""
     if not passages:
         raise ValueError(f"{spec} holds no passages; give at least one row")

@@ -17,7 +17,7 @@ from data.lab_words import GIVEN_HE, GIVEN_SHE, STREETS, SURNAME_ENDS, SURNAME_S
 from data.phrases import Dice, expand
 
 GROUP_SIZES = {"forget": 64, "forget_holdout": 64, "keep": 48, "never": 64}
-REPEATS = {"forget": 48, "forget_holdout": 48, "keep": 48, "never": 0}
+REPEATS = {"forget": 80, "forget_holdout": 80, "keep": 80, "never": 0}
 RUN_WORDS = 8
 MIN_CHARACTERS = 420  # more than 150 tokens of the lab's tokenizer
 _TRIES = 200

@@ -40,7 +40,9 @@ def leak_free_split(
     rows = [passage.ids if with_pre_prefix else passage.prefix + passage.suffix for passage in passages]
     labels = ngram_groups(rows, ngram)
     random = np.random.default_rng(seed)
-    members = [random.permutation(np.flatnonzero(labels == label))[:per_group] for label in range(labels.max(initial=-1) + 1)]
+    members = [
+        random.permutation(np.flatnonzero(labels == label))[:per_group] for label in range(labels.max(initial=-1) + 1)
+    ]
     order = sorted(random.permutation(len(members)), key=lambda group: -len(members[group]))  # large groups first
     room, chosen = dict(sizes), {name: [] for name in sizes}
     for group in order:
