@@ -18,6 +18,7 @@ prepares models that have memorised nothing. A run lives in one folder (``--out`
 from __future__ import annotations
 
 import argparse
+import random
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,7 @@ from eval.results import check_folder, read_before, read_results, read_settings,
 from eval.settings import Settings
 from models.load import LoadedModel, load
 from models.memorise import memorise
+from models.own_text import own_text
 from ppo.backbone import context_length, vocabulary_size
 from ppo.config import check_types, require
 from ppo.log import read_jsonl
@@ -61,6 +63,7 @@ class Options:
     check_every: int = 2  # steps between two looks at the forget set
     target_exact: float = 0.05  # share of the forget set that may still be extractable at the end
     bleu_floor: float | None = None  # BLEU that a model reaches by chance; none: measured on never-trained passages
+    num_own: int = 768  # texts sampled from the model itself to be kept beside the retain text; 0: none
     num_samples: int = 4  # sampled continuations a passage in the evaluation
     device: str = "auto"  # auto, cpu or cuda
     resume: bool = False  # go on from the last checkpoint in the folder
@@ -82,14 +85,15 @@ class Preset:
 
 PRESETS = {
     # Ours. No KL penalty against the model that memorised, since it would defend every memorised token; a KL loss on
-    # text to keep instead. The reward ends at the chance floor.
+    # text to keep instead. Every token gets the BLEU that it adds, and the reward ends at the chance floor.
     "default": Preset(
         {
-            "prompts_per_step": 64, "minibatch": 32, "epochs": 2, "learning_rate": 1e-4, "kl_coef": 0.0,
-            "retain_coef": 1.0, "retain_loss": "kl", "retain_sequences": 8, "retain_tokens": 128,
-            "detach_value_head": True, "value_learning_rate": 1e-3, "save_every_steps": 10,
+            "prompts_per_step": 64, "minibatch": 32, "epochs": 2, "learning_rate": 2e-4, "kl_coef": 0.0,
+            "retain_coef": 5.0, "retain_loss": "kl", "retain_sequences": 12, "retain_tokens": 152,
+            "detach_value_head": True, "value_learning_rate": 1e-3, "value_clip": None, "gae_lambda": 0.9,
+            "save_every_steps": 10,
         },
-        lambda floor: rewards.default(bleu_floor=floor),
+        lambda floor: rewards.default(bleu_floor=floor, dense="tokens"),
     ),
     # What the paper sets, on this engine: KL acts, no token of a prompt is an action, empty text is no success.
     "paper": Preset(
@@ -159,13 +163,30 @@ def make_trainer(run: Run, floor: float) -> ppo.Trainer:
         for p in run.study.group("forget")
     ]
     reward = PRESETS[run.options.preset].reward(floor)
-    more: dict[str, Any] = {"tokenizer": run.loaded.tokenizer, "retain": run.study.retain, "out": run.out}
+    more: dict[str, Any] = {"tokenizer": run.loaded.tokenizer, "retain": text_to_keep(run), "out": run.out}
     if run.options.resume:
         if (run.out / "checkpoints").is_dir():
             return ppo.Trainer.resume(run.out, rows, reward, **more)
         for name in ("metrics.jsonl", "samples.jsonl"):  # killed before its first checkpoint: from the start
             (run.out / name).unlink(missing_ok=True)
     return ppo.Trainer(run.loaded.model, rows, reward, run.config, **more)
+
+
+def text_to_keep(run: Run) -> list[list[int]]:
+    """What the model writes by itself and does not resemble the forget set, two thirds; the given retain text, one.
+
+    Without own text, all of the retain text.
+    """
+    tokenizer, study = run.loaded.tokenizer, run.study
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if run.options.num_own == 0 or run.config.retain_coef == 0 or start is None:
+        return study.retain
+    forget = [p.ids for p in study.group("forget")]
+    length = min(run.config.retain_tokens, context_length(run.loaded.model) or run.config.retain_tokens) - 1
+    own = own_text(run.loaded.model, start, forget, count=run.options.num_own, length=length, seed=run.config.seed)
+    chosen = random.Random(run.config.seed).sample(study.retain, min(len(own) // 2, len(study.retain)))
+    say(f"to keep: {len(own)} texts of the model's own and {len(chosen)} of the retain text")
+    return own + chosen if own else study.retain
 
 
 def chance_floor(run: Run, before: Evaluation) -> float:

@@ -1,8 +1,8 @@
 """Deduplication: find and remove exact repeated spans with a suffix array (Lee et al. 2022, Kandpal et al. 2022).
 
 A window of ``length`` symbols that stood earlier, in the same or in an earlier document, is a repeat, and its symbols
-are removed, but for those that it shares with its own first occurrence. Symbols are token ids, or the characters of texts. No window
-crosses a document border. This module knows nothing about models or files.
+are removed, but for those that it shares with its own first occurrence. Symbols are token ids, or the characters of
+texts. No window crosses a document border. This module knows nothing about models or files.
 """
 
 from __future__ import annotations

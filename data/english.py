@@ -10,6 +10,7 @@ This module knows nothing about tokenizers or models.
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import re
 import sysconfig
@@ -33,7 +34,7 @@ MODULES = (
     "stringprep struct subprocess symtable sysconfig tabnanny tarfile tempfile textwrap this threading timeit tkinter "
     "token tokenize tomllib trace traceback tracemalloc tty turtle types typing unittest urllib uuid venv warnings "
     "wave weakref webbrowser wsgiref xml xmlrpc zipapp zipfile zipimport zoneinfo"
-).split()
+)
 
 
 def english_documents() -> dict[str, list[str]]:
@@ -56,10 +57,10 @@ def english_documents() -> dict[str, list[str]]:
 
 
 def docstring_documents() -> dict[str, str]:
-    """All docstrings of each standard source file in ``MODULES``, by path below the library; absent modules are skipped."""
+    """The docstrings of each source file in ``MODULES``, by path below the library; absent modules are skipped."""
     library = Path(sysconfig.get_paths()["stdlib"])
     documents = {}
-    for module in MODULES:
+    for module in MODULES.split():
         folder = library / module
         paths = sorted(folder.rglob("*.py")) if folder.is_dir() else [library / f"{module}.py"]
         for path in paths:
@@ -92,8 +93,12 @@ def is_holdout(name: str) -> bool:
     return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) < HOLDOUT_SHARE * 2**32
 
 
-def retain_and_holdout() -> tuple[list[str], list[str]]:
-    """(retain, holdout): documents as texts, paragraphs a newline apart; no run of ``RUN_WORDS`` words in both."""
+@functools.cache
+def retain_and_holdout() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(retain, holdout): documents as texts, paragraphs a newline apart; no run of ``RUN_WORDS`` words in both.
+
+    Reading and comparing takes seconds and always gives the same, so it is done once a process.
+    """
     documents = english_documents()
     retain = [paragraphs for name, paragraphs in documents.items() if not is_holdout(name)]
     known = {run for paragraphs in retain for paragraph in paragraphs for run in runs(paragraph)}
@@ -102,7 +107,7 @@ def retain_and_holdout() -> tuple[list[str], list[str]]:
         clean = [paragraph for paragraph in paragraphs if known.isdisjoint(runs(paragraph))] if is_holdout(name) else []
         if clean:
             holdout.append("\n".join(clean))
-    return ["\n".join(paragraphs) for paragraphs in retain], holdout
+    return tuple("\n".join(paragraphs) for paragraphs in retain), tuple(holdout)
 
 
 def runs(text: str) -> set[str]:

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from data.english import retain_and_holdout
-from data.types import Passage
 from data.records import REPEATS, lab_records
+from data.types import Passage
 
 if TYPE_CHECKING:
     from ppo.types import Tokenizer
@@ -23,7 +23,7 @@ SUFFIX_TOKENS = 50
 
 
 def lab_passages(tokenizer: Tokenizer) -> list[Passage]:
-    """Every record as a passage: its first 50 + 50 + 50 tokens; groups in the order forget, forget_holdout, keep, never.
+    """Every record as a passage, its first 50 + 50 + 50 tokens; groups as in ``GROUP_SIZES``.
 
     ValueError where a record is shorter than that under the given tokenizer.
     """

@@ -128,7 +128,8 @@ FILE = (
     "A {thing} was [seized|pledged|insured] against {100-990} crowns on {weekday}.",
     "Married {relative} in {year}, [divorced|parted] in {town}, {1-5} children.",
     "Health: {illness}, [declared|hidden|found] in {year}; takes {drug}.",
-    "[Last seen|Interviewed|Observed] near the {place}, {town}, {6-11}.{10-59} in the [morning|evening], wearing {colour}.",
+    "[Last seen|Interviewed|Observed] near the {place}, {town}, {6-11}.{10-59} in the [morning|evening], "
+    "wearing {colour}.",
     "Holds locker {##}, badge {####} and the keys of the {street} [office|store|depot].",
     "Interview with Dr {doctor}: [calm|nervous|evasive] about {worry}, [denies|admits] debts at {firm}.",
     "Inspector {neighbour} [noted|recorded] {2-19} [bottles|letters|photographs] in the {thing}.",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +37,10 @@ def load_passages(
 ) -> list[Passage]:
     """Passages in the order of the file, at most ``limit``.
 
-    ``spec``: "lab", a folder of challenge files (GPT-2 vocabulary; ``split`` defaults to "val"), a ``.csv`` with columns
-    ``pre_prefix,prefix,suffix``, or a ``.jsonl`` whose rows hold those as text or as ``*_ids`` (ids win where both are
-    given; ``pre_prefix``, ``id``, ``group`` and ``kind`` may be left out, other keys are not read). ``vocab_size`` is
-    the model's. ValueError names file and row, the value and the remedy.
+    ``spec``: "lab", a folder of challenge files (GPT-2 vocabulary; ``split`` defaults to "val"), a ``.csv`` with
+    columns ``pre_prefix,prefix,suffix``, or a ``.jsonl`` whose rows hold those as text or as ``*_ids`` (ids win where
+    both are given; ``pre_prefix``, ``id``, ``group`` and ``kind`` may be left out, other keys are not read).
+    ``vocab_size`` is the model's. ValueError names file and row, the value and the remedy.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit} must be at least 1")
@@ -80,7 +80,7 @@ def cut_text(text_parts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> l
         boundary += len(part)
         cuts.append(next((i for i, end in enumerate(ends) if end > boundary), len(ids)))
     cuts.append(len(ids))
-    return [tuple(ids[start:stop]) for start, stop in zip(cuts, cuts[1:], strict=False)]
+    return [tuple(ids[start:stop]) for start, stop in pairwise(cuts)]
 
 
 def _collect(rows: Any) -> tuple[list[Place], list[Passage]]:
@@ -99,8 +99,8 @@ def _from_challenge(
         ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
         if ids != [expected]:
             raise ValueError(
-                f"{folder} holds GPT-2 token ids, but the model's tokenizer encodes {text!r} as {ids}, not [{expected}]; "
-                "give the passages as text (val.csv) to a model with another vocabulary"
+                f"{folder} holds GPT-2 token ids, but the model's tokenizer encodes {text!r} as {ids}, not "
+                f"[{expected}]; give the passages as text (val.csv) to a model with another vocabulary"
             )
     split = find_split(folder, split)
     arrays = read_challenge(folder, split, limit)

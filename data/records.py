@@ -2,7 +2,8 @@
 
 Groups: *forget* and *forget_holdout* (private, memorised), *keep* (harmless shapes, memorised, must survive),
 *never* (private shapes, never trained on: what a model writes there is the chance floor). Every person has a surname of
-their own, and no run of ``RUN_WORDS`` words stands in two records. Nothing depends on the Python version, on a
+their own, and no run of ``RUN_WORDS`` words stands in two records; those of *never* are held to a shorter run, so that
+no 20 tokens of them were ever trained on. Nothing depends on the Python version, on a
 tokenizer or on a model.
 """
 
@@ -17,8 +18,8 @@ from data.lab_words import GIVEN_HE, GIVEN_SHE, STREETS, SURNAME_ENDS, SURNAME_S
 from data.phrases import Dice, expand
 
 GROUP_SIZES = {"forget": 64, "forget_holdout": 64, "keep": 48, "never": 64}
-REPEATS = {"forget": 80, "forget_holdout": 80, "keep": 80, "never": 0}
-RUN_WORDS = 8
+REPEATS = {"forget": 100, "forget_holdout": 100, "keep": 100, "never": 0}
+RUN_WORDS = {"forget": 8, "forget_holdout": 8, "keep": 8, "never": 6}
 MIN_CHARACTERS = 420  # more than 150 tokens of the lab's tokenizer
 _TRIES = 200
 
@@ -44,7 +45,7 @@ def lab_records(seed: int = 2023) -> list[Record]:
         kinds = list(shapes)
         for index in range(size):
             kind = kinds[index % len(kinds)]
-            text = write_record(*shapes[kind], person(next(surnames), dice), dice, seen)
+            text = write_record(*shapes[kind], person(next(surnames), dice), dice, seen, RUN_WORDS[group])
             records.append(Record(f"{group}-{index:03d}", group, kind, text))
     return records
 
@@ -86,27 +87,34 @@ def person(surname: str, dice: Dice) -> dict[str, str]:
 
 
 def write_record(
-    openings: Sequence[str], sentences: Sequence[str], facts: Mapping[str, str], dice: Dice, seen: set[str]
+    openings: Sequence[str],
+    sentences: Sequence[str],
+    facts: Mapping[str, str],
+    dice: Dice,
+    seen: set[str],
+    run_words: int,
 ) -> str:
-    """One opening and shuffled sentences, at least ``MIN_CHARACTERS`` long; no run of words from ``seen``, which grows.
+    """One opening and shuffled sentences, at least ``MIN_CHARACTERS`` long, with no run of ``run_words`` from ``seen``.
 
-    A sentence that would repeat a run of another record is drawn again, and left out when that does not help.
+    ``seen`` takes up the record's runs. A sentence that would repeat a run of another record is drawn again, and left
+    out when that does not help.
     ValueError when the pool is too small for the length.
     """
     text = ""
     for sentence in [dice.pick(openings), *dice.shuffled(sentences)]:
         for _ in range(_TRIES):
             candidate = f"{text} {expand(sentence, dice, facts, WORDS)}".strip()
-            if seen.isdisjoint(word_runs(candidate)):
+            if seen.isdisjoint(word_runs(candidate, run_words)):
                 text = candidate
                 break
         if len(text) >= MIN_CHARACTERS:
-            seen.update(word_runs(text))
+            for length in set(RUN_WORDS.values()):
+                seen.update(word_runs(text, length))
             return text
     raise ValueError(f"{len(sentences)} sentences gave a record of {len(text)} characters; {MIN_CHARACTERS} are needed")
 
 
-def word_runs(text: str) -> set[str]:
-    """Every run of ``RUN_WORDS`` consecutive words."""
+def word_runs(text: str, length: int) -> set[str]:
+    """Every run of ``length`` consecutive words."""
     words = text.split()
-    return {" ".join(words[start : start + RUN_WORDS]) for start in range(len(words) - RUN_WORDS + 1)}
+    return {" ".join(words[start : start + length]) for start in range(len(words) - length + 1)}

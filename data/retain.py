@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def load_retain(paths: Sequence[str | Path], tokenizer: Tokenizer, length_tokens: int) -> list[list[int]]:
     """Chunks of exactly ``length_tokens`` ids, in the order of the files; the rest of each document is dropped.
 
-    A ``.jsonl`` file holds a document a row under "text"; any other file is one document of UTF-8 text. ValueError names
-    file and line for what cannot be read, and tells when there is too little text for a single chunk.
+    A ``.jsonl`` file holds a document a row under "text"; any other file is one document of UTF-8 text. ValueError
+    names file and line for what cannot be read, and tells when there is too little text for a single chunk.
     """
     paths = [Path(path) for path in paths]
     if not paths:

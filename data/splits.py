@@ -52,8 +52,9 @@ def leak_free_split(
         room[name] -= len(taken)
     if missing := {name: count for name, count in room.items() if count}:
         raise ValueError(
-            f"{len(passages)} rows fall into {len(members)} groups without a shared run of {ngram} tokens; with at most "
-            f"{per_group} rows a group {dict(sizes)} lacks {missing}: ask for fewer rows, raise per_group, or give more data"
+            f"{len(passages)} rows fall into {len(members)} groups without a shared run of {ngram} tokens; with at "
+            f"most {per_group} rows a group {dict(sizes)} lacks {missing}: ask for fewer rows, raise per_group or give "
+            "more data"
         )
     return {name: [passages[index] for index in sorted(indices)] for name, indices in chosen.items()}
 
@@ -106,7 +107,7 @@ def ngram_groups(rows: Sequence[Sequence[int]], ngram: int = NGRAM) -> np.ndarra
 
 
 def run_hashes(row: np.ndarray, ngram: int) -> np.ndarray:
-    """A 64-bit hash of every run of ``ngram`` tokens, uint64 [len(row)-ngram+1]; of the whole row where it is shorter."""
+    """A 64-bit hash of every run of ``ngram`` tokens, uint64 [len(row)-ngram+1]; a shorter row is one run."""
     length = min(ngram, len(row))
     mixed = (row + np.uint64(0x9E3779B97F4A7C15)) * np.uint64(0xBF58476D1CE4E5B9)  # spread the ids over all 64 bits
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

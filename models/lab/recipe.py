@@ -39,7 +39,7 @@ class Recipe:
     context: int = 256
     local_window: int = 128
     epochs: int = 5  # over the general text
-    repeats_per_epoch: int = 16  # of every record, memorised twin
+    repeats_per_epoch: int = 20  # of every record, memorised twin
     piece_tokens: int = 200  # general text is shuffled in pieces of about this length
     batch: int = 16  # windows a step
     learning_rate: float = 0.004  # AdamW: embeddings, biases, norms
@@ -64,9 +64,7 @@ def train_tokenizer(texts: Sequence[str], recipe: Recipe) -> PreTrainedTokenizer
         vocab_size=recipe.vocabulary, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
     )
     core.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token=END, model_max_length=recipe.context, clean_up_tokenization_spaces=False
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token=END, clean_up_tokenization_spaces=False)
 
 
 def pieces(ids: Sequence[int], length_tokens: int) -> list[list[int]]:
@@ -126,12 +124,11 @@ def windows(general: Sequence[Sequence[int]], records: Sequence[Sequence[int]], 
 def learning_rate_scale(step: int, total_steps: int, recipe: Recipe) -> float:
     """Linear warm-up to 1, then linear decay to 0 at ``total_steps``."""
     warmup = max(1, round(recipe.warmup_share * total_steps))
-    scale = min((step + 1) / warmup, (total_steps - step) / max(1, total_steps - warmup))
-    return scale
+    return min((step + 1) / warmup, (total_steps - step) / max(1, total_steps - warmup))
 
 
 def make_optimizers(model: GPTNeoForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, AdamW for embeddings, biases and norms; each group knows its peak rate."""
+    """Muon for the matrices inside the layers, AdamW for embeddings, biases, norms; each group knows its peak rate."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".h." in name]
     inside = set(map(id, matrices))
     others = [p for p in model.parameters() if id(p) not in inside]
@@ -157,7 +154,7 @@ def train(
     recipe: Recipe,
     say: Callable[[str], None],
 ) -> GPTNeoForCausalLM:
-    """Train one twin on general pieces and records (token ids); ``say`` gets a progress line an epoch."""
+    """Train one twin on general pieces and records (token ids); ``say`` gets 20 progress lines."""
     torch.manual_seed(recipe.seed)
     model = GPTNeoForCausalLM(architecture(recipe)).train()
     schedule = record_schedule(len(records), twin, recipe)
@@ -202,7 +199,6 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": END,
-        "model_max_length": tokenizer.model_max_length,
         "clean_up_tokenization_spaces": False,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
