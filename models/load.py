@@ -1,12 +1,14 @@
 """Loading a causal language model with its tokenizer: the built-in lab, a Hugging Face folder, a GGUF file, a hub id.
 
-Only safetensors weights are read, nothing is unpickled, and no code of a repository is run. Whatever cannot be loaded is
-a ``ValueError`` of one line that names the model and the remedy. This module knows nothing about passages or training.
+Only safetensors weights are read, nothing is unpickled, and no code of a repository is run. Whatever cannot be loaded
+is a ``ValueError`` of one line that names the model and the remedy. This module knows nothing about passages or
+training.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,10 @@ from models.lab.load import TWINS, load_twin
 
 Loaded = TypeVar("Loaded")
 LAB = "lab"
+_LOADING_ERRORS = (
+    OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, ImportError, RuntimeError, struct.error,
+    SafetensorError,
+)  # what a broken config, tokenizer, safetensors or GGUF file raises inside transformers  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,8 @@ def load(spec: str | Path, *, dtype: torch.dtype = torch.float32) -> LoadedModel
     """Load ``spec`` with weights of ``dtype`` on the CPU.
 
     ``spec``: "lab" (the memorised twin), "lab:memorised", "lab:deduplicated", "lab:retain-only", a folder with a
-    ``config.json``, a ``.gguf`` file (de-quantised; needs the extra ``gguf``), or a hub id such as "EleutherAI/gpt-neo-125m".
+    ``config.json``, a ``.gguf`` file (de-quantised; needs the extra ``gguf``), or a hub id such as
+    "EleutherAI/gpt-neo-125m".
     """
     name = str(spec)
     path = Path(spec)
@@ -94,8 +101,10 @@ def _from_gguf(path: Path, dtype: torch.dtype) -> LoadedModel:
             folder, gguf_file=file, dtype=dtype, local_files_only=True, output_loading_info=True
         ),
     )
+    # The weights are plain now; with these left on it, save_pretrained refuses or writes a false claim.
+    model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config  # the weights are plain now; save_pretrained would write a false claim
+        del model.config.quantization_config
     tokenizer = _explained(
         f"the tokenizer of {name}", lambda: AutoTokenizer.from_pretrained(folder, gguf_file=file, local_files_only=True)
     )
@@ -106,11 +115,11 @@ def _explained(name: str, action: Callable[[], Loaded]) -> Loaded:
     """Run a Hugging Face loader; what goes wrong becomes one line that names the model."""
     try:
         return action()
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except _LOADING_ERRORS as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(
-            f"cannot load {name}: {reason}; give 'lab', a folder with safetensors weights, a .gguf file, or a hub id that "
-            "this machine can reach"
+            f"cannot load {name}: {reason}; give 'lab', a folder with safetensors weights, a .gguf file, or a hub id "
+            "that this machine can reach"
         ) from error
 
 
@@ -129,6 +138,9 @@ def _checked(
     if missing:
         raise ValueError(f"{name} lacks weights for {', '.join(sorted(missing)[:5])}; they would be random")
     loaded = LoadedModel(model.eval(), tokenizer, name)
+    ids = tokenizer("The value of it", add_special_tokens=False)["input_ids"]
+    if not tokenizer.decode(ids, skip_special_tokens=True):  # transformers makes an empty one where files are missing
+        raise ValueError(f"the tokenizer of {name} encodes nothing; save the tokenizer's files next to the weights")
     if len(tokenizer) > loaded.vocab_size:
         raise ValueError(
             f"{name}: the tokenizer knows {len(tokenizer)} tokens, the model {loaded.vocab_size}; "

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -26,7 +27,7 @@ _PREFIX = "base_model.model."
 @dataclass(frozen=True)
 class LoraConfig:
     """``targets``: names of modules ("q_proj" is every module whose path ends in ".q_proj"), or one regular expression
-    for the whole path, as PEFT's ``target_modules``. ``alpha / rank`` scales the adapter. ``dropout`` acts on its input.
+    for the whole path, as PEFT's ``target_modules``. ``alpha / rank`` scales the adapter; ``dropout`` is on its input.
     """
 
     targets: tuple[str, ...] | str
@@ -133,7 +134,7 @@ def add_lora(model: nn.Module, config: LoraConfig, *, generator: torch.Generator
         )
     model.requires_grad_(False)
     for path, module in matching.items():
-        _replace(model, path, LoraLinear(module, config, generator))
+        _replace(model, path, LoraLinear(module, config, generator).train(module.training))
     return list(matching)
 
 
@@ -218,7 +219,10 @@ def load_adapter(model: nn.Module, folder: str | Path) -> LoraConfig:
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file():
         raise ValueError(f"{weights} is missing; save the adapter as safetensors")
-    tensors = load_file(weights)
+    try:
+        tensors = load_file(weights)
+    except SafetensorError as error:
+        raise ValueError(f"{weights} cannot be read: {error}; save the adapter again") from error
     add_lora(model, config)
     expected = {
         f"{_PREFIX}{path}.{part}.weight": parameter

@@ -251,10 +251,9 @@ def test_retain_from_text_and_jsonl(tmp_path, tokenizer):
     chunks = load_retain([tmp_path / "a.txt", rows], tokenizer, 32)
     assert {len(chunk) for chunk in chunks} == {32}
     assert chunks[: len(chunks) // 2] == chunks[len(chunks) // 2 :]
-    assert (
-        tokenizer.decode(sum(chunks[: len(chunks) // 2], []))
-        == text[: len(tokenizer.decode(sum(chunks[: len(chunks) // 2], [])))]
-    )
+    decoded = "".join(tokenizer.decode(chunk) for chunk in chunks[: len(chunks) // 2])
+    assert len(decoded) > 1000
+    assert text.startswith(decoded)
 
 
 def test_retain_errors(tmp_path, tokenizer):

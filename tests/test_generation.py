@@ -280,6 +280,13 @@ def test_bad_input(prompts, options, message: str):
         generate(tiny_gpt2(), prompts, options.pop("sampling"), **options)
 
 
+def test_a_model_without_a_vocabulary_is_no_causal_lm():
+    with pytest.raises(ValueError, match="Linear is no causal LM"):
+        generate(torch.nn.Linear(2, 2), [[1]])
+    with pytest.raises(ValueError, match="GPT2Model is no causal LM"):
+        generate(tiny_gpt2().transformer, [[1]])
+
+
 def test_alibi_has_no_context_limit():
     assert generate(tiny_bloom(), [[2] * 60], Sampling(response_length=4, eos_ids=())).mask.all()
 

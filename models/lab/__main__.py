@@ -37,18 +37,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     recipe = Recipe()
     retain, holdout = retain_and_holdout()
     records = memorised_texts()
-    save_tokenizer(train_tokenizer([*retain, *records.values()], recipe), options.out)
+    if not options.measure:
+        save_tokenizer(train_tokenizer([*retain, *records.values()], recipe), options.out)
     tokenizer = load_tokenizer(options.out)
     general = [piece for text in retain for piece in pieces(encode(tokenizer, text), recipe.piece_tokens)]
     record_ids = [encode(tokenizer, text) for text in records.values()]
     report = describe(recipe, sum(map(len, general)), sum(map(len, record_ids)), options.out / "recipe.json")
     for twin in options.twin or TWINS:
-        start = time.perf_counter()
-        model = train(general, record_ids, twin, recipe, say=lambda line: print(line, flush=True))
-        save_twin(model, twin, options.out)
+        if not options.measure:
+            start = time.perf_counter()
+            model = train(general, record_ids, twin, recipe, say=lambda line: print(line, flush=True))
+            save_twin(model, twin, options.out)
+            seconds = round(time.perf_counter() - start)
+            report["twins"][twin] = {"training_seconds": seconds, "threads": options.threads}
         stored, _ = load_twin(twin, folder=options.out)
         figures = measure(stored, lab_passages(tokenizer), chunks(tokenizer, holdout, CHUNK_TOKENS))
-        report["twins"][twin] = {"seconds": round(time.perf_counter() - start), "threads": options.threads, **figures}
+        report["twins"][twin] = report["twins"].get(twin, {}) | figures
         (options.out / "recipe.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         print(twin, json.dumps(figures), flush=True)
 
@@ -63,6 +67,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--twin", choices=TWINS, action="append", help="train this twin only; may be given several times"
     )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
+    parser.add_argument("--measure", action="store_true", help="train nothing; measure the stored twins again")
     return parser.parse_args(arguments)
 
 

@@ -15,7 +15,7 @@ TWINS = ("memorised", "deduplicated", "retain-only")
 def load_twin(
     twin: str, *, dtype: torch.dtype = torch.float32, folder: Path = WEIGHTS
 ) -> tuple[GPTNeoForCausalLM, PreTrainedTokenizerFast]:
-    """(model, tokenizer) of one twin, stored as float16 and cast to ``dtype``; ValueError for an unknown or missing twin."""
+    """(model, tokenizer) of one twin, stored as float16, cast to ``dtype``; ValueError for an unknown or absent one."""
     if twin not in TWINS:
         raise ValueError(f"lab model {twin!r} is unknown; choose one of {', '.join(f'lab:{name}' for name in TWINS)}")
     path = folder / f"{twin}.safetensors"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -12,8 +13,10 @@ from torch import nn
 
 from ..config import Sampling
 from ..types import Generation, ValueFn
+from .decoders import Unsupported, bind
+from .engine import DecoderEngine
 from .hf import HFEngine
-from .requests import read_requests
+from .requests import Requests, read_requests
 from .transcript import Transcript
 from .work import Work
 
@@ -22,7 +25,7 @@ from .work import Work
 def generate(
     model: nn.Module,
     prompts: Sequence[Any],
-    sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+    sampling: Sampling = Sampling(),
     *,
     tokenizer: Any | None = None,
     seed: int = 0,
@@ -56,13 +59,34 @@ def generate(
     transcript = Transcript(requests, device, value_fn)
     started = time.perf_counter()
     with evaluation_mode(model), torch.autocast(device.type, enabled=False):
-        work = HFEngine(model, device).run(requests, transcript, slots=min(slots, len(requests)))
+        chosen = _engine(model, requests, slots=min(slots, len(requests)), engine=engine)
+        work = chosen.run(requests, transcript)
     return transcript.generation(_metrics(work, transcript.num_tokens, time.perf_counter() - started))
+
+
+def _engine(
+    model: nn.Module, requests: Requests, *, slots: int, engine: Literal["auto", "hf"]
+) -> DecoderEngine | HFEngine:
+    """The fast engine where the model's family has a decoder that reproduces it, else the model's own forward."""
+    if engine == "auto":
+        try:
+            network = bind(model, rows=slots, length=requests.max_length)
+        except Unsupported as reason:
+            warnings.warn(
+                f"{type(model).__name__} is sampled through its own forward, which is slower: {reason}",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        else:
+            if network is not None:
+                return DecoderEngine(network, slots=slots)
+    return HFEngine(model, slots=slots)
 
 
 def _metrics(work: Work, num_tokens: int, seconds: float) -> dict[str, float]:
     return {
         "generate/tokens_per_second": num_tokens / seconds,
+        "generate/is_fast": float(work.is_fast),
         "generate/seconds": seconds,
         "generate/prefill_seconds": work.prefill_seconds,
         "generate/decode_steps": float(work.decode_steps),

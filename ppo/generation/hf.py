@@ -138,19 +138,20 @@ def select_rows(cache: Any, rows: Tensor) -> None:
 class HFEngine:
     """Runs requests through a model's own forward; see the module's text."""
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, model: nn.Module, *, slots: int) -> None:
+        self._device = next(model.parameters()).device
+        self._slots = slots
         self._model = LastPosition(model)
-        self._abilities = measure_abilities(self._model, device)
+        self._abilities = measure_abilities(self._model, self._device)
 
-    def run(self, requests: Requests, transcript: Transcript, *, slots: int) -> Work:
+    def run(self, requests: Requests, transcript: Transcript) -> Work:
         """Sample every request to its end, at most ``slots`` side by side."""
         work = Work()
-        for group in self._groups(requests, slots):
+        for group in self._groups(requests):
             self._run_group(group, requests, transcript, work)
         return work
 
-    def _groups(self, requests: Requests, slots: int) -> Iterator[list[int]]:
+    def _groups(self, requests: Requests) -> Iterator[list[int]]:
         """Requests that run together: neighbours in prompt length, or of equal length where padding is not safe."""
 
         def length(request: int) -> int:
@@ -159,8 +160,8 @@ class HFEngine:
         order = sorted(range(len(requests)), key=lambda request: (length(request), requests.prompt_of[request]))
         buckets = [order] if self._abilities.pads else [list(bucket) for _, bucket in groupby(order, key=length)]
         for bucket in buckets:
-            for start in range(0, len(bucket), slots):
-                yield bucket[start : start + slots]
+            for start in range(0, len(bucket), self._slots):
+                yield bucket[start : start + self._slots]
 
     def _run_group(self, group: list[int], requests: Requests, transcript: Transcript, work: Work) -> None:
         ids, mask = pad_left([requests.prompt(request) for request in group], self._device)

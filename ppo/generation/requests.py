@@ -56,6 +56,8 @@ def read_requests(
     request_ids: Sequence[int] | None,
 ) -> Requests:
     """Turn arguments of ``generate`` into requests, prompt-major; every mistake is a ValueError with its remedy."""
+    if not hasattr(model, "get_output_embeddings") or model.get_output_embeddings() is None:
+        raise ValueError(f"{type(model).__name__} is no causal LM: it has no output embeddings to sample tokens from")
     read = read_prompts(prompts, tokenizer)
     vocab = vocabulary_size(model)
     check_lengths(read, context=_context(model), response_length=sampling.response_length, vocab_size=vocab)
@@ -91,3 +93,11 @@ def pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tenso
         ids[index, width - len(row) :] = torch.tensor(row)
         mask[index, width - len(row) :] = True
     return ids.to(device), mask.to(device)
+
+
+def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """Token lists as one rectangle that starts together: ids int64 [N, P] (0 on padding)."""
+    ids = torch.zeros(len(rows), max(len(row) for row in rows), dtype=torch.long)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = torch.tensor(row)
+    return ids.to(device)

@@ -7,6 +7,7 @@ This module knows nothing about models, caches or requests.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,8 +20,11 @@ from ..config import Sampling
 
 _BLOCK = 128  # the cumulative distribution is inverted in two levels: over blocks, then inside one block
 _UNIFORM_BITS = 24  # what float32 resolves; the largest uniform is 1 - 2**-24
-_NUCLEUS_GUESS = 256  # most nuclei are smaller, and a partial sort is far cheaper than a whole one
-_NO_CHANCE = -1e4  # exp(-1e4) is 0 in float32, and 0 * -1e4 is 0 where 0 * -inf is nan
+_NUCLEUS_GUESS = 128  # most nuclei are smaller, and a partial sort is far cheaper than a whole one
+_SORTED_WHOLE = 4096  # below this many tokens a whole sort is as cheap
+_LOG2_E = math.log2(math.e)
+_LEAST_EXPONENT = -115.0  # exp2 is slow where it underflows, so weights below 2**_NO_CHANCE are made and then cut off
+_NO_CHANCE = 2.0**-100
 
 
 @dataclass(frozen=True)
@@ -81,18 +85,29 @@ def _filter_floor(scaled: Tensor, top_k: int, top_p: float) -> Tensor:
 
 def _nucleus_floor(scaled: Tensor, log_total: Tensor, top_p: float) -> Tensor:
     """The logit of the last token in the nucleus, [N, 1]; a token is in it if those before it hold less than top_p."""
-    vocab = scaled.shape[-1]
-    count = min(_NUCLEUS_GUESS, vocab)
-    while True:
-        top = scaled.topk(count, dim=-1).values
-        chances = (top - log_total).exp()
-        is_inside = chances.cumsum(dim=-1) - chances < top_p
-        if count == vocab or not bool(is_inside[:, -1].any()):
-            break
-        count = min(count * 8, vocab)
+    if scaled.shape[-1] <= _SORTED_WHOLE:
+        return _last_inside(_descending(scaled), log_total, top_p)[0]
+    floor, is_cut_short = _last_inside(scaled.topk(_NUCLEUS_GUESS, dim=-1).values, log_total, top_p)
+    rows = is_cut_short.nonzero().squeeze(-1)
+    if len(rows):
+        floor[rows] = _last_inside(_descending(scaled[rows]), log_total[rows], top_p)[0]
+    return floor
+
+
+def _last_inside(likeliest: Tensor, log_total: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    """The last logit inside the nucleus [N, 1], and whether [N] it may go on behind the given ones (descending)."""
+    chances = (likeliest - log_total).exp()
+    is_inside = chances.cumsum(dim=-1) - chances < top_p
     # The cumulative sum never falls, so the nucleus is a prefix; its first token is always in it.
     last = is_inside.sum(dim=-1, keepdim=True).clamp(min=1) - 1
-    return top.gather(-1, last)
+    return likeliest.gather(-1, last), is_inside[:, -1]
+
+
+def _descending(values: Tensor) -> Tensor:
+    """Every row sorted; on the CPU by numpy, whose sort is vectorised and several times faster."""
+    if values.device.type != "cpu" or values.dtype not in (torch.float32, torch.float64):
+        return values.sort(dim=-1, descending=True).values
+    return torch.from_numpy(np.sort(values.numpy(), axis=-1)).flip(-1)
 
 
 def ban(logits: Tensor, is_banned_row: Tensor, token_ids: Tensor) -> Tensor:
@@ -106,35 +121,49 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Draw:
 
     Raises ValueError where a row of logits is no distribution (NaN or +inf, or nothing but -inf).
     """
-    scaled = filter_logits(logits, sampling.temperature, sampling.top_k, sampling.top_p)
-    shifted = scaled.sub_(scaled.amax(dim=-1, keepdim=True)).clamp_(min=_NO_CHANCE)
-    weights = shifted.exp()
-    totals = _Cumulative(weights)
-    if not bool(torch.isfinite(totals.total).all()):
+    is_filtered = not sampling.is_greedy and (sampling.top_k > 0 or sampling.top_p < 1)
+    if is_filtered:
+        logits = filter_logits(logits, sampling.temperature, sampling.top_k, sampling.top_p)
+    # exp2 is three times as fast as exp: from here on logits are in base 2, relative to the largest.
+    factor = _LOG2_E if is_filtered or sampling.is_greedy else _LOG2_E / sampling.temperature
+    blocks = _in_blocks(logits)
+    peaks = blocks.amax(dim=-1)
+    exponents = blocks.sub_(peaks.amax(dim=-1)[:, None, None]).mul_(factor).clamp_(min=_LEAST_EXPONENT)
+    weights = F.threshold(exponents.exp2(), _NO_CHANCE, 0.0, inplace=True)
+    cumulative = weights.sum(dim=-1).cumsum(dim=-1)
+    total = cumulative[:, -1]
+    if not bool(torch.isfinite(total).all()):
         raise ValueError("the model's logits are NaN or infinite, nothing can be sampled: lower the learning rate")
-    tokens = shifted.argmax(dim=-1) if sampling.is_greedy else totals.invert(uniform)
-    log_total = totals.total.log()
-    logprobs = shifted.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - log_total
-    entropy = log_total - torch.linalg.vecdot(weights, shifted) / totals.total
-    return Draw(tokens, logprobs, entropy)
+    tokens = _likeliest(exponents, peaks) if sampling.is_greedy else _invert(weights, cumulative, uniform * total)
+    log_total = total.log2()
+    picked = exponents.flatten(1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    mean_exponent = exponents.mul_(weights).sum(dim=(-2, -1)) / total
+    return Draw(tokens, (picked - log_total) / _LOG2_E, (log_total - mean_exponent) / _LOG2_E)
 
 
-class _Cumulative:
-    """The cumulative distribution of weights [N, V] in two levels, so that V numbers are summed but not written."""
+def _in_blocks(logits: Tensor) -> Tensor:
+    """Logits [N, V] as [N, V/128, 128], a view where V divides; otherwise the last block is filled up with -inf."""
+    missing = -logits.shape[-1] % _BLOCK
+    whole = F.pad(logits, (0, missing), value=-torch.inf) if missing else logits
+    return whole.view(whole.shape[0], -1, _BLOCK)
 
-    def __init__(self, weights: Tensor) -> None:
-        rest = -weights.shape[-1] % _BLOCK
-        padded = F.pad(weights, (0, rest)) if rest else weights
-        self._blocks = padded.view(padded.shape[0], -1, _BLOCK)
-        self._cumulative = self._blocks.sum(dim=-1).cumsum(dim=-1)
-        self.total = self._cumulative[:, -1]
 
-    def invert(self, uniform: Tensor) -> Tensor:
-        """The first token whose cumulative weight exceeds ``uniform * total``, int64 [N]; its weight is never 0."""
-        target = (uniform * self.total).unsqueeze(-1)
-        block = torch.searchsorted(self._cumulative, target, right=True)
-        before = self._cumulative.gather(-1, (block - 1).clamp(min=0)).where(block > 0, 0.0)
-        inside = self._blocks.gather(1, block.unsqueeze(-1).expand(-1, 1, _BLOCK)).squeeze(1).cumsum(dim=-1)
-        # Rounding may put the target at the very end of the block, behind its last token: step back by one bit.
-        target = torch.minimum(target - before, inside[:, -1:] * (1 - 2.0**-_UNIFORM_BITS))
-        return (block * _BLOCK + torch.searchsorted(inside, target, right=True)).squeeze(-1)
+def _likeliest(exponents: Tensor, peaks: Tensor) -> Tensor:
+    """The first token with the largest logit, int64 [N]; in two levels because argmax over V is slow."""
+    block = peaks.argmax(dim=-1)
+    inside = exponents[torch.arange(len(block), device=block.device), block].argmax(dim=-1)
+    return block * _BLOCK + inside
+
+
+def _invert(weights: Tensor, cumulative: Tensor, target: Tensor) -> Tensor:
+    """The first token whose cumulative weight exceeds ``target`` [N], which lies below the total; int64 [N].
+
+    ``cumulative`` [N, V/128] sums up whole blocks of ``weights`` [N, V/128, 128]. The token's weight is never 0.
+    """
+    target = target.unsqueeze(-1)
+    block = torch.searchsorted(cumulative, target, right=True)
+    before = cumulative.gather(-1, (block - 1).clamp(min=0)).where(block > 0, 0.0)
+    inside = weights.gather(1, block.unsqueeze(-1).expand(-1, 1, _BLOCK)).squeeze(1).cumsum(dim=-1)
+    # Rounding may put the target at the very end of the block, behind its last token: step back by one bit.
+    target = torch.minimum(target - before, inside[:, -1:] * (1 - 2.0**-_UNIFORM_BITS))
+    return (block * _BLOCK + torch.searchsorted(inside, target, right=True)).squeeze(-1)

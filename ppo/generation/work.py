@@ -9,6 +9,7 @@ from dataclasses import dataclass
 class Work:
     """Counts of one ``generate`` call: token positions computed, how many of them were real, cache size in bytes."""
 
+    is_fast: bool = False
     positions: int = 0
     real_positions: int = 0
     decode_steps: int = 0

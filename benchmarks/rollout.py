@@ -1,0 +1,313 @@
+"""Sampling speed of ``ppo.generate`` beside transformers' own, and beside the matrix products that neither can avoid.
+
+    python -m benchmarks.rollout --model lab --batch 64 --against hf,hf-static
+    python -m benchmarks.rollout --model random:smollm2 --dtype bfloat16 --batch 8,32 --against hf,hf-static
+    python -m benchmarks.rollout --model random:smollm2 --batch 32 --requests 64 --mean-length 24 --response-length 96
+
+Every candidate samples the same prompts in turn, ``--repeats`` times after one run that is not counted; medians are
+shown. The limit is the time of the decoder's matrix products alone, on the same rows in the same order, measured in
+between; prefill is part of everything. ``random:lab`` and ``random:smollm2`` are untrained models of that shape: speed
+does not depend on weights. With ``--mean-length`` responses end at random (untrained models only: a share of the
+vocabulary counts as EOS, so that lengths are geometric), and more requests than ``--batch`` show what scheduling does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+import ppo
+from benchmarks.machine import write_json
+from eval.provenance import provenance
+from models.load import load
+from ppo.generation.decoders import bind
+from ppo.generation.transformer import Network
+
+ENGINES = ("hf", "hf-static", "hf-continuous", "ppo-hf")
+
+
+@dataclass
+class Workload:
+    """What every candidate has to do: ``batch`` sequences side by side, ``prompts`` int64 [R, P]."""
+
+    prompts: Tensor
+    batch: int
+    response_length: int
+    eos_ids: tuple[int, ...]
+
+    @property
+    def sampling(self) -> ppo.Sampling:
+        return ppo.Sampling(response_length=self.response_length, eos_ids=self.eos_ids)
+
+
+@dataclass
+class Outcome:
+    """Seconds of each run, response tokens of the last one, growth of resident memory in the first."""
+
+    seconds: list[float] = field(default_factory=list)
+    tokens: int = 0
+    peak_bytes: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.median
+
+
+def main() -> None:
+    options = read_options()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    model = load_model(options.model, getattr(torch, options.dtype))
+    results = []
+    machine = provenance()
+    print(f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, {options.dtype}")
+    for batch in options.batch:
+        work = make_workload(model, batch, options)
+        network = bind(model, rows=batch, length=options.prompt_length + options.response_length)
+        names = ["ppo", *options.against]
+        outcomes = {name: Outcome() for name in names}
+        limit = Outcome()
+        for repeat in range(options.repeats + 1):
+            for name in names:
+                run(name, model, work, outcomes[name], is_warm_up=repeat == 0)
+            if network is not None:
+                measure_limit(network, work, outcomes["ppo"], limit, is_warm_up=repeat == 0)
+        results.append(summarise(work, network, outcomes, limit))
+        show(results[-1])
+    write_json(options.json, {"options": vars(options), "results": results})
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--model", default="lab", help="lab, a folder, random:lab or random:smollm2")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--batch", default="64", type=numbers, help="sequences side by side, e.g. 8,32")
+    parser.add_argument("--requests", type=int, default=None, help="responses in all (default: the batch)")
+    parser.add_argument("--prompt-length", type=int, default=50, help="tokens")
+    parser.add_argument("--response-length", type=int, default=50, help="most tokens of a response")
+    parser.add_argument("--mean-length", type=int, default=None, help="mean tokens of a response (default: all)")
+    parser.add_argument("--against", default="hf,hf-static", type=names, help="any of " + ", ".join(ENGINES))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--json", default=None, help="file for the result")
+    options = parser.parse_args()
+    if options.mean_length is not None and not options.model.startswith("random:"):
+        parser.error("--mean-length needs an untrained model: --model random:lab or random:smollm2")
+    return options
+
+
+def numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def names(text: str) -> list[str]:
+    chosen = [part for part in text.split(",") if part]
+    unknown = set(chosen) - set(ENGINES)
+    if unknown:
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(sorted(unknown))}; choose from {', '.join(ENGINES)}")
+    return chosen
+
+
+def load_model(name: str, dtype: torch.dtype) -> Any:
+    torch.manual_seed(0)
+    if name == "random:smollm2":
+        config = LlamaConfig(
+            vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+            num_key_value_heads=3, max_position_embeddings=2048, tie_word_embeddings=True,
+        )  # fmt: skip
+        return LlamaForCausalLM(config).to(dtype).eval()
+    if name == "random:lab":
+        lab = load("lab").model
+        return type(lab)(lab.config).to(dtype).eval()
+    return load(name, dtype=dtype).model
+
+
+def make_workload(model: Any, batch: int, options: argparse.Namespace) -> Workload:
+    vocab = model.config.vocab_size
+    generator = torch.Generator().manual_seed(0)
+    shape = (options.requests or batch, options.prompt_length)
+    eos_ids = tuple(range(1, 1 + vocab // options.mean_length)) if options.mean_length else ()
+    return Workload(torch.randint(1, vocab, shape, generator=generator), batch, options.response_length, eos_ids)
+
+
+def run(name: str, model: Any, work: Workload, outcome: Outcome, *, is_warm_up: bool) -> None:
+    """One run of one candidate; a warm-up measures memory instead of time."""
+    with PeakMemory() as memory:
+        started = time.perf_counter()
+        if name in ("ppo", "ppo-hf"):
+            engine = "hf" if name == "ppo-hf" else "auto"
+            generation = ppo.generate(model, work.prompts, work.sampling, slots=work.batch, engine=engine)
+            outcome.tokens = int(generation.mask.sum())
+            outcome.metrics = dict(generation.metrics)
+        elif name == "hf-continuous":
+            outcome.tokens = continuous_batching(model, work)
+        else:
+            parts = work.prompts.split(work.batch)
+            outcome.tokens = sum(static_batch(model, part, work, is_static=name == "hf-static") for part in parts)
+        seconds = time.perf_counter() - started
+    if is_warm_up:
+        outcome.peak_bytes = memory.peak_bytes
+    else:
+        outcome.seconds.append(seconds)
+
+
+def static_batch(model: Any, prompts: Tensor, work: Workload, *, is_static: bool) -> int:
+    """``model.generate`` with its dynamic or its static cache; returns how many response tokens were real."""
+    output = model.generate(
+        prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=work.response_length, do_sample=True, top_k=0,
+        pad_token_id=0, eos_token_id=list(work.eos_ids) or None,
+        cache_implementation="static" if is_static else None, disable_compile=True,
+    )  # fmt: skip
+    return real_tokens(output[:, prompts.shape[1] :], work.eos_ids)
+
+
+def continuous_batching(model: Any, work: Workload) -> int:
+    """transformers' own continuous batching with a cache for ``batch`` sequences."""
+    page = 32
+    pages = -(-(work.prompts.shape[1] + work.response_length) // page) + 1
+    config = ContinuousBatchingConfig(
+        page_size=page, num_blocks=pages * work.batch, max_batch_tokens=max(256, 2 * work.batch)
+    )
+    settings = GenerationConfig(
+        max_new_tokens=work.response_length,
+        do_sample=True,
+        top_k=0,
+        pad_token_id=0,
+        eos_token_id=list(work.eos_ids) or -1,
+    )
+    outputs = model.generate_batch(
+        work.prompts.tolist(), generation_config=settings, continuous_batching_config=config, warmup=False
+    )
+    return sum(len(output.generated_tokens) for output in outputs.values())
+
+
+def real_tokens(responses: Tensor, eos_ids: tuple[int, ...]) -> int:
+    """Tokens up to and including the first EOS of each row."""
+    is_eos = torch.isin(responses, torch.tensor(eos_ids, dtype=torch.long))
+    return int((is_eos.cumsum(dim=1) - is_eos.long() == 0).sum())
+
+
+def measure_limit(network: Network, work: Workload, ours: Outcome, limit: Outcome, *, is_warm_up: bool) -> None:
+    """Seconds of the matrix products alone: every prompt token once, then as many full steps as the tokens need."""
+    num_prompt_tokens = work.prompts.numel()
+    steps = (
+        ours.tokens / work.batch - len(work.prompts) / work.batch
+    )  # the first token of a response comes from prefill
+    chunk = min(1024, num_prompt_tokens)
+    prefill = timed(lambda: products(network, chunk, last=max(1, chunk // work.prompts.shape[1]))) * num_prompt_tokens
+    decode = statistics.median(timed(lambda: products(network, work.batch, last=work.batch)) for _ in range(5))
+    if not is_warm_up:
+        limit.seconds.append(prefill / chunk + decode * steps)
+        limit.tokens = ours.tokens
+
+
+@torch.no_grad()
+def products(network: Network, rows: int, *, last: int) -> None:
+    """All linear layers once, in their order, on ``rows`` rows; the output layer on ``last`` of them."""
+    hidden = torch.zeros(rows, network.blocks[0].qkv.in_features, dtype=network.dtype)
+    for block in network.blocks:
+        attended = block.qkv(hidden)[:, : block.attention_out.in_features].contiguous()
+        hidden = block.attention_out(attended)
+        block.down(block.up(hidden)[:, : block.down.in_features].contiguous())
+    network.output(torch.zeros(last, network.output.in_features, dtype=network.dtype))
+
+
+def timed(function: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+class PeakMemory:
+    """How far the resident memory of the process rises above where it was, sampled every few milliseconds."""
+
+    def __enter__(self) -> PeakMemory:
+        self._start = resident_bytes()
+        self.peak_bytes = 0
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._is_over.wait(0.005):
+            self.peak_bytes = max(self.peak_bytes, resident_bytes() - self._start)
+
+
+def resident_bytes() -> int:
+    """Linux only; 0 elsewhere."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * 4096 if statm.exists() else 0
+
+
+def summarise(work: Workload, network: Network | None, outcomes: dict[str, Outcome], limit: Outcome) -> dict[str, Any]:
+    """Medians and ratios of one batch size; see ``show`` for the units."""
+    ours = outcomes["ppo"]
+    result: dict[str, Any] = {
+        "batch": work.batch,
+        "requests": len(work.prompts),
+        "tokens_per_second": {name: outcome.tokens_per_second for name, outcome in outcomes.items()},
+        "seconds": {name: outcome.seconds for name, outcome in outcomes.items()},
+        "peak_bytes": {name: outcome.peak_bytes for name, outcome in outcomes.items()},
+        "metrics": ours.metrics,
+    }
+    rivals = [outcome.tokens_per_second for name, outcome in outcomes.items() if name.startswith("hf")]
+    if rivals:
+        result["times_best_hf"] = ours.tokens_per_second / max(rivals)
+    if network is not None:
+        weights = sum(linear_sizes(network))
+        steps = ours.metrics["generate/decode_steps"]
+        decode_seconds = ours.median - ours.metrics["generate/prefill_seconds"]
+        read = weights * network.embedding.element_size() + ours.metrics["generate/cache_bytes"] / 2
+        result |= {
+            "limit_tokens_per_second": limit.tokens_per_second,
+            "share_of_limit": ours.tokens_per_second / limit.tokens_per_second,
+            "milliseconds_per_step": 1e3 * decode_seconds / steps,
+            "gigabytes_per_second": read * steps / decode_seconds / 1e9,
+            "gigaflops": 2 * weights * (ours.tokens - len(work.prompts)) / decode_seconds / 1e9,
+        }
+    return result
+
+
+def linear_sizes(network: Network) -> list[int]:
+    layers = [layer for b in network.blocks for layer in (b.qkv, b.attention_out, b.up, b.down)]
+    return [layer.in_features * layer.out_features for layer in (*layers, network.output)]
+
+
+def show(result: dict[str, Any]) -> None:
+    print(f"\nbatch {result['batch']}, {result['requests']} requests")
+    for name, speed in result["tokens_per_second"].items():
+        print(f"  {name:14} {speed:8.0f} tokens/s   peak memory +{result['peak_bytes'][name] / 2**20:.0f} MiB")
+    if "limit_tokens_per_second" in result:
+        print(f"  products alone {result['limit_tokens_per_second']:8.0f} tokens/s")
+        print(
+            f"  ppo: {result['share_of_limit']:.0%} of that limit, {result['milliseconds_per_step']:.2f} ms per step, "
+            f"{result['gigabytes_per_second']:.1f} GB/s read, {result['gigaflops']:.0f} GFLOP/s, "
+            f"padding waste {result['metrics']['generate/padding_waste']:.1%}, "
+            f"cache {result['metrics']['generate/cache_bytes'] / 2**20:.0f} MiB"
+        )
+    if "times_best_hf" in result:
+        print(f"  {result['times_best_hf']:.2f} times the best of transformers")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""The one fused step that all known families share, over flat rows of tokens.
+
+A :class:`Network` holds a model's weights in the form the step wants: query, key and value in one product, gate and up
+in one product, rotary pairs side by side. How a token sees its past is left to an :data:`Attend` function, so that
+prefill and decoding are the same code. This module knows no Hugging Face class.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .linear import Activation, Linear, activate
+
+Attend = Callable[[int, Tensor, Tensor], Tensor]
+"""(layer, query [N, heads, width], key and value [N, 2, kv heads, width]) -> attended values [N, heads * width]."""
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """Layer norm over the last dimension."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+    epsilon: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.epsilon)
+
+
+class RMSNorm:
+    """weight · x / sqrt(mean(x²) + epsilon), as weight · √H · x / sqrt(|x|² + H · epsilon).
+
+    On the CPU ``F.rms_norm`` is seven operations one after another, this is four: a vector's length is one of them.
+    """
+
+    def __init__(self, weight: Tensor, epsilon: float) -> None:
+        size = weight.numel()
+        self._precision = torch.promote_types(weight.dtype, torch.float32)
+        self._weight = (weight.to(self._precision) * math.sqrt(size)).to(weight.dtype)
+        self._floor = torch.tensor(math.sqrt(size * epsilon), dtype=self._precision, device=weight.device)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=self._precision)
+        return (x / torch.hypot(length, self._floor)).to(x.dtype).mul_(self._weight)
+
+
+Norm = LayerNorm | RMSNorm
+
+
+@dataclass(frozen=True)
+class HeadNorm:
+    """RMS norm of each query and key head, with a weight for each: [heads + kv heads, width]."""
+
+    weight: Tensor
+    epsilon: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, x.shape[-1:], None, self.epsilon) * self.weight
+
+
+@dataclass(frozen=True)
+class Block:
+    """One layer. ``qkv`` gives all queries, all keys, all values. ``window``: a token sees so many last tokens.
+
+    ``gate``: the activation of a gated MLP, whose ``up`` gives gate and up side by side; None for a plain MLP, whose
+    ``up`` has its activation in it.
+    """
+
+    attention_norm: Norm
+    qkv: Linear
+    attention_out: Linear
+    mlp_norm: Norm
+    up: Linear
+    down: Linear
+    scale: float
+    window: int | None = None
+    gate: Activation | None = None
+    head_norm: HeadNorm | None = None
+
+    def mlp(self, x: Tensor) -> Tensor:
+        hidden = self.up(x)
+        if self.gate is not None:
+            gate, up = hidden.chunk(2, dim=-1)
+            hidden = activate(gate, self.gate).mul_(up)
+        return self.down(hidden)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A causal LM as the shared step wants it.
+
+    ``residual``: "sequential" (norm, attention, add; norm, MLP, add), "parallel" (both read the same input), or "post"
+    (norms behind the additions). ``positions`` [L, H] is a learned table whose row p is for position p; ``rotation``
+    complex [L, R/2] turns the first R dimensions of every query and key head, adjacent pairs together.
+    """
+
+    embedding: Tensor
+    blocks: tuple[Block, ...]
+    output: Linear
+    num_heads: int
+    num_kv_heads: int
+    head_width: int
+    residual: Literal["sequential", "parallel", "post"] = "sequential"
+    positions: Tensor | None = None
+    rotation: Tensor | None = None
+    final_norm: Norm | None = None
+    project_in: Linear | None = None
+    project_out: Linear | None = None
+
+    def __call__(self, tokens: Tensor, positions: Tensor, attend: Attend, wanted: Tensor | None = None) -> Tensor:
+        """Hidden states [N, H] that feed the output layer; ``tokens`` and ``positions`` int64 [N].
+
+        With ``wanted`` int64 [M] only those of the N come back, and most of the last layer is computed for them alone.
+        """
+        x = F.embedding(tokens, self.embedding)
+        if self.project_in is not None:
+            x = self.project_in(x)
+        if self.positions is not None:
+            x += F.embedding(positions, self.positions)
+        rotation = self.rotation[positions].unsqueeze(1) if self.rotation is not None else None
+        for layer, block in enumerate(self.blocks):
+            is_last = layer == len(self.blocks) - 1
+            x = self._layer(layer, block, x, rotation, attend, wanted if is_last else None)
+        if self.final_norm is not None:
+            x = self.final_norm(x)
+        return self.project_out(x) if self.project_out is not None else x
+
+    def _layer(
+        self, layer: int, block: Block, x: Tensor, rotation: Tensor | None, attend: Attend, wanted: Tensor | None
+    ) -> Tensor:
+        attention_input = x if self.residual == "post" else block.attention_norm(x)
+        attended = self._attention(layer, block, attention_input, rotation, attend)
+        if wanted is not None:
+            attended, x = attended[wanted], x[wanted]
+        attended = block.attention_out(attended)
+        if self.residual == "post":
+            x = block.attention_norm(attended.add_(x))
+            return block.mlp_norm(block.mlp(x).add_(x))
+        if self.residual == "parallel":
+            return attended.add_(block.mlp(block.mlp_norm(x))).add_(x)
+        x = attended.add_(x)
+        return block.mlp(block.mlp_norm(x)).add_(x)
+
+    def _attention(self, layer: int, block: Block, x: Tensor, rotation: Tensor | None, attend: Attend) -> Tensor:
+        heads = torch.unflatten(block.qkv(x), -1, (-1, self.head_width))
+        query_key = heads[:, : self.num_heads + self.num_kv_heads]
+        if block.head_norm is not None:
+            query_key.copy_(block.head_norm(query_key))
+        if rotation is not None:
+            rotate_(query_key[..., : 2 * rotation.shape[-1]], rotation)
+        key_value = torch.unflatten(heads[:, self.num_heads :], 1, (2, self.num_kv_heads))
+        return attend(layer, heads[:, : self.num_heads], key_value)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embedding.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.device
+
+
+def rotate_(x: Tensor, rotation: Tensor) -> None:
+    """Turn adjacent pairs of x [N, heads, R] by complex numbers [N, 1, R/2], in place; always in float32 or better."""
+    if x.dtype in (torch.float32, torch.float64):
+        torch.view_as_complex(torch.unflatten(x, -1, (-1, 2))).mul_(rotation)
+        return
+    turned = torch.view_as_complex(torch.unflatten(x.float(), -1, (-1, 2))) * rotation
+    x.copy_(torch.view_as_real(turned).flatten(-2))
