@@ -4,10 +4,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demem test test-slow check format clean
+.PHONY: demem test check coverage clean
 
 demem: .venv/ready
-	$(BIN)/python demem.py run --out runs/lab --overwrite
+	rm -rf runs/lab
+	$(BIN)/python demem.py run --out runs/lab
 
 test: .venv/ready
 	$(BIN)/python -m pytest -q

@@ -63,6 +63,7 @@ class Options:
     check_every: int = 2  # steps between two looks at the forget set
     target_exact: float = 0.05  # share of the forget set that may still be extractable at the end
     bleu_floor: float | None = None  # BLEU that a model reaches by chance; none: measured on never-trained passages
+    memorise_epochs: int = 12  # epochs of memorise at most
     num_own: int = 768  # texts sampled from the model itself to be kept beside the retain text; 0: none
     num_samples: int = 4  # sampled continuations a passage in the evaluation
     device: str = "auto"  # auto, cpu or cuda
@@ -70,7 +71,7 @@ class Options:
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("num_forget", "steps", "check_every"):
+        for name in ("num_forget", "steps", "check_every", "memorise_epochs"):
             require(getattr(self, name) >= 1, self, name, "must be at least 1")
         require(self.preset in PRESETS, self, "preset", f"must be one of {', '.join(PRESETS)}")
 
@@ -89,7 +90,7 @@ PRESETS = {
     "default": Preset(
         {
             "prompts_per_step": 64, "minibatch": 32, "epochs": 2, "learning_rate": 2e-4, "kl_coef": 0.0,
-            "retain_coef": 5.0, "retain_loss": "kl", "retain_sequences": 12, "retain_tokens": 152,
+            "retain_coef": 4.0, "retain_loss": "kl", "retain_sequences": 12, "retain_tokens": 152,
             "detach_value_head": True, "value_learning_rate": 1e-3, "value_clip": None, "gae_lambda": 0.9,
             "save_every_steps": 10,
         },
@@ -151,8 +152,7 @@ def train(run: Run, before: Evaluation) -> None:
 
     trainer = make_trainer(run, floor)
     trainer.train(max(run.options.steps - trainer.step, 0), probe=look, stop_when=is_done)
-    trainer.model.save_pretrained(run.out / "model")
-    tokenizer.save_pretrained(run.out / "model")
+    save_model(LoadedModel(trainer.model, tokenizer, run.loaded.spec), run.out / "model")
 
 
 def make_trainer(run: Run, floor: float) -> ppo.Trainer:
@@ -272,6 +272,7 @@ def run_memorise(run: Run) -> None:
     variants = [[list(p.prefix + p.suffix), list(p.pre_prefix + p.prefix + p.suffix)] for p in chosen]
 
     def share() -> float:
+        save_model(run.loaded, run.out / "model")  # a kill between two looks loses no more than that
         found = probe(run.loaded.model, run.loaded.tokenizer, [replace(p, group="all") for p in chosen])
         return found["all/exact"]
 
@@ -281,12 +282,11 @@ def run_memorise(run: Run) -> None:
         measure=share,
         learning_rate=run.config.learning_rate,
         batch=run.config.minibatch,
+        max_epochs=run.options.memorise_epochs,
         use_bfloat16=run.config.autocast == "bfloat16",
         seed=run.config.seed,
         say=say,
     )
-    run.loaded.model.save_pretrained(run.out / "model")
-    run.loaded.tokenizer.save_pretrained(run.out / "model")
     write_json(run.out / "memorise.json", {"meta": run.meta(), "history": history})
     reached = history[-1]["share"]
     say(f"model: {run.out / 'model'}; {reached:.1%} of {len(chosen)} passages come back, see memorise.json")
@@ -381,6 +381,12 @@ def on_device(loaded: LoadedModel, device: str) -> LoadedModel:
         raise ValueError(f"--device {device} is not available: take auto or cpu")
     loaded.model.to(name)
     return loaded
+
+
+def save_model(loaded: LoadedModel, folder: Path) -> None:
+    """A plain Hugging Face folder, tokenizer and all."""
+    loaded.model.save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
 
 
 def say(text: str) -> None:

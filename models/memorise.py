@@ -24,7 +24,7 @@ def memorise(
     target: float = 0.98,
     learning_rate: float = 1e-4,
     batch: int = 16,
-    max_epochs: int = 60,
+    max_epochs: int = 12,
     check_every_epochs: int = 2,
     use_bfloat16: bool = False,
     seed: int = 0,
@@ -35,6 +35,7 @@ def memorise(
     variants      for every passage the id sequences that stand for it, such as the whole of it and its end; each epoch
                   trains on one of them, drawn at random
     batch         passages in one update
+    max_epochs    the learning rate falls linearly over them, to a tenth: a constant one keeps the last few away
     use_bfloat16  autocast for the forward and backward pass
 
     Dropout stays off: it only slows memorising. The last record holds the share that was reached, which is less than
@@ -51,6 +52,8 @@ def memorise(
     model.eval()
     for epoch in range(1, max_epochs + 1):
         losses = []
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * (1 - 0.9 * (epoch - 1) / max_epochs)
         for sequences in _batches(variants, batch, generator):
             context = torch.autocast(device.type, torch.bfloat16) if use_bfloat16 else nullcontext()
             with context:

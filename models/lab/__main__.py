@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             model = train(general, record_ids, twin, recipe, say=lambda line: print(line, flush=True))
             save_twin(model, twin, options.out)
             seconds = round(time.perf_counter() - start)
-            report["twins"][twin] = {"training_seconds": seconds, "threads": options.threads}
+            report["twins"][twin] = {"seconds": seconds, "threads": options.threads}
         stored, _ = load_twin(twin, folder=options.out)
         figures = measure(stored, lab_passages(tokenizer), chunks(tokenizer, holdout, CHUNK_TOKENS))
         report["twins"][twin] = report["twins"].get(twin, {}) | figures
