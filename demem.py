@@ -34,12 +34,13 @@ from data.study import Study, load_study
 from eval.evaluate import Evaluation, evaluate, probe
 from eval.provenance import provenance
 from eval.report import render_page, render_table
-from eval.results import check_folder, read_before, read_results, read_settings, write_json, write_results
+from eval.results import check_folder, check_same, read_before, read_results, read_settings, write_json, write_results
 from eval.settings import Settings
 from models.load import LoadedModel, load
 from models.memorise import memorise
 from models.own_text import own_text
 from ppo.backbone import context_length, vocabulary_size
+from ppo.checkpoint import list_checkpoints
 from ppo.config import check_types, require
 from ppo.log import read_jsonl
 from ppo.options import add_options, given_values
@@ -71,8 +72,10 @@ class Options:
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("num_forget", "steps", "check_every", "memorise_epochs"):
+        for name in ("num_forget", "num_holdout", "steps", "check_every", "memorise_epochs"):
             require(getattr(self, name) >= 1, self, name, "must be at least 1")
+        for name in ("num_own", "num_samples"):
+            require(getattr(self, name) >= 0, self, name, "must be at least 0")
         require(self.preset in PRESETS, self, "preset", f"must be one of {', '.join(PRESETS)}")
 
 
@@ -147,17 +150,23 @@ def train(run: Run, before: Evaluation) -> None:
             return {}
         return probe(trainer.model, tokenizer, forget, run.study.holdout[:32])
 
-    def is_done(metrics: Mapping[str, float]) -> bool:
-        """Two looks running at the chance floor, since one may be luck; read from the log, so a resumed run agrees."""
-        if "forget/bleu" not in metrics:
-            return False
-        looks = [row for row in read_jsonl(run.out / "metrics.jsonl") if "forget/bleu" in row][-2:]
-        target = run.options.target_exact
-        return len(looks) == 2 and all(r["forget/exact"] <= target and r["forget/bleu"] <= floor for r in looks)
+    def is_done(_: Mapping[str, float]) -> bool:
+        """Asked of the log, not of this process, so that a resumed run stops where an unbroken one does."""
+        looks = [row for row in read_jsonl(run.out / "metrics.jsonl") if "forget/exact" in row][-2:]
+        return len(looks) == 2 and all(is_forgotten(look, run.options.target_exact, floor) for look in looks)
 
     trainer = make_trainer(run, floor)
-    trainer.train(max(run.options.steps - trainer.step, 0), probe=look, stop_when=is_done)
+    if not (trainer.step > 0 and is_done({})):
+        trainer.train(max(run.options.steps - trainer.step, 0), probe=look, stop_when=is_done)
     save_model(LoadedModel(trainer.model, tokenizer, run.loaded.spec), run.out / "model")
+
+
+def is_forgotten(look: Mapping[str, float], target_exact: float, floor: float) -> bool:
+    """Hardly a suffix comes back, and where the chance floor is known (above 0), BLEU has come down to it.
+
+    Training stops after two such looks running, since one may be luck.
+    """
+    return look["forget/exact"] <= target_exact and (floor == 0 or look["forget/bleu"] <= floor)
 
 
 def make_trainer(run: Run, floor: float) -> ppo.Trainer:
@@ -170,7 +179,7 @@ def make_trainer(run: Run, floor: float) -> ppo.Trainer:
     reward = PRESETS[run.options.preset].reward(floor)
     more: dict[str, Any] = {"tokenizer": run.loaded.tokenizer, "retain": text_to_keep(run), "out": run.out}
     if run.options.resume:
-        if (run.out / "checkpoints").is_dir():
+        if list_checkpoints(run.out / "checkpoints"):
             return ppo.Trainer.resume(run.out, rows, reward, **more)
         for name in ("metrics.jsonl", "samples.jsonl"):  # killed before its first checkpoint: from the start
             (run.out / name).unlink(missing_ok=True)
@@ -195,9 +204,9 @@ def text_to_keep(run: Run) -> list[list[int]]:
 
 
 def chance_floor(run: Run, before: Evaluation) -> float:
-    """BLEU that a model reaches on passages it never saw: given, or measured on the never-trained ones, else 0.
+    """BLEU that a model reaches on passages it never saw: given, or measured on the never-trained ones.
 
-    Below it lies no privacy, only damage.
+    Below it lies no privacy, only damage. 0 means that it is not known: training then stops at ``target_exact`` alone.
     """
     if run.options.bleu_floor is not None:
         return run.options.bleu_floor
@@ -318,12 +327,14 @@ def main(arguments: Sequence[str]) -> int:
             report(Path(given_values(parsed, Options).get("out", Options.out)))
         else:
             COMMANDS[command](prepare(command, parsed))
-    except ValueError as error:
-        print(f"demem: {error}", file=sys.stderr)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"demem: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         out = given_values(parsed, Options).get("out", Options.out)
-        print(f"demem: interrupted; go on with: python demem.py {command} --resume --out {out}", file=sys.stderr)
+        can_resume = command in ("run", "train") and (Path(out) / "config.json").is_file()
+        hint = f"; go on with: python demem.py {command} --resume --out {out}" if can_resume else ""
+        print(f"demem: interrupted{hint}", file=sys.stderr)
         return 130
     return 0
 
@@ -345,12 +356,18 @@ def prepare(command: str, parsed: argparse.Namespace) -> Run:
     out = Path(given.get("out", Options.out))
     is_new = command in ("run", "attack", "memorise") and not given.get("resume", False)
     saved = {} if is_new or not (out / "config.json").is_file() else read_settings(out)
-    if command == "evaluate" and not saved:
-        raise ValueError(f"--out {out} holds no run to evaluate: there is no config.json in it")
+    if not saved and (command == "evaluate" or given.get("resume", False)):
+        raise ValueError(f"--out {out} holds no run to go on with: there is no config.json in it")
+    if command == "memorise" and given.get("resume", False):
+        raise ValueError(
+            "memorise cannot be resumed: go on from its last look by --model <out>/model and another --out"
+        )
+    given_config = given_values(parsed, ppo.Config)
+    check_same(saved, given, given_config)
     options = Options(**{**saved.get("options", {}), "resume": False, **given})
     changes = saved.get("config") or PRESETS[options.preset].config
-    config = ppo.Config.from_dict({**changes, **given_values(parsed, ppo.Config)})
-    check_folder(out, is_new=is_new)
+    config = ppo.Config.from_dict({**changes, **given_config})
+    check_folder(out, is_new=is_new or not saved)
     loaded = on_device(load(options.model), options.device)
     study = load_study(
         options.data,
@@ -370,8 +387,9 @@ def prepare(command: str, parsed: argparse.Namespace) -> Run:
 
 def check_context(study: Study, context: int | None, response_length: int) -> None:
     """Raise ValueError, before any work, for a passage or a response that does not fit into the model's context."""
+    longest = max(len(p.suffix) for p in study.passages)  # every prefix is continued as far as the longest suffix
     for p in study.passages if context is not None else []:
-        needed = max(len(p.ids), len(p.prefix) + response_length)
+        needed = max(len(p.ids), len(p.prefix) + max(response_length, longest))
         if needed > context:
             raise ValueError(
                 f"passage {p.id} needs {needed} tokens (its own {len(p.ids)}; prefix {len(p.prefix)} + response_length "

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ppo.log import read_jsonl
+
 from .evaluate import Evaluation
 from .report import pair_records
 
@@ -43,6 +45,19 @@ def read_settings(out: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: {error!r}") from error
 
 
+def check_same(saved: Mapping[str, Any], options: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Raise ValueError for a setting that differs from the run's own: a run goes on as it began, or not at all."""
+    free = ("out", "resume", "steps", "device")
+    for given, known in ((options, saved.get("options", {})), (config, saved.get("config", {}))):
+        for name, value in given.items():
+            before = tuple(known[name]) if isinstance(known.get(name), list) else known.get(name)
+            if name in known and name not in free and value != before:
+                flag = "--" + name.replace("_", "-")
+                raise ValueError(
+                    f"{flag} {value!r} is not this run's {before!r}: leave it out, or start in another --out"
+                )
+
+
 def write_results(
     folder: Path, meta: Mapping[str, Any], before: Evaluation, after: Evaluation | None = None
 ) -> dict[str, Any]:
@@ -50,10 +65,10 @@ def write_results(
     results: dict[str, Any] = {"meta": dict(meta), "summary": summarise(before, after), "before": before.to_dict()}
     if after is not None:
         results["after"] = after.to_dict()
-    write_json(folder / "evaluation.json", results)
     records = pair_records(before.records, after.records if after is not None else None)
     text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     replace_text(folder / "passages.jsonl", text)
+    write_json(folder / "evaluation.json", results)  # last: where it stands, the other is whole
     return results
 
 
@@ -68,10 +83,9 @@ def read_results(folder: Path) -> dict[str, Any]:
 def read_before(folder: Path) -> Evaluation:
     """The evaluation before unlearning, with its records."""
     head = ("id", "group", "kind", "repeats", "prompt", "truth")
-    lines = (folder / "passages.jsonl").read_text(encoding="utf-8").splitlines()
-    passages = [json.loads(line) for line in lines]
-    records = [{**{name: p[name] for name in head}, **p["before"]} for p in passages]
-    return Evaluation.from_dict(read_results(folder)["before"], records)
+    before = read_results(folder)["before"]
+    records = [{**{name: p[name] for name in head}, **p["before"]} for p in read_jsonl(folder / "passages.jsonl")]
+    return Evaluation.from_dict(before, records)
 
 
 def summarise(before: Evaluation, after: Evaluation | None) -> dict[str, Any]:
@@ -80,9 +94,9 @@ def summarise(before: Evaluation, after: Evaluation | None) -> dict[str, Any]:
         name
         for group in ("forget", "forget_holdout", "keep", "never")
         for quantity in ("exact", "exact_sampled", "n_bleu", "bleu", "ma_suffix", "empty", "distinct_2_ratio")
-        if (name := f"{group}/{quantity}") in before.summary
+        if (name := f"{group}/{quantity}") in before.summary and (after is None or name in after.summary)
     ]
-    if "holdout/perplexity" in before.summary:
+    if "holdout/perplexity" in before.summary and (after is None or "holdout/perplexity" in after.summary):
         wanted.append("holdout/perplexity")
     if after is None:
         return {name: {"before": before.summary[name]} for name in wanted}

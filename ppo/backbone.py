@@ -141,4 +141,6 @@ def end_ids(model: Any) -> tuple[int, ...]:
         ids = getattr(model.config, "eos_token_id", None)
     if ids is None:
         return ()
-    return tuple(int(i) for i in ids) if isinstance(ids, (list, tuple)) else (int(ids),)
+    listed = ids if isinstance(ids, (list, tuple)) else [ids]
+    # A config may name an EOS beyond its own vocabulary; a token that cannot be sampled cannot end anything.
+    return tuple(int(i) for i in listed if 0 <= int(i) < vocabulary_size(model))

@@ -8,19 +8,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 def load_model(model: str | Path | nn.Module, tokenizer: Any | None) -> tuple[Any, Any | None]:
-    """A loaded model as it is; a hub id or a folder through ``from_pretrained``, with its tokenizer.
+    """A loaded model as it is; a hub id or a folder through ``from_pretrained`` in float32, with its tokenizer.
 
     Raises ValueError, in one sentence, for what cannot be loaded as a causal LM.
     """
     if isinstance(model, nn.Module):
         return model, tokenizer
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(model, use_safetensors=True)
+        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, use_safetensors=True)
         if tokenizer is None:
             tokenizer = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:

@@ -64,7 +64,9 @@ class RunLog:
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The records of a JSONL file; a last line that was cut off by a kill is left out."""
     records: list[dict[str, Any]] = []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would also split at U+2028 inside a text
+    if lines and not lines[-1]:
+        lines.pop()
     for number, line in enumerate(lines):
         try:
             records.append(json.loads(line))

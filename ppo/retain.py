@@ -83,7 +83,7 @@ class RetainLoss:
         logprobs = torch.log_softmax(policy.output_layer(rows).float(), dim=-1)
         if ref_rows is None or self._reference is None:
             return -logprobs.gather(-1, targets.unsqueeze(-1)).sum()
-        with torch.no_grad():
+        with torch.no_grad(), adapter_off(self._reference.model):
             ref_logprobs = torch.log_softmax(self._reference.output_layer(ref_rows).float(), dim=-1)
         return (ref_logprobs.exp() * (ref_logprobs - logprobs)).sum()
 

@@ -79,6 +79,11 @@ class Trainer:
         self.model, self.tokenizer = load_model(model, tokenizer)
         self.scorer = Scorer(reward, self.config)
         self.prompts = read_prompts(prompts, self.tokenizer)
+        self.actor = ActorCritic(
+            self.model,
+            value_head=self.config.value_head if self.config.has_critic else None,
+            is_head_detached=self.config.detach_value_head,
+        )
         self.sampling = replace(self.config.sampling(), eos_ids=end_ids(self.model))
         check_lengths(
             self.prompts,
@@ -89,11 +94,6 @@ class Trainer:
         self.out = Path(out) if out is not None else None
         self.generator = torch.Generator().manual_seed(self.config.seed)
         self.step = 0
-        self.actor = ActorCritic(
-            self.model,
-            value_head=self.config.value_head if self.config.has_critic else None,
-            is_head_detached=self.config.detach_value_head,
-        )
         self.frozen = freeze(self.model, self.config, has_own_reference=reference is not None)
         self.reference = make_reference(reference, self.frozen, self.sampling, self.config)
         self.retain_loss = make_retain_loss(retain, self.tokenizer, self.frozen, self.config, self.generator)
@@ -146,7 +146,10 @@ class Trainer:
         scores, token_rewards = self.scorer(samples, generation)
         scored = time.perf_counter()
         old_logprobs, old_values = self._old_statistics(generation)
-        ref_logprobs = self.reference.logprobs(generation, samples) if self.reference is not None else None
+        ref_logprobs = None
+        if self.reference is not None:
+            with self._precision():  # as the policy, or KL(reference, reference) would not be 0
+                ref_logprobs = self.reference.logprobs(generation, samples)
         mask = generation.mask
         kl = torch.zeros_like(old_logprobs)
         if ref_logprobs is not None:

@@ -58,6 +58,16 @@ def test_a_folder_in_use_is_refused(tmp_path, capsys):
     assert "is a file" in fails(capsys, "run", "--out", str(tmp_path / "something"))
     assert "holds no run" in fails(capsys, "report", "--out", str(tmp_path))
     assert "holds no run" in fails(capsys, "evaluate", "--out", str(tmp_path))
+    assert "holds no run" in fails(capsys, "run", "--resume", "--out", str(tmp_path))
+    assert "is not empty" in fails(capsys, "train", "--out", str(tmp_path))
+
+
+def test_a_run_goes_on_with_its_own_settings(tmp_path, capsys):
+    config = demem.ppo.Config(**demem.PRESETS["default"].config)
+    demem.write_json(tmp_path / "config.json", {"options": {"steps": 5, "model": "lab"}, "config": config.to_dict()})
+    line = fails(capsys, "run", "--resume", "--learning-rate", "1e-3", "--out", str(tmp_path))
+    assert "--learning-rate 0.001 is not this run's 0.0002" in line
+    assert "--model 'x' is not this run's 'lab'" in fails(capsys, "train", "--model", "x", "--out", str(tmp_path))
 
 
 def test_an_unknown_option_is_argparse_s(tmp_path, capsys):

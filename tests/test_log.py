@@ -46,3 +46,8 @@ def test_tensorboard_is_used_where_it_is_installed(tmp_path):
     RunLog(tmp_path, use_tensorboard=True).metrics(0, {"a/b": 1.0})
     assert list((tmp_path / "tensorboard").iterdir())
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 0, "a/b": 1.0}
+
+
+def test_unicode_line_ends_inside_a_text_are_no_line_ends(tmp_path):
+    RunLog(tmp_path).metrics(0, {"a\u2028b": 1.0})
+    assert read_jsonl(tmp_path / "metrics.jsonl") == [{"step": 0, "a\u2028b": 1.0}]
