@@ -378,6 +378,8 @@ def prepare(command: str, parsed: argparse.Namespace) -> Run:
         num_forget=options.num_forget,
         num_holdout=options.num_holdout,
     )
+    if study.num_left_out:
+        say(f"{study.num_left_out} passages of {options.data} are not used: see --num-forget and --num-holdout")
     if not study.group("forget"):
         raise ValueError(f"--data {options.data} has no passage in the group 'forget': there is nothing to unlearn")
     check_context(study, context_length(loaded.model), config.response_length)

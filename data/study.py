@@ -23,11 +23,15 @@ HOLDOUT_SHARE = 0.2  # of the text to keep, where the caller brings it
 
 @dataclass(frozen=True)
 class Study:
-    """``passages`` of all groups; ``retain`` and ``holdout``: general text as token ids, disjoint."""
+    """``passages`` of all groups; ``retain`` and ``holdout``: general text as token ids, disjoint.
+
+    ``num_left_out``: passages of the data that are in no group, since fewer were asked for.
+    """
 
     passages: list[Passage]
     retain: list[list[int]]
     holdout: list[list[int]]
+    num_left_out: int = 0
 
     def group(self, name: str) -> list[Passage]:
         """The passages of one group, in order."""
@@ -56,7 +60,9 @@ def load_study(
     else:
         kept, held = lab_retain(tokenizer, GENERAL_TOKENS), lab_holdout(tokenizer, GENERAL_TOKENS)
     passages = load_passages(data, tokenizer, vocab_size, split=split)
+    num_rows, num_left_out = len(passages), 0
     if {p.group for p in passages} == {"forget"}:
         groups = leak_free_split(passages, {"forget": num_forget, "forget_holdout": num_holdout}, seed=seed)
         passages = [replace(p, group=name) for name, members in groups.items() for p in members]
-    return Study(passages, kept, held)
+        num_left_out = num_rows - len(passages)
+    return Study(passages, kept, held, num_left_out)

@@ -28,6 +28,7 @@ def test_rows_without_groups_are_parted(tmp_path, letters):
     data = write_rows(tmp_path / "rows.jsonl", 20)
     study = load_study(data, letters, 128, num_forget=6, num_holdout=4)
     assert [len(study.group(name)) for name in ("forget", "forget_holdout", "never")] == [6, 4, 0]
+    assert study.num_left_out == 10
     again = load_study(data, letters, 128, num_forget=6, num_holdout=4)
     assert [p.id for p in again.passages] == [p.id for p in study.passages]
     assert not {tuple(r) for r in study.retain} & {tuple(h) for h in study.holdout}
