@@ -48,6 +48,9 @@ from rewards import demem as rewards
 from rewards.combine import Reward
 
 
+LOOKS = 3  # looks running at the forget set that must find it forgotten
+
+
 @dataclass(frozen=True)
 class Options:
     """What to work on and when to stop; everything about PPO itself is in :class:`ppo.Config`."""
@@ -152,8 +155,8 @@ def train(run: Run, before: Evaluation) -> None:
 
     def is_done(_: Mapping[str, float]) -> bool:
         """Asked of the log, not of this process, so that a resumed run stops where an unbroken one does."""
-        looks = [row for row in read_jsonl(run.out / "metrics.jsonl") if "forget/exact" in row][-2:]
-        return len(looks) == 2 and all(is_forgotten(look, run.options.target_exact, floor) for look in looks)
+        looks = [row for row in read_jsonl(run.out / "metrics.jsonl") if "forget/exact" in row][-LOOKS:]
+        return len(looks) == LOOKS and all(is_forgotten(look, run.options.target_exact, floor) for look in looks)
 
     trainer = make_trainer(run, floor)
     if not (trainer.step > 0 and is_done({})):
@@ -164,7 +167,7 @@ def train(run: Run, before: Evaluation) -> None:
 def is_forgotten(look: Mapping[str, float], target_exact: float, floor: float) -> bool:
     """Hardly a suffix comes back, and where the chance floor is known (above 0), BLEU has come down to it.
 
-    Training stops after two such looks running, since one may be luck.
+    Training stops after ``LOOKS`` such looks running, since one may be luck.
     """
     return look["forget/exact"] <= target_exact and (floor == 0 or look["forget/bleu"] <= floor)
 
