@@ -47,8 +47,7 @@ from ppo.options import add_options, given_values
 from rewards import demem as rewards
 from rewards.combine import Reward
 
-
-LOOKS = 3  # looks running at the forget set that must find it forgotten
+LOOKS = 2  # looks running at the forget set that must find it forgotten
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ PRESETS = {
     "default": Preset(
         {
             "prompts_per_step": 64, "minibatch": 32, "epochs": 2, "learning_rate": 2e-4, "kl_coef": 0.0,
-            "retain_coef": 6.0, "retain_loss": "kl", "retain_sequences": 12, "retain_tokens": 152,
+            "retain_coef": 5.0, "retain_loss": "kl", "retain_sequences": 12, "retain_tokens": 152,
             "detach_value_head": True, "value_learning_rate": 1e-3, "value_clip": None, "gae_lambda": 0.9,
             "save_every_steps": 10,
         },
