@@ -18,11 +18,13 @@ prepares models that have memorised nothing. A run lives in one folder (``--out`
 from __future__ import annotations
 
 import argparse
+import copy
 import random
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +32,20 @@ import torch
 import transformers
 
 import ppo
-from data.study import Study, load_study
+from data.study import Study, check_fits, load_study
 from eval.evaluate import Evaluation, evaluate, probe
 from eval.provenance import provenance
-from eval.report import render_page, render_table
-from eval.results import check_folder, check_same, read_before, read_results, read_settings, write_json, write_results
+from eval.report import render_page, render_passage, render_table
+from eval.results import (
+    check_folder,
+    check_same,
+    check_untrained,
+    read_before,
+    read_results,
+    read_settings,
+    write_json,
+    write_results,
+)
 from eval.settings import Settings
 from models.load import LoadedModel, load
 from models.memorise import memorise
@@ -45,6 +56,7 @@ from ppo.config import check_types, require
 from ppo.log import read_jsonl
 from ppo.options import add_options, given_values
 from rewards import demem as rewards
+from rewards.bertscore import BertScore
 from rewards.combine import Reward
 
 LOOKS = 2  # looks running at the forget set that must find it forgotten
@@ -60,8 +72,13 @@ class Options:
     retain: tuple[str, ...] = ()  # text or .jsonl files to keep; none: Python's own documentation
     num_forget: int = 32  # passages to unlearn, where the data names no groups
     num_holdout: int = 32  # memorised passages that unlearning never sees; no 20-gram shared with the former
+    num_never: int = 0  # passages that the model was never trained on: they give the chance floor
     out: str = "runs/demem"  # folder of the run
     preset: str = "default"  # default or paper
+    encoder: str | None = None  # encoder of the paper's BERTScore, a hub id or folder; none: it takes BLEU
+    fluency_weight: float = 0.0  # reward lost for a nat per token outside the fluency band; 0: no band
+    fluency_low: float = 0.5  # nats per token under the original model; below lie loops and memorised text
+    fluency_high: float = 6.0  # nats per token under the original model; above lies gibberish
     steps: int = 40  # PPO steps at most
     check_every: int = 2  # steps between two looks at the forget set
     target_exact: float = 0.05  # share of the forget set that may still be extractable at the end
@@ -76,50 +93,41 @@ class Options:
         check_types(self)
         for name in ("num_forget", "num_holdout", "steps", "check_every", "memorise_epochs"):
             require(getattr(self, name) >= 1, self, name, "must be at least 1")
-        for name in ("num_own", "num_samples"):
+        for name in ("num_own", "num_samples", "num_never", "fluency_weight"):
             require(getattr(self, name) >= 0, self, name, "must be at least 0")
         require(self.preset in PRESETS, self, "preset", f"must be one of {', '.join(PRESETS)}")
+        require(
+            self.encoder is None or self.preset == "paper", self, "encoder", "goes with --preset paper: ours takes BLEU"
+        )
+        require(0 <= self.fluency_low < self.fluency_high, self, "fluency_low", "must lie between 0 and fluency_high")
 
 
-@dataclass(frozen=True)
-class Preset:
-    """A named recipe: changes to the default config, and the reward, given the chance floor (BLEU)."""
-
-    config: Mapping[str, Any]
-    reward: Callable[[float], Reward]
-
-
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     # Ours. No KL penalty against the model that memorised, since it would defend every memorised token; a KL loss on
     # text to keep instead. Every token gets the BLEU that it adds, and the reward ends at the chance floor.
-    "default": Preset(
-        {
-            "prompts_per_step": 64, "minibatch": 32, "epochs": 2, "learning_rate": 2e-4, "kl_coef": 0.0,
-            "retain_coef": 5.0, "retain_loss": "kl", "retain_sequences": 12, "retain_tokens": 152,
-            "detach_value_head": True, "value_learning_rate": 1e-3, "value_clip": None, "gae_lambda": 0.9,
-            "save_every_steps": 10,
-        },
-        lambda floor: rewards.default(bleu_floor=floor, dense="tokens"),
-    ),
+    "default": {
+        "prompts_per_step": 64, "minibatch": 32, "epochs": 2, "learning_rate": 2e-4, "kl_coef": 0.0,
+        "retain_coef": 5.0, "retain_loss": "kl", "retain_sequences": 12, "retain_tokens": 152,
+        "detach_value_head": True, "value_learning_rate": 1e-3, "value_clip": None, "gae_lambda": 0.9,
+        "save_every_steps": 10,
+    },
     # What the paper sets, on this engine: KL acts, no token of a prompt is an action, empty text is no success.
-    "paper": Preset(
-        {
-            "prompts_per_step": 32, "minibatch": 8, "epochs": 8, "learning_rate": 1.41e-5, "kl_coef": 0.2,
-            "save_every_steps": 10,
-        },
-        lambda floor: rewards.paper(),
-    ),
+    "paper": {
+        "prompts_per_step": 32, "minibatch": 8, "epochs": 8, "learning_rate": 1.41e-5, "kl_coef": 0.2,
+        "save_every_steps": 10,
+    },
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its options, config and folder, the model as it is now, and the data."""
+    """One run: its options, config and folder, the model as it is now, the data, and the reward's encoder, if any."""
 
     options: Options
     config: ppo.Config
     loaded: LoadedModel
     study: Study
+    encoder: BertScore | None = None
 
     @property
     def out(self) -> Path:
@@ -164,11 +172,13 @@ def train(run: Run, before: Evaluation) -> None:
 
 
 def is_forgotten(look: Mapping[str, float], target_exact: float, floor: float) -> bool:
-    """Hardly a suffix comes back, and where the chance floor is known (above 0), BLEU has come down to it.
+    """Hardly a suffix comes back exactly, and BLEU has come down to the chance floor.
 
-    Training stops after ``LOOKS`` such looks running, since one may be luck.
+    Where the floor is not known (0), hardly a suffix may come back approximately (BLEU of 75 and more). Training stops
+    after ``LOOKS`` such looks running, since one may be luck.
     """
-    return look["forget/exact"] <= target_exact and (floor == 0 or look["forget/bleu"] <= floor)
+    is_at_chance = look["forget/bleu"] <= floor if floor else look["forget/approximate"] <= target_exact
+    return look["forget/exact"] <= target_exact and is_at_chance
 
 
 def make_trainer(run: Run, floor: float) -> ppo.Trainer:
@@ -178,7 +188,7 @@ def make_trainer(run: Run, floor: float) -> ppo.Trainer:
         {"prompt": list(p.prefix), "suffix": decode(p.suffix, skip_special_tokens=True), "suffix_ids": list(p.suffix)}
         for p in run.study.group("forget")
     ]
-    reward = PRESETS[run.options.preset].reward(floor)
+    reward = make_reward(run, floor)
     more: dict[str, Any] = {"tokenizer": run.loaded.tokenizer, "retain": text_to_keep(run), "out": run.out}
     if run.options.resume:
         if list_checkpoints(run.out / "checkpoints"):
@@ -186,6 +196,22 @@ def make_trainer(run: Run, floor: float) -> ppo.Trainer:
         for name in ("metrics.jsonl", "samples.jsonl"):  # killed before its first checkpoint: from the start
             (run.out / name).unlink(missing_ok=True)
     return ppo.Trainer(run.loaded.model, rows, reward, run.config, **more)
+
+
+def make_reward(run: Run, floor: float) -> Reward:
+    """The preset's reward; outside the fluency band it costs, where one is asked for."""
+    options = run.options
+    if options.preset == "paper":
+        reward = rewards.paper(run.encoder)
+    else:
+        decode = partial(run.loaded.tokenizer.decode, skip_special_tokens=True)
+        reward = rewards.default(bleu_floor=floor, dense="words", decode=decode)
+    if options.fluency_weight:
+        original = copy.deepcopy(run.loaded.model).requires_grad_(False)
+        band = {"low": options.fluency_low, "high": options.fluency_high}
+        reward = rewards.with_fluency(reward, original, weight=options.fluency_weight, **band)
+    say(f"reward: {reward.signature}")
+    return reward
 
 
 def text_to_keep(run: Run) -> list[list[int]]:
@@ -208,7 +234,7 @@ def text_to_keep(run: Run) -> list[list[int]]:
 def chance_floor(run: Run, before: Evaluation) -> float:
     """BLEU that a model reaches on passages it never saw: given, or measured on the never-trained ones.
 
-    Below it lies no privacy, only damage. 0 means that it is not known: training then stops at ``target_exact`` alone.
+    Below it lies no privacy, only damage. 0 means that it is not known.
     """
     if run.options.bleu_floor is not None:
         return run.options.bleu_floor
@@ -241,16 +267,9 @@ def report(out: Path) -> None:
     )
     (out / "report.html").write_text(page, encoding="utf-8")
     for passage in passages[:3]:
-        say(side_by_side(passage))
+        say("\n" + render_passage(passage))
     say("\n" + render_table(before["summary"], after["summary"] if after else None))
     say(f"\nreport: {out / 'report.html'}" + (f"   model: {out / 'model'}" if after else ""))
-
-
-def side_by_side(passage: Mapping[str, Any]) -> str:
-    """One passage: its prompt, its true suffix, and what the model wrote before and after."""
-    texts = {"prompt": "…" + passage["prompt"][-80:], "truth": passage["truth"]}
-    texts |= {label: passage[label]["output"] for label in ("before", "after") if passage.get(label)}
-    return "\n".join([f"\n{passage['id']}", *(f"  {name:7} {' '.join(text.split())}" for name, text in texts.items())])
 
 
 # ---------------------------------------------------------------------- the commands
@@ -288,7 +307,6 @@ def run_memorise(run: Run) -> None:
     variants = [[list(p.prefix + p.suffix), list(p.pre_prefix + p.prefix + p.suffix)] for p in chosen]
 
     def share() -> float:
-        save_model(run.loaded, run.out / "model")  # a kill between two looks loses no more than that
         found = probe(run.loaded.model, run.loaded.tokenizer, [replace(p, group="all") for p in chosen])
         return found["all/exact"]
 
@@ -301,8 +319,10 @@ def run_memorise(run: Run) -> None:
         max_epochs=run.options.memorise_epochs,
         use_bfloat16=run.config.autocast == "bfloat16",
         seed=run.config.seed,
+        checkpoint=run.out / "checkpoint",
         say=say,
     )
+    save_model(run.loaded, run.out / "model")
     write_json(run.out / "memorise.json", {"meta": run.meta(), "history": history})
     reached = history[-1]["share"]
     say(f"model: {run.out / 'model'}; {reached:.1%} of {len(chosen)} passages come back, see memorise.json")
@@ -334,7 +354,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     except KeyboardInterrupt:
         out = given_values(parsed, Options).get("out", Options.out)
-        can_resume = command in ("run", "train") and (Path(out) / "config.json").is_file()
+        can_resume = command in ("run", "train", "memorise") and (Path(out) / "config.json").is_file()
         hint = f"; go on with: python demem.py {command} --resume --out {out}" if can_resume else ""
         print(f"demem: interrupted{hint}", file=sys.stderr)
         return 130
@@ -353,23 +373,9 @@ def parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
 
 
 def prepare(command: str, parsed: argparse.Namespace) -> Run:
-    """Load what the command works on; settings that were not given come from the run's folder, then from the preset."""
-    given = given_values(parsed, Options)
-    out = Path(given.get("out", Options.out))
-    is_new = command in ("run", "attack", "memorise") and not given.get("resume", False)
-    saved = {} if is_new or not (out / "config.json").is_file() else read_settings(out)
-    if not saved and (command == "evaluate" or given.get("resume", False)):
-        raise ValueError(f"--out {out} holds no run to go on with: there is no config.json in it")
-    if command == "memorise" and given.get("resume", False):
-        raise ValueError(
-            "memorise cannot be resumed: go on from its last look by --model <out>/model and another --out"
-        )
-    given_config = given_values(parsed, ppo.Config)
-    check_same(saved, given, given_config)
-    options = Options(**{**saved.get("options", {}), "resume": False, **given})
-    changes = saved.get("config") or PRESETS[options.preset].config
-    config = ppo.Config.from_dict({**changes, **given_config})
-    check_folder(out, is_new=is_new or not saved)
+    """Load what the command works on, and refuse, before any work, what cannot work."""
+    options, changes = read_options(command, parsed)
+    out = Path(options.out)
     loaded = on_device(load(options.model), options.device)
     study = load_study(
         options.data,
@@ -379,26 +385,40 @@ def prepare(command: str, parsed: argparse.Namespace) -> Run:
         retain=options.retain,
         num_forget=options.num_forget,
         num_holdout=options.num_holdout,
+        num_never=options.num_never,
     )
     if study.num_left_out:
         say(f"{study.num_left_out} passages of {options.data} are not used: see --num-forget and --num-holdout")
     if not study.group("forget"):
         raise ValueError(f"--data {options.data} has no passage in the group 'forget': there is nothing to unlearn")
-    check_context(study, context_length(loaded.model), config.response_length)
+    longest = max(len(p.suffix) for p in study.group("forget"))
+    config = ppo.Config.from_dict({"response_length": longest, **changes})
+    check_fits(study, context_length(loaded.model), config.response_length)
+    device = next(loaded.model.parameters()).device
+    encoder = BertScore.load(options.encoder, device=device) if options.encoder else None
     write_json(out / "config.json", {"options": asdict(options), "config": config.to_dict()})
-    return Run(options, config, loaded, study)
+    return Run(options, config, loaded, study, encoder)
 
 
-def check_context(study: Study, context: int | None, response_length: int) -> None:
-    """Raise ValueError, before any work, for a passage or a response that does not fit into the model's context."""
-    longest = max(len(p.suffix) for p in study.passages)  # every prefix is continued as far as the longest suffix
-    for p in study.passages if context is not None else []:
-        needed = max(len(p.ids), len(p.prefix) + max(response_length, longest))
-        if needed > context:
-            raise ValueError(
-                f"passage {p.id} needs {needed} tokens (its own {len(p.ids)}; prefix {len(p.prefix)} + response_length "
-                f"{response_length}), which exceeds the model's context of {context}: shorten it or --response-length"
-            )
+def read_options(command: str, parsed: argparse.Namespace) -> tuple[Options, dict[str, Any]]:
+    """The options, and what differs from ppo.Config's defaults.
+
+    Settings that were not given come from the run's folder, then from the preset; a run goes on as it began.
+    """
+    given, given_config = given_values(parsed, Options), given_values(parsed, ppo.Config)
+    out, is_resumed = Path(given.get("out", Options.out)), given.get("resume", False)
+    is_new = command in ("run", "attack", "memorise") and not is_resumed
+    saved = {} if is_new or not (out / "config.json").is_file() else read_settings(out)
+    if not saved and (command == "evaluate" or is_resumed):
+        raise ValueError(f"--out {out} holds no run to go on with: there is no config.json in it")
+    check_same(saved, given, given_config)
+    if command == "train" and not is_resumed:
+        check_untrained(out)
+    options = Options(**{**saved.get("options", {}), "resume": False, **given})
+    changes = {**(saved.get("config") or PRESETS[options.preset]), **given_config}
+    ppo.Config.from_dict(changes)  # a wrong setting is found before a model is loaded
+    check_folder(out, is_new=is_new or not saved)
+    return options, changes
 
 
 def on_device(loaded: LoadedModel, device: str) -> LoadedModel:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Passage", "load_passages"]
 PARTS = ("pre_prefix", "prefix", "suffix")
+GROUPS = ("", "forget", "forget_holdout", "keep", "never")
 _GPT2_PROBES = {" the": 262, " and": 290, " of": 286}
 
 
@@ -39,7 +40,7 @@ def load_passages(
 
     ``spec``: "lab", a folder of challenge files (GPT-2 vocabulary; ``split`` defaults to "val"), a ``.csv`` with
     columns ``pre_prefix,prefix,suffix``, or a ``.jsonl`` whose rows hold those as text or as ``*_ids`` (ids win where
-    both are given; ``pre_prefix``, ``id``, ``group`` and ``kind`` may be left out, other keys are not read).
+    both are given; ``pre_prefix`` may be left out). Both may name ``id``, ``group`` and ``kind``; nothing else is read.
     ``vocab_size`` is the model's. ValueError names file and row, the value and the remedy.
     """
     if limit is not None and limit < 1:
@@ -117,20 +118,23 @@ def _from_text(row: dict[str, Any], place: Place, tokenizer: PreTrainedTokenizer
     for part, value in zip(PARTS, parts, strict=True):
         if not isinstance(value, str):
             raise ValueError(f"{place}: {part} is {value!r:.80}; it must be a string")
-    return Passage(_label(row, "id", "", place), *cut_text(parts, tokenizer))
+    return _labelled(Passage("", *cut_text(parts, tokenizer)), row, place)
 
 
 def _from_json(row: dict[str, Any], place: Place, tokenizer: PreTrainedTokenizerBase) -> Passage:
     if "prefix_ids" in row or "suffix_ids" in row:
-        parts = (_id_field(row, part, place) for part in PARTS)
-        passage = Passage(_label(row, "id", "", place), *parts)
-    elif "prefix" in row and "suffix" in row:
-        passage = _from_text(row, place, tokenizer)
-    else:
-        raise ValueError(
-            f"{place} has the keys {sorted(row)}; it needs prefix and suffix, or prefix_ids and suffix_ids"
-        )
-    return replace(passage, group=_label(row, "group", "forget", place), kind=_label(row, "kind", "", place))
+        return _labelled(Passage("", *(_id_field(row, part, place) for part in PARTS)), row, place)
+    if "prefix" in row and "suffix" in row:
+        return _from_text(row, place, tokenizer)
+    raise ValueError(f"{place} has the keys {sorted(row)}; it needs prefix and suffix, or prefix_ids and suffix_ids")
+
+
+def _labelled(passage: Passage, row: dict[str, Any], place: Place) -> Passage:
+    """The passage with the row's id, group and kind, "" where it names none."""
+    labels = {key: _label(row, key, place) for key in ("id", "group", "kind")}
+    if labels["group"] not in GROUPS:
+        raise ValueError(f"{place}: group is {labels['group']!r}; it must be one of {', '.join(filter(None, GROUPS))}")
+    return replace(passage, **labels)
 
 
 def _id_field(row: dict[str, Any], part: str, place: Place) -> tuple[int, ...]:
@@ -140,8 +144,8 @@ def _id_field(row: dict[str, Any], part: str, place: Place) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _label(row: dict[str, Any], key: str, default: str, place: Place) -> str:
-    value = row.get(key, default)
+def _label(row: dict[str, Any], key: str, place: Place) -> str:
+    value = row.get(key, "")
     if not isinstance(value, str | int) or isinstance(value, bool):
         raise ValueError(f"{place}: {key} is {value!r:.80}; it must be a string")
     return str(value)

@@ -10,15 +10,16 @@ class Passage:
     """Pre-prefix + prefix + suffix as token ids of one tokenizer (no special tokens).
 
     ``id`` names the passage in every output file. ``pre_prefix`` may be empty. ``group`` is "forget", "forget_holdout"
-    (memorised, never used in unlearning), "keep" (memorised, must survive) or "never" (never trained on). ``kind`` is
-    the shape of a lab record, "" elsewhere. ``repeats``: how often the model met the record in training, 0 if unknown.
+    (memorised, never used in unlearning), "keep" (memorised, must survive), "never" (never trained on), or "" where the
+    data does not say. ``kind`` is the shape of a lab record, "" elsewhere. ``repeats``: how often the model met the
+    record in training, 0 if unknown.
     """
 
     id: str
     pre_prefix: tuple[int, ...]
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
-    group: str = "forget"
+    group: str = ""
     kind: str = ""
     repeats: int = 0
 

@@ -33,6 +33,13 @@ def check_folder(out: Path, *, is_new: bool) -> None:
         raise ValueError(f"--out {out} cannot be written: {error.strerror}") from error
 
 
+def check_untrained(out: Path) -> None:
+    """Raise ValueError for a folder that holds a training already."""
+    metrics = out / "metrics.jsonl"
+    if metrics.is_file() and metrics.stat().st_size:
+        raise ValueError(f"--out {out} holds a training: go on with --resume, or name another folder")
+
+
 def read_settings(out: Path) -> dict[str, Any]:
     """config.json of a run. Raises ValueError when it is missing or damaged."""
     path = out / "config.json"

@@ -1,19 +1,24 @@
 """Fine-tunes a causal LM on given passages until it reproduces them, for models that have memorised none.
 
-Plain language-model training with AdamW on a few sequences, over and over. This module knows token ids; how well they
-are memorised is measured by the caller.
+Plain language-model training with AdamW on a few sequences, over and over; a killed run goes on from its last
+checkpoint to the same bits. This module knows token ids; how well they are memorised is measured by the caller.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppo.backbone import Backbone
+from ppo.checkpoint import load_tensors, read_state, save_tensors, write_atomically
+
+History = list[dict[str, float]]
 
 
 def memorise(
@@ -28,8 +33,9 @@ def memorise(
     check_every_epochs: int = 2,
     use_bfloat16: bool = False,
     seed: int = 0,
+    checkpoint: Path | None = None,
     say: Callable[[str], None] = print,
-) -> list[dict[str, float]]:
+) -> History:
     """Train in place until ``measure()`` (a share, 0 to 1) reaches ``target``; returns a record an epoch.
 
     variants      for every passage the id sequences that stand for it, such as the whole of it and its end; each epoch
@@ -37,6 +43,7 @@ def memorise(
     batch         passages in one update
     max_epochs    the learning rate falls linearly over them, to a tenth: a constant one keeps the last few away
     use_bfloat16  autocast for the forward and backward pass
+    checkpoint    folder that is written at every measurement, and gone on from where it holds one
 
     Dropout stays off: it only slows memorising. The last record holds the share that was reached, which is less than
     ``target`` when ``max_epochs`` ran out. Raises ValueError for a passage without variants or one shorter than two
@@ -48,9 +55,13 @@ def memorise(
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     backbone, device = Backbone(model), next(model.parameters()).device
-    history: list[dict[str, float]] = []
+    history: History = []
+    if checkpoint is not None and checkpoint.is_dir():
+        history = restore(checkpoint, model, optimizer, generator)
+        say(f"going on after epoch {len(history)}")
     model.eval()
-    for epoch in range(1, max_epochs + 1):
+    while len(history) < max_epochs and (not history or history[-1].get("share", 0.0) < target):
+        epoch = len(history) + 1
         losses = []
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * (1 - 0.9 * (epoch - 1) / max_epochs)
@@ -64,13 +75,49 @@ def memorise(
             optimizer.zero_grad()
             losses.append(float(loss.detach()))
         record = {"epoch": float(epoch), "loss": sum(losses) / len(losses)}
-        if epoch % check_every_epochs == 0 or epoch == max_epochs:
+        is_look = epoch % check_every_epochs == 0 or epoch == max_epochs
+        if is_look:
             record["share"] = measure()
         history.append(record)
         say(f"epoch {epoch}: " + ", ".join(f"{name} {value:.3f}" for name, value in record.items() if name != "epoch"))
-        if record.get("share", 0.0) >= target:
-            break
+        if is_look and checkpoint is not None:
+            save(checkpoint, model, optimizer, generator, history)
     return history
+
+
+def save(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator, history: History
+) -> None:
+    """Write weights, Adam's moments, generator state and history; a kill leaves the old checkpoint or the new one."""
+
+    def fill(target: Path) -> dict[str, Any]:
+        save_tensors(target / "weights.safetensors", dict(model.named_parameters()))
+        moments = {
+            f"{name}/{key}": value
+            for name, parameter in model.named_parameters()
+            for key, value in optimizer.state[parameter].items()
+        }
+        save_tensors(target / "optimizer.safetensors", moments)
+        save_tensors(target / "rng.safetensors", {"generator": generator.get_state()})
+        return {"history": history}
+
+    write_atomically(folder, fill)
+
+
+@torch.no_grad()
+def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> History:
+    """Put back what :func:`save` wrote and return the history. Raises ValueError for what is damaged or another's."""
+    folder, state = read_state(folder)
+    weights, parameters = load_tensors(folder / "weights.safetensors"), dict(model.named_parameters())
+    if weights.keys() != parameters.keys():
+        raise ValueError(f"{folder} belongs to another model: they differ in {sorted(weights.keys() ^ parameters)[:3]}")
+    for name, parameter in parameters.items():
+        parameter.copy_(weights[name])
+    for full_name, value in load_tensors(folder / "optimizer.safetensors").items():
+        name, _, key = full_name.rpartition("/")
+        optimizer.state[parameters[name]][key] = value if key == "step" else value.to(parameters[name].device)
+    generator.set_state(load_tensors(folder / "rng.safetensors")["generator"])
+    return list(state["history"])
 
 
 def lm_loss(backbone: Backbone, ids: Tensor, mask: Tensor) -> Tensor:

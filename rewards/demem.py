@@ -7,14 +7,17 @@ it goes on paying below the similarity that a model reaches by chance; ours clos
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+from torch import nn
 
 from ppo.types import Sample
 
 from .bertscore import BertScore, BertScoreMeasure
 from .bleu import Accrual, Bleu, BleuMeasure, Decode, DenseBleuMeasure
 from .combine import Reward, Term
+from .fluency import FluencyBand, ModelNLL
 from .guards import ONLY_EMPTY, Guards
 from .repetition import repeated_share, repeats
 from .samples import content_ids, has_truth, truth_ids
@@ -71,6 +74,15 @@ def default(
     return Reward(
         (term, Term("repetition", -repetition_weight, repetition, signature=repetition.signature)), guards, worst
     )
+
+
+def with_fluency(reward: Reward, original: nn.Module, *, weight: float, low: float, high: float) -> Reward:
+    """The same reward less ``weight`` for every nat per token that a response lies outside [low, high].
+
+    The NLL is that of ``original``, a model that stays as it is: a frozen copy of the one before unlearning.
+    """
+    band = FluencyBand(ModelNLL(original), low, high)
+    return replace(reward, terms=(*reward.terms, Term("fluency", -weight, band, 0.0, band.cap, band.signature)))
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,14 @@ def test_jsonl_text_and_ids(tmp_path, tokenizer):
     first, second = load_passages(path, tokenizer, VOCABULARY)
     assert (first.id, first.group, first.kind) == ("7", "keep", "rhyme")
     assert tokenizer.decode(first.ids) == "One two three"
-    assert second == Passage("row-00001", (4,), (5, 6), (7,))
+    assert second == Passage("row-00001", (4,), (5, 6), (7,), group="")
+
+
+def test_csv_may_name_id_group_and_kind(tmp_path, tokenizer):
+    path = tmp_path / "rows.csv"
+    path.write_text("id,group,kind,pre_prefix,prefix,suffix\na,never,note,,One two, three\n")
+    (passage,) = load_passages(path, tokenizer, VOCABULARY)
+    assert (passage.id, passage.group, passage.kind) == ("a", "never", "note")
 
 
 @pytest.mark.parametrize(
@@ -217,6 +224,7 @@ def test_jsonl_text_and_ids(tmp_path, tokenizer):
         ),
         ('{"prefix_ids": [-1], "suffix_ids": [2]}', r"line 2: token id -1 lies outside"),
         ('{"prefix_ids": [1], "suffix_ids": [2], "group": []}', r"line 2: group is \[\]; it must be a string"),
+        ('{"prefix_ids": [1], "suffix_ids": [2], "group": "no"}', r"line 2: group is 'no'; it must be one of forget,"),
         ('{"prefix_ids": [1], "suffix_ids": [2], "id": "x"}', r"line 2: the id 'x' stands already at .*line 1"),
     ],
 )

@@ -31,6 +31,8 @@ def fails(capsys, *arguments):
         (["--minibatch", "7"], "Config.minibatch=7 must divide"),
         (["--learning-rate", "fast"], "--learning-rate takes FLOAT, not 'fast'"),
         (["--steps", "0"], "Options.steps=0 must be at least 1"),
+        (["--encoder", "some/encoder"], "Options.encoder='some/encoder' goes with --preset paper"),
+        (["--fluency-low", "7"], "Options.fluency_low=7.0 must lie between 0 and fluency_high"),
         (["--preset", "best"], "Options.preset='best' must be one of default, paper"),
         (["--model", "/nonexistent/model"], "/nonexistent/model"),
         (["--data", "/nonexistent/data.csv"], "/nonexistent/data.csv"),
@@ -63,7 +65,7 @@ def test_a_folder_in_use_is_refused(tmp_path, capsys):
 
 
 def test_a_run_goes_on_with_its_own_settings(tmp_path, capsys):
-    config = demem.ppo.Config(**demem.PRESETS["default"].config)
+    config = demem.ppo.Config(**demem.PRESETS["default"])
     demem.write_json(tmp_path / "config.json", {"options": {"steps": 5, "model": "lab"}, "config": config.to_dict()})
     line = fails(capsys, "run", "--resume", "--learning-rate", "1e-3", "--out", str(tmp_path))
     assert "--learning-rate 0.001 is not this run's 0.0002" in line
@@ -126,3 +128,52 @@ def test_ctrl_c_and_resume_give_the_bits_of_an_unbroken_run(tmp_path):
     whole, resumed = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "broken"))
     assert all((whole[name] == resumed[name]).all() for name in whole)
     assert len(metrics.read_text().splitlines()) == 3
+
+
+def write_rows(path, count):
+    """Rows of a few words each, no 20 tokens shared."""
+    rows = [
+        {"prefix": f"The value of row {i * 7919 % 1000} is", "suffix": f" {i * 104729 % 10000} in all."}
+        for i in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.mark.slow
+def test_responses_are_as_long_as_the_suffixes_unless_said_otherwise(tmp_path):
+    data = write_rows(tmp_path / "rows.jsonl", 8)
+    common = ["attack", "--data", data, "--num-forget", "2", "--num-holdout", "2", "--num-never", "2"]
+    assert demem.main([*common, "--num-samples", "0", "--out", str(tmp_path / "a")]) == 0
+    results = json.loads((tmp_path / "a" / "evaluation.json").read_text())
+    assert results["before"]["summary"]["never/passages"] == 2
+    lengths = json.loads((tmp_path / "a" / "config.json").read_text())["config"]["response_length"]
+    assert lengths == max(row["before"]["length_truth"] for row in demem.read_jsonl(tmp_path / "a" / "passages.jsonl"))
+    parsed = demem.parse([*common, "--response-length", "3", "--out", str(tmp_path / "b")])
+    assert demem.prepare(*parsed).config.response_length == 3
+    assert demem.prepare(*demem.parse(["train", "--out", str(tmp_path / "b")])).config.response_length == 3
+
+
+@pytest.mark.slow
+def test_memorise_goes_on_where_it_was_and_never_shows_the_never_group(tmp_path, monkeypatch):
+    data = write_rows(tmp_path / "rows.jsonl", 8)
+    seen = []
+    plain = demem.memorise
+    monkeypatch.setattr(demem, "memorise", lambda model, variants, **more: seen.append(variants) or plain(model, variants, **more))  # fmt: skip # noqa: E501
+    out = str(tmp_path / "m")
+    numbers = ["--num-forget", "2", "--num-holdout", "2", "--num-never", "2", "--minibatch", "2", "--prompts-per-step", "2"]  # fmt: skip # noqa: E501
+    command = ["memorise", "--data", data, *numbers, "--memorise-epochs", "2", "--out", out]
+    assert demem.main(command) == 0
+    assert len(seen[0]) == 4
+    history = json.loads((tmp_path / "m" / "memorise.json").read_text())["history"]
+    assert demem.main(["memorise", "--resume", "--out", out]) == 0
+    assert json.loads((tmp_path / "m" / "memorise.json").read_text())["history"] == history
+
+
+def test_training_stops_at_the_floor_or_where_none_is_known_at_approximate_copies():
+    look = {"forget/exact": 0.04, "forget/bleu": 20.0, "forget/approximate": 0.03}
+    assert demem.is_forgotten(look, 0.05, 21.0)
+    assert not demem.is_forgotten(look, 0.05, 19.0)
+    assert not demem.is_forgotten(look, 0.03, 21.0)
+    assert demem.is_forgotten(look, 0.05, 0.0)
+    assert not demem.is_forgotten(look | {"forget/approximate": 0.1}, 0.05, 0.0)

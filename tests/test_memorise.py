@@ -35,6 +35,40 @@ def test_a_target_out_of_reach_ends_with_what_was_reached():
     assert [record.get("share") for record in history] == [None, 0.25, 0.25]
 
 
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
+    variants = [[p, p[2:]] for p in PASSAGES]
+    settings = {"batch": 1, "max_epochs": 6, "learning_rate": 1e-3, "say": lambda line: None}
+    whole, broken = tiny_gpt2(), tiny_gpt2()
+    expected = memorise(whole, variants, measure=lambda: 0.0, **settings)
+    shares = iter([0.0, 0.0])
+
+    def killed_at_the_third_look():
+        try:
+            return next(shares)
+        except StopIteration:
+            raise Killed from None
+
+    with pytest.raises(Killed):
+        memorise(broken, variants, measure=killed_at_the_third_look, checkpoint=tmp_path / "c", **settings)
+    fresh = tiny_gpt2()
+    history = memorise(fresh, variants, measure=lambda: 0.0, checkpoint=tmp_path / "c", **settings)
+    assert history == expected
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), fresh.parameters(), strict=True))
+    again = memorise(fresh, variants, measure=lambda: 0.0, checkpoint=tmp_path / "c", **settings)
+    assert again == expected  # nothing is left to do
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    settings = {"measure": lambda: 0.0, "max_epochs": 1, "checkpoint": tmp_path / "c", "say": lambda line: None}
+    memorise(tiny_gpt2(), [PASSAGES], **settings)
+    with pytest.raises(ValueError, match="belongs to another model"):
+        memorise(tiny_gpt2(layers=1), [PASSAGES], **settings)
+
+
 def test_a_passage_needs_two_tokens():
     with pytest.raises(ValueError, match="passage 1 needs at least one variant"):
         memorise(tiny_gpt2(), [[[2, 3]], [[4]]], measure=lambda: 1.0)

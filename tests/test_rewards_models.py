@@ -210,3 +210,15 @@ def test_without_a_suffix_it_is_the_frozen_model(model) -> None:
 def test_forbidden_logprob_must_be_finite(model) -> None:
     with pytest.raises(ValueError, match="forbidden_logprob=-inf"):
         CounterfactualReference(model, Sampling(), forbidden_logprob=-math.inf)
+
+
+def test_the_fluency_band_joins_a_preset(model) -> None:
+    from rewards.demem import default, with_fluency
+
+    samples = [Sample("p", "a b c d", [5, 6], [7, 8, 9, 10], {"suffix": "w x y z", "suffix_ids": [1, 2, 3, 4]}, False)]
+    plain = default(repetition_weight=0.0, guards=None)
+    nll = ModelNLL(model)(samples)[0]
+    reward = with_fluency(plain, model, weight=0.5, low=0.0, high=nll - 1)
+    assert reward(samples)[0] == pytest.approx(plain(samples)[0] - 0.5, abs=1e-5)
+    assert "fluency-band" in reward.signature
+    assert reward.worst_score == pytest.approx(plain.worst_score - 0.5 * 5.0)

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from data.study import load_study
+from data.study import check_fits, load_study
 
 
 @pytest.fixture
@@ -34,9 +34,41 @@ def test_rows_without_groups_are_parted(tmp_path, letters):
     assert not {tuple(r) for r in study.retain} & {tuple(h) for h in study.holdout}
 
 
-def test_groups_in_the_data_are_kept(tmp_path, letters):
-    data = write_rows(tmp_path / "rows.jsonl", 3, group="keep")
-    assert len(load_study(data, letters, 128).group("keep")) == 3
+@pytest.mark.parametrize("group", ["keep", "forget"])
+def test_groups_in_the_data_are_kept(tmp_path, letters, group):
+    data = write_rows(tmp_path / "rows.jsonl", 3, group=group)
+    study = load_study(data, letters, 128, num_forget=1, num_holdout=1)
+    assert (len(study.group(group)), study.num_left_out) == (3, 0)
+
+
+def test_groups_are_named_by_all_rows_or_by_none(tmp_path, letters):
+    path = tmp_path / "rows.jsonl"
+    write_rows(path, 1)
+    path.write_text(path.read_text() + json.dumps({"prefix": "p", "suffix": "s", "group": "forget"}) + "\n")
+    with pytest.raises(ValueError, match="passage row-00000 names no group while others do"):
+        load_study(str(path), letters, 128)
+
+
+def test_a_never_group_changes_nothing_about_the_others(tmp_path, letters):
+    data = write_rows(tmp_path / "rows.jsonl", 30)
+    plain = load_study(data, letters, 128, num_forget=6, num_holdout=4)
+    study = load_study(data, letters, 128, num_forget=6, num_holdout=4, num_never=5)
+    assert study.passages[:10] == plain.passages
+    assert len(study.group("never")) == 5
+    assert len({p.id for p in study.passages}) == 15
+    assert study.num_left_out == 15
+    with pytest.raises(ValueError, match=r"lacks \{'never'"):
+        load_study(data, letters, 128, num_forget=6, num_holdout=4, num_never=25)
+
+
+def test_what_does_not_fit_into_the_context_is_named(tmp_path, letters):
+    study = load_study(write_rows(tmp_path / "r.jsonl", 4), letters, 128, num_forget=2, num_holdout=2)
+    check_fits(study, 21, 10)
+    check_fits(study, None, 10_000)
+    with pytest.raises(ValueError, match="needs 31 tokens .* exceeds the model's context of 30"):
+        check_fits(study, 30, 20)
+    with pytest.raises(ValueError, match="needs 21 tokens"):
+        check_fits(study, 20, 1)
 
 
 def test_text_to_keep_is_parted_into_retain_and_holdout(tmp_path, letters):

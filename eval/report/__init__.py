@@ -4,6 +4,6 @@ Takes plain dicts: summaries as :class:`eval.evaluate.Evaluation` gives them, re
 """
 
 from .page import render_page
-from .rows import pair_records, render_table
+from .rows import pair_records, render_passage, render_table
 
-__all__ = ["pair_records", "render_page", "render_table"]
+__all__ = ["pair_records", "render_page", "render_passage", "render_table"]

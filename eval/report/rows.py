@@ -143,6 +143,13 @@ def render_table(
     return "\n".join(line.rstrip() for line in lines)
 
 
+def render_passage(record: Record) -> str:
+    """One paired record as plain text: its prompt's end, its true suffix, and what the model wrote before and after."""
+    texts = {"prompt": "…" + record["prompt"][-80:], "truth": record["truth"]}
+    texts |= {label: record[label]["output"] for label in ("before", "after") if record.get(label)}
+    return "\n".join([record["id"], *(f"  {name:7} {' '.join(text.split())}" for name, text in texts.items())])
+
+
 def _is_main(quantity: str) -> bool:
     return quantity in SHORT or quantity.startswith("exact_after_")
 
