@@ -24,11 +24,9 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 
 import ppo
@@ -168,7 +166,7 @@ def train(run: Run, before: Evaluation) -> None:
     trainer = make_trainer(run, floor)
     if not (trainer.step > 0 and is_done({})):
         trainer.train(max(run.options.steps - trainer.step, 0), probe=look, stop_when=is_done)
-    save_model(LoadedModel(trainer.model, tokenizer, run.loaded.spec), run.out / "model")
+    replace(run.loaded, model=trainer.model).save(run.out / "model")
 
 
 def is_forgotten(look: Mapping[str, float], target_exact: float, floor: float) -> bool:
@@ -183,9 +181,8 @@ def is_forgotten(look: Mapping[str, float], target_exact: float, floor: float) -
 
 def make_trainer(run: Run, floor: float) -> ppo.Trainer:
     """The prompts are the prefixes; the reward finds the true suffix in each prompt's row."""
-    decode = run.loaded.tokenizer.decode
     rows = [
-        {"prompt": list(p.prefix), "suffix": decode(p.suffix, skip_special_tokens=True), "suffix_ids": list(p.suffix)}
+        {"prompt": list(p.prefix), "suffix": run.loaded.decode(p.suffix), "suffix_ids": list(p.suffix)}
         for p in run.study.group("forget")
     ]
     reward = make_reward(run, floor)
@@ -204,8 +201,7 @@ def make_reward(run: Run, floor: float) -> Reward:
     if options.preset == "paper":
         reward = rewards.paper(run.encoder)
     else:
-        decode = partial(run.loaded.tokenizer.decode, skip_special_tokens=True)
-        reward = rewards.default(bleu_floor=floor, dense="words", decode=decode)
+        reward = rewards.default(bleu_floor=floor, dense="words", decode=run.loaded.decode)
     if options.fluency_weight:
         original = copy.deepcopy(run.loaded.model).requires_grad_(False)
         band = {"low": options.fluency_low, "high": options.fluency_high}
@@ -295,8 +291,8 @@ def run_train(run: Run) -> None:
 def run_evaluate(run: Run) -> None:
     """Measure ``model/`` of the run and set it beside the attack."""
     before = read_before(run.out)
-    unlearned = load(str(run.out / "model"))
-    after = measure(replace(run, loaded=on_device(unlearned, run.options.device)), "evaluate")
+    unlearned = load(run.out / "model").on(run.options.device)
+    after = measure(replace(run, loaded=unlearned), "evaluate")
     write_results(run.out, run.meta(), before, after)
     report(run.out)
 
@@ -322,7 +318,7 @@ def run_memorise(run: Run) -> None:
         checkpoint=run.out / "checkpoint",
         say=say,
     )
-    save_model(run.loaded, run.out / "model")
+    run.loaded.save(run.out / "model")
     write_json(run.out / "memorise.json", {"meta": run.meta(), "history": history})
     reached = history[-1]["share"]
     say(f"model: {run.out / 'model'}; {reached:.1%} of {len(chosen)} passages come back, see memorise.json")
@@ -376,7 +372,7 @@ def prepare(command: str, parsed: argparse.Namespace) -> Run:
     """Load what the command works on, and refuse, before any work, what cannot work."""
     options, changes = read_options(command, parsed)
     out = Path(options.out)
-    loaded = on_device(load(options.model), options.device)
+    loaded = load(options.model).on(options.device)
     study = load_study(
         options.data,
         loaded.tokenizer,
@@ -419,21 +415,6 @@ def read_options(command: str, parsed: argparse.Namespace) -> tuple[Options, dic
     ppo.Config.from_dict(changes)  # a wrong setting is found before a model is loaded
     check_folder(out, is_new=is_new or not saved)
     return options, changes
-
-
-def on_device(loaded: LoadedModel, device: str) -> LoadedModel:
-    """The model where it should run; "auto" takes a GPU if there is one."""
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    if name not in ("cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
-        raise ValueError(f"--device {device} is not available: take auto or cpu")
-    loaded.model.to(name)
-    return loaded
-
-
-def save_model(loaded: LoadedModel, folder: Path) -> None:
-    """A plain Hugging Face folder, tokenizer and all."""
-    loaded.model.save_pretrained(folder)
-    loaded.tokenizer.save_pretrained(folder)
 
 
 def say(text: str) -> None:

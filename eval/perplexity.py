@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from .teacher import input_limit, teacher_force
+from ppo.backbone import context_length
+
+from .teacher import teacher_force
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def perplexity(
     ``window``: the longest input; None takes the model's context. ``overlap``: how many tokens of a window the next one
     sees again as context, at least one. Raises ValueError when no sequence has two tokens.
     """
-    window = input_limit(model) if window is None else window
+    window = context_length(model) if window is None else window
     pieces = [piece for s in sequences if len(s) >= 2 for piece in windows(len(s), window, overlap)]
     texts = [s for s in sequences if len(s) >= 2 for _ in windows(len(s), window, overlap)]
     if not pieces:

@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ppo.backbone import Backbone, context_length
+from ppo.backbone import Backbone, context_length, evaluation_mode
 from ppo.config import Sampling
-from ppo.generation.api import evaluation_mode
 from ppo.generation.sampling import filter_logits
 
 MIN_VARIANCE = 1e-6
@@ -74,7 +73,7 @@ def teacher_force(
     for i, (sequence, first) in enumerate(zip(sequences, starts, strict=True)):
         if not 1 <= first < len(sequence):
             raise ValueError(f"sequence {i} has {len(sequence)} tokens and start {first}: need 1 <= start < length")
-    limit = input_limit(model)
+    limit = context_length(model)
     longest = max(map(len, sequences), default=0)
     if limit is not None and longest > limit:
         raise ValueError(f"the longest sequence has {longest} tokens, the model's context only {limit}: shorten it")
@@ -88,11 +87,6 @@ def teacher_force(
             )
             results.update(zip(part, scored, strict=True))
     return [results[i] for i in range(len(sequences))]
-
-
-def input_limit(model: nn.Module) -> int | None:
-    """The most tokens the model can take in; None without a limit. ALiBi has none, whatever the config says."""
-    return None if getattr(model.config, "alibi", False) else context_length(model)
 
 
 def length_batches(lengths: Sequence[int], *, batch_tokens: int) -> list[list[int]]:

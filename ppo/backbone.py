@@ -10,9 +10,10 @@ This module knows nothing about sampling, losses or value functions.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,17 +37,12 @@ class Features:
 class Backbone:
     """Calls a causal LM for its features; see :class:`Features`. Holds no weights of its own.
 
-    ``model`` may be any Hugging Face causal LM, or a PEFT model around one. Raises ValueError for a model without an
-    output layer over its vocabulary.
+    ``model`` may be any Hugging Face causal LM, or a PEFT model around one; see :func:`causal_lm` for the errors.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        inner: Any = model
-        if hasattr(model, "get_base_model"):  # a PEFT model wraps the causal LM; its adapters live inside the layers
-            inner = cast(Any, model).get_base_model()
-        output_layer = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
-        if output_layer is None:
-            raise ValueError(f"{type(inner).__name__} is no causal LM: it has no output embeddings")
+        inner = causal_lm(model)
+        output_layer = inner.get_output_embeddings()
         self.model = inner
         trunk = getattr(inner, "base_model", inner)
         self.is_cut_before_logits = trunk is not inner and _is_plain_head(inner, trunk, output_layer)
@@ -96,9 +92,9 @@ def _identity(logits: Tensor) -> Tensor:
     return logits
 
 
-def _hidden_size(output_layer: nn.Module) -> int:
+def _hidden_size(output_layer: Any) -> int:
     size = getattr(output_layer, "in_features", None)
-    return int(size if size is not None else output_layer.weight.shape[-1])  # type: ignore[arg-type,union-attr,index]
+    return int(size if size is not None else output_layer.weight.shape[-1])
 
 
 @torch.no_grad()
@@ -107,16 +103,63 @@ def _is_plain_head(model: Any, trunk: nn.Module, output_layer: nn.Module) -> boo
     for name in _LOGIT_TRANSFORMS:
         if getattr(model.config, name, None) not in (None, 1, 1.0):
             return False
-    was_training = model.training
-    model.eval()
-    try:
-        device = next(model.parameters()).device
-        probe = torch.arange(4, device=device).unsqueeze(0) % model.config.get_text_config().vocab_size
+    probe = _probe(model)
+    with evaluation_mode(model):
         logits = model(input_ids=probe).logits
         rebuilt = output_layer(trunk(input_ids=probe).last_hidden_state)
-    finally:
-        model.train(was_training)
     return bool(torch.allclose(logits.float(), rebuilt.float(), rtol=1e-5, atol=1e-5))
+
+
+def _probe(model: Any) -> Tensor:
+    """Four tokens to ask a model with, int64 [1, 4]."""
+    return torch.arange(4, device=next(model.parameters()).device).unsqueeze(0) % vocabulary_size(model)
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Dropout off for a while; every module gets its own training flag back."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, is_training in flags:
+            module.training = is_training
+
+
+def causal_lm(model: nn.Module) -> Any:
+    """The causal LM itself, out of its PEFT wrapper if it has one (its adapters live inside the layers).
+
+    Raises ValueError for a model without an output layer over its vocabulary, and for an encoder-decoder. That an
+    encoder with an output layer is none either, only :func:`is_causal` can tell.
+    """
+    inner: Any = model
+    if hasattr(inner, "get_base_model"):
+        inner = inner.get_base_model()
+    if not hasattr(inner, "get_output_embeddings") or inner.get_output_embeddings() is None:
+        raise ValueError(f"{type(inner).__name__} is no causal LM: it has no output embeddings")
+    if getattr(getattr(inner, "config", None), "is_encoder_decoder", False):
+        raise ValueError(f"{type(inner).__name__} is no causal LM but an encoder-decoder; give a decoder such as GPT-2")
+    return inner
+
+
+@torch.no_grad()
+def is_causal(model: nn.Module) -> bool:
+    """Whether a token's logits depend on nothing after it: other tokens behind the first must leave its logits alone.
+
+    Measured, because no config can tell: GPT-NeoX says ``is_decoder=False`` as BERT does, and a Llama can be told
+    ``is_causal=False``. What may move by rounding (routed experts multiply other batches) is 1e-4 of what the other
+    logits move by, or 4 units of the last place in half precision: small enough for any trained encoder. Raises
+    ValueError as :func:`causal_lm` does.
+    """
+    inner = causal_lm(model)
+    vocab, ids = vocabulary_size(inner), _probe(inner)
+    others = torch.cat([ids[:, :1], (ids[:, 1:] + vocab // 2) % vocab], dim=1)
+    with evaluation_mode(inner):
+        first, second = inner(input_ids=ids).logits, inner(input_ids=others).logits
+    moved = (first.float() - second.float()).abs()
+    tolerance = max(1e-4, 4 * torch.finfo(first.dtype).eps)
+    return not bool(moved[:, 0].max() > tolerance * moved[:, 1:].max())  # nan is left for others to find
 
 
 def vocabulary_size(model: Any) -> int:
@@ -125,9 +168,20 @@ def vocabulary_size(model: Any) -> int:
 
 
 def context_length(model: Any) -> int | None:
-    """The most positions a model can take in; None for those without a limit (ALiBi, state-space)."""
+    """The most tokens, prompt and response together, that may go into a model; None for one without a limit.
+
+    It decides by what would happen to one token more:
+    - a table of positions has no row for it, and the forward breaks: GPT-2, OPT, CTRL, and MPT, whose ALiBi bias is
+      such a table. A limit;
+    - rotary positions can be computed for it, but were never trained, and the log-probs are quietly wrong: Llama,
+      GPT-NeoX, Falcon. A limit too;
+    - ALiBi that is computed from the mask (BLOOM, Falcon with ``alibi``) and state-space models go on as before. No
+      limit, though Falcon's config names one either way.
+    """
     config = model.config.get_text_config()
-    for name in ("max_position_embeddings", "n_positions", "n_ctx"):
+    if getattr(config, "alibi", False):
+        return None
+    for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
         value = getattr(config, name, None)
         if isinstance(value, int) and value > 0:
             return value

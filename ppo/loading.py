@@ -1,30 +1,130 @@
-"""From what a caller names as "the model" to a causal LM and its tokenizer.
+"""From what a caller names as "the model" to a causal LM and its tokenizer, checked before any work is done.
 
-This module knows the Hugging Face loaders; it trains nothing.
+A checkpoint can load without a murmur and still be no language model: weights that it lacks come out random, an encoder
+sees the very tokens it is to predict, a tokenizer without its files encodes nothing. The checks are functions of their
+own, for whoever loads in another way. This module trains nothing.
 """
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from .backbone import is_causal, vocabulary_size
+
+Loaded = TypeVar("Loaded")
+REMEDY = "give a folder with safetensors weights, or a hub id that this machine can reach"
+TOKENIZER_REMEDY = "save the tokenizer's files next to the weights, or give a loaded model and its tokenizer"
+_DECODER = "give a decoder such as GPT-Neo, OPT or Llama"
+_LOADING_ERRORS = (
+    OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, ImportError, RuntimeError, struct.error,
+    SafetensorError,
+)  # what a broken config, tokenizer, safetensors or GGUF file raises inside transformers  # fmt: skip
 
 
 def load_model(model: str | Path | nn.Module, tokenizer: Any | None) -> tuple[Any, Any | None]:
-    """A loaded model as it is; a hub id or a folder through ``from_pretrained`` in float32, with its tokenizer.
+    """A loaded model as it is; a hub id or a folder through :func:`load_pretrained` in float32, with its tokenizer.
 
-    Raises ValueError, in one sentence, for what cannot be loaded as a causal LM.
+    Raises ValueError, in one line, for what is no causal LM or cannot be loaded as one.
     """
     if isinstance(model, nn.Module):
+        check_causal(model, name="the loaded model")
         return model, tokenizer
+    return load_pretrained(model, tokenizer=tokenizer)
+
+
+def load_pretrained(
+    source: str | Path, *, dtype: torch.dtype = torch.float32, tokenizer: Any | None = None, remedy: str = REMEDY
+) -> tuple[Any, Any]:
+    """(model, tokenizer) of a folder or a hub id: weights of ``dtype`` on the CPU, in evaluation mode, both checked.
+
+    Only safetensors weights are read, nothing is unpickled, no code of a repository is run, and a folder never asks the
+    hub. A given ``tokenizer`` is used as it is. Raises ValueError, in one line that names the model and a remedy
+    (``remedy`` where nothing more exact is known).
+    """
+    where, is_local = str(source), Path(source).is_dir()
+    name = f"model={where!r}"
+    if is_local and not (Path(source) / "config.json").is_file():
+        raise ValueError(f"{name} is a folder that has no config.json; name a folder that save_pretrained wrote")
+    failure = f"{name} cannot be loaded as a causal LM"
+    config = explained(
+        lambda: AutoConfig.from_pretrained(where, local_files_only=is_local), failure=failure, remedy=remedy
+    )
+    check_config(config, name=name)
+    model, info = explained(
+        lambda: AutoModelForCausalLM.from_pretrained(
+            where, config=config, dtype=dtype, use_safetensors=True, local_files_only=is_local,
+            output_loading_info=True,
+        ),
+        failure=failure,
+        remedy=remedy,
+    )  # fmt: skip
+    check_weights(info["missing_keys"], name=name)
+    check_causal(model, name=name)
+    if tokenizer is None:
+        tokenizer = explained(
+            lambda: AutoTokenizer.from_pretrained(where, local_files_only=is_local),
+            failure=f"the tokenizer of {name} cannot be loaded",
+            remedy=TOKENIZER_REMEDY,
+        )
+        check_tokenizer(tokenizer, model, name=name)
+    return model, tokenizer
+
+
+def explained(action: Callable[[], Loaded], *, failure: str, remedy: str) -> Loaded:
+    """Run a Hugging Face loader; what goes wrong in it becomes a ValueError of one line: failure, reason, remedy."""
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, use_safetensors=True)
-        if tokenizer is None:
-            tokenizer = AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"model={str(model)!r} cannot be loaded as a causal LM: {reason}") from error
-    return loaded, tokenizer
+        return action()
+    except _LOADING_ERRORS as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ValueError(f"{failure}: {reason}; {remedy}") from error
+
+
+def check_config(config: Any, *, name: str) -> None:
+    """Raise ValueError where a config says that the weights are no causal LM's: an encoder's, a classifier's, a T5's.
+
+    Looks at what was saved, so that nothing is downloaded in vain. Upper and lower case are one: ``MPTForCausalLM`` on
+    the hub is ``MptForCausalLM`` in transformers.
+    """
+    known = {kind.lower() for kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()}
+    kinds = config.architectures or []
+    if getattr(config, "is_encoder_decoder", False) or (kinds and known.isdisjoint(kind.lower() for kind in kinds)):
+        kind = ", ".join(kinds) or config.model_type
+        raise ValueError(f"{name} is no causal LM but {kind}; {_DECODER}")
+
+
+def check_weights(missing: Collection[str], *, name: str) -> None:
+    """Raise ValueError if a checkpoint lacked weights; ``missing`` are their names, transformers' ``missing_keys``."""
+    if missing:
+        raise ValueError(
+            f"{name} lacks weights for {', '.join(sorted(missing)[:5])}; they would be random: name a whole checkpoint"
+        )
+
+
+def check_causal(model: nn.Module, *, name: str) -> None:
+    """Raise ValueError for a loaded model that is no causal LM, or is one in name but sees the tokens to come."""
+    if not is_causal(model):
+        raise ValueError(
+            f"{name} is no causal LM: this {type(model).__name__} lets a token see the tokens after it, as an encoder "
+            f"does (is its config.is_decoder False?); {_DECODER}"
+        )
+
+
+def check_tokenizer(tokenizer: Any, model: Any, *, name: str) -> None:
+    """Raise ValueError for a tokenizer that encodes nothing, or knows more tokens than ``model``."""
+    # Where a tokenizer's files are missing, transformers makes one that knows its special tokens and no others.
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise ValueError(f"the tokenizer of {name} encodes nothing; {TOKENIZER_REMEDY}")
+    if len(tokenizer) > vocabulary_size(model):
+        raise ValueError(
+            f"{name}: the tokenizer knows {len(tokenizer)} tokens, the model {vocabulary_size(model)}; "
+            "give the model with its own tokenizer"
+        )

@@ -20,8 +20,10 @@ from transformers import (
 )
 
 import models.load
+import ppo.loading
 from models.lab.load import load_tokenizer
 from models.load import load
+from ppo.backbone import context_length, vocabulary_size
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,7 @@ def one_line(spec: object) -> str:
 
 def test_lab_by_name():
     loaded = load("lab")
-    assert (loaded.vocab_size, loaded.context, loaded.spec) == (2048, 256, "lab")
+    assert (vocabulary_size(loaded.model), context_length(loaded.model), loaded.spec) == (2048, 256, "lab")
     assert loaded.tokenizer.eos_token_id == loaded.model.config.eos_token_id == 0
     assert not loaded.model.training
     assert loaded.model.dtype == torch.float32
@@ -86,13 +88,13 @@ def test_broken_config_and_weights(folder):
     weights = folder / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:100])
-    assert f"cannot load {folder}" in one_line(folder)
+    assert f"model={str(folder)!r} cannot be loaded" in one_line(folder)
     weights.unlink()
-    assert f"cannot load {folder}" in one_line(folder)
+    assert f"model={str(folder)!r} cannot be loaded" in one_line(folder)
     (folder / "config.json").write_text("{", encoding="utf-8")
-    assert f"cannot load {folder}" in one_line(folder)
+    assert f"model={str(folder)!r} cannot be loaded" in one_line(folder)
     (folder / "config.json").write_text('{"model_type": "no-such-model"}', encoding="utf-8")
-    assert f"cannot load {folder}" in one_line(folder)
+    assert f"model={str(folder)!r} cannot be loaded" in one_line(folder)
 
 
 def test_missing_weights_are_not_made_up(folder):
@@ -105,29 +107,29 @@ def test_missing_weights_are_not_made_up(folder):
 def test_weights_of_another_size(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"n_embd": 32}))
-    assert f"cannot load {folder}" in one_line(folder)
+    assert f"model={str(folder)!r} cannot be loaded" in one_line(folder)
 
 
 def test_pickled_weights_are_refused(folder):
     (folder / "model.safetensors").unlink()
     torch.save(tiny_gpt2().state_dict(), folder / "pytorch_model.bin")
-    assert f"cannot load {folder}" in one_line(folder)
+    assert f"model={str(folder)!r} cannot be loaded" in one_line(folder)
 
 
 def test_models_that_are_no_causal_lm(tmp_path, tokenizer):
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     BertForMaskedLM(BertConfig(vocab_size=2048, **small)).save_pretrained(tmp_path / "bert")
     tokenizer.save_pretrained(tmp_path / "bert")
-    assert "is no causal language model but BertForMaskedLM" in one_line(tmp_path / "bert")
+    assert "is no causal LM but BertForMaskedLM" in one_line(tmp_path / "bert")
     T5ForConditionalGeneration(
         T5Config(vocab_size=64, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
     ).save_pretrained(tmp_path / "t5")
-    assert "is no causal language model but T5ForConditionalGeneration" in one_line(tmp_path / "t5")
+    assert "is no causal LM but T5ForConditionalGeneration" in one_line(tmp_path / "t5")
 
 
 def test_missing_or_foreign_tokenizer(tmp_path, tokenizer):
     tiny_gpt2(100).save_pretrained(tmp_path)
-    assert "the tokenizer of" in one_line(tmp_path)
+    assert f"the tokenizer of model={str(tmp_path)!r} encodes nothing" in one_line(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     assert "the tokenizer knows 2048 tokens, the model 100" in one_line(tmp_path)
 
@@ -136,9 +138,11 @@ def test_hub_id_out_of_reach(monkeypatch):
     def unreachable(*_, **__):
         raise OSError("We couldn't connect\nto the hub")
 
-    monkeypatch.setattr(models.load.AutoConfig, "from_pretrained", unreachable)
+    monkeypatch.setattr(ppo.loading.AutoConfig, "from_pretrained", unreachable)
     message = one_line("nobody/nothing")
-    assert message.startswith("cannot load nobody/nothing: We couldn't connect to the hub; give 'lab'")
+    assert message.startswith(
+        "model='nobody/nothing' cannot be loaded as a causal LM: We couldn't connect to the hub; give 'lab'"
+    )
 
 
 def test_gguf_errors(tmp_path, monkeypatch):
@@ -211,4 +215,4 @@ def test_gguf_file(tmp_path, tokenizer):
     loaded.model.save_pretrained(tmp_path / "plain")
     assert "quantization_config" not in json.loads((tmp_path / "plain" / "config.json").read_text())
     path.write_bytes(path.read_bytes()[:50])
-    assert f"cannot load {path}" in one_line(path)
+    assert f"model={str(path)!r} cannot be loaded" in one_line(path)

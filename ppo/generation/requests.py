@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..backbone import context_length, end_ids, vocabulary_size
+from ..backbone import causal_lm, context_length, end_ids, vocabulary_size
 from ..config import Sampling
 from ..prompts import check_lengths, read_prompts
 from .sampling import uniforms
@@ -56,11 +56,10 @@ def read_requests(
     request_ids: Sequence[int] | None,
 ) -> Requests:
     """Turn arguments of ``generate`` into requests, prompt-major; every mistake is a ValueError with its remedy."""
-    if not hasattr(model, "get_output_embeddings") or model.get_output_embeddings() is None:
-        raise ValueError(f"{type(model).__name__} is no causal LM: it has no output embeddings to sample tokens from")
+    causal_lm(model)
     read = read_prompts(prompts, tokenizer)
     vocab = vocabulary_size(model)
-    check_lengths(read, context=_context(model), response_length=sampling.response_length, vocab_size=vocab)
+    check_lengths(read, context=context_length(model), response_length=sampling.response_length, vocab_size=vocab)
     count = len(read) * sampling.num_samples
     ids = list(request_ids) if request_ids is not None else list(range(count))
     if len(ids) != count:
@@ -77,11 +76,6 @@ def read_requests(
     prompt_of = [index.setdefault(tuple(p.ids), len(index)) for p in read for _ in range(sampling.num_samples)]
     numbers = uniforms(seed, ids, sampling.response_length)
     return Requests([list(prompt) for prompt in index], prompt_of, numbers, sampling)
-
-
-def _context(model: Any) -> int | None:
-    """As :func:`context_length`, but ALiBi models have no limit even where their config names one."""
-    return None if getattr(model.config, "alibi", False) else context_length(model)
 
 
 def pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,134 @@
+"""What is asked of a causal LM from outside: its context, its causality, what it is at all."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers as hf
+from torch import nn
+
+from eval.teacher import teacher_force
+from ppo import Sampling, generate
+from ppo.backbone import Backbone, causal_lm, context_length, is_causal
+from tests.fakes import tiny_gpt2
+
+SMALL = {"vocab_size": 23, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+WIDE = {**SMALL, "intermediate_size": 32}
+LIMIT = 12
+MODELS = {
+    "gpt2": hf.GPT2Config(vocab_size=23, n_embd=16, n_layer=1, n_head=2, n_positions=LIMIT),
+    "opt": hf.OPTConfig(
+        **SMALL, ffn_dim=16, word_embed_proj_dim=16, max_position_embeddings=LIMIT, pad_token_id=1, eos_token_id=2
+    ),
+    "ctrl": hf.CTRLConfig(vocab_size=23, n_positions=LIMIT, n_embd=16, dff=16, n_layer=1, n_head=2),
+    "mpt": hf.MptConfig(vocab_size=23, d_model=16, n_heads=2, n_layers=2, max_seq_len=LIMIT),
+    "llama": hf.LlamaConfig(**WIDE, max_position_embeddings=LIMIT),
+    "falcon": hf.FalconConfig(**SMALL, max_position_embeddings=LIMIT),
+    "falcon-alibi": hf.FalconConfig(**SMALL, max_position_embeddings=LIMIT, alibi=True),
+    "bloom": hf.BloomConfig(vocab_size=23, hidden_size=16, n_layer=2, n_head=2),
+    "mamba": hf.MambaConfig(vocab_size=23, hidden_size=16, num_hidden_layers=2, state_size=4),
+}
+WITHOUT_LIMIT = ("falcon-alibi", "bloom", "mamba")
+WITH_TABLE = ("gpt2", "opt", "ctrl", "mpt")
+
+
+def build(config: hf.PretrainedConfig, *, seed: int = 0) -> hf.PreTrainedModel:
+    torch.manual_seed(seed)
+    return hf.AutoModelForCausalLM.from_config(config)
+
+
+def forward(model: nn.Module, length: int) -> torch.Tensor:
+    return Backbone(model)(torch.arange(length)[None] % 23, torch.ones(1, length, dtype=torch.bool)).hidden
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_context_length(name):
+    assert context_length(build(MODELS[name])) == (None if name in WITHOUT_LIMIT else LIMIT)
+
+
+@pytest.mark.parametrize("name", [*WITHOUT_LIMIT, *WITH_TABLE])
+def test_context_length_is_where_the_models_own_forward_breaks(name):
+    model = build(MODELS[name]).eval()
+    assert forward(model, LIMIT).isfinite().all()
+    if name in WITHOUT_LIMIT:
+        assert forward(model, 3 * LIMIT).isfinite().all()
+    else:
+        with pytest.raises((IndexError, RuntimeError)):
+            forward(model, LIMIT + 1)
+
+
+@pytest.mark.parametrize("name", ["mpt", "falcon-alibi"])
+def test_sampling_and_scoring_go_by_the_same_limit(name):
+    """MPT's bias is a table of ``max_seq_len``, and both used to run into it as a RuntimeError."""
+    model, sampling = build(MODELS[name]).eval(), Sampling(response_length=4, eos_ids=())
+    assert generate(model, [[2] * (LIMIT - 4)], sampling, engine="hf").mask.all()
+    assert len(teacher_force(model, [[2] * LIMIT])[0]) == LIMIT
+    if name in WITHOUT_LIMIT:
+        assert generate(model, [[2] * LIMIT], sampling, engine="hf").mask.all()
+        assert len(teacher_force(model, [[2] * (LIMIT + 1)])[0]) == LIMIT + 1
+    else:
+        with pytest.raises(ValueError, match=f"context of {LIMIT}"):
+            generate(model, [[2] * LIMIT], sampling, engine="hf")
+        with pytest.raises(ValueError, match=f"context only {LIMIT}"):
+            teacher_force(model, [[2] * (LIMIT + 1)])
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_decoders_are_causal(name, dtype):
+    assert is_causal(build(MODELS[name]).to(dtype))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        hf.GPTNeoXConfig(**WIDE),  # says is_decoder=False, as BERT does
+        hf.MixtralConfig(**WIDE, num_key_value_heads=2, num_local_experts=4),
+        hf.BertConfig(**WIDE, is_decoder=True),
+        hf.BartConfig(vocab_size=23, d_model=16, decoder_layers=2, decoder_attention_heads=2, decoder_ffn_dim=16),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_unlikely_decoders_are_causal_too(config):
+    assert is_causal(build(config))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        hf.BertConfig(**WIDE),
+        hf.RobertaConfig(**WIDE),
+        hf.ElectraConfig(**WIDE, embedding_size=16),
+        hf.XLNetConfig(vocab_size=23, d_model=16, n_layer=2, n_head=2, d_inner=32),
+        hf.LlamaConfig(**WIDE, is_causal=False),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_a_model_that_sees_the_tokens_to_come_is_not_causal(config):
+    assert not is_causal(build(config))
+
+
+def test_a_broken_model_is_left_for_others_to_name():
+    model = tiny_gpt2()
+    with torch.no_grad():
+        model.transformer.ln_f.weight.fill_(float("nan"))
+    assert is_causal(model)
+
+
+def test_looking_at_a_model_leaves_its_training_flags_alone():
+    model = tiny_gpt2().train()
+    model.transformer.drop.eval()  # one dropout that somebody switched off for good
+    flags = [module.training for module in model.modules()]
+    is_causal(model)
+    Backbone(model)
+    assert [module.training for module in model.modules()] == flags
+
+
+def test_what_is_no_causal_lm_says_so():
+    with pytest.raises(ValueError, match="GPT2Model is no causal LM: it has no output embeddings"):
+        causal_lm(tiny_gpt2().transformer)
+    config = hf.T5Config(vocab_size=23, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    translator = hf.T5ForConditionalGeneration(config)
+    for use in (causal_lm, Backbone, is_causal, lambda model: generate(model, [[1]])):
+        with pytest.raises(ValueError, match="T5ForConditionalGeneration is no causal LM but an encoder-decoder"):
+            use(translator)

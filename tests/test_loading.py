@@ -1,0 +1,138 @@
+"""Models by folder, hub id or object as ``ppo.Trainer`` takes them: the right ones load, the others say why not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import transformers as hf
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+import ppo
+from ppo.loading import load_model, load_pretrained
+from tests.fakes import VOCAB, Letters, tiny_gpt2
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+BERT = hf.BertConfig(vocab_size=VOCAB, **SMALL)
+T5 = hf.T5Config(vocab_size=VOCAB, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+
+
+def letters(count: int = VOCAB) -> hf.PreTrainedTokenizerFast:
+    """``count`` tokens: <unk>, <eos>, A, B, C, … and no lower case, as in a model of proteins."""
+    vocabulary = {"<unk>": 0, "<eos>": 1} | {chr(ord("A") + i): i + 2 for i in range(count - 2)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    return hf.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<eos>")
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    tiny_gpt2().save_pretrained(tmp_path)
+    letters().save_pretrained(tmp_path)
+    return tmp_path
+
+
+def one_line(model: object) -> str:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        load_model(model, None)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_folder_with_its_tokenizer(folder):
+    model, tokenizer = load_model(folder, None)
+    ids = torch.arange(2, 12)[None]
+    assert torch.equal(model(ids).logits, tiny_gpt2().eval()(ids).logits)
+    assert tokenizer("CAB")["input_ids"] == [4, 2, 3]
+    assert load_pretrained(str(folder), dtype=torch.bfloat16)[0].dtype == torch.bfloat16
+
+
+def test_a_given_tokenizer_is_used_as_it_is(folder):
+    mine = Letters()
+    assert load_model(folder, mine)[1] is mine
+    model = tiny_gpt2().train()
+    assert load_model(model, mine) == (model, mine)
+    assert model.training
+
+
+def test_a_folder_that_holds_no_model(tmp_path):
+    assert "is a folder that has no config.json; name a folder that save_pretrained wrote" in one_line(tmp_path)
+
+
+def test_broken_files(folder):
+    failure = f"model={str(folder)!r} cannot be loaded as a causal LM"
+    edit(folder / "config.json", n_embd=32)
+    assert failure in one_line(folder)
+    edit(folder / "config.json", n_embd=16)
+    (folder / "model.safetensors").write_bytes(b"1234567890")
+    assert failure in one_line(folder)
+    torch.save(tiny_gpt2().state_dict(), folder / "pytorch_model.bin")  # pickled weights are not read
+    (folder / "model.safetensors").unlink()
+    assert failure in one_line(folder)
+    (folder / "config.json").write_text("{")
+    assert failure in one_line(folder)
+
+
+def test_missing_weights_are_not_made_up(folder):
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["transformer.h.0.mlp.c_fc.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    assert "lacks weights for transformer.h.0.mlp.c_fc.weight; they would be random" in one_line(folder)
+
+
+@pytest.mark.parametrize("kinds", [["BertForMaskedLM"], ["BertLMHeadModel"], None])
+def test_an_encoder_in_a_folder(folder, kinds):
+    """All three load as a BertLMHeadModel without a missing weight; only the first is given away by its config."""
+    hf.BertForMaskedLM(BERT).save_pretrained(folder)
+    edit(folder / "config.json", architectures=kinds)
+    expected = "is no causal LM but BertForMaskedLM" if kinds == ["BertForMaskedLM"] else "see the tokens after it"
+    assert expected in one_line(folder)
+
+
+def test_an_encoder_decoder_or_a_classifier_in_a_folder(folder):
+    hf.T5ForConditionalGeneration(T5).save_pretrained(folder)
+    assert "is no causal LM but T5ForConditionalGeneration" in one_line(folder)
+    config = hf.GPT2Config(vocab_size=VOCAB, n_embd=16, n_layer=1, n_head=2, pad_token_id=0)
+    hf.GPT2ForSequenceClassification(config).save_pretrained(folder)
+    assert "is no causal LM but GPT2ForSequenceClassification" in one_line(folder)
+
+
+def test_a_class_that_the_hub_spells_otherwise(folder):
+    """mosaicml/mpt-7b says MPTForCausalLM, transformers MptForCausalLM."""
+    config = hf.MptConfig(vocab_size=VOCAB, d_model=16, n_heads=2, n_layers=1)
+    hf.MptForCausalLM(config).save_pretrained(folder)
+    edit(folder / "config.json", architectures=["MPTForCausalLM"])
+    assert isinstance(load_model(folder, None)[0], hf.MptForCausalLM)
+
+
+def test_a_tokenizer_that_is_missing_or_too_large(tmp_path):
+    tiny_gpt2().save_pretrained(tmp_path)
+    assert f"the tokenizer of model={str(tmp_path)!r} encodes nothing" in one_line(tmp_path)
+    letters(VOCAB + 1).save_pretrained(tmp_path)
+    assert f"the tokenizer knows {VOCAB + 1} tokens, the model {VOCAB}" in one_line(tmp_path)
+    config = hf.LlamaConfig(vocab_size=VOCAB, **SMALL)
+    hf.LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
+    assert "the tokenizer of model=" in one_line(tmp_path / "llama")
+
+
+def test_loaded_models_that_are_no_causal_lm():
+    assert "BertLMHeadModel lets a token see the tokens after it" in one_line(hf.BertLMHeadModel(BERT))
+    assert "T5ForConditionalGeneration is no causal LM" in one_line(hf.T5ForConditionalGeneration(T5))
+    assert "GPT2Model is no causal LM" in one_line(tiny_gpt2().transformer)
+    decoder = hf.BertLMHeadModel(hf.BertConfig(vocab_size=VOCAB, is_decoder=True, **SMALL))
+    assert load_model(decoder, None) == (decoder, None)
+
+
+@pytest.mark.parametrize("as_folder", [True, False])
+def test_the_trainer_refuses_an_encoder(folder, as_folder):
+    model = hf.BertLMHeadModel(BERT)
+    model.save_pretrained(folder)
+    with pytest.raises(ValueError, match="is no causal LM"):
+        ppo.Trainer(folder if as_folder else model, prompts=[[2, 3]], reward=lambda samples: [0.0] * len(samples))
