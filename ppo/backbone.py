@@ -52,6 +52,7 @@ class Backbone:
         self.accepts_positions = "position_ids" in parameters
         self.accepts_cache = "past_key_values" in parameters
         self.hidden_size = _hidden_size(output_layer)
+        self.first_position = first_position(inner)
 
     def __call__(
         self,
@@ -70,7 +71,7 @@ class Backbone:
         arguments: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask.long()}
         if self.accepts_positions:
             if position_ids is None:
-                position_ids = positions(attention_mask)[:, -input_ids.shape[1] :]
+                position_ids = positions(attention_mask)[:, -input_ids.shape[1] :] + self.first_position
             arguments["position_ids"] = position_ids
         if self.accepts_cache and cache is not None:
             arguments["past_key_values"] = cache
@@ -86,6 +87,13 @@ class Backbone:
 def positions(attention_mask: Tensor) -> Tensor:
     """Position ids that skip padding: [0 0 1 1 1] -> [0 0 0 1 2]. int64, same shape as the mask."""
     return (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)
+
+
+def first_position(model: nn.Module) -> int:
+    """The position id of a text's first token: 0, but ``pad_token_id`` + 1 for RoBERTa and its kin."""
+    is_roberta = any(hasattr(module, "create_position_ids_from_input_ids") for module in model.modules())
+    config: Any = model.config
+    return int(config.pad_token_id) + 1 if is_roberta else 0
 
 
 def _identity(logits: Tensor) -> Tensor:
@@ -184,7 +192,7 @@ def context_length(model: Any) -> int | None:
     for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
         value = getattr(config, name, None)
         if isinstance(value, int) and value > 0:
-            return value
+            return value - first_position(model)
     return None
 
 

@@ -132,3 +132,18 @@ def test_what_is_no_causal_lm_says_so():
     for use in (causal_lm, Backbone, is_causal, lambda model: generate(model, [[1]])):
         with pytest.raises(ValueError, match="T5ForConditionalGeneration is no causal LM but an encoder-decoder"):
             use(translator)
+
+
+@pytest.mark.parametrize("kind", [hf.RobertaConfig, hf.CamembertConfig, hf.XLMRobertaConfig])
+def test_positions_start_where_the_model_counts_from(kind):
+    config = kind(
+        **WIDE, max_position_embeddings=LIMIT + 2, is_decoder=True, pad_token_id=1, attn_implementation="eager"
+    )
+    model = build(config).eval()
+    ids = torch.arange(5, 11)[None]
+    own = model(input_ids=ids).logits
+    backbone = Backbone(model)
+    padded = torch.cat([torch.full((1, 2), 1), ids], dim=1)
+    mask = torch.tensor([[False, False, True, True, True, True, True, True]])
+    assert torch.allclose(backbone.output_layer(backbone(padded, mask).before_logits)[:, 2:], own, atol=1e-5)
+    assert context_length(model) == LIMIT
