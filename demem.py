@@ -30,7 +30,7 @@ from typing import Any
 import transformers
 
 import ppo
-from data.study import Study, check_fits, load_study
+from data.study import Study, check_fits, load_study, windows
 from eval.evaluate import Evaluation, evaluate, probe
 from eval.provenance import provenance
 from eval.report import render_page, render_passage, render_table
@@ -77,6 +77,7 @@ class Options:
     fluency_weight: float = 0.0  # reward lost for a nat per token outside the fluency band; 0: no band
     fluency_low: float = 0.5  # nats per token under the original model; below lie loops and memorised text
     fluency_high: float = 6.0  # nats per token under the original model; above lies gibberish
+    windows: int | None = None  # places of a passage to train on, half a suffix apart; none: 2 (paper: 1, the suffix)
     steps: int = 40  # PPO steps at most
     check_every: int = 2  # steps between two looks at the forget set
     target_exact: float = 0.05  # share of the forget set that may still be extractable at the end
@@ -93,6 +94,7 @@ class Options:
             require(getattr(self, name) >= 1, self, name, "must be at least 1")
         for name in ("num_own", "num_samples", "num_never", "fluency_weight"):
             require(getattr(self, name) >= 0, self, name, "must be at least 0")
+        require(self.windows is None or self.windows >= 1, self, "windows", "must be at least 1")
         require(self.preset in PRESETS, self, "preset", f"must be one of {', '.join(PRESETS)}")
         require(
             self.encoder is None or self.preset == "paper", self, "encoder", "goes with --preset paper: ours takes BLEU"
@@ -105,7 +107,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # text to keep instead. Every token gets the BLEU that it adds, and the reward ends at the chance floor.
     "default": {
         "prompts_per_step": 64, "minibatch": 32, "epochs": 2, "learning_rate": 2e-4, "kl_coef": 0.0,
-        "retain_coef": 5.0, "retain_loss": "kl", "retain_sequences": 12, "retain_tokens": 152,
+        "retain_coef": 4.0, "retain_loss": "kl", "retain_sequences": 12, "retain_tokens": 152,
         "detach_value_head": True, "value_learning_rate": 1e-3, "value_clip": None, "gae_lambda": 0.9,
         "save_every_steps": 10,
     },
@@ -170,20 +172,26 @@ def train(run: Run, before: Evaluation) -> None:
 
 
 def is_forgotten(look: Mapping[str, float], target_exact: float, floor: float) -> bool:
-    """Hardly a suffix comes back exactly, and BLEU has come down to the chance floor.
+    """Hardly a suffix comes back exactly, BLEU has come down to the chance floor, and no output is empty.
 
     Where the floor is not known (0), hardly a suffix may come back approximately (BLEU of 75 and more). Training stops
     after ``LOOKS`` such looks running, since one may be luck.
     """
     is_at_chance = look["forget/bleu"] <= floor if floor else look["forget/approximate"] <= target_exact
-    return look["forget/exact"] <= target_exact and is_at_chance
+    return look["forget/exact"] <= target_exact and is_at_chance and look["forget/empty"] == 0
 
 
 def make_trainer(run: Run, floor: float) -> ppo.Trainer:
-    """The prompts are the prefixes; the reward finds the true suffix in each prompt's row."""
+    """The prompts are the prefixes, and earlier windows of the same text; the reward finds what truly follows a prompt
+    in that prompt's row.
+
+    More than one window keeps the policy from learning one way out for each prompt: it forgets the text.
+    """
+    count = run.options.windows or (1 if run.options.preset == "paper" else 2)
     rows = [
-        {"prompt": list(p.prefix), "suffix": run.loaded.decode(p.suffix), "suffix_ids": list(p.suffix)}
+        {"prompt": list(prompt), "suffix": run.loaded.decode(suffix), "suffix_ids": list(suffix)}
         for p in run.study.group("forget")
+        for prompt, suffix in windows(p, count)
     ]
     reward = make_reward(run, floor)
     more: dict[str, Any] = {"tokenizer": run.loaded.tokenizer, "retain": text_to_keep(run), "out": run.out}
@@ -211,9 +219,10 @@ def make_reward(run: Run, floor: float) -> Reward:
 
 
 def text_to_keep(run: Run) -> list[list[int]]:
-    """What the model writes by itself and does not resemble the forget set, two thirds; the given retain text, one.
+    """What the model writes by itself and does not resemble the forget set, and half as much of the retain text.
 
-    Without own text, all of the retain text.
+    The likeliest third of its own text comes twice: it is recited, and what is recited is lost first. Without own text,
+    all of the retain text.
     """
     tokenizer, study = run.loaded.tokenizer, run.study
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
@@ -224,7 +233,7 @@ def text_to_keep(run: Run) -> list[list[int]]:
     own = own_text(run.loaded.model, start, forget, count=run.options.num_own, length=length, seed=run.config.seed)
     chosen = random.Random(run.config.seed).sample(study.retain, min(len(own) // 2, len(study.retain)))
     say(f"to keep: {len(own)} texts of the model's own and {len(chosen)} of the retain text")
-    return own + chosen if own else study.retain
+    return own + own[: len(own) // 3] + chosen if own else study.retain
 
 
 def chance_floor(run: Run, before: Evaluation) -> float:

@@ -88,6 +88,20 @@ def draw_groups(
     return [replace(p, group=name) for name, members in groups.items() for p in members]
 
 
+def windows(passage: Passage, count: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """(prompt, what follows) at up to ``count`` places of a passage: its own prefix and suffix, then the same half a
+    suffix earlier, and so on.
+
+    ``pre_prefix`` 4 tokens, ``prefix`` 4, ``suffix`` 4: (4 … 7 → 8 … 11), (2 … 5 → 6 … 9), (0 … 3 → 4 … 7). Those
+    that would begin before the passage are left out.
+    """
+    step = max(1, len(passage.suffix) // 2)
+    first = len(passage.pre_prefix)
+    starts = [first - step * k for k in range(count) if first >= step * k]
+    middle, size = len(passage.prefix), len(passage.prefix) + len(passage.suffix)
+    return [(passage.ids[start : start + middle], passage.ids[start + middle : start + size]) for start in starts]
+
+
 def check_fits(study: Study, context: int | None, response_length: int) -> None:
     """Raise ValueError, before any work, for a passage or a response that does not fit into ``context`` tokens."""
     longest = max(len(p.suffix) for p in study.passages)  # every prefix is continued as far as the longest suffix

@@ -28,7 +28,7 @@ def own_text(
     ngram: int = 5,
     seed: int = 0,
 ) -> list[list[int]]:
-    """Sample ``count`` texts of at most ``length`` tokens and return those unlike the forget set, as ids.
+    """Sample ``count`` texts of at most ``length`` tokens and return those unlike the forget set, likeliest first.
 
     start_id     the token that a document starts after, usually EOS or BOS; it leads every returned text
     forget       token ids of the passages to be unlearned
@@ -38,9 +38,10 @@ def own_text(
     known = set().union(*(_grams(sequence, ngram) for sequence in forget))
     sampling = Sampling(response_length=length)
     generation = generate(model, [[start_id]] * count, sampling, seed=seed, slots=128)
+    likelihood = (generation.logprobs * generation.mask).sum(dim=1) / generation.mask.sum(dim=1)
     kept = []
-    for tokens, mask in zip(generation.tokens, generation.mask, strict=True):
-        ids = tokens[mask].tolist()
+    for index in likelihood.argsort(descending=True, stable=True).tolist():
+        ids = generation.tokens[index][generation.mask[index]].tolist()
         if len(ids) >= 4 * ngram and overlap(ids, known, ngram) <= max_overlap:
             kept.append([start_id, *ids])
     return kept

@@ -171,9 +171,10 @@ def test_memorise_goes_on_where_it_was_and_never_shows_the_never_group(tmp_path,
 
 
 def test_training_stops_at_the_floor_or_where_none_is_known_at_approximate_copies():
-    look = {"forget/exact": 0.04, "forget/bleu": 20.0, "forget/approximate": 0.03}
+    look = {"forget/exact": 0.04, "forget/bleu": 20.0, "forget/approximate": 0.03, "forget/empty": 0.0}
     assert demem.is_forgotten(look, 0.05, 21.0)
     assert not demem.is_forgotten(look, 0.05, 19.0)
     assert not demem.is_forgotten(look, 0.03, 21.0)
     assert demem.is_forgotten(look, 0.05, 0.0)
     assert not demem.is_forgotten(look | {"forget/approximate": 0.1}, 0.05, 0.0)
+    assert not demem.is_forgotten(look | {"forget/empty": 0.01}, 0.05, 21.0)

@@ -6,7 +6,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from data.study import check_fits, load_study
+from data.study import check_fits, load_study, windows
+from data.types import Passage
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_what_does_not_fit_into_the_context_is_named(tmp_path, letters):
     study = load_study(write_rows(tmp_path / "r.jsonl", 4), letters, 128, num_forget=2, num_holdout=2)
     check_fits(study, 21, 10)
     check_fits(study, None, 10_000)
-    with pytest.raises(ValueError, match="needs 31 tokens .* exceeds the model's context of 30"):
+    with pytest.raises(ValueError, match=r"needs 31 tokens .* exceeds the model's context of 30"):
         check_fits(study, 30, 20)
     with pytest.raises(ValueError, match="needs 21 tokens"):
         check_fits(study, 20, 1)
@@ -86,3 +87,11 @@ def test_text_to_keep_is_parted_into_retain_and_holdout(tmp_path, letters):
 def test_too_few_rows_are_an_error_with_figures(tmp_path, letters):
     with pytest.raises(ValueError, match="4 rows fall into"):
         load_study(write_rows(tmp_path / "r.jsonl", 4), letters, 128, num_forget=3, num_holdout=3)
+
+
+def test_windows_are_the_same_text_half_a_suffix_earlier():
+    passage = Passage("a", tuple(range(4)), tuple(range(4, 8)), tuple(range(8, 12)))
+    expected = [((4, 5, 6, 7), (8, 9, 10, 11)), ((2, 3, 4, 5), (6, 7, 8, 9)), ((0, 1, 2, 3), (4, 5, 6, 7))]
+    assert [windows(passage, count) for count in (1, 2, 3, 9)] == [expected[:1], expected[:2], expected, expected]
+    short = Passage("b", (), (1, 2), (3,))
+    assert windows(short, 2) == [((1, 2), (3,))]
