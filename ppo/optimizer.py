@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import Config
+from .sharding import laid_out, number
 
 
 def schedule_factor(config: Config, step: int) -> float:
@@ -34,7 +35,7 @@ class Optimizer:
         if not parameters:
             raise ValueError("the model has no parameter with requires_grad=True: there is nothing to train")
         self._config = config
-        self._parameters = dict(parameters)
+        self.parameters = dict(parameters)
         self.num_updates = 0
         policy = [p for name, p in parameters.items() if name not in value_names]
         value = [p for name, p in parameters.items() if name in value_names]
@@ -76,12 +77,12 @@ class Optimizer:
 
     def _clip_gradients(self) -> float:
         limit = math.inf if self._config.max_grad_norm is None else self._config.max_grad_norm
-        return float(torch.nn.utils.clip_grad_norm_(self._parameters.values(), limit))
+        return number(torch.nn.utils.clip_grad_norm_(self.parameters.values(), limit))
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Adam's moments and step counts, named ``<parameter>/<moment>``."""
         tensors = {}
-        for name, parameter in self._parameters.items():
+        for name, parameter in self.parameters.items():
             for key, value in self._adam.state.get(parameter, {}).items():
                 tensors[f"{name}/{key}"] = value
         return tensors
@@ -90,9 +91,8 @@ class Optimizer:
         """Take back what :meth:`state_tensors` gave. Raises ValueError for a parameter that this model lacks."""
         for full_name, value in tensors.items():
             name, _, key = full_name.rpartition("/")
-            if name not in self._parameters:
+            if name not in self.parameters:
                 raise ValueError(f"the checkpoint's optimiser knows {name!r}, which this model does not train")
-            parameter = self._parameters[name]
-            device = "cpu" if key == "step" else parameter.device
-            self._adam.state[parameter][key] = value.clone().to(device)
+            parameter = self.parameters[name]
+            self._adam.state[parameter][key] = value.clone() if key == "step" else laid_out(value.clone(), parameter)
         self.num_updates = num_updates
