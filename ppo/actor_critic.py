@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .backbone import Backbone
+from .backbone import Backbone, blocks
 from .config import Sampling
 from .logprobs import response_positions, token_logprobs
 from .types import Generation, ValueFn
@@ -148,12 +147,3 @@ def checkpointed_layers(model: nn.Module) -> Iterator[int]:
                 del layer.forward  # the class's own method shows again
             else:
                 layer.forward = own_forward
-
-
-def blocks(model: nn.Module) -> list[Any]:
-    """The repeated blocks of a transformer: what transformers marks as such, else the children of its longest list."""
-    marked = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
-    if marked:
-        return [m for m in marked if not any(m is not o and m in set(o.modules()) for o in marked)]
-    lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList)]
-    return max(lists, key=len, default=[])

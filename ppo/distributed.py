@@ -121,11 +121,14 @@ class Processes:
         return torch.cat(parts).to(rows.device)
 
     def gather_generation(self, generation: Generation) -> Generation:
-        """The responses of all processes. Tokens per second add up; of other metrics the largest is kept."""
+        """The responses of all processes. Tokens per second add up; of other metrics the largest is kept.
+
+        Hidden states, should there be any, are too large to send: without them they are computed again.
+        """
         if self.count == 1:
             return generation
         joined: dict[str, Any] = {
-            name: self.gather_rows(value, pad_left=name.startswith("prompt_"))
+            name: self.gather_rows(value, pad_left=name.startswith("prompt_")) if value.dim() <= 2 else None
             for name, value in vars(generation).items()
             if isinstance(value, Tensor)
         }
@@ -198,7 +201,7 @@ class Processes:
         with self.together():
             if self.is_first:
                 answer = function()
-        return self.same(answer)
+        return cast(Value, self.same(answer))
 
     def same(self, value: Value) -> Value:
         """Process 0's value, on all of them."""

@@ -20,7 +20,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from .actor_critic import ActorCritic, blocks
+from .actor_critic import ActorCritic
+from .backbone import blocks
 
 
 def shard(actor: ActorCritic, frozen: nn.Module | None) -> None:
@@ -42,6 +43,8 @@ def shard(actor: ActorCritic, frozen: nn.Module | None) -> None:
     for module in _split_modules(actor):
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)  # gloo has no sum with a factor
+    actor.run(lambda: None)  # whoever is called first takes itself for the root
+    actor.reshard()  # type: ignore[operator]
 
 
 @contextmanager
