@@ -18,13 +18,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 from torch.nn.functional import pad
 
@@ -55,19 +56,25 @@ def process_group() -> Iterator[Processes]:
     has_gpus = torch.cuda.is_available() and torch.cuda.device_count() >= local
     if has_gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpus else "gloo", timeout=PATIENCE)
+    store, rank, count = next(rendezvous("env://", timeout=PATIENCE))
+    backend = "cpu:gloo,cuda:nccl" if has_gpus else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
     try:
-        yield Processes.current()
+        yield Processes(rank, count, store)
     finally:
         dist.destroy_process_group()
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among all of them: ``rank`` of ``count``. Process 0 is the one that writes files."""
+    """This process among all of them: ``rank`` of ``count``. Process 0 is the one that writes files.
+
+    ``store``: what :func:`process_group` knows besides, for :meth:`claim`.
+    """
 
     rank: int = 0
     count: int = 1
+    store: Any = field(default=None, compare=False, repr=False)
 
     @classmethod
     def current(cls) -> Processes:
@@ -218,6 +225,10 @@ class Processes:
     def most(self, number: int) -> int:
         """The largest of the processes' numbers."""
         return number if self.count == 1 else int(self._reduce(torch.tensor([number]), dist.ReduceOp.MAX).item())
+
+    def claim(self, name: str) -> bool:
+        """Whether this process is the first that asks for ``name``; waits for nobody, so it serves in an emergency."""
+        return self.store is None or self.store.add(f"ppo/{name}", 1) == 1
 
     def gather(self, value: Value) -> list[Value]:
         """The values of all processes, in rank order."""
