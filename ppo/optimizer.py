@@ -35,7 +35,7 @@ class Optimizer:
         if not parameters:
             raise ValueError("the model has no parameter with requires_grad=True: there is nothing to train")
         self._config = config
-        self.parameters = dict(parameters)
+        self._parameters = dict(parameters)
         self.num_updates = 0
         policy = [p for name, p in parameters.items() if name not in value_names]
         value = [p for name, p in parameters.items() if name in value_names]
@@ -77,12 +77,12 @@ class Optimizer:
 
     def _clip_gradients(self) -> float:
         limit = math.inf if self._config.max_grad_norm is None else self._config.max_grad_norm
-        return number(torch.nn.utils.clip_grad_norm_(self.parameters.values(), limit))
+        return number(torch.nn.utils.clip_grad_norm_(self._parameters.values(), limit))
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Adam's moments and step counts, named ``<parameter>/<moment>``."""
         tensors = {}
-        for name, parameter in self.parameters.items():
+        for name, parameter in self._parameters.items():
             for key, value in self._adam.state.get(parameter, {}).items():
                 tensors[f"{name}/{key}"] = value
         return tensors
@@ -91,8 +91,8 @@ class Optimizer:
         """Take back what :meth:`state_tensors` gave. Raises ValueError for a parameter that this model lacks."""
         for full_name, value in tensors.items():
             name, _, key = full_name.rpartition("/")
-            if name not in self.parameters:
+            if name not in self._parameters:
                 raise ValueError(f"the checkpoint's optimiser knows {name!r}, which this model does not train")
-            parameter = self.parameters[name]
+            parameter = self._parameters[name]
             self._adam.state[parameter][key] = value.clone() if key == "step" else laid_out(value.clone(), parameter)
         self.num_updates = num_updates

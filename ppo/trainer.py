@@ -286,7 +286,7 @@ class Trainer:
                 totals[name] = totals.get(name, 0.0) + weight * float(value)
         if self.retain_loss is not None:
             totals["retain/loss"] = self._accumulate_retain_gradients(self.retain_loss)
-        self.processes.sum_gradients(list(self.optimizer.parameters.values()))
+        self.processes.sum_gradients(list(self.actor.trained_parameters().values()))
         return self.processes.sum_numbers(totals)
 
     def _accumulate_retain_gradients(self, retain_loss: RetainLoss) -> float:
