@@ -13,17 +13,22 @@ prepares models that have memorised nothing. A run lives in one folder (``--out`
     config.json      every setting            metrics.jsonl, samples.jsonl   the training, step by step
     evaluation.json  before, after, summary   passages.jsonl                 every passage before and after
     report.html      one file, opens offline  model/                         a plain Hugging Face folder
+
+``torchrun --nproc-per-node 2 demem.py run`` trains in two processes; the first one alone attacks, evaluates and writes.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import os
 import random
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +56,7 @@ from models.own_text import own_text
 from ppo.backbone import context_length, vocabulary_size
 from ppo.checkpoint import list_checkpoints
 from ppo.config import check_types, require
+from ppo.distributed import OtherProcessError, Processes
 from ppo.log import read_jsonl
 from ppo.options import add_options, given_values
 from rewards import demem as rewards
@@ -121,13 +127,17 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its options, config and folder, the model as it is now, the data, and the reward's encoder, if any."""
+    """One run: its options, config and folder, the model as it is now, the data, and the reward's encoder, if any.
+
+    ``processes``: this one among those that train together.
+    """
 
     options: Options
     config: ppo.Config
     loaded: LoadedModel
     study: Study
     encoder: BertScore | None = None
+    processes: Processes = Processes()
 
     @property
     def out(self) -> Path:
@@ -137,7 +147,8 @@ class Run:
         """Where this run's numbers come from."""
         of_run = {"model": self.options.model, "data": self.options.data, "preset": self.options.preset}
         device = next(self.loaded.model.parameters()).device
-        return of_run | {"seed": self.config.seed} | provenance(device)
+        several = {"processes": self.processes.count} if self.processes.count > 1 else {}
+        return of_run | {"seed": self.config.seed} | provenance(device) | several
 
 
 # ---------------------------------------------------------------------- the method
@@ -166,9 +177,9 @@ def train(run: Run, before: Evaluation) -> None:
         return len(looks) == LOOKS and all(is_forgotten(look, run.options.target_exact, floor) for look in looks)
 
     trainer = make_trainer(run, floor)
-    if not (trainer.step > 0 and is_done({})):
+    if not (trainer.step > 0 and run.processes.first(lambda: is_done({}))):
         trainer.train(max(run.options.steps - trainer.step, 0), probe=look, stop_when=is_done)
-    replace(run.loaded, model=trainer.model).save(run.out / "model")
+    trainer.save_model(run.out / "model")
 
 
 def is_forgotten(look: Mapping[str, float], target_exact: float, floor: float) -> bool:
@@ -194,13 +205,20 @@ def make_trainer(run: Run, floor: float) -> ppo.Trainer:
         for prompt, suffix in windows(p, count)
     ]
     reward = make_reward(run, floor)
-    more: dict[str, Any] = {"tokenizer": run.loaded.tokenizer, "retain": text_to_keep(run), "out": run.out}
-    if run.options.resume:
-        if list_checkpoints(run.out / "checkpoints"):
-            return ppo.Trainer.resume(run.out, rows, reward, **more)
-        for name in ("metrics.jsonl", "samples.jsonl"):  # killed before its first checkpoint: from the start
-            (run.out / name).unlink(missing_ok=True)
+    kept = run.processes.first(lambda: text_to_keep(run))
+    more: dict[str, Any] = {"tokenizer": run.loaded.tokenizer, "retain": kept, "out": run.out}
+    if run.options.resume and run.processes.first(lambda: has_checkpoint(run.out)):
+        return ppo.Trainer.resume(run.out, rows, reward, **more)
     return ppo.Trainer(run.loaded.model, rows, reward, run.config, **more)
+
+
+def has_checkpoint(out: Path) -> bool:
+    """Whether there is one to go on from; if not, the run was killed before its first and starts again from nothing."""
+    if list_checkpoints(out / "checkpoints"):
+        return True
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        (out / name).unlink(missing_ok=True)
+    return False
 
 
 def make_reward(run: Run, floor: float) -> Reward:
@@ -282,10 +300,13 @@ def report(out: Path) -> None:
 
 def run_all(run: Run) -> None:
     """Attack, train, evaluate, report."""
-    is_attacked = run.options.resume and (run.out / "evaluation.json").is_file()
-    before = read_before(run.out) if is_attacked else attack(run)
-    train(run, before)
-    run_evaluate(run)
+    train(run, run.processes.first(lambda: attack_once(run, is_known=run.options.resume)))
+    run.processes.first(lambda: run_evaluate(run))
+
+
+def attack_once(run: Run, *, is_known: bool) -> Evaluation:
+    """The attack of this folder, read where it is known and stands there already."""
+    return read_before(run.out) if is_known and (run.out / "evaluation.json").is_file() else attack(run)
 
 
 def run_attack(run: Run) -> None:
@@ -294,7 +315,7 @@ def run_attack(run: Run) -> None:
 
 
 def run_train(run: Run) -> None:
-    train(run, read_before(run.out) if (run.out / "evaluation.json").is_file() else attack(run))
+    train(run, run.processes.first(lambda: attack_once(run, is_known=True)))
 
 
 def run_evaluate(run: Run) -> None:
@@ -347,23 +368,52 @@ COMMANDS: dict[str, Callable[[Run], None]] = {
 
 def main(arguments: Sequence[str]) -> int:
     """Exit status: 0, 2 for bad input (one line on stderr), 130 after Ctrl-C."""
-    command, parsed = parse(arguments)
     transformers.utils.logging.disable_progress_bar()
+    with ppo.process_group() as processes:
+        with silent(not processes.is_first, redirect_stdout, redirect_stderr):
+            command, parsed = parse(arguments)
+        with silent(not processes.is_first, redirect_stdout):
+            return execute(command, parsed, processes)
+
+
+def execute(command: str, parsed: argparse.Namespace, processes: Processes) -> int:
+    """Do it; what ends it early is told once, by the process that it happened to."""
+    out = Path(given_values(parsed, Options).get("out", Options.out))
     try:
         if command == "report":
-            report(Path(given_values(parsed, Options).get("out", Options.out)))
+            processes.first(lambda: report(out))
+        elif command in ("run", "train"):
+            COMMANDS[command](prepare(command, parsed, processes))
         else:
-            COMMANDS[command](prepare(command, parsed))
+            processes.first(partial(COMMANDS[command], prepare(command, parsed, processes)))
+    except OtherProcessError:
+        return 2
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"demem: {' '.join(str(error).split())}", file=sys.stderr)
+        if processes.claim("end"):
+            print(f"demem: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        out = given_values(parsed, Options).get("out", Options.out)
-        can_resume = command in ("run", "train", "memorise") and (Path(out) / "config.json").is_file()
+        can_resume = command in ("run", "train", "memorise") and (out / "config.json").is_file()
         hint = f"; go on with: python demem.py {command} --resume --out {out}" if can_resume else ""
-        print(f"demem: interrupted{hint}", file=sys.stderr)
+        if processes.claim("end"):
+            print(f"demem: interrupted{hint}", file=sys.stderr)
         return 130
+    except RuntimeError:  # lost in the middle of a step; if another process went first, it has said why
+        if processes.count == 1 or processes.claim("end"):
+            raise
+        return 2
     return 0
+
+
+@contextmanager
+def silent(is_silent: bool, *redirections: Callable[[Any], Any]) -> Iterator[None]:
+    """Within the context nothing is printed, if so wished: what all of several processes do is told once."""
+    with ExitStack() as stack:
+        if is_silent:
+            nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            for redirection in redirections:
+                stack.enter_context(redirection(nowhere))
+        yield
 
 
 def parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
@@ -377,10 +427,20 @@ def parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
     return parsed.command, parsed
 
 
-def prepare(command: str, parsed: argparse.Namespace) -> Run:
+def prepare(command: str, parsed: argparse.Namespace, processes: Processes = Processes()) -> Run:
     """Load what the command works on, and refuse, before any work, what cannot work."""
-    options, changes = read_options(command, parsed)
-    out = Path(options.out)
+    options, changes = processes.first(lambda: read_options(command, parsed))
+    with processes.together():
+        run = load_run(options, changes, processes)
+        if command in ("run", "train"):
+            processes.check(run.config)
+        if processes.is_first:
+            write_json(run.out / "config.json", {"options": asdict(options), "config": run.config.to_dict()})
+    return run
+
+
+def load_run(options: Options, changes: Mapping[str, Any], processes: Processes) -> Run:
+    """Model, data and config of a run, held against each other."""
     loaded = load(options.model).on(options.device)
     study = load_study(
         options.data,
@@ -401,8 +461,7 @@ def prepare(command: str, parsed: argparse.Namespace) -> Run:
     check_fits(study, context_length(loaded.model), config.response_length)
     device = next(loaded.model.parameters()).device
     encoder = BertScore.load(options.encoder, device=device) if options.encoder else None
-    write_json(out / "config.json", {"options": asdict(options), "config": config.to_dict()})
-    return Run(options, config, loaded, study, encoder)
+    return Run(options, config, loaded, study, encoder, processes)
 
 
 def read_options(command: str, parsed: argparse.Namespace) -> tuple[Options, dict[str, Any]]:

@@ -7,6 +7,7 @@ from .actor_critic import ActorCritic, Evaluation, ValueHead
 from .advantages import gae, group_relative, place_scores, shape_rewards, whiten
 from .buffer import RolloutBuffer
 from .config import Config, Sampling
+from .distributed import process_group
 from .generation import generate
 from .kl import AdaptiveKL, FixedKL, estimate_kl
 from .losses import policy_loss, value_loss
@@ -39,6 +40,7 @@ __all__ = [
     "group_relative",
     "place_scores",
     "policy_loss",
+    "process_group",
     "shape_rewards",
     "value_loss",
     "whiten",

@@ -8,21 +8,22 @@ ratio of two log-probs of one token must not depend on a coin. This module knows
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .backbone import Backbone
+from .backbone import Backbone, blocks
 from .config import Sampling
 from .logprobs import response_positions, token_logprobs
 from .types import Generation, ValueFn
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,10 @@ class ActorCritic(nn.Module):
         """Values from the policy's own hidden states, for the generator to gather; None where there is no such head."""
         return self.value_head if self.critic is None else None
 
+    def run(self, function: Callable[[], Result]) -> Result:
+        """``function()``. The door to the weights where they are split among processes: :mod:`ppo.sharding`."""
+        return function()
+
     def evaluate(self, generation: Generation, sampling: Sampling, *, chunk_tokens: int) -> Evaluation:
         """Log-probs, entropy and values of given responses under the distribution of ``sampling``; differentiable."""
         features = self.backbone(generation.input_ids, generation.attention_mask)
@@ -130,7 +135,7 @@ def checkpointed_layers(model: nn.Module) -> Iterator[int]:
     Transformers' own switch acts only in training mode, where dropout would act too. So each block's forward is
     wrapped for the time of the context, and given back afterwards.
     """
-    layers = _blocks(model)
+    layers = blocks(model)
     own_forwards = [vars(layer).get("forward") for layer in layers]
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
@@ -142,12 +147,3 @@ def checkpointed_layers(model: nn.Module) -> Iterator[int]:
                 del layer.forward  # the class's own method shows again
             else:
                 layer.forward = own_forward
-
-
-def _blocks(model: nn.Module) -> list[Any]:
-    """The repeated blocks of a transformer: what transformers marks as such, else the children of its longest list."""
-    marked = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
-    if marked:
-        return [m for m in marked if not any(m is not o and m in set(o.modules()) for o in marked)]
-    lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList)]
-    return max(lists, key=len, default=[])

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 _LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 
@@ -168,6 +169,15 @@ def is_causal(model: nn.Module) -> bool:
     moved = (first.float() - second.float()).abs()
     tolerance = max(1e-4, 4 * torch.finfo(first.dtype).eps)
     return not bool(moved[:, 0].max() > tolerance * moved[:, 1:].max())  # nan is left for others to find
+
+
+def blocks(model: nn.Module) -> list[Any]:
+    """The repeated blocks of a transformer: what transformers marks as such, else the children of its longest list."""
+    marked = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if marked:
+        return [m for m in marked if not any(m is not o and m in set(o.modules()) for o in marked)]
+    lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList)]
+    return max(lists, key=len, default=[])
 
 
 def vocabulary_size(model: Any) -> int:

@@ -121,7 +121,8 @@ def rng_tensors() -> dict[str, Tensor]:
 
 def restore_rng(tensors: Mapping[str, Tensor]) -> None:
     """Take back what :func:`rng_tensors` gave."""
-    torch.set_rng_state(tensors["torch"])
+    if "torch" in tensors:
+        torch.set_rng_state(tensors["torch"])
     if "cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["cuda"])
 

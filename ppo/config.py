@@ -70,7 +70,8 @@ class Config:
 
     A *step* is: sample ``prompts_per_step`` x ``samples_per_prompt`` responses, score them, then go ``epochs`` times
     over them in shuffled minibatches with one optimiser step each; a minibatch is computed in microbatches to save
-    memory, which changes nothing in the gradient.
+    memory, which changes nothing in the gradient. With several processes the first two count over all of them,
+    ``microbatch`` and ``rollout_slots`` are what one process computes at a time.
     """
 
     # Rollout
@@ -143,6 +144,9 @@ class Config:
     autocast: Literal["off", "bfloat16"] = "off"
     gradient_checkpointing: bool = False
     logprob_chunk_tokens: int = 1024  # tokens that pass the output layer at once
+
+    # Several processes (torchrun): "fsdp" splits weights, gradients and moments among them, "none" copies them
+    sharding: Literal["none", "fsdp"] = "none"
 
     # Run
     seed: int = 0

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import Config
+from .sharding import laid_out, number
 
 
 def schedule_factor(config: Config, step: int) -> float:
@@ -76,7 +77,7 @@ class Optimizer:
 
     def _clip_gradients(self) -> float:
         limit = math.inf if self._config.max_grad_norm is None else self._config.max_grad_norm
-        return float(torch.nn.utils.clip_grad_norm_(self._parameters.values(), limit))
+        return number(torch.nn.utils.clip_grad_norm_(self._parameters.values(), limit))
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Adam's moments and step counts, named ``<parameter>/<moment>``."""
@@ -93,6 +94,5 @@ class Optimizer:
             if name not in self._parameters:
                 raise ValueError(f"the checkpoint's optimiser knows {name!r}, which this model does not train")
             parameter = self._parameters[name]
-            device = "cpu" if key == "step" else parameter.device
-            self._adam.state[parameter][key] = value.clone().to(device)
+            self._adam.state[parameter][key] = value.clone() if key == "step" else laid_out(value.clone(), parameter)
         self.num_updates = num_updates

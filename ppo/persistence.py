@@ -25,9 +25,13 @@ from .checkpoint import (
     write_atomically,
 )
 from .config import Config
+from .distributed import Processes
+from .sharding import laid_out, whole
 
 if TYPE_CHECKING:
     from .trainer import Trainer
+
+_REFERENCE = "reference.safetensors"
 
 
 @dataclass(frozen=True)
@@ -42,20 +46,39 @@ class Snapshot:
 
 
 def save(trainer: Trainer, path: Path) -> Path:
-    """Write a checkpoint at ``path``, replacing what is there; returns ``path``."""
+    """Write a checkpoint at ``path``, replacing what is there; returns ``path``.
+
+    All processes must call, since weights that are split are gathered; the first one writes.
+    """
+    policy = whole(trainer.model.state_dict(keep_vars=True))
+    critic = whole({name: p for name, p in trainer.actor.state_dict().items() if _is_critic(name)})
+    moments = whole(trainer.optimizer.state_tensors())
+    frozen = _reference_tensors(trainer)
+    generators = {"trainer": trainer.generator.get_state(), "prompt_order": trainer.stream.order}
+    for rank, states in enumerate(trainer.processes.gather(rng_tensors())):
+        generators |= {_of_rank(name, rank): state for name, state in states.items()}
 
     def fill(folder: Path) -> dict[str, Any]:
-        _save_policy(trainer, folder)
-        critic = {name: p for name, p in trainer.actor.state_dict().items() if _is_critic(name)}
+        _write_policy(trainer, folder / "model", policy)
         save_tensors(folder / "value.safetensors", critic)
-        _save_reference(trainer, folder)
-        save_tensors(folder / "optimizer.safetensors", trainer.optimizer.state_tensors())
-        generators = {"trainer": trainer.generator.get_state(), "prompt_order": trainer.stream.order}
-        save_tensors(folder / "rng.safetensors", rng_tensors() | generators)
+        _write_reference(trainer, folder, frozen)
+        save_tensors(folder / "optimizer.safetensors", moments)
+        save_tensors(folder / "rng.safetensors", generators)
         return _numbers(trainer)
 
-    write_atomically(path, fill)
+    with trainer.processes.together():
+        if trainer.processes.is_first:
+            write_atomically(path, fill)
     return path
+
+
+def save_model(trainer: Trainer, folder: Path) -> None:
+    """Write the policy alone, as a checkpoint holds it; all processes must call."""
+    policy = whole(trainer.model.state_dict(keep_vars=True))
+    with trainer.processes.together():
+        if trainer.processes.is_first:
+            folder.mkdir(parents=True, exist_ok=True)
+            _write_policy(trainer, folder, policy)
 
 
 def save_numbered(trainer: Trainer) -> Path:
@@ -64,7 +87,9 @@ def save_numbered(trainer: Trainer) -> Path:
         raise ValueError("the trainer has no folder to save in: pass out=… to the Trainer, or call save(path)")
     folder = trainer.out / "checkpoints"
     path = save(trainer, folder / f"step-{trainer.step:06d}")
-    prune(folder, trainer.config.keep_checkpoints)
+    with trainer.processes.together():
+        if trainer.processes.is_first:
+            prune(folder, trainer.config.keep_checkpoints)
     return path
 
 
@@ -81,7 +106,7 @@ def load(path: Path, model: nn.Module | None, tokenizer: Any | None) -> Snapshot
             dtype=getattr(torch, state["dtype"]),
             attn_implementation=state["attention"],
             use_safetensors=True,
-        ).to(state["device"])
+        ).to(_device(state["device"]))
     else:
         _load_exactly(model, load_tensors(folder / "model" / "policy.safetensors"))
     if tokenizer is None and (folder / "model" / "tokenizer_config.json").is_file():
@@ -96,16 +121,19 @@ def restore(trainer: Trainer, snapshot: Snapshot) -> None:
         raise ValueError(
             f"{folder} was saved with {state['num_prompts']} prompts, resume got {len(trainer.prompts)}: pass the same"
         )
-    missing = trainer.actor.load_state_dict(load_tensors(folder / "value.safetensors"), strict=False)
-    if missing.unexpected_keys:
-        raise ValueError(f"{folder / 'value.safetensors'} holds unknown weights: {missing.unexpected_keys}")
+    critic, own = load_tensors(folder / "value.safetensors"), trainer.actor.state_dict()
+    if unknown := sorted(critic.keys() - own.keys()):
+        raise ValueError(f"{folder / 'value.safetensors'} holds unknown weights: {unknown}")
+    trainer.actor.load_state_dict({name: laid_out(x, own[name]) for name, x in critic.items()}, strict=False)
     if trainer.frozen is not None and trainer.frozen is not trainer.model:
-        _load_exactly(trainer.frozen, load_tensors(folder / "reference.safetensors"))
+        _load_exactly(trainer.frozen, load_tensors(folder / _REFERENCE))
     trainer.optimizer.load_state_tensors(load_tensors(folder / "optimizer.safetensors"), state["num_updates"])
     generators = load_tensors(folder / "rng.safetensors")
     trainer.generator.set_state(generators["trainer"])
     trainer.stream.order = generators["prompt_order"]
-    restore_rng(generators)
+    # A process that was not there has its own generator still: it must not repeat another one's numbers.
+    rank = trainer.processes.rank
+    restore_rng({name: generators[of] for name in rng_tensors() if (of := _of_rank(name, rank)) in generators})
     trainer.step = state["step"]
     trainer.kl_controller.coef = state["kl_coef"]
     if trainer.scorer.moments is not None:
@@ -128,27 +156,50 @@ def _numbers(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _save_policy(trainer: Trainer, folder: Path) -> None:
+def _device(name: str) -> torch.device:
+    """Where the model was; of several GPUs the one that this process has, where it is one of several processes."""
+    saved = torch.device(name)
+    return saved if Processes.current().count == 1 else torch.device(saved.type)
+
+
+def _of_rank(name: str, rank: int) -> str:
+    return name if rank == 0 else f"{name}.{rank}"
+
+
+def _write_policy(trainer: Trainer, target: Path, state: dict[str, Tensor]) -> None:
     """A plain Hugging Face folder where the model is one, else all weights by name; the tokenizer beside it."""
-    target = folder / "model"
     if isinstance(trainer.model, PreTrainedModel) and not hasattr(trainer.model, "disable_adapter"):
-        trainer.model.save_pretrained(target, max_shard_size="1000GB")
+        trainer.model.save_pretrained(target, state_dict=state, max_shard_size="1000GB")
     else:
-        target.mkdir()
-        save_tensors(target / "policy.safetensors", _weights(trainer.model))
+        target.mkdir(exist_ok=True)
+        save_tensors(target / "policy.safetensors", {name: state[name] for name in _weights(trainer.model)})
     if trainer.tokenizer is not None:
         trainer.tokenizer.save_pretrained(target)
 
 
-def _save_reference(trainer: Trainer, folder: Path) -> None:
+def _old_reference(trainer: Trainer) -> Path | None:
     """The frozen copy never changes, so a later checkpoint shares the file of the one before."""
+    file = trainer.last_checkpoint / _REFERENCE if trainer.last_checkpoint is not None else None
+    return file if file is not None and file.is_file() else None
+
+
+def _reference_tensors(trainer: Trainer) -> dict[str, Tensor] | None:
+    """What the reference's file must hold, or None where there is no file to write."""
     if trainer.frozen is None or trainer.frozen is trainer.model:
+        return None
+    if trainer.processes.first(lambda: _old_reference(trainer)) is not None:
+        return {}
+    return whole(_weights(trainer.frozen))
+
+
+def _write_reference(trainer: Trainer, folder: Path, tensors: dict[str, Tensor] | None) -> None:
+    if tensors is None:
         return
-    name = "reference.safetensors"
-    if trainer.last_checkpoint is not None and (trainer.last_checkpoint / name).is_file():
-        link_or_copy(trainer.last_checkpoint / name, folder / name)
+    old = _old_reference(trainer)
+    if old is not None:
+        link_or_copy(old, folder / _REFERENCE)
     else:
-        save_tensors(folder / name, _weights(trainer.frozen))
+        save_tensors(folder / _REFERENCE, tensors)
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
@@ -165,7 +216,7 @@ def _load_exactly(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     for name, parameter in parameters.items():
         if parameter.shape != tensors[name].shape:
             raise ValueError(f"the checkpoint's {name} is {tuple(tensors[name].shape)}, not {tuple(parameter.shape)}")
-        parameter.copy_(tensors[name])
+        parameter.copy_(laid_out(tensors[name], parameter))
 
 
 def _is_critic(name: str) -> bool:

@@ -105,8 +105,16 @@ class Scorer:
 
     def __call__(self, samples: list[Sample], generation: Generation) -> tuple[Tensor, Tensor]:
         """Raw scores [B], and token rewards [B, T]: scaled, clipped, the penalty for a missing EOS taken off."""
+        scores, per_token = self.ask(samples)
+        return scores.to(generation.mask.device), self.shape(scores, per_token, generation)
+
+    def ask(self, samples: list[Sample]) -> tuple[Tensor, Tensor | None]:
+        """Raw scores [B], and raw token rewards [B, T] where the function gives those."""
+        return call_reward(self._reward, samples)
+
+    def shape(self, scores: Tensor, per_token: Tensor | None, generation: Generation) -> Tensor:
+        """Token rewards [B, T] out of the raw answer for a whole step, whose numbers enter the moments."""
         mask = generation.mask
-        scores, per_token = call_reward(self._reward, samples)
         if per_token is not None:
             adjusted = self._adjust(per_token, mask[:, : per_token.shape[1]].cpu())
             token_rewards = pad(adjusted, (0, mask.shape[1] - adjusted.shape[1])).to(mask.device)
@@ -116,7 +124,7 @@ class Scorer:
         if self._config.missing_eos_penalty > 0:
             penalties = torch.where(generation.is_ended, 0.0, -self._config.missing_eos_penalty)
             token_rewards = token_rewards + place_scores(penalties, mask)
-        return scores.to(mask.device), token_rewards * mask
+        return token_rewards * mask
 
     def _adjust(self, values: Tensor, mask: Tensor) -> Tensor:
         if self.moments is not None:

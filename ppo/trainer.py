@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from .advantages import estimate_advantages, shape_rewards
 from .backbone import context_length, end_ids, vocabulary_size
 from .buffer import RolloutBuffer, microbatches, rows, trim, trim_rollout
 from .config import Config
+from .distributed import Processes
 from .generation import generate
 from .interrupt import deferred_interrupts
 from .kl import estimate_kl, make_controller
@@ -36,6 +38,7 @@ from .prompts import Prompt, PromptStream, check_lengths, make_samples, read_pro
 from .reference import freeze, make_reference
 from .retain import RetainLoss, count_predictions, make_retain_loss
 from .scoring import Scorer
+from .sharding import gathered, shard
 from .statistics import Averages, rollout_metrics
 from .types import Generation, Reference, RewardFn, Rollout, Sample
 
@@ -76,6 +79,8 @@ class Trainer:
         use_tensorboard: bool = False,
     ) -> None:
         self.config = config if config is not None else Config()
+        self.processes = Processes.current()
+        self.processes.check(self.config)
         self.model, self.tokenizer = load_model(model, tokenizer)
         self.scorer = Scorer(reward, self.config)
         self.prompts = read_prompts(prompts, self.tokenizer)
@@ -84,6 +89,7 @@ class Trainer:
             value_head=self.config.value_head if self.config.has_critic else None,
             is_head_detached=self.config.detach_value_head,
         )
+        self.processes.copy_first(self.actor)
         self.sampling = replace(self.config.sampling(), eos_ids=end_ids(self.model))
         check_lengths(
             self.prompts,
@@ -97,6 +103,8 @@ class Trainer:
         self.frozen = freeze(self.model, self.config, has_own_reference=reference is not None)
         self.reference = make_reference(reference, self.frozen, self.sampling, self.config)
         self.retain_loss = make_retain_loss(retain, self.tokenizer, self.frozen, self.config, self.generator)
+        if self.config.sharding == "fsdp" and self.processes.count > 1:
+            shard(self.actor, self.frozen)
         self.optimizer = Optimizer(self.actor.trained_parameters(), self.actor.value_parameter_names(), self.config)
         self.kl_controller = make_controller(self.config)
         self.stream = PromptStream(len(self.prompts), self.generator)
@@ -110,47 +118,67 @@ class Trainer:
     ) -> None:
         """Run ``steps`` more steps. With ``out`` every step is logged, and saved every ``config.save_every_steps``.
 
+        Of several processes the first one writes, shows the bar and asks ``stop_when``; all of them call ``probe``,
+        and the first one's numbers count.
+
         Ctrl-C (or SIGTERM) lets the step finish, saves a checkpoint (with ``out``), says where, and raises
         KeyboardInterrupt; a second Ctrl-C ends at once, and the last checkpoint stands.
         """
-        log = RunLog(self.out, first_step=self.step, use_tensorboard=self._use_tensorboard)
-        bar = tqdm(range(self.step, self.step + steps), desc="PPO", unit="step", disable=not progress)
+        processes = self.processes
+        with processes.together():
+            folder = self.out if processes.is_first else None
+            log = RunLog(folder, first_step=self.step, use_tensorboard=self._use_tensorboard)
+        is_silent = not progress or not processes.is_first
+        bar = tqdm(range(self.step, self.step + steps), desc="PPO", unit="step", disable=is_silent)
         with deferred_interrupts() as interrupt:
             for step in bar:
                 rollout = self.rollout()
                 metrics = {**rollout.metrics, **self.update(rollout)}
                 if probe is not None:
-                    metrics |= probe(self)
-                log.metrics(step, metrics)
-                log.samples(step, rollout)
+                    with processes.together(), gathered(self.actor):
+                        metrics |= probe(self)
+                    metrics = processes.same(metrics)
+                with processes.together():
+                    log.metrics(step, metrics)
+                    log.samples(step, rollout)
                 bar.set_postfix(score=f"{metrics['score/mean']:.3f}", kl=f"{metrics['kl/per_sequence']:.2f}")
-                if self.out is not None and (interrupt or _is_multiple(self.step, self.config.save_every_steps)):
+                is_interrupted = processes.any(bool(interrupt))
+                if self.out is not None and (is_interrupted or _is_multiple(self.step, self.config.save_every_steps)):
                     self.save_numbered()
-                if interrupt:
-                    if self.out is not None:
+                if is_interrupted:
+                    if self.out is not None and processes.is_first:
                         tqdm.write(f"interrupted; go on with Trainer.resume({str(self.last_checkpoint)!r}, …)")
                     raise KeyboardInterrupt
-                if stop_when is not None and stop_when(metrics):
+                if stop_when is not None and processes.first(partial(stop_when, metrics)):
                     break
 
     # ------------------------------------------------------------------ one step, first half
 
     @torch.no_grad()
     def rollout(self) -> Rollout:
-        """Sample responses to the next prompts, score them, and work out what each token is worth."""
+        """Sample responses to the next prompts, score them, and work out what each token is worth.
+
+        Each of several processes samples and scores its own share; what is returned is the whole step, on all of them.
+        """
         started = time.perf_counter()
         prompts = self._next_prompts()
-        generation = self._generate(prompts)
-        samples = make_samples(prompts, generation, self.tokenizer)
-        generated = time.perf_counter()
-        scores, token_rewards = self.scorer(samples, generation)
-        scored = time.perf_counter()
-        old_logprobs, old_values = self._old_statistics(generation)
-        ref_logprobs = None
-        if self.reference is not None:
-            with self._precision():  # as the policy, or KL(reference, reference) would not be 0
-                ref_logprobs = self.reference.logprobs(generation, samples)
+        own = self.processes.share(len(prompts))
+        with self.processes.together(), gathered(self.actor):
+            generation = self._generate(prompts[own], range(own.start, own.stop))
+            samples = make_samples(prompts[own], generation, self.tokenizer)
+            generated = time.perf_counter()
+            answer = self.scorer.ask(samples)
+            scored = time.perf_counter()
+            old_logprobs, old_values = self._old_statistics(generation)
+        ref_logprobs = self._ref_logprobs(generation, samples)
+        gather = self.processes.gather_rows
+        old_logprobs, old_values, ref_logprobs = gather(old_logprobs), gather(old_values), gather(ref_logprobs)
+        scores, per_token = gather(answer[0]), gather(answer[1])
+        if self.processes.count > 1:
+            generation = self.processes.gather_generation(generation)
+            samples = make_samples(prompts, generation, self.tokenizer)
         mask = generation.mask
+        token_rewards = self.scorer.shape(scores, per_token, generation)
         kl = torch.zeros_like(old_logprobs)
         if ref_logprobs is not None:
             kl = estimate_kl(old_logprobs, ref_logprobs, estimator=self.config.kl_estimator)
@@ -163,8 +191,9 @@ class Trainer:
             "time/reference_s": time.perf_counter() - scored,
         }
         rollout = Rollout(
-            generation, samples, old_logprobs, old_values, ref_logprobs, scores, kl, rewards, advantages, returns
-        )
+            generation, samples, old_logprobs, old_values, ref_logprobs, scores.to(mask.device), kl, rewards,
+            advantages, returns,
+        )  # fmt: skip
         return replace(rollout, metrics=rollout_metrics(rollout, kl_coef=self.kl_controller.coef) | times)
 
     def _next_prompts(self) -> list[Prompt]:
@@ -172,16 +201,25 @@ class Trainer:
         indices = self.stream.take(self.config.prompts_per_step)
         return [self.prompts[i] for i in indices for _ in range(self.config.samples_per_prompt)]
 
-    def _generate(self, prompts: Sequence[Prompt]) -> Generation:
+    def _generate(self, prompts: Sequence[Prompt], request_ids: Sequence[int]) -> Generation:
         seed = int(torch.randint(2**62, (), generator=self.generator))
         return generate(
             self.model,
             [prompt.ids for prompt in prompts],
             self.sampling,
             seed=seed,
+            request_ids=request_ids,
             slots=self.config.rollout_slots,
             value_fn=self.actor.value_fn,
         )
+
+    def _ref_logprobs(self, generation: Generation, samples: list[Sample]) -> Tensor | None:
+        if self.reference is None:
+            return None
+        asked = self.actor if self.frozen is self.model else self.frozen
+        # In the policy's precision, or KL(reference, reference) would not be 0.
+        with self.processes.together(), gathered(asked), self._precision():
+            return self.reference.logprobs(generation, samples)
 
     def _old_statistics(self, generation: Generation) -> tuple[Tensor, Tensor]:
         """Log-probs and values of the policy before the update, from the sampler or from the training forward."""
@@ -239,31 +277,34 @@ class Trainer:
         """Add up the gradient of one minibatch, microbatch by microbatch; the split does not change it."""
         num_tokens = int(minibatch.generation.mask.sum())
         totals: dict[str, float] = {}
-        for indices in self._microbatches(minibatch.generation.attention_mask):
+        for indices, weight in self._own_microbatches(minibatch.generation.attention_mask):
             part = trim_rollout(rows(minibatch, indices))
             new = self._evaluate(part.generation)
             loss, statistics = ppo_loss(new, part, self.config, kl_coef=self.kl_controller.coef, num_tokens=num_tokens)
-            loss.backward()  # type: ignore[no-untyped-call]
+            (weight * loss).backward()  # type: ignore[no-untyped-call]
             for name, value in statistics.items():
-                totals[name] = totals.get(name, 0.0) + float(value)
+                totals[name] = totals.get(name, 0.0) + weight * float(value)
         if self.retain_loss is not None:
             totals["retain/loss"] = self._accumulate_retain_gradients(self.retain_loss)
-        return totals
+        self.processes.sum_gradients(list(self.actor.trained_parameters().values()))
+        return self.processes.sum_numbers(totals)
 
     def _accumulate_retain_gradients(self, retain_loss: RetainLoss) -> float:
         ids, mask = retain_loss.draw(self.device)
         num_tokens = count_predictions(mask)
         total = 0.0
-        for indices in self._microbatches(mask):
+        for indices, weight in self._own_microbatches(mask):
+            loss_of = partial(retain_loss, self.actor.backbone, ids[indices], mask[indices], num_tokens=num_tokens)
             with self._precision():
-                loss = retain_loss(self.actor.backbone, ids[indices], mask[indices], num_tokens=num_tokens)
-            (self.config.retain_coef * loss).backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
+                loss = self.actor.run(loss_of)
+            (weight * self.config.retain_coef * loss).backward()  # type: ignore[no-untyped-call]
+            total += weight * float(loss.detach())
         return total
 
     def _evaluate(self, generation: Generation) -> Evaluation:
+        chunk_tokens = self.config.logprob_chunk_tokens
         with self._precision():
-            return self.actor.evaluate(generation, self.sampling, chunk_tokens=self.config.logprob_chunk_tokens)
+            return self.actor.run(lambda: self.actor.evaluate(generation, self.sampling, chunk_tokens=chunk_tokens))
 
     def _precision(self) -> AbstractContextManager[Any]:
         if self.config.autocast == "off":
@@ -273,10 +314,25 @@ class Trainer:
     def _microbatches(self, attention_mask: Tensor) -> list[Tensor]:
         return microbatches(attention_mask, size=self.config.microbatch, tokens=self.config.microbatch_tokens)
 
+    def _own_microbatches(self, attention_mask: Tensor) -> list[tuple[Tensor, float]]:
+        """This process's rows of a batch in microbatches, each with the weight 1.
+
+        Split weights are gathered by all processes at once, so there they need equally many: the first row fills up,
+        with the weight 0.
+        """
+        own = self.processes.deal(attention_mask)
+        parts = [(own[indices], 1.0) for indices in self._microbatches(attention_mask[own])] if len(own) else []
+        missing = self.processes.most(len(parts)) - len(parts) if self.config.sharding == "fsdp" else 0
+        return parts + [(torch.zeros(1, dtype=torch.long), 0.0)] * missing
+
     # ------------------------------------------------------------------ saving
 
     def save(self, path: str | Path) -> Path:
-        """Write a checkpoint that :meth:`resume` goes on from bit for bit; it appears whole or not at all."""
+        """Write a checkpoint that :meth:`resume` goes on from bit for bit; it appears whole or not at all.
+
+        All of several processes must call it; the first one writes. It can be resumed on another number of them, to the
+        same numbers within rounding.
+        """
         self.last_checkpoint = persistence.save(self, Path(path))
         return self.last_checkpoint
 
@@ -284,6 +340,10 @@ class Trainer:
         """Save under ``out/checkpoints/step-…`` and keep the newest ``config.keep_checkpoints``."""
         self.last_checkpoint = persistence.save_numbered(self)
         return self.last_checkpoint
+
+    def save_model(self, path: str | Path) -> None:
+        """Write the policy alone, a plain Hugging Face folder, also where its weights are split among processes."""
+        persistence.save_model(self, Path(path))
 
     @classmethod
     def resume(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import demem
+from tests.processes import torchrun
 
 ROOT = Path(demem.__file__).parent
 SHORT = ["--steps", "2", "--num-samples", "1", "--check-every", "1", "--num-own", "16"]
@@ -178,3 +179,34 @@ def test_training_stops_at_the_floor_or_where_none_is_known_at_approximate_copie
     assert demem.is_forgotten(look, 0.05, 0.0)
     assert not demem.is_forgotten(look | {"forget/approximate": 0.1}, 0.05, 0.0)
     assert not demem.is_forgotten(look | {"forget/empty": 0.01}, 0.05, 21.0)
+
+
+@pytest.mark.slow
+def test_two_processes_write_what_one_writes(tmp_path):
+    data = write_rows(tmp_path / "rows.jsonl", 8)
+    groups = ["--num-forget", "4", "--num-holdout", "2", "--num-never", "2"]
+    sizes = ["--prompts-per-step", "4", "--minibatch", "4", "--retain-sequences", "3", "--num-own", "8"]
+    ends = ["--steps", "2", "--check-every", "1", "--target-exact", "0", "--num-samples", "0"]
+    command = ["run", "--data", data, *groups, *sizes, *ends, "--out"]
+    assert demem.main([*command, str(tmp_path / "one")]) == 0
+    done = torchrun("demem.py", *command, str(tmp_path / "two"))
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.count("\nreport: ") == 1  # process 0 alone talks
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert sorted(p.name for p in one.iterdir()) == sorted(p.name for p in two.iterdir())
+    assert sorted(p.name for p in (one / "model").iterdir()) == sorted(p.name for p in (two / "model").iterdir())
+    texts = [
+        [(p["id"], p["before"]["output"], p["after"]["output"]) for p in demem.read_jsonl(run / "passages.jsonl")]
+        for run in (one, two)
+    ]
+    assert texts[0] == texts[1]
+    results = [json.loads((run / "evaluation.json").read_text()) for run in (one, two)]
+    assert results[1]["meta"]["processes"] == 2
+    for when in ("before", "after"):
+        assert results[1][when]["summary"] == pytest.approx(results[0][when]["summary"], rel=1e-3, abs=1e-3)
+    rows = [demem.read_jsonl(run / "metrics.jsonl") for run in (one, two)]
+    assert [list(row) for row in rows[0]] == [list(row) for row in rows[1]]
+    bad = torchrun("demem.py", *command, str(tmp_path / "three"), "--minibatch", "1")
+    assert bad.returncode != 0
+    assert bad.stderr.count("demem: ") == 1
+    assert "demem: Config.minibatch=1 counts over all processes" in bad.stderr

@@ -1,0 +1,91 @@
+"""The weights of a model split among processes by torch's FSDP2 (``fully_shard``), for models that do not fit one.
+
+Weights, gradients and Adam's moments are split; a transformer block is whole only while it computes. The policy and its
+value function are one FSDP2 root, entered through :meth:`ppo.actor_critic.ActorCritic.run`; of a frozen copy the blocks
+are split and the rest stays whole. A rollout gathers the weights of one model at a time (:func:`gathered`) and then
+samples as ever: it must fit one device without gradients and moments.
+
+This module knows modules and tensors, nothing about PPO. It was run on the CPU (gloo) only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from .actor_critic import ActorCritic
+from .backbone import blocks
+
+
+def shard(actor: ActorCritic, frozen: nn.Module | None) -> None:
+    """Split the actor's weights, and the blocks of a frozen copy, over all processes.
+
+    The shards lie on the GPUs where the group has them, wherever the model was before; all processes must hold the same
+    model. Gradients come out summed, not averaged: the losses are divided by the tokens of all processes already.
+    """
+    kind = "cuda" if "nccl" in str(dist.get_backend_config()) else "cpu"
+    mesh = init_device_mesh(kind, (dist.get_world_size(),))
+    for block in blocks(actor):
+        fully_shard(block, mesh=mesh, reshard_after_forward=True)
+    fully_shard(actor, mesh=mesh, reshard_after_forward=False)
+    register_fsdp_forward_method(actor, "run")
+    if frozen is not None and frozen is not actor.policy:
+        for block in blocks(frozen):
+            fully_shard(block, mesh=mesh, reshard_after_forward=True)
+        frozen.to(kind)
+    for module in _split_modules(actor):
+        module.set_gradient_divide_factor(1.0)
+        module.set_force_sum_reduction_for_comms(True)  # gloo has no sum with a factor
+    actor.run(lambda: None)  # whoever is called first takes itself for the root
+    actor.reshard()  # type: ignore[operator]
+
+
+@contextmanager
+def gathered(model: nn.Module | None) -> Iterator[None]:
+    """Within the context every process holds the whole weights of ``model``, as plain tensors; not for training."""
+    modules = _split_modules(model) if model is not None else []
+    for module in modules:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.reshard()
+            module.set_reshard_after_forward(not isinstance(module, ActorCritic), recurse=False)
+
+
+def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Plain tensors of the same names, gathered from all processes where they are split; all of them must call.
+
+    Process 0 gets what was gathered, on the CPU; the others get empty tensors in its place. Shared weights stay shared.
+    """
+    done: dict[int, Tensor] = {}
+    for tensor in tensors.values():
+        if isinstance(tensor, DTensor) and id(tensor) not in done:
+            full = tensor.full_tensor().detach()
+            done[id(tensor)] = full.cpu() if dist.get_rank() == 0 else torch.empty(0)
+    return {name: done[id(x)] if id(x) in done else x.detach() for name, x in tensors.items()}
+
+
+def laid_out(value: Tensor, like: Tensor) -> Tensor:
+    """``value``, whole on every process, split as ``like`` is; or just on its device."""
+    if isinstance(like, DTensor):
+        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+    return value.to(like.device)
+
+
+def number(scalar: Tensor) -> float:
+    """A scalar that may be split."""
+    return float(scalar.full_tensor() if isinstance(scalar, DTensor) else scalar)
+
+
+def _split_modules(model: nn.Module) -> list[FSDPModule]:
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]

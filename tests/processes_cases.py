@@ -1,0 +1,225 @@
+"""The trainings that tests/test_distributed.py runs in one process and, through this program, in several.
+
+    torchrun --nproc-per-node 2 -m tests.processes_cases FOLDER
+
+leaves ``FOLDER/<case>-<rank>.pt`` for every case. Every process runs the same lines, as a user's program does.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+import ppo
+from ppo import Config, Trainer
+from ppo.distributed import OtherProcessError, Processes
+from ppo.sharding import whole
+from tests.fakes import Letters, tiny_gpt2, tiny_llama
+
+PROMPTS = [[2, 3, 4], [5, 6], [7], [8, 9, 10, 11], [12, 13], [3, 3, 3], [4], [6, 5, 4, 3, 2], [9], [10, 2]]
+RETAIN = [[2, 4, 6, 8, 10, 12, 14, 16], [3, 5, 7], [20, 19, 18, 17, 16]]
+SMALL = Config(
+    prompts_per_step=8, minibatch=4, response_length=6, epochs=2, learning_rate=1e-3, adam_eps=1e-5, scale_scores=True
+)
+GRPO = {"advantage": "grpo", "samples_per_prompt": 2, "prompts_per_step": 4}
+KEEP = {"retain_coef": 0.5, "retain_tokens": 6, "retain_sequences": 3, "max_grad_norm": 0.1}
+UPDATES = {
+    "gae": {"whiten_rewards": True},
+    "grpo": GRPO,
+    "retain_kl": KEEP | {"retain_loss": "kl"},
+    "retain_lm": KEEP | {"microbatch": 1},
+    "microbatches": {"microbatch_tokens": 12, "value_head": "mlp", "gradient_checkpointing": True},
+    "critic": {"value_head": "critic", "old_logprobs": "recompute", "microbatch": 2},
+    "rare_retain": KEEP | {"retain_sequences": 1, "microbatch_tokens": 12},
+}
+
+
+def count_fives(samples):
+    return [sum(i % 5 for i in s.ids) / len(s.ids) for s in samples]
+
+
+def dense(samples):
+    return [[float(i % 3) for i in s.ids] for s in samples]
+
+
+def noisy(samples):
+    return [float(torch.rand(())) for _ in samples]
+
+
+def make(config=SMALL, *, reward=count_fives, dtype=torch.float32, out=None, model=None):
+    torch.manual_seed(100 + Processes.current().rank)  # whatever is random on one process only must not matter
+    return Trainer((model or tiny_gpt2()).to(dtype), PROMPTS, reward, config, retain=RETAIN, out=out)
+
+
+def state(trainer, metrics=()):
+    """Everything that training depends on, whole, as flat float64 tensors; metrics without times."""
+    actor = whole(dict(trainer.actor.named_parameters()))
+    adam = whole(trainer.optimizer.state_tensors())
+    numbers = [trainer.kl_controller.coef, float(trainer.step)]
+    if trainer.scorer.moments is not None:
+        numbers += [trainer.scorer.moments.mean, trainer.scorer.moments.squares, float(trainer.scorer.moments.count)]
+    kept = {k: v for k, v in dict(metrics).items() if not k.startswith(("time/", "generate/"))}
+    return {
+        "weights": torch.cat([p.flatten().double() for p in actor.values()]),
+        "adam": torch.cat([adam[name].flatten().double() for name in sorted(adam)]),
+        "numbers": torch.tensor(numbers, dtype=torch.float64),
+        "metrics": kept,
+        "order": trainer.stream.order,
+    }
+
+
+def updates(changes, *, steps=2, dtype=torch.float32, reward=count_fives, model=None):
+    """A few steps; what was sampled is kept too."""
+    trainer = make(SMALL.replace(**changes), dtype=dtype, reward=reward, model=model)
+    tokens = []
+    for _ in range(steps):
+        rollout = trainer.rollout()
+        tokens.append(rollout.generation.tokens)
+        metrics = {**rollout.metrics, **trainer.update(rollout)}
+    return state(trainer, metrics) | {"tokens": tokens, "samples": [s.ids for s in rollout.samples]}
+
+
+def stops(folder):
+    """Steps that end early, wild minibatches that are skipped, a rule that only process 0 answers."""
+    early = updates({"learning_rate": 0.05, "epochs": 8, "stop_kl_per_token": 0.01}, steps=1)
+    skipped = updates({"learning_rate": 0.2, "max_mean_ratio": 1.01}, steps=1)
+    trainer, asked = make(), []
+
+    def rule(metrics):
+        asked.append(metrics["probe/rank"])
+        return trainer.step == 2
+
+    trainer.train(5, probe=lambda t: {"probe/rank": float(Processes.current().rank)}, stop_when=rule, progress=False)
+    return {"early": early, "skipped": skipped, "step": trainer.step, "asked": asked}
+
+
+def interrupted(folder):
+    """Ctrl-C reaches the last process alone; all of them finish the step and save."""
+    import os
+    import signal
+
+    processes, calls = Processes.current(), []
+
+    def reward(samples):
+        calls.append(1)
+        if len(calls) == 2 and processes.rank == processes.count - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return count_fives(samples)
+
+    trainer = make(reward=reward, out=folder / "interrupted")
+    try:
+        trainer.train(5, progress=False)
+    except KeyboardInterrupt:
+        return {"step": trainer.step, "checkpoint": str(trainer.last_checkpoint.name)}
+    return {}
+
+
+def errors(folder):
+    """What each process is told when the reward, the probe or the rule fails on one of them."""
+    processes, texts = Processes.current(), []
+
+    def fail(*_):
+        if processes.rank == processes.count - 1:
+            raise KeyError("suffix")
+        return count_fives(*_) if isinstance(_[0], list) else {}
+
+    for reward, probe in ((fail, None), (count_fives, fail)):
+        try:
+            make(reward=reward).train(2, probe=probe, progress=False)
+        except (KeyError, OtherProcessError) as error:
+            texts.append(f"{type(error).__name__}: {error}")
+    for changes in ({"prompts_per_step": 9, "minibatch": 3}, {"minibatch": 1}):
+        try:
+            make(SMALL.replace(**changes))
+        except ValueError as error:
+            texts.append(str(error))
+    return {"texts": texts}
+
+
+def resumed(folder):
+    """Save after two steps, go on for two; go on from the checkpoint for two as well."""
+    config = SMALL.replace(**UPDATES["retain_kl"], value_head="mlp")
+    trainer = make(config, reward=noisy)
+    trainer.train(2, progress=False)
+    trainer.save(folder / "noisy")
+    trainer.train(2, progress=False)
+    again = Trainer.resume(folder / "noisy", PROMPTS, noisy, retain=RETAIN)
+    again.train(2, progress=False)
+    plain = make(config)
+    plain.train(2, progress=False)
+    plain.save(folder / f"of-{Processes.current().count}")
+    return {"unbroken": state(trainer), "resumed": state(again)}
+
+
+def continued(folder):
+    """Two steps more from the checkpoints that one and two processes left."""
+    result = {}
+    for count in (1, 2):
+        trainer = Trainer.resume(folder / f"of-{count}", PROMPTS, count_fives, retain=RETAIN)
+        trainer.train(2, progress=False)
+        result[f"of-{count}"] = state(trainer)
+    return result
+
+
+def files(folder):
+    """A run with every file, on texts."""
+    trainer = Trainer(
+        tiny_gpt2(), ["ab", "cde", "f", "gh"], count_fives, SMALL.replace(prompts_per_step=4),
+        tokenizer=Letters(), out=folder / f"run-{Processes.current().count}",
+    )  # fmt: skip
+    trainer.train(2, progress=True)
+    return {}
+
+
+def fsdp(folder):
+    """Split weights: the same updates, a checkpoint, and going on from it; one is of a model without tied weights."""
+    result = {name: updates(UPDATES[name] | {"sharding": "fsdp"}) for name in ("gae", "microbatches", "critic")}
+    result["rare_retain"] = updates(UPDATES["rare_retain"] | {"retain_loss": "kl", "sharding": "fsdp"})
+    result["llama"] = updates({"sharding": "fsdp", "autocast": "bfloat16"}, model=tiny_llama())
+    trainer = make(SMALL.replace(**KEEP, retain_loss="kl", sharding="fsdp"))
+    trainer.train(2, progress=False, probe=lambda t: {"probe/length": float(greedy(t.model).shape[1])})
+    trainer.save(folder / "fsdp")
+    trainer.save_model(folder / "fsdp-model")
+    trainer.train(2, progress=False)
+    again = Trainer.resume(folder / "fsdp", PROMPTS, count_fives, retain=RETAIN)
+    again.train(2, progress=False)
+    return result | {"unbroken": state(trainer), "resumed": state(again), "local": local_share(trainer)}
+
+
+def greedy(model):
+    return ppo.generate(model, [[2, 3]], ppo.Sampling(temperature=0.0, response_length=4, eos_ids=())).tokens
+
+
+def local_share(trainer):
+    """The share of the weights that this process holds."""
+    parameters = list(trainer.actor.parameters())
+    return sum(p.to_local().numel() for p in parameters) / sum(p.numel() for p in parameters)
+
+
+def cases():
+    """By name, functions of the folder."""
+    found = {name: (lambda folder, c=changes: updates(c)) for name, changes in UPDATES.items()}
+    found |= {
+        f"{name}_float64": (lambda folder, c=changes: updates(c, dtype=torch.float64))
+        for name, changes in UPDATES.items()
+    }
+    found["dense"] = lambda folder: updates(
+        {"missing_eos_penalty": 0.5, "kl_as": "loss", "kl_estimator": "k3"}, reward=dense
+    )
+    for function in (stops, interrupted, errors, resumed, files):
+        found[function.__name__] = function
+    return found
+
+
+def main(folder: Path, names: list[str]) -> None:
+    torch.set_num_threads(1)
+    with ppo.process_group() as processes:
+        every = cases() | {"fsdp": fsdp, "continued": continued}
+        for name in names or [*cases(), "fsdp"]:
+            torch.save(every[name](folder), folder / f"{name}-{processes.rank}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
