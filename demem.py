@@ -27,7 +27,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,11 @@ from typing import Any
 import transformers
 
 import ppo
-from data.study import Study, check_fits, load_study, windows
+from data.study import windows
+from demem_setup import Options, Run, prepare, say
 from eval.evaluate import Evaluation, evaluate, probe
-from eval.provenance import provenance
 from eval.report import render_page, render_passage, render_table
 from eval.results import (
-    check_folder,
-    check_same,
-    check_untrained,
     read_before,
     read_results,
     read_settings,
@@ -50,105 +47,18 @@ from eval.results import (
     write_results,
 )
 from eval.settings import Settings
-from models.load import LoadedModel, load
+from models.load import load
 from models.memorise import memorise
 from models.own_text import own_text
-from ppo.backbone import context_length, vocabulary_size
+from ppo.backbone import context_length
 from ppo.checkpoint import list_checkpoints
-from ppo.config import check_types, require
 from ppo.distributed import OtherProcessError, Processes
 from ppo.log import read_jsonl
 from ppo.options import add_options, given_values
 from rewards import demem as rewards
-from rewards.bertscore import BertScore
 from rewards.combine import Reward
 
 LOOKS = 2  # looks running at the forget set that must find it forgotten
-
-
-@dataclass(frozen=True)
-class Options:
-    """What to work on and when to stop; everything about PPO itself is in :class:`ppo.Config`."""
-
-    model: str = "lab"  # lab, lab:deduplicated, lab:retain-only, a hub id, a folder, or a .gguf file
-    data: str = "lab"  # lab, a folder of challenge .npy files, a .csv or a .jsonl file
-    data_split: str | None = None  # which of a folder's .npy files (none: the only one, or val)
-    retain: tuple[str, ...] = ()  # text or .jsonl files to keep; none: Python's own documentation
-    num_forget: int = 32  # passages to unlearn, where the data names no groups
-    num_holdout: int = 32  # memorised passages that unlearning never sees; no 20-gram shared with the former
-    num_never: int = 0  # passages that the model was never trained on: they give the chance floor
-    out: str = "runs/demem"  # folder of the run
-    preset: str = "default"  # default or paper
-    encoder: str | None = None  # encoder of the paper's BERTScore, a hub id or folder; none: it takes BLEU
-    fluency_weight: float = 0.0  # reward lost for a nat per token outside the fluency band; 0: no band
-    fluency_low: float = 0.5  # nats per token under the original model; below lie loops and memorised text
-    fluency_high: float = 6.0  # nats per token under the original model; above lies gibberish
-    windows: int | None = None  # places of a passage to train on, half a suffix apart; none: 2 (paper: 1, the suffix)
-    steps: int = 40  # PPO steps at most
-    check_every: int = 2  # steps between two looks at the forget set
-    target_exact: float = 0.05  # share of the forget set that may still be extractable at the end
-    bleu_floor: float | None = None  # BLEU that a model reaches by chance; none: measured on never-trained passages
-    memorise_epochs: int = 12  # epochs of memorise at most
-    num_own: int = 768  # texts sampled from the model itself to be kept beside the retain text; 0: none
-    num_samples: int = 4  # sampled continuations a passage in the evaluation
-    device: str = "auto"  # auto, cpu or cuda
-    resume: bool = False  # go on from the last checkpoint in the folder
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        for name in ("num_forget", "num_holdout", "steps", "check_every", "memorise_epochs"):
-            require(getattr(self, name) >= 1, self, name, "must be at least 1")
-        for name in ("num_own", "num_samples", "num_never", "fluency_weight"):
-            require(getattr(self, name) >= 0, self, name, "must be at least 0")
-        require(self.windows is None or self.windows >= 1, self, "windows", "must be at least 1")
-        require(self.preset in PRESETS, self, "preset", f"must be one of {', '.join(PRESETS)}")
-        require(
-            self.encoder is None or self.preset == "paper", self, "encoder", "goes with --preset paper: ours takes BLEU"
-        )
-        require(0 <= self.fluency_low < self.fluency_high, self, "fluency_low", "must lie between 0 and fluency_high")
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    # Ours. No KL penalty against the model that memorised, since it would defend every memorised token; a KL loss on
-    # text to keep instead. Every token gets the BLEU that it adds, and the reward ends at the chance floor.
-    "default": {
-        "prompts_per_step": 64, "minibatch": 32, "epochs": 2, "learning_rate": 2e-4, "kl_coef": 0.0,
-        "retain_coef": 4.0, "retain_loss": "kl", "retain_sequences": 12, "retain_tokens": 152,
-        "detach_value_head": True, "value_learning_rate": 1e-3, "value_clip": None, "gae_lambda": 0.9,
-        "save_every_steps": 10,
-    },
-    # What the paper sets, on this engine: KL acts, no token of a prompt is an action, empty text is no success.
-    "paper": {
-        "prompts_per_step": 32, "minibatch": 8, "epochs": 8, "learning_rate": 1.41e-5, "kl_coef": 0.2,
-        "save_every_steps": 10,
-    },
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run: its options, config and folder, the model as it is now, the data, and the reward's encoder, if any.
-
-    ``processes``: this one among those that train together.
-    """
-
-    options: Options
-    config: ppo.Config
-    loaded: LoadedModel
-    study: Study
-    encoder: BertScore | None = None
-    processes: Processes = Processes()
-
-    @property
-    def out(self) -> Path:
-        return Path(self.options.out)
-
-    def meta(self) -> dict[str, Any]:
-        """Where this run's numbers come from."""
-        of_run = {"model": self.options.model, "data": self.options.data, "preset": self.options.preset}
-        device = next(self.loaded.model.parameters()).device
-        several = {"processes": self.processes.count} if self.processes.count > 1 else {}
-        return of_run | {"seed": self.config.seed} | provenance(device) | several
 
 
 # ---------------------------------------------------------------------- the method
@@ -425,69 +335,6 @@ def parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
     add_options(parser, ppo.Config, title="PPO (defaults here are ppo.Config's; the preset changes some)")
     parsed = parser.parse_args(arguments)
     return parsed.command, parsed
-
-
-def prepare(command: str, parsed: argparse.Namespace, processes: Processes = Processes()) -> Run:
-    """Load what the command works on, and refuse, before any work, what cannot work."""
-    options, changes = processes.first(lambda: read_options(command, parsed))
-    with processes.together():
-        run = load_run(options, changes, processes)
-        if command in ("run", "train"):
-            processes.check(run.config)
-        if processes.is_first:
-            write_json(run.out / "config.json", {"options": asdict(options), "config": run.config.to_dict()})
-    return run
-
-
-def load_run(options: Options, changes: Mapping[str, Any], processes: Processes) -> Run:
-    """Model, data and config of a run, held against each other."""
-    loaded = load(options.model).on(options.device)
-    study = load_study(
-        options.data,
-        loaded.tokenizer,
-        vocabulary_size(loaded.model),
-        split=options.data_split,
-        retain=options.retain,
-        num_forget=options.num_forget,
-        num_holdout=options.num_holdout,
-        num_never=options.num_never,
-    )
-    if study.num_left_out:
-        say(f"{study.num_left_out} passages of {options.data} are not used: see --num-forget and --num-holdout")
-    if not study.group("forget"):
-        raise ValueError(f"--data {options.data} has no passage in the group 'forget': there is nothing to unlearn")
-    longest = max(len(p.suffix) for p in study.group("forget"))
-    config = ppo.Config.from_dict({"response_length": longest, **changes})
-    check_fits(study, context_length(loaded.model), config.response_length)
-    device = next(loaded.model.parameters()).device
-    encoder = BertScore.load(options.encoder, device=device) if options.encoder else None
-    return Run(options, config, loaded, study, encoder, processes)
-
-
-def read_options(command: str, parsed: argparse.Namespace) -> tuple[Options, dict[str, Any]]:
-    """The options, and what differs from ppo.Config's defaults.
-
-    Settings that were not given come from the run's folder, then from the preset; a run goes on as it began.
-    """
-    given, given_config = given_values(parsed, Options), given_values(parsed, ppo.Config)
-    out, is_resumed = Path(given.get("out", Options.out)), given.get("resume", False)
-    is_new = command in ("run", "attack", "memorise") and not is_resumed
-    saved = {} if is_new or not (out / "config.json").is_file() else read_settings(out)
-    if not saved and (command == "evaluate" or is_resumed):
-        raise ValueError(f"--out {out} holds no run to go on with: there is no config.json in it")
-    check_same(saved, given, given_config)
-    if command == "train" and not is_resumed:
-        check_untrained(out)
-    options = Options(**{**saved.get("options", {}), "resume": False, **given})
-    changes = {**(saved.get("config") or PRESETS[options.preset]), **given_config}
-    ppo.Config.from_dict(changes)  # a wrong setting is found before a model is loaded
-    check_folder(out, is_new=is_new or not saved)
-    return options, changes
-
-
-def say(text: str) -> None:
-    """One message to the reader."""
-    print(text, flush=True)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import demem
+from demem_setup import PRESETS
 from tests.processes import torchrun
 
 ROOT = Path(demem.__file__).parent
@@ -66,7 +67,7 @@ def test_a_folder_in_use_is_refused(tmp_path, capsys):
 
 
 def test_a_run_goes_on_with_its_own_settings(tmp_path, capsys):
-    config = demem.ppo.Config(**demem.PRESETS["default"])
+    config = demem.ppo.Config(**PRESETS["default"])
     demem.write_json(tmp_path / "config.json", {"options": {"steps": 5, "model": "lab"}, "config": config.to_dict()})
     line = fails(capsys, "run", "--resume", "--learning-rate", "1e-3", "--out", str(tmp_path))
     assert "--learning-rate 0.001 is not this run's 0.0002" in line
