@@ -85,7 +85,9 @@ class ActorCritic(nn.Module):
         """Values from the policy's own hidden states, for the generator to gather; None where there is no such head."""
         return self.value_head if self.critic is None else None
 
-    def evaluate(self, generation: Generation, sampling: Sampling, *, chunk_tokens: int) -> Evaluation:
+    def evaluate(
+        self, generation: Generation, sampling: Sampling, *, chunk_tokens: int, has_entropy_gradient: bool = True
+    ) -> Evaluation:
         """Log-probs, entropy and values of given responses under the distribution of ``sampling``; differentiable."""
         features = self.backbone(generation.input_ids, generation.attention_mask)
         logprobs, entropy = token_logprobs(
@@ -94,6 +96,7 @@ class ActorCritic(nn.Module):
             generation,
             sampling,
             chunk_tokens=chunk_tokens,
+            has_entropy_gradient=has_entropy_gradient,
         )
         if self.critic is None:
             hidden = response_positions(features.hidden, generation.prompt_length)

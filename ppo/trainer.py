@@ -263,7 +263,12 @@ class Trainer:
 
     def _evaluate(self, generation: Generation) -> Evaluation:
         with self._precision():
-            return self.actor.evaluate(generation, self.sampling, chunk_tokens=self.config.logprob_chunk_tokens)
+            return self.actor.evaluate(
+                generation,
+                self.sampling,
+                chunk_tokens=self.config.logprob_chunk_tokens,
+                has_entropy_gradient=self.config.entropy_coef != 0,
+            )
 
     def _precision(self) -> AbstractContextManager[Any]:
         if self.config.autocast == "off":
