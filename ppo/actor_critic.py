@@ -7,21 +7,21 @@ ratio of two log-probs of one token must not depend on a coin. This module knows
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .backbone import Backbone
+from .adapters import copy_trained
+from .backbone import Backbone, blocks
 from .config import Sampling
 from .logprobs import response_positions, token_logprobs
+from .trunk import Trunk
 from .types import Generation, ValueFn
 
 
@@ -58,7 +58,8 @@ class ActorCritic(nn.Module):
     """Policy and value function.
 
     ``policy`` is trained in place. ``value_head``: "linear", "mlp", "critic" or None. ``is_head_detached`` keeps the
-    value loss out of the policy's trunk (it is always out with a separate critic).
+    value loss out of the policy's trunk (it is always out with a separate critic). ``trunk``: the frozen blocks that
+    are skipped where a generation brings their output along. A separate critic shares what is frozen with the policy.
     """
 
     def __init__(
@@ -67,11 +68,13 @@ class ActorCritic(nn.Module):
         *,
         value_head: Literal["linear", "mlp", "critic"] | None = "linear",
         is_head_detached: bool = False,
+        trunk: Trunk | None = None,
     ) -> None:
         super().__init__()
         self.backbone = Backbone(policy)
         self.policy = policy
-        self.critic = copy.deepcopy(policy) if value_head == "critic" else None
+        self.trunk = trunk
+        self.critic = copy_trained(policy) if value_head == "critic" else None
         self.critic_backbone = Backbone(self.critic) if self.critic is not None else None
         self.is_head_detached = is_head_detached
         self.value_head: ValueHead | None = None
@@ -89,7 +92,8 @@ class ActorCritic(nn.Module):
         self, generation: Generation, sampling: Sampling, *, chunk_tokens: int, has_entropy_gradient: bool = True
     ) -> Evaluation:
         """Log-probs, entropy and values of given responses under the distribution of ``sampling``; differentiable."""
-        features = self.backbone(generation.input_ids, generation.attention_mask)
+        with self._skipping(self.policy, generation):
+            features = self.backbone(generation.input_ids, generation.attention_mask)
         logprobs, entropy = token_logprobs(
             response_positions(features.before_logits, generation.prompt_length),
             self.backbone.output_layer,
@@ -109,8 +113,14 @@ class ActorCritic(nn.Module):
         """Values of the separate critic, float32 [B, T], 0 on padding."""
         if self.critic_backbone is None:
             raise ValueError("there is no separate critic: value_head is not 'critic'")
-        hidden = self.critic_backbone(generation.input_ids, generation.attention_mask).hidden
+        with self._skipping(self.critic_backbone.model, generation):
+            hidden = self.critic_backbone(generation.input_ids, generation.attention_mask).hidden
         return self._head(response_positions(hidden, generation.prompt_length), generation)
+
+    def _skipping(self, model: nn.Module, generation: Generation) -> AbstractContextManager[None]:
+        if self.trunk is None or generation.trunk is None:
+            return nullcontext()
+        return self.trunk.replayed(model, generation.trunk)
 
     def _head(self, hidden: Tensor, generation: Generation) -> Tensor:
         if self.value_head is None:
@@ -133,7 +143,7 @@ def checkpointed_layers(model: nn.Module) -> Iterator[int]:
     Transformers' own switch acts only in training mode, where dropout would act too. So each block's forward is
     wrapped for the time of the context, and given back afterwards.
     """
-    layers = _blocks(model)
+    layers = blocks(model)
     own_forwards = [vars(layer).get("forward") for layer in layers]
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
@@ -145,12 +155,3 @@ def checkpointed_layers(model: nn.Module) -> Iterator[int]:
                 del layer.forward  # the class's own method shows again
             else:
                 layer.forward = own_forward
-
-
-def _blocks(model: nn.Module) -> list[Any]:
-    """The repeated blocks of a transformer: what transformers marks as such, else the children of its longest list."""
-    marked = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
-    if marked:
-        return [m for m in marked if not any(m is not o and m in set(o.modules()) for o in marked)]
-    lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList)]
-    return max(lists, key=len, default=[])

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 _LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 
@@ -103,14 +104,14 @@ def _is_plain_head(model: Any, trunk: nn.Module, output_layer: nn.Module) -> boo
     for name in _LOGIT_TRANSFORMS:
         if getattr(model.config, name, None) not in (None, 1, 1.0):
             return False
-    probe = _probe(model)
+    probe = probe_ids(model)
     with evaluation_mode(model):
         logits = model(input_ids=probe).logits
         rebuilt = output_layer(trunk(input_ids=probe).last_hidden_state)
     return bool(torch.allclose(logits.float(), rebuilt.float(), rtol=1e-5, atol=1e-5))
 
 
-def _probe(model: Any) -> Tensor:
+def probe_ids(model: Any) -> Tensor:
     """Four tokens to ask a model with, int64 [1, 4]."""
     return torch.arange(4, device=next(model.parameters()).device).unsqueeze(0) % vocabulary_size(model)
 
@@ -153,13 +154,22 @@ def is_causal(model: nn.Module) -> bool:
     ValueError as :func:`causal_lm` does.
     """
     inner = causal_lm(model)
-    vocab, ids = vocabulary_size(inner), _probe(inner)
+    vocab, ids = vocabulary_size(inner), probe_ids(inner)
     others = torch.cat([ids[:, :1], (ids[:, 1:] + vocab // 2) % vocab], dim=1)
     with evaluation_mode(inner):
         first, second = inner(input_ids=ids).logits, inner(input_ids=others).logits
     moved = (first.float() - second.float()).abs()
     tolerance = max(1e-4, 4 * torch.finfo(first.dtype).eps)
     return not bool(moved[:, 0].max() > tolerance * moved[:, 1:].max())  # nan is left for others to find
+
+
+def blocks(model: nn.Module) -> list[Any]:
+    """The repeated blocks of a transformer: what transformers marks as such, else the children of its longest list."""
+    marked = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if marked:
+        return [m for m in marked if not any(m is not o and m in set(o.modules()) for o in marked)]
+    lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList)]
+    return max(lists, key=len, default=[])
 
 
 def vocabulary_size(model: Any) -> int:

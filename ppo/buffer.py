@@ -141,4 +141,6 @@ def _resize(generation: Generation, *, left: int, right: int) -> Generation:
         for name, value in vars(generation).items()
         if isinstance(value, Tensor) and value.dim() == 2
     }
+    if generation.trunk is not None:
+        changed["trunk"] = pad(generation.trunk, (0, 0, left, right))
     return replace(generation, **changed)

@@ -6,6 +6,7 @@ moments, generator states, the order of the prompts. :mod:`ppo.checkpoint` knows
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from .adapters import has_adapter
 from .checkpoint import (
     link_or_copy,
     load_tensors,
@@ -75,7 +77,10 @@ def load(path: Path, model: nn.Module | None, tokenizer: Any | None) -> Snapshot
     config = Config.from_dict(state["config"])
     if model is None:
         if not (folder / "model" / "config.json").is_file():
-            raise ValueError(f"{folder} holds no plain Hugging Face model: pass model=… as it was given to the Trainer")
+            raise ValueError(
+                f"{folder} holds no plain Hugging Face model but a {state.get('kind', 'model of another kind')}: pass "
+                "model=… as it was made for the Trainer (of an adapter, its base with a new one); the weights are read"
+            )
         model = AutoModelForCausalLM.from_pretrained(
             folder / "model",
             dtype=getattr(torch, state["dtype"]),
@@ -83,7 +88,9 @@ def load(path: Path, model: nn.Module | None, tokenizer: Any | None) -> Snapshot
             use_safetensors=True,
         ).to(state["device"])
     else:
-        _load_exactly(model, load_tensors(folder / "model" / "policy.safetensors"))
+        _load_exactly(model, _policy_tensors(folder / "model"))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in state.get("frozen", ()))
     if tokenizer is None and (folder / "model" / "tokenizer_config.json").is_file():
         tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     return Snapshot(folder, state, config, model, tokenizer)
@@ -123,19 +130,28 @@ def _numbers(trainer: Trainer) -> dict[str, Any]:
         "num_prompts": len(trainer.prompts),
         "config": trainer.config.to_dict(),
         "dtype": str(next(trainer.model.parameters()).dtype).removeprefix("torch."),
+        "frozen": [name for name, p in trainer.model.named_parameters() if not p.requires_grad],
+        "kind": type(trainer.model).__name__ + (" with an adapter" if has_adapter(trainer.model) else ""),
         "attention": getattr(config, "_attn_implementation", None),
         "device": str(trainer.device),
     }
 
 
 def _save_policy(trainer: Trainer, folder: Path) -> None:
-    """A plain Hugging Face folder where the model is one, else all weights by name; the tokenizer beside it."""
+    """A plain Hugging Face folder where the model is one, else all weights by name; the tokenizer beside it.
+
+    By name, what is frozen has a file of its own, which all checkpoints of a run share.
+    """
     target = folder / "model"
-    if isinstance(trainer.model, PreTrainedModel) and not hasattr(trainer.model, "disable_adapter"):
+    if isinstance(trainer.model, PreTrainedModel) and not has_adapter(trainer.model):
         trainer.model.save_pretrained(target, max_shard_size="1000GB")
     else:
         target.mkdir()
-        save_tensors(target / "policy.safetensors", _weights(trainer.model))
+        parameters = dict(trainer.model.named_parameters())
+        trained = {name: p for name, p in parameters.items() if p.requires_grad}
+        save_tensors(target / "policy.safetensors", trained)
+        frozen = {name: p for name, p in parameters.items() if not p.requires_grad}
+        _save_once(trainer, folder, "model/frozen.safetensors", frozen)
     if trainer.tokenizer is not None:
         trainer.tokenizer.save_pretrained(target)
 
@@ -144,16 +160,22 @@ def _save_reference(trainer: Trainer, folder: Path) -> None:
     """The frozen copy never changes, so a later checkpoint shares the file of the one before."""
     if trainer.frozen is None or trainer.frozen is trainer.model:
         return
-    name = "reference.safetensors"
+    _save_once(trainer, folder, "reference.safetensors", dict(trainer.frozen.named_parameters()))
+
+
+def _save_once(trainer: Trainer, folder: Path, name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Tensors that never change: linked from the checkpoint before, if there is one."""
     if trainer.last_checkpoint is not None and (trainer.last_checkpoint / name).is_file():
         link_or_copy(trainer.last_checkpoint / name, folder / name)
     else:
-        save_tensors(folder / name, _weights(trainer.frozen))
+        save_tensors(folder / name, tensors)
 
 
-def _weights(model: nn.Module) -> dict[str, Tensor]:
-    """All parameters by name, shared ones once."""
-    return {name: p.detach() for name, p in model.named_parameters()}
+def _policy_tensors(folder: Path) -> dict[str, Tensor]:
+    files = [folder / name for name in ("policy.safetensors", "frozen.safetensors")]
+    if not files[0].is_file():
+        raise ValueError(f"{folder} holds a plain Hugging Face model: resume without model=…")
+    return {name: tensor for file in files if file.is_file() for name, tensor in load_tensors(file).items()}
 
 
 @torch.no_grad()

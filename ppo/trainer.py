@@ -33,10 +33,11 @@ from .log import RunLog
 from .losses import explained_variance, ppo_loss
 from .optimizer import Optimizer
 from .prompts import Prompt, PromptStream, check_lengths, make_samples, read_prompts
-from .reference import freeze, make_reference
+from .reference import freeze, make_reference, resolve_adapter
 from .retain import RetainLoss, count_predictions, make_retain_loss
 from .scoring import Scorer
 from .statistics import Averages, rollout_metrics
+from .trunk import frozen_trunk, train_top
 from .types import Generation, Reference, RewardFn, Rollout, Sample
 
 Probe = Callable[["Trainer"], Mapping[str, float]]
@@ -77,12 +78,17 @@ class Trainer:
     ) -> None:
         self.config = config if config is not None else Config()
         self.model, self.tokenizer = load_model(model, tokenizer)
+        if self.config.train_top_layers is not None:
+            train_top(self.model, self.config.train_top_layers)
+        self.config = resolve_adapter(self.model, self.config)
+        self.trunk = frozen_trunk(self.model)
         self.scorer = Scorer(reward, self.config)
         self.prompts = read_prompts(prompts, self.tokenizer)
         self.actor = ActorCritic(
             self.model,
             value_head=self.config.value_head if self.config.has_critic else None,
             is_head_detached=self.config.detach_value_head,
+            trunk=self.trunk,
         )
         self.sampling = replace(self.config.sampling(), eos_ids=end_ids(self.model))
         check_lengths(
@@ -95,7 +101,7 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(self.config.seed)
         self.step = 0
         self.frozen = freeze(self.model, self.config, has_own_reference=reference is not None)
-        self.reference = make_reference(reference, self.frozen, self.sampling, self.config)
+        self.reference = make_reference(reference, self.frozen, self.sampling, self.config, self.trunk)
         self.retain_loss = make_retain_loss(retain, self.tokenizer, self.frozen, self.config, self.generator)
         self.optimizer = Optimizer(self.actor.trained_parameters(), self.actor.value_parameter_names(), self.config)
         self.kl_controller = make_controller(self.config)
@@ -145,6 +151,7 @@ class Trainer:
         generated = time.perf_counter()
         scores, token_rewards = self.scorer(samples, generation)
         scored = time.perf_counter()
+        generation = self._with_trunk(generation)
         old_logprobs, old_values = self._old_statistics(generation)
         ref_logprobs = None
         if self.reference is not None:
@@ -182,6 +189,14 @@ class Trainer:
             slots=self.config.rollout_slots,
             value_fn=self.actor.value_fn,
         )
+
+    def _with_trunk(self, generation: Generation) -> Generation:
+        """With what the frozen blocks say, if there are any: no epoch and no reference needs to ask them again."""
+        if self.trunk is None:
+            return generation
+        with self._precision():
+            hidden = self.trunk.record(self.actor.backbone, generation, batch_tokens=self.config.reference_batch_tokens)
+        return replace(generation, trunk=hidden)
 
     def _old_statistics(self, generation: Generation) -> tuple[Tensor, Tensor]:
         """Log-probs and values of the policy before the update, from the sampler or from the training forward."""
