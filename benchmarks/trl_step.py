@@ -56,7 +56,6 @@ def main() -> None:
 
 def make_trainer(options: argparse.Namespace, clock: Clock, folder: str) -> Any:
     try:
-        from datasets import Dataset
         from trl.experimental.ppo import PPOConfig, PPOTrainer
     except ImportError as error:
         raise SystemExit(
@@ -76,7 +75,7 @@ def make_trainer(options: argparse.Namespace, clock: Clock, folder: str) -> Any:
         model.score = torch.nn.Linear(model.config.hidden_size, 1, bias=False)  # one number, not one per label
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(1, vocab, (options.prompts, options.prompt_length), generator=generator).tolist()
-    rows = Dataset.from_dict({"input_ids": prompts})
+    rows = [{"input_ids": ids} for ids in prompts]  # all that its DataLoader wants
     config = PPOConfig(
         output_dir=folder, per_device_train_batch_size=options.prompts, gradient_accumulation_steps=1,
         num_mini_batches=1, num_ppo_epochs=options.epochs, total_episodes=options.prompts * (options.repeats + 1),

@@ -145,6 +145,7 @@ class Config:
     adam_eps: float = 1e-8
     adam_eps_style: Literal["torch", "tensorflow"] = "torch"
     weight_decay: float = 0.0
+    moment_dtype: Literal["float32", "bfloat16"] = "float32"  # Adam's moments; bfloat16 halves their memory
 
     # Memory and precision
     train_top_layers: int | None = None  # the blocks below are frozen, run once a step, and shared with the reference

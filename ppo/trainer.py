@@ -201,7 +201,8 @@ class Trainer:
     def _old_statistics(self, generation: Generation) -> tuple[Tensor, Tensor]:
         """Log-probs and values of the policy before the update, from the sampler or from the training forward."""
         zeros = torch.zeros_like(generation.logprobs)
-        is_sampler_exact = self.config.old_logprobs == "rollout" and self.config.autocast == "off"
+        is_whole = next(self.model.parameters()).dtype in (torch.float32, torch.float64)
+        is_sampler_exact = self.config.old_logprobs == "rollout" and self.config.autocast == "off" and is_whole
         if is_sampler_exact and (generation.values is not None or not self.config.has_critic):
             return generation.logprobs, generation.values if generation.values is not None else zeros
         logprobs, values = zeros.clone(), zeros.clone()
