@@ -37,6 +37,7 @@ from benchmarks.models import make_model
 from eval.provenance import provenance
 from models.lora import LoraConfig, add_lora
 from ppo.backbone import Backbone, blocks, vocabulary_size
+from ppo.buffer import align
 from ppo.logprobs import response_positions
 from ppo.types import Rollout
 
@@ -160,11 +161,13 @@ def bare_pass(trainer: ppo.Trainer, rollout: Rollout) -> float:
     generation, backbone = rollout.generation, Backbone(trainer.model)
     started = time.perf_counter()
     with torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.config.autocast == "bfloat16"):
-        features = backbone(generation.input_ids, generation.attention_mask)
-        rows = response_positions(features.before_logits, generation.prompt_length)[generation.mask]
-        loss = F.cross_entropy(backbone.output_layer(rows).float(), generation.tokens[generation.mask])
+        aligned = align(generation)
+        features = backbone(aligned.input_ids, aligned.attention_mask)
+        rows = response_positions(features.before_logits, aligned.prompt_lengths, generation.tokens.shape[1])
+        logits = backbone.output_layer(rows[generation.mask]).float()
+        loss = F.cross_entropy(logits, generation.tokens[generation.mask])
         if trainer.actor.critic_backbone is not None:
-            loss = loss + trainer.actor.critic_backbone(generation.input_ids, generation.attention_mask).hidden.mean()
+            loss = loss + trainer.actor.critic_backbone(aligned.input_ids, aligned.attention_mask).hidden.mean()
     loss.backward()
     trainer.optimizer.zero_grad()
     return time.perf_counter() - started

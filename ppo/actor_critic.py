@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .adapters import copy_trained
 from .backbone import Backbone, blocks
+from .buffer import Aligned, align
 from .config import Sampling
 from .logprobs import response_positions, token_logprobs
 from .trunk import Trunk
@@ -92,10 +93,11 @@ class ActorCritic(nn.Module):
         self, generation: Generation, sampling: Sampling, *, chunk_tokens: int, has_entropy_gradient: bool = True
     ) -> Evaluation:
         """Log-probs, entropy and values of given responses under the distribution of ``sampling``; differentiable."""
-        with self._skipping(self.policy, generation):
-            features = self.backbone(generation.input_ids, generation.attention_mask)
+        rows, length = align(generation), generation.tokens.shape[1]
+        with self._skipping(self.policy, generation, rows):
+            features = self.backbone(rows.input_ids, rows.attention_mask)
         logprobs, entropy = token_logprobs(
-            response_positions(features.before_logits, generation.prompt_length),
+            response_positions(features.before_logits, rows.prompt_lengths, length),
             self.backbone.output_layer,
             generation,
             sampling,
@@ -103,7 +105,7 @@ class ActorCritic(nn.Module):
             has_entropy_gradient=has_entropy_gradient,
         )
         if self.critic is None:
-            hidden = response_positions(features.hidden, generation.prompt_length)
+            hidden = response_positions(features.hidden, rows.prompt_lengths, length)
             values = self._head(hidden.detach() if self.is_head_detached else hidden, generation)
         else:
             values = self.critic_values(generation)
@@ -113,14 +115,15 @@ class ActorCritic(nn.Module):
         """Values of the separate critic, float32 [B, T], 0 on padding."""
         if self.critic_backbone is None:
             raise ValueError("there is no separate critic: value_head is not 'critic'")
-        with self._skipping(self.critic_backbone.model, generation):
-            hidden = self.critic_backbone(generation.input_ids, generation.attention_mask).hidden
-        return self._head(response_positions(hidden, generation.prompt_length), generation)
+        rows = align(generation)
+        with self._skipping(self.critic_backbone.model, generation, rows):
+            hidden = self.critic_backbone(rows.input_ids, rows.attention_mask).hidden
+        return self._head(response_positions(hidden, rows.prompt_lengths, generation.tokens.shape[1]), generation)
 
-    def _skipping(self, model: nn.Module, generation: Generation) -> AbstractContextManager[None]:
+    def _skipping(self, model: nn.Module, generation: Generation, rows: Aligned) -> AbstractContextManager[None]:
         if self.trunk is None or generation.trunk is None:
             return nullcontext()
-        return self.trunk.replayed(model, generation.trunk)
+        return self.trunk.replayed(model, generation.trunk[:, : rows.input_ids.shape[1]])
 
     def _head(self, hidden: Tensor, generation: Generation) -> Tensor:
         if self.value_head is None:

@@ -23,13 +23,16 @@ OutputLayer = Callable[[Tensor], Tensor]
 _CHUNK_LOGITS = 2**24  # most logits in one chunk of whole rows: 64 MiB in float32
 
 
-def response_positions(features: Tensor, prompt_length: int) -> Tensor:
-    """The features that *predict* the response tokens: [B, P+T, D] -> [B, T, D].
+def response_positions(features: Tensor, prompt_lengths: Tensor, length: int) -> Tensor:
+    """The features that *predict* the response tokens: [B, S, D], [B] -> [B, T, D] with T = ``length``.
 
-    Token t of the response stands at position P + t and is predicted by the position before it. This is the one place
-    where prompt and response are sliced apart.
+    Rows are laid out by :func:`ppo.buffer.align`. With a prompt of p tokens, token t of the response stands at position
+    p + t and is predicted by the position before it. This is the one place where prompt and response are sliced apart.
+    Where a response is shorter than T, what comes back is the row's last position, and for nobody's use.
     """
-    return features[:, prompt_length - 1 : -1]
+    steps = torch.arange(length, device=features.device)
+    index = (prompt_lengths.unsqueeze(1) - 1 + steps).clamp(max=features.shape[1] - 1)
+    return features.gather(1, index.unsqueeze(-1).expand(-1, -1, features.shape[-1]))
 
 
 def token_logprobs(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .adapters import has_adapter
 from .backbone import Backbone, blocks, causal_lm, evaluation_mode, probe_ids
-from .buffer import microbatches, trim
+from .buffer import align, microbatches
 from .types import Generation
 
 
@@ -30,16 +30,15 @@ class Trunk:
 
     @torch.no_grad()
     def record(self, backbone: Backbone, generation: Generation, *, batch_tokens: int) -> Tensor:
-        """What the trunk says about a generation: [B, P+T, H], arbitrary on padding; ``batch_tokens`` at once."""
+        """What the trunk says about aligned rows: [B, S, H], arbitrary on padding; ``batch_tokens`` at once."""
         result: Tensor | None = None
         last = blocks(backbone.model)[self.depth - 1]
         for indices in microbatches(generation.attention_mask, tokens=batch_tokens):
-            part = trim(generation.rows(indices))
-            hidden = _output_of(last, lambda part=part: backbone(part.input_ids, part.attention_mask))
-            if result is None:
-                result = hidden.new_zeros(*generation.attention_mask.shape, hidden.shape[-1])
-            start = generation.prompt_length - part.prompt_length
-            result[indices, start : start + hidden.shape[1]] = hidden
+            rows = align(generation.rows(indices))
+            hidden = _output_of(last, lambda rows=rows: backbone(rows.input_ids, rows.attention_mask))
+            if result is None:  # the longest rows come first
+                result = hidden.new_zeros(len(generation), *hidden.shape[1:])
+            result[indices, : hidden.shape[1]] = hidden
         if result is None:
             raise ValueError("the generation holds no sequence")
         return result

@@ -60,7 +60,8 @@ class Generation:
     sampled from (temperature and filters applied; for greedy decoding, the model's own distribution at temperature 1).
     ``entropy`` float32 [B, T] of that distribution, in nats. ``values`` float32 [B, T] where a value head was given.
     ``is_ended`` bool [B]: the response ended by itself, with an EOS. Padding holds 0 in every statistic. ``trunk``
-    [B, P+T, H]: what the frozen blocks of the policy say, where they are not to be run again (:mod:`ppo.trunk`).
+    [B, S, H]: what the frozen blocks of the policy say about the rows as :func:`ppo.buffer.align` lays them out, where
+    they are not to be run again (:mod:`ppo.trunk`).
     """
 
     prompt_ids: Tensor
