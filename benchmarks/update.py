@@ -1,65 +1,142 @@
-"""What one PPO step costs, part by part, beside the bare forward and backward passes that it cannot do without.
+"""What one PPO step costs, part by part, beside the bare forward and backward passes and beside TRL.
 
-    python -m benchmarks.update --model lab --prompts 64 --repeats 3
+    python -m benchmarks.update --model lab --prompts 64
+    python -m benchmarks.update --model random:smollm2 --prompts 16 --repeats 3 \\
+        --variants shared,shared-bf16,critic,critic-bf16,lora,trl,trl-bf16 --json update.json
 
-Prints the median seconds of rollout, reward, reference and update, response tokens per second, the update's share of
-the bare loop's speed, and the peak memory. The bare loop is a forward and backward pass over the same padded tokens
-with logits at response positions only and no optimiser.
+Every variant runs in a process of its own, so that its peak memory is its own: one step that is not counted, then
+``--repeats`` steps, of which medians are shown. All variants sample as many prompts, with responses of full length, and
+go ``--epochs`` times over them in one minibatch. The bare loop is forward and backward over the same tokens with logits
+at response positions only and no optimiser. The rate of a plain matrix product is measured in the same process.
+
+A shared trunk (every variant but "critic…" and "trl…") is another algorithm than a separate critic of the policy's
+size, which TRL always has; like is compared with like only where both have one. "trl" is TRL 1.12's experimental PPO as
+it comes; "trl-bf16" sets ACCELERATE_MIXED_PRECISION=bf16, the only way to make its bf16 act. It needs the extra
+``bench``.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 import ppo
 from benchmarks.machine import peak_memory_bytes, write_json
+from benchmarks.models import make_model
 from eval.provenance import provenance
-from models.load import load
-from ppo.backbone import Backbone, vocabulary_size
+from models.lora import LoraConfig, add_lora
+from ppo.backbone import Backbone, blocks, vocabulary_size
+from ppo.buffer import align
 from ppo.logprobs import response_positions
 from ppo.types import Rollout
 
 PARTS = ("rollout", "reward", "reference", "update")
+VARIANTS: dict[str, dict[str, Any]] = {
+    "shared": {},
+    "shared-bf16": {"autocast": "bfloat16"},
+    "critic": {"value_head": "critic"},
+    "critic-bf16": {"value_head": "critic", "autocast": "bfloat16"},
+    "lora": {},
+    "lora-bf16": {"autocast": "bfloat16"},
+    "top": {"train_top_layers": 2},
+    "checkpointed": {"gradient_checkpointing": True},
+    "pure-bf16": {"moment_dtype": "bfloat16"},
+}
+TRL_VARIANTS = ("trl", "trl-bf16")
 
 
 def main() -> None:
+    options = read_options()
+    if options.variant is not None:  # a process of its own, started below
+        Path(options.json).write_text(json.dumps(measure(options)), encoding="utf-8")
+        return
+    machine = provenance()
+    print(f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}")
+    results = {}
+    for variant in options.variants.split(","):
+        results[variant] = run_apart(variant, options)
+        show(variant, results[variant])
+    show_ratios(results)
+    write_json(options.json, {"options": vars(options), "results": results})
+
+
+def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--model", default="lab", help="as demem.py --model")
+    parser.add_argument("--model", default="lab", help="as demem.py --model, or random:smollm2, random:small-llama")
+    parser.add_argument("--variants", default="shared", help="any of " + ", ".join([*VARIANTS, *TRL_VARIANTS]))
     parser.add_argument("--prompts", type=int, default=64, help="sequences in one step")
     parser.add_argument("--prompt-length", type=int, default=50, help="tokens")
     parser.add_argument("--response-length", type=int, default=50, help="tokens")
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--minibatch", type=int, default=None, help="sequences (default: all)")
-    parser.add_argument("--value-head", default="linear", choices=["linear", "mlp", "critic"])
-    parser.add_argument("--autocast", default="off", choices=["off", "bfloat16"])
+    parser.add_argument("--microbatch", type=int, default=None, help="sequences (default: all at once)")
+    parser.add_argument("--lora-rank", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3, help="steps that are timed, after one that is not")
     parser.add_argument("--json", default=None, help="file for the result")
+    parser.add_argument("--variant", default=None, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    unknown = set(options.variants.split(",")) - {*VARIANTS, *TRL_VARIANTS}
+    if unknown:
+        parser.error(
+            f"unknown variants: {', '.join(sorted(unknown))}; choose from {', '.join(VARIANTS)}, trl, trl-bf16"
+        )
+    if any(name in options.variants for name in TRL_VARIANTS) and not options.model.startswith("random:"):
+        parser.error("TRL is measured on an untrained model: --model random:smollm2 or random:small-llama")
+    return options
 
+
+def run_apart(variant: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure one variant in a process of its own. What it says on its way out is shown if it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "result.json"
+        module = "benchmarks.trl_step" if variant in TRL_VARIANTS else "benchmarks.update"
+        names = ("model", "prompts", "prompt_length", "response_length", "epochs", "repeats")
+        names += () if variant in TRL_VARIANTS else ("microbatch", "lora_rank")
+        command = [sys.executable, "-m", module, "--json", str(file)]
+        for name in names:
+            if getattr(options, name) is not None:
+                command += ["--" + name.replace("_", "-"), str(getattr(options, name))]
+        command += [] if variant in TRL_VARIANTS else ["--variant", variant]
+        environment = os.environ | ({"ACCELERATE_MIXED_PRECISION": "bf16"} if variant == "trl-bf16" else {})
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise SystemExit(f"{variant} failed:\n{done.stderr[-3000:]}")
+        result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return result
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of every part of ``options.repeats`` steps, the bare loop, and the machine's own rate."""
     trainer = make_trainer(options)
-    times: dict[str, list[float]] = {part: [] for part in (*PARTS, "bare")}
-    rollout = trainer.rollout()
-    trainer.update(rollout)
-    for _ in range(options.repeats):
+    times: dict[str, list[float]] = {part: [] for part in (*PARTS, "step")}
+    for repeat in range(options.repeats + 1):
+        started = time.perf_counter()
         rollout = trainer.rollout()
         metrics = {**rollout.metrics, **trainer.update(rollout)}
-        for part in PARTS:
-            times[part].append(metrics[f"time/{part}_s"])
-        times["bare"].append(options.epochs * bare_pass(trainer, rollout, options.autocast))
-    result = summarise(times, rollout)
-    result["options"] = vars(options)
-    show(result)
-    write_json(options.json, result)
+        if repeat > 0:
+            times["step"].append(time.perf_counter() - started)
+            for part in PARTS:
+                times[part].append(metrics[f"time/{part}_s"])
+    peak = peak_memory_bytes()  # before the bare loop, which keeps whole logits
+    times["bare"] = [options.epochs * bare_pass(trainer, rollout) for _ in range(options.repeats)]
+    return summarise(times, trainer, rollout, options) | {"peak_memory_bytes": peak}
 
 
 def make_trainer(options: argparse.Namespace) -> ppo.Trainer:
     """Random prompts, and a reward that costs nothing, so that the time is PPO's."""
-    model = load(options.model).model
+    model = make_model(options.model, torch.bfloat16 if options.variant == "pure-bf16" else torch.float32)
+    if options.variant.startswith("lora"):
+        add_lora(model, LoraConfig(lora_targets(model), rank=options.lora_rank))
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(1, vocabulary_size(model), (options.prompts, options.prompt_length), generator=generator)
     config = ppo.Config(
@@ -67,51 +144,102 @@ def make_trainer(options: argparse.Namespace) -> ppo.Trainer:
         response_length=options.response_length,
         min_response_length=options.response_length,
         epochs=options.epochs,
-        minibatch=options.minibatch or options.prompts,
-        value_head=options.value_head,
-        autocast=options.autocast,
-    )
-    return ppo.Trainer(model, prompts.tolist(), lambda samples: [float(len(s.ids)) for s in samples], config)
+        minibatch=options.prompts,
+        microbatch=options.microbatch,
+    ).replace(**VARIANTS[options.variant])
+    return ppo.Trainer(model, prompts.tolist(), lambda samples: [float(sum(s.ids) % 7) for s in samples], config)
 
 
-def bare_pass(trainer: ppo.Trainer, rollout: Rollout, autocast: str) -> float:
+def lora_targets(model: Any) -> tuple[str, ...]:
+    """The linear layers of the blocks, by the ends of their names."""
+    layers = [name for name, module in blocks(model)[0].named_modules() if hasattr(module, "weight")]
+    return tuple(name for name in layers if blocks(model)[0].get_submodule(name).weight.dim() == 2)
+
+
+def bare_pass(trainer: ppo.Trainer, rollout: Rollout) -> float:
     """Seconds of one forward and backward pass over the rollout's tokens."""
     generation, backbone = rollout.generation, Backbone(trainer.model)
     started = time.perf_counter()
-    with torch.autocast(trainer.device.type, torch.bfloat16, enabled=autocast == "bfloat16"):
-        features = backbone(generation.input_ids, generation.attention_mask)
-        rows = response_positions(features.before_logits, generation.prompt_length)[generation.mask]
-        loss = F.cross_entropy(backbone.output_layer(rows).float(), generation.tokens[generation.mask])
+    with torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.config.autocast == "bfloat16"):
+        aligned = align(generation)
+        features = backbone(aligned.input_ids, aligned.attention_mask)
+        rows = response_positions(features.before_logits, aligned.prompt_lengths, generation.tokens.shape[1])
+        logits = backbone.output_layer(rows[generation.mask]).float()
+        loss = F.cross_entropy(logits, generation.tokens[generation.mask])
+        if trainer.actor.critic_backbone is not None:
+            loss = loss + trainer.actor.critic_backbone(aligned.input_ids, aligned.attention_mask).hidden.mean()
     loss.backward()
     trainer.optimizer.zero_grad()
     return time.perf_counter() - started
 
 
-def summarise(times: dict[str, list[float]], rollout: Rollout) -> dict[str, object]:
-    """Medians in seconds, rates in response tokens per second, memory in bytes."""
+def summarise(
+    times: dict[str, list[float]], trainer: ppo.Trainer, rollout: Rollout, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Medians in seconds, rates in response tokens per second, floating-point operations per second."""
     medians = {part: statistics.median(values) for part, values in times.items()}
     tokens = int(rollout.generation.mask.sum())
-    step = sum(medians[part] for part in PARTS)
+    rate = product_rate(trainer)
+    done = options.epochs * model_operations(trainer, rollout)
     return {
-        "seconds": medians,
-        "seconds_per_step": step,
-        "tokens_per_second": tokens / step,
-        "rollout_tokens_per_second": tokens / medians["rollout"],
+        "seconds": times,
+        "median_seconds": medians,
+        "tokens_per_second": tokens / medians["step"],
+        "update_tokens_per_second": tokens * options.epochs / medians["update"],
         "update_share_of_bare": medians["bare"] / medians["update"],
-        "peak_memory_bytes": peak_memory_bytes(),
+        "product_operations_per_second": rate,
+        "update_utilisation": done / medians["update"] / rate,
     }
 
 
-def show(result: dict[str, object]) -> None:
-    machine = provenance()
-    print(f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}")
-    seconds = result["seconds"]
-    assert isinstance(seconds, dict)
-    for part, value in seconds.items():
-        print(f"{part:10} {value:8.3f} s" + ("   (forward + backward alone, same tokens)" if part == "bare" else ""))
-    print(f"a step takes {result['seconds_per_step']:.3f} s: {result['tokens_per_second']:.0f} response tokens/s")
-    print(f"the update runs at {result['update_share_of_bare']:.2f} of the bare loop's speed")
-    print(f"peak memory {result['peak_memory_bytes'] / 2**30:.2f} GiB")  # type: ignore[operator]
+def model_operations(trainer: ppo.Trainer, rollout: Rollout) -> float:
+    """Of the matrix products of one epoch: 2 per weight and token forward, 2 for inputs, 2 for weights if trained.
+
+    The output layer sees response positions only, the trunk all. Attention itself is not counted, nor is recomputation.
+    """
+    generation = rollout.generation
+    output = trainer.model.get_output_embeddings().weight
+    total = 0.0
+    for name, parameter in trainer.actor.named_parameters():
+        if parameter.dim() != 2 or parameter is output or "embed" in name or "wte" in name or "wpe" in name:
+            continue
+        total += (6 if parameter.requires_grad else 4) * parameter.numel() * int(generation.attention_mask.sum())
+    return total + (6 if output.requires_grad else 4) * output.numel() * int(generation.mask.sum())
+
+
+def product_rate(trainer: ppo.Trainer) -> float:
+    """Operations per second of one large matrix product in the variant's precision, best of five."""
+    is_half = trainer.config.autocast == "bfloat16" or next(trainer.model.parameters()).dtype == torch.bfloat16
+    left, right = (torch.randn(2048, 2048, dtype=torch.bfloat16 if is_half else torch.float32) for _ in range(2))
+    best = float("inf")
+    for _ in range(6):
+        started = time.perf_counter()
+        left @ right
+        best = min(best, time.perf_counter() - started)
+    return 2 * 2048**3 / best
+
+
+def show(variant: str, result: dict[str, Any]) -> None:
+    print(f"\n{variant}")
+    for part, value in result["median_seconds"].items():
+        print(f"  {part:10} {value:8.3f} s" + ("   (forward + backward alone, same tokens)" if part == "bare" else ""))
+    print(f"  {result['tokens_per_second']:.0f} response tokens/s, peak {result['peak_memory_bytes'] / 2**30:.2f} GiB")
+    if "update_share_of_bare" in result:
+        print(
+            f"  update: {result['update_tokens_per_second']:.0f} tokens/s, {result['update_share_of_bare']:.2f} of the "
+            f"bare loop's rate, {result['update_utilisation']:.0%} of "
+            f"{result['product_operations_per_second'] / 1e9:.0f} GFLOP/s"
+        )
+
+
+def show_ratios(results: dict[str, dict[str, Any]]) -> None:
+    """Every variant's time and memory for a step, as a multiple of every baseline's that was measured."""
+    for base in [name for name in ("shared", *TRL_VARIANTS) if name in results]:
+        for name, result in results.items():
+            if name != base:
+                time_ratio = result["median_seconds"]["step"] / results[base]["median_seconds"]["step"]
+                memory_ratio = result["peak_memory_bytes"] / results[base]["peak_memory_bytes"]
+                print(f"{name} / {base}: {time_ratio:.2f} of the time, {memory_ratio:.2f} of the memory")
 
 
 if __name__ == "__main__":

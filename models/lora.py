@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,6 +99,19 @@ class LoraLinear(nn.Module):
         dropped = F.dropout(x, self.dropout, self.training).to(self.lora_A.dtype)
         return result + (self.scale * F.linear(F.linear(dropped, self.lora_A), self.lora_B)).to(result.dtype)
 
+    @contextmanager
+    def disable_adapter(self) -> Iterator[None]:
+        """Inside the ``with``, the layer acts without its adapter; the name by which ``ppo`` knows adapters."""
+        if self.is_merged:
+            raise ValueError(
+                "an adapter that is merged into the weights cannot be switched off; call unmerge(model) first"
+            )
+        before, self.is_enabled = self.is_enabled, False
+        try:
+            yield
+        finally:
+            self.is_enabled = before
+
     @torch.no_grad()
     def merge(self) -> None:
         """Add the adapter to the base's weight (once); ``unmerge`` brings the same bits back."""
@@ -146,17 +159,10 @@ def adapters(model: nn.Module) -> dict[str, LoraLinear]:
 @contextmanager
 def disabled(model: nn.Module) -> Iterator[None]:
     """Inside the ``with``, the model acts without its adapters, as the frozen reference does."""
-    layers = list(adapters(model).values())
-    if any(layer.is_merged for layer in layers):
-        raise ValueError("adapters that are merged into the weights cannot be switched off; call unmerge(model) first")
-    before = [layer.is_enabled for layer in layers]
-    for layer in layers:
-        layer.is_enabled = False
-    try:
+    with ExitStack() as stack:
+        for layer in adapters(model).values():
+            stack.enter_context(layer.disable_adapter())
         yield
-    finally:
-        for layer, was_enabled in zip(layers, before, strict=True):
-            layer.is_enabled = was_enabled
 
 
 def merge(model: nn.Module) -> None:

@@ -7,9 +7,8 @@ ratio of two log-probs of one token must not depend on a coin. This module knows
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeVar
@@ -18,9 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .adapters import copy_trained
 from .backbone import Backbone, blocks
+from .buffer import Aligned, align
 from .config import Sampling
 from .logprobs import response_positions, token_logprobs
+from .trunk import Trunk
 from .types import Generation, ValueFn
 
 Result = TypeVar("Result")
@@ -59,7 +61,8 @@ class ActorCritic(nn.Module):
     """Policy and value function.
 
     ``policy`` is trained in place. ``value_head``: "linear", "mlp", "critic" or None. ``is_head_detached`` keeps the
-    value loss out of the policy's trunk (it is always out with a separate critic).
+    value loss out of the policy's trunk (it is always out with a separate critic). ``trunk``: the frozen blocks that
+    are skipped where a generation brings their output along. A separate critic shares what is frozen with the policy.
     """
 
     def __init__(
@@ -68,11 +71,13 @@ class ActorCritic(nn.Module):
         *,
         value_head: Literal["linear", "mlp", "critic"] | None = "linear",
         is_head_detached: bool = False,
+        trunk: Trunk | None = None,
     ) -> None:
         super().__init__()
         self.backbone = Backbone(policy)
         self.policy = policy
-        self.critic = copy.deepcopy(policy) if value_head == "critic" else None
+        self.trunk = trunk
+        self.critic = copy_trained(policy) if value_head == "critic" else None
         self.critic_backbone = Backbone(self.critic) if self.critic is not None else None
         self.is_head_detached = is_head_detached
         self.value_head: ValueHead | None = None
@@ -90,18 +95,23 @@ class ActorCritic(nn.Module):
         """``function()``. The door to the weights where they are split among processes: :mod:`ppo.sharding`."""
         return function()
 
-    def evaluate(self, generation: Generation, sampling: Sampling, *, chunk_tokens: int) -> Evaluation:
+    def evaluate(
+        self, generation: Generation, sampling: Sampling, *, chunk_tokens: int, has_entropy_gradient: bool = True
+    ) -> Evaluation:
         """Log-probs, entropy and values of given responses under the distribution of ``sampling``; differentiable."""
-        features = self.backbone(generation.input_ids, generation.attention_mask)
+        rows, length = align(generation), generation.tokens.shape[1]
+        with self._skipping(self.policy, generation, rows):
+            features = self.backbone(rows.input_ids, rows.attention_mask)
         logprobs, entropy = token_logprobs(
-            response_positions(features.before_logits, generation.prompt_length),
+            response_positions(features.before_logits, rows.prompt_lengths, length),
             self.backbone.output_layer,
             generation,
             sampling,
             chunk_tokens=chunk_tokens,
+            has_entropy_gradient=has_entropy_gradient,
         )
         if self.critic is None:
-            hidden = response_positions(features.hidden, generation.prompt_length)
+            hidden = response_positions(features.hidden, rows.prompt_lengths, length)
             values = self._head(hidden.detach() if self.is_head_detached else hidden, generation)
         else:
             values = self.critic_values(generation)
@@ -111,8 +121,15 @@ class ActorCritic(nn.Module):
         """Values of the separate critic, float32 [B, T], 0 on padding."""
         if self.critic_backbone is None:
             raise ValueError("there is no separate critic: value_head is not 'critic'")
-        hidden = self.critic_backbone(generation.input_ids, generation.attention_mask).hidden
-        return self._head(response_positions(hidden, generation.prompt_length), generation)
+        rows = align(generation)
+        with self._skipping(self.critic_backbone.model, generation, rows):
+            hidden = self.critic_backbone(rows.input_ids, rows.attention_mask).hidden
+        return self._head(response_positions(hidden, rows.prompt_lengths, generation.tokens.shape[1]), generation)
+
+    def _skipping(self, model: nn.Module, generation: Generation, rows: Aligned) -> AbstractContextManager[None]:
+        if self.trunk is None or generation.trunk is None:
+            return nullcontext()
+        return self.trunk.replayed(model, generation.trunk[:, : rows.input_ids.shape[1]])
 
     def _head(self, hidden: Tensor, generation: Generation) -> Tensor:
         if self.value_head is None:

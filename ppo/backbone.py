@@ -112,14 +112,14 @@ def _is_plain_head(model: Any, trunk: nn.Module, output_layer: nn.Module) -> boo
     for name in _LOGIT_TRANSFORMS:
         if getattr(model.config, name, None) not in (None, 1, 1.0):
             return False
-    probe = _probe(model)
+    probe = probe_ids(model)
     with evaluation_mode(model):
         logits = model(input_ids=probe).logits
         rebuilt = output_layer(trunk(input_ids=probe).last_hidden_state)
     return bool(torch.allclose(logits.float(), rebuilt.float(), rtol=1e-5, atol=1e-5))
 
 
-def _probe(model: Any) -> Tensor:
+def probe_ids(model: Any) -> Tensor:
     """Four tokens to ask a model with, int64 [1, 4]."""
     return torch.arange(4, device=next(model.parameters()).device).unsqueeze(0) % vocabulary_size(model)
 
@@ -162,7 +162,7 @@ def is_causal(model: nn.Module) -> bool:
     ValueError as :func:`causal_lm` does.
     """
     inner = causal_lm(model)
-    vocab, ids = vocabulary_size(inner), _probe(inner)
+    vocab, ids = vocabulary_size(inner), probe_ids(inner)
     others = torch.cat([ids[:, :1], (ids[:, 1:] + vocab // 2) % vocab], dim=1)
     with evaluation_mode(inner):
         first, second = inner(input_ids=ids).logits, inner(input_ids=others).logits

@@ -7,7 +7,7 @@ This module knows nothing about losses or models.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -57,8 +57,9 @@ class RolloutBuffer:
 def microbatches(attention_mask: Tensor, *, size: int | None = None, tokens: int | None = None) -> list[Tensor]:
     """Index tensors that part the rows of a batch, longest rows first; one microbatch if neither limit is given.
 
-    attention_mask [B, P+T]. ``size``: rows a microbatch. ``tokens``: most padded tokens (rows x longest row) a
-    microbatch; a row longer than the budget goes alone. Rows are sorted by length, so little padding is computed.
+    attention_mask [B, P+T]. ``size``: rows a microbatch. ``tokens``: most tokens a microbatch, counted as rows x
+    longest row, as :func:`align` lays them out; a row longer than the budget goes alone. Rows are sorted by length, so
+    little padding is computed.
     """
     lengths = attention_mask.sum(dim=1)
     order = torch.argsort(lengths, descending=True, stable=True)
@@ -87,6 +88,26 @@ def rows(rollout: Rollout, indices: Tensor) -> Rollout:
         if isinstance(value, Tensor):
             chosen[field.name] = value[on_device]
     return replace(rollout, **chosen)
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Prompts and responses without a gap between them, padded on the right: int64 and bool [B, S]; lengths [B].
+
+    S is the longest row, not the longest prompt and the longest response: a row with a long prompt and a short response
+    beside its opposite costs neither of them anything.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    prompt_lengths: Tensor
+
+
+def align(generation: Generation) -> Aligned:
+    """A generation as the training forward reads it."""
+    mask = generation.attention_mask
+    order = torch.argsort(mask.byte(), dim=1, descending=True, stable=True)[:, : int(mask.sum(dim=1).max())]
+    return Aligned(generation.input_ids.gather(1, order), mask.gather(1, order), generation.prompt_mask.sum(dim=1))
 
 
 def trim(generation: Generation) -> Generation:
@@ -130,8 +151,14 @@ def _join_generations(generations: Sequence[Generation]) -> Generation:
     for field in fields(Generation):
         parts = [getattr(g, field.name) for g in generations]
         if all(isinstance(part, Tensor) for part in parts):
-            joined[field.name] = torch.cat(parts)
+            joined[field.name] = _cat(parts) if field.name == "trunk" else torch.cat(parts)
     return replace(generations[0], **joined)
+
+
+def _cat(parts: Sequence[Tensor]) -> Tensor:
+    """Rows of different lengths, [B, S, H]."""
+    length = max(part.shape[1] for part in parts)
+    return torch.cat([pad(part, (0, 0, 0, length - part.shape[1])) for part in parts])
 
 
 def _resize(generation: Generation, *, left: int, right: int) -> Generation:

@@ -99,6 +99,13 @@ class Config:
     target_kl_per_sequence: float = 6.0  # nats, summed over a response
     kl_horizon_sequences: int = 10_000
 
+    # Reference: the model as it is at the start, unless the Trainer is given one
+    reference_adapter: Literal["auto", "off", "snapshot"] = (
+        "auto"  # of a model with one; "auto": off if it does nothing
+    )
+    reference_dtype: Literal["same", "bfloat16"] = "same"  # of a frozen copy; bfloat16 halves its memory
+    reference_batch_tokens: int = 8192  # padded prompt+response tokens that pass the reference at once
+
     # Advantages
     advantage: AdvantageName = "gae"
     gamma: float = 1.0
@@ -139,8 +146,10 @@ class Config:
     adam_eps: float = 1e-8
     adam_eps_style: Literal["torch", "tensorflow"] = "torch"
     weight_decay: float = 0.0
+    moment_dtype: Literal["float32", "bfloat16"] = "float32"  # Adam's moments; bfloat16 halves their memory
 
     # Memory and precision
+    train_top_layers: int | None = None  # the blocks below are frozen, run once a step, and shared with the reference
     autocast: Literal["off", "bfloat16"] = "off"
     gradient_checkpointing: bool = False
     logprob_chunk_tokens: int = 1024  # tokens that pass the output layer at once
@@ -266,6 +275,7 @@ class Config:
 _AT_LEAST_ONE = (
     "prompts_per_step", "samples_per_prompt", "rollout_slots", "kl_horizon_sequences", "epochs", "minibatch",
     "microbatch", "microbatch_tokens", "retain_sequences", "logprob_chunk_tokens", "total_steps", "keep_checkpoints",
+    "reference_batch_tokens", "train_top_layers",
 )  # fmt: skip
 _AT_LEAST_TWO = ("retain_tokens",)
 _NOT_NEGATIVE = (

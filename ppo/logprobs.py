@@ -1,8 +1,9 @@
 """Log-probabilities and entropy of response tokens from hidden states, in chunks: never a [B, T, V] tensor.
 
 The distribution is the one that was sampled from: the same temperature, the same filters, the same ban on an early EOS.
-Each chunk is computed again in the backward pass, so the memory is one chunk of logits whatever the batch.
-This module does not know how hidden states come about.
+Behind a plain linear layer :mod:`ppo.output_logprobs` does the work, in memory that does not grow with the vocabulary.
+Behind any other layer, and under top-k or top-p, whole rows of logits are made, a chunk at a time, and again in the
+backward pass. This module does not know how hidden states come about.
 """
 
 from __future__ import annotations
@@ -10,23 +11,28 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .config import Sampling
 from .generation.sampling import filter_logits
+from .output_logprobs import OutputDistribution, output_logprobs
 from .types import Generation
 
 OutputLayer = Callable[[Tensor], Tensor]
+_CHUNK_LOGITS = 2**24  # most logits in one chunk of whole rows: 64 MiB in float32
 
 
-def response_positions(features: Tensor, prompt_length: int) -> Tensor:
-    """The features that *predict* the response tokens: [B, P+T, D] -> [B, T, D].
+def response_positions(features: Tensor, prompt_lengths: Tensor, length: int) -> Tensor:
+    """The features that *predict* the response tokens: [B, S, D], [B] -> [B, T, D] with T = ``length``.
 
-    Token t of the response stands at position P + t and is predicted by the position before it. This is the one place
-    where prompt and response are sliced apart.
+    Rows are laid out by :func:`ppo.buffer.align`. With a prompt of p tokens, token t of the response stands at position
+    p + t and is predicted by the position before it. This is the one place where prompt and response are sliced apart.
+    Where a response is shorter than T, what comes back is the row's last position, and for nobody's use.
     """
-    return features[:, prompt_length - 1 : -1]
+    steps = torch.arange(length, device=features.device)
+    index = (prompt_lengths.unsqueeze(1) - 1 + steps).clamp(max=features.shape[1] - 1)
+    return features.gather(1, index.unsqueeze(-1).expand(-1, -1, features.shape[-1]))
 
 
 def token_logprobs(
@@ -36,26 +42,60 @@ def token_logprobs(
     sampling: Sampling,
     *,
     chunk_tokens: int,
+    has_entropy_gradient: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Log-probs of the response tokens and entropy of their distributions (nats), both float32 [B, T], 0 on padding.
 
     ``before_logits`` [B, T, D] are response positions; ``sampling.eos_ids`` must be given where
     ``min_response_length`` > 0. Only real tokens pass the output layer, ``chunk_tokens`` at a time. A sampled token
-    that the top-k/top-p filter of *this* policy would drop stays in the set, so its log-prob is finite.
+    that the top-k/top-p filter of *this* policy would drop stays in the set, so its log-prob is finite. Where the loss
+    holds no entropy, ``has_entropy_gradient=False`` may save its gradient.
     """
     mask = generation.mask
     is_early = mask.cumsum(dim=1)[mask] <= sampling.min_response_length
-    picked = _real_token_logprobs(
-        before_logits[mask], output_layer, generation.tokens[mask], is_early, sampling, chunk_tokens
-    )
-    logprobs, entropy = (torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, x) for x in picked)
+    rows, tokens = before_logits[mask], generation.tokens[mask]
+    is_filtered = sampling.temperature > 0 and (sampling.top_k > 0 or sampling.top_p < 1)
+    if isinstance(output_layer, nn.Linear) and is_plain_linear(output_layer) and not is_filtered:
+        distribution = OutputDistribution(
+            temperature=sampling.temperature if sampling.temperature > 0 else 1.0,
+            banned_ids=sampling.eos_ids or (),
+            is_banned=is_early,
+            dtype=_product_dtype(rows),
+            chunk_rows=chunk_tokens,
+        )
+        picked = output_logprobs(
+            rows,
+            output_layer.weight,
+            output_layer.bias,
+            tokens,
+            distribution,
+            has_entropy_gradient=has_entropy_gradient,
+        )
+    else:
+        picked = _whole_row_logprobs(rows, output_layer, tokens, is_early, sampling, chunk_tokens)
+    logprobs, entropy = (torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, x.float()) for x in picked)
     return logprobs, entropy
 
 
-def _real_token_logprobs(
+def is_plain_linear(layer: nn.Module) -> bool:
+    """Whether calling the layer is ``F.linear`` with its weight and nothing more: no adapter, no hook, no sharding."""
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    is_own_forward = type(layer) is nn.Linear and "forward" not in vars(layer)
+    return is_own_forward and not any(hooks) and type(layer.weight) in (nn.Parameter, Tensor)
+
+
+def _product_dtype(rows: Tensor) -> torch.dtype:
+    """What a linear layer would compute in, here and now."""
+    device = rows.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else rows.dtype
+
+
+def _whole_row_logprobs(
     rows: Tensor, output_layer: OutputLayer, tokens: Tensor, is_early: Tensor, sampling: Sampling, chunk_tokens: int
 ) -> tuple[Tensor, Tensor]:
-    """The same over flat rows [N, D] and tokens [N]."""
+    """The same over flat rows [N, D] and tokens [N], with a whole row of logits a token."""
+    vocab = getattr(output_layer, "out_features", rows.shape[-1])
+    chunk_tokens = min(chunk_tokens, max(_CHUNK_LOGITS // vocab, 1))
 
     def one_chunk(rows: Tensor, tokens: Tensor, is_early: Tensor) -> tuple[Tensor, Tensor]:
         logits = ban_early_eos(output_layer(rows).float(), is_early, sampling.eos_ids)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .config import Config
+from .lean_adamw import LeanAdamW
 from .sharding import laid_out, number
 
 
@@ -44,12 +46,7 @@ class Optimizer:
             {"params": policy, "lr": config.learning_rate, "base_lr": config.learning_rate},
             {"params": value, "lr": value_rate, "base_lr": value_rate},
         ]
-        self._adam = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            betas=(config.adam_beta1, config.adam_beta2),
-            eps=config.adam_eps,
-            weight_decay=config.weight_decay,
-        )
+        self._adam = _make_adam([group for group in groups if group["params"]], config)
 
     def step(self, ppo_step: int) -> tuple[float, float]:
         """Clip the gradients, move the weights, clear the gradients; returns (gradient norm before clipping, lr).
@@ -73,7 +70,7 @@ class Optimizer:
 
     def zero_grad(self) -> None:
         """Forget the gradients that were accumulated."""
-        self._adam.zero_grad(set_to_none=True)
+        self._adam.zero_grad()
 
     def _clip_gradients(self) -> float:
         limit = math.inf if self._config.max_grad_norm is None else self._config.max_grad_norm
@@ -94,5 +91,26 @@ class Optimizer:
             if name not in self._parameters:
                 raise ValueError(f"the checkpoint's optimiser knows {name!r}, which this model does not train")
             parameter = self._parameters[name]
-            self._adam.state[parameter][key] = value.clone() if key == "step" else laid_out(value.clone(), parameter)
+            is_step = key == "step"
+            self._adam.state[parameter][key] = (
+                value.clone().to(parameter.device) if is_step else laid_out(value.clone(), parameter)
+            )
         self.num_updates = num_updates
+
+
+def _make_adam(groups: list[dict[str, Any]], config: Config) -> torch.optim.AdamW | LeanAdamW:
+    """torch's AdamW in its fused form, a fifth of the time of its loop; ours where something is kept in bfloat16."""
+    dtypes = {parameter.dtype for group in groups for parameter in group["params"]}
+    if torch.float16 in dtypes:
+        raise ValueError("the model's weights are float16, in which steps vanish: load it in float32 or bfloat16")
+    betas = (config.adam_beta1, config.adam_beta2)
+    if torch.bfloat16 in dtypes or config.moment_dtype == "bfloat16":
+        return LeanAdamW(
+            groups,
+            betas=betas,
+            eps=config.adam_eps,
+            weight_decay=config.weight_decay,
+            moment_dtype=getattr(torch, config.moment_dtype),
+            seed=config.seed,
+        )
+    return torch.optim.AdamW(groups, betas=betas, eps=config.adam_eps, weight_decay=config.weight_decay, fused=True)

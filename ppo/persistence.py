@@ -6,6 +6,7 @@ moments, generator states, the order of the prompts. :mod:`ppo.checkpoint` knows
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from .adapters import has_adapter
 from .checkpoint import (
     link_or_copy,
     load_tensors,
@@ -31,7 +33,7 @@ from .sharding import laid_out, whole
 if TYPE_CHECKING:
     from .trainer import Trainer
 
-_REFERENCE = "reference.safetensors"
+_REFERENCE, _FROZEN = "reference.safetensors", "frozen.safetensors"
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ def save(trainer: Trainer, path: Path) -> Path:
     def fill(folder: Path) -> dict[str, Any]:
         _write_policy(trainer, folder / "model", policy)
         save_tensors(folder / "value.safetensors", critic)
-        _write_reference(trainer, folder, frozen)
+        if frozen is not None:
+            _write_once(_old(trainer, _REFERENCE), folder / _REFERENCE, frozen)
         save_tensors(folder / "optimizer.safetensors", moments)
         save_tensors(folder / "rng.safetensors", generators)
         return _numbers(trainer)
@@ -100,7 +103,10 @@ def load(path: Path, model: nn.Module | None, tokenizer: Any | None) -> Snapshot
     config = Config.from_dict(state["config"])
     if model is None:
         if not (folder / "model" / "config.json").is_file():
-            raise ValueError(f"{folder} holds no plain Hugging Face model: pass model=… as it was given to the Trainer")
+            raise ValueError(
+                f"{folder} holds no plain Hugging Face model but a {state.get('kind', 'model of another kind')}: pass "
+                "model=… as it was made for the Trainer (of an adapter, its base with a new one); the weights are read"
+            )
         model = AutoModelForCausalLM.from_pretrained(
             folder / "model",
             dtype=getattr(torch, state["dtype"]),
@@ -108,7 +114,9 @@ def load(path: Path, model: nn.Module | None, tokenizer: Any | None) -> Snapshot
             use_safetensors=True,
         ).to(_device(state["device"]))
     else:
-        _load_exactly(model, load_tensors(folder / "model" / "policy.safetensors"))
+        _load_exactly(model, _policy_tensors(folder / "model"))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in state.get("frozen", ()))
     if tokenizer is None and (folder / "model" / "tokenizer_config.json").is_file():
         tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     return Snapshot(folder, state, config, model, tokenizer)
@@ -151,6 +159,8 @@ def _numbers(trainer: Trainer) -> dict[str, Any]:
         "num_prompts": len(trainer.prompts),
         "config": trainer.config.to_dict(),
         "dtype": str(next(trainer.model.parameters()).dtype).removeprefix("torch."),
+        "frozen": [name for name, p in trainer.model.named_parameters() if not p.requires_grad],
+        "kind": type(trainer.model).__name__ + (" with an adapter" if has_adapter(trainer.model) else ""),
         "attention": getattr(config, "_attn_implementation", None),
         "device": str(trainer.device),
     }
@@ -167,44 +177,57 @@ def _of_rank(name: str, rank: int) -> str:
 
 
 def _write_policy(trainer: Trainer, target: Path, state: dict[str, Tensor]) -> None:
-    """A plain Hugging Face folder where the model is one, else all weights by name; the tokenizer beside it."""
-    if isinstance(trainer.model, PreTrainedModel) and not hasattr(trainer.model, "disable_adapter"):
+    """A plain Hugging Face folder where the model is one, else all weights by name; the tokenizer beside it.
+
+    By name, what is frozen has a file of its own, which all checkpoints of a run share.
+    """
+    if isinstance(trainer.model, PreTrainedModel) and not has_adapter(trainer.model):
         trainer.model.save_pretrained(target, state_dict=state, max_shard_size="1000GB")
     else:
         target.mkdir(exist_ok=True)
-        save_tensors(target / "policy.safetensors", {name: state[name] for name in _weights(trainer.model)})
+        parameters = dict(trainer.model.named_parameters())
+        save_tensors(target / "policy.safetensors", {n: state[n] for n, p in parameters.items() if p.requires_grad})
+        _write_once(
+            _old(trainer, f"model/{_FROZEN}"),
+            target / _FROZEN,
+            {n: state[n] for n, p in parameters.items() if not p.requires_grad},
+        )
     if trainer.tokenizer is not None:
         trainer.tokenizer.save_pretrained(target)
-
-
-def _old_reference(trainer: Trainer) -> Path | None:
-    """The frozen copy never changes, so a later checkpoint shares the file of the one before."""
-    file = trainer.last_checkpoint / _REFERENCE if trainer.last_checkpoint is not None else None
-    return file if file is not None and file.is_file() else None
 
 
 def _reference_tensors(trainer: Trainer) -> dict[str, Tensor] | None:
     """What the reference's file must hold, or None where there is no file to write."""
     if trainer.frozen is None or trainer.frozen is trainer.model:
         return None
-    if trainer.processes.first(lambda: _old_reference(trainer)) is not None:
+    if trainer.processes.first(lambda: _old(trainer, _REFERENCE)) is not None:
         return {}
     return whole(_weights(trainer.frozen))
 
 
-def _write_reference(trainer: Trainer, folder: Path, tensors: dict[str, Tensor] | None) -> None:
-    if tensors is None:
-        return
-    old = _old_reference(trainer)
+def _old(trainer: Trainer, name: str) -> Path | None:
+    """What never changes lies in the checkpoint before, if there is one, and a later one shares that file."""
+    file = trainer.last_checkpoint / name if trainer.last_checkpoint is not None else None
+    return file if file is not None and file.is_file() else None
+
+
+def _write_once(old: Path | None, target: Path, tensors: Mapping[str, Tensor]) -> None:
     if old is not None:
-        link_or_copy(old, folder / _REFERENCE)
+        link_or_copy(old, target)
     else:
-        save_tensors(folder / _REFERENCE, tensors)
+        save_tensors(target, tensors)
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
     """All parameters by name, shared ones once."""
     return {name: p.detach() for name, p in model.named_parameters()}
+
+
+def _policy_tensors(folder: Path) -> dict[str, Tensor]:
+    files = [folder / name for name in ("policy.safetensors", _FROZEN)]
+    if not files[0].is_file():
+        raise ValueError(f"{folder} holds a plain Hugging Face model: resume without model=…")
+    return {name: tensor for file in files if file.is_file() for name, tensor in load_tensors(file).items()}
 
 
 @torch.no_grad()

@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from .actor_critic import ActorCritic
+from .adapters import adapter_acts, adapter_off, copy_trained, has_adapter
 from .buffer import microbatches, trim
 from .config import Config, Sampling
+from .trunk import Trunk
 from .types import Generation, Reference, Sample
 
 
 class FrozenReference:
-    """A frozen causal LM; one with an adapter is asked with the adapter off.
+    """A frozen causal LM; one with an adapter is asked with the adapter off, unless ``is_adapter_off=False``.
 
     ``sampling`` is the distribution that the policy samples from: its temperature and filters apply here too, so that
     KL(reference, reference) is 0. ``chunk_tokens`` pass the output layer at once, ``batch_tokens`` the model.
+    ``trunk``: the blocks that it shares with the policy, skipped where a generation brings their output along.
     """
 
     def __init__(
@@ -35,18 +37,21 @@ class FrozenReference:
         *,
         chunk_tokens: int = 1024,
         batch_tokens: int = 8192,
+        is_adapter_off: bool = True,
+        trunk: Trunk | None = None,
     ) -> None:
         self.model = model
         self.sampling = sampling
         self.chunk_tokens = chunk_tokens
         self.batch_tokens = batch_tokens
-        self._actor = ActorCritic(model, value_head=None)
+        self.is_adapter_off = is_adapter_off
+        self._actor = ActorCritic(model, value_head=None, trunk=trunk)
 
     @torch.no_grad()
     def logprobs(self, generation: Generation, samples: Sequence[Sample]) -> Tensor:
         """Log-probs of the response tokens, float32 [B, T], 0 on padding; ``samples`` are not looked at."""
         result = torch.zeros(generation.mask.shape, device=generation.mask.device)
-        with adapter_off(self.model):
+        with adapter_off(self.model) if self.is_adapter_off else nullcontext():
             for indices in microbatches(generation.attention_mask, tokens=self.batch_tokens):
                 part = trim(generation.rows(indices))
                 logprobs = self._actor.evaluate(part, self.sampling, chunk_tokens=self.chunk_tokens).logprobs
@@ -70,26 +75,31 @@ class CallableReference:
         return torch.where(generation.mask, result.float(), 0.0).detach()
 
 
-def adapter_off(model: nn.Module) -> AbstractContextManager[Any]:
-    """The context in which a model with an adapter (PEFT, or anything with ``disable_adapter``) is its own base."""
-    if hasattr(model, "disable_adapter"):
-        context: AbstractContextManager[Any] = cast(Any, model).disable_adapter()
-        return context
-    return nullcontext()
+def resolve_adapter(model: nn.Module, config: Config) -> Config:
+    """Settle ``reference_adapter="auto"`` for a model with an adapter, which is asked about only once in its life.
+
+    The reference is the model as it is now. An adapter that does nothing yet can be switched off for it; one that acts,
+    such as one from fine-tuning, has to be copied, or KL would be measured against the model before fine-tuning.
+    """
+    if config.reference_adapter != "auto" or not has_adapter(model):
+        return config
+    return config.replace(reference_adapter="snapshot" if adapter_acts(model) else "off")
 
 
 def freeze(model: nn.Module, config: Config, *, has_own_reference: bool) -> nn.Module | None:
     """The model as it is now, if the KL penalty or the retain loss will ask for it, else None.
 
-    A model with an adapter is its own frozen copy, with the adapter off; any other is copied.
+    With ``reference_adapter="off"`` a model is its own frozen copy. Of any other what is trained is copied, and what is
+    frozen shared, unless ``reference_dtype`` is another one.
     """
     needs_reference = config.kl_coef > 0 and not has_own_reference
     needs_retain = config.retain_coef > 0 and config.retain_loss == "kl"
     if not needs_reference and not needs_retain:
         return None
-    if hasattr(model, "disable_adapter"):
+    if has_adapter(model) and resolve_adapter(model, config).reference_adapter == "off":
         return model
-    copied = copy.deepcopy(model)
+    is_cast = config.reference_dtype == "bfloat16"
+    copied = copy.deepcopy(model).to(torch.bfloat16) if is_cast else copy_trained(model)
     copied.requires_grad_(False)
     return copied.eval()
 
@@ -99,6 +109,7 @@ def make_reference(
     frozen: nn.Module | None,
     sampling: Sampling,
     config: Config,
+    trunk: Trunk | None = None,
 ) -> Reference | None:
     """What the caller gave, or the frozen model if KL is wanted, or None."""
     if isinstance(given, Reference):
@@ -107,4 +118,11 @@ def make_reference(
         return CallableReference(given)
     if frozen is None or config.kl_coef == 0:
         return None
-    return FrozenReference(frozen, sampling, chunk_tokens=config.logprob_chunk_tokens)
+    return FrozenReference(
+        frozen,
+        sampling,
+        chunk_tokens=config.logprob_chunk_tokens,
+        batch_tokens=config.reference_batch_tokens,
+        is_adapter_off=config.reference_adapter == "off",
+        trunk=trunk,
+    )

@@ -8,24 +8,25 @@ This module knows nothing about rewards, rollouts or optimisers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .adapters import adapter_off
 from .backbone import Backbone
 from .config import Config
 from .prompts import read_prompts
-from .reference import adapter_off
 
 
 class RetainLoss:
     """Draws retain sequences and computes their loss.
 
     ``sequences``: token ids, any lengths; cut into pieces of at most ``length`` tokens. ``kind``: "lm", or "kl" with a
-    frozen ``reference`` model; if that is the policy itself, its adapter is off. ``generator`` (CPU) decides which
-    pieces are drawn. Raises ValueError when no piece has the two tokens that a prediction needs.
+    frozen ``reference`` model, asked with its adapter off if it has one, unless ``is_adapter_off=False``. ``generator``
+    (CPU) decides which pieces are drawn. Raises ValueError when no piece has the two tokens that a prediction needs.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class RetainLoss:
         length: int,
         chunk_tokens: int,
         generator: torch.Generator,
+        is_adapter_off: bool = True,
     ) -> None:
         if kind == "kl" and reference is None:
             raise ValueError("retain_loss='kl' needs a reference model")
@@ -47,6 +49,7 @@ class RetainLoss:
             raise ValueError(f"none of the {len(sequences)} retain texts has two tokens or more")
         self.kind = kind
         self._reference = Backbone(reference) if reference is not None and kind == "kl" else None
+        self._with_adapter = reference if is_adapter_off else None  # the model whose adapter is to be off
         self._num_sequences = num_sequences
         self._chunk_tokens = chunk_tokens
         self._generator = generator
@@ -69,7 +72,7 @@ class RetainLoss:
         targets = ids[:, 1:][predicted]
         ref_rows = None
         if self._reference is not None:
-            with torch.no_grad(), adapter_off(self._reference.model):
+            with torch.no_grad(), self._adapter_off():
                 ref_rows = self._reference(ids, mask).before_logits[:, :-1][predicted]
         rows = policy(ids, mask).before_logits[:, :-1][predicted]
         total = torch.zeros((), device=ids.device)
@@ -79,11 +82,14 @@ class RetainLoss:
             total = total + checkpoint(self._chunk, policy, rows[part], targets[part], ref_part, use_reentrant=False)
         return total / num_tokens
 
+    def _adapter_off(self) -> AbstractContextManager[None]:
+        return adapter_off(self._with_adapter) if self._with_adapter is not None else nullcontext()
+
     def _chunk(self, policy: Backbone, rows: Tensor, targets: Tensor, ref_rows: Tensor | None) -> Tensor:
         logprobs = torch.log_softmax(policy.output_layer(rows).float(), dim=-1)
         if ref_rows is None or self._reference is None:
             return -logprobs.gather(-1, targets.unsqueeze(-1)).sum()
-        with torch.no_grad(), adapter_off(self._reference.model):
+        with torch.no_grad(), self._adapter_off():
             ref_logprobs = torch.log_softmax(self._reference.output_layer(ref_rows).float(), dim=-1)
         return (ref_logprobs.exp() * (ref_logprobs - logprobs)).sum()
 
@@ -113,4 +119,5 @@ def make_retain_loss(
         length=config.retain_tokens,
         chunk_tokens=config.logprob_chunk_tokens,
         generator=generator,
+        is_adapter_off=config.reference_adapter == "off",
     )

@@ -35,11 +35,12 @@ from .log import RunLog
 from .losses import explained_variance, ppo_loss
 from .optimizer import Optimizer
 from .prompts import Prompt, PromptStream, check_lengths, make_samples, read_prompts
-from .reference import freeze, make_reference
+from .reference import freeze, make_reference, resolve_adapter
 from .retain import RetainLoss, count_predictions, make_retain_loss
 from .scoring import Scorer
 from .sharding import gathered, shard
 from .statistics import Averages, rollout_metrics
+from .trunk import frozen_trunk, train_top
 from .types import Generation, Reference, RewardFn, Rollout, Sample
 
 Probe = Callable[["Trainer"], Mapping[str, float]]
@@ -82,12 +83,17 @@ class Trainer:
         self.processes = Processes.current()
         self.processes.check(self.config)
         self.model, self.tokenizer = load_model(model, tokenizer)
+        if self.config.train_top_layers is not None:
+            train_top(self.model, self.config.train_top_layers)
+        self.config = resolve_adapter(self.model, self.config)
+        self.trunk = frozen_trunk(self.model)
         self.scorer = Scorer(reward, self.config)
         self.prompts = read_prompts(prompts, self.tokenizer)
         self.actor = ActorCritic(
             self.model,
             value_head=self.config.value_head if self.config.has_critic else None,
             is_head_detached=self.config.detach_value_head,
+            trunk=self.trunk,
         )
         self.processes.copy_first(self.actor)
         self.sampling = replace(self.config.sampling(), eos_ids=end_ids(self.model))
@@ -101,7 +107,7 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(self.config.seed)
         self.step = 0
         self.frozen = freeze(self.model, self.config, has_own_reference=reference is not None)
-        self.reference = make_reference(reference, self.frozen, self.sampling, self.config)
+        self.reference = make_reference(reference, self.frozen, self.sampling, self.config, self.trunk)
         self.retain_loss = make_retain_loss(retain, self.tokenizer, self.frozen, self.config, self.generator)
         if self.config.sharding == "fsdp" and self.processes.count > 1:
             shard(self.actor, self.frozen)
@@ -169,6 +175,7 @@ class Trainer:
             generated = time.perf_counter()
             answer = self.scorer.ask(samples)
             scored = time.perf_counter()
+            generation = self._with_trunk(generation)
             old_logprobs, old_values = self._old_statistics(generation)
         ref_logprobs = self._ref_logprobs(generation, samples)
         gather = self.processes.gather_rows
@@ -221,10 +228,19 @@ class Trainer:
         with self.processes.together(), gathered(asked), self._precision():
             return self.reference.logprobs(generation, samples)
 
+    def _with_trunk(self, generation: Generation) -> Generation:
+        """With what the frozen blocks say, if there are any: no epoch and no reference needs to ask them again."""
+        if self.trunk is None:
+            return generation
+        with self._precision():
+            hidden = self.trunk.record(self.actor.backbone, generation, batch_tokens=self.config.reference_batch_tokens)
+        return replace(generation, trunk=hidden)
+
     def _old_statistics(self, generation: Generation) -> tuple[Tensor, Tensor]:
         """Log-probs and values of the policy before the update, from the sampler or from the training forward."""
         zeros = torch.zeros_like(generation.logprobs)
-        is_sampler_exact = self.config.old_logprobs == "rollout" and self.config.autocast == "off"
+        is_whole = next(self.model.parameters()).dtype in (torch.float32, torch.float64)
+        is_sampler_exact = self.config.old_logprobs == "rollout" and self.config.autocast == "off" and is_whole
         if is_sampler_exact and (generation.values is not None or not self.config.has_critic):
             return generation.logprobs, generation.values if generation.values is not None else zeros
         logprobs, values = zeros.clone(), zeros.clone()
@@ -304,7 +320,14 @@ class Trainer:
     def _evaluate(self, generation: Generation) -> Evaluation:
         chunk_tokens = self.config.logprob_chunk_tokens
         with self._precision():
-            return self.actor.run(lambda: self.actor.evaluate(generation, self.sampling, chunk_tokens=chunk_tokens))
+            return self.actor.run(
+                lambda: self.actor.evaluate(
+                    generation,
+                    self.sampling,
+                    chunk_tokens=chunk_tokens,
+                    has_entropy_gradient=self.config.entropy_coef != 0,
+                )
+            )
 
     def _precision(self) -> AbstractContextManager[Any]:
         if self.config.autocast == "off":

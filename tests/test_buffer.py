@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ppo.buffer import RolloutBuffer, join, microbatches, rows, trim, trim_rollout
+from ppo.buffer import RolloutBuffer, align, join, microbatches, rows, trim, trim_rollout
 from tests.fakes import random_rollout
 
 
@@ -82,3 +82,25 @@ def test_microbatches_by_tokens_stay_within_the_budget():
     for part in parts:
         padded = len(part) * int(lengths[part].max())
         assert padded <= 14 or len(part) == 1
+
+
+def test_aligned_rows_have_no_gap_and_the_longest_has_no_padding():
+    """A long prompt with a short response beside its opposite: 9 columns, where 6 + 7 would be padded."""
+    generation = random_rollout([2, 7, 3], prompt_lengths=[6, 2, 4]).generation
+    rows = align(generation)
+    assert rows.input_ids.shape == rows.attention_mask.shape == (3, 9)
+    assert rows.prompt_lengths.tolist() == [6, 2, 4]
+    for b in range(3):
+        real = generation.input_ids[b][generation.attention_mask[b]]
+        assert torch.equal(rows.input_ids[b, : len(real)], real)
+        assert rows.attention_mask[b].tolist() == [True] * len(real) + [False] * (9 - len(real))
+
+
+def test_response_positions_predict_the_response():
+    from ppo.logprobs import response_positions
+
+    generation = random_rollout([2, 7, 3], prompt_lengths=[6, 2, 4]).generation
+    rows = align(generation)
+    before = torch.roll(rows.input_ids, shifts=-1, dims=1)  # what stands after each position
+    found = response_positions(before.unsqueeze(-1), rows.prompt_lengths, 7).squeeze(-1)
+    assert torch.equal(found[generation.mask], generation.tokens[generation.mask])

@@ -1,0 +1,136 @@
+"""Frozen leading blocks: found by measuring, run once, and without a trace in the numbers."""
+
+import pytest
+import torch
+
+from ppo import Config, Trainer
+from ppo.actor_critic import ActorCritic
+from ppo.adapters import copy_trained
+from ppo.backbone import blocks
+from ppo.config import Sampling
+from ppo.trunk import Trunk, frozen_trunk, train_top
+from tests.fakes import random_rollout, tiny_bloom, tiny_gpt2, tiny_llama
+
+PROMPTS = [[2, 3, 4], [5, 6], [7], [8, 9, 10, 11]]
+SMALL = Config(prompts_per_step=4, minibatch=4, response_length=6, epochs=2, learning_rate=1e-2, train_top_layers=1)
+MODELS = [tiny_gpt2, tiny_llama, tiny_bloom]
+
+
+def id_mean(samples):
+    return [sum(s.ids) / len(s.ids) for s in samples]
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_the_depth_is_where_gradients_begin(make):
+    model = make()
+    assert frozen_trunk(model) is None
+    train_top(model, 1)
+    assert frozen_trunk(model).depth == 1
+    assert {name.split(".")[2] for name, p in model.named_parameters() if p.requires_grad} == {"1"}
+    model.get_input_embeddings().weight.requires_grad_(True)  # tied or not: below the blocks
+    assert frozen_trunk(model) is None
+    model.requires_grad_(False)
+    assert frozen_trunk(model).depth == 2
+
+
+@pytest.mark.parametrize("make", MODELS)
+@pytest.mark.parametrize("batch_tokens", [1, 25, 1000])
+def test_replaying_is_running(make, batch_tokens):
+    model = make()
+    train_top(model, 1)
+    trunk = frozen_trunk(model)
+    generation = random_rollout([4, 1, 6, 3], prompt_lengths=[2, 5, 3, 4]).generation
+    actor = ActorCritic(model, trunk=trunk)
+    plain = actor.evaluate(generation, Sampling(), chunk_tokens=9)
+    hidden = trunk.record(actor.backbone, generation, batch_tokens=batch_tokens)
+    object.__setattr__(generation, "trunk", hidden)
+    calls = []
+    blocks(model)[0].attn.register_forward_hook(lambda *_: calls.append(1)) if make is tiny_gpt2 else None
+    again = actor.evaluate(generation, Sampling(), chunk_tokens=9)
+    assert not calls
+    assert torch.allclose(plain.logprobs, again.logprobs, atol=1e-5)
+    assert not any("forward" in vars(block) for block in blocks(model))
+
+
+def run(make, changes, *, is_shared, monkeypatch):
+    with monkeypatch.context() as patch:
+        if not is_shared:
+            patch.setattr("ppo.trainer.frozen_trunk", lambda model: None)
+        trainer = Trainer(make(), PROMPTS, id_mean, SMALL.replace(**changes))
+        rollouts = []
+        for _ in range(2):
+            rollouts.append(trainer.rollout())
+            trainer.update(rollouts[-1])
+    return trainer, rollouts
+
+
+@pytest.mark.parametrize("make", MODELS)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"value_head": "critic", "microbatch": 1}, {"gradient_checkpointing": True, "microbatch_tokens": 12}],
+)
+def test_training_with_a_shared_trunk_is_training(make, changes, monkeypatch):
+    shared, first = run(make, changes, is_shared=True, monkeypatch=monkeypatch)
+    plain, second = run(make, changes, is_shared=False, monkeypatch=monkeypatch)
+    assert isinstance(shared.trunk, Trunk)
+    assert plain.trunk is None
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a.generation.tokens, b.generation.tokens)
+        assert torch.allclose(a.ref_logprobs, b.ref_logprobs, atol=1e-5)
+        assert torch.allclose(a.kl, b.kl, atol=1e-5)
+    assert first[1].kl.abs().max() > 1e-3
+    for (name, p), q in zip(shared.actor.named_parameters(), plain.actor.parameters(), strict=True):
+        assert torch.allclose(p, q, atol=2e-4), name
+
+
+def test_frozen_blocks_run_once_a_step():
+    calls = []
+    model = tiny_gpt2()
+    trainer = Trainer(model, PROMPTS, id_mean, SMALL.replace(epochs=3, value_head="critic"))
+    for block in (blocks(model)[0], blocks(trainer.frozen)[0], blocks(trainer.actor.critic)[0]):
+        block.attn.register_forward_hook(lambda *_: calls.append(1))
+    rollout = trainer.rollout()
+    assert len(calls) <= 2  # once for all, and once where the sampler proves its own kernels against the model
+    calls.clear()
+    trainer.update(rollout)
+    assert not calls
+
+
+def test_copies_share_what_is_frozen():
+    model = tiny_gpt2()
+    train_top(model, 1)
+    copied = copy_trained(model)
+    for (name, p), q in zip(model.named_parameters(), copied.parameters(), strict=True):
+        assert (p is q) == (not p.requires_grad), name
+    assert copied.lm_head.weight is copied.transformer.wte.weight
+    trainer = Trainer(model, PROMPTS, id_mean, SMALL.replace(value_head="critic"))
+    before = [p.clone() for p in trainer.frozen.parameters()]
+    trainer.train(1, progress=False)
+    assert all(torch.equal(p, q) for p, q in zip(before, trainer.frozen.parameters(), strict=True))
+
+
+def test_resume_goes_on_bit_for_bit(tmp_path):
+    """Also with parameters that were frozen by hand."""
+    model = tiny_llama()
+    model.model.embed_tokens.requires_grad_(False)
+    trainers = [
+        Trainer(tiny_llama(), PROMPTS, id_mean, SMALL),
+        Trainer(model, PROMPTS, id_mean, SMALL.replace(train_top_layers=None)),
+    ]
+    for i, trainer in enumerate(trainers):
+        trainer.train(1, progress=False)
+        trainer.save(tmp_path / str(i))
+        trainer.train(2, progress=False)
+        resumed = Trainer.resume(tmp_path / str(i), PROMPTS, id_mean)
+        assert resumed.trunk == trainer.trunk
+        resumed.train(2, progress=False)
+        for p, q in zip(trainer.actor.parameters(), resumed.actor.parameters(), strict=True):
+            assert torch.equal(p, q)
+            assert p.requires_grad == q.requires_grad
+
+
+def test_more_layers_than_there_are():
+    with pytest.raises(ValueError, match="train_top_layers=3, but GPT2LMHeadModel has 2 layers"):
+        Trainer(tiny_gpt2(), PROMPTS, id_mean, SMALL.replace(train_top_layers=3))
+    with pytest.raises(ValueError, match="train_top_layers=0 must be at least 1"):
+        SMALL.replace(train_top_layers=0)
