@@ -1,11 +1,13 @@
-"""What benchmarks share: the peak memory of the process, and a JSON result with where it came from."""
+"""What benchmarks share: time, memory, and a JSON result with where it came from."""
 
 from __future__ import annotations
 
 import json
 import resource
 import sys
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,3 +24,36 @@ def write_json(path: str | None, result: Mapping[str, Any]) -> None:
     """Keep a result with where it came from; nothing without a path."""
     if path is not None:
         Path(path).write_text(json.dumps({**result, "machine": provenance()}, indent=2) + "\n", encoding="utf-8")
+
+
+def timed(function: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+class PeakMemory:
+    """How far the resident memory of the process rises above where it was, sampled every few milliseconds."""
+
+    def __enter__(self) -> PeakMemory:
+        self._start = resident_bytes()
+        self.peak_bytes = 0
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._is_over.wait(0.002):
+            self.peak_bytes = max(self.peak_bytes, resident_bytes() - self._start)
+
+
+def resident_bytes() -> int:
+    """Linux only; 0 elsewhere."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * resource.getpagesize() if statm.exists() else 0

@@ -15,11 +15,8 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,10 +24,11 @@ from torch import Tensor
 from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 import ppo
-from benchmarks.machine import write_json
+from benchmarks.machine import PeakMemory, timed, write_json
 from eval.provenance import provenance
 from models.load import load
 from ppo.generation.decoders import bind
+from ppo.generation.linear import Linear
 from ppo.generation.transformer import Network
 
 ENGINES = ("hf", "hf-static", "hf-continuous", "ppo-hf")
@@ -82,6 +80,8 @@ def main() -> None:
         names = ["ppo", *options.against]
         outcomes = {name: Outcome() for name in names}
         limit = Outcome()
+        if network is not None:  # before memory is measured, everything that is made once in a process
+            measure_limit(network, work, Outcome(tokens=2 * len(work.prompts)), limit, is_warm_up=True)
         for repeat in range(options.repeats + 1):
             for name in names:
                 run(name, model, work, outcomes[name], is_warm_up=repeat == 0)
@@ -227,38 +227,6 @@ def products(network: Network, rows: int, *, last: int) -> None:
     network.output(torch.zeros(last, network.output.in_features, dtype=network.dtype))
 
 
-def timed(function: Callable[[], None]) -> float:
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
-
-
-class PeakMemory:
-    """How far the resident memory of the process rises above where it was, sampled every few milliseconds."""
-
-    def __enter__(self) -> PeakMemory:
-        self._start = resident_bytes()
-        self.peak_bytes = 0
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._is_over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._is_over.wait(0.005):
-            self.peak_bytes = max(self.peak_bytes, resident_bytes() - self._start)
-
-
-def resident_bytes() -> int:
-    """Linux only; 0 elsewhere."""
-    statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[1]) * 4096 if statm.exists() else 0
-
-
 def summarise(work: Workload, network: Network | None, outcomes: dict[str, Outcome], limit: Outcome) -> dict[str, Any]:
     """Medians and ratios of one batch size; see ``show`` for the units."""
     ours = outcomes["ppo"]
@@ -274,7 +242,7 @@ def summarise(work: Workload, network: Network | None, outcomes: dict[str, Outco
     if rivals:
         result["times_best_hf"] = ours.tokens_per_second / max(rivals)
     if network is not None:
-        weights = sum(linear_sizes(network))
+        weights = sum(layer.in_features * layer.out_features for layer in linears(network))
         steps = ours.metrics["generate/decode_steps"]
         decode_seconds = ours.median - ours.metrics["generate/prefill_seconds"]
         read = weights * network.embedding.element_size() + ours.metrics["generate/cache_bytes"] / 2
@@ -283,14 +251,21 @@ def summarise(work: Workload, network: Network | None, outcomes: dict[str, Outco
             "share_of_limit": ours.tokens_per_second / limit.tokens_per_second,
             "milliseconds_per_step": 1e3 * decode_seconds / steps,
             "gigabytes_per_second": read * steps / decode_seconds / 1e9,
+            "times_needed_memory": ours.peak_bytes / needed_bytes(network, work, ours.metrics["generate/cache_bytes"]),
             "gigaflops": 2 * weights * (ours.tokens - len(work.prompts)) / decode_seconds / 1e9,
         }
     return result
 
 
-def linear_sizes(network: Network) -> list[int]:
+def linears(network: Network) -> list[Linear]:
     layers = [layer for b in network.blocks for layer in (b.qkv, b.attention_out, b.up, b.down)]
-    return [layer.in_features * layer.out_features for layer in (*layers, network.output)]
+    return [*layers, network.output]
+
+
+def needed_bytes(network: Network, work: Workload, cache_bytes: float) -> float:
+    """What the fast engine cannot do without: its cache, one float32 matrix of logits, the weights it packed."""
+    packed = sum(layer.in_features * layer.out_features for layer in linears(network) if layer.is_packed)
+    return cache_bytes + 4 * work.batch * network.output.out_features + packed * network.embedding.element_size()
 
 
 def show(result: dict[str, Any]) -> None:
@@ -303,7 +278,8 @@ def show(result: dict[str, Any]) -> None:
             f"  ppo: {result['share_of_limit']:.0%} of that limit, {result['milliseconds_per_step']:.2f} ms per step, "
             f"{result['gigabytes_per_second']:.1f} GB/s read, {result['gigaflops']:.0f} GFLOP/s, "
             f"padding waste {result['metrics']['generate/padding_waste']:.1%}, "
-            f"cache {result['metrics']['generate/cache_bytes'] / 2**20:.0f} MiB"
+            f"cache {result['metrics']['generate/cache_bytes'] / 2**20:.0f} MiB, peak memory "
+            f"{result['times_needed_memory']:.2f} times cache + logits + packed weights"
         )
     if "times_best_hf" in result:
         print(f"  {result['times_best_hf']:.2f} times the best of transformers")

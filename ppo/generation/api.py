@@ -11,12 +11,14 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from ..backbone import vocabulary_size
 from ..config import Sampling
 from ..types import Generation, ValueFn
 from .decoders import Unsupported, bind
 from .engine import DecoderEngine
 from .hf import HFEngine
 from .requests import Requests, read_requests
+from .speculative import Drafts, read_drafts
 from .transcript import Transcript
 from .work import Work
 
@@ -30,6 +32,7 @@ def generate(
     tokenizer: Any | None = None,
     seed: int = 0,
     request_ids: Sequence[int] | None = None,
+    drafts: Sequence[Any] | None = None,
     slots: int = 64,
     value_fn: ValueFn | None = None,
     engine: Literal["auto", "hf"] = "auto",
@@ -42,6 +45,10 @@ def generate(
 
     ``seed`` and a request's id (``request_ids``, by default 0, 1, 2, … in row order) fix its random numbers: a sample
     depends neither on ``slots`` (the most sequences decoded side by side) nor on its neighbours, beyond rounding.
+    ``drafts`` are guesses, token ids, one a response or one a prompt: where they are right they save time, and they
+    never change what is sampled (see ``speculative.py``). Memorised text is one, the last step's responses are another.
+    The fast decoders check them as long as enough tokens come out right; the model's own forward does not look at them.
+
     ``value_fn`` is given the hidden states [N, H] that tokens are sampled from and returns [N], V before the token.
 
     ``engine="hf"`` always goes through the model's own forward; "auto" takes a fast decoder where there is one for the
@@ -56,16 +63,23 @@ def generate(
         raise ValueError(f"engine={engine!r} must be 'auto' or 'hf'")
     device = next(model.parameters()).device
     requests = read_requests(model, prompts, sampling, tokenizer=tokenizer, seed=seed, request_ids=request_ids)
+    guesses = None if drafts is None else read_drafts(drafts, requests, vocabulary_size(model))
     transcript = Transcript(requests, device, value_fn)
     started = time.perf_counter()
     with evaluation_mode(model), torch.autocast(device.type, enabled=False):
-        chosen = _engine(model, requests, slots=min(slots, len(requests)), engine=engine)
+        chosen = _engine(model, requests, guesses, slots=min(slots, len(requests)), engine=engine)
         work = chosen.run(requests, transcript)
-    return transcript.generation(_metrics(work, transcript.num_tokens, time.perf_counter() - started))
+    seconds = time.perf_counter() - started
+    return transcript.generation(_metrics(work, transcript.num_tokens, seconds, has_drafts=drafts is not None))
 
 
 def _engine(
-    model: nn.Module, requests: Requests, *, slots: int, engine: Literal["auto", "hf"]
+    model: nn.Module,
+    requests: Requests,
+    guesses: list[tuple[int, ...]] | None,
+    *,
+    slots: int,
+    engine: Literal["auto", "hf"],
 ) -> DecoderEngine | HFEngine:
     """The fast engine where the model's family has a decoder that reproduces it, else the model's own forward."""
     if engine == "auto":
@@ -79,12 +93,13 @@ def _engine(
             )
         else:
             if network is not None:
-                return DecoderEngine(network, slots=slots)
+                drafts = None if guesses is None else Drafts(guesses, slots=slots)
+                return DecoderEngine(network, slots=slots, drafts=drafts)
     return HFEngine(model, slots=slots)
 
 
-def _metrics(work: Work, num_tokens: int, seconds: float) -> dict[str, float]:
-    return {
+def _metrics(work: Work, num_tokens: int, seconds: float, *, has_drafts: bool) -> dict[str, float]:
+    metrics = {
         "generate/tokens_per_second": num_tokens / seconds,
         "generate/is_fast": float(work.is_fast),
         "generate/seconds": seconds,
@@ -93,6 +108,10 @@ def _metrics(work: Work, num_tokens: int, seconds: float) -> dict[str, float]:
         "generate/padding_waste": work.padding_waste,
         "generate/cache_bytes": float(work.cache_bytes),
     }
+    if has_drafts:
+        metrics["generate/draft_tokens"] = float(work.draft_tokens)
+        metrics["generate/draft_acceptance"] = work.draft_acceptance
+    return metrics
 
 
 @contextmanager

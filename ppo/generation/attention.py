@@ -57,30 +57,50 @@ class PrefillAttention:
 
 
 class DecodeAttention:
-    """One new token for each of the first M rows of the cache, at ``positions`` int64 [M]."""
+    """One new token for each of the first M rows of the cache; ``aim`` says where they are, before every step."""
 
-    def __init__(self, network: Network, cache: KVCache, positions: Tensor) -> None:
+    def __init__(self, network: Network, cache: KVCache) -> None:
         self._network = network
         self._cache = cache
-        self._positions = positions
+        self._groups = network.num_heads // network.num_kv_heads
+        # A window that no sequence outgrows is no window.
+        self._windows = [
+            block.window if block.window is not None and block.window < cache.capacity else None
+            for block in network.blocks
+        ]
+        self._masks: dict[int | None, Tensor] = {}
+        self._columns = 0
+        self._positions = torch.empty(0, dtype=torch.long, device=network.device)
+        self._column: int | None = None
+
+    def aim(self, positions: Tensor) -> None:
+        """The new tokens' positions int64 [M], inside the cache.
+
+        Where every row has moved on by one, as it mostly does, the masks of the last step are kept up to date.
+        """
+        is_next = self._columns == self._cache.columns and torch.equal(positions, self._positions + 1)
+        self._positions, self._columns = positions.clone(), self._cache.columns
+        if is_next:
+            self._column = self._column + 1 if self._column is not None else None
+            for window, mask in self._masks.items():
+                self._extend(mask, window)
+            return
         first, last = (int(position) for position in positions.aminmax())
         self._column = last if first == last else None
-        # One score matrix a key/value head: its query heads are the rows of one product.
-        self._groups = (len(positions) * network.num_kv_heads, network.num_heads // network.num_kv_heads)
-        windows = {block.window for block in network.blocks}
-        self._masks = {window: self._mask(window) for window in windows}
+        self._masks = {window: self._mask(window) for window in set(self._windows)}
 
     def __call__(self, layer: int, query: Tensor, key_value: Tensor) -> Tensor:
-        block = self._network.blocks[layer]
+        rows = len(query)
         self._cache.write(layer, self._positions, key_value, self._column)
-        keys, values = self._cache.read(layer, len(self._positions))
-        grouped = query.reshape(*self._groups, self._network.head_width)
-        scores = torch.baddbmm(self._masks[block.window], grouped, keys.transpose(1, 2), alpha=block.scale)
-        attended = torch.bmm(scores.softmax(dim=-1), values)
-        return attended.view(len(self._positions), -1)
+        keys, values = self._cache.read(layer, rows)
+        # One score matrix a key/value head: its query heads are the rows of one product.
+        grouped = query.reshape(-1, self._groups, self._network.head_width)
+        mask = self._masks[self._windows[layer]].expand(-1, self._groups, -1)
+        scores = torch.baddbmm(mask, grouped, keys, alpha=self._network.blocks[layer].scale)
+        return torch.bmm(torch.softmax(scores, dim=-1, out=scores), values).view(rows, -1)
 
     def _mask(self, window: int | None) -> Tensor:
-        """0 where a row's new token may look, -inf elsewhere: [M * kv heads, query heads per kv head, columns]."""
+        """0 where a row's new token may look, -inf elsewhere: [M * kv heads, 1, columns]."""
         column = torch.arange(self._cache.columns, device=self._positions.device)
         position = self._positions.unsqueeze(-1)
         hidden = column > position
@@ -88,25 +108,42 @@ class DecodeAttention:
             hidden |= column <= position - window
         mask = torch.zeros(hidden.shape, dtype=self._network.dtype, device=hidden.device)
         mask.masked_fill_(hidden, -torch.inf)
-        repeated = mask.repeat_interleave(self._network.num_kv_heads, dim=0)
-        return repeated.unsqueeze(1).expand(-1, self._groups[1], -1)
+        return mask.repeat_interleave(self._network.num_kv_heads, dim=0).unsqueeze(1)
+
+    def _extend(self, mask: Tensor, window: int | None) -> None:
+        """Show the newest column of each row, and hide the one that has left the window."""
+        rows = mask.view(len(self._positions), -1, self._columns)
+        if self._column is not None:
+            rows[..., self._column] = 0
+            if window is not None and self._column >= window:
+                rows[..., self._column - window] = -torch.inf
+            return
+        index = torch.arange(len(rows), device=rows.device)
+        rows[index, :, self._positions] = 0
+        if window is not None:
+            is_out = self._positions >= window
+            rows[index[is_out], :, self._positions[is_out] - window] = -torch.inf
 
 
-def prefill(network: Network, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Run prompts int64 [N, P], padded on the right, of ``lengths`` int64 [N].
+def prefill(network: Network, ids: Tensor, lengths: Tensor, tails: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Run sequences int64 [N, P], padded on the right, of ``lengths`` int64 [N].
 
-    Returns keys and values [layers, 2, N, kv heads, P, width] and the hidden states [N, H] of the last real tokens.
+    Returns keys and values [layers, 2, N, kv heads, P, width] and the hidden states of the last ``tails`` int64 [N]
+    real tokens of each sequence (by default one), one sequence after another, [sum of tails, H].
     """
     count, width = ids.shape
     attention = PrefillAttention(network, count, width)
     positions = torch.arange(width, device=ids.device).expand(count, width)
-    last = torch.arange(count, device=ids.device) * width + lengths - 1
-    return attention.block, network(ids.flatten(), positions.flatten(), attention, wanted=last)
+    starts = lengths - (tails if tails is not None else 1)
+    wanted = (positions >= starts.unsqueeze(-1)) & (positions < lengths.unsqueeze(-1))
+    hidden = network(ids.flatten(), positions.flatten(), attention, wanted=wanted.flatten().nonzero().squeeze(-1))
+    return attention.block, hidden
 
 
-def decode(network: Network, cache: KVCache, tokens: Tensor, positions: Tensor) -> Tensor:
+def decode(network: Network, attention: DecodeAttention, tokens: Tensor, positions: Tensor) -> Tensor:
     """One more token for each of the first M rows: tokens and positions int64 [M] -> hidden states [M, H].
 
     The cache must have a column for every position.
     """
-    return network(tokens, positions, DecodeAttention(network, cache, positions))
+    attention.aim(positions)
+    return network(tokens, positions, attention)

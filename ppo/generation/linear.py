@@ -24,11 +24,12 @@ _POST_OPERATION: dict[Activation, tuple[str, list[float], str]] = {
     "silu": ("swish", [], ""),
 }
 
-# Measured on one core of an AMD Zen 4, GFLOP/s plain / packed. float32: 176x176, 64 rows 91/80; 704x176, 64 rows
-# 95/102; 960x576, 8 rows 60/90, 1 row 27/24; 49152x576, 32 rows 57/98. bfloat16: 176x176, 1 row 3/4; 3072x576, 8 rows
-# 119/185. The add and mul post-operations for residuals and gates were 5 to 20 times slower than a separate step.
+# Measured on one core of an AMD Zen 4, GFLOP/s plain / packed. float32: 176x176, 64 rows 91/80; 528x176, 64 rows 94/99,
+# 1,024 rows 105/113; 704x176, 64 rows 95/102; 960x576, 8 rows 60/90, 1 row 27/24; 49152x576, 32 rows 57/98. bfloat16:
+# 176x176, 1 row 3/4; 3072x576, 8 rows 119/185. The add and mul post-operations for residuals and gates were 5 to 20
+# times slower than a separate step.
 _FLOAT32_MIN_ROWS = 2
-_FLOAT32_MIN_WEIGHTS = 100_000
+_FLOAT32_MIN_WEIGHTS = 90_000
 
 
 class Linear:
@@ -42,14 +43,14 @@ class Linear:
         self.out_features, self.in_features = weight.shape
         self._bias = bias
         self._activation = activation
+        self._post = _POST_OPERATION[activation]
         self.is_packed = pays_to_pack(weight, rows)
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows) if self.is_packed else weight
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.is_packed:
-            result: Tensor = torch.ops.mkldnn._linear_pointwise(
-                x, self._weight, self._bias, *_POST_OPERATION[self._activation]
-            )
+            # ``default``: not to look for the right overload on every call
+            result: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, self._weight, self._bias, *self._post)
             return result
         return activate(F.linear(x, self._weight, self._bias), self._activation)
 

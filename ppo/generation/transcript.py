@@ -1,6 +1,7 @@
 """What has been sampled so far, request by request; the one place where tokens are chosen and responses end.
 
-An engine decides which requests advance together and computes their logits; it may take them in any order.
+An engine decides which requests advance together and computes their logits; it may take them in any order. A token may
+be drawn without being noted: a draft is looked at further than it turns out to hold.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from ..types import Generation, ValueFn
 from .requests import Requests
-from .sampling import ban, draw
+from .sampling import Draw, ban, draw
 
 
 class Transcript:
@@ -28,30 +29,40 @@ class Transcript:
         self._entropy = torch.zeros(count, length, device=device)
         self._values = torch.zeros(count, length, device=device) if value_fn is not None else None
         self._lengths = torch.zeros(count, dtype=torch.long, device=device)
-        self._is_ended = torch.zeros(count, dtype=torch.bool, device=device)
 
     def advance(self, rows: Tensor, logits: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Choose the next token of the requests ``rows`` int64 [N] (each at most once).
+        """Choose and note the next token of the requests ``rows`` int64 [N] (each at most once).
 
         ``logits`` [N, V] are overwritten if float32; ``hidden`` [N, H] is what they were computed from and what the
         value function sees. Returns the tokens int64 [N] and which requests are now finished, bool [N].
         """
-        logits, step = logits.float(), self._lengths[rows]
+        steps = self._lengths[rows]
+        drawn = self.draw(rows, steps, logits)
+        self.note(rows, steps, drawn, hidden)
+        return drawn.tokens, self.is_finished(drawn.tokens, steps)
+
+    def draw(self, rows: Tensor, steps: Tensor, logits: Tensor) -> Draw:
+        """Draw token ``steps`` [N] of the requests ``rows`` [N] from logits [N, V] (overwritten if float32)."""
+        logits = logits.float()
         if self._sampling.min_response_length and self._eos.numel():
-            ban(logits, step < self._sampling.min_response_length, self._eos)
-        drawn = draw(logits, self._uniforms[rows, step], self._sampling)
-        self._tokens[rows, step] = drawn.tokens
-        self._logprobs[rows, step] = drawn.logprobs
-        self._entropy[rows, step] = drawn.entropy
+            ban(logits, steps < self._sampling.min_response_length, self._eos)
+        return draw(logits, self._uniforms[rows, steps], self._sampling)
+
+    def note(self, rows: Tensor, steps: Tensor, drawn: Draw, hidden: Tensor) -> None:
+        """Keep what was drawn; a request may come several times, its steps following what was noted before."""
+        self._tokens[rows, steps] = drawn.tokens
+        self._logprobs[rows, steps] = drawn.logprobs
+        self._entropy[rows, steps] = drawn.entropy
         if self._values is not None and self._value_fn is not None:
-            self._values[rows, step] = self._value_fn(hidden).float()
-        is_finished = step + 1 >= self._sampling.response_length
+            self._values[rows, steps] = self._value_fn(hidden).float()
+        self._lengths.scatter_reduce_(0, rows, steps + 1, "amax")
+
+    def is_finished(self, tokens: Tensor, steps: Tensor) -> Tensor:
+        """Whether responses end with ``tokens`` [N], which are number ``steps`` [N] in them."""
+        is_finished = steps + 1 >= self._sampling.response_length
         if self._eos.numel():
-            is_eos = torch.isin(drawn.tokens, self._eos)
-            self._is_ended[rows] = is_eos
-            is_finished = is_finished | is_eos
-        self._lengths[rows] = step + 1
-        return drawn.tokens, is_finished
+            is_finished |= torch.isin(tokens, self._eos)
+        return is_finished
 
     @property
     def num_tokens(self) -> int:
@@ -62,6 +73,7 @@ class Transcript:
         """The finished batch in request order; T is the longest response that came about."""
         length = int(self._lengths.max())
         prompt_ids, prompt_mask = self._requests.padded_prompts(self._tokens.device)
+        last = self._tokens.gather(1, self._lengths.unsqueeze(-1) - 1).squeeze(-1)
         return Generation(
             prompt_ids=prompt_ids,
             prompt_mask=prompt_mask,
@@ -69,7 +81,7 @@ class Transcript:
             mask=torch.arange(length, device=self._tokens.device) < self._lengths.unsqueeze(-1),
             logprobs=self._logprobs[:, :length].contiguous(),
             entropy=self._entropy[:, :length].contiguous(),
-            is_ended=self._is_ended,
+            is_ended=torch.isin(last, self._eos),
             values=None if self._values is None else self._values[:, :length].contiguous(),
             metrics=metrics,
         )

@@ -149,14 +149,15 @@ class Network:
         return block.mlp(block.mlp_norm(x)).add_(x)
 
     def _attention(self, layer: int, block: Block, x: Tensor, rotation: Tensor | None, attend: Attend) -> Tensor:
-        heads = torch.unflatten(block.qkv(x), -1, (-1, self.head_width))
-        query_key = heads[:, : self.num_heads + self.num_kv_heads]
-        if block.head_norm is not None:
-            query_key.copy_(block.head_norm(query_key))
-        if rotation is not None:
-            rotate_(query_key[..., : 2 * rotation.shape[-1]], rotation)
-        key_value = torch.unflatten(heads[:, self.num_heads :], 1, (2, self.num_kv_heads))
-        return attend(layer, heads[:, : self.num_heads], key_value)
+        heads = block.qkv(x).view(len(x), -1, self.head_width)
+        if block.head_norm is not None or rotation is not None:
+            query_key = heads[:, : self.num_heads + self.num_kv_heads]
+            if block.head_norm is not None:
+                query_key.copy_(block.head_norm(query_key))
+            if rotation is not None:
+                rotate_(query_key[..., : 2 * rotation.shape[-1]], rotation)
+        query, key_value = torch.split(heads, [self.num_heads, 2 * self.num_kv_heads], dim=1)
+        return attend(layer, query, torch.unflatten(key_value, 1, (2, self.num_kv_heads)))
 
     @property
     def dtype(self) -> torch.dtype:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 @dataclass
 class Work:
-    """Counts of one ``generate`` call: token positions computed, how many of them were real, cache size in bytes."""
+    """Counts of one ``generate`` call: token positions computed, how many of them were real, cache size in bytes,
+    draft tokens that were checked and how many of them were accepted.
+    """
 
     is_fast: bool = False
     positions: int = 0
@@ -15,6 +17,8 @@ class Work:
     decode_steps: int = 0
     prefill_seconds: float = 0.0
     cache_bytes: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
 
     def count(self, positions: int, real_positions: int) -> None:
         self.positions += positions
@@ -24,3 +28,8 @@ class Work:
     def padding_waste(self) -> float:
         """The share of computed positions that were padding or already finished."""
         return 1.0 - self.real_positions / self.positions if self.positions else 0.0
+
+    @property
+    def draft_acceptance(self) -> float:
+        """The share of the checked draft tokens that were accepted; 0 where none was checked."""
+        return self.accepted_tokens / self.draft_tokens if self.draft_tokens else 0.0

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...backbone import positions
-from ..attention import decode, prefill
+from ..attention import DecodeAttention, decode, prefill
 from ..cache import KVCache
 from ..requests import pad_left, pad_right
 from ..transformer import Network
@@ -102,8 +102,8 @@ def _probe(network: Network, rows: list[list[int]]) -> list[Tensor]:
     """Hidden states behind all but the last token (prefill), then behind the last one (a decoding step)."""
     lengths = torch.tensor([len(row) - 1 for row in rows], device=network.device)
     block, first = prefill(network, pad_right([row[:-1] for row in rows], network.device), lengths)
-    cache = KVCache(network, rows=len(rows), columns=len(rows[0]), capacity=len(rows[0]))
-    for index, row in enumerate(rows):
-        cache.insert(index, block, index, len(row) - 1)
+    cache = KVCache(network, rows=len(rows), capacity=len(rows[0]))
+    cache.reserve(len(rows[0]), 0)
+    cache.insert(0, block, list(range(len(rows))), len(rows[0]) - 1)
     last = torch.tensor([row[-1] for row in rows], device=network.device)
-    return [first, decode(network, cache, last, lengths)]
+    return [first, decode(network, DecodeAttention(network, cache), last, lengths)]
