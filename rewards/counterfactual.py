@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ppo.actor_critic import ActorCritic
-from ppo.buffer import microbatches, trim
+from ppo.buffer import align, microbatches, trim
 from ppo.config import Sampling
 from ppo.generation.sampling import filter_logits
 from ppo.logprobs import ban_early_eos, response_positions
@@ -68,8 +68,9 @@ class CounterfactualReference:
 
     def _part_logprobs(self, generation: Generation, forbidden: Tensor) -> Tensor:
         mask = generation.mask
-        features = self._backbone(generation.input_ids, generation.attention_mask)
-        rows = response_positions(features.before_logits, generation.prompt_length)[mask]
+        aligned = align(generation)
+        features = self._backbone(aligned.input_ids, aligned.attention_mask)
+        rows = response_positions(features.before_logits, aligned.prompt_lengths, mask.shape[1])[mask]
         is_early = mask.cumsum(dim=1)[mask] <= self.sampling.min_response_length
         tokens, banned = generation.tokens[mask], forbidden[mask]
         parts = []

@@ -147,3 +147,9 @@ def test_positions_start_where_the_model_counts_from(kind):
     mask = torch.tensor([[False, False, True, True, True, True, True, True]])
     assert torch.allclose(backbone.output_layer(backbone(padded, mask).before_logits)[:, 2:], own, atol=1e-5)
     assert context_length(model) == LIMIT
+    prompts = [[5, 6, 7], [8, 9, 10, 11, 12]]
+    generation = generate(model, prompts, Sampling(response_length=3, temperature=0, eos_ids=(0, 1)))
+    for prompt, mask, tokens in zip(prompts, generation.mask, generation.tokens, strict=True):
+        for token in tokens[mask].tolist():  # model.generate itself counts from 0
+            assert token == model(input_ids=torch.tensor([prompt])).logits[0, -1].argmax()
+            prompt.append(token)

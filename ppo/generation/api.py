@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from ..backbone import vocabulary_size
+from ..backbone import evaluation_mode, vocabulary_size
 from ..config import Sampling
 from ..types import Generation, ValueFn
 from .decoders import Unsupported, bind
@@ -112,15 +111,3 @@ def _metrics(work: Work, num_tokens: int, seconds: float, *, has_drafts: bool) -
         metrics["generate/draft_tokens"] = float(work.draft_tokens)
         metrics["generate/draft_acceptance"] = work.draft_acceptance
     return metrics
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Dropout off for a while; every module gets its own training flag back."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, is_training in flags:
-            module.training = is_training

@@ -57,6 +57,7 @@ class LastPosition:
         self._called: Any = inner.base_model if self._is_cut else inner
         parameters = inspect.signature(self._called.forward).parameters
         self._accepts_positions = "position_ids" in parameters
+        self._first_position = backbone.first_position
         self._keeps_last = "logits_to_keep" in parameters
         self.cache_name = next((name for name in _CACHE_NAMES if name in parameters), None)
 
@@ -66,7 +67,7 @@ class LastPosition:
         seen = mask[:, -ids.shape[1] :] if self.cache_name == "cache_params" else mask
         arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": seen.long(), "use_cache": use_cache}
         if self._accepts_positions:
-            arguments["position_ids"] = positions(mask)[:, -ids.shape[1] :]
+            arguments["position_ids"] = positions(mask)[:, -ids.shape[1] :] + self._first_position
         if cache is not None and self.cache_name is not None:
             arguments[self.cache_name] = cache
         if not self._is_cut:
