@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median_high
 from typing import Any
 
 import ppo
@@ -138,8 +139,8 @@ def load_run(options: Options, changes: Mapping[str, Any], processes: Processes)
         say(f"{study.num_left_out} passages of {options.data} are not used: see --num-forget and --num-holdout")
     if not study.group("forget"):
         raise ValueError(f"--data {options.data} has no passage in the group 'forget': there is nothing to unlearn")
-    longest = max(len(p.suffix) for p in study.group("forget"))
-    config = ppo.Config.from_dict({"response_length": longest, **changes})
+    usual = median_high(len(p.suffix) for p in study.group("forget"))
+    config = ppo.Config.from_dict({"response_length": usual, **changes})
     check_fits(study, context_length(loaded.model), config.response_length)
     device = next(loaded.model.parameters()).device
     encoder = BertScore.load(options.encoder, device=device) if options.encoder else None
