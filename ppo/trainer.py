@@ -24,18 +24,18 @@ from . import persistence
 from .actor_critic import ActorCritic, Evaluation, checkpointed_layers
 from .advantages import estimate_advantages, shape_rewards
 from .backbone import context_length, end_ids, vocabulary_size
-from .buffer import RolloutBuffer, microbatches, rows, trim, trim_rollout
+from .buffer import RolloutBuffer, microbatches, rows, trim_rollout
 from .config import Config
 from .distributed import Processes
-from .generation import generate
 from .interrupt import deferred_interrupts
 from .kl import estimate_kl, make_controller
 from .loading import load_model
 from .log import RunLog
 from .losses import explained_variance, ppo_loss
 from .optimizer import Optimizer
-from .prompts import Prompt, PromptStream, check_lengths, make_samples, read_prompts
+from .prompts import Prompt, PromptStream, check_lengths, read_prompts
 from .reference import freeze, make_reference, resolve_adapter
+from .responses import respond
 from .retain import RetainLoss, count_predictions, make_retain_loss
 from .scoring import Scorer
 from .sharding import gathered, shard
@@ -162,94 +162,27 @@ class Trainer:
 
     @torch.no_grad()
     def rollout(self) -> Rollout:
-        """Sample responses to the next prompts, score them, and work out what each token is worth.
-
-        Each of several processes samples and scores its own share; what is returned is the whole step, on all of them.
-        """
-        started = time.perf_counter()
-        prompts = self._next_prompts()
-        own = self.processes.share(len(prompts))
-        with self.processes.together(), gathered(self.actor):
-            generation = self._generate(prompts[own], range(own.start, own.stop))
-            samples = make_samples(prompts[own], generation, self.tokenizer)
-            generated = time.perf_counter()
-            answer = self.scorer.ask(samples)
-            scored = time.perf_counter()
-            generation = self._with_trunk(generation)
-            old_logprobs, old_values = self._old_statistics(generation)
-        ref_logprobs = self._ref_logprobs(generation, samples)
-        gather = self.processes.gather_rows
-        old_logprobs, old_values, ref_logprobs = gather(old_logprobs), gather(old_values), gather(ref_logprobs)
-        scores, per_token = gather(answer[0]), gather(answer[1])
-        if self.processes.count > 1:
-            generation = self.processes.gather_generation(generation)
-            samples = make_samples(prompts, generation, self.tokenizer)
+        """Sample responses to the next prompts, score them, and work out what each token is worth."""
+        answered = respond(self, self._next_prompts())
+        generation, old_logprobs, old_values = answered.generation, answered.old_logprobs, answered.old_values
         mask = generation.mask
-        token_rewards = self.scorer.shape(scores, per_token, generation)
+        token_rewards = self.scorer.shape(answered.scores, answered.token_rewards, generation)
         kl = torch.zeros_like(old_logprobs)
-        if ref_logprobs is not None:
-            kl = estimate_kl(old_logprobs, ref_logprobs, estimator=self.config.kl_estimator)
+        if answered.ref_logprobs is not None:
+            kl = estimate_kl(old_logprobs, answered.ref_logprobs, estimator=self.config.kl_estimator)
         kl_coef = self.kl_controller.coef if self.config.kl_as == "reward" else 0.0
         rewards = shape_rewards(token_rewards, kl, mask, kl_coef=kl_coef)
         rewards, advantages, returns = estimate_advantages(rewards, old_values, mask, self.config)
-        times = {
-            "time/rollout_s": generated - started,
-            "time/reward_s": scored - generated,
-            "time/reference_s": time.perf_counter() - scored,
-        }
         rollout = Rollout(
-            generation, samples, old_logprobs, old_values, ref_logprobs, scores.to(mask.device), kl, rewards,
-            advantages, returns,
+            generation, answered.samples, old_logprobs, old_values, answered.ref_logprobs,
+            answered.scores.to(mask.device), kl, rewards, advantages, returns,
         )  # fmt: skip
-        return replace(rollout, metrics=rollout_metrics(rollout, kl_coef=self.kl_controller.coef) | times)
+        return replace(rollout, metrics=rollout_metrics(rollout, kl_coef=self.kl_controller.coef) | answered.times)
 
     def _next_prompts(self) -> list[Prompt]:
         """Prompt-major: the samples of one prompt are adjacent."""
         indices = self.stream.take(self.config.prompts_per_step)
         return [self.prompts[i] for i in indices for _ in range(self.config.samples_per_prompt)]
-
-    def _generate(self, prompts: Sequence[Prompt], request_ids: Sequence[int]) -> Generation:
-        seed = int(torch.randint(2**62, (), generator=self.generator))
-        return generate(
-            self.model,
-            [prompt.ids for prompt in prompts],
-            self.sampling,
-            seed=seed,
-            request_ids=request_ids,
-            slots=self.config.rollout_slots,
-            value_fn=self.actor.value_fn,
-        )
-
-    def _ref_logprobs(self, generation: Generation, samples: list[Sample]) -> Tensor | None:
-        if self.reference is None:
-            return None
-        asked = self.actor if self.frozen is self.model else self.frozen
-        # In the policy's precision, or KL(reference, reference) would not be 0.
-        with self.processes.together(), gathered(asked), self._precision():
-            return self.reference.logprobs(generation, samples)
-
-    def _with_trunk(self, generation: Generation) -> Generation:
-        """With what the frozen blocks say, if there are any: no epoch and no reference needs to ask them again."""
-        if self.trunk is None:
-            return generation
-        with self._precision():
-            hidden = self.trunk.record(self.actor.backbone, generation, batch_tokens=self.config.reference_batch_tokens)
-        return replace(generation, trunk=hidden)
-
-    def _old_statistics(self, generation: Generation) -> tuple[Tensor, Tensor]:
-        """Log-probs and values of the policy before the update, from the sampler or from the training forward."""
-        zeros = torch.zeros_like(generation.logprobs)
-        is_whole = next(self.model.parameters()).dtype in (torch.float32, torch.float64)
-        is_sampler_exact = self.config.old_logprobs == "rollout" and self.config.autocast == "off" and is_whole
-        if is_sampler_exact and (generation.values is not None or not self.config.has_critic):
-            return generation.logprobs, generation.values if generation.values is not None else zeros
-        logprobs, values = zeros.clone(), zeros.clone()
-        for indices in self._microbatches(generation.attention_mask):
-            part = trim(generation.rows(indices))
-            evaluation = self._evaluate(part)
-            logprobs[indices, : part.mask.shape[1]] = evaluation.logprobs
-            values[indices, : part.mask.shape[1]] = evaluation.values
-        return (generation.logprobs if is_sampler_exact else logprobs), values
 
     # ------------------------------------------------------------------ one step, second half
 
@@ -295,7 +228,7 @@ class Trainer:
         totals: dict[str, float] = {}
         for indices, weight in self._own_microbatches(minibatch.generation.attention_mask):
             part = trim_rollout(rows(minibatch, indices))
-            new = self._evaluate(part.generation)
+            new = self.evaluate(part.generation)
             loss, statistics = ppo_loss(new, part, self.config, kl_coef=self.kl_controller.coef, num_tokens=num_tokens)
             (weight * loss).backward()  # type: ignore[no-untyped-call]
             for name, value in statistics.items():
@@ -311,15 +244,16 @@ class Trainer:
         total = 0.0
         for indices, weight in self._own_microbatches(mask):
             loss_of = partial(retain_loss, self.actor.backbone, ids[indices], mask[indices], num_tokens=num_tokens)
-            with self._precision():
+            with self.precision():
                 loss = self.actor.run(loss_of)
             (weight * self.config.retain_coef * loss).backward()  # type: ignore[no-untyped-call]
             total += weight * float(loss.detach())
         return total
 
-    def _evaluate(self, generation: Generation) -> Evaluation:
+    def evaluate(self, generation: Generation) -> Evaluation:
+        """The policy and the critic as they are, asked about responses in the precision of the training."""
         chunk_tokens = self.config.logprob_chunk_tokens
-        with self._precision():
+        with self.precision():
             return self.actor.run(
                 lambda: self.actor.evaluate(
                     generation,
@@ -329,7 +263,8 @@ class Trainer:
                 )
             )
 
-    def _precision(self) -> AbstractContextManager[Any]:
+    def precision(self) -> AbstractContextManager[Any]:
+        """The context that the model is called in: autocast, or nothing."""
         if self.config.autocast == "off":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)

@@ -1,0 +1,124 @@
+"""The first half of a rollout: responses to a step's prompts, and all that is asked about them before advantages.
+
+Each of several processes samples and scores its own share of the prompts, and asks the reference about it; what comes
+back is the whole step, on all of them. This module knows the order of the questions, nothing of what becomes of the
+answers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .buffer import microbatches, trim
+from .generation import generate
+from .prompts import Prompt, make_samples
+from .sharding import gathered
+from .types import Generation, Sample
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Responses:
+    """The responses to a step's prompts, prompt-major, and what was said about them.
+
+    ``scores`` [B] and ``token_rewards`` [B, T] (None for a reward of one score a sample) as the reward gave them;
+    ``old_logprobs``, ``old_values`` and ``ref_logprobs`` [B, T]; ``times`` in seconds.
+    """
+
+    generation: Generation
+    samples: list[Sample]
+    scores: Tensor
+    token_rewards: Tensor | None
+    old_logprobs: Tensor
+    old_values: Tensor
+    ref_logprobs: Tensor | None
+    times: dict[str, float]
+
+
+def respond(trainer: Trainer, prompts: Sequence[Prompt]) -> Responses:
+    """Sample, score, and ask policy, critic and reference, in this order."""
+    processes, started = trainer.processes, time.perf_counter()
+    own = processes.share(len(prompts))
+    with processes.together(), gathered(trainer.actor):
+        generation = _sample(trainer, prompts[own], range(own.start, own.stop))
+        samples = make_samples(prompts[own], generation, trainer.tokenizer)
+        sampled = time.perf_counter()
+        scores, token_rewards = trainer.scorer.ask(samples)
+        scored = time.perf_counter()
+        generation = _with_trunk(trainer, generation)
+        old_logprobs, old_values = _old_statistics(trainer, generation)
+    ref_logprobs = _ref_logprobs(trainer, generation, samples)
+    times = {
+        "time/rollout_s": sampled - started,
+        "time/reward_s": scored - sampled,
+        "time/reference_s": time.perf_counter() - scored,
+    }
+    if processes.count > 1:
+        generation = processes.gather_generation(generation)
+        samples = make_samples(prompts, generation, trainer.tokenizer)
+    return Responses(
+        generation,
+        samples,
+        processes.gather_rows(scores),
+        processes.gather_rows(token_rewards),
+        processes.gather_rows(old_logprobs),
+        processes.gather_rows(old_values),
+        processes.gather_rows(ref_logprobs),
+        times,
+    )
+
+
+def _sample(trainer: Trainer, prompts: Sequence[Prompt], request_ids: Sequence[int]) -> Generation:
+    seed = int(torch.randint(2**62, (), generator=trainer.generator))
+    return generate(
+        trainer.model,
+        [prompt.ids for prompt in prompts],
+        trainer.sampling,
+        seed=seed,
+        request_ids=request_ids,
+        slots=trainer.config.rollout_slots,
+        value_fn=trainer.actor.value_fn,
+    )
+
+
+def _with_trunk(trainer: Trainer, generation: Generation) -> Generation:
+    """With what the frozen blocks say, if there are any: no epoch and no reference needs to ask them again."""
+    if trainer.trunk is None:
+        return generation
+    budget = trainer.config.reference_batch_tokens
+    with trainer.precision():
+        hidden = trainer.trunk.record(trainer.actor.backbone, generation, batch_tokens=budget)
+    return replace(generation, trunk=hidden)
+
+
+def _old_statistics(trainer: Trainer, generation: Generation) -> tuple[Tensor, Tensor]:
+    """Log-probs and values of the policy before the update, from the sampler or from the training forward."""
+    config, zeros = trainer.config, torch.zeros_like(generation.logprobs)
+    is_whole = next(trainer.model.parameters()).dtype in (torch.float32, torch.float64)
+    is_sampler_exact = config.old_logprobs == "rollout" and config.autocast == "off" and is_whole
+    if is_sampler_exact and (generation.values is not None or not config.has_critic):
+        return generation.logprobs, generation.values if generation.values is not None else zeros
+    logprobs, values = zeros.clone(), zeros.clone()
+    for indices in microbatches(generation.attention_mask, size=config.microbatch, tokens=config.microbatch_tokens):
+        part = trim(generation.rows(indices))
+        evaluation = trainer.evaluate(part)
+        logprobs[indices, : part.mask.shape[1]] = evaluation.logprobs
+        values[indices, : part.mask.shape[1]] = evaluation.values
+    return (generation.logprobs if is_sampler_exact else logprobs), values
+
+
+def _ref_logprobs(trainer: Trainer, generation: Generation, samples: list[Sample]) -> Tensor | None:
+    if trainer.reference is None:
+        return None
+    asked = trainer.actor if trainer.frozen is trainer.model else trainer.frozen
+    # In the policy's precision, or KL(reference, reference) would not be 0.
+    with trainer.processes.together(), gathered(asked), trainer.precision():
+        return trainer.reference.logprobs(generation, samples)
