@@ -54,7 +54,7 @@ from ppo.backbone import context_length
 from ppo.checkpoint import list_checkpoints
 from ppo.distributed import OtherProcessError, Processes
 from ppo.log import read_jsonl
-from ppo.options import add_options, given_values
+from ppo.options import add_options
 from rewards import demem as rewards
 from rewards.combine import Reward
 
@@ -83,7 +83,8 @@ def train(run: Run, before: Evaluation) -> None:
 
     def is_done(_: Mapping[str, float]) -> bool:
         """Asked of the log, not of this process, so that a resumed run stops where an unbroken one does."""
-        looks = [row for row in read_jsonl(run.out / "metrics.jsonl") if "forget/exact" in row][-LOOKS:]
+        known = [row for row in read_jsonl(run.out / "metrics.jsonl") if row["step"] < trainer.step]  # the rest is lost
+        looks = [row for row in known if "forget/exact" in row][-LOOKS:]
         return len(looks) == LOOKS and all(is_forgotten(look, run.options.target_exact, floor) for look in looks)
 
     trainer = make_trainer(run, floor)
@@ -118,7 +119,8 @@ def make_trainer(run: Run, floor: float) -> ppo.Trainer:
     kept = run.processes.first(lambda: text_to_keep(run))
     more: dict[str, Any] = {"tokenizer": run.loaded.tokenizer, "retain": kept, "out": run.out}
     if run.options.resume and run.processes.first(lambda: has_checkpoint(run.out)):
-        return ppo.Trainer.resume(run.out, rows, reward, **more)
+        device = str(next(run.loaded.model.parameters()).device)
+        return ppo.Trainer.resume(run.out, rows, reward, device=device, **more)
     return ppo.Trainer(run.loaded.model, rows, reward, run.config, **more)
 
 
@@ -220,7 +222,7 @@ def attack_once(run: Run, *, is_known: bool) -> Evaluation:
 
 
 def run_attack(run: Run) -> None:
-    attack(run)
+    attack_once(run, is_known=run.options.resume)
     report(run.out)
 
 
@@ -231,6 +233,8 @@ def run_train(run: Run) -> None:
 def run_evaluate(run: Run) -> None:
     """Measure ``model/`` of the run and set it beside the attack."""
     before = read_before(run.out)
+    if not (run.out / "model" / "config.json").is_file():
+        raise ValueError(f"{run.out / 'model'} holds no model: run train there first")
     unlearned = load(run.out / "model").on(run.options.device)
     after = measure(replace(run, loaded=unlearned), "evaluate")
     write_results(run.out, run.meta(), before, after)
@@ -288,7 +292,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def execute(command: str, parsed: argparse.Namespace, processes: Processes) -> int:
     """Do it; what ends it early is told once, by the process that it happened to."""
-    out = Path(given_values(parsed, Options).get("out", Options.out))
+    out = Path(getattr(parsed, "out", Options.out))
     try:
         if command == "report":
             processes.first(lambda: report(out))

@@ -33,9 +33,9 @@ class Options:
     data: str = "lab"  # lab, a folder of challenge .npy files, a .csv or a .jsonl file
     data_split: str | None = None  # which of a folder's .npy files (none: the only one, or val)
     retain: tuple[str, ...] = ()  # text or .jsonl files to keep; none: Python's own documentation
-    num_forget: int = 32  # passages to unlearn, where the data names no groups
-    num_holdout: int = 32  # memorised passages that unlearning never sees; no 20-gram shared with the former
-    num_never: int = 0  # passages that the model was never trained on: they give the chance floor
+    num_forget: int | None = None  # passages to unlearn, where the data names no groups; none: 32
+    num_holdout: int | None = None  # memorised passages that unlearning never sees, sharing no 20-gram; none: 32
+    num_never: int | None = None  # passages that the model was never trained on, for the chance floor; none: 0
     out: str = "runs/demem"  # folder of the run
     preset: str = "default"  # default or paper
     encoder: str | None = None  # encoder of the paper's BERTScore, a hub id or folder; none: it takes BLEU
@@ -55,17 +55,20 @@ class Options:
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("num_forget", "num_holdout", "steps", "check_every", "memorise_epochs"):
-            require(getattr(self, name) >= 1, self, name, "must be at least 1")
+        for name in ("num_forget", "num_holdout", "steps", "check_every", "memorise_epochs", "windows"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, self, name, "must be at least 1")
         for name in ("num_own", "num_samples", "num_never", "fluency_weight"):
-            require(getattr(self, name) >= 0, self, name, "must be at least 0")
-        require(self.windows is None or self.windows >= 1, self, "windows", "must be at least 1")
+            value = getattr(self, name)
+            require(value is None or value >= 0, self, name, "must be at least 0")
         require(self.preset in PRESETS, self, "preset", f"must be one of {', '.join(PRESETS)}")
         require(
             self.encoder is None or self.preset == "paper", self, "encoder", "goes with --preset paper: ours takes BLEU"
         )
         require(0 <= self.fluency_low < self.fluency_high, self, "fluency_low", "must lie between 0 and fluency_high")
 
+
+OF_ATTACK = ("model", "data", "data_split", "retain", "num_forget", "num_holdout", "num_never", "num_samples")
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Ours. No KL penalty against the model that memorised, since it would defend every memorised token; a KL loss on
@@ -158,11 +161,14 @@ def read_options(command: str, parsed: argparse.Namespace) -> tuple[Options, dic
     saved = {} if is_new or not (out / "config.json").is_file() else read_settings(out)
     if not saved and (command == "evaluate" or is_resumed):
         raise ValueError(f"--out {out} holds no run to go on with: there is no config.json in it")
-    check_same(saved, given, given_config)
     if command == "train" and not is_resumed:
-        check_untrained(out)
+        check_untrained(out)  # the folder may hold an attack: data and evaluation are settled, the training is not
+        check_same(saved, {name: value for name, value in given.items() if name in OF_ATTACK}, {})
+    else:
+        check_same(saved, given, given_config)
     options = Options(**{**saved.get("options", {}), "resume": False, **given})
-    changes = {**(saved.get("config") or PRESETS[options.preset]), **given_config}
+    is_same_preset = options.preset == saved.get("options", {}).get("preset")
+    changes = {**(saved["config"] if is_same_preset else PRESETS[options.preset]), **given_config}
     ppo.Config.from_dict(changes)  # a wrong setting is found before a model is loaded
     check_folder(out, is_new=is_new or not saved)
     return options, changes

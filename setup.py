@@ -23,7 +23,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["ppo", "ppo.*"]),
     package_data={"ppo": ["py.typed"]},
-    install_requires=["torch>=2.6", "transformers>=5.0", "numpy>=1.26", "sacrebleu>=2.4", "tqdm>=4.66"],
+    install_requires=["torch>=2.13", "transformers>=5.0", "numpy>=1.26", "sacrebleu>=2.4", "tqdm>=4.66"],
     extras_require={
         "gguf": ["gguf>=0.10", "accelerate>=1.0"],
         "report": ["matplotlib>=3.8"],

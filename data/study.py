@@ -45,16 +45,16 @@ def load_study(
     *,
     split: str | None = None,
     retain: Sequence[str] = (),
-    num_forget: int = 32,
-    num_holdout: int = 32,
-    num_never: int = 0,
+    num_forget: int | None = None,
+    num_holdout: int | None = None,
+    num_never: int | None = None,
     seed: int = 0,
 ) -> Study:
     """The data of an experiment, from ``data`` ("lab", a folder of challenge .npy files, a .csv or .jsonl file).
 
     ``retain``: text or JSONL files; () is Python's documentation. ``num_forget``, ``num_holdout`` and ``num_never``
-    passages are drawn, by ``seed``, where the data names no groups; the first two do not depend on the third. Raises
-    ValueError that names file, place and remedy.
+    passages (None: 32, 32, 0) are drawn, by ``seed``, where the data names no groups; the first two do not depend on
+    the third. Raises ValueError that names file, place and remedy.
     """
     if retain:
         chunks = load_retain(retain, tokenizer, GENERAL_TOKENS)
@@ -66,8 +66,16 @@ def load_study(
     if unsaid and len(unsaid) < len(rows):
         raise ValueError(f"{data}: passage {unsaid[0]} names no group while others do; name it for all or for none")
     if not unsaid:
+        if (num_forget, num_holdout, num_never) != (None, None, None):
+            raise ValueError(f"{data} names the group of every passage: --num-forget and its like do not apply")
         return Study(rows, kept, held)
-    passages = draw_groups(rows, num_forget=num_forget, num_holdout=num_holdout, num_never=num_never, seed=seed)
+    passages = draw_groups(
+        rows,
+        num_forget=32 if num_forget is None else num_forget,
+        num_holdout=32 if num_holdout is None else num_holdout,
+        num_never=num_never or 0,
+        seed=seed,
+    )
     return Study(passages, kept, held, len(rows) - len(passages))
 
 

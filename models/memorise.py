@@ -56,7 +56,7 @@ def memorise(
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     backbone, device = Backbone(model), next(model.parameters()).device
     history: History = []
-    if checkpoint is not None and checkpoint.is_dir():
+    if checkpoint is not None and (checkpoint.is_dir() or checkpoint.with_name(checkpoint.name + ".old").is_dir()):
         history = restore(checkpoint, model, optimizer, generator)
         say(f"going on after epoch {len(history)}")
     model.eval()

@@ -99,6 +99,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 def link_or_copy(source: Path, target: Path) -> None:
     """A second name for a file that never changes; a copy where the file system has no hard links."""
+    target.unlink(missing_ok=True)  # it may be another name of the same file, which a copy would write into
     try:
         os.link(source, target)
     except OSError:

@@ -100,9 +100,7 @@ class Config:
     kl_horizon_sequences: int = 10_000
 
     # Reference: the model as it is at the start, unless the Trainer is given one
-    reference_adapter: Literal["auto", "off", "snapshot"] = (
-        "auto"  # of a model with one; "auto": off if it does nothing
-    )
+    reference_adapter: Literal["auto", "off", "snapshot"] = "auto"  # of a model with one; auto: off if it does nothing
     reference_dtype: Literal["same", "bfloat16"] = "same"  # of a frozen copy; bfloat16 halves its memory
     reference_batch_tokens: int = 8192  # padded prompt+response tokens that pass the reference at once
 
@@ -154,8 +152,8 @@ class Config:
     gradient_checkpointing: bool = False
     logprob_chunk_tokens: int = 1024  # tokens that pass the output layer at once
 
-    # Several processes (torchrun): "fsdp" splits weights, gradients and moments among them, "none" copies them
-    sharding: Literal["none", "fsdp"] = "none"
+    # Several processes (torchrun)
+    sharding: Literal["none", "fsdp"] = "none"  # "fsdp" splits weights, gradients and moments among them
 
     # Run
     seed: int = 0

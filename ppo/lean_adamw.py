@@ -102,7 +102,7 @@ class LeanAdamW:
 
 
 def round_into(target: Tensor, values: Tensor, bits: Tensor | None) -> None:
-    """Copy float32 ``values`` to ``target``; to bfloat16, up or down at random so that the mean is right.
+    """Copy ``values`` to ``target``; to bfloat16, up or down at random so that the mean is right.
 
     ``bits`` int32 [n], of which the lowest 16 are used: added to the 16 bits that bfloat16 cuts off, they carry over
     with just the chance that those bits stand for. Finite values and infinities only.
@@ -110,5 +110,5 @@ def round_into(target: Tensor, values: Tensor, bits: Tensor | None) -> None:
     if target.dtype != torch.bfloat16 or bits is None:
         target.copy_(values)
         return
-    whole = values.view(torch.int32)
+    whole = values.float().view(torch.int32)
     target.copy_(((whole + (bits & 0xFFFF)) & -0x10000).view(torch.float32))

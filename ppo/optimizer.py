@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from .config import Config
 from .lean_adamw import LeanAdamW
@@ -105,6 +106,8 @@ def _make_adam(groups: list[dict[str, Any]], config: Config) -> torch.optim.Adam
         raise ValueError("the model's weights are float16, in which steps vanish: load it in float32 or bfloat16")
     betas = (config.adam_beta1, config.adam_beta2)
     if torch.bfloat16 in dtypes or config.moment_dtype == "bfloat16":
+        if any(isinstance(parameter, DTensor) for group in groups for parameter in group["params"]):
+            raise ValueError("sharding='fsdp' needs float32 weights and moments; take autocast for speed")
         return LeanAdamW(
             groups,
             betas=betas,

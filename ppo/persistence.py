@@ -96,7 +96,7 @@ def save_numbered(trainer: Trainer) -> Path:
     return path
 
 
-def load(path: Path, model: nn.Module | None, tokenizer: Any | None) -> Snapshot:
+def load(path: Path, model: nn.Module | None, tokenizer: Any | None, device: str | None = None) -> Snapshot:
     """Read a checkpoint (or the newest of a folder) and the model in it. Raises ValueError that says what is wrong."""
     nested = path / "checkpoints"
     folder, state = read_state(nested if nested.is_dir() and not (path / "state.json").exists() else path)
@@ -112,7 +112,7 @@ def load(path: Path, model: nn.Module | None, tokenizer: Any | None) -> Snapshot
             dtype=getattr(torch, state["dtype"]),
             attn_implementation=state["attention"],
             use_safetensors=True,
-        ).to(_device(state["device"]))
+        ).to(_device(device or state["device"]))
     else:
         _load_exactly(model, _policy_tensors(folder / "model"))
     for name, parameter in model.named_parameters():
@@ -169,6 +169,8 @@ def _numbers(trainer: Trainer) -> dict[str, Any]:
 def _device(name: str) -> torch.device:
     """Where the model was; of several GPUs the one that this process has, where it is one of several processes."""
     saved = torch.device(name)
+    if saved.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"the checkpoint was made on {name}, and there is no GPU here: pass device='cpu'")
     return saved if Processes.current().count == 1 else torch.device(saved.type)
 
 

@@ -61,6 +61,8 @@ def respond(trainer: Trainer, prompts: Sequence[Prompt]) -> Responses:
         "time/reward_s": scored - sampled,
         "time/reference_s": time.perf_counter() - scored,
     }
+    if len(set(processes.gather(token_rewards is None))) > 1:
+        raise ValueError("the reward gave scores on one process and token rewards on another: always give one kind")
     if processes.count > 1:
         generation = processes.gather_generation(generation)
         samples = make_samples(prompts, generation, trainer.tokenizer)

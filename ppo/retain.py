@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .adapters import adapter_off
-from .backbone import Backbone
+from .backbone import Backbone, context_length, vocabulary_size
 from .config import Config
 from .prompts import read_prompts
 
@@ -102,17 +102,28 @@ def count_predictions(mask: Tensor) -> int:
 def make_retain_loss(
     texts: Sequence[Any] | None,
     tokenizer: Any | None,
+    model: nn.Module,
     frozen: nn.Module | None,
     config: Config,
     generator: torch.Generator,
 ) -> RetainLoss | None:
-    """The retain loss that a config asks for, or None. Raises ValueError when its texts are missing."""
+    """The retain loss that a config asks for, or None.
+
+    Raises ValueError when its texts are missing, or are of no use to ``model``: too long for it, or of other ids.
+    """
     if config.retain_coef == 0:
         return None
     if not texts:
         raise ValueError(f"retain_coef={config.retain_coef} needs texts: pass retain=[…] to the Trainer")
+    pieces = [text.ids for text in read_prompts(texts, tokenizer)]
+    length, context, vocab = config.retain_tokens, context_length(model), vocabulary_size(model)
+    longest = min(length, max(map(len, pieces)))
+    if context is not None and longest > context:
+        raise ValueError(f"Config.retain_tokens={length} exceeds the model's context of {context}: lower it")
+    if wrong := [token for piece in pieces for token in piece if not 0 <= token < vocab]:
+        raise ValueError(f"a retain text holds the id {wrong[0]}, which is none of the model's {vocab} tokens")
     return RetainLoss(
-        [text.ids for text in read_prompts(texts, tokenizer)],
+        pieces,
         kind=config.retain_loss,
         reference=frozen,
         num_sequences=config.retain_sequences,

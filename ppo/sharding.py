@@ -30,6 +30,12 @@ def shard(actor: ActorCritic, frozen: nn.Module | None) -> None:
     The shards lie on the GPUs where the group has them, wherever the model was before; all processes must hold the same
     model. Gradients come out summed, not averaged: the losses are divided by the tokens of all processes already.
     """
+    shared = {id(p) for p in actor.policy.parameters()} & {id(p) for p in (actor.critic or nn.Module()).parameters()}
+    if shared:
+        raise ValueError(
+            "sharding='fsdp' cannot split a critic that shares frozen weights with the policy: take value_head='linear'"
+            " or 'mlp', or train all weights"
+        )
     kind = "cuda" if "nccl" in str(dist.get_backend_config()) else "cpu"
     mesh = init_device_mesh(kind, (dist.get_world_size(),))
     for block in blocks(actor):

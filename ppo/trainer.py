@@ -108,7 +108,9 @@ class Trainer:
         self.step = 0
         self.frozen = freeze(self.model, self.config, has_own_reference=reference is not None)
         self.reference = make_reference(reference, self.frozen, self.sampling, self.config, self.trunk)
-        self.retain_loss = make_retain_loss(retain, self.tokenizer, self.frozen, self.config, self.generator)
+        self.retain_loss = make_retain_loss(
+            retain, self.tokenizer, self.model, self.frozen, self.config, self.generator
+        )
         if self.config.sharding == "fsdp" and self.processes.count > 1:
             shard(self.actor, self.frozen)
         self.optimizer = Optimizer(self.actor.trained_parameters(), self.actor.value_parameter_names(), self.config)
@@ -122,7 +124,8 @@ class Trainer:
     def train(
         self, steps: int, *, probe: Probe | None = None, stop_when: StopRule | None = None, progress: bool = True
     ) -> None:
-        """Run ``steps`` more steps. With ``out`` every step is logged, and saved every ``config.save_every_steps``.
+        """Run ``steps`` more steps. With ``out`` every step is logged, and saved every ``config.save_every_steps``
+        and at the end.
 
         Of several processes the first one writes, shows the bar and asks ``stop_when``; all of them call ``probe``,
         and the first one's numbers count.
@@ -135,7 +138,8 @@ class Trainer:
             folder = self.out if processes.is_first else None
             log = RunLog(folder, first_step=self.step, use_tensorboard=self._use_tensorboard)
         is_silent = not progress or not processes.is_first
-        bar = tqdm(range(self.step, self.step + steps), desc="PPO", unit="step", disable=is_silent)
+        end = self.step + steps
+        bar = tqdm(range(self.step, end), desc="PPO", unit="step", disable=is_silent)
         with deferred_interrupts() as interrupt:
             for step in bar:
                 rollout = self.rollout()
@@ -149,14 +153,19 @@ class Trainer:
                     log.samples(step, rollout)
                 bar.set_postfix(score=f"{metrics['score/mean']:.3f}", kl=f"{metrics['kl/per_sequence']:.2f}")
                 is_interrupted = processes.any(bool(interrupt))
-                if self.out is not None and (is_interrupted or _is_multiple(self.step, self.config.save_every_steps)):
+                is_over = stop_when is not None and processes.first(partial(stop_when, metrics))
+                if self.out is not None and (is_interrupted or self._is_to_be_saved(is_over or step == end - 1)):
                     self.save_numbered()
                 if is_interrupted:
                     if self.out is not None and processes.is_first:
                         tqdm.write(f"interrupted; go on with Trainer.resume({str(self.last_checkpoint)!r}, …)")
                     raise KeyboardInterrupt
-                if stop_when is not None and processes.first(partial(stop_when, metrics)):
+                if is_over:
                     break
+
+    def _is_to_be_saved(self, is_last: bool) -> bool:
+        every = self.config.save_every_steps
+        return every > 0 and (is_last or self.step % every == 0)
 
     # ------------------------------------------------------------------ one step, first half
 
@@ -315,6 +324,7 @@ class Trainer:
         reference: Reference | Callable[[Generation, Sequence[Sample]], Tensor] | None = None,
         retain: Sequence[Any] | None = None,
         out: str | Path | None = None,
+        device: str | None = None,
         use_tensorboard: bool = False,
     ) -> Trainer:
         """A trainer that goes on where :meth:`save` was called, to the same bits, given the same arguments as then.
@@ -323,7 +333,7 @@ class Trainer:
         needed only where the policy was no plain Hugging Face model (an adapter, say). Raises ValueError for a
         damaged checkpoint or for other prompts than those that were saved.
         """
-        snapshot = persistence.load(Path(path), model, tokenizer)
+        snapshot = persistence.load(Path(path), model, tokenizer, device)
         trainer = cls(
             snapshot.model,
             prompts,
@@ -346,7 +356,3 @@ class Trainer:
 
 def _exceeds(value: float, limit: float | None) -> bool:
     return limit is not None and value > limit
-
-
-def _is_multiple(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -53,9 +54,10 @@ def test_resume_from_a_run_folder_drops_what_came_after(tmp_path):
     torch.manual_seed(0)
     trainer = Trainer(tiny_gpt2(), PROMPTS, noisy, config, retain=RETAIN, out=tmp_path)
     trainer.train(7, progress=False)
-    assert [p.name for p in checkpoint.list_checkpoints(tmp_path / "checkpoints")] == ["step-000004", "step-000006"]
-    first, second = (tmp_path / "checkpoints" / n / "reference.safetensors" for n in ("step-000004", "step-000006"))
+    assert [p.name for p in checkpoint.list_checkpoints(tmp_path / "checkpoints")] == ["step-000006", "step-000007"]
+    first, second = (tmp_path / "checkpoints" / n / "reference.safetensors" for n in ("step-000006", "step-000007"))
     assert os.stat(first).st_ino == os.stat(second).st_ino
+    shutil.rmtree(tmp_path / "checkpoints" / "step-000007")  # as if it had been killed in step 6
     resumed = Trainer.resume(tmp_path, PROMPTS, noisy, retain=RETAIN, out=tmp_path)
     assert resumed.step == 6
     resumed.train(1, progress=False)
@@ -137,3 +139,11 @@ def test_ctrl_c_saves(tmp_path, capsys):
     assert resumed.step == 3  # the step that was running is finished
     assert torch.equal(everything(resumed), everything(trainer))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_name_replaces_what_stood_there(tmp_path):
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.write_text("one")
+    for _ in range(2):
+        checkpoint.link_or_copy(first, second)
+    assert second.read_text() == "one"

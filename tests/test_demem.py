@@ -33,6 +33,8 @@ def fails(capsys, *arguments):
         (["--minibatch", "7"], "Config.minibatch=7 must divide"),
         (["--learning-rate", "fast"], "--learning-rate takes FLOAT, not 'fast'"),
         (["--steps", "0"], "Options.steps=0 must be at least 1"),
+        (["--num-forget", "abc"], "--num-forget takes INT"),
+        (["--num-forget", "8"], "lab names the group of every passage"),
         (["--encoder", "some/encoder"], "Options.encoder='some/encoder' goes with --preset paper"),
         (["--fluency-low", "7"], "Options.fluency_low=7.0 must lie between 0 and fluency_high"),
         (["--preset", "best"], "Options.preset='best' must be one of default, paper"),

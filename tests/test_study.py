@@ -38,8 +38,10 @@ def test_rows_without_groups_are_parted(tmp_path, letters):
 @pytest.mark.parametrize("group", ["keep", "forget"])
 def test_groups_in_the_data_are_kept(tmp_path, letters, group):
     data = write_rows(tmp_path / "rows.jsonl", 3, group=group)
-    study = load_study(data, letters, 128, num_forget=1, num_holdout=1)
+    study = load_study(data, letters, 128)
     assert (len(study.group(group)), study.num_left_out) == (3, 0)
+    with pytest.raises(ValueError, match="names the group of every passage"):
+        load_study(data, letters, 128, num_forget=1)
 
 
 def test_groups_are_named_by_all_rows_or_by_none(tmp_path, letters):

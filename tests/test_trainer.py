@@ -259,3 +259,17 @@ def test_bfloat16_autocast_and_a_frozen_trunk():
 
 def test_public_names_exist():
     assert all(hasattr(ppo, name) for name in ppo.__all__)
+
+
+def test_a_training_that_stops_early_leaves_its_last_step_as_a_checkpoint(tmp_path):
+    trainer = make(SMALL.replace(save_every_steps=2), out=tmp_path)
+    trainer.train(9, stop_when=lambda metrics: trainer.step == 3, progress=False)
+    assert Trainer.resume(tmp_path, PROMPTS, id_mean).step == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [([2] * 60, "exceeds the model's context of 48"), ([2, 99], "holds the id 99")]
+)
+def test_retain_texts_that_the_model_cannot_read_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        make(SMALL.replace(retain_coef=1.0, retain_tokens=64), retain=[text])
