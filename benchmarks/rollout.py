@@ -9,6 +9,8 @@ shown. The limit is the time of the decoder's matrix products alone, on the same
 between; prefill is part of everything. ``random:lab`` and ``random:smollm2`` are untrained models of that shape: speed
 does not depend on weights. With ``--mean-length`` responses end at random (untrained models only: a share of the
 vocabulary counts as EOS, so that lengths are geometric), and more requests than ``--batch`` show what scheduling does.
+
+Peak memory counts pages that the process had not touched before: only that of the first ``--batch`` tells the need.
 """
 
 from __future__ import annotations
