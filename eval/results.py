@@ -84,15 +84,26 @@ def read_results(folder: Path) -> dict[str, Any]:
     path = folder / "evaluation.json"
     if not path.is_file():
         raise ValueError(f"{path} does not exist: run the attack there first")
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    try:
+        results = dict(json.loads(path.read_text(encoding="utf-8")))
+        for name in ("meta", "before"):
+            dict(results[name])
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}") from error
+    return results
 
 
 def read_before(folder: Path) -> Evaluation:
     """The evaluation before unlearning, with its records."""
     head = ("id", "group", "kind", "repeats", "prompt", "truth")
     before = read_results(folder)["before"]
-    records = [{**{name: p[name] for name in head}, **p["before"]} for p in read_jsonl(folder / "passages.jsonl")]
-    return Evaluation.from_dict(before, records)
+    try:
+        records = [{**{name: p[name] for name in head}, **p["before"]} for p in read_jsonl(folder / "passages.jsonl")]
+        return Evaluation.from_dict(before, records)
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder} holds a damaged evaluation: {error!r} in passages.jsonl or evaluation.json"
+        ) from error
 
 
 def summarise(before: Evaluation, after: Evaluation | None) -> dict[str, Any]:

@@ -38,18 +38,22 @@ class Evaluation:
 
 
 class ValueHead(nn.Module):
-    """Hidden states [..., H] to values [...], in float32. Starts at 0, so that the first advantages are the rewards."""
+    """Hidden states [..., H] to values [...], in float32. Starts at 0, so that the first advantages are the rewards.
 
-    def __init__(self, hidden_size: int, kind: Literal["linear", "mlp"]) -> None:
+    ``seed``: of the first layer of "mlp", uniform within ±1/√H.
+    """
+
+    def __init__(self, hidden_size: int, kind: Literal["linear", "mlp"], *, seed: int = 0) -> None:
         super().__init__()
         last = nn.Linear(hidden_size, 1)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.layers = (
-            nn.Sequential(nn.Linear(hidden_size, hidden_size), nn.Tanh(), last)
-            if kind == "mlp"
-            else nn.Sequential(last)
-        )
+        self.layers = nn.Sequential(last)
+        if kind == "mlp":
+            first, generator = nn.Linear(hidden_size, hidden_size), torch.Generator().manual_seed(seed)
+            for parameter in first.parameters():
+                nn.init.uniform_(parameter, -(hidden_size**-0.5), hidden_size**-0.5, generator=generator)
+            self.layers = nn.Sequential(first, nn.Tanh(), last)
 
     def forward(self, hidden: Tensor) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
@@ -62,7 +66,8 @@ class ActorCritic(nn.Module):
 
     ``policy`` is trained in place. ``value_head``: "linear", "mlp", "critic" or None. ``is_head_detached`` keeps the
     value loss out of the policy's trunk (it is always out with a separate critic). ``trunk``: the frozen blocks that
-    are skipped where a generation brings their output along. A separate critic shares what is frozen with the policy.
+    are skipped where a generation brings their output along. ``seed``: of the value head. A separate critic shares what
+    is frozen with the policy.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class ActorCritic(nn.Module):
         value_head: Literal["linear", "mlp", "critic"] | None = "linear",
         is_head_detached: bool = False,
         trunk: Trunk | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.backbone = Backbone(policy)
@@ -83,7 +89,8 @@ class ActorCritic(nn.Module):
         self.value_head: ValueHead | None = None
         if value_head is not None:
             kind: Literal["linear", "mlp"] = "mlp" if value_head == "mlp" else "linear"
-            self.value_head = ValueHead(self.backbone.hidden_size, kind).to(next(policy.parameters()).device)
+            head = ValueHead(self.backbone.hidden_size, kind, seed=seed)
+            self.value_head = head.to(next(policy.parameters()).device)
         self.eval()
 
     @property

@@ -94,6 +94,7 @@ class Trainer:
             value_head=self.config.value_head if self.config.has_critic else None,
             is_head_detached=self.config.detach_value_head,
             trunk=self.trunk,
+            seed=self.config.seed,
         )
         self.processes.copy_first(self.actor)
         self.sampling = replace(self.config.sampling(), eos_ids=end_ids(self.model))
@@ -309,7 +310,10 @@ class Trainer:
         return self.last_checkpoint
 
     def save_model(self, path: str | Path) -> None:
-        """Write the policy alone, a plain Hugging Face folder, also where its weights are split among processes."""
+        """Write the policy alone, also where its weights are split among processes.
+
+        A plain Hugging Face folder; for a model with an adapter, its weights by name (merge it first for a plain one).
+        """
         persistence.save_model(self, Path(path))
 
     @classmethod

@@ -161,3 +161,12 @@ def test_a_model_without_an_output_layer_is_refused():
         Backbone(tiny_gpt2().transformer)
     with pytest.raises(ValueError, match="Linear is no causal LM"):
         Backbone(nn.Linear(2, 2))
+
+
+def test_the_value_head_comes_from_its_own_seed():
+    def first_layer(seed):
+        torch.rand(seed + 3)  # the global generator has no say
+        return ActorCritic(tiny_gpt2(), value_head="mlp", seed=seed).value_head.layers[0].weight
+
+    assert torch.equal(first_layer(1), first_layer(1))
+    assert not torch.equal(first_layer(1), first_layer(2))

@@ -76,6 +76,14 @@ def test_a_run_goes_on_with_its_own_settings(tmp_path, capsys):
     assert "--model 'x' is not this run's 'lab'" in fails(capsys, "train", "--model", "x", "--out", str(tmp_path))
 
 
+def test_a_damaged_folder_is_named(tmp_path, capsys):
+    config = demem.ppo.Config(**PRESETS["default"])
+    demem.write_json(tmp_path / "config.json", {"options": {"model": "lab"}, "config": config.to_dict()})
+    demem.write_json(tmp_path / "evaluation.json", {"meta": {}})
+    (tmp_path / "passages.jsonl").write_text("{}\n")
+    assert "evaluation.json is damaged: KeyError('before')" in fails(capsys, "report", "--out", str(tmp_path))
+
+
 def test_an_unknown_option_is_argparse_s(tmp_path, capsys):
     with pytest.raises(SystemExit) as error:
         demem.main(["run", "--lerning-rate", "1"])
