@@ -118,19 +118,18 @@ def make_trainer(run: Run, floor: float) -> ppo.Trainer:
     reward = make_reward(run, floor)
     kept = run.processes.first(lambda: text_to_keep(run))
     more: dict[str, Any] = {"tokenizer": run.loaded.tokenizer, "retain": kept, "out": run.out}
-    if run.options.resume and run.processes.first(lambda: has_checkpoint(run.out)):
+    if run.options.resume and run.processes.first(lambda: bool(list_checkpoints(run.out / "checkpoints"))):
         device = str(next(run.loaded.model.parameters()).device)
         return ppo.Trainer.resume(run.out, rows, reward, device=device, **more)
+    if run.options.resume:  # killed before its first checkpoint: it starts again from nothing
+        run.processes.first(lambda: forget_training(run.out))
     return ppo.Trainer(run.loaded.model, rows, reward, run.config, **more)
 
 
-def has_checkpoint(out: Path) -> bool:
-    """Whether there is one to go on from; if not, the run was killed before its first and starts again from nothing."""
-    if list_checkpoints(out / "checkpoints"):
-        return True
+def forget_training(out: Path) -> None:
+    """Delete the log of a training that left no checkpoint."""
     for name in ("metrics.jsonl", "samples.jsonl"):
         (out / name).unlink(missing_ok=True)
-    return False
 
 
 def make_reward(run: Run, floor: float) -> Reward:
@@ -336,7 +335,11 @@ def parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
     names = (*COMMANDS, "report")
     parser.add_argument("command", nargs="?", choices=names, default="run", help="what to do (default: run)")
     add_options(parser, Options, title="the experiment")
-    add_options(parser, ppo.Config, title="PPO (defaults here are ppo.Config's; the preset changes some)")
+    add_options(
+        parser,
+        ppo.Config,
+        title="PPO (defaults here are ppo.Config's; presets change some; responses are as long as the usual suffix)",
+    )
     parsed = parser.parse_args(arguments)
     return parsed.command, parsed
 

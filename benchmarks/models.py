@@ -8,6 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from models.load import load
+from ppo.backbone import vocabulary_size
 
 SHAPES = {
     "random:smollm2": {
@@ -37,3 +38,9 @@ def make_model(name: str, dtype: torch.dtype = torch.float32, **changes: int) ->
         return load(name, dtype=dtype).model
     torch.manual_seed(0)
     return LlamaForCausalLM(llama_config(name, **changes)).to(dtype).eval()
+
+
+def random_prompts(model: Any, count: int, length: int) -> list[list[int]]:
+    """``count`` prompts of ``length`` random token ids of the model, from seed 0."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(1, vocabulary_size(model), (count, length), generator=generator).tolist()

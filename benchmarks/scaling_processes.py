@@ -23,8 +23,8 @@ import torch
 
 import ppo
 from benchmarks.machine import write_json
+from benchmarks.models import random_prompts
 from models.load import load
-from ppo.backbone import vocabulary_size
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("rollout", "reference", "update")
@@ -100,8 +100,7 @@ def work(options: argparse.Namespace) -> None:
 def make_trainer(options: argparse.Namespace) -> ppo.Trainer:
     """Random prompts, responses of full length, and a reward that costs nothing."""
     model = load(options.model).model
-    generator = torch.Generator().manual_seed(0)
-    prompts = torch.randint(1, vocabulary_size(model), (options.prompts, options.prompt_length), generator=generator)
+    prompts = random_prompts(model, options.prompts, options.prompt_length)
     config = ppo.Config(
         prompts_per_step=options.prompts,
         response_length=options.response_length,
@@ -110,7 +109,7 @@ def make_trainer(options: argparse.Namespace) -> ppo.Trainer:
         minibatch=options.minibatch or options.prompts,
         sharding=options.sharding,
     )
-    return ppo.Trainer(model, prompts.tolist(), lambda samples: [float(len(s.ids)) for s in samples], config)
+    return ppo.Trainer(model, prompts, lambda samples: [float(len(s.ids)) for s in samples], config)
 
 
 def take_step(trainer: ppo.Trainer) -> dict[str, float]:

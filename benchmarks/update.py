@@ -33,10 +33,10 @@ import torch.nn.functional as F
 
 import ppo
 from benchmarks.machine import peak_memory_bytes, write_json
-from benchmarks.models import make_model
+from benchmarks.models import make_model, random_prompts
 from eval.provenance import provenance
 from models.lora import LoraConfig, add_lora
-from ppo.backbone import Backbone, blocks, vocabulary_size
+from ppo.backbone import Backbone, blocks
 from ppo.buffer import align
 from ppo.logprobs import response_positions
 from ppo.types import Rollout
@@ -137,8 +137,7 @@ def make_trainer(options: argparse.Namespace) -> ppo.Trainer:
     model = make_model(options.model, torch.bfloat16 if options.variant == "pure-bf16" else torch.float32)
     if options.variant.startswith("lora"):
         add_lora(model, LoraConfig(lora_targets(model), rank=options.lora_rank))
-    generator = torch.Generator().manual_seed(0)
-    prompts = torch.randint(1, vocabulary_size(model), (options.prompts, options.prompt_length), generator=generator)
+    prompts = random_prompts(model, options.prompts, options.prompt_length)
     config = ppo.Config(
         prompts_per_step=options.prompts,
         response_length=options.response_length,
@@ -147,7 +146,7 @@ def make_trainer(options: argparse.Namespace) -> ppo.Trainer:
         minibatch=options.prompts,
         microbatch=options.microbatch,
     ).replace(**VARIANTS[options.variant])
-    return ppo.Trainer(model, prompts.tolist(), lambda samples: [float(sum(s.ids) % 7) for s in samples], config)
+    return ppo.Trainer(model, prompts, lambda samples: [float(sum(s.ids) % 7) for s in samples], config)
 
 
 def lora_targets(model: Any) -> tuple[str, ...]:

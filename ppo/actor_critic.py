@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .adapters import copy_trained
-from .backbone import Backbone, blocks
+from .backbone import Backbone, blocks, swapped_forwards
 from .buffer import Aligned, align
 from .config import Sampling
 from .logprobs import response_positions, token_logprobs
@@ -160,14 +160,5 @@ def checkpointed_layers(model: nn.Module) -> Iterator[int]:
     wrapped for the time of the context, and given back afterwards.
     """
     layers = blocks(model)
-    own_forwards = [vars(layer).get("forward") for layer in layers]
-    for layer in layers:
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-    try:
+    with swapped_forwards(layers, lambda forward: partial(checkpoint, forward, use_reentrant=False)):
         yield len(layers)
-    finally:
-        for layer, own_forward in zip(layers, own_forwards, strict=True):
-            if own_forward is None:
-                del layer.forward  # the class's own method shows again
-            else:
-                layer.forward = own_forward

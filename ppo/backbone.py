@@ -10,7 +10,7 @@ This module knows nothing about sampling, losses or value functions.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -134,6 +134,22 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, is_training in flags:
             module.training = is_training
+
+
+@contextmanager
+def swapped_forwards(modules: Sequence[nn.Module], make: Callable[[Any], Callable[..., Any]]) -> Iterator[None]:
+    """Within the context every module's forward is ``make`` of the one that it had; afterwards it is its own again."""
+    own = [vars(module).get("forward") for module in modules]
+    for module in modules:
+        module.forward = make(module.forward)
+    try:
+        yield
+    finally:
+        for module, own_forward in zip(modules, own, strict=True):
+            if own_forward is None:
+                del module.forward  # the class's own method shows again
+            else:
+                module.forward = own_forward
 
 
 def causal_lm(model: nn.Module) -> Any:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .adapters import has_adapter
-from .backbone import Backbone, blocks, causal_lm, evaluation_mode, probe_ids
+from .backbone import Backbone, blocks, causal_lm, evaluation_mode, probe_ids, swapped_forwards
 from .buffer import align, microbatches
 from .types import Generation
 
@@ -49,7 +49,7 @@ class Trunk:
         frozen = blocks(causal_lm(model))[: self.depth]
         hidden = hidden.to(next(frozen[0].parameters()).dtype)
         result = (hidden,) if self.is_tuple else hidden
-        with _swapped_forward(frozen, lambda *_, **__: result):
+        with swapped_forwards(frozen, lambda _: lambda *_, **__: result):
             yield
 
 
@@ -109,18 +109,3 @@ def _output_of(block: nn.Module, run: Any) -> Tensor:
 def _hidden(output: Any) -> Tensor:
     hidden: Tensor = output[0] if isinstance(output, tuple) else output
     return hidden
-
-
-@contextmanager
-def _swapped_forward(modules: list[Any], forward: Any) -> Iterator[None]:
-    own = [vars(module).get("forward") for module in modules]
-    for module in modules:
-        module.forward = forward
-    try:
-        yield
-    finally:
-        for module, own_forward in zip(modules, own, strict=True):
-            if own_forward is None:
-                del module.forward  # the class's own method shows again
-            else:
-                module.forward = own_forward
