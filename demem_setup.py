@@ -43,7 +43,7 @@ class Options:
     fluency_low: float = 0.5  # nats per token under the original model; below lie loops and memorised text
     fluency_high: float = 6.0  # nats per token under the original model; above lies gibberish
     windows: int | None = None  # places of a passage to train on, half a suffix apart; none: 2 (paper: 1, the suffix)
-    steps: int = 40  # PPO steps at most
+    steps: int = 60  # PPO steps at most
     check_every: int = 2  # steps between two looks at the forget set
     target_exact: float = 0.05  # share of the forget set that may still be extractable at the end
     bleu_floor: float | None = None  # BLEU that a model reaches by chance; none: measured on never-trained passages
@@ -75,7 +75,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # text to keep instead. Every token gets the BLEU that it adds, and the reward ends at the chance floor.
     "default": {
         "prompts_per_step": 64, "minibatch": 32, "epochs": 2, "learning_rate": 2e-4, "kl_coef": 0.0,
-        "retain_coef": 4.0, "retain_loss": "kl", "retain_sequences": 12, "retain_tokens": 152,
+        "retain_coef": 2.5, "retain_loss": "kl", "retain_sequences": 12, "retain_tokens": 152,
         "detach_value_head": True, "value_learning_rate": 1e-3, "value_clip": None, "gae_lambda": 0.9,
         "save_every_steps": 10,
     },
@@ -144,6 +144,9 @@ def load_run(options: Options, changes: Mapping[str, Any], processes: Processes)
         raise ValueError(f"--data {options.data} has no passage in the group 'forget': there is nothing to unlearn")
     usual = median_high(len(p.suffix) for p in study.group("forget"))
     config = ppo.Config.from_dict({"response_length": usual, **changes})
+    if options.preset == "default" and "min_response_length" not in changes:
+        # Else it learns to end early: of a short text little is right, and nothing is wrong.
+        config = config.replace(min_response_length=config.response_length)
     check_fits(study, context_length(loaded.model), config.response_length)
     device = next(loaded.model.parameters()).device
     encoder = BertScore.load(options.encoder, device=device) if options.encoder else None

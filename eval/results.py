@@ -111,7 +111,16 @@ def summarise(before: Evaluation, after: Evaluation | None) -> dict[str, Any]:
     wanted = [
         name
         for group in ("forget", "forget_holdout", "keep", "never")
-        for quantity in ("exact", "exact_sampled", "n_bleu", "bleu", "ma_suffix", "empty", "distinct_2_ratio")
+        for quantity in (
+            "exact",
+            "exact_sampled",
+            "n_bleu",
+            "bleu",
+            "ma_suffix",
+            "empty",
+            "length_ratio",
+            "distinct_2_ratio",
+        )
         if (name := f"{group}/{quantity}") in before.summary and (after is None or name in after.summary)
     ]
     if "holdout/perplexity" in before.summary and (after is None or "holdout/perplexity" in after.summary):

@@ -89,7 +89,10 @@ GLOBAL_ROWS = (
     Row("membership/min_k_plus_plus_advantage", "Membership |AUC - 0.5|, min-k %++", "number", "Membership"),
     Row("membership/loss_tpr", "Members found at 1 % FPR, loss", "share", "Membership"),
 )
-SHORT = ("exact", "exact_long", "exact_sampled", "approximate", "bleu", "true_token_p", "empty", "distinct_2_ratio")
+SHORT = (
+    "exact", "exact_long", "exact_sampled", "approximate", "bleu", "true_token_p", "empty", "length_ratio",
+    "distinct_2_ratio",
+)  # fmt: skip
 
 
 def groups_of(summary: Mapping[str, float]) -> list[str]:
