@@ -143,7 +143,7 @@ class ActorCritic(nn.Module):
 
     def _head(self, hidden: Tensor, generation: Generation) -> Tensor:
         if self.value_head is None:
-            return torch.zeros(generation.mask.shape, device=generation.mask.device)
+            return torch.zeros(generation.mask.shape, dtype=statistics_dtype(hidden.dtype), device=hidden.device)
         return torch.where(generation.mask, self.value_head(hidden), 0.0)
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:

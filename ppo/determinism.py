@@ -9,12 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
-
-if TYPE_CHECKING:
-    from .trainer import Trainer
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -45,12 +42,12 @@ def deterministic_algorithms(is_on: bool) -> Iterator[None]:
 
 
 def reproducible(
-    method: Callable[Concatenate[Trainer, Arguments], Result],
-) -> Callable[Concatenate[Trainer, Arguments], Result]:
+    method: Callable[Concatenate[Any, Arguments], Result],
+) -> Callable[Concatenate[Any, Arguments], Result]:
     """A method of the trainer that runs under :func:`deterministic_algorithms` where its config says so."""
 
     @wraps(method)
-    def run(trainer: Trainer, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+    def run(trainer: Any, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         with deterministic_algorithms(trainer.config.deterministic):
             return method(trainer, *args, **kwargs)
 

@@ -82,9 +82,10 @@ def value_loss(
     error = (values - returns) ** 2
     clip_fraction = torch.zeros((), device=values.device)
     if clip is not None:
-        clipped_values = old_values + torch.clamp(values - old_values, -clip, clip)
-        clipped_error = (clipped_values - returns) ** 2
-        clip_fraction = ((clipped_error > error) * mask).sum() / num_tokens
+        moved = values - old_values
+        clipped_error = (old_values + torch.clamp(moved, -clip, clip) - returns) ** 2
+        # Within the clip the two errors differ by rounding alone.
+        clip_fraction = ((clipped_error > error) * (moved.abs() > clip) * mask).sum() / num_tokens
         error = torch.maximum(error, clipped_error)
     return 0.5 * (error * mask).sum() / num_tokens, {"clip_fraction": clip_fraction.detach()}
 

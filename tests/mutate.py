@@ -55,6 +55,9 @@ _NAMES = {
 }  # fmt: skip
 
 
+_DIMENSION_FIRST = {"gather", "scatter_", "scatter_add_", "squeeze", "unsqueeze", "flatten", "flip"}
+
+
 @dataclass(frozen=True)
 class Mutant:
     """One change of one node, the ``index``-th that a walk over the module finds; ``line`` and texts for people."""
@@ -110,10 +113,18 @@ def places(tree: ast.Module) -> Iterator[tuple[ast.AST, str, int | None, ast.AST
             for place, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
                 if not isinstance(child, ast.AST) or isinstance(child, ast.Raise | ast.JoinedStr):
                     continue
-                if isinstance(child, ast.keyword) and child.arg in ("dim", "keepdim", "strict"):
+                if is_dimension(parent, name, place):
                     continue
                 yield parent, name, place, child
                 stack.append(child)
+
+
+def is_dimension(parent: ast.AST, name: str, place: int | None) -> bool:
+    """Whether a node says which dimension of a tensor is meant."""
+    if isinstance(parent, ast.keyword):
+        return parent.arg in ("dim", "keepdim")
+    is_method = isinstance(parent, ast.Call) and isinstance(parent.func, ast.Attribute)
+    return is_method and name == "args" and place == 0 and parent.func.attr in _DIMENSION_FIRST
 
 
 def mutants_of(module: str) -> Iterator[tuple[Mutant, str]]:
@@ -218,7 +229,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, log.open("a", encoding="utf-8") as results:
         tree = Path(folder) / "tree"
         copy_tree(tree)
-        for module in arguments.module or TARGETS:
+        modules = arguments.module or list(TARGETS)
+        tests = sorted({test for module in modules for test in TARGETS[module]})
+        if (failed := run_tests(tree, tests, tree.parent / "log")) != "lived":
+            raise SystemExit(f"there is no mutant yet, and {failed} fails")
+        for module in modules:
             _run_module(module, tree, done, arguments, results, deadline)
     print(write_table(arguments.out))
 

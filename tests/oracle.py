@@ -255,10 +255,11 @@ class Oracle:
                 old = SimpleNamespace(**{name: numbers[b][t] for name, numbers in vars(r).items()})
                 loss, numbers = self.token_loss(logprobs[t], entropies[t], values[t], old)
                 total = total + loss / n
-                sums = {name: sums.get(name, 0.0) + float(x) / n for name, x in numbers.items()}
+                for name, x in numbers.items():
+                    sums[name] = sums.get(name, 0.0) + float(x.detach() if isinstance(x, torch.Tensor) else x) / n
         if c.retain_coef > 0:
             retain = self.retain_loss()
-            total, sums["retain/loss"] = total + c.retain_coef * retain, float(retain)
+            total, sums["retain/loss"] = total + c.retain_coef * retain, float(retain.detach())
         total.backward()
         return sums
 
@@ -267,20 +268,21 @@ class Oracle:
         c = self.config
         log_ratio = logprob - old.old_logprobs
         ratio, a = log_ratio.exp(), old.advantages
-        is_cut = float(ratio) > 1 + c.policy_clip if a > 0 else a < 0 and float(ratio) < 1 - c.policy_clip
-        policy = torch.tensor(-a * (1 + math.copysign(c.policy_clip, a)), dtype=torch.float64) if is_cut else -a * ratio
+        r = float(ratio.detach())
+        is_cut = r > 1 + c.policy_clip if a > 0 else a < 0 and r < 1 - c.policy_clip
+        policy = 0 * ratio - a * (1 + math.copysign(c.policy_clip, a)) if is_cut else -a * ratio
         numbers = {
             "policy/loss": policy, "policy/entropy": entropy, "policy/ratio": ratio, "policy/clip_fraction": is_cut,
-            "policy/approx_kl": ratio - 1 - log_ratio, "policy/log_ratio": abs(float(log_ratio)),
+            "policy/approx_kl": ratio - 1 - log_ratio, "policy/log_ratio": abs(float(log_ratio.detach())),
         }  # fmt: skip
         loss = policy - c.entropy_coef * entropy
         if self.head:
             error, is_value_cut = (value - old.returns) ** 2 / 2, False
-            if c.value_clip is not None and abs(float(value) - old.old_values) > c.value_clip:
-                edge = old.old_values + math.copysign(c.value_clip, float(value) - old.old_values)
-                clipped = (edge - old.returns) ** 2 / 2
-                if clipped > float(error):
-                    error, is_value_cut = torch.tensor(clipped, dtype=torch.float64), True
+            moved = float(value.detach()) - old.old_values
+            if c.value_clip is not None and abs(moved) > c.value_clip:
+                clipped = (old.old_values + math.copysign(c.value_clip, moved) - old.returns) ** 2 / 2
+                if clipped > float(error.detach()):
+                    error, is_value_cut = 0 * error + clipped, True  # a gradient of 0 is one: Adam moves on
             loss = loss + c.value_coef * error
             numbers |= {"value/loss": error, "value/clip_fraction": is_value_cut}
         if c.kl_as == "loss" and self.reference is not None and c.kl_coef > 0:

@@ -62,7 +62,8 @@ CASES = {
     "retain_lm": {"retain_coef": 0.5, "retain_sequences": 3, "retain_tokens": 4},
     "retain_kl": {"retain_coef": 0.5, "retain_loss": "kl", "retain_sequences": 2, "retain_tokens": 5},
     "retain_kl_without_kl": {"retain_coef": 2.0, "retain_loss": "kl", "kl_coef": 0.0},
-    "warm_up": {"schedule": "linear", "warmup_steps": 1, "total_steps": 3},
+    "warm_up": {"warmup_steps": 2},
+    "linear": {"schedule": "linear", "total_steps": 3},
     "cosine": {"schedule": "cosine", "total_steps": 3},
     "adam": {"adam_beta1": 0.7, "adam_beta2": 0.9, "adam_eps": 1e-8, "weight_decay": 0.1},
     "tensorflow": {"adam_eps_style": "tensorflow"},
@@ -171,7 +172,7 @@ def two_steps(name, dtype):
         trained = trainer.actor.trained_parameters()
         assert trained.keys() == oracle.parameters().keys()
         for parameter, weights in oracle.parameters().items():
-            pairs[f"{step} {parameter}"] = trained[parameter].detach().double(), weights.detach()
+            pairs[f"{step} {parameter}"] = trained[parameter].detach().double().clone(), weights.detach().clone()
     for parameter, (_, first, second) in oracle.optimizer.moments.items():
         state = trainer.optimizer.state_tensors()
         for moment, numbers in (("exp_avg", first), ("exp_avg_sq", second)):
