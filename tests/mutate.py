@@ -27,18 +27,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-ORACLE = "tests/test_oracle.py"
+ORACLE, PROPERTIES = "tests/test_oracle.py", "tests/test_properties.py"
 TARGETS = {
-    "ppo/advantages.py": ["tests/test_advantages.py", ORACLE],
-    "ppo/kl.py": ["tests/test_kl.py", ORACLE],
-    "ppo/losses.py": ["tests/test_losses.py", ORACLE],
-    "ppo/buffer.py": ["tests/test_buffer.py", "tests/test_properties.py", ORACLE],
-    "ppo/logprobs.py": ["tests/test_output_logprobs.py", "tests/test_properties.py", ORACLE],
+    "ppo/advantages.py": ["tests/test_advantages.py", PROPERTIES, ORACLE],
+    "ppo/kl.py": ["tests/test_kl.py", PROPERTIES, ORACLE],
+    "ppo/losses.py": ["tests/test_losses.py", PROPERTIES, ORACLE],
+    "ppo/buffer.py": ["tests/test_buffer.py", PROPERTIES, ORACLE],
+    "ppo/logprobs.py": ["tests/test_output_logprobs.py", PROPERTIES, ORACLE],
     "ppo/output_logprobs.py": ["tests/test_output_logprobs.py", ORACLE],
     "ppo/statistics.py": [ORACLE],
     "ppo/scoring.py": ["tests/test_scoring.py", ORACLE],
     "ppo/optimizer.py": ["tests/test_optimizer.py", ORACLE],
-    "ppo/generation/sampling.py": ["tests/test_generation_sampling.py", "tests/test_properties.py", ORACLE],
+    "ppo/generation/sampling.py": ["tests/test_generation_sampling.py", PROPERTIES, ORACLE],
 }
 _MODELS = [f"transformers.models.{name}.modeling_{name}" for name in ("gpt2", "llama", "bloom")]
 SECONDS_A_MUTANT = 150  # one that hangs counts as caught

@@ -74,12 +74,18 @@ def test_joined_rows_keep_the_trunks_hidden_states():
     parts = [random_rollout([2, 4]), random_rollout([6], seed=1)]
     hidden = [torch.randn(2, 5, 3), torch.randn(1, 8, 3)]
     given = [
-        replace(r, generation=replace(r.generation, trunk=x, metrics={"generate/seconds": float(len(x))}))
+        replace(
+            r,
+            generation=replace(r.generation, trunk=x, metrics={"generate/seconds": float(len(x))}),
+            metrics={"score/mean": float(len(x))},
+        )
         for r, x in zip(parts, hidden, strict=True)
     ]
-    generation = join(given).generation
+    rollout = join(given)
+    assert rollout.metrics == {"score/mean": 2.0}  # those of the first
+    generation = rollout.generation
     joined = generation.trunk
-    assert generation.metrics == {"generate/seconds": 2.0}  # those of the first
+    assert generation.metrics == {"generate/seconds": 2.0}
     assert joined.shape == (3, 8, 3)
     assert torch.equal(joined[:2, :5], hidden[0])
     assert torch.equal(joined[2:], hidden[1])
