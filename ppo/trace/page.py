@@ -14,7 +14,16 @@ from html import escape
 from typing import Any
 
 from ..config import Config
-from .formulas import in_symbols, numbers_at, row_numbers, shown, step_numbers, token_numbers, update_numbers
+from .formulas import (
+    in_symbols,
+    numbers_at,
+    row_numbers,
+    shown,
+    step_numbers,
+    token_numbers,
+    typeset,
+    update_numbers,
+)
 from .quantities import SECTIONS, Quantity, quantities
 from .records import Alternative, MinibatchTrace, RowTrace, TokenTrace, Trace
 from .script import SCRIPT
@@ -136,8 +145,8 @@ def _page_data(trace: Trace, known: Sequence[Quantity]) -> dict[str, Any]:
 
 def _quantity(quantity: Quantity, known: Sequence[Quantity]) -> dict[str, Any]:
     symbols = {q.key: q for q in known}
-    typeset = in_symbols(quantity.formula, symbols) if quantity.formula else ""
-    return vars(quantity) | {"typeset": typeset, "names": re.findall(r"\{(\w+)\}", quantity.formula)}
+    line = in_symbols(quantity.formula, symbols) if quantity.formula else ""
+    return vars(quantity) | {"typeset": line, "names": re.findall(r"\{(\w+)\}", quantity.formula)}
 
 
 def _moment(minibatch: MinibatchTrace, trace: Trace) -> dict[str, Any]:
@@ -159,11 +168,10 @@ def _moment(minibatch: MinibatchTrace, trace: Trace) -> dict[str, Any]:
 
 
 def _row(trace: Trace, row: RowTrace, known: Sequence[Quantity], keys: Mapping[str, list[str]]) -> dict[str, Any]:
-    end = "ended by itself" if row.is_ended else "cut at the greatest length"
+    end = "ended by itself" if row.is_ended else "cut"
     return {
         "title": f"Response {row.index}",
-        "note": f"score {row.score:.4g}",
-        "end": f"{len(row.tokens)} tokens, {end}",
+        "note": typeset(f"score {row.score:.4g}") + f" · {len(row.tokens)} tokens, {end}",
         "prompt": [piece or token_label(piece, i) for piece, i in zip(row.pieces, row.prompt_ids, strict=True)],
         "numbers": {name: _rounded(x) for name, x in row_numbers(row).items()},
         "tokens": [_token(trace, row, t, known, keys) for t in range(len(row.tokens))],

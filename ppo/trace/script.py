@@ -86,7 +86,8 @@ SCRIPT = r"""
   }
   function drawStops() {
     var names = ["drawn"], tokens = row().tokens;
-    tokens[0].u.forEach(function (u) { names.push(String(data.minibatches[u.m].epoch)); });
+    tokens[0].u.forEach(function (u) { names.push(data.minibatches[u.m].epoch); });
+    if (names.length <= 5) names = names.map(function (name, i) { return i ? "epoch " + name : name; });
     names.push("after");
     $("moment").max = names.length - 1; $("moment").value = state.moment;
     var stops = $("stops"); stops.textContent = "";
@@ -164,7 +165,7 @@ SCRIPT = r"""
       var isGate = button.dataset.key === "gate" || button.dataset.key === "value_gate";
       button.classList.toggle("cut", isGate && entry(button.dataset.key, t, "n") === 0);
     });
-    $("token").textContent = "Token " + t + " of " + row().end + ": what could have stood here";
+    $("token").textContent = "Token " + t + ", id " + token.id + ": what could have stood here";
     drawAlternatives(token); drawCard();
   }
   function drawAlternatives(token) {
