@@ -96,9 +96,13 @@ def operand(x: float) -> str:
 
 
 def shown(value: float, formula: str, numbers: Mapping[str, float]) -> str:
-    """A result, to the digits that its formula can vouch for; six significant ones at most."""
+    """A result, to the digits that its formula can vouch for; six significant ones at most, and none behind an integer
+    that was not computed.
+    """
     if not math.isfinite(value):
         return "not finite"
+    if not formula and value.is_integer():
+        return f"{value:.0f}"
     error = _error(formula, numbers) + abs(value) * _ROUNDING if formula else 0.0
     size = math.floor(math.log10(abs(value))) if value else -_SHOWN_DIGITS - 1
     decimals = max(0, min(_SHOWN_DIGITS - 1 - size, 12))

@@ -175,7 +175,7 @@ def _policy(config: Config, has_reference: bool) -> list[Quantity]:
         Quantity("gate", "gate", "gₜ", "policy",
                  "1 where the gradient passes; 0 where the clipped loss is the larger one, which does not depend on "
                  "the policy.", "ppo/losses.py: PolicyTerms.is_cut"),
-        Quantity("unclipped_gradient", "gradient if nothing were clipped", "∂(Jₜ/N)/∂log π", "policy",
+        Quantity("unclipped_gradient", "gradient without the clip", "∂Jₜ/N∂log π", "policy",
                  "What this token would pull with; N is the number of tokens in the minibatch.",
                  "torch.autograd", "-{advantage} * {ratio} / {num_tokens}"),
         Quantity("logprob_gradient", "gradient", "∂loss/∂log π", "policy",

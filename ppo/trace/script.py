@@ -44,6 +44,10 @@ SCRIPT = r"""
       return x === null ? "?" : x < 0 && !isFirst ? "(" + x + ")" : String(x);
     }));
   }
+  function mostJudged() { // where to begin: at the token with the largest advantage
+    var sizes = row().tokens.map(function (_, t) { return Math.abs(entry("advantage", t, "n") || 0); });
+    return sizes.indexOf(Math.max.apply(null, sizes));
+  }
   function isShown(q) {
     if (q.section === "policy" || q.section === "value") return visit(0) !== null;
     return q.section !== "after" || state.moment === visits() + 1;
@@ -58,7 +62,7 @@ SCRIPT = r"""
       button.appendChild(make("span", "", r.note));
       button.setAttribute("aria-pressed", String(i === state.row));
       button.addEventListener("click", function () {
-        state.row = i; state.token = 0; state.hoverToken = null; drawRow(); $("rows").children[i].focus();
+        state.row = i; state.token = mostJudged(); state.hoverToken = null; drawRow(); $("rows").children[i].focus();
       });
       box.appendChild(button);
     });
@@ -71,7 +75,10 @@ SCRIPT = r"""
     drawRows();
     var strip = $("strip"), bars = $("bars"); strip.textContent = ""; bars.textContent = "";
     row().tokens.forEach(function (token, t) {
-      var chip = make("span", "", token.text); chip.setAttribute("role", "option"); chip.id = "t" + t;
+      // A line may end before a space that begins a token, not between that space and its word.
+      var chip = make("span", "", token.text.replace(/^ /, "\u00a0"));
+      if (token.text[0] === " ") strip.appendChild(make("wbr"));
+      chip.setAttribute("role", "option"); chip.id = "t" + t;
       chip.setAttribute("aria-label", "token " + t + ": " + token.text);
       chip.addEventListener("click", function () { choose(t); chip.focus(); });
       chip.addEventListener("mouseenter", function () { state.hoverToken = t; drawToken(); });
@@ -87,11 +94,14 @@ SCRIPT = r"""
   function drawStops() {
     var names = ["drawn"], tokens = row().tokens;
     tokens[0].u.forEach(function (u) { names.push(data.minibatches[u.m].epoch); });
-    if (names.length <= 5) names = names.map(function (name, i) { return i ? "epoch " + name : name; });
     names.push("after");
     $("moment").max = names.length - 1; $("moment").value = state.moment;
     var stops = $("stops"); stops.textContent = "";
-    names.forEach(function (name, i) { stops.appendChild(make("b", i === state.moment ? "on" : "", name)); });
+    names.forEach(function (name, i) {
+      var stop = make("b", i === state.moment ? "on" : "");
+      if (typeof name === "number" && names.length <= 8) stop.appendChild(make("span", "", "epoch "));
+      stop.append(String(name)); stops.appendChild(stop);
+    });
   }
 
   // ---- what changes with the moment
@@ -237,9 +247,7 @@ SCRIPT = r"""
   $("colour").addEventListener("change", function () { state.colour = $("colour").value; drawColours(); });
 
   $("app").hidden = false;
-  // Begin where something happened: at the token with the largest advantage.
-  var sizes = row().tokens.map(function (_, t) { return Math.abs(entry("advantage", t, "n") || 0); });
-  state.token = sizes.indexOf(Math.max.apply(null, sizes));
+  state.token = mostJudged();
   drawRow();
 })();
 """

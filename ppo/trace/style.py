@@ -1,7 +1,7 @@
 """The style sheet of a trace's page, as text: no font or image is loaded from anywhere."""
 
 CSS = """
-:root { color-scheme:light dark; --ink:#1d2328; --soft:#57616a; --faint:#87919a; --line:#e2e6ea; --paper:#fff;
+:root { color-scheme:light dark; --ink:#1d2328; --soft:#57616a; --faint:#69737c; --line:#e2e6ea; --paper:#fff;
   --wash:#f5f7f9; --accent:#0b6b8f; --plus:11 107 143; --minus:194 87 26; --used:#fff3cf; --before:#a9b3bd; }
 @media (prefers-color-scheme:dark) { :root { --ink:#e4e8ec; --soft:#a4aeb7; --faint:#7c868f; --line:#333b43;
   --paper:#14181c; --wash:#1c2126; --accent:#5cbbe0; --plus:58 160 205; --minus:226 122 62; --used:#453b17;
@@ -22,7 +22,7 @@ button,select,input { font:inherit; color:inherit; }
 .rows button span { color:var(--soft); font-size:.85rem; margin-left:.45rem; }
 .rows button[aria-pressed=true] { border-color:var(--accent); box-shadow:inset 0 0 0 1px var(--accent); }
 .text { border:1px solid var(--line); border-radius:8px; padding:.9rem 1rem .7rem; }
-.prompt { color:var(--faint); white-space:pre-wrap; overflow-wrap:anywhere; max-width:none; margin:0 0 .35rem;
+.prompt { color:var(--soft); white-space:pre-wrap; overflow-wrap:anywhere; max-width:none; margin:0 0 .35rem;
   font:.86rem/1.55 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace; }
 .prompt b { font:600 .72rem system-ui,sans-serif; color:var(--soft); margin-right:.6em; }
 .strip { font:.95rem/1.3 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace; line-height:2.05; }
@@ -96,6 +96,7 @@ dt { color:var(--soft); } dd { margin:0; overflow-wrap:anywhere; }
   .alternatives { order:-1; margin:0; } .time { padding:.6rem 0 .4rem; } .time p { font-size:.78rem; }
   .card { position:sticky; bottom:0; min-height:0; max-height:46vh; overflow:auto; padding:.6rem .8rem;
     box-shadow:0 -6px 16px rgb(0 0 0 / .12); }
-  .list button { padding:.34rem .4rem; } .strip { font-size:1rem; } dl { grid-template-columns:1fr; } }
+  .stops span { display:none; } .list button { padding:.34rem .4rem; } .strip { font-size:1rem; }
+  dl { grid-template-columns:1fr; } }
 @media print { .time,.legend,.keys { display:none; } .side { position:static; } }
 """
