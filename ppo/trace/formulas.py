@@ -110,7 +110,8 @@ def shown(value: float, formula: str, numbers: Mapping[str, float]) -> str:
         decimals = max(0, min(decimals, math.floor(-math.log10(2 * error))))
     if value and size < -3 and decimals > -size:
         return _plain_exponent(f"{value:.{decimals + size}e}")
-    return f"{value:.{min(decimals, _SHOWN_DIGITS)}f}"
+    most = decimals if value and size >= -3 else _SHOWN_DIGITS
+    return f"{value:.{min(decimals, most)}f}"
 
 
 def _error(formula: str, numbers: Mapping[str, float]) -> float:
