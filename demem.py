@@ -8,7 +8,8 @@ The method (Kassem, Mahmoud and Saad, EMNLP 2023), in the order of the functions
     report     before and after, as a table and as one HTML file
 
 ``python demem.py`` does all of it on the built-in lab; ``python demem.py run --help`` lists every option. ``memorise``
-prepares models that have memorised nothing. A run lives in one folder (``--out``):
+prepares models that have memorised nothing; ``trace`` opens one PPO step up, token by token. A run lives in one folder
+(``--out``):
 
     config.json      every setting            metrics.jsonl, samples.jsonl   the training, step by step
     evaluation.json  before, after, summary   passages.jsonl                 every passage before and after
@@ -37,6 +38,7 @@ import transformers
 import ppo
 from data.study import windows
 from demem_setup import Options, Run, prepare, say
+from demem_trace import Wish, floor_of, prepare_trace, write_trace
 from eval.evaluate import Evaluation, evaluate, probe
 from eval.report import render_page, render_passage, render_table
 from eval.results import (
@@ -267,6 +269,13 @@ def run_memorise(run: Run) -> None:
     say(f"model: {run.out / 'model'}; {reached:.1%} of {len(chosen)} passages come back, see memorise.json")
 
 
+def run_trace(parsed: argparse.Namespace) -> None:
+    """One PPO step of a run, token by token, as text, trace.html and trace.json; the run stays as it is."""
+    run, wish = prepare_trace(parsed)
+    say(write_trace(make_trainer(run, floor_of(run)), run.out, wish, run.meta()))
+    say(f"trace: {run.out / 'trace.html'}   numbers: {run.out / 'trace.json'}")
+
+
 COMMANDS: dict[str, Callable[[Run], None]] = {
     "run": run_all,
     "attack": run_attack,
@@ -295,6 +304,8 @@ def execute(command: str, parsed: argparse.Namespace, processes: Processes) -> i
     try:
         if command == "report":
             processes.first(lambda: report(out))
+        elif command == "trace":
+            run_trace(parsed)
         elif command in ("run", "train"):
             COMMANDS[command](prepare(command, parsed, processes))
         else:
@@ -332,9 +343,10 @@ def silent(is_silent: bool, *redirections: Callable[[Any], Any]) -> Iterator[Non
 def parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
     """The command ("run" if none is named) and the options that were given."""
     parser = argparse.ArgumentParser(prog="demem.py", description=(__doc__ or "").split("\n\n")[0])
-    names = (*COMMANDS, "report")
+    names = (*COMMANDS, "report", "trace")
     parser.add_argument("command", nargs="?", choices=names, default="run", help="what to do (default: run)")
     add_options(parser, Options, title="the experiment")
+    add_options(parser, Wish, title="trace")
     add_options(
         parser,
         ppo.Config,

@@ -169,11 +169,19 @@ def read_options(command: str, parsed: argparse.Namespace) -> tuple[Options, dic
         check_same(saved, {name: value for name, value in given.items() if name in OF_ATTACK}, {})
     else:
         check_same(saved, given, given_config)
+    options, changes = join_settings(saved, given, given_config)
+    check_folder(out, is_new=is_new or not saved)
+    return options, changes
+
+
+def join_settings(
+    saved: Mapping[str, Any], given: Mapping[str, Any], given_config: Mapping[str, Any]
+) -> tuple[Options, dict[str, Any]]:
+    """What was given, over what a folder's config.json holds (or nothing), over the preset."""
     options = Options(**{**saved.get("options", {}), "resume": False, **given})
     is_same_preset = options.preset == saved.get("options", {}).get("preset")
     changes = {**(saved["config"] if is_same_preset else PRESETS[options.preset]), **given_config}
     ppo.Config.from_dict(changes)  # a wrong setting is found before a model is loaded
-    check_folder(out, is_new=is_new or not saved)
     return options, changes
 
 

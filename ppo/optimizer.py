@@ -86,7 +86,12 @@ class Optimizer:
         return tensors
 
     def load_state_tensors(self, tensors: Mapping[str, Tensor], num_updates: int) -> None:
-        """Take back what :meth:`state_tensors` gave. Raises ValueError for a parameter that this model lacks."""
+        """Take back what :meth:`state_tensors` gave, and nothing else: a parameter that it does not name starts anew.
+
+        Raises ValueError for a parameter that this model lacks.
+        """
+        for state in self._adam.state.values():
+            state.clear()
         for full_name, value in tensors.items():
             name, _, key = full_name.rpartition("/")
             if name not in self._parameters:

@@ -40,6 +40,8 @@ from .retain import RetainLoss, count_predictions, make_retain_loss
 from .scoring import Scorer
 from .sharding import gathered, shard
 from .statistics import Averages, rollout_metrics
+from .trace import Trace, trace_update
+from .trace.recorder import Recorder
 from .trunk import frozen_trunk, train_top
 from .types import Generation, Reference, RewardFn, Rollout, Sample
 
@@ -185,7 +187,7 @@ class Trainer:
         rewards, advantages, returns = estimate_advantages(rewards, old_values, mask, self.config)
         rollout = Rollout(
             generation, answered.samples, old_logprobs, old_values, answered.ref_logprobs,
-            answered.scores.to(mask.device), kl, rewards, advantages, returns,
+            answered.scores.to(mask.device), kl, rewards, advantages, returns, token_rewards=token_rewards,
         )  # fmt: skip
         return replace(rollout, metrics=rollout_metrics(rollout, kl_coef=self.kl_controller.coef) | answered.times)
 
@@ -196,8 +198,11 @@ class Trainer:
 
     # ------------------------------------------------------------------ one step, second half
 
-    def update(self, rollout: Rollout) -> dict[str, float]:
-        """Several epochs of clipped policy and value updates on one rollout; ends early when KL says so."""
+    def update(self, rollout: Rollout, *, recorder: Recorder | None = None) -> dict[str, float]:
+        """Several epochs of clipped policy and value updates on one rollout; ends early when KL says so.
+
+        ``recorder``: looks on and changes nothing; see :meth:`trace`.
+        """
         started = time.perf_counter()
         buffer = RolloutBuffer(self.generator)
         buffer.add(rollout)
@@ -207,14 +212,18 @@ class Trainer:
             if self.config.gradient_checkpointing:
                 stack.enter_context(checkpointed_layers(self.actor))
             for minibatch in self._epochs(buffer):
-                statistics = self._accumulate_gradients(minibatch)
+                statistics = self._accumulate_gradients(minibatch, recorder)
                 # Before the first optimiser step policy and old policy are the same: what differs is rounding.
                 gap = statistics["policy/log_ratio"] if gap is None else gap
                 if _exceeds(statistics["policy/ratio"], self.config.max_mean_ratio):
                     self.optimizer.zero_grad()
                     averages.count("update/skipped_minibatches")
+                    if recorder is not None:
+                        recorder.close(statistics)
                     continue
                 norm, rate = self.optimizer.step(self.step)
+                if recorder is not None:
+                    recorder.close(statistics, grad_norm=norm, learning_rate=rate)
                 averages.add(statistics | {"update/grad_norm": norm, "update/learning_rate": rate})
                 if _exceeds(statistics["policy/approx_kl"], self.config.stop_kl_per_token):
                     averages.count("update/stopped_early")
@@ -228,11 +237,19 @@ class Trainer:
             )
         return metrics | {"time/update_s": time.perf_counter() - started}
 
+    def trace(self, rollout: Rollout, rows: Sequence[int] = (0,), *, top_k: int = 5, is_undone: bool = False) -> Trace:
+        """:meth:`update`, to the same bits, with a record of all that happened to the tokens of some rows.
+
+        ``rows``: which of the B responses to look at. ``top_k``: likeliest tokens at each position, before and after.
+        ``is_undone`` puts everything back afterwards: weights, moments, generators, KL coefficient, step.
+        """
+        return trace_update(self, rollout, rows, top_k=top_k, is_undone=is_undone)
+
     def _epochs(self, buffer: RolloutBuffer) -> Iterator[Rollout]:
         for _ in range(self.config.epochs):
             yield from buffer.minibatches(self.config.minibatch)
 
-    def _accumulate_gradients(self, minibatch: Rollout) -> dict[str, float]:
+    def _accumulate_gradients(self, minibatch: Rollout, recorder: Recorder | None = None) -> dict[str, float]:
         """Add up the gradient of one minibatch, microbatch by microbatch; the split does not change it."""
         num_tokens = int(minibatch.generation.mask.sum())
         totals: dict[str, float] = {}
@@ -240,6 +257,8 @@ class Trainer:
             part = trim_rollout(rows(minibatch, indices))
             new = self.evaluate(part.generation)
             loss, statistics = ppo_loss(new, part, self.config, kl_coef=self.kl_controller.coef, num_tokens=num_tokens)
+            if recorder is not None:
+                recorder.watch(part, new, num_tokens=num_tokens)
             (weight * loss).backward()  # type: ignore[no-untyped-call]
             for name, value in statistics.items():
                 totals[name] = totals.get(name, 0.0) + weight * float(value)
