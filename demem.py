@@ -93,8 +93,17 @@ def train(run: Run, before: Evaluation, page: LivePage | None = None) -> None:
     trainer = make_trainer(run, floor)
     if not (trainer.step > 0 and run.processes.first(lambda: is_done({}))):
         steps = max(run.options.steps - trainer.step, 0)
-        trainer.train(steps, probe=look, stop_when=show_and_judge, show=HEADLINE | {"extracted": "forget/exact"})
+        trainer.train(steps, probe=look, stop_when=show_and_judge, show=headline(run.config))
     trainer.save_model(run.out / "model")
+
+
+def headline(config: ppo.Config) -> dict[str, str]:
+    """What the progress bar shows: score, how far the policy moves, and how much of the forget set still comes back.
+
+    Without a KL penalty nothing measures the distance to the reference; how far each update goes is always known.
+    """
+    moved = HEADLINE if config.kl_coef else {"score": HEADLINE["score"], "update_kl": "policy/approx_kl"}
+    return {**moved, "extracted": "forget/exact"}
 
 
 def is_forgotten(look: Mapping[str, float], target_exact: float, floor: float) -> bool:

@@ -92,9 +92,10 @@ def _news(metrics: Sequence[Mapping[str, float]], step: int, steps: int, left: f
         for label, name, factor, digits, unit in (
             ("forget set extracted", "forget/exact", 100, 1, " %"),
             ("score", "score/mean", 1, 3, ""),
-            ("KL", "kl/per_sequence", 1, 2, " nats"),
+            ("KL to the reference", "kl/per_sequence", 1, 2, " nats per sequence"),
+            ("KL of the update", "policy/approx_kl", 1, 4, " nats per token"),
         )
-        if name in known
+        if name in known and (name != "kl/per_sequence" or known.get("kl/coef"))  # without a penalty it is not measured
     ]
     if left is not None:
         minutes, seconds = divmod(round(left), 60)

@@ -51,7 +51,7 @@ td .was,td .arrow { color:var(--faint); } td .range { display:block; color:var(-
 tbody tr:hover td { background:var(--wash); }
 .charts { display:grid; grid-template-columns:repeat(auto-fill,minmax(min(17rem,100%),1fr)); gap:1.4rem 1.6rem; }
 .charts.wide { grid-template-columns:repeat(auto-fit,minmax(min(20rem,100%),1fr)); }
-.charts > div { display:flex; flex-direction:column; justify-content:space-between; }
+.charts:not(.wide) > div { display:flex; flex-direction:column; justify-content:space-between; }
 .ends { font-weight:400; color:var(--faint); white-space:nowrap; font-variant-numeric:tabular-nums; }
 svg { width:100%; height:auto; display:block; font:11px system-ui,-apple-system,"Segoe UI",Roboto,Arial,sans-serif; }
 svg .grid { stroke:var(--line); } svg .line { fill:none; stroke:var(--after); stroke-width:1.6; stroke-linejoin:round; }
@@ -92,7 +92,8 @@ dt { color:var(--soft); overflow-wrap:anywhere; } dd { margin:0; overflow-wrap:a
   tr > :first-child { white-space:normal; min-width:7.5rem; max-width:7.5rem; }
   tr.section > :first-child { max-width:none; position:static; }
   select,input,button:not(.term) { padding:.5rem .6rem; font-size:1rem; min-height:2.75rem; }
-  th .term { padding:.2rem 0; } td .was { display:block; } th,td { padding:.3rem .35rem; }
+  th .term { padding:.2rem 0; } td .was { display:block; } thead th { white-space:normal; }
+  th,td { padding:.3rem .35rem; }
   .passage { contain-intrinsic-size:auto 27rem; } dl { grid-template-columns:1fr; } dt { margin-top:.4rem; } }
 @media print { :root { color-scheme:light !important; }
   * { -webkit-print-color-adjust:exact; print-color-adjust:exact; }
