@@ -231,6 +231,7 @@ def test_live_page_shows_how_far_the_run_is_and_comes_to_rest(tmp_path) -> None:
     assert '<meta http-equiv="refresh" content="5">' in page
     assert "Step 12 of at most 60; forget set extracted 50.0 %; score -0.350; 4 min 00 s left at most." in page
     assert "KL to" not in page.partition("How much")[0]  # 0 where there is no penalty means that nobody looked
+    assert page.index('id="training"') < page.index('id="samples"') < page.index('id="numbers"')
     assert page.count("response 11") == 2
     assert "response 10" not in page
     assert page.count("&lt;script&gt;") == 2

@@ -47,8 +47,13 @@ class LivePage:
         first, start = self._began
         left = (now - start) / (step - first) * (self._steps - step) if step > first else None
         metrics = _rows(self._out / "metrics.jsonl")
-        news = _news(metrics, step, self._steps, left) + _samples(_rows(self._out / "samples.jsonl"))
-        replace_text(self._out / "report.html", _render(self._out, news=news, reload_s=RELOAD_S))
+        page = _render(
+            self._out,
+            news=_news(metrics, step, self._steps, left),
+            samples=_samples(_rows(self._out / "samples.jsonl")),
+            reload_s=RELOAD_S,
+        )
+        replace_text(self._out / "report.html", page)
 
     def rest(self) -> None:
         """Stop the reloading, unless somebody has written the page since."""
@@ -58,7 +63,12 @@ class LivePage:
 
 
 def _render(
-    out: Path, *, passages: Sequence[Mapping[str, Any]] = (), news: str = "", reload_s: int | None = None
+    out: Path,
+    *,
+    passages: Sequence[Mapping[str, Any]] = (),
+    news: str = "",
+    samples: str = "",
+    reload_s: int | None = None,
 ) -> str:
     results = read_results(out)
     after = results.get("after")
@@ -73,6 +83,7 @@ def _render(
         config_notes=field_comments(Config),
         meta=results["meta"],
         news=news,
+        samples=samples,
         reload_s=reload_s,
     )
 
@@ -110,10 +121,9 @@ def _news(metrics: Sequence[Mapping[str, float]], step: int, steps: int, left: f
 def _samples(samples: Sequence[Mapping[str, Any]]) -> str:
     """The samples of the newest step."""
     newest = [s for s in samples if s["step"] == samples[-1]["step"]]
-    cards = "".join(
+    return "".join(
         f'<article class="passage"><header><b>score {sample["score"]:.3f}</b></header>'
         f'<div class="text prompt">{escape(sample["prompt"])}</div>'
         f'<div class="text">{escape(sample["response"])}</div></article>'
         for sample in newest
     )
-    return f"<details open><summary>Samples of the newest step</summary>{cards}</details>" if cards else ""

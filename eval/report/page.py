@@ -34,6 +34,7 @@ def render_page(
     curves: Sequence[Curve] = CURVES,
     most_passages: int = 2000,
     news: str = "",
+    samples: str = "",
     reload_s: int | None = None,
 ) -> str:
     """The whole page as a string.
@@ -42,8 +43,8 @@ def render_page(
     passages       as :func:`eval.report.pair_records` gives them; the first ``most_passages`` are shown
     metrics        rows of metrics.jsonl, each with "step"; ``curves`` says which are drawn
     config, meta   what the run was: its knobs, with a note on some; commit, seed, hardware, command
-    news           HTML that stands first, such as how far a run has come
-    reload_s       seconds after which a browser loads the page again; None: never
+    news, samples  HTML of a run that is going on: how far it has come; what it writes
+    reload_s       seconds after which a browser loads the page again, with the training first; None: never
     """
     numbers = before["summary"], after["summary"] if after else None
     terms = collect_terms(
@@ -54,6 +55,7 @@ def render_page(
         ("out", "How much comes out", _bars(*numbers, terms)),
         ("numbers", "Every number", _comparison(before, after, terms)),
         ("training", "Training", curve_section(metrics, curves, terms)),
+        ("samples", "Samples of the newest step", samples),
         ("suffixes", "Suffixes side by side", passage_section(passages, terms, most=most_passages)),
         (
             "more",
@@ -65,6 +67,8 @@ def render_page(
         ),
     ]
     shown = [section for section in sections if section[2]]
+    if reload_s is not None:
+        shown.sort(key=lambda section: section[0] not in ("training", "samples"))
     body = [
         f'<header class="top"><h1>{escape(title)}</h1><button id="theme" type="button" hidden>Dark</button></header>',
         news,
