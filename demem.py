@@ -11,7 +11,7 @@ The method (Kassem, Mahmoud and Saad, EMNLP 2023), in the order of the functions
 prepares models that have memorised nothing; ``trace`` opens one PPO step up, token by token. A run lives in one folder
 (``--out``):
 
-    config.json      every setting            metrics.jsonl, samples.jsonl   the training, step by step
+    config.json      every setting            metrics.jsonl (and .csv), samples.jsonl   the training, step by step
     evaluation.json  before, after, summary   passages.jsonl                 every passage before and after
     report.html      one file, opens offline  model/                         a plain Hugging Face folder
 
@@ -40,14 +40,9 @@ from data.study import windows
 from demem_setup import Options, Run, prepare, say
 from demem_trace import Wish, floor_of, prepare_trace, write_trace
 from eval.evaluate import Evaluation, evaluate, probe
-from eval.report import render_page, render_passage, render_table
-from eval.results import (
-    read_before,
-    read_results,
-    read_settings,
-    write_json,
-    write_results,
-)
+from eval.report import render_passage, render_table
+from eval.report.folder import LivePage, write_page
+from eval.results import read_before, read_results, write_json, write_results
 from eval.settings import Settings
 from models.load import load
 from models.memorise import memorise
@@ -55,7 +50,7 @@ from models.own_text import own_text
 from ppo.backbone import context_length
 from ppo.checkpoint import list_checkpoints
 from ppo.distributed import OtherProcessError, Processes
-from ppo.log import read_jsonl
+from ppo.log import HEADLINE, read_jsonl
 from ppo.options import add_options
 from rewards import demem as rewards
 from rewards.combine import Reward
@@ -73,8 +68,11 @@ def attack(run: Run) -> Evaluation:
     return found
 
 
-def train(run: Run, before: Evaluation) -> None:
-    """PPO on the forget set until it is no longer extractable and its suffixes read like any stranger's."""
+def train(run: Run, before: Evaluation, page: LivePage | None = None) -> None:
+    """PPO on the forget set until it is no longer extractable and its suffixes read like any stranger's.
+
+    ``page``: shown after every look at the forget set.
+    """
     floor = chance_floor(run, before)
     forget, tokenizer = run.study.group("forget"), run.loaded.tokenizer
 
@@ -89,10 +87,25 @@ def train(run: Run, before: Evaluation) -> None:
         looks = [row for row in known if "forget/exact" in row][-LOOKS:]
         return len(looks) == LOOKS and all(is_forgotten(look, run.options.target_exact, floor) for look in looks)
 
+    def show_and_judge(metrics: Mapping[str, float]) -> bool:
+        if page is not None and trainer.step % run.options.check_every == 0:
+            page.show(trainer.step)
+        return is_done(metrics)
+
     trainer = make_trainer(run, floor)
     if not (trainer.step > 0 and run.processes.first(lambda: is_done({}))):
-        trainer.train(max(run.options.steps - trainer.step, 0), probe=look, stop_when=is_done)
+        steps = max(run.options.steps - trainer.step, 0)
+        trainer.train(steps, probe=look, stop_when=show_and_judge, show=headline(run.config))
     trainer.save_model(run.out / "model")
+
+
+def headline(config: ppo.Config) -> dict[str, str]:
+    """What the progress bar shows: score, how far the policy moves, and how much of the forget set still comes back.
+
+    Without a KL penalty nothing measures the distance to the reference; how far each update goes is always known.
+    """
+    moved = HEADLINE if config.kl_coef else {"score": HEADLINE["score"], "update_kl": "policy/approx_kl"}
+    return {**moved, "extracted": "forget/exact"}
 
 
 def is_forgotten(look: Mapping[str, float], target_exact: float, floor: float) -> bool:
@@ -130,7 +143,7 @@ def make_trainer(run: Run, floor: float) -> ppo.Trainer:
 
 def forget_training(out: Path) -> None:
     """Delete the log of a training that left no checkpoint."""
-    for name in ("metrics.jsonl", "samples.jsonl"):
+    for name in ("metrics.jsonl", "metrics.csv", "samples.jsonl"):
         (out / name).unlink(missing_ok=True)
 
 
@@ -189,19 +202,9 @@ def measure(run: Run, label: str) -> Evaluation:
 
 def report(out: Path) -> None:
     """The table in the terminal and report.html, from the files of a run."""
-    settings, results, passages = read_settings(out), read_results(out), read_jsonl(out / "passages.jsonl")
+    write_page(out)
+    results, passages = read_results(out), read_jsonl(out / "passages.jsonl")
     before, after = results["before"], results.get("after")
-    metrics = out / "metrics.jsonl"
-    page = render_page(
-        title="DeMem: before and after unlearning" if after else "DeMem: what the model gives away",
-        before=before,
-        after=after,
-        passages=passages,
-        metrics=read_jsonl(metrics) if metrics.is_file() else [],
-        config=settings["config"],
-        meta=results["meta"],
-    )
-    (out / "report.html").write_text(page, encoding="utf-8")
     for passage in passages[:3]:
         say("\n" + render_passage(passage))
     say("\n" + render_table(before["summary"], after["summary"] if after else None))
@@ -213,8 +216,9 @@ def report(out: Path) -> None:
 
 def run_all(run: Run) -> None:
     """Attack, train, evaluate, report."""
-    train(run, run.processes.first(lambda: attack_once(run, is_known=run.options.resume)))
-    run.processes.first(lambda: run_evaluate(run))
+    with live_page(run) as page:
+        train(run, run.processes.first(lambda: attack_once(run, is_known=run.options.resume)), page)
+        run.processes.first(lambda: run_evaluate(run))
 
 
 def attack_once(run: Run, *, is_known: bool) -> Evaluation:
@@ -228,7 +232,19 @@ def run_attack(run: Run) -> None:
 
 
 def run_train(run: Run) -> None:
-    train(run, run.processes.first(lambda: attack_once(run, is_known=True)))
+    with live_page(run) as page:
+        train(run, run.processes.first(lambda: attack_once(run, is_known=True)), page)
+
+
+@contextmanager
+def live_page(run: Run) -> Iterator[LivePage | None]:
+    """With --live: the page to show while the run lasts; however it ends, the page stops loading itself again."""
+    page = LivePage(run.out, steps=run.options.steps) if run.options.live and run.processes.is_first else None
+    try:
+        yield page
+    finally:
+        if page is not None:
+            page.rest()
 
 
 def run_evaluate(run: Run) -> None:

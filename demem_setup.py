@@ -52,6 +52,7 @@ class Options:
     num_samples: int = 4  # sampled continuations a passage in the evaluation
     device: str = "auto"  # auto, cpu or cuda
     resume: bool = False  # go on from the last checkpoint in the folder
+    live: bool = False  # rewrite report.html while training; open it in a browser, it loads itself again
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -178,7 +179,7 @@ def join_settings(
     saved: Mapping[str, Any], given: Mapping[str, Any], given_config: Mapping[str, Any]
 ) -> tuple[Options, dict[str, Any]]:
     """What was given, over what a folder's config.json holds (or nothing), over the preset."""
-    options = Options(**{**saved.get("options", {}), "resume": False, **given})
+    options = Options(**{**saved.get("options", {}), "resume": False, "live": False, **given})
     is_same_preset = options.preset == saved.get("options", {}).get("preset")
     changes = {**(saved["config"] if is_same_preset else PRESETS[options.preset]), **given_config}
     ppo.Config.from_dict(changes)  # a wrong setting is found before a model is loaded

@@ -54,7 +54,7 @@ def read_settings(out: Path) -> dict[str, Any]:
 
 def check_same(saved: Mapping[str, Any], options: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """Raise ValueError for a setting that differs from the run's own: a run goes on as it began, or not at all."""
-    free = ("out", "resume", "steps", "device")
+    free = ("out", "resume", "steps", "device", "live")
     for given, known in ((options, saved.get("options", {})), (config, saved.get("config", {}))):
         for name, value in given.items():
             before = tuple(known[name]) if isinstance(known.get(name), list) else known.get(name)

@@ -1,4 +1,4 @@
-"""What a run writes about itself: metrics.jsonl, samples.jsonl, and TensorBoard where it is installed.
+"""What a run writes about itself: metrics.jsonl and metrics.csv, samples.jsonl, and TensorBoard where it is installed.
 
 Every metric is named ``area/quantity``. This module knows nothing about what the numbers mean.
 """
@@ -8,23 +8,28 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from .log_csv import CsvTable
+from .log_tensorboard import TensorBoard, open_tensorboard
 from .types import Rollout
+
+HEADLINE = {"score": "score/mean", "kl": "kl/per_sequence"}
+"""What the progress bar shows: a label, and the metric whose last known value stands beside it."""
 
 
 class RunLog:
     """Appends to the files of a run folder, a line each step, flushed at once. ``folder=None`` writes nothing.
 
     ``first_step``: a resumed run drops the lines that an interrupted run wrote from that step on. A run that starts
-    from 0 in a folder that holds another one's metrics is a ValueError.
+    from 0 in a folder that holds another one's metrics is a ValueError. ``use_tensorboard=None``: if it is installed.
     """
 
-    def __init__(self, folder: Path | None, *, first_step: int = 0, use_tensorboard: bool = False) -> None:
+    def __init__(self, folder: Path | None, *, first_step: int = 0, use_tensorboard: bool | None = False) -> None:
         self._folder = folder
-        self._tensorboard: Any = None
+        self._csv: CsvTable | None = None
+        self._tensorboard: TensorBoard | None = None
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -33,19 +38,16 @@ class RunLog:
             raise ValueError(f"{folder} holds another run: resume it with Trainer.resume, or name another folder")
         for name in ("metrics.jsonl", "samples.jsonl"):
             _drop_from(folder / name, first_step)
-        if use_tensorboard:
-            if find_spec("tensorboard") is None:
-                raise ValueError("use_tensorboard=True needs the package tensorboard: pip install tensorboard")
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._tensorboard = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
+        self._csv = CsvTable(folder / "metrics.csv", read_jsonl(metrics) if metrics.exists() else [])
+        self._tensorboard = open_tensorboard(folder / "tensorboard", first_step=first_step, is_wanted=use_tensorboard)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """One line of numbers for a finished step."""
         self._append("metrics.jsonl", {"step": step, **values})
+        if self._csv is not None:
+            self._csv.append({"step": step, **values})
         if self._tensorboard is not None:
-            for name, value in values.items():
-                self._tensorboard.add_scalar(name, value, step)
+            self._tensorboard.metrics(step, values)
 
     def samples(self, step: int, rollout: Rollout, *, count: int = 4) -> None:
         """The first few samples of a step with their scores."""
@@ -54,11 +56,21 @@ class RunLog:
                 "samples.jsonl", {"step": step, "prompt": sample.prompt, "response": sample.text, "score": score}
             )
 
+    def close(self) -> None:
+        """Let go of what is open."""
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
         if self._folder is None:
             return
         with open(self._folder / name, "a", encoding="utf-8") as file:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def headline(labels: Mapping[str, str], metrics: Mapping[str, float]) -> dict[str, str]:
+    """The metrics that a progress bar shows, as text, by their labels; what is not known is left out."""
+    return {label: f"{metrics[name]:.3f}" for label, name in labels.items() if name in metrics}
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from .distributed import Processes
 from .interrupt import deferred_interrupts
 from .kl import estimate_kl, make_controller
 from .loading import load_model
-from .log import RunLog
+from .log import HEADLINE, RunLog, headline
 from .losses import explained_variance, ppo_loss
 from .optimizer import Optimizer
 from .prompts import Prompt, PromptStream, check_lengths, read_prompts
@@ -63,7 +63,8 @@ class Trainer:
     reference  what KL is measured against: None (a frozen copy of the model as it is now), a
                :class:`ppo.types.Reference`, or a function ``(generation, samples) -> [B, T]`` log-probs
     retain     texts (strings or token ids) for ``config.retain_coef``
-    out        folder for metrics.jsonl, samples.jsonl and checkpoints; None writes no files
+    out        folder for metrics.jsonl, metrics.csv, samples.jsonl and checkpoints; None writes no files
+    use_tensorboard  event files in ``out/tensorboard`` too; None: where the package tensorboard is installed
 
     Raises ValueError for whatever does not fit together, before any work is done.
     """
@@ -79,7 +80,7 @@ class Trainer:
         reference: Reference | Callable[[Generation, Sequence[Sample]], Tensor] | None = None,
         retain: Sequence[Any] | None = None,
         out: str | Path | None = None,
-        use_tensorboard: bool = False,
+        use_tensorboard: bool | None = None,
     ) -> None:
         self.config = config if config is not None else Config()
         self.processes = Processes.current()
@@ -125,13 +126,19 @@ class Trainer:
     # ------------------------------------------------------------------ the loop
 
     def train(
-        self, steps: int, *, probe: Probe | None = None, stop_when: StopRule | None = None, progress: bool = True
+        self,
+        steps: int,
+        *,
+        probe: Probe | None = None,
+        stop_when: StopRule | None = None,
+        progress: bool = True,
+        show: Mapping[str, str] = HEADLINE,
     ) -> None:
         """Run ``steps`` more steps. With ``out`` every step is logged, and saved every ``config.save_every_steps``
         and at the end.
 
         Of several processes the first one writes, shows the bar and asks ``stop_when``; all of them call ``probe``,
-        and the first one's numbers count.
+        and the first one's numbers count. ``show``: labels on the bar, and the metrics whose last values they name.
 
         Ctrl-C (or SIGTERM) lets the step finish, saves a checkpoint (with ``out``), says where, and raises
         KeyboardInterrupt; a second Ctrl-C ends at once, and the last checkpoint stands.
@@ -143,7 +150,8 @@ class Trainer:
         is_silent = not progress or not processes.is_first
         end = self.step + steps
         bar = tqdm(range(self.step, end), desc="PPO", unit="step", disable=is_silent)
-        with deferred_interrupts() as interrupt:
+        known: dict[str, float] = {}
+        with closing(log), deferred_interrupts() as interrupt:
             for step in bar:
                 rollout = self.rollout()
                 metrics = {**rollout.metrics, **self.update(rollout)}
@@ -154,7 +162,8 @@ class Trainer:
                 with processes.together():
                     log.metrics(step, metrics)
                     log.samples(step, rollout)
-                bar.set_postfix(score=f"{metrics['score/mean']:.3f}", kl=f"{metrics['kl/per_sequence']:.2f}")
+                known |= metrics
+                bar.set_postfix(headline(show, known))
                 is_interrupted = processes.any(bool(interrupt))
                 is_over = stop_when is not None and processes.first(partial(stop_when, metrics))
                 if self.out is not None and (is_interrupted or self._is_to_be_saved(is_over or step == end - 1)):
@@ -348,7 +357,7 @@ class Trainer:
         retain: Sequence[Any] | None = None,
         out: str | Path | None = None,
         device: str | None = None,
-        use_tensorboard: bool = False,
+        use_tensorboard: bool | None = None,
     ) -> Trainer:
         """A trainer that goes on where :meth:`save` was called, to the same bits, given the same arguments as then.
 

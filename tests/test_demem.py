@@ -92,11 +92,22 @@ def test_an_unknown_option_is_argparse_s(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_short_run_writes_everything(tmp_path, capsys):
+def test_a_short_run_writes_everything(tmp_path, capsys, monkeypatch):
     out = tmp_path / "run"
-    assert demem.main(["run", "--out", str(out), *SHORT]) == 0
+    shown = []
+    show = demem.LivePage.show
+
+    def show_and_keep(page, step):
+        show(page, step)
+        shown.append((step, 'http-equiv="refresh"' in (out / "report.html").read_text()))
+
+    monkeypatch.setattr(demem.LivePage, "show", show_and_keep)
+    assert demem.main(["run", "--live", "--out", str(out), *SHORT]) == 0
+    assert shown == [(1, True), (2, True)]
+    assert 'http-equiv="refresh"' not in (out / "report.html").read_text()
     names = {p.name for p in out.iterdir()}
-    wanted = {"config.json", "metrics.jsonl", "samples.jsonl", "evaluation.json", "passages.jsonl", "report.html"}
+    wanted = {"config.json", "metrics.jsonl", "metrics.csv", "samples.jsonl", "evaluation.json",
+              "passages.jsonl", "report.html"}  # fmt: skip
     assert wanted | {"model"} <= names
     results = json.loads((out / "evaluation.json").read_text())
     assert results["before"]["summary"]["forget/exact"] >= 0.95

@@ -209,6 +209,19 @@ def test_files_of_a_run(tmp_path):
     assert samples[0].keys() == {"step", "prompt", "response", "score"}
 
 
+def test_the_bar_shows_what_is_asked_for_and_keeps_what_is_measured_seldom(capsys):
+    trainer = make(SMALL)
+    trainer.train(
+        2,
+        probe=lambda t: {"probe/step": float(t.step)} if t.step == 1 else {},
+        show={"seen": "probe/step", "no": "x/y"},
+    )
+    last = capsys.readouterr().err.replace("\r", "\n").strip().splitlines()[-1]
+    assert "2/2" in last
+    assert "seen=1.000" in last
+    assert "no=" not in last
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

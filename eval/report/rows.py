@@ -31,12 +31,12 @@ class Row:
     section: str
 
     def text(self, value: float | None) -> str:
-        """The value as a reader wants it; a dash where there is none."""
+        """The value as a reader wants it, never "-0.0"; a dash where there is none."""
         if value is None:
             return "-"
         if self.kind == "share":
-            return f"{100 * value:.1f} %"
-        return f"{value:.1f}" if self.kind == "score" else f"{value:.2f}"
+            return f"{100 * value:z.1f} %"
+        return f"{value:z.1f}" if self.kind == "score" else f"{value:z.2f}"
 
 
 def rows_for(names: Sequence[str]) -> list[Row]:
