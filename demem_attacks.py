@@ -95,16 +95,17 @@ def attack_one(
     names: Sequence[str],
     settings: AttackSettings,
 ) -> Summary:
-    """All attacks on one model, and the challenge's score on its passages but the never-trained ones."""
+    """The named attacks on one model; the challenge's score as well where all of them are asked for."""
     started = time.perf_counter()
     results = run_suite(
         loaded.model, loaded.tokenizer, passages, names=names, settings=settings,
         say=lambda name: say(f"{label}: {name}"),
     )  # fmt: skip
     summary: Summary = {"attacks": [summarise(result, seed=settings.seed) for result in results]}
-    if set(names) == set(NAMES):
+    trained = [p for p in passages if p.group != "never"]
+    if set(names) == set(NAMES) and trained:
         say(f"{label}: challenge")
-        summary["challenge"] = score_challenge(run, label, loaded, passages, settings)
+        summary["challenge"] = score_challenge(run, label, loaded, trained, settings)
     say(f"{label}: {len(passages)} passages attacked in {time.perf_counter() - started:.0f} s")
     return summary
 
@@ -112,9 +113,10 @@ def attack_one(
 def score_challenge(
     run: Run, label: str, loaded: LoadedModel, passages: Sequence[Passage], settings: AttackSettings
 ) -> Summary:
-    """Recall at 100 errors over the passages whose suffix has the usual length; guesses go into a CSV file.
+    """Recall at 100 errors over the passages with the longest suffix there is; guesses go into a CSV file.
 
-    Example IDs count these passages, in their order.
+    As in the challenge, all of them may have been memorised: never-trained passages are no examples. Example IDs count
+    the examples in their order.
     """
     length = max(len(p.suffix) for p in passages)
     chosen = [p for p in passages if len(p.suffix) == length]
