@@ -7,6 +7,7 @@ The method (Kassem, Mahmoud and Saad, EMNLP 2023), in the order of the functions
     evaluate   the same attack again, and what became of everything else
     report     before and after, as a table and as one HTML file
 
+``attacks`` tries what a determined attacker would, on both models: sampling, beam search, other prompts, relearning, …
 ``python demem.py`` does all of it on the built-in lab; ``python demem.py run --help`` lists every option. ``memorise``
 prepares models that have memorised nothing; ``trace`` opens one PPO step up, token by token. A run lives in one folder
 (``--out``):
@@ -37,6 +38,7 @@ import transformers
 
 import ppo
 from data.study import windows
+from demem_attacks import AttackOptions, run_attacks
 from demem_setup import Options, Run, prepare, say
 from demem_trace import Wish, floor_of, prepare_trace, write_trace
 from eval.evaluate import Evaluation, evaluate, probe
@@ -322,6 +324,8 @@ def execute(command: str, parsed: argparse.Namespace, processes: Processes) -> i
             processes.first(lambda: report(out))
         elif command == "trace":
             run_trace(parsed)
+        elif command == "attacks":
+            processes.first(lambda: run_attacks(parsed))
         elif command in ("run", "train"):
             COMMANDS[command](prepare(command, parsed, processes))
         else:
@@ -359,7 +363,7 @@ def silent(is_silent: bool, *redirections: Callable[[Any], Any]) -> Iterator[Non
 def parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
     """The command ("run" if none is named) and the options that were given."""
     parser = argparse.ArgumentParser(prog="demem.py", description=(__doc__ or "").split("\n\n")[0])
-    names = (*COMMANDS, "report", "trace")
+    names = (*COMMANDS, "attacks", "report", "trace")
     parser.add_argument("command", nargs="?", choices=names, default="run", help="what to do (default: run)")
     add_options(parser, Options, title="the experiment")
     add_options(parser, Wish, title="trace")
@@ -368,6 +372,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
         ppo.Config,
         title="PPO (defaults here are ppo.Config's; presets change some; responses are as long as the usual suffix)",
     )
+    add_options(parser, AttackOptions, title="the command attacks")
     parsed = parser.parse_args(arguments)
     return parsed.command, parsed
 
