@@ -22,6 +22,7 @@ from .backbone import Backbone, blocks, swapped_forwards
 from .buffer import Aligned, align
 from .config import Sampling
 from .logprobs import response_positions, token_logprobs
+from .precision import statistics_dtype
 from .trunk import Trunk
 from .types import Generation, ValueFn
 
@@ -38,9 +39,10 @@ class Evaluation:
 
 
 class ValueHead(nn.Module):
-    """Hidden states [..., H] to values [...], in float32. Starts at 0, so that the first advantages are the rewards.
+    """Hidden states [..., H] to values [...], in its own precision, which is float32 unless the policy is float64.
 
-    ``seed``: of the first layer of "mlp", uniform within ±1/√H.
+    Starts at 0, so that the first advantages are the rewards. ``seed``: of the first layer of "mlp", uniform within
+    ±1/√H.
     """
 
     def __init__(self, hidden_size: int, kind: Literal["linear", "mlp"], *, seed: int = 0) -> None:
@@ -57,7 +59,7 @@ class ValueHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
-            values: Tensor = self.layers(hidden.float())
+            values: Tensor = self.layers(hidden.to(next(self.layers.parameters()).dtype))
         return values.squeeze(-1)
 
 
@@ -90,7 +92,8 @@ class ActorCritic(nn.Module):
         if value_head is not None:
             kind: Literal["linear", "mlp"] = "mlp" if value_head == "mlp" else "linear"
             head = ValueHead(self.backbone.hidden_size, kind, seed=seed)
-            self.value_head = head.to(next(policy.parameters()).device)
+            own = next(policy.parameters())
+            self.value_head = head.to(own.device, statistics_dtype(own.dtype))
         self.eval()
 
     @property
@@ -140,7 +143,7 @@ class ActorCritic(nn.Module):
 
     def _head(self, hidden: Tensor, generation: Generation) -> Tensor:
         if self.value_head is None:
-            return torch.zeros(generation.mask.shape, device=generation.mask.device)
+            return torch.zeros(generation.mask.shape, dtype=statistics_dtype(hidden.dtype), device=hidden.device)
         return torch.where(generation.mask, self.value_head(hidden), 0.0)
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:

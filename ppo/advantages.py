@@ -1,7 +1,7 @@
 """From scores to advantages: reward shaping, GAE, group-relative estimators, whitening.
 
-Pure functions over [B, T] float32 tensors with a bool mask; the response is right-padded and padding comes out as 0.
-This module knows nothing about models or about how the numbers were sampled.
+Pure functions over [B, T] float32 (or float64) tensors with a bool mask; the response is right-padded and padding comes
+out as 0. This module knows nothing about models or about how the numbers were sampled.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .config import Config
+from .precision import as_statistics, statistics_dtype
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
@@ -45,8 +46,8 @@ def place_scores(scores: Tensor, mask: Tensor) -> Tensor:
     lengths = mask.sum(dim=1)
     if bool((lengths == 0).any()):
         raise ValueError(f"sequence {int((lengths == 0).nonzero()[0])} has no response token to carry its score")
-    rewards = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
-    rewards[torch.arange(len(lengths), device=mask.device), lengths - 1] = scores.float()
+    rewards = torch.zeros(mask.shape, dtype=statistics_dtype(scores.dtype), device=mask.device)
+    rewards[torch.arange(len(lengths), device=mask.device), lengths - 1] = as_statistics(scores)
     return rewards
 
 

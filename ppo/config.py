@@ -157,6 +157,7 @@ class Config:
 
     # Run
     seed: int = 0
+    deterministic: bool = False  # torch's deterministic algorithms: the same bits on repeat (docs/numerics.md)
     save_every_steps: int = 0  # 0: only when asked
     keep_checkpoints: int = 2
 

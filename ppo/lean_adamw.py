@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .precision import statistics_dtype
+
 _BLOCK = 2**20  # elements that are worked on at once, so that float32 copies take no room
 
 
@@ -85,7 +87,7 @@ class LeanAdamW:
         count: int,
         noise: torch.Generator,
     ) -> None:
-        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        dtype = statistics_dtype(weight.dtype)
         beta1, beta2 = self._betas
         gradient = gradient.to(dtype)
         m = first.to(dtype).lerp(gradient, 1 - beta1)

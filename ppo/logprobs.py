@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from .config import Sampling
 from .generation.sampling import filter_logits
 from .output_logprobs import OutputDistribution, output_logprobs
+from .precision import as_statistics, statistics_dtype
 from .types import Generation
 
 OutputLayer = Callable[[Tensor], Tensor]
@@ -73,8 +74,13 @@ def token_logprobs(
         )
     else:
         picked = _whole_row_logprobs(rows, output_layer, tokens, is_early, sampling, chunk_tokens)
-    logprobs, entropy = (torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, x.float()) for x in picked)
+    logprobs, entropy = (_laid_out(as_statistics(x), mask) for x in picked)
     return logprobs, entropy
+
+
+def _laid_out(numbers: Tensor, mask: Tensor) -> Tensor:
+    """One number a real token, [N], at its place in [B, T]; 0 on padding."""
+    return numbers.new_zeros(mask.shape).masked_scatter(mask, numbers)
 
 
 def is_plain_linear(layer: nn.Module) -> bool:
@@ -98,7 +104,7 @@ def _whole_row_logprobs(
     chunk_tokens = min(chunk_tokens, max(_CHUNK_LOGITS // vocab, 1))
 
     def one_chunk(rows: Tensor, tokens: Tensor, is_early: Tensor) -> tuple[Tensor, Tensor]:
-        logits = ban_early_eos(output_layer(rows).float(), is_early, sampling.eos_ids)
+        logits = ban_early_eos(as_statistics(output_layer(rows)), is_early, sampling.eos_ids)
         logits = filter_logits(logits, sampling.temperature, sampling.top_k, sampling.top_p, keep=tokens)
         return pick_and_entropy(logits, tokens)
 
@@ -112,7 +118,8 @@ def _whole_row_logprobs(
         logprobs.append(logprob)
         entropies.append(entropy)
     if not logprobs:
-        return rows.new_zeros(0, dtype=torch.float32), rows.new_zeros(0, dtype=torch.float32)
+        nothing = rows.new_zeros(0, dtype=statistics_dtype(rows.dtype))
+        return nothing, nothing
     return torch.cat(logprobs), torch.cat(entropies)
 
 

@@ -112,26 +112,29 @@ def value_loss(
 class ValueTerms:
     """Values moved by no more than the clip, and squared errors without and with it, token by token, each [B, T].
 
-    Without a clip the two errors are the same.
+    Without a clip the two errors are the same. ``is_beyond``: the value has moved further than the clip; within it the
+    two errors differ by rounding alone.
     """
 
     clipped_values: Tensor
     plain: Tensor
     clipped: Tensor
+    is_beyond: Tensor
 
     @property
     def is_cut(self) -> Tensor:
         """Tokens on which the clip cuts the gradient."""
-        return self.clipped > self.plain
+        return (self.clipped > self.plain) & self.is_beyond
 
 
 def value_terms(values: Tensor, old_values: Tensor, returns: Tensor, *, clip: float | None) -> ValueTerms:
     """What :func:`value_loss` takes half the mean of: the larger of the two errors."""
     plain = (values - returns) ** 2
     if clip is None:
-        return ValueTerms(values, plain, plain)
-    clipped_values = old_values + torch.clamp(values - old_values, -clip, clip)
-    return ValueTerms(clipped_values, plain, (clipped_values - returns) ** 2)
+        return ValueTerms(values, plain, plain, torch.zeros_like(plain, dtype=torch.bool))
+    moved = values - old_values
+    clipped_values = old_values + torch.clamp(moved, -clip, clip)
+    return ValueTerms(clipped_values, plain, (clipped_values - returns) ** 2, moved.abs() > clip)
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:

@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .precision import statistics_dtype
+
 _TILE_WIDTH = 2048  # tokens of the vocabulary in one tile
 _LOG2_E = math.log2(math.e)  # exp2 is three times as fast as exp on the CPU: tiles are in base 2
 _NO_CHANCE = -1e30  # a logit that loses; unlike -inf it can be multiplied with 0
@@ -126,7 +128,7 @@ class _Tiles:
         self, rows: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, distribution: OutputDistribution
     ) -> None:
         self.dtype = distribution.dtype
-        self.sum_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
+        self.sum_dtype = statistics_dtype(self.dtype)
         self.inputs = rows.detach().to(self.dtype)
         self.weight, self.bias, self.tokens = weight.detach(), bias, tokens
         self.distribution = distribution

@@ -18,6 +18,7 @@ from .actor_critic import ActorCritic
 from .adapters import adapter_acts, adapter_off, copy_trained, has_adapter
 from .buffer import microbatches, trim
 from .config import Config, Sampling
+from .precision import as_statistics, statistics_dtype
 from .trunk import Trunk
 from .types import Generation, Reference, Sample
 
@@ -50,7 +51,8 @@ class FrozenReference:
     @torch.no_grad()
     def logprobs(self, generation: Generation, samples: Sequence[Sample]) -> Tensor:
         """Log-probs of the response tokens, float32 [B, T], 0 on padding; ``samples`` are not looked at."""
-        result = torch.zeros(generation.mask.shape, device=generation.mask.device)
+        dtype = statistics_dtype(next(self.model.parameters()).dtype)
+        result = torch.zeros(generation.mask.shape, dtype=dtype, device=generation.mask.device)
         with adapter_off(self.model) if self.is_adapter_off else nullcontext():
             for indices in microbatches(generation.attention_mask, tokens=self.batch_tokens):
                 part = trim(generation.rows(indices))
@@ -72,7 +74,7 @@ class CallableReference:
             raise ValueError(
                 f"the reference returned {tuple(result.shape)}, expected [B, T] = {tuple(generation.mask.shape)}"
             )
-        return torch.where(generation.mask, result.float(), 0.0).detach()
+        return torch.where(generation.mask, as_statistics(result), 0.0).detach()
 
 
 def resolve_adapter(model: nn.Module, config: Config) -> Config:

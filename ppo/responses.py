@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .buffer import microbatches, trim
 from .generation import generate
+from .precision import statistics_dtype
 from .prompts import Prompt, make_samples
 from .sharding import gathered
 from .types import Generation, Sample
@@ -103,8 +104,9 @@ def _with_trunk(trainer: Trainer, generation: Generation) -> Generation:
 
 def _old_statistics(trainer: Trainer, generation: Generation) -> tuple[Tensor, Tensor]:
     """Log-probs and values of the policy before the update, from the sampler or from the training forward."""
-    config, zeros = trainer.config, torch.zeros_like(generation.logprobs)
-    is_whole = next(trainer.model.parameters()).dtype in (torch.float32, torch.float64)
+    config, dtype = trainer.config, next(trainer.model.parameters()).dtype
+    zeros = torch.zeros_like(generation.logprobs, dtype=statistics_dtype(dtype))
+    is_whole = dtype == torch.float32  # the sampler's own precision
     is_sampler_exact = config.old_logprobs == "rollout" and config.autocast == "off" and is_whole
     if is_sampler_exact and (generation.values is not None or not config.has_critic):
         return generation.logprobs, generation.values if generation.values is not None else zeros

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from .adapters import adapter_off
 from .backbone import Backbone, context_length, vocabulary_size
 from .config import Config
+from .precision import as_statistics
 from .prompts import read_prompts
 
 
@@ -86,11 +87,11 @@ class RetainLoss:
         return adapter_off(self._with_adapter) if self._with_adapter is not None else nullcontext()
 
     def _chunk(self, policy: Backbone, rows: Tensor, targets: Tensor, ref_rows: Tensor | None) -> Tensor:
-        logprobs = torch.log_softmax(policy.output_layer(rows).float(), dim=-1)
+        logprobs = torch.log_softmax(as_statistics(policy.output_layer(rows)), dim=-1)
         if ref_rows is None or self._reference is None:
             return -logprobs.gather(-1, targets.unsqueeze(-1)).sum()
         with torch.no_grad(), self._adapter_off():
-            ref_logprobs = torch.log_softmax(self._reference.output_layer(ref_rows).float(), dim=-1)
+            ref_logprobs = torch.log_softmax(as_statistics(self._reference.output_layer(ref_rows)), dim=-1)
         return (ref_logprobs.exp() * (ref_logprobs - logprobs)).sum()
 
 

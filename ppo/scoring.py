@@ -48,7 +48,7 @@ class RunningMoments:
 
 
 def call_reward(reward: RewardFn, samples: list[Sample]) -> tuple[Tensor, Tensor | None]:
-    """Ask the reward function: scores float32 [B], and token rewards float32 [B, T] where it gave those.
+    """Ask the reward function: scores float64 [B], and token rewards float64 [B, T] where it gave those.
 
     With token rewards the score is their sum. Raises ValueError, naming the sample, for a wrong length, NaN or inf.
     """
@@ -61,7 +61,7 @@ def call_reward(reward: RewardFn, samples: list[Sample]) -> tuple[Tensor, Tensor
     if any(isinstance(value, Sequence) and not isinstance(value, str) for value in values):
         return _token_rewards(values, samples)
     scores = [_number(value, f"sample {i}") for i, value in enumerate(values)]
-    return torch.tensor(scores, dtype=torch.float32), None
+    return torch.tensor(scores, dtype=torch.float64), None
 
 
 def _plain(value: Any) -> Any:
@@ -71,12 +71,12 @@ def _plain(value: Any) -> Any:
 
 def _token_rewards(values: Sequence[Any], samples: list[Sample]) -> tuple[Tensor, Tensor]:
     length = max(len(sample.ids) for sample in samples)
-    rewards = torch.zeros(len(samples), length)
+    rewards = torch.zeros(len(samples), length, dtype=torch.float64)
     for i, (numbers, sample) in enumerate(zip(values, samples, strict=True)):
         if not isinstance(numbers, Sequence) or len(numbers) < len(sample.ids):
             raise ValueError(f"sample {i} has {len(sample.ids)} response tokens but got token rewards {numbers!r:.60}")
         checked = [_number(value, f"sample {i}, token {t}") for t, value in enumerate(numbers[: len(sample.ids)])]
-        rewards[i, : len(checked)] = torch.tensor(checked)
+        rewards[i, : len(checked)] = torch.tensor(checked, dtype=torch.float64)
         if any(float(value) != 0 for value in numbers[len(sample.ids) :]):
             raise ValueError(f"sample {i} got a token reward behind its {len(sample.ids)} response tokens")
     return rewards.sum(dim=1), rewards
@@ -96,11 +96,13 @@ class Scorer:
     """Calls the reward function and turns its answer into what PPO learns from.
 
     ``moments`` are the running moments of all raw rewards where ``config.scale_scores`` asks for them, else None.
+    ``dtype``: what everything comes out in.
     """
 
-    def __init__(self, reward: RewardFn, config: Config) -> None:
+    def __init__(self, reward: RewardFn, config: Config, *, dtype: torch.dtype = torch.float32) -> None:
         self._reward = reward
         self._config = config
+        self._dtype = dtype
         self.moments = RunningMoments() if config.scale_scores else None
 
     def __call__(self, samples: list[Sample], generation: Generation) -> tuple[Tensor, Tensor]:
@@ -110,7 +112,8 @@ class Scorer:
 
     def ask(self, samples: list[Sample]) -> tuple[Tensor, Tensor | None]:
         """Raw scores [B], and raw token rewards [B, T] where the function gives those."""
-        return call_reward(self._reward, samples)
+        scores, per_token = call_reward(self._reward, samples)
+        return scores.to(self._dtype), per_token.to(self._dtype) if per_token is not None else None
 
     def shape(self, scores: Tensor, per_token: Tensor | None, generation: Generation) -> Tensor:
         """Token rewards [B, T] out of the raw answer for a whole step, whose numbers enter the moments."""
@@ -122,7 +125,7 @@ class Scorer:
             adjusted = self._adjust(scores, torch.ones_like(scores, dtype=torch.bool))
             token_rewards = place_scores(adjusted.to(mask.device), mask)
         if self._config.missing_eos_penalty > 0:
-            penalties = torch.where(generation.is_ended, 0.0, -self._config.missing_eos_penalty)
+            penalties = generation.is_ended.logical_not().to(token_rewards.dtype) * -self._config.missing_eos_penalty
             token_rewards = token_rewards + place_scores(penalties, mask)
         return token_rewards * mask
 

@@ -26,6 +26,7 @@ from .advantages import estimate_advantages, shape_rewards
 from .backbone import context_length, end_ids, vocabulary_size
 from .buffer import RolloutBuffer, microbatches, rows, trim_rollout
 from .config import Config
+from .determinism import reproducible
 from .distributed import Processes
 from .interrupt import deferred_interrupts
 from .kl import estimate_kl, make_controller
@@ -33,6 +34,7 @@ from .loading import load_model
 from .log import HEADLINE, RunLog, headline
 from .losses import explained_variance, ppo_loss
 from .optimizer import Optimizer
+from .precision import statistics_dtype
 from .prompts import Prompt, PromptStream, check_lengths, read_prompts
 from .reference import freeze, make_reference, resolve_adapter
 from .responses import respond
@@ -90,7 +92,7 @@ class Trainer:
             train_top(self.model, self.config.train_top_layers)
         self.config = resolve_adapter(self.model, self.config)
         self.trunk = frozen_trunk(self.model)
-        self.scorer = Scorer(reward, self.config)
+        self.scorer = Scorer(reward, self.config, dtype=statistics_dtype(next(self.model.parameters()).dtype))
         self.prompts = read_prompts(prompts, self.tokenizer)
         self.actor = ActorCritic(
             self.model,
@@ -181,6 +183,7 @@ class Trainer:
 
     # ------------------------------------------------------------------ one step, first half
 
+    @reproducible
     @torch.no_grad()
     def rollout(self) -> Rollout:
         """Sample responses to the next prompts, score them, and work out what each token is worth."""
@@ -207,6 +210,7 @@ class Trainer:
 
     # ------------------------------------------------------------------ one step, second half
 
+    @reproducible
     def update(self, rollout: Rollout, *, recorder: Recorder | None = None) -> dict[str, float]:
         """Several epochs of clipped policy and value updates on one rollout; ends early when KL says so.
 

@@ -17,7 +17,8 @@ passage      pre-prefix + prefix + suffix, a text that a model may have memorise
 forget set   passages to unlearn; *retain set*, text to keep; *holdout*, text or passages never trained on
 N-BLEU       100 - SacreBLEU
 
-Every [B, T] tensor is about response tokens: index t is response token t. Statistics are float32.
+Every [B, T] tensor is about response tokens: index t is response token t. Statistics are float32 (float64 where the
+model is).
 
 This module knows nothing about models, losses or files.
 """

@@ -1,5 +1,7 @@
 """Minibatches, microbatches, trimming and joining."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -65,6 +67,18 @@ def test_join_pads_to_a_common_shape():
         width = source.mask_width if hasattr(source, "mask_width") else source.advantages.shape[1]
         assert torch.equal(joined.advantages[new, :width], source.advantages[old])
         assert not joined.advantages[new, width:].any()
+
+
+def test_joined_rows_keep_the_trunks_hidden_states():
+    """They are aligned to the left, so what is missing is filled up behind them."""
+    parts = [random_rollout([2, 4]), random_rollout([6], seed=1)]
+    hidden = [torch.randn(2, 5, 3), torch.randn(1, 8, 3)]
+    given = [replace(r, generation=replace(r.generation, trunk=x)) for r, x in zip(parts, hidden, strict=True)]
+    joined = join(given).generation.trunk
+    assert joined.shape == (3, 8, 3)
+    assert torch.equal(joined[:2, :5], hidden[0])
+    assert torch.equal(joined[2:], hidden[1])
+    assert not joined[:2, 5:].any()
 
 
 def test_microbatches_by_size_are_sorted_and_complete():

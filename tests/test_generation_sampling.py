@@ -29,6 +29,13 @@ def test_filter_equals_the_plain_loop(vocab: int, temperature: float, top_k: int
     assert torch.equal(logits, before)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_the_nucleus_in_any_precision(dtype):
+    logits = torch.tensor([[0.0, 3.0, -9.0, 2.0, 1.0]], dtype=dtype)  # chances 0.03, 0.64, 0, 0.24, 0.09
+    kept = filter_logits(logits, 1.0, 0, 0.8) > -torch.inf
+    assert kept.tolist() == [[False, True, False, True, False]]
+
+
 def test_a_flat_nucleus_is_larger_than_the_first_guess():
     logits = some_logits(3, 3000, scale=0.01)
     kept = (filter_logits(logits, 1.0, 0, 0.9) > -torch.inf).sum(-1)
@@ -68,6 +75,15 @@ def test_draw_inverts_the_cumulative_distribution(vocab: int):
     picked = chances.log().gather(-1, drawn.tokens.unsqueeze(-1)).squeeze(-1)
     torch.testing.assert_close(drawn.logprobs, picked.float(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(drawn.entropy, -(chances * chances.log()).sum(-1).float(), rtol=1e-5, atol=1e-5)
+
+
+def test_one_token_left_is_the_likeliest():
+    logits = some_logits(40, 300)
+    for sampling in (Sampling(top_k=1), Sampling(top_p=1e-6), Sampling(temperature=0.0)):
+        drawn = draw(logits.clone(), uniforms(3, range(40), 1)[:, 0], sampling)
+        assert torch.equal(drawn.tokens, logits.argmax(-1))
+        if not sampling.is_greedy:
+            assert torch.allclose(drawn.logprobs, torch.zeros(40), atol=1e-6)
 
 
 @pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24])

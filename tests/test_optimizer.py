@@ -71,6 +71,7 @@ def test_the_value_function_has_its_own_rate():
     ("changes", "expected"),
     [
         ({}, [1, 1, 1, 1]),
+        ({"total_steps": 3}, [1, 1, 1, 1]),
         ({"warmup_steps": 2}, [0.5, 1, 1, 1]),
         ({"schedule": "linear", "total_steps": 4}, [1, 0.75, 0.5, 0.25]),
         ({"schedule": "linear", "total_steps": 4, "warmup_steps": 2}, [0.5, 1, 1, 0.5]),

@@ -1,5 +1,7 @@
 """The tiled log-probs against whole rows of logits in float64, forward and backward, and what memory they take."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -169,6 +171,27 @@ def test_the_layer_and_any_callable_like_it_agree(sampling, is_autocast, has_bia
     scale = 3e-2 if is_autocast else 1e-5
     for found, expected in zip(run(layer), run(lambda x: layer(x)), strict=True):
         torch.testing.assert_close(found, expected, atol=scale * float(expected.detach().abs().max()), rtol=0)
+
+
+def test_only_filters_need_whole_rows_of_logits(monkeypatch):
+    """Greedy sampling has no filter to apply: its log-probs are those of the model's own distribution."""
+    generation, layer = random_rollout([4, 1, 6]).generation, nn.Linear(D, 23)
+    features = torch.randn(*generation.mask.shape, D, generator=torch.Generator().manual_seed(3))
+    plain = token_logprobs(features, layer, generation, Sampling(), chunk_tokens=4)
+    filtered = token_logprobs(features, layer, generation, Sampling(top_k=3), chunk_tokens=4)
+    assert not torch.allclose(plain[0], filtered[0])
+    monkeypatch.setattr("ppo.logprobs._whole_row_logprobs", None)
+    greedy = token_logprobs(features, layer, generation, Sampling(temperature=0.0, top_k=3), chunk_tokens=4)
+    for found, expected in zip(greedy, plain, strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(top_k=2)])
+def test_a_batch_without_a_real_token_has_zeros(sampling):
+    generation = random_rollout([4, 2]).generation
+    empty = replace(generation, mask=torch.zeros_like(generation.mask))
+    for found in token_logprobs(torch.randn(2, 4, D), nn.Linear(D, 23), empty, sampling, chunk_tokens=4):
+        assert torch.equal(found, torch.zeros(2, 4))
 
 
 def test_what_counts_as_a_plain_linear_layer():

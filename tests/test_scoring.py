@@ -1,5 +1,7 @@
 """What a reward function may answer, and what happens to it."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -65,6 +67,18 @@ def test_running_moments_equal_those_of_all_numbers():
     assert moments.count == 40
     assert moments.mean == pytest.approx(float(everything.mean()), abs=1e-10)
     assert moments.std == pytest.approx(float(everything.std()), abs=1e-10)
+
+
+def test_fewer_than_two_different_numbers_scale_nothing():
+    moments = RunningMoments()
+    assert moments.std == 1.0
+    moments.update(torch.tensor([5.0]))
+    assert moments.std == 1.0
+    moments.update(torch.tensor([5.0]))
+    assert moments.std == 1.0
+    two = RunningMoments()
+    two.update(torch.tensor([5.0, 8.0]))
+    assert two.std == pytest.approx(math.sqrt(4.5))
 
 
 def score_all(config, answer):

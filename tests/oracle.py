@@ -1,0 +1,318 @@
+"""One PPO step from given responses to updated weights, in float64 and plain loops; no code of ``ppo/`` is used.
+
+What is torch's here: the model's own forward, on one unpadded sequence at a time, autograd through it, and the random
+generator that decides the order of rows. Everything else is written out from the sources that the library names:
+the sampling distribution, KL, reward shaping, whitening, GAE and the group estimators, the losses, retain text, the
+controller of the KL coefficient; in tests/oracle_optimizer.py clipping, AdamW and the schedule. Slow, and meant to be
+read beside a paper.
+
+The config is read by attribute and by nothing else; an option that this module does not look at has no effect here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from statistics import fmean, pvariance
+from types import SimpleNamespace
+
+import torch
+
+from tests.oracle_optimizer import PlainAdamW
+
+
+@dataclass
+class Given:
+    """A step's rollouts: token ids, whether an EOS ended them, and what the reward said (a number or one a token)."""
+
+    prompts: list[list[int]]
+    responses: list[list[int]]
+    is_ended: list[bool]
+    answers: list
+
+
+@dataclass
+class Oracle:
+    """Policy, critic and reference are causal LMs in float64; ``head``: (weight, bias) of each layer, tanh between.
+
+    ``generator`` draws the order of rows and the retain texts, as the library's does at the same point of the run.
+    """
+
+    config: SimpleNamespace
+    policy: torch.nn.Module
+    generator: torch.Generator
+    eos_ids: tuple[int, ...]
+    head: list = field(default_factory=list)
+    critic: torch.nn.Module | None = None
+    reference: torch.nn.Module | None = None
+    retain: list[list[int]] = field(default_factory=list)
+
+    def __post_init__(self):
+        self.kl_coef, self.step_count = self.config.kl_coef, 0
+        self.raw_numbers: list[float] = []
+        self.optimizer = PlainAdamW(self.config)
+
+    def parameters(self):
+        """By the library's names: the policy's first, the value function's last; only what is trained."""
+        found = {f"policy.{name}": p for name, p in self.policy.named_parameters()}
+        if self.critic is not None:
+            found |= {f"critic.{name}": p for name, p in self.critic.named_parameters()}
+        for i, layer in enumerate(self.head):
+            found |= {f"value_head.layers.{2 * i}.{n}": p for n, p in zip(("weight", "bias"), layer, strict=True)}
+        return {name: p for name, p in found.items() if p.requires_grad}
+
+    # ------------------------------------------------------------------ the forward
+
+    def distribution(self, logits, index, token):
+        """Log-probability of every token that may be sampled as response token ``index``, by id."""
+        c, numbers = self.config, (logits / self.config.temperature).tolist()
+        allowed = [v for v in range(len(numbers)) if not (index < c.min_response_length and v in self.eos_ids)]
+        allowed.sort(key=lambda v: -numbers[v])
+        if c.top_k and c.top_k < len(allowed):
+            allowed = [v for v in allowed if numbers[v] >= numbers[allowed[c.top_k - 1]]]
+        if c.top_p < 1:
+            total, mass, last = sum(math.exp(numbers[v]) for v in allowed), 0.0, allowed[0]
+            for v in allowed:
+                if mass / total >= c.top_p:
+                    break
+                mass, last = mass + math.exp(numbers[v]), v
+            allowed = [v for v in allowed if numbers[v] >= numbers[last]]
+        if token not in allowed:
+            allowed.append(token)  # this policy may not choose it, the one that did could
+        log_chances = torch.log_softmax(torch.stack([logits[v] for v in allowed]) / c.temperature, dim=0)
+        return dict(zip(allowed, log_chances, strict=True))
+
+    def logprobs(self, model, prompt, response):
+        """Log-prob of every response token, entropy before it, and the hidden states that both come from."""
+        output = model(input_ids=torch.tensor([prompt + response]), output_hidden_states=True, use_cache=False)
+        picked, entropies, hidden = [], [], []
+        for t, token in enumerate(response):
+            place = len(prompt) + t - 1
+            chances = self.distribution(output.logits[0, place], t, token)
+            picked.append(chances[token])
+            entropies.append(-sum(x.exp() * x for x in chances.values()))
+            hidden.append(output.hidden_states[-1][0, place])
+        return picked, entropies, hidden
+
+    def values(self, hidden, prompt, response):
+        """V before every response token."""
+        if not self.head:
+            return [torch.tensor(0.0, dtype=torch.float64) for _ in response]
+        if self.critic is not None:
+            output = self.critic(input_ids=torch.tensor([prompt + response]), output_hidden_states=True)
+            hidden = [output.hidden_states[-1][0, len(prompt) + t - 1] for t in range(len(response))]
+        elif self.config.detach_value_head:
+            hidden = [x.detach() for x in hidden]
+        result = []
+        for x in hidden:
+            for i, (weight, bias) in enumerate(self.head):
+                x = weight @ (x if i == 0 else torch.tanh(x)) + bias
+            result.append(x[0])
+        return result
+
+    # ------------------------------------------------------------------ from answers to advantages
+
+    def token_rewards(self, given):
+        """The reward of every token before KL, out of the raw answers."""
+        c = self.config
+        is_dense = isinstance(given.answers[0], list)
+        if c.scale_scores:
+            self.raw_numbers += [x for a in given.answers for x in (a if is_dense else [a])]
+            n, mean = len(self.raw_numbers), fmean(self.raw_numbers)
+            scale = math.sqrt(sum((x - mean) ** 2 for x in self.raw_numbers) / (n - 1))
+        else:
+            scale = 1.0
+        limit = math.inf if c.clip_scores is None else c.clip_scores
+        rewards = []
+        for response, answer, is_ended in zip(given.responses, given.answers, given.is_ended, strict=True):
+            row = list(answer) if is_dense else [0.0] * (len(response) - 1) + [answer]
+            row = [min(max(x / scale, -limit), limit) for x in row]
+            row[-1] -= 0.0 if is_ended else c.missing_eos_penalty
+            rewards.append(row)
+        return rewards
+
+    def kl(self, new, ref):
+        """One token's estimate; a float or a torch scalar."""
+        d = new - ref
+        exp = d.neg().exp() if isinstance(d, torch.Tensor) else math.exp(-d)
+        return {"k1": d, "k2": d * d / 2, "k3": exp - 1 + d}[self.config.kl_estimator]
+
+    def advantages(self, rewards, values):
+        """Advantages and returns [B][T], before whitening."""
+        c = self.config
+        if c.advantage != "gae":
+            result, n = [], c.samples_per_prompt
+            totals = [sum(row) for row in rewards]
+            for b, row in enumerate(rewards):
+                group = totals[b // n * n : (b // n + 1) * n]
+                if c.advantage == "rloo":
+                    a = totals[b] - (sum(group) - totals[b]) / (n - 1)
+                else:
+                    mean = sum(group) / n
+                    a = (totals[b] - mean) / (math.sqrt(sum((x - mean) ** 2 for x in group) / n) + 1e-4)
+                result.append([a] * len(row))
+            return result, [[0.0] * len(row) for row in rewards]
+        result = []
+        for r, v in zip(rewards, values, strict=True):
+            deltas = [r[t] + c.gamma * (v[t + 1] if t + 1 < len(v) else 0.0) - v[t] for t in range(len(r))]
+            result.append([
+                sum((c.gamma * c.gae_lambda) ** (u - t) * deltas[u] for u in range(t, len(r))) for t in range(len(r))
+            ])  # fmt: skip
+        returns = [[a + x for a, x in zip(*rows, strict=True)] for rows in zip(result, values, strict=True)]
+        return result, returns
+
+    @torch.no_grad()
+    def rollout(self, given):
+        """Everything that the update learns from, as [B][T] lists of floats."""
+        c, r = self.config, SimpleNamespace(old_logprobs=[], old_values=[], ref_logprobs=[], kl=[], entropy=[])
+        for prompt, response in zip(given.prompts, given.responses, strict=True):
+            logprobs, entropies, hidden = self.logprobs(self.policy, prompt, response)
+            r.old_logprobs.append([float(x) for x in logprobs])
+            r.entropy.append([float(x) for x in entropies])
+            r.old_values.append([float(x) for x in self.values(hidden, prompt, response)])
+            ref = r.old_logprobs[-1]
+            if self.reference is not None and c.kl_coef > 0:
+                ref = [float(x) for x in self.logprobs(self.reference, prompt, response)[0]]
+            r.ref_logprobs.append(ref)
+            r.kl.append([self.kl(p, q) for p, q in zip(r.old_logprobs[-1], ref, strict=True)])
+        coef = self.kl_coef if c.kl_as == "reward" else 0.0
+        pairs = zip(self.token_rewards(given), r.kl, strict=True)
+        r.rewards = [[x - coef * k for x, k in zip(*rows, strict=True)] for rows in pairs]
+        if c.whiten_rewards:
+            r.rewards = whitened(r.rewards, is_mean_kept=True)
+        r.advantages, r.returns = self.advantages(r.rewards, r.old_values)
+        if c.advantage == "gae" and c.whiten_advantages:
+            r.advantages = whitened(r.advantages, is_mean_kept=False)
+        return r
+
+    def summary(self, given, r):
+        """What is logged about a rollout."""
+        flat = {name: [x for row in rows for x in row] for name, rows in vars(r).items()}
+        scores = [sum(a) if isinstance(a, list) else a for a in given.answers]
+        sizes, mean = [len(response) for response in given.responses], fmean(scores)
+        return {
+            "score/mean": mean,
+            "score/std": math.sqrt(fmean((x - mean) ** 2 for x in scores)),
+            "score/min": min(scores),
+            "score/max": max(scores),
+            "kl/per_sequence": sum(flat["kl"]) / len(sizes),
+            "kl/per_token": fmean(flat["kl"]),
+            "kl/coef": self.kl_coef,
+            "reward/per_sequence": sum(flat["rewards"]) / len(sizes),
+            "value/mean": fmean(flat["old_values"]),
+            "return/mean": fmean(flat["returns"]),
+            "response/length_mean": fmean(sizes),
+            "response/length_min": min(sizes),
+            "response/ended_share": sum(given.is_ended) / len(sizes),
+            "response/distinct_share": len({tuple(response) for response in given.responses}) / len(sizes),
+            "response/entropy": fmean(flat["entropy"]),
+            "response/logprob_per_sequence": sum(flat["old_logprobs"]) / len(sizes),
+        }
+
+    # ------------------------------------------------------------------ the update
+
+    def update(self, given, r):
+        """All epochs; returns the means over minibatches of what was measured."""
+        c, measured, skipped = self.config, [], 0
+        is_stopped = False
+        for _ in range(c.epochs):
+            order = torch.randperm(len(given.prompts), generator=self.generator).tolist()
+            for start in range(0, len(order), c.minibatch):
+                numbers = self.minibatch(given, r, order[start : start + c.minibatch])
+                if c.max_mean_ratio is not None and numbers["policy/ratio"] > c.max_mean_ratio:
+                    skipped += 1
+                    continue
+                measured.append(numbers | self.optimizer.step(self.parameters(), self.step_count))
+                is_stopped = c.stop_kl_per_token is not None and numbers["policy/approx_kl"] > c.stop_kl_per_token
+                if is_stopped:
+                    break
+            if is_stopped:
+                break
+        per_sequence = fmean(sum(row) for row in r.kl)
+        if c.kl_controller == "adaptive" and c.kl_coef > 0:
+            error = min(0.2, max(-0.2, per_sequence / c.target_kl_per_sequence - 1))
+            self.kl_coef *= 1 + error * len(given.prompts) / c.kl_horizon_sequences
+        self.step_count += 1
+        metrics = {name: fmean(m[name] for m in measured) for name in measured[0]} if measured else {}
+        metrics["update/minibatches"] = len(measured)
+        metrics |= {"update/skipped_minibatches": skipped} if skipped else {}
+        if self.head:
+            left = [a - b for rows in zip(r.returns, r.old_values, strict=True) for a, b in zip(*rows, strict=True)]
+            metrics["value/explained_variance"] = 1 - pvariance(left) / pvariance([x for row in r.returns for x in row])
+        return metrics | ({"update/stopped_early": 1} if is_stopped else {})
+
+    def minibatch(self, given, r, rows):
+        """Leaves the gradient of one minibatch in the parameters."""
+        c, n = self.config, sum(len(given.responses[b]) for b in rows)
+        for parameter in self.parameters().values():
+            parameter.grad = None
+        total, sums = 0.0, {}
+        for b in rows:
+            prompt, response = given.prompts[b], given.responses[b]
+            logprobs, entropies, hidden = self.logprobs(self.policy, prompt, response)
+            values = self.values(hidden, prompt, response)
+            for t in range(len(response)):
+                old = SimpleNamespace(**{name: numbers[b][t] for name, numbers in vars(r).items()})
+                loss, numbers = self.token_loss(logprobs[t], entropies[t], values[t], old)
+                total = total + loss / n
+                for name, x in numbers.items():
+                    sums[name] = sums.get(name, 0.0) + float(x.detach() if isinstance(x, torch.Tensor) else x) / n
+        if c.retain_coef > 0:
+            retain = self.retain_loss()
+            total, sums["retain/loss"] = total + c.retain_coef * retain, float(retain.detach())
+        total.backward()
+        return sums
+
+    def token_loss(self, logprob, entropy, value, old):
+        """One token's part of the loss and of the statistics."""
+        c = self.config
+        log_ratio = logprob - old.old_logprobs
+        ratio, a = log_ratio.exp(), old.advantages
+        r = float(ratio.detach())
+        is_cut = r > 1 + c.policy_clip if a > 0 else a < 0 and r < 1 - c.policy_clip
+        policy = 0 * ratio - a * (1 + math.copysign(c.policy_clip, a)) if is_cut else -a * ratio
+        numbers = {
+            "policy/loss": policy, "policy/entropy": entropy, "policy/ratio": ratio, "policy/clip_fraction": is_cut,
+            "policy/approx_kl": ratio - 1 - log_ratio, "policy/log_ratio": abs(float(log_ratio.detach())),
+        }  # fmt: skip
+        loss = policy - c.entropy_coef * entropy
+        if self.head:
+            error, is_value_cut = (value - old.returns) ** 2 / 2, False
+            moved = float(value.detach()) - old.old_values
+            if c.value_clip is not None and abs(moved) > c.value_clip:
+                clipped = (old.old_values + math.copysign(c.value_clip, moved) - old.returns) ** 2 / 2
+                if clipped > float(error.detach()):
+                    error, is_value_cut = 0 * error + clipped, True  # a gradient of 0 is one: Adam moves on
+            loss = loss + c.value_coef * error
+            numbers |= {"value/loss": error, "value/clip_fraction": is_value_cut}
+        if c.kl_as == "loss" and self.reference is not None and c.kl_coef > 0:
+            kl = self.kl(logprob, old.ref_logprobs)
+            loss, numbers["kl/loss"] = loss + self.kl_coef * kl, kl
+        return loss, numbers
+
+    def retain_loss(self):
+        """Per predicted token of randomly drawn pieces: -log p of the text, or KL(reference || policy)."""
+        c, size = self.config, self.config.retain_tokens
+        pieces = [text[i : i + size] for text in self.retain for i in range(0, len(text), size)]
+        pieces = [piece for piece in pieces if len(piece) > 1]
+        chosen = torch.randint(len(pieces), (c.retain_sequences,), generator=self.generator).tolist()
+        total, count = 0.0, 0
+        for ids in (pieces[i] for i in chosen):
+            new = torch.log_softmax(self.policy(input_ids=torch.tensor([ids])).logits[0], dim=-1)
+            for t in range(len(ids) - 1):
+                if c.retain_loss == "lm":
+                    total = total - new[t, ids[t + 1]]
+                else:
+                    with torch.no_grad():
+                        ref = torch.log_softmax(self.reference(input_ids=torch.tensor([ids])).logits[0, t], dim=-1)
+                    total = total + sum(q.exp() * (q - p) for q, p in zip(ref, new[t], strict=True))
+                count += 1
+        return total / count
+
+
+def whitened(rows, *, is_mean_kept):
+    """Unit (biased) variance over all numbers of ragged rows."""
+    flat = [x for row in rows for x in row]
+    mean = fmean(flat)
+    scale = math.sqrt(sum((x - mean) ** 2 for x in flat) / len(flat) + 1e-8)
+    return [[(x - mean) / scale + (mean if is_mean_kept else 0.0) for x in row] for row in rows]
