@@ -11,9 +11,9 @@ It holds prompts and responses: it is as private as the run's other files. This 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from .types import Generation, Rollout, Sample
 if TYPE_CHECKING:
     from .trainer import Trainer
 
+Record = TypeVar("Record", Rollout, Generation)
 _SAMPLE = ("prompt", "text", "prompt_ids", "ids", "is_ended")
 _OF_GENERATION = "generation."
 
@@ -83,18 +84,15 @@ def _tensors(rollout: Rollout, retain: tuple[Tensor, Tensor] | None) -> dict[str
     return tensors | ({} if retain is None else {"retain_ids": retain[0], "retain_mask": retain[1]})
 
 
-def _named(tensors: Mapping[str, Tensor], cls: type, prefix: str) -> dict[str, Tensor]:
+def _named(tensors: Mapping[str, Tensor], cls: type, prefix: str) -> dict[str, Any]:
     return {field.name: tensors[prefix + field.name] for field in fields(cls) if prefix + field.name in tensors}
 
 
 def on_device(rollout: Rollout, device: torch.device) -> Rollout:
     """The same rows with every tensor on ``device``."""
-    moved: dict[str, Any] = {}
-    for field in fields(rollout):
-        value = getattr(rollout, field.name)
-        moved[field.name] = value.to(device) if isinstance(value, Tensor) else value
-    tensors = {f.name: getattr(rollout.generation, f.name) for f in fields(Generation)}
-    moved["generation"] = Generation(
-        **{name: x.to(device) if isinstance(x, Tensor) else x for name, x in tensors.items()}
-    )
-    return Rollout(**moved)
+    return replace(_moved(rollout, device), generation=_moved(rollout.generation, device))
+
+
+def _moved(record: Record, device: torch.device) -> Record:
+    tensors: dict[str, Any] = {name: x.to(device) for name, x in vars(record).items() if isinstance(x, Tensor)}
+    return replace(record, **tensors)
