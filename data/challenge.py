@@ -55,6 +55,6 @@ def read_ids(path: Path) -> np.ndarray:
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "iu":
         shape, dtype = getattr(array, "shape", None), getattr(array, "dtype", None)
         raise ValueError(f"{path} holds shape {shape}, type {dtype}; expected integers of shape [rows, tokens]")
-    if array.shape[1] == 0 and len(array) > 0:  # rows of nothing take no bytes: a header could promise any number
-        raise ValueError(f"{path} holds shape {array.shape}: rows without tokens; expected [rows, tokens]")
+    if len(array) > path.stat().st_size:  # rows of nothing take no bytes: a header could promise any number
+        raise ValueError(f"{path} holds shape {array.shape}, more rows than bytes; expected [rows, tokens]")
     return array

@@ -12,6 +12,7 @@ import pytest
 
 from models.gguf_header import check_gguf, read_gguf_header
 from ppo import Config
+from ppo.backbone import end_ids
 from ppo.checkpoint import read_state
 from ppo.files import read_json
 from ppo.log import read_jsonl
@@ -80,7 +81,7 @@ def test_a_damaged_file_is_taken_or_refused(kinds, kind):
 
 @pytest.mark.slow
 def test_a_hundred_thousand_damaged_files_in_little_memory():
-    command = [sys.executable, "-m", "tests.fuzz", "--inputs", "9000", "--memory-mib", "1024", "--seed", "1000"]
+    command = [sys.executable, "-m", "tests.fuzz", "--inputs", "8400", "--memory-mib", "1024", "--seed", "1000"]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
 
@@ -229,3 +230,10 @@ def test_sizes_that_weights_allow_pass():
 def test_damage_is_the_same_for_the_same_seed():
     good = Path(fuzz.__file__).read_bytes()
     assert fuzz.damaged(good, random.Random(3)) == fuzz.damaged(good, random.Random(3)) != good
+
+
+def test_an_eos_that_is_no_token_is_refused():
+    model = fuzz.tiny_gpt2()
+    model.generation_config.eos_token_id = {"a": []}
+    with pytest.raises(ValueError, match=r"names eos_token_id=\{'a': \[\]\}"):
+        end_ids(model)
