@@ -51,7 +51,8 @@ from models.memorise import memorise
 from models.own_text import own_text
 from ppo.backbone import context_length
 from ppo.checkpoint import list_checkpoints
-from ppo.distributed import OtherProcessError, Processes
+from ppo.distributed import LostProcessError, OtherProcessError, Processes
+from ppo.interrupt import sigterm_as_ctrl_c
 from ppo.log import HEADLINE, read_jsonl
 from ppo.options import add_options
 from rewards import demem as rewards
@@ -307,9 +308,9 @@ COMMANDS: dict[str, Callable[[Run], None]] = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit status: 0, 2 for bad input (one line on stderr), 130 after Ctrl-C."""
+    """Exit status: 0, 2 for bad input (one line on stderr), 130 after Ctrl-C or SIGTERM."""
     transformers.utils.logging.disable_progress_bar()
-    with ppo.process_group() as processes:
+    with sigterm_as_ctrl_c(), ppo.process_group() as processes:
         with silent(not processes.is_first, redirect_stdout, redirect_stderr):
             command, parsed = parse(arguments)
         with silent(not processes.is_first, redirect_stdout):
@@ -332,9 +333,10 @@ def execute(command: str, parsed: argparse.Namespace, processes: Processes) -> i
             processes.first(partial(COMMANDS[command], prepare(command, parsed, processes)))
     except OtherProcessError:
         return 2
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ppo.CheckError, LostProcessError) as error:
         if processes.claim("end"):
-            print(f"demem: {' '.join(str(error).split())}", file=sys.stderr)
+            told = "; ".join([str(error), *getattr(error, "__notes__", [])])
+            print(f"demem: {' '.join(told.split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         can_resume = command in ("run", "train", "memorise") and (out / "config.json").is_file()
@@ -342,7 +344,7 @@ def execute(command: str, parsed: argparse.Namespace, processes: Processes) -> i
         if processes.claim("end"):
             print(f"demem: interrupted{hint}", file=sys.stderr)
         return 130
-    except RuntimeError:  # lost in the middle of a step; if another process went first, it has said why
+    except RuntimeError:  # if another process went first, it has said why
         if processes.count == 1 or processes.claim("end"):
             raise
         return 2

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from models.gguf_header import check_gguf
 from models.lab.load import TWINS, load_twin
 from ppo.loading import TOKENIZER_REMEDY, check_causal, check_tokenizer, check_weights, explained, load_pretrained
 
@@ -69,6 +70,7 @@ def _from_gguf(path: Path, dtype: torch.dtype) -> LoadedModel:
         raise ValueError(f"GGUF model {path} is not a file; check the path")
     if missing := [package for package in ("gguf", "accelerate") if importlib.util.find_spec(package) is None]:
         raise ValueError(f"GGUF model {path} needs the packages {' and '.join(missing)}: pip install gguf accelerate")
+    check_gguf(path)
     name, folder, file = f"model={str(path)!r}", str(path.parent), path.name
     model, info = explained(
         lambda: AutoModelForCausalLM.from_pretrained(

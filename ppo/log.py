@@ -6,11 +6,11 @@ Every metric is named ``area/quantity``. This module knows nothing about what th
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .files import flush, replace_text
 from .log_csv import CsvTable
 from .log_tensorboard import TensorBoard, open_tensorboard
 from .types import Rollout
@@ -56,6 +56,12 @@ class RunLog:
                 "samples.jsonl", {"step": step, "prompt": sample.prompt, "response": sample.text, "score": score}
             )
 
+    def flush(self) -> None:
+        """Have the lines written to disk, ahead of a checkpoint that counts on them."""
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            if self._folder is not None and (self._folder / name).exists():
+                flush(self._folder / name)
+
     def close(self) -> None:
         """Let go of what is open."""
         if self._tensorboard is not None:
@@ -74,25 +80,36 @@ def headline(labels: Mapping[str, str], metrics: Mapping[str, float]) -> dict[st
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSONL file; a last line that was cut off by a kill is left out."""
+    """The records of a JSONL file; a last line that was cut off by a kill is left out.
+
+    Raises ValueError that names the line for anything else that is no JSON object in UTF-8.
+    """
     records: list[dict[str, Any]] = []
-    lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would also split at U+2028 inside a text
+    lines = path.read_bytes().split(b"\n")  # splitlines would also split at U+2028 inside a text
     if lines and not lines[-1]:
         lines.pop()
     for number, line in enumerate(lines):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            record = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError) as error:  # a character of several bytes can be cut as well
             if number == len(lines) - 1:
                 break
-            raise ValueError(f"{path}, line {number + 1} is not JSON: {error}") from error
+            raise ValueError(f"{path}, line {number + 1} is not JSON: {str(error)[:200]}") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}, line {number + 1} is not JSON that holds an object: {record!r:.80}")
+        records.append(record)
     return records
 
 
 def _drop_from(path: Path, first_step: int) -> None:
     if not path.exists():
         return
-    kept: Sequence[dict[str, Any]] = [record for record in read_jsonl(path) if record["step"] < first_step]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept), encoding="utf-8")
-    os.replace(temporary, path)
+    kept: Sequence[dict[str, Any]] = [record for record in read_jsonl(path) if _step(record, path) < first_step]
+    replace_text(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept))
+
+
+def _step(record: Mapping[str, Any], path: Path) -> int:
+    step = record.get("step")
+    if not isinstance(step, int):
+        raise ValueError(f"{path} holds a line without a step: {record!r:.80}")
+    return step

@@ -97,6 +97,8 @@ class Optimizer:
             if name not in self._parameters:
                 raise ValueError(f"the checkpoint's optimiser knows {name!r}, which this model does not train")
             parameter = self._parameters[name]
+            if value.shape not in ((), parameter.shape):
+                raise ValueError(f"the checkpoint's {full_name} is {tuple(value.shape)}, not {tuple(parameter.shape)}")
             is_step = key == "step"
             self._adam.state[parameter][key] = (
                 value.clone().to(parameter.device) if is_step else laid_out(value.clone(), parameter)

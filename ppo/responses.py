@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .buffer import microbatches, trim
 from .generation import generate
+from .memory import with_less
 from .precision import statistics_dtype
 from .prompts import Prompt, make_samples
 from .sharding import gathered
@@ -52,7 +53,7 @@ def respond(trainer: Trainer, prompts: Sequence[Prompt]) -> Responses:
         generation = _sample(trainer, prompts[own], range(own.start, own.stop))
         samples = make_samples(prompts[own], generation, trainer.tokenizer)
         sampled = time.perf_counter()
-        scores, token_rewards = trainer.scorer.ask(samples)
+        scores, token_rewards = trainer.scorer.ask(samples, step=trainer.step)
         scored = time.perf_counter()
         generation = _with_trunk(trainer, generation)
         old_logprobs, old_values = _old_statistics(trainer, generation)
@@ -81,15 +82,19 @@ def respond(trainer: Trainer, prompts: Sequence[Prompt]) -> Responses:
 
 def _sample(trainer: Trainer, prompts: Sequence[Prompt], request_ids: Sequence[int]) -> Generation:
     seed = int(torch.randint(2**62, (), generator=trainer.generator))
-    return generate(
-        trainer.model,
-        [prompt.ids for prompt in prompts],
-        trainer.sampling,
-        seed=seed,
-        request_ids=request_ids,
-        slots=trainer.config.rollout_slots,
-        value_fn=trainer.actor.value_fn,
-    )
+
+    def sample() -> Generation:
+        return generate(
+            trainer.model,
+            [prompt.ids for prompt in prompts],
+            trainer.sampling,
+            seed=seed,
+            request_ids=request_ids,
+            slots=trainer.limits.rollout_slots,
+            value_fn=trainer.actor.value_fn,
+        )
+
+    return with_less(sample, lambda: trainer.limits.halve_slots(len(prompts)))
 
 
 def _with_trunk(trainer: Trainer, generation: Generation) -> Generation:
@@ -110,13 +115,22 @@ def _old_statistics(trainer: Trainer, generation: Generation) -> tuple[Tensor, T
     is_sampler_exact = config.old_logprobs == "rollout" and config.autocast == "off" and is_whole
     if is_sampler_exact and (generation.values is not None or not config.has_critic):
         return generation.logprobs, generation.values if generation.values is not None else zeros
+    logprobs, values = with_less(
+        lambda: _evaluated(trainer, generation), lambda: trainer.limits.halve_microbatch(len(generation))
+    )
+    return (generation.logprobs if is_sampler_exact else logprobs), values
+
+
+def _evaluated(trainer: Trainer, generation: Generation) -> tuple[Tensor, Tensor]:
+    """Log-probs and values [B, T] from the training forward."""
+    limits, zeros = trainer.limits, torch.zeros_like(generation.logprobs)
     logprobs, values = zeros.clone(), zeros.clone()
-    for indices in microbatches(generation.attention_mask, size=config.microbatch, tokens=config.microbatch_tokens):
+    for indices in microbatches(generation.attention_mask, size=limits.microbatch, tokens=limits.microbatch_tokens):
         part = trim(generation.rows(indices))
         evaluation = trainer.evaluate(part)
         logprobs[indices, : part.mask.shape[1]] = evaluation.logprobs
         values[indices, : part.mask.shape[1]] = evaluation.values
-    return (generation.logprobs if is_sampler_exact else logprobs), values
+    return logprobs, values
 
 
 def _ref_logprobs(trainer: Trainer, generation: Generation, samples: list[Sample]) -> Tensor | None:

@@ -24,21 +24,24 @@ from . import persistence
 from .actor_critic import ActorCritic, Evaluation, checkpointed_layers
 from .advantages import estimate_advantages, shape_rewards
 from .backbone import context_length, end_ids, vocabulary_size
-from .buffer import RolloutBuffer, microbatches, rows, trim_rollout
+from .buffer import RolloutBuffer
+from .checks import check_finite, check_first_minibatch, check_rollout, leave_out
 from .config import Config
 from .determinism import reproducible
 from .distributed import Processes
+from .gradients import accumulate_gradients, draw_retain
 from .interrupt import deferred_interrupts
 from .kl import estimate_kl, make_controller
 from .loading import load_model
 from .log import HEADLINE, RunLog, headline
-from .losses import explained_variance, ppo_loss
+from .losses import explained_variance
+from .memory import Limits
 from .optimizer import Optimizer
 from .precision import statistics_dtype
 from .prompts import Prompt, PromptStream, check_lengths, read_prompts
 from .reference import freeze, make_reference, resolve_adapter
 from .responses import respond
-from .retain import RetainLoss, count_predictions, make_retain_loss
+from .retain import make_retain_loss
 from .scoring import Scorer
 from .sharding import gathered, shard
 from .statistics import Averages, rollout_metrics
@@ -122,7 +125,10 @@ class Trainer:
         self.optimizer = Optimizer(self.actor.trained_parameters(), self.actor.value_parameter_names(), self.config)
         self.kl_controller = make_controller(self.config)
         self.stream = PromptStream(len(self.prompts), self.generator)
+        self.limits = Limits.of(self.config)
+        self.num_not_finite = 0  # updates running that were left out
         self.last_checkpoint: Path | None = None
+        self._fresh: Rollout | None = None  # a rollout of the policy as it is
         self._use_tensorboard = use_tensorboard
 
     # ------------------------------------------------------------------ the loop
@@ -169,6 +175,7 @@ class Trainer:
                 is_interrupted = processes.any(bool(interrupt))
                 is_over = stop_when is not None and processes.first(partial(stop_when, metrics))
                 if self.out is not None and (is_interrupted or self._is_to_be_saved(is_over or step == end - 1)):
+                    log.flush()
                     self.save_numbered()
                 if is_interrupted:
                     if self.out is not None and processes.is_first:
@@ -201,7 +208,10 @@ class Trainer:
             generation, answered.samples, old_logprobs, old_values, answered.ref_logprobs,
             answered.scores.to(mask.device), kl, rewards, advantages, returns, token_rewards=token_rewards,
         )  # fmt: skip
-        return replace(rollout, metrics=rollout_metrics(rollout, kl_coef=self.kl_controller.coef) | answered.times)
+        check_rollout(self, rollout)
+        metrics = rollout_metrics(rollout, kl_coef=self.kl_controller.coef) | answered.times
+        self._fresh = replace(rollout, metrics=metrics)
+        return self._fresh
 
     def _next_prompts(self) -> list[Prompt]:
         """Prompt-major: the samples of one prompt are adjacent."""
@@ -215,6 +225,8 @@ class Trainer:
         """Several epochs of clipped policy and value updates on one rollout; ends early when KL says so.
 
         ``recorder``: looks on and changes nothing; see :meth:`trace`.
+
+        Raises FloatingPointError after ``config.stop_after_skipped_updates`` gradients running that are not finite.
         """
         started = time.perf_counter()
         buffer = RolloutBuffer(self.generator)
@@ -225,16 +237,30 @@ class Trainer:
             if self.config.gradient_checkpointing:
                 stack.enter_context(checkpointed_layers(self.actor))
             for minibatch in self._epochs(buffer):
-                statistics = self._accumulate_gradients(minibatch, recorder)
-                # Before the first optimiser step policy and old policy are the same: what differs is rounding.
-                gap = statistics["policy/log_ratio"] if gap is None else gap
+                retain = draw_retain(self)
+                statistics = accumulate_gradients(self, minibatch, retain, recorder)
+                if gap is None:
+                    # Before the first optimiser step policy and old policy are the same: what differs is rounding.
+                    gap = statistics["policy/log_ratio"]
+                    if rollout is self._fresh:
+                        check_first_minibatch(self, minibatch, retain, gap)
+                    self._fresh = None
                 if _exceeds(statistics["policy/ratio"], self.config.max_mean_ratio):
                     self.optimizer.zero_grad()
                     averages.count("update/skipped_minibatches")
                     if recorder is not None:
                         recorder.close(statistics)
                     continue
-                norm, rate = self.optimizer.step(self.step)
+                try:
+                    check_finite(statistics)
+                    norm, rate = self.optimizer.step(self.step)
+                except FloatingPointError as error:
+                    leave_out(self, minibatch, retain, error)
+                    averages.count("update/skipped_not_finite")
+                    if recorder is not None:
+                        recorder.close(statistics)
+                    continue
+                self.num_not_finite = 0
                 if recorder is not None:
                     recorder.close(statistics, grad_norm=norm, learning_rate=rate)
                 averages.add(statistics | {"update/grad_norm": norm, "update/learning_rate": rate})
@@ -262,36 +288,6 @@ class Trainer:
         for _ in range(self.config.epochs):
             yield from buffer.minibatches(self.config.minibatch)
 
-    def _accumulate_gradients(self, minibatch: Rollout, recorder: Recorder | None = None) -> dict[str, float]:
-        """Add up the gradient of one minibatch, microbatch by microbatch; the split does not change it."""
-        num_tokens = int(minibatch.generation.mask.sum())
-        totals: dict[str, float] = {}
-        for indices, weight in self._own_microbatches(minibatch.generation.attention_mask):
-            part = trim_rollout(rows(minibatch, indices))
-            new = self.evaluate(part.generation)
-            loss, statistics = ppo_loss(new, part, self.config, kl_coef=self.kl_controller.coef, num_tokens=num_tokens)
-            if recorder is not None:
-                recorder.watch(part, new, num_tokens=num_tokens)
-            (weight * loss).backward()  # type: ignore[no-untyped-call]
-            for name, value in statistics.items():
-                totals[name] = totals.get(name, 0.0) + weight * float(value)
-        if self.retain_loss is not None:
-            totals["retain/loss"] = self._accumulate_retain_gradients(self.retain_loss)
-        self.processes.sum_gradients(list(self.actor.trained_parameters().values()))
-        return self.processes.sum_numbers(totals)
-
-    def _accumulate_retain_gradients(self, retain_loss: RetainLoss) -> float:
-        ids, mask = retain_loss.draw(self.device)
-        num_tokens = count_predictions(mask)
-        total = 0.0
-        for indices, weight in self._own_microbatches(mask):
-            loss_of = partial(retain_loss, self.actor.backbone, ids[indices], mask[indices], num_tokens=num_tokens)
-            with self.precision():
-                loss = self.actor.run(loss_of)
-            (weight * self.config.retain_coef * loss).backward()  # type: ignore[no-untyped-call]
-            total += weight * float(loss.detach())
-        return total
-
     def evaluate(self, generation: Generation) -> Evaluation:
         """The policy and the critic as they are, asked about responses in the precision of the training."""
         chunk_tokens = self.config.logprob_chunk_tokens
@@ -310,20 +306,6 @@ class Trainer:
         if self.config.autocast == "off":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
-
-    def _microbatches(self, attention_mask: Tensor) -> list[Tensor]:
-        return microbatches(attention_mask, size=self.config.microbatch, tokens=self.config.microbatch_tokens)
-
-    def _own_microbatches(self, attention_mask: Tensor) -> list[tuple[Tensor, float]]:
-        """This process's rows of a batch in microbatches, each with the weight 1.
-
-        Split weights are gathered by all processes at once, so there they need equally many: the first row fills up,
-        with the weight 0.
-        """
-        own = self.processes.deal(attention_mask)
-        parts = [(own[indices], 1.0) for indices in self._microbatches(attention_mask[own])] if len(own) else []
-        missing = self.processes.most(len(parts)) - len(parts) if self.config.sharding == "fsdp" else 0
-        return parts + [(torch.zeros(1, dtype=torch.long), 0.0)] * missing
 
     # ------------------------------------------------------------------ saving
 

@@ -58,6 +58,10 @@ class Recorder:
                     tensor.retain_grad()
             self._watched.append(_Watched(part, new, rows))
 
+    def restart(self) -> None:
+        """The minibatch begins again, in smaller microbatches."""
+        self._watched = []
+
     def close(
         self, statistics: Mapping[str, float], *, grad_norm: float | None = None, learning_rate: float | None = None
     ) -> None:

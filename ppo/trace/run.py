@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..advantages import gae, masked_mean, masked_variance, shape_rewards, td_errors
-from ..checkpoint import restore_rng, rng_tensors
 from ..config import Config
+from ..random_state import random_state, set_random_state
 from ..types import Rollout
 from .look import CONTEXT, Look, Writer, alternatives, look
 from .recorder import Recorder
@@ -65,7 +65,7 @@ def unchanged(trainer: Trainer) -> Iterator[None]:
     weights = {name: p.detach().clone() for name, p in trainer.actor.trained_parameters().items()}
     moments = {name: x.clone() for name, x in trainer.optimizer.state_tensors().items()}
     num_updates, step, kl_coef = trainer.optimizer.num_updates, trainer.step, trainer.kl_controller.coef
-    generator, other_generators = trainer.generator.get_state(), rng_tensors()
+    generator, other_generators = trainer.generator.get_state(), random_state()
     try:
         yield
     finally:
@@ -76,7 +76,7 @@ def unchanged(trainer: Trainer) -> Iterator[None]:
         trainer.optimizer.load_state_tensors(moments, num_updates)
         trainer.step, trainer.kl_controller.coef = step, kl_coef
         trainer.generator.set_state(generator)
-        restore_rng(other_generators)
+        set_random_state(other_generators)
 
 
 def _numbers(columns: Mapping[str, Tensor], mask: Tensor, config: Config) -> dict[str, float]:
