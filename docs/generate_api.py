@@ -126,8 +126,8 @@ def entry(node: ast.stmt, doc: str, path: Path, *, name: str, module: str) -> st
     """One name of the page."""
     lines = path.read_text(encoding="utf-8").splitlines()
     where = path.relative_to(ROOT).as_posix()
-    text = f"\n### {module}.{name}\n\n`{where}`\n\n```python\n{_signature(node, lines)}\n```\n"
-    text += f"\n```text\n{doc}\n```\n" if doc else ""
+    text = f"\n### {module}.{name}\n\n`{where}`\n\n```text\n{_signature(node, lines)}\n```\n"
+    text += f"\n```text\n{doc}\n```\n" if doc else ""  # as text: ruff would format Python in a page
     if isinstance(node, ast.ClassDef):
         for method in _methods(node):
             head = f"{'@property ' if _is_property(method) else ''}{_call(method)}"

@@ -78,8 +78,7 @@ def test_the_reference_knows_every_public_name_and_its_docstring():
     page = read("api.md")
     for name in generate_api.exported("ppo"):
         assert f"\n### ppo.{name}\n" in page
-    entries = page.split("\n### ")[1:]
-    assert [entry.split("\n")[0] for entry in entries if "```text" not in entry] == []
+    assert all(entry.count("```text") == 2 for entry in page.split("\n### ")[1:]), "a name without a docstring"
 
 
 def test_cells_know_their_output_and_can_be_given_another():
@@ -162,9 +161,10 @@ def test_a_point_can_be_measured(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_quick_look_runs_every_variant_and_leaves_the_page_alone(tmp_path, capsys):
+def test_the_quick_look_runs_and_leaves_the_page_alone(tmp_path, capsys):
     before = read("algorithm.md")
-    assert ablations.main(["--quick", "--out", str(tmp_path)]) == 0
-    assert len(list(tmp_path.glob("*.json"))) == len(VARIANTS)
+    names = ["base", "dropout", "cold-mismatch", "rloo", "separate-critic", "retain"]
+    assert ablations.main(["--quick", "--out", str(tmp_path), "--variants", ",".join(names)]) == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(f"{name}-seed0.json" for name in names)
     assert read("algorithm.md") == before
     assert "left as it is" in capsys.readouterr().out
