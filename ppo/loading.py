@@ -45,6 +45,21 @@ def load_pretrained(
     hub. A given ``tokenizer`` is used as it is. Raises ValueError, in one line that names the model and a remedy
     (``remedy`` where nothing more exact is known).
     """
+    model = load_causal(source, dtype=dtype, remedy=remedy)
+    where, is_local = str(source), Path(source).is_dir()
+    name = f"model={where!r}"
+    if tokenizer is None:
+        tokenizer = explained(
+            lambda: AutoTokenizer.from_pretrained(where, local_files_only=is_local),
+            failure=f"the tokenizer of {name} cannot be loaded",
+            remedy=TOKENIZER_REMEDY,
+        )
+        check_tokenizer(tokenizer, model, name=name)
+    return model, tokenizer
+
+
+def load_causal(source: str | Path, *, dtype: torch.dtype = torch.float32, remedy: str = REMEDY) -> Any:
+    """The model alone, as :func:`load_pretrained` loads it; for a folder that has no tokenizer in it."""
     where, is_local = str(source), Path(source).is_dir()
     name = f"model={where!r}"
     if is_local and not (Path(source) / "config.json").is_file():
@@ -66,14 +81,7 @@ def load_pretrained(
     )  # fmt: skip
     check_weights(info["missing_keys"], name=name)
     check_causal(model, name=name)
-    if tokenizer is None:
-        tokenizer = explained(
-            lambda: AutoTokenizer.from_pretrained(where, local_files_only=is_local),
-            failure=f"the tokenizer of {name} cannot be loaded",
-            remedy=TOKENIZER_REMEDY,
-        )
-        check_tokenizer(tokenizer, model, name=name)
-    return model, tokenizer
+    return model
 
 
 def explained(action: Callable[[], Loaded], *, failure: str, remedy: str) -> Loaded:

@@ -40,7 +40,7 @@ from .optimizer import Optimizer
 from .precision import statistics_dtype
 from .prompts import Prompt, PromptStream, check_lengths, read_prompts
 from .reference import freeze, make_reference, resolve_adapter
-from .responses import respond
+from .responses import Responses, respond
 from .retain import make_retain_loss
 from .scoring import Scorer
 from .sharding import gathered, shard
@@ -194,7 +194,11 @@ class Trainer:
     @torch.no_grad()
     def rollout(self) -> Rollout:
         """Sample responses to the next prompts, score them, and work out what each token is worth."""
-        answered = respond(self, self._next_prompts())
+        return self.appraise(respond(self, self._next_prompts()))
+
+    @torch.no_grad()
+    def appraise(self, answered: Responses) -> Rollout:
+        """What each token of scored responses is worth: its reward after KL, its advantage, its return."""
         generation, old_logprobs, old_values = answered.generation, answered.old_logprobs, answered.old_values
         mask = generation.mask
         token_rewards = self.scorer.shape(answered.scores, answered.token_rewards, generation)
