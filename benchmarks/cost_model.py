@@ -21,7 +21,8 @@ from typing import Any
 from transformers import AutoConfig
 
 from benchmarks.cost.architecture import KNOWN, Architecture, from_config
-from benchmarks.cost.check import compare, table
+from benchmarks.cost.check import architecture as model_shape
+from benchmarks.cost.check import compare, plan_of, table
 from benchmarks.cost.device import H100
 from benchmarks.cost.estimate import Estimate, estimate, remedies
 from benchmarks.cost.page import page
@@ -42,9 +43,8 @@ def main() -> None:
     options = read_options()
     comparisons = None
     if options.check is not None:
-        start = float(peak_memory_bytes())
-        rates = machine_rates() | {"start_memory_bytes": start} if options.measure_rates else None
         result = json.loads(Path(options.check).read_text(encoding="utf-8"))
+        rates = measure_rates(result["options"]) if options.measure_rates else None
         comparisons = compare(result, rates)
         print("predicted / measured\n\n" + table(comparisons))
     if options.page is not None:
@@ -70,6 +70,14 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--measure-rates", action="store_true", help="on this machine, now, for a file that holds none")
     parser.add_argument("--page", default=None, help="write docs/scale.md there")
     return parser.parse_args()
+
+
+def measure_rates(measured: Any) -> dict[str, float]:
+    """On this machine, now, for the options of a measurement; "start_memory_bytes" too."""
+    start = float(peak_memory_bytes())
+    arch, plan = model_shape(measured["model"]), plan_of("shared", measured)
+    inputs, outputs = max(arch.linears, key=lambda pair: pair[0] * pair[1])
+    return machine_rates((plan.own_microbatch * plan.length, inputs, outputs)) | {"start_memory_bytes": start}
 
 
 def architecture(name: str) -> Architecture:

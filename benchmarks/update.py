@@ -180,7 +180,7 @@ def summarise(
     """Medians in seconds, rates in response tokens per second, floating-point operations per second."""
     medians = {part: statistics.median(values) for part, values in times.items()}
     tokens = int(rollout.generation.mask.sum())
-    rates = machine_rates()
+    rates = machine_rates(largest_layer(trainer, options))
     rate = rates[f"{'bfloat16' if is_half(trainer) else 'float32'}_operations_per_second"]
     done = options.epochs * model_operations(trainer, rollout)
     return {
@@ -208,6 +208,13 @@ def model_operations(trainer: ppo.Trainer, rollout: Rollout) -> float:
             continue
         total += (6 if parameter.requires_grad else 4) * parameter.numel() * int(generation.attention_mask.sum())
     return total + (6 if output.requires_grad else 4) * output.numel() * int(generation.mask.sum())
+
+
+def largest_layer(trainer: ppo.Trainer, options: argparse.Namespace) -> tuple[int, int, int]:
+    """Rows, inputs and outputs of a block's largest linear layer in the update."""
+    weight = max((p for p in blocks(trainer.model)[0].parameters() if p.dim() == 2), key=lambda p: p.numel())
+    rows = (options.microbatch or options.prompts) * (options.prompt_length + options.response_length)
+    return rows, weight.shape[1], weight.shape[0]
 
 
 def is_half(trainer: ppo.Trainer) -> bool:

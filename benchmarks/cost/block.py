@@ -102,5 +102,5 @@ def _mlp(arch: Architecture, precision: Precision) -> Traffic:
         return Traffic(5 * product * width, 9 * product * width, 4 * product * width)
     if arch.activation == "relu":
         return Traffic(2 * product * width, 3 * product * width, product * width)
-    inner = 2 if precision == "bfloat16" else 4  # autocast computes powers in float32
-    return Traffic(18 * inner * width, 30 * inner * width, (4 * inner + product) * width)
+    inner = 2 if precision == "bfloat16" else 4  # CUDA's autocast computes powers in float32
+    return Traffic(18 * inner * width, 30 * inner * width, (3 * inner + 2 * product) * width)

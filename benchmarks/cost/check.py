@@ -58,8 +58,8 @@ class Comparison:
 def compare(result: Mapping[str, Any], rates: Mapping[str, float] | None = None) -> list[Comparison]:
     """Every variant of a result of ``benchmarks.update`` that is this library's own, part by part.
 
-    ``rates``: of :func:`benchmarks.rates.machine_rates` and "start_memory_bytes", for a result that lacks its own.
-    Raises ValueError where both are missing.
+    ``rates``: those of :func:`benchmarks.rates.machine_rates`, and "start_memory_bytes", for a result that lacks its
+    own. Raises ValueError where both are missing.
     """
     options = result["options"]
     arch = architecture(options["model"])

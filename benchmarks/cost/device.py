@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +13,8 @@ Rate = Literal["float32", "bfloat16"]
 @dataclass(frozen=True)
 class Work:
     """Operations of one kind on one device: arithmetic ``operations`` at ``rate``, ``moved`` bytes of its memory,
-    ``launches`` of kernels, ``sent`` bytes over its link to the others.
+    ``launches`` of kernels, ``sent`` bytes over its link to the others. ``fresh``: bytes for which a processor's
+    allocator asks the system again and again; CUDA's keeps what it once had.
     """
 
     part: str
@@ -21,6 +23,7 @@ class Work:
     moved: float = 0.0
     sent: float = 0.0
     launches: float = 0.0
+    fresh: float = 0.0
     rate: Rate = "float32"
 
 
@@ -30,7 +33,8 @@ class Device:
 
     ``link`` and ``network``: bytes per second and device in a collective operation within a node of ``node_size``
     devices and beyond it. ``reserved``: bytes of ``memory`` that the process cannot use, such as the CUDA context.
-    ``packs_weights``: the fast decoder keeps a copy of all weights in the processor's own layout.
+    ``fresh_bandwidth``: bytes per second written to memory that is new to the process. ``packs_weights``: the fast
+    decoder keeps a copy of all weights in the processor's own layout.
     """
 
     name: str
@@ -42,6 +46,7 @@ class Device:
     node_size: int = 8
     launch_seconds: float = 0.0
     reserved: float = 0.0
+    fresh_bandwidth: float = math.inf
     packs_weights: bool = False
     source: str = ""
 
@@ -52,7 +57,8 @@ class Device:
 
     def _computed(self, piece: Work) -> float:
         arithmetic = piece.operations / self.operations[piece.rate]
-        return max(arithmetic, piece.moved / self.bandwidth, piece.launches * self.launch_seconds)
+        work = max(arithmetic, piece.moved / self.bandwidth, piece.launches * self.launch_seconds)
+        return work + piece.fresh / self.fresh_bandwidth
 
 
 H100 = Device(
@@ -78,11 +84,12 @@ def measured(rates: Mapping[str, Any], *, memory: float, start: float) -> Device
     return Device(
         name="the measured CPU",
         memory=memory,
-        operations={name: rates[f"{name}_operations_per_second"] for name in ("float32", "bfloat16")},
+        operations={name: rates[f"{name}_layer_operations_per_second"] for name in ("float32", "bfloat16")},
         bandwidth=rates["read_bytes_per_second"],
         link=rates["read_bytes_per_second"],
         network=rates["read_bytes_per_second"],
         reserved=start,
+        fresh_bandwidth=rates["new_bytes_per_second"],
         packs_weights=True,
         source="benchmarks.rates",
     )

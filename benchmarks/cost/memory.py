@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .architecture import Architecture
-from .block import block_traffic
 from .device import Device
+from .kept import kept_activations
 from .parameters import Counts, count
 from .plan import Plan
-from .work import copied_weights, frozen_layers
+from .work import copied_weights
 
 _TILE = 1024 * 2048 * 4 * 3  # logits, their chances and gradients; ppo.output_logprobs
 _BUCKET = 2**23  # numbers; ppo.distributed
@@ -117,30 +117,6 @@ def _update(arch: Architecture, plan: Plan, counts: Counts, gradients: float) ->
         "working memory": _working(arch, plan, tokens),
         "tile of logits": _TILE,
     }
-
-
-def kept_activations(arch: Architecture, plan: Plan, tokens: int) -> float:
-    """From the forward to the backward pass of one microbatch, casts of weights under autocast included."""
-    layers = arch.layers - frozen_layers(arch, plan)
-    models = 2 if plan.value_head == "critic" else 1
-    stream = 2 if plan.precision == "bfloat16" else 4
-    block = block_traffic(arch, plan.precision, keys=plan.length).kept
-    if plan.lora_rank:  # what the adapters read is float32, and what they make of it is kept
-        block += adapter_activations(arch, plan)
-    cast = 2 * arch.block_linear_weights if plan.precision == "autocast" else 0
-    if plan.gradient_checkpointing:
-        kept = tokens * (layers * stream * arch.width + block)
-        casts = cast * (1 if plan.lora_rank else layers)  # autocast keeps casts of trained weights while it lasts
-    else:
-        kept, casts = tokens * layers * block, cast * layers
-    return models * (kept + casts + tokens * stream * arch.width)
-
-
-def adapter_activations(arch: Architecture, plan: Plan) -> float:
-    """Bytes a token and block: the low-rank product of each adapter, and under autocast nothing in float32."""
-    size = 2 if plan.precision == "autocast" else 4
-    casts = sum(inputs for inputs, _ in arch.linears) * (4 if plan.precision != "float32" else 0)
-    return size * plan.lora_rank * len(arch.linears) + casts
 
 
 def _working(arch: Architecture, plan: Plan, tokens: int) -> float:

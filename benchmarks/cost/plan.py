@@ -53,12 +53,14 @@ class Plan:
             )
         for name, value, parts in (
             ("prompts", self.prompts, self.devices),
-            ("minibatch", self.own_sequences * self.devices, self.minibatch_sequences),
             ("minibatch", self.minibatch_sequences, self.devices),
+            ("minibatch", self.own_sequences, max(self.own_minibatch, 1)),
             ("microbatch", self.own_minibatch, self.own_microbatch),
         ):
             if value % parts:
-                raise ValueError(f"Plan.{name}: {value} sequences cannot be dealt out in equal parts by {parts}")
+                raise ValueError(
+                    f"Plan.{name}: {value} sequences cannot be split into {parts} or into parts of {parts}"
+                )
 
     @property
     def own_sequences(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from .architecture import Architecture
 from .block import LAUNCHES, block_traffic
 from .device import Rate, Work
+from .kept import frozen_layers, kept_activations
 from .parameters import Counts, count
 from .plan import Plan
 from .sending import gather, sum_gradients, update_gathers
@@ -117,11 +118,6 @@ def reference_work(arch: Architecture, plan: Plan) -> list[Work]:
     return work + _output_forward("reference", "reference output", arch, plan, rows, is_summed_ahead=False)
 
 
-def frozen_layers(arch: Architecture, plan: Plan) -> int:
-    """Leading blocks that no training reaches."""
-    return 0 if plan.train_top_layers is None else max(arch.layers - plan.train_top_layers, 0)
-
-
 # ---------------------------------------------------------------------- update
 
 
@@ -140,6 +136,9 @@ def update_work(arch: Architecture, plan: Plan) -> list[Work]:
     if not has_frozen_output:
         work.append(_output_backward(arch, plan, rows))
     counts = count(arch, plan)
+    kept = kept_activations(arch, plan, plan.own_microbatch * plan.length)
+    fresh = passes * kept + plan.optimizer_steps * plan.weight_bytes * counts.trained
+    work.append(Work("update", "new memory for activations and gradients", fresh=fresh))
     return [*work, *update_gathers(arch, plan, counts), sum_gradients(plan, counts), optimizer_work(plan, counts)]
 
 
