@@ -19,8 +19,8 @@ _NEW_BYTES = 2**26
 
 def machine_rates(layer: tuple[int, int, int]) -> dict[str, float]:
     """Operations per second of a large square matrix product, and of the products of a linear layer, forward and
-    backward, in float32 and in bfloat16; bytes per second read from memory, moved by the multiplication of two tensors of
-    the layer's outputs, and written to memory that the process had not touched before.
+    backward, in float32 and in bfloat16; bytes per second read from memory, moved by the multiplication of two tensors
+    as large as the layer's output, and written to memory that the process had not touched before.
 
     ``layer``: rows, inputs and outputs of a linear layer.
     """
