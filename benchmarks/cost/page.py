@@ -42,7 +42,7 @@ def plan_for(devices: int, changes: Mapping[str, Any]) -> Plan:
     """The page's step, with as much work on every GPU however many there are."""
     plan = {
         "prompts": _PROMPTS * devices, "minibatch": _MINIBATCH * devices, "epochs": _EPOCHS, "precision": "autocast",
-        "gradient_checkpointing": True, "devices": devices,
+        "devices": devices,
     }  # fmt: skip
     return Plan(**{**plan, **changes})
 
@@ -54,9 +54,9 @@ def _introduction() -> str:
 `python -m benchmarks.cost_model`, which counts what this library's code does from the shapes of a model. This page is
 its output too (`--page docs/scale.md`); do not edit it by hand.
 
-The step: on every GPU {_PROMPTS} prompts of 50 tokens, 50 response tokens to each, {_EPOCHS} epochs in minibatches of
-{_MINIBATCH} (DeMem's published batch, minibatch and epochs, on each GPU), bfloat16 autocast over float32 weights,
-gradient checkpointing, a linear value head and a frozen float32 copy as the reference, unless a row says otherwise."""
+The step: on every GPU {_PROMPTS} prompts of 50 tokens, 50 response tokens to each, {_EPOCHS} epochs in minibatches
+of {_MINIBATCH} (DeMem's published batch, minibatch and epochs, on each GPU), bfloat16 autocast over float32 weights,
+a linear value head and a frozen float32 copy as the reference, unless a row says otherwise."""
 
 
 def _assumptions() -> str:
@@ -142,25 +142,45 @@ def label(plan: Plan) -> str:
 
 
 def _advice(found: list[Estimate]) -> str:
-    """What does not fit, why, and what makes it fit."""
-    lines = [f"- {_remedy(one)}" for one in found if not one.fits]
-    return "\n".join(["Everything fits."] if not lines else ["What does not fit:", "", *lines])
+    """What does not fit, why, and what makes it fit; or the least that the library can be brought to."""
+    full = [one for one in found if not one.fits]
+    if not full:
+        return "Everything fits."
+    changed = [remedies(one.arch, one.plan, one.device) for one in full]
+    lines = [f"- {_reason(one)} {_remedy(*pair)}" for one, pair in zip(full, changed, strict=True)]
+    if not any(pair[1].fits for pair in changed):
+        lines = [f"- {_reason(one)}" for one in full]
+        lines.append("\n" + _hopeless(full[0].arch, changed))
+    return "\n".join(["What does not fit:", "", *lines])
 
 
-def _remedy(one: Estimate) -> str:
-    limit = one.device.memory
-    full = [phase for phase in PHASES if one.memory.total(phase) > limit]
+def _reason(one: Estimate) -> str:
+    full = [phase for phase in PHASES if one.memory.total(phase) > one.device.memory]
     parts = one.memory.phases[one.memory.fullest]
     largest = sorted(parts, key=lambda name: -parts[name])[:3]
     listed = ", ".join(f"{name} {parts[name] / 1e9:.0f} GB" for name in largest)
     where = label(one.plan) if one.plan.devices == 1 else f"{one.plan.devices} GPUs, {label(one.plan)}"
-    text = f"{where}: too full in {', '.join(full)} ({one.memory.fullest}: {listed})."
-    names, changed = remedies(one.arch, one.plan, one.device)
-    if changed.fits:
-        peak, seconds = changed.memory.peak / 1e9, changed.seconds()
-        return f"{text} It fits with {' and '.join(names)}: {peak:.1f} GB, {seconds:.2f} s a step."
-    text += f" Nothing that this library can be told makes it fit: with {', '.join(names)} it still needs "
-    text += f"{changed.memory.peak / 1e9:.0f} GB."
-    if one.plan.is_sharded and full and set(full) <= {"rollout", "reference"}:
-        text += " Sampling and asking the reference from split weights would, which it does not do."
-    return text
+    return f"{where}: {', '.join(full)}; in the {one.memory.fullest}: {listed}."
+
+
+def _remedy(names: list[str], changed: Estimate) -> str:
+    return (
+        f"It fits with {' and '.join(names)}: {changed.memory.peak / 1e9:.1f} GB, {changed.seconds():.2f} s a step."
+        if changed.fits
+        else f"Nothing that the library can be told makes it fit: {changed.memory.peak / 1e9:.0f} GB at the least."
+    )
+
+
+def _hopeless(arch: Architecture, changed: list[tuple[list[str], Estimate]]) -> str:
+    """For a model that fits nowhere: the least it needs, and what the library would have to learn."""
+    names, least = min(changed, key=lambda pair: pair[1].memory.peak)
+    plan = plan_for(64, {"sharding": "fsdp", "precision": "float32", "gradient_checkpointing": True, "microbatch": 1})
+    split = estimate(arch, plan, H100)
+    rest = {phase: f"{split.memory.total(phase) / 1e9:.0f}" for phase in PHASES}
+    return f"""**Nothing that this library can be told makes it fit an {H100.name}.** The least, {", ".join(names)}, is
+{least.memory.peak / 1e9:.0f} GB on every GPU, in the {least.memory.fullest}. What stands in the way is that a rollout
+wants the whole model, and the decoder's copies beside it, on every device. Split over 64 GPUs in float32, with
+checkpointing and microbatch=1, the update takes {rest["update"]} GB and the optimiser {rest["optimiser"]} GB, but the
+rollout {rest["rollout"]} GB and the reference {rest["reference"]} GB: with sampling and reference from split weights it
+would fit, and this library has neither. The host memory of a node of {H100.node_size} would have to hold
+{split.host_bytes / 1e12:.1f} TB before the weights are split, since every process loads the whole model."""
