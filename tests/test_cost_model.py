@@ -286,7 +286,7 @@ def result(step: float, rates: dict[str, float] | None) -> dict:
 
 
 def test_check_scales_with_the_rates_it_is_given():
-    names = ("float32_layer_operations", "bfloat16_layer_operations", "read_bytes", "new_bytes")
+    names = ("float32_layer_operations", "bfloat16_layer_operations", "sweep_bytes", "read_bytes", "new_bytes")
     rates = {f"{name}_per_second": 1e9 for name in names}
     slow, fast = (
         {c.quantity: c for c in compare(result(10.0, {name: factor * rate for name, rate in rates.items()}))}
