@@ -90,8 +90,15 @@ class Method:
 def trained(
     bench: Bench, seed: int, training: Training, unlearn: Callable[..., StepLog], *, asks: str = ""
 ) -> Defended:
-    """One training-time baseline on a copy of the original, stopped when the forget set is gone."""
-    started = time.perf_counter()
+    """One training-time baseline on a copy of the original, stopped when the forget set is gone.
+
+    Its retain batches are DeMem's, and so is a number of steps that was asked for.
+    """
+    started, options, config = time.perf_counter(), bench.run.options, bench.run.config
+    training = replace(
+        training, steps=options.steps or training.steps, retain_sequences=config.retain_sequences,
+        retain_tokens=config.retain_tokens,
+    )  # fmt: skip
     model, keep = copy.deepcopy(bench.model), bench.keep() if training.retain_weight else []
     looks: list[bool] = []
     log = unlearn(
@@ -135,9 +142,7 @@ def own_tokens(bench: Bench) -> Tokens:
 
 # No method but DeMem has a floor in its loss, so the stopping rule is theirs. All retain losses see DeMem's own text.
 ASCENT = Training(scope="whole", steps=40, max_grad_norm=None)
-BALANCED = Training(
-    scope="whole", steps=120, batch=32, retain_weight=2.5, retain_loss="kl", retain_sequences=12, retain_tokens=152
-)
+BALANCED = Training(scope="whole", steps=120, batch=32, retain_weight=2.5, retain_loss="kl")
 
 
 def _ascent(bench: Bench, value: float, seed: int) -> Defended:
@@ -145,7 +150,7 @@ def _ascent(bench: Bench, value: float, seed: int) -> Defended:
 
 
 def _difference(bench: Bench, value: float, seed: int) -> Defended:
-    training = replace(BALANCED, learning_rate=2e-4, retain_weight=value)
+    training = replace(BALANCED, scope="suffix", learning_rate=1e-4, retain_weight=value)
     return trained(bench, seed, training, gradient_ascent.unlearn_with_difference)
 
 
@@ -204,11 +209,11 @@ METHODS: dict[str, Method] = {
     "demem": Method("training", partial(_demem, "default", "retain_coef"), "retain_coef", (5.0, 2.5, 1.25), 2.5),
     "paper": Method("training", partial(_demem, "paper", "steps"), "steps", (4, 15, 60), 60),
     "paper-as-run": Method("training", partial(_demem, "paper-as-run", "steps"), "steps", (1, 2, 4), 4),
-    "ul": Method("training", _ascent, "learning_rate", (5e-5, 1e-4, 2e-4), 5e-5),
-    "graddiff": Method("training", _difference, "retain_weight", (10.0, 5.0, 2.5), 5.0),
+    "ul": Method("training", _ascent, "learning_rate", (2e-5, 5e-5, 1e-4), 5e-5),
+    "graddiff": Method("training", _difference, "retain_weight", (40.0, 20.0, 10.0), 20.0),
     "npo": Method("training", _npo, "retain_weight", (10.0, 5.0, 2.5), 5.0),
-    "simnpo": Method("training", _simnpo, "retain_weight", (10.0, 5.0, 2.5), 5.0),
-    "distil": Method("training", _distil, "retain_weight", (5.0, 2.5, 1.0), 2.5),
+    "simnpo": Method("training", _simnpo, "retain_weight", (40.0, 20.0, 5.0), 20.0),
+    "distil": Method("training", _distil, "retain_weight", (30.0, 10.0, 2.5), 10.0),
     "dp": Method("decoding", _dp, "lambda", (0.9, 0.7, 0.5), 0.7, is_seeded=False),
     "dp-logits": Method("decoding", _dp_logits, "lambda", (0.9, 0.7, 0.5), 0.7, is_seeded=False),
     "memfree": Method("decoding", _memfree, "n", (20, 10, 5), 10, is_seeded=False),

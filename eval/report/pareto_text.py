@@ -101,14 +101,24 @@ def _against(verdict: Verdict, name: str) -> str:
     return f"{who}: not beaten by any of {verdict.rivals} points of a {name}."
 
 
+SPOKEN: tuple[Column, ...] = (
+    ("forget/exact_sampled", "sampled", "share"),
+    ("perplexity_ratio", "perplexity ratio", "ratio"),
+    ("fluency", "fluency", "number"),
+    ("keep/exact", "records to keep that survive", "share"),
+)
+
+
 def _names(means: Sequence[Mean], against: Mean) -> str:
-    return "; ".join(
-        f"{m.label} (sampled {number(m.get('forget/exact_sampled'), 'share')} against "
-        f"{number(against.get('forget/exact_sampled'), 'share')}, perplexity ratio "
-        f"{number(m.get('perplexity_ratio'), 'ratio')} against {number(against.get('perplexity_ratio'), 'ratio')}, "
-        f"fluency {number(m.get('fluency'), 'number')} against {number(against.get('fluency'), 'number')})"
-        for m in means
-    )
+    def one(mean: Mean) -> str:
+        pairs = [
+            f"{head} {number(mean.get(name), kind)} against {number(against.get(name), kind)}"
+            for name, head, kind in SPOKEN
+            if mean.get(name) is not None
+        ]
+        return f"{mean.label} ({', '.join(pairs)})"
+
+    return "; ".join(map(one, means))
 
 
 def marks(mean: Mean, all_means: Sequence[Mean]) -> str:
