@@ -104,16 +104,20 @@ def joined(documents: Sequence[np.ndarray]) -> np.ndarray:
 def first_occurrences(symbols: np.ndarray, length: int) -> np.ndarray:
     """For every position the first one whose window of ``length`` symbols is the same, int64 [len(symbols)].
 
-    Windows that run over the end are their own first occurrence. ``[5, 6, 5, 6, 9]``, length 2: ``[0, 1, 0, 3, 4]``.
+    Windows that run over the end or hold a separator (a negative number) are their own first occurrence. ``[5, 6, 5, 6,
+    9]``, length 2: ``[0, 1, 0, 3, 4]``.
     """
     result = np.arange(len(symbols))
     count = len(symbols) - length + 1
     if count < 2:
         return result
-    rank = ranks(symbols, length)[:count]
+    is_separator = symbols < 0
+    separators = np.concatenate([[0], np.cumsum(is_separator)])
+    windows = np.flatnonzero(separators[length:] == separators[:count])  # those that hold none
+    rank = ranks(np.where(is_separator, -1, symbols), length)[windows]  # fewer different symbols are sorted sooner
     smallest = np.empty(len(symbols), dtype=np.int64)
-    smallest[rank[::-1]] = result[:count][::-1]  # of several positions with one rank the last one written stays
-    result[:count] = smallest[rank]
+    smallest[rank[::-1]] = windows[::-1]  # of several positions with one rank the last one written stays
+    result[windows] = smallest[rank]
     return result
 
 
@@ -126,17 +130,17 @@ def ranks(symbols: np.ndarray, depth: int) -> np.ndarray:
     """The place of every suffix among all of them, sorted by their first ``depth`` symbols, int64 [n].
 
     Suffixes that agree in those share the lowest place among them; a suffix that ends sooner comes before its
-    continuations. Prefix doubling (Manber and Myers): places by 1, 2, 4, … symbols, each from two of half the width,
-    the last width being ``depth`` itself. Suffixes that have a place of their own are left alone (Larsson and
-    Sadakane). O(n log n) a round, and log2(depth) rounds at most, whatever the text repeats.
+    continuations. Prefix doubling (Manber and Myers): places by as many symbols as fit into 62 bits, then by twice as
+    many, each from two of half the width, up to ``depth`` itself. Suffixes that have a place of their own are left
+    alone (Larsson and Sadakane). O(n log n) a round, and log2(depth) rounds at most, whatever the text repeats.
 
     Example: [7, 3, 7, 3], depth 1 -> [2, 0, 2, 0]; depth 4 -> [3, 1, 2, 0].
     """
     size = len(symbols)
-    _, inverse, counts = np.unique(symbols, return_inverse=True, return_counts=True)
+    packed, width = _packed(symbols, depth)
+    _, inverse, counts = np.unique(packed, return_inverse=True, return_counts=True)
     rank = (np.cumsum(counts) - counts)[inverse].astype(np.int64)
     shared = np.flatnonzero(counts[inverse] > 1)  # the suffixes whose place is not yet their own
-    width = 1
     while width < depth and len(shared):
         step = min(width, depth - width)
         tail = np.zeros(len(shared), dtype=np.int64)
@@ -155,3 +159,15 @@ def ranks(symbols: np.ndarray, depth: int) -> np.ndarray:
         shared = shared[np.repeat(sizes, sizes) > 1]
         width += step
     return rank
+
+
+def _packed(symbols: np.ndarray, depth: int) -> tuple[np.ndarray, int]:
+    """One number for the first symbols of every suffix, in their order, int64 [n], and how many symbols that are."""
+    values, codes = np.unique(symbols, return_inverse=True)
+    bits = len(values).bit_length()  # 0 stands for the end
+    width = max(1, min(62 // bits if bits else 1, depth))
+    padded = np.concatenate([codes.astype(np.int64) + 1, np.zeros(width - 1, dtype=np.int64)])
+    packed = np.zeros(len(symbols), dtype=np.int64)
+    for offset in range(width):
+        packed = (packed << bits) | padded[offset : offset + len(symbols)]
+    return packed, width

@@ -16,6 +16,7 @@ from typing import Any
 Summary = Mapping[str, float]
 
 EMPTY, SHORT, LOOP, DISTINCT, GARBLED, NLL = 0.2, 0.25, 0.3, 0.5, 0.1, 6.0
+FLUENCY_SLACK = 0.05  # of less fluency with which a rival is still named, apart
 MAX_EXACT = 0.05  # of forget records that may still come back for two methods to be compared at matched forgetting
 
 COLLAPSE_RULES = {
@@ -131,10 +132,10 @@ def _mean(points: Sequence[Mapping[str, Any]], original: Summary) -> Mean:
     )  # fmt: skip
 
 
-def dominates(one: Mean, other: Mean, *, is_strict: bool = False) -> bool:
+def dominates(one: Mean, other: Mean, *, is_strict: bool = False, slack: float = 0.0) -> bool:
     """Whether ``one`` has less sampled extraction and a lower perplexity ratio at equal or better fluency.
 
-    Strict: less in both. Else: no more in either and less in one, which decides between those that extract nothing.
+    ``slack``: so much less fluency counts as equal. Strict: less in both. Else: no more in either and less in one, which decides between those that extract nothing.
     What has collapsed, or was not measured in both, dominates nothing.
     """
     names = ("forget/exact_sampled", "perplexity_ratio")
@@ -143,7 +144,7 @@ def dominates(one: Mean, other: Mean, *, is_strict: bool = False) -> bool:
         return False
     numbers = [(a, b) for a, b in pairs if a is not None and b is not None]
     less, equal = [a < b for a, b in numbers], [a == b for a, b in numbers]
-    is_fluent = one.values["fluency"] >= other.values["fluency"]
+    is_fluent = one.values["fluency"] >= other.values["fluency"] - slack
     if is_strict:
         return is_fluent and all(less)
     return is_fluent and all(a or b for a, b in zip(less, equal, strict=True)) and any(less)
@@ -162,12 +163,16 @@ def front(all_means: Sequence[Mean], kinds: Sequence[str] = ("training",)) -> li
 
 @dataclass(frozen=True)
 class Verdict:
-    """Who beats a point: by less in both (``strict``), or by less in one and no more in the other (``weak``)."""
+    """Who beats a point: by less in both (``strict``), or by less in one and no more in the other (``weak``).
+
+    ``close``: who would in one of the two ways, were a fluency lower by at most ``FLUENCY_SLACK`` an equal one.
+    """
 
     mean: Mean
     rivals: int
     strict: tuple[Mean, ...]
     weak: tuple[Mean, ...]
+    close: tuple[Mean, ...]
 
 
 def verdicts(all_means: Sequence[Mean], method: str = "demem", kinds: Sequence[str] = ("training",)) -> list[Verdict]:
@@ -181,6 +186,7 @@ def verdicts(all_means: Sequence[Mean], method: str = "demem", kinds: Sequence[s
             sum(r.size == mean.size for r in rivals),
             tuple(r for r in rivals if dominates(r, mean, is_strict=True)),
             tuple(r for r in rivals if dominates(r, mean) and not dominates(r, mean, is_strict=True)),
+            tuple(r for r in rivals if dominates(r, mean, slack=FLUENCY_SLACK) and not dominates(r, mean)),
         )
         for mean in own
     ]

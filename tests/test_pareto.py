@@ -117,6 +117,9 @@ def test_the_front_and_the_verdict_follow_the_data():
     safe = means([original(), point(), point("npo", forget__exact_sampled=0.2)])
     assert "not beaten by any of 1 points of a training-time baseline" in " ".join(sentences(safe))
     assert {m.method for m in front(safe)} == {"demem"}
+    near = means([original(), point(), point("npo", holdout__perplexity=75.0, forget__loop=0.04)])
+    assert verdicts(near)[0].weak == ()
+    assert "With a fluency lower by at most 0.05 it would be by npo" in " ".join(sentences(near))
     tie = means([original(), point(), point("npo", holdout__perplexity=75.0)])
     assert "not beaten in both" in " ".join(sentences(tie))
 

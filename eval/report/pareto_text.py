@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..pareto import COLLAPSE_RULES, MAX_EXACT, Mean, Verdict, front, matched, verdicts
+from ..pareto import COLLAPSE_RULES, FLUENCY_SLACK, MAX_EXACT, Mean, Verdict, front, matched, verdicts
 
 Column = tuple[str, str, str]
 """A quantity, its head, and its format: a share in percent, a number with some digits, or a size like 1.2e+09."""
@@ -77,7 +77,7 @@ def sentences(all_means: Sequence[Mean]) -> list[str]:
     lines += [_against(v, "training-time baseline") for v in found]
     for kind, name in (("decoding", "decoding defence"), ("retraining", "model trained again without the records")):
         others = verdicts(all_means, kinds=(kind,))
-        beaten = [v for v in others if v.strict or v.weak]
+        beaten = [v for v in others if v.strict or v.weak or v.close]
         lines += [_against(v, name) for v in beaten]
         if others and others[0].rivals and not beaten:
             lines.append(f"No {name} at matched forgetting beats any of DeMem's points.")
@@ -93,12 +93,15 @@ def _against(verdict: Verdict, name: str) -> str:
         return f"{who}: has collapsed ({', '.join(mean.collapsed)}); there is nothing to compare."
     if not verdict.rivals:
         return f"{who}: no {name} is at matched forgetting, so there is nothing to compare it with."
+    close = ""
+    if verdict.close:
+        close = f" With a fluency lower by at most {FLUENCY_SLACK:g} it would be by {_names(verdict.close, mean)}."
     if verdict.strict:
-        return f"{who}: BEATEN by {_names(verdict.strict, mean)}."
+        return f"{who}: BEATEN by {_names(verdict.strict, mean)}.{close}"
     if verdict.weak:
         better = f"a {name} has less of one and no more of the other: {_names(verdict.weak, mean)}"
-        return f"{who}: not beaten in both, but {better}."
-    return f"{who}: not beaten by any of {verdict.rivals} points of a {name}."
+        return f"{who}: not beaten in both, but {better}.{close}"
+    return f"{who}: not beaten by any of {verdict.rivals} points of a {name}.{close}"
 
 
 SPOKEN: tuple[Column, ...] = (
