@@ -9,8 +9,8 @@ The method (Kassem, Mahmoud and Saad, EMNLP 2023), in the order of the functions
 
 ``attacks`` tries what a determined attacker would, on both models: sampling, beam search, other prompts, relearning, …
 ``python demem.py`` does all of it on the built-in lab; ``python demem.py run --help`` lists every option. ``memorise``
-prepares models that have memorised nothing; ``trace`` opens one PPO step up, token by token. A run lives in one folder
-(``--out``):
+prepares models that have memorised nothing; ``trace`` opens one PPO step up, token by token; ``compare`` sets other
+methods beside DeMem (demem_compare.py). A run lives in one folder (``--out``):
 
     config.json      every setting            metrics.jsonl (and .csv), samples.jsonl   the training, step by step
     evaluation.json  before, after, summary   passages.jsonl                 every passage before and after
@@ -39,9 +39,12 @@ import transformers
 import ppo
 from data.study import windows
 from demem_attacks import AttackOptions, run_attacks
+from demem_compare import Comparison, compare
+from demem_paper import train_as_published
 from demem_setup import Options, Run, prepare, say
 from demem_trace import Wish, floor_of, prepare_trace, write_trace
 from eval.evaluate import Evaluation, evaluate, probe
+from eval.exports import model_card, write_card, write_open_unlearning
 from eval.report import render_passage, render_table
 from eval.report.folder import LivePage, write_page
 from eval.results import read_before, read_results, write_json, write_results
@@ -57,6 +60,7 @@ from ppo.log import HEADLINE, read_jsonl
 from ppo.options import add_options
 from rewards import demem as rewards
 from rewards.combine import Reward
+from rewards.guards import ONLY_EMPTY
 
 LOOKS = 2  # looks running at the forget set that must find it forgotten
 
@@ -96,8 +100,10 @@ def train(run: Run, before: Evaluation, page: LivePage | None = None) -> None:
         return is_done(metrics)
 
     trainer = make_trainer(run, floor)
-    if not (trainer.step > 0 and run.processes.first(lambda: is_done({}))):
-        steps = max(run.options.steps - trainer.step, 0)
+    if run.options.preset == "paper-as-run":
+        train_as_published(trainer, run.options.most_steps)
+    elif not (trainer.step > 0 and run.processes.first(lambda: is_done({}))):
+        steps = max(run.options.most_steps - trainer.step, 0)
         trainer.train(steps, probe=look, stop_when=show_and_judge, show=headline(run.config))
     trainer.save_model(run.out / "model")
 
@@ -127,7 +133,7 @@ def make_trainer(run: Run, floor: float) -> ppo.Trainer:
 
     More than one window keeps the policy from learning one way out for each prompt: it forgets the text.
     """
-    count = run.options.windows or (1 if run.options.preset == "paper" else 2)
+    count = run.options.windows or (1 if run.options.is_paper else 2)
     rows = [
         {"prompt": list(prompt), "suffix": run.loaded.decode(suffix), "suffix_ids": list(suffix)}
         for p in run.study.group("forget")
@@ -153,8 +159,9 @@ def forget_training(out: Path) -> None:
 def make_reward(run: Run, floor: float) -> Reward:
     """The preset's reward; outside the fluency band it costs, where one is asked for."""
     options = run.options
-    if options.preset == "paper":
-        reward = rewards.paper(run.encoder)
+    if options.is_paper:
+        guards = None if options.preset == "paper-as-run" else ONLY_EMPTY
+        reward = rewards.paper(run.encoder, guards=guards)
     else:
         reward = rewards.default(bleu_floor=floor, dense="words", decode=run.loaded.decode)
     if options.fluency_weight:
@@ -242,7 +249,7 @@ def run_train(run: Run) -> None:
 @contextmanager
 def live_page(run: Run) -> Iterator[LivePage | None]:
     """With --live: the page to show while the run lasts; however it ends, the page stops loading itself again."""
-    page = LivePage(run.out, steps=run.options.steps) if run.options.live and run.processes.is_first else None
+    page = LivePage(run.out, steps=run.options.most_steps) if run.options.live and run.processes.is_first else None
     try:
         yield page
     finally:
@@ -258,7 +265,23 @@ def run_evaluate(run: Run) -> None:
     unlearned = load(run.out / "model").on(run.options.device)
     after = measure(replace(run, loaded=unlearned), "evaluate")
     write_results(run.out, run.meta(), before, after)
+    write_open_unlearning(run.out, after)
+    write_card(run.out / "model", card(run, before, after))
     report(run.out)
+
+
+def card(run: Run, before: Evaluation, after: Evaluation) -> str:
+    """The model card of an unlearned model."""
+    thresholds = {
+        "Share of the forget set that may still come back": run.options.target_exact,
+        "BLEU of chance, down to which it was trained": round(chance_floor(run, before), 2),
+        "PPO steps at most": run.options.most_steps,
+    }
+    method = f"DeMem (PPO with a negative-similarity reward, preset {run.options.preset})"
+    forget, base = run.study.group("forget"), run.options.model
+    return model_card(
+        base=base, method=method, passages=forget, thresholds=thresholds, before=before, after=after, meta=run.meta()
+    )
 
 
 def run_memorise(run: Run) -> None:
@@ -327,6 +350,8 @@ def execute(command: str, parsed: argparse.Namespace, processes: Processes) -> i
             run_trace(parsed)
         elif command == "attacks":
             processes.first(lambda: run_attacks(parsed))
+        elif command == "compare":
+            processes.first(lambda: compare(parsed, train=train, text_to_keep=text_to_keep))
         elif command in ("run", "train"):
             COMMANDS[command](prepare(command, parsed, processes))
         else:
@@ -341,6 +366,7 @@ def execute(command: str, parsed: argparse.Namespace, processes: Processes) -> i
     except KeyboardInterrupt:
         can_resume = command in ("run", "train", "memorise") and (out / "config.json").is_file()
         hint = f"; go on with: python demem.py {command} --resume --out {out}" if can_resume else ""
+        hint = "; the same command goes on" if command == "compare" else hint
         if processes.claim("end"):
             print(f"demem: interrupted{hint}", file=sys.stderr)
         return 130
@@ -365,7 +391,7 @@ def silent(is_silent: bool, *redirections: Callable[[Any], Any]) -> Iterator[Non
 def parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
     """The command ("run" if none is named) and the options that were given."""
     parser = argparse.ArgumentParser(prog="demem.py", description=(__doc__ or "").split("\n\n")[0])
-    names = (*COMMANDS, "attacks", "report", "trace")
+    names = (*COMMANDS, "attacks", "compare", "report", "trace")
     parser.add_argument("command", nargs="?", choices=names, default="run", help="what to do (default: run)")
     add_options(parser, Options, title="the experiment")
     add_options(parser, Wish, title="trace")
@@ -375,6 +401,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
         title="PPO (defaults here are ppo.Config's; presets change some; responses are as long as the usual suffix)",
     )
     add_options(parser, AttackOptions, title="the command attacks")
+    add_options(parser, Comparison, title="compare")
     parsed = parser.parse_args(arguments)
     return parsed.command, parsed
 
