@@ -135,7 +135,7 @@ def _mean(points: Sequence[Mapping[str, Any]], original: Summary) -> Mean:
 def dominates(one: Mean, other: Mean, *, is_strict: bool = False, slack: float = 0.0) -> bool:
     """Whether ``one`` has less sampled extraction and a lower perplexity ratio at equal or better fluency.
 
-    ``slack``: so much less fluency counts as equal. Strict: less in both. Else: no more in either and less in one, which
+    ``slack``: so much less fluency counts as equal. Strict: less in both. Else: no more in either and less in one: that
     decides between those that extract nothing.
     What has collapsed, or was not measured in both, dominates nothing.
     """
