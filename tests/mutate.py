@@ -101,8 +101,8 @@ def mutations(node: ast.AST) -> Iterator[ast.AST]:
 def places(tree: ast.Module) -> Iterator[tuple[ast.AST, str, int | None, ast.AST]]:
     """Every node of a module's functions, with where it hangs: (parent, field, place in a list or None, node).
 
-    Left out: annotations, texts, what is raised, which dimension is meant (that breaks at once), and the module's own
-    constants (sizes that were measured for speed).
+    Left out: annotations, texts, what is raised, which dimension is meant (it breaks at once or is the same), switches
+    such as ``inplace`` and ``fused``, and the module's own constants (sizes that were measured for speed).
     """
     stack: list[ast.AST] = [n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
     while stack:
@@ -113,16 +113,18 @@ def places(tree: ast.Module) -> Iterator[tuple[ast.AST, str, int | None, ast.AST
             for place, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
                 if not isinstance(child, ast.AST) or isinstance(child, ast.Raise | ast.JoinedStr):
                     continue
-                if is_dimension(parent, name, place):
+                if says_how(parent, name, place):
                     continue
                 yield parent, name, place, child
                 stack.append(child)
 
 
-def is_dimension(parent: ast.AST, name: str, place: int | None) -> bool:
-    """Whether a node says which dimension of a tensor is meant."""
+def says_how(parent: ast.AST, name: str, place: int | None) -> bool:
+    """Whether a node says which dimension of a tensor is meant, or how to compute and not what."""
     if isinstance(parent, ast.keyword):
-        return parent.arg in ("dim", "keepdim")
+        return parent.arg in ("dim", "keepdim", "strict", "inplace", "fused", "stable")
+    if isinstance(parent, ast.Subscript):
+        return name == "slice" and isinstance(parent.value, ast.Attribute) and parent.value.attr == "shape"
     is_method = isinstance(parent, ast.Call) and isinstance(parent.func, ast.Attribute)
     return is_method and name == "args" and place == 0 and parent.func.attr in _DIMENSION_FIRST
 

@@ -73,8 +73,13 @@ def test_joined_rows_keep_the_trunks_hidden_states():
     """They are aligned to the left, so what is missing is filled up behind them."""
     parts = [random_rollout([2, 4]), random_rollout([6], seed=1)]
     hidden = [torch.randn(2, 5, 3), torch.randn(1, 8, 3)]
-    given = [replace(r, generation=replace(r.generation, trunk=x)) for r, x in zip(parts, hidden, strict=True)]
-    joined = join(given).generation.trunk
+    given = [
+        replace(r, generation=replace(r.generation, trunk=x, metrics={"generate/seconds": float(len(x))}))
+        for r, x in zip(parts, hidden, strict=True)
+    ]
+    generation = join(given).generation
+    joined = generation.trunk
+    assert generation.metrics == {"generate/seconds": 2.0}  # those of the first
     assert joined.shape == (3, 8, 3)
     assert torch.equal(joined[:2, :5], hidden[0])
     assert torch.equal(joined[2:], hidden[1])
@@ -96,6 +101,12 @@ def test_microbatches_by_tokens_stay_within_the_budget():
     for part in parts:
         padded = len(part) * int(lengths[part].max())
         assert padded <= 14 or len(part) == 1
+
+
+def test_rows_of_one_token_or_none_fill_a_budget():
+    for length in (0, 1):
+        mask = torch.arange(2) < torch.full((3, 1), length)
+        assert [len(part) for part in microbatches(mask, tokens=3)] == [3]
 
 
 def test_aligned_rows_have_no_gap_and_the_longest_has_no_padding():

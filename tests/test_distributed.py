@@ -18,9 +18,8 @@ from tests.processes import torchrun
 pytestmark = pytest.mark.slow
 
 # Absolute, on weights, Adam's moments and every number, where a case moves the weights by about 8e-3. What differs is
-# the order in which gradients are added; with a model in float64 the value head and the statistics are float32 still.
-# Measured: 1.2e-7 and 1.5e-8, without a critic 3e-17.
-TOLERANCE = {"float32": 5e-7, "float64": 3e-8}
+# the order in which gradients are added.
+TOLERANCE = {"float32": 5e-7, "float64": 1e-10}
 
 
 @pytest.fixture(scope="module")

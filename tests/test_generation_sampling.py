@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import ppo.generation.sampling as sampling_module
 from ppo import Sampling
 from ppo.generation.sampling import draw, filter_logits, uniforms
 
@@ -27,6 +28,25 @@ def test_filter_equals_the_plain_loop(vocab: int, temperature: float, top_k: int
     expected = torch.stack([naive_filter(row.double(), temperature, top_k, top_p) for row in logits])
     torch.testing.assert_close(actual, expected.float(), rtol=1e-4, atol=1e-6)
     assert torch.equal(logits, before)
+
+
+def test_what_costs_time_is_left_out_where_it_can_be(monkeypatch):
+    """No filter where nothing is filtered, no whole sort for a small nucleus, few logits at once."""
+    logits = some_logits(6, 5000).clamp(max=5)
+    logits[:, 7:12] = 30.0  # five tokens hold all the mass
+    monkeypatch.setattr(sampling_module, "_descending", None)
+    assert ((filter_logits(logits, 1.0, 0, 0.9) > -torch.inf).sum(-1) == 5).all()
+    monkeypatch.setattr(sampling_module, "filter_logits", None)
+    uniform = torch.linspace(0.05, 0.95, 6)
+    expected = draw(logits.clone(), uniform, Sampling(temperature=0.8, top_k=0, top_p=1.0))
+    sizes, draw_some = [], sampling_module._draw
+    monkeypatch.setattr(sampling_module, "_draw", lambda x, *rest: sizes.append(len(x)) or draw_some(x, *rest))
+    for limit, size in ((1, 1), (10_000, 2), (15_000, 3)):
+        monkeypatch.setattr(sampling_module, "_NUMBERS_AT_ONCE", limit)
+        sizes.clear()
+        found = draw(logits.clone(), uniform, Sampling(temperature=0.8))
+        assert sizes == [size] * (6 // size)
+        assert torch.equal(found.tokens, expected.tokens)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])

@@ -68,7 +68,7 @@ CASES = {
     "adam": {"adam_beta1": 0.7, "adam_beta2": 0.9, "adam_eps": 1e-8, "weight_decay": 0.1},
     "tensorflow": {"adam_eps_style": "tensorflow"},
     "lean_adam": {"moment_dtype": "bfloat16", "weight_decay": 0.1, "seed": 3},
-    "top_layer": {"train_top_layers": 1},
+    "top_layer": {"train_top_layers": 1, "entropy_coef": 0.1},
     "lora": {"learning_rate": 0.05},
     "lora_snapshot": {"reference_adapter": "snapshot"},
     "microbatches": {"microbatch": 1, "old_logprobs": "recompute", "minibatch": 4},

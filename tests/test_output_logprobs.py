@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import ppo.logprobs
 import ppo.output_logprobs
 from ppo.actor_critic import ActorCritic
 from ppo.config import Sampling
@@ -103,6 +104,18 @@ def test_only_what_is_needed_has_a_gradient():
                 torch.testing.assert_close(x.grad, found.setdefault(name, x.grad), atol=1e-12, rtol=1e-10)
 
 
+def test_entropy_has_its_gradient_behind_a_frozen_weight():
+    rows, weight, bias, tokens = draw(seed=4)
+
+    def gradient(function, **options):
+        logprobs, entropy = function(rows, weight, bias, tokens, distribution(temperature=0.7), **options)
+        return torch.autograd.grad((logprobs - 2 * entropy).sum(), rows)[0]
+
+    rows.requires_grad_()
+    found = gradient(output_logprobs, has_entropy_gradient=True)
+    torch.testing.assert_close(found, gradient(naive), atol=1e-10, rtol=1e-8)
+
+
 @pytest.mark.parametrize("is_frozen", [True, False])
 def test_a_token_that_is_almost_sure_keeps_its_gradient(is_frozen):
     """1 - p = 1e-5: taking W[token] minus the mean of W would leave nothing but rounding in bfloat16."""
@@ -184,6 +197,17 @@ def test_only_filters_need_whole_rows_of_logits(monkeypatch):
     greedy = token_logprobs(features, layer, generation, Sampling(temperature=0.0, top_k=3), chunk_tokens=4)
     for found, expected in zip(greedy, plain, strict=True):
         assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(("limit", "most"), [(1, 1), (50, 2), (10_000, 4)])
+def test_whole_rows_of_logits_come_a_few_at_a_time(monkeypatch, limit, most):
+    """As many as are asked for, fewer where a row is long, one at least."""
+    monkeypatch.setattr(ppo.logprobs, "_CHUNK_LOGITS", limit)
+    generation, layer, seen = random_rollout([4, 1, 6]).generation, nn.Linear(D, 23), []
+    layer.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    token_logprobs(torch.randn(*generation.mask.shape, D), layer, generation, Sampling(), chunk_tokens=4)
+    assert max(seen) == most
+    assert sum(seen) == 11
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(top_k=2)])
