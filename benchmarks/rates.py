@@ -19,15 +19,14 @@ _NEW_BYTES = 2**26
 
 def machine_rates(layer: tuple[int, int, int]) -> dict[str, float]:
     """Operations per second of a large square matrix product, and of the products of a linear layer, forward and
-    backward, in float32 and in bfloat16; bytes per second read from memory, moved by the multiplication of two tensors
-    as large as the layer's output, and written to memory that the process had not touched before.
+    backward, in float32 and in bfloat16; bytes per second read from memory, and written to memory that the process had
+    not touched before.
 
     ``layer``: rows, inputs and outputs of a linear layer.
     """
     numbers = torch.ones(_READ_NUMBERS)
     rates = {
         "read_bytes_per_second": 4 * _READ_NUMBERS / min(timed(numbers.sum) for _ in range(5)),
-        "sweep_bytes_per_second": sweep_rate(layer[0] * layer[2]),
         "new_bytes_per_second": _NEW_BYTES / min(timed(_write_new) for _ in range(5)),
     }
     for dtype in (torch.float32, torch.bfloat16):
@@ -54,12 +53,6 @@ def layer_rate(dtype: torch.dtype, rows: int, inputs: int, outputs: int) -> floa
         gradient.T @ x
 
     return 6 * rows * inputs * outputs / min(timed(products) for _ in range(6))
-
-
-def sweep_rate(numbers: int) -> float:
-    """Bytes per second that x * y moves with ``numbers`` of float32 each, its result among them."""
-    x, y, result = (torch.ones(numbers) for _ in range(3))
-    return 3 * 4 * numbers / min(timed(lambda: torch.mul(x, y, out=result)) for _ in range(10))
 
 
 def _write_new() -> None:

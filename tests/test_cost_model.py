@@ -27,6 +27,7 @@ from benchmarks.cost.parameters import count
 from benchmarks.cost.plan import Plan
 from benchmarks.cost.work import forward_operations, rollout_work, update_work
 from benchmarks.models import llama_config
+from models.lora import LoraConfig, add_lora
 
 TINY = Architecture(
     "tiny", layers=2, width=4, heads=2, kv_heads=1, head_width=2, mlp_width=6, vocabulary=10,
@@ -144,6 +145,10 @@ def test_seconds_are_the_slowest_resource_and_the_link():
 # ---------------------------------------------------------------------- beside real models
 
 FAMILIES = ("gpt-neo", "opt", "llama")
+TARGETS = (
+    "q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "gate_proj", "up_proj", "down_proj", "c_fc", "c_proj", "fc1",
+    "fc2",
+)  # fmt: skip
 ROWS, LENGTH = 2, 32
 
 
@@ -185,12 +190,30 @@ def test_operations_are_those_that_torch_counts(name):
     assert counter.get_total_flops() == work["backward policy"].operations - attention / 2
 
 
-@pytest.mark.parametrize("precision", ["float32", "autocast", "bfloat16"])
+def test_operations_of_a_run_are_those_that_torch_counts_for_adapters():
+    model, arch = family("llama")
+    model.set_attn_implementation("eager")
+    add_lora(model, LoraConfig(TARGETS, rank=4))
+    ids = torch.ones(ROWS, LENGTH, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        model.base_model(input_ids=ids, use_cache=False).last_hidden_state.sum().backward()
+    plan = Plan(prompts=ROWS, prompt_length=LENGTH - 1, response_length=1, epochs=1, lora_rank=4)
+    work = {piece.name: piece for piece in update_work(replace(arch, has_fused_attention=False), plan)}
+    counted = work["forward policy"].operations + work["backward policy"].operations
+    # Nothing below the first block is trained: its query, key and value need no gradient of their input.
+    assert counter.get_total_flops() == pytest.approx(counted, rel=0.05)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("precision", ["float32", "autocast", "bfloat16", "adapter"])
 def test_activations_are_those_that_autograd_keeps(name, precision):
     model, arch = family(name)
+    lora_rank = 0
     if precision == "bfloat16":
         model = model.to(torch.bfloat16)
+    if precision == "adapter":
+        precision, lora_rank = "float32", 4
+        add_lora(model, LoraConfig(TARGETS, rank=lora_rank))
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -204,7 +227,7 @@ def test_activations_are_those_that_autograd_keeps(name, precision):
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast")
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), autocast:
         hidden = model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)[0]
-    plan = Plan(prompts=ROWS, prompt_length=LENGTH - 1, response_length=1, precision=precision)
+    plan = Plan(prompts=ROWS, prompt_length=LENGTH - 1, response_length=1, precision=precision, lora_rank=lora_rank)
     predicted = kept_activations(arch, plan, ROWS * LENGTH)
     if name == "gpt-neo" and precision == "autocast":  # CUDA computes GELU's power, and all behind it, in float32
         predicted -= 6 * arch.mlp_width * arch.layers * ROWS * LENGTH
@@ -286,7 +309,7 @@ def result(step: float, rates: dict[str, float] | None) -> dict:
 
 
 def test_check_scales_with_the_rates_it_is_given():
-    names = ("float32_layer_operations", "bfloat16_layer_operations", "sweep_bytes", "read_bytes", "new_bytes")
+    names = ("float32_layer_operations", "bfloat16_layer_operations", "read_bytes", "new_bytes")
     rates = {f"{name}_per_second": 1e9 for name in names}
     slow, fast = (
         {c.quantity: c for c in compare(result(10.0, {name: factor * rate for name, rate in rates.items()}))}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ppo import Config, Trainer
-from ppo.checkpoint import rng_tensors
+from ppo.random_state import random_state
 from ppo.trace.look import Writer
 from tests.fakes import Letters, random_rollout, tiny_gpt2
 from tests.processes import torchrun
@@ -33,7 +33,7 @@ def everything(trainer):
     """Whatever an update may change, by name."""
     state = {f"weight/{name}": p.detach().clone() for name, p in trainer.actor.named_parameters()}
     state |= {f"moment/{name}": x.clone() for name, x in trainer.optimizer.state_tensors().items()}
-    state |= {f"rng/{name}": x.clone() for name, x in rng_tensors().items()} | {"rng": trainer.generator.get_state()}
+    state |= {f"rng/{name}": x.clone() for name, x in random_state().items()} | {"rng": trainer.generator.get_state()}
     numbers = (trainer.step, trainer.optimizer.num_updates, trainer.kl_controller.coef)
     return state | {"numbers": torch.tensor(numbers, dtype=torch.float64)}
 

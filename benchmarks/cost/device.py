@@ -80,15 +80,12 @@ H100 = Device(
 
 
 def measured(rates: Mapping[str, Any], *, memory: float, start: float) -> Device:
-    """The CPU that ``benchmarks.rates`` measured; ``start`` bytes are taken before there is a model.
-
-    Memory is swept at the rate of a multiplication of activations, which writes a third of what it moves.
-    """
+    """The CPU that ``benchmarks.rates`` measured; ``start`` bytes are taken before there is a model."""
     return Device(
         name="the measured CPU",
         memory=memory,
         operations={name: rates[f"{name}_layer_operations_per_second"] for name in ("float32", "bfloat16")},
-        bandwidth=rates["sweep_bytes_per_second"],
+        bandwidth=rates["read_bytes_per_second"],
         link=rates["read_bytes_per_second"],
         network=rates["read_bytes_per_second"],
         reserved=start,

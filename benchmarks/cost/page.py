@@ -92,9 +92,9 @@ On a CPU the same arithmetic can be checked: `{shlex.quote(file)}`, measured by 
 {machine["processor"]}, {threads}, commit {machine["commit"]}
 ({options["model"]}, {options["prompts"]} prompts, {options["prompt_length"]}+{options["response_length"]} tokens,
 {options["epochs"]} epochs). From the measurement the model takes the rate of the three matrix products of one
-linear layer, the rates of multiplying two tensors of activations and of writing to new memory, and what the process
-held before it had a model: nothing is fitted to a result. Predicted / measured, a
-star where step time or peak memory is more than {LIMIT:.0%} off; {len(close)} of {len(judged)} are within.
+linear layer, the rates of reading memory and of writing to new memory, and what the process held before it had a model:
+nothing is fitted to a result. Predicted / measured, a star where step time or peak memory is more than {LIMIT:.0%} off;
+{len(close)} of {len(judged)} are within.
 
 {table(comparisons)}
 
