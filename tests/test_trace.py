@@ -41,7 +41,7 @@ def everything(trainer):
 def assert_same(left, right):
     assert left.keys() == right.keys()
     for name in left:
-        assert torch.equal(left[name], right[name]), name
+        torch.testing.assert_close(left[name], right[name], rtol=0, atol=0, equal_nan=True, msg=name)
 
 
 def all_rows(trainer, **arguments):
@@ -96,13 +96,30 @@ def test_an_update_that_fails_is_undone_too(monkeypatch):
     def fails_at_the_third(step):
         calls.append(step)
         if len(calls) == 3:
-            raise FloatingPointError("third")
+            raise RuntimeError("third")
         return plain(step)
 
     monkeypatch.setattr(trainer.optimizer, "step", fails_at_the_third)
-    with pytest.raises(FloatingPointError, match="third"):
+    with pytest.raises(RuntimeError, match="third"):
         trainer.trace(rollout, is_undone=True)
     assert_same(before, everything(trainer))
+
+
+def test_a_gradient_that_is_not_finite_is_shown_as_left_out(monkeypatch):
+    trainer = make()
+    rollout, plain, calls = trainer.rollout(), trainer.optimizer.step, []
+
+    def fails_at_the_first(step):
+        calls.append(step)
+        if len(calls) == 1:
+            raise FloatingPointError("the gradient is not finite")
+        return plain(step)
+
+    monkeypatch.setattr(trainer.optimizer, "step", fails_at_the_first)
+    with pytest.warns(RuntimeWarning, match="not finite"):
+        trace = trainer.trace(rollout, is_undone=True)
+    assert [minibatch.is_skipped for minibatch in trace.minibatches] == [True] + [False] * (len(calls) - 1)
+    assert trainer.num_not_finite == 0
 
 
 # ---------------------------------------------------------------------- numbers, by hand

@@ -33,4 +33,6 @@ def adapter_activations(arch: Architecture, plan: Plan) -> float:
     """Bytes a token and block: the low-rank product of each adapter, and under autocast nothing in float32."""
     size = 2 if plan.precision == "autocast" else 4
     casts = sum(inputs for inputs, _ in arch.linears) * (4 if plan.precision != "float32" else 0)
-    return size * plan.lora_rank * len(arch.linears) + casts
+    # An RMS norm keeps its scaled input for the gradient of its weight, which is frozen here.
+    scaled = 2 * (2 if plan.precision == "bfloat16" else 4) * arch.width if arch.norm == "rms" else 0
+    return size * plan.lora_rank * len(arch.linears) + casts - scaled

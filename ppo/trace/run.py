@@ -65,6 +65,7 @@ def unchanged(trainer: Trainer) -> Iterator[None]:
     weights = {name: p.detach().clone() for name, p in trainer.actor.trained_parameters().items()}
     moments = {name: x.clone() for name, x in trainer.optimizer.state_tensors().items()}
     num_updates, step, kl_coef = trainer.optimizer.num_updates, trainer.step, trainer.kl_controller.coef
+    num_not_finite = trainer.num_not_finite
     generator, other_generators = trainer.generator.get_state(), random_state()
     try:
         yield
@@ -74,7 +75,7 @@ def unchanged(trainer: Trainer) -> Iterator[None]:
                 p.copy_(weights[name])
         trainer.optimizer.zero_grad()
         trainer.optimizer.load_state_tensors(moments, num_updates)
-        trainer.step, trainer.kl_controller.coef = step, kl_coef
+        trainer.step, trainer.kl_controller.coef, trainer.num_not_finite = step, kl_coef, num_not_finite
         trainer.generator.set_state(generator)
         set_random_state(other_generators)
 
