@@ -1,6 +1,7 @@
 """Deduplication: find and remove exact repeated spans with a suffix array (Lee et al. 2022, Kandpal et al. 2022).
 
-The suffixes are sorted no deeper than the span, so the time is near-linear in the size, whatever the text repeats.
+Windows are found by hashes, in linear time but for one sort, and compared; a suffix array, sorted no deeper than the
+span, decides where two of them share a hash. So the result is exact, and near-linear in time whatever the text repeats.
 
 A window of ``length`` symbols that stood earlier, in the same or in an earlier document, is a repeat, and its symbols
 are removed, but for those that it shares with its own first occurrence. Symbols are token ids, or the characters of
@@ -114,11 +115,54 @@ def first_occurrences(symbols: np.ndarray, length: int) -> np.ndarray:
     is_separator = symbols < 0
     separators = np.concatenate([[0], np.cumsum(is_separator)])
     windows = np.flatnonzero(separators[length:] == separators[:count])  # those that hold none
-    rank = ranks(np.where(is_separator, -1, symbols), length)[windows]  # fewer different symbols are sorted sooner
-    smallest = np.empty(len(symbols), dtype=np.int64)
-    smallest[rank[::-1]] = windows[::-1]  # of several positions with one rank the last one written stays
-    result[windows] = smallest[rank]
+    result[windows] = _smallest(window_hashes(symbols, length)[windows], windows)
+    if not _are_equal(symbols, result, length):  # two windows with one hash: sort the symbols themselves
+        result[windows] = _smallest(ranks(np.where(is_separator, -1, symbols), length)[windows], windows)
     return result
+
+
+def _smallest(keys: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """For every position the smallest one with the same key; int64, both of one length."""
+    order = np.argsort(keys)
+    in_order = keys[order]
+    begins = np.flatnonzero(np.concatenate([[True], in_order[1:] != in_order[:-1]])) if len(keys) else order
+    firsts = np.minimum.reduceat(positions[order], begins) if len(keys) else positions
+    found = np.empty(len(positions), dtype=np.int64)
+    found[order] = np.repeat(firsts, np.diff(np.append(begins, len(keys))))
+    return found
+
+
+def window_hashes(symbols: np.ndarray, length: int) -> np.ndarray:
+    """A number for every window of ``length`` symbols, uint64 [n - length + 1]; equal windows have equal numbers.
+
+    A polynomial modulo 2^64, from windows of 1, 2, 4, … symbols: linear time. Different windows may share a number.
+    """
+    base = np.uint64(0x9E3779B97F4A7C15)  # odd; no symbol is 0 after mixing
+    hashes = (symbols.astype(np.uint64) + np.uint64(1)) * np.uint64(0xBF58476D1CE4E5B9)
+    hashes ^= hashes >> np.uint64(29)
+    width = 1
+    while width < length:
+        step = min(width, length - width)
+        factor = np.uint64(pow(int(base), step, 2**64))
+        hashes = hashes[:-step] * factor + (hashes[step:] ^ (hashes[step:] >> np.uint64(31)))
+        width += step
+    return hashes
+
+
+def _are_equal(symbols: np.ndarray, first: np.ndarray, length: int) -> bool:
+    """Whether every window equals the one that is said to be its first occurrence.
+
+    Where the window before was compared with the one before that, only the last symbol is left to compare.
+    """
+    places = np.flatnonzero(first < np.arange(len(first)))
+    source = first[places]
+    goes_on = np.zeros(len(places), dtype=bool)
+    goes_on[1:] = (places[1:] == places[:-1] + 1) & (source[1:] == source[:-1] + 1)
+    last = symbols[places + length - 1] == symbols[source + length - 1]
+    heads, sources = places[~goes_on], source[~goes_on]
+    return bool(last.all()) and all(
+        bool((symbols[heads + offset] == symbols[sources + offset]).all()) for offset in range(length)
+    )
 
 
 def suffix_array(symbols: np.ndarray) -> np.ndarray:

@@ -135,9 +135,8 @@ def _mean(points: Sequence[Mapping[str, Any]], original: Summary) -> Mean:
 def dominates(one: Mean, other: Mean, *, is_strict: bool = False, slack: float = 0.0) -> bool:
     """Whether ``one`` has less sampled extraction and a lower perplexity ratio at equal or better fluency.
 
-    ``slack``: so much less fluency counts as equal. Strict: less in both. Else: no more in either and less in one: that
-    decides between those that extract nothing.
-    What has collapsed, or was not measured in both, dominates nothing.
+    ``slack``: so much less fluency counts as equal. Strict: less in both. Else: no more in either and less in one,
+    which decides between those that extract nothing. What has collapsed or lacks a measurement dominates nothing.
     """
     names = ("forget/exact_sampled", "perplexity_ratio")
     pairs = [(one.get(name), other.get(name)) for name in names]
