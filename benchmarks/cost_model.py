@@ -77,7 +77,9 @@ def measure_rates(measured: Any) -> dict[str, float]:
     start = float(peak_memory_bytes())
     arch, plan = model_shape(measured["model"]), plan_of("shared", measured)
     inputs, outputs = max(arch.linears, key=lambda pair: pair[0] * pair[1])
-    return machine_rates((plan.own_microbatch * plan.length, inputs, outputs)) | {"start_memory_bytes": start}
+    layer = (plan.own_microbatch * plan.length, inputs, outputs)
+    attention = (plan.own_microbatch, arch.heads, plan.length, arch.head_width)
+    return machine_rates(layer, attention) | {"start_memory_bytes": start}
 
 
 def architecture(name: str) -> Architecture:

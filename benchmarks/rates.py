@@ -17,12 +17,12 @@ _READ_NUMBERS = 2**26  # 256 MiB of float32: no cache holds them
 _NEW_BYTES = 2**26
 
 
-def machine_rates(layer: tuple[int, int, int]) -> dict[str, float]:
-    """Operations per second of a large square matrix product, and of the products of a linear layer, forward and
-    backward, in float32 and in bfloat16; bytes per second read from memory, and written to memory that the process had
-    not touched before.
+def machine_rates(layer: tuple[int, int, int], attention: tuple[int, int, int, int]) -> dict[str, float]:
+    """Operations per second of a large square matrix product, of the products of a linear layer and of causal
+    attention, both forward and backward, in float32 and in bfloat16; bytes per second read from memory, and written to
+    memory that the process had not touched before.
 
-    ``layer``: rows, inputs and outputs of a linear layer.
+    ``layer``: rows, inputs and outputs of a linear layer. ``attention``: sequences, heads, tokens and width of a head.
     """
     numbers = torch.ones(_READ_NUMBERS)
     rates = {
@@ -33,6 +33,7 @@ def machine_rates(layer: tuple[int, int, int]) -> dict[str, float]:
         name = str(dtype).removeprefix("torch.")
         rates[f"{name}_operations_per_second"] = product_rate(dtype)
         rates[f"{name}_layer_operations_per_second"] = layer_rate(dtype, *layer)
+        rates[f"{name}_attention_operations_per_second"] = attention_rate(dtype, *attention)
     return rates
 
 
@@ -53,6 +54,21 @@ def layer_rate(dtype: torch.dtype, rows: int, inputs: int, outputs: int) -> floa
         gradient.T @ x
 
     return 6 * rows * inputs * outputs / min(timed(products) for _ in range(6))
+
+
+def attention_rate(dtype: torch.dtype, sequences: int, heads: int, tokens: int, width: int) -> float:
+    """Operations per second of scaled_dot_product_attention forward and backward, which makes the scores again: 2 and 5
+    products over the pairs that a causal mask leaves.
+    """
+    shape = (sequences, heads, tokens, width)
+    query, key, value = (torch.randn(shape, dtype=dtype, requires_grad=True) for _ in range(3))
+    gradient = torch.randn(shape, dtype=dtype)
+
+    def attend() -> None:
+        F.scaled_dot_product_attention(query, key, value, is_causal=True).backward(gradient)
+
+    pairs = sequences * heads * tokens * (tokens + 1) / 2
+    return (2 + 5) * 2 * width * pairs / min(timed(attend) for _ in range(6))
 
 
 def _write_new() -> None:

@@ -180,7 +180,7 @@ def summarise(
     """Medians in seconds, rates in response tokens per second, floating-point operations per second."""
     medians = {part: statistics.median(values) for part, values in times.items()}
     tokens = int(rollout.generation.mask.sum())
-    rates = machine_rates(largest_layer(trainer, options))
+    rates = machine_rates(*shapes_of_products(trainer, options))
     rate = rates[f"{'bfloat16' if is_half(trainer) else 'float32'}_operations_per_second"]
     done = options.epochs * model_operations(trainer, rollout)
     return {
@@ -210,11 +210,20 @@ def model_operations(trainer: ppo.Trainer, rollout: Rollout) -> float:
     return total + (6 if output.requires_grad else 4) * output.numel() * int(generation.mask.sum())
 
 
-def largest_layer(trainer: ppo.Trainer, options: argparse.Namespace) -> tuple[int, int, int]:
-    """Rows, inputs and outputs of a block's largest linear layer in the update."""
+def shapes_of_products(
+    trainer: ppo.Trainer, options: argparse.Namespace
+) -> tuple[tuple[int, int, int], tuple[int, int, int, int]]:
+    """In the update: rows, inputs and outputs of a block's largest linear layer; sequences, heads, tokens and width of
+    a head in attention.
+    """
+    sequences, length = options.microbatch or options.prompts, options.prompt_length + options.response_length
     weight = max((p for p in blocks(trainer.model)[0].parameters() if p.dim() == 2), key=lambda p: p.numel())
-    rows = (options.microbatch or options.prompts) * (options.prompt_length + options.response_length)
-    return rows, weight.shape[1], weight.shape[0]
+    config = trainer.model.config
+    heads = config.num_attention_heads  # transformers' name for it in every family
+    return (
+        (sequences * length, weight.shape[1], weight.shape[0]),
+        (sequences, heads, length, config.hidden_size // heads),
+    )
 
 
 def is_half(trainer: ppo.Trainer) -> bool:

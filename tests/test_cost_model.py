@@ -25,7 +25,7 @@ from benchmarks.cost.memory import step_memory
 from benchmarks.cost.page import page
 from benchmarks.cost.parameters import count
 from benchmarks.cost.plan import Plan
-from benchmarks.cost.work import forward_operations, rollout_work, update_work
+from benchmarks.cost.work import attention_operations, rollout_work, update_work
 from benchmarks.models import llama_config
 from models.lora import LoraConfig, add_lora
 
@@ -36,7 +36,8 @@ TINY = Architecture(
 """One block: query and out 16 weights, key and value 8, gate, up and down 24: 120, and two norms of 4."""
 
 SLOW = Device(
-    "slow", memory=1e9, operations={"float32": 1e6, "bfloat16": 4e6}, bandwidth=1e6, link=1e5, network=1e4,
+    "slow", memory=1e9, bandwidth=1e6, link=1e5, network=1e4,
+    operations={"float32": 1e6, "bfloat16": 4e6, "float32 attention": 1e6, "bfloat16 attention": 4e6},
 )  # fmt: skip
 
 NEO_1B = {"attention_types": [[["global", "local"], 12]], "num_layers": 24, "hidden_size": 2048, "num_heads": 16}
@@ -92,8 +93,8 @@ def test_unknown_family_is_refused():
 def test_counts_of_a_tiny_shape():
     assert TINY.block_parameters == 120 + 8
     assert TINY.parameters == 2 * 128 + 10 * 4 + 4  # blocks, tied table, final norm
-    # 3 tokens: 2 x 120 x 3, and two products of width 4 over the 6 pairs that a causal mask leaves, 2 operations each.
-    assert forward_operations(TINY, 3, 3, 2) == 2 * (720 + 2 * 2 * 4 * 6)
+    # 3 tokens: two products of width 4 over the 6 pairs that a causal mask leaves, 2 operations each, in both layers.
+    assert attention_operations(TINY, 3, 3, 2) == 2 * (2 * 2 * 4 * 6)
     shared = count(TINY, Plan())
     assert (shared.policy, shared.critic, shared.copied, shared.trained) == (300, 5, 300, 305)
     critic = count(TINY, Plan(value_head="critic"))
@@ -109,9 +110,10 @@ def test_counts_of_a_tiny_shape():
 def test_operations_of_a_tiny_step():
     plan = Plan(prompts=2, prompt_length=3, response_length=2, epochs=3)
     work = {piece.name: piece for piece in update_work(TINY, plan)}
-    forward = 3 * 2 * 2 * (2 * 5 * 120 + 2 * 2 * 4 * 15)  # epochs, sequences, layers; 5 tokens, 15 pairs
-    assert work["forward policy"].operations == forward
-    assert work["backward policy"].operations == 3 * 2 * 2 * (4 * 5 * 120 + 2.5 * 2 * 2 * 4 * 15)
+    assert work["forward policy"].operations == 3 * 2 * 2 * (2 * 5 * 120)  # epochs, sequences, layers; 5 tokens
+    assert work["forward policy, attention"].operations == 3 * 2 * 2 * (2 * 2 * 4 * 15)  # 15 pairs
+    assert work["backward policy"].operations == 3 * 2 * 2 * (4 * 5 * 120)
+    assert work["backward policy, attention"].operations == 3 * 2 * 2 * (2.5 * 2 * 2 * 4 * 15)
     assert work["output forward"].operations == 3 * 2 * 2 * (2 * 40)  # 2 response tokens, 40 weights
     assert work["output backward"].operations == 3 * 2 * 2 * (6 * 40)  # the tile again, its rows, its weights
     assert work["optimiser"].moved == 3 * 305 * (7 + 3) * 4
@@ -179,15 +181,13 @@ def test_operations_are_those_that_torch_counts(name):
     ids = torch.ones(ROWS, LENGTH, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
         hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    forward = counter.get_total_flops()
-    assert forward == forward_operations(arch, ROWS * LENGTH, LENGTH, arch.layers)
+    plan = Plan(prompts=ROWS, prompt_length=LENGTH - 1, response_length=1, epochs=1)
+    work = {piece.name: piece.operations for piece in update_work(arch, plan)}
+    assert counter.get_total_flops() == work["forward policy"] + work["forward policy, attention"]
     with counter:
         hidden.sum().backward()
-    plan = Plan(prompts=ROWS, prompt_length=LENGTH - 1, response_length=1, epochs=1)
-    work = {piece.name: piece for piece in update_work(arch, plan)}
-    # Unfused attention has two products back for each one forth, the fused kernel the model counts makes one again.
-    attention = forward - 2 * ROWS * LENGTH * arch.layers * arch.block_linear_weights
-    assert counter.get_total_flops() == work["backward policy"].operations - attention / 2
+    # Unfused attention has two products back for each one forth; the fused kernel, which is counted, makes one again.
+    assert counter.get_total_flops() == work["backward policy"] + work["backward policy, attention"] * 2 / 2.5
 
 
 def test_operations_of_a_run_are_those_that_torch_counts_for_adapters():
@@ -198,8 +198,8 @@ def test_operations_of_a_run_are_those_that_torch_counts_for_adapters():
     with FlopCounterMode(display=False) as counter:
         model.base_model(input_ids=ids, use_cache=False).last_hidden_state.sum().backward()
     plan = Plan(prompts=ROWS, prompt_length=LENGTH - 1, response_length=1, epochs=1, lora_rank=4)
-    work = {piece.name: piece for piece in update_work(replace(arch, has_fused_attention=False), plan)}
-    counted = work["forward policy"].operations + work["backward policy"].operations
+    work = update_work(replace(arch, has_fused_attention=False), plan)
+    counted = sum(piece.operations for piece in work if piece.name.split()[0] in ("forward", "backward"))
     # Nothing below the first block is trained: its query, key and value need no gradient of their input.
     assert counter.get_total_flops() == pytest.approx(counted, rel=0.05)
 
@@ -309,8 +309,8 @@ def result(step: float, rates: dict[str, float] | None) -> dict:
 
 
 def test_check_scales_with_the_rates_it_is_given():
-    names = ("float32_layer_operations", "bfloat16_layer_operations", "read_bytes", "new_bytes")
-    rates = {f"{name}_per_second": 1e9 for name in names}
+    kinds = [f"{dtype}_{kind}_operations" for dtype in ("float32", "bfloat16") for kind in ("layer", "attention")]
+    rates = {f"{name}_per_second": 1e9 for name in (*kinds, "read_bytes", "new_bytes")}
     slow, fast = (
         {c.quantity: c for c in compare(result(10.0, {name: factor * rate for name, rate in rates.items()}))}
         for factor in (1, 10)

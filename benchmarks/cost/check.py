@@ -33,6 +33,12 @@ _CHANGES: dict[str, dict[str, Any]] = {
 }
 
 
+_NEEDED = {
+    *(f"{dtype}_{kind}_operations_per_second" for dtype in ("float32", "bfloat16") for kind in ("layer", "attention")),
+    "read_bytes_per_second", "new_bytes_per_second", "start_memory_bytes",
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Comparison:
     """One quantity of one variant: seconds of a part, or bytes ("peak")."""
@@ -84,13 +90,13 @@ def predict(
     rates: Mapping[str, float] | None = None,
 ) -> Estimate:
     """What the variant should have cost on the machine whose rates the outcome holds."""
-    own = outcome.get("rates", rates)
-    start = outcome.get("start_memory_bytes", None if rates is None else rates["start_memory_bytes"])
-    if own is None or start is None:
-        raise ValueError(
-            f"the result of {variant!r} holds no rates: measure it again, or measure rates (--measure-rates)"
-        )
-    return estimate(arch, plan_of(variant, options), measured(own, memory=float("inf"), start=start))
+    own = {**outcome.get("rates", {}), **{name: outcome[name] for name in ("start_memory_bytes",) if name in outcome}}
+    known = next((found for found in (own, rates or {}) if found.keys() >= _NEEDED), None)
+    if known is None:
+        missing = ", ".join(sorted(_NEEDED - own.keys()))
+        raise ValueError(f"the result of {variant!r} lacks {missing}: measure it again, or rates now (--measure-rates)")
+    device = measured(known, memory=float("inf"), start=known["start_memory_bytes"])
+    return estimate(arch, plan_of(variant, options), device)
 
 
 def plan_of(variant: str, options: Mapping[str, Any]) -> Plan:

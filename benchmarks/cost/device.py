@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Rate = Literal["float32", "bfloat16"]
+Rate = Literal["float32", "bfloat16", "float32 attention", "bfloat16 attention"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,12 @@ class Device:
 H100 = Device(
     name="H100-80GB",
     memory=80e9,
-    operations={"float32": 0.8 * 67e12, "bfloat16": 0.6 * 989e12},
+    operations={
+        "float32": 0.8 * 67e12,
+        "bfloat16": 0.6 * 989e12,
+        "float32 attention": 0.4 * 67e12,
+        "bfloat16 attention": 0.3 * 989e12,
+    },
     bandwidth=0.8 * 3.35e12,
     link=0.8 * 450e9,
     network=0.7 * 400e9,
@@ -73,8 +78,9 @@ H100 = Device(
     source=(
         "NVIDIA H100 SXM data sheet: 80 GB, 3.35 TB/s, 67 TFLOP/s float32, 989 TFLOP/s dense bfloat16, NVLink 900 GB/s "
         "in both directions together; DGX H100 data sheet: eight 400 Gb/s adapters a node of eight. Assumed to be "
-        "reached: 80 % of float32, 60 % of bfloat16, 80 % of memory, 80 % of NVLink, 70 % of the adapters, which the "
-        "eight GPUs of a node share; 5 µs for each kernel launched from Python"
+        "reached: 80 % of float32 and 60 % of bfloat16 in matrix products, half of that in attention, 80 % of memory, "
+        "80 % of NVLink, 70 % of the adapters, which the eight GPUs of a node share; 5 µs for each kernel launched "
+        "from Python"
     ),
 )
 
@@ -84,7 +90,12 @@ def measured(rates: Mapping[str, Any], *, memory: float, start: float) -> Device
     return Device(
         name="the measured CPU",
         memory=memory,
-        operations={name: rates[f"{name}_layer_operations_per_second"] for name in ("float32", "bfloat16")},
+        operations={
+            "float32": rates["float32_layer_operations_per_second"],
+            "bfloat16": rates["bfloat16_layer_operations_per_second"],
+            "float32 attention": rates["float32_attention_operations_per_second"],
+            "bfloat16 attention": rates["bfloat16_attention_operations_per_second"],
+        },
         bandwidth=rates["read_bytes_per_second"],
         link=rates["read_bytes_per_second"],
         network=rates["read_bytes_per_second"],

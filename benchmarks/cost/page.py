@@ -91,14 +91,16 @@ def _check(checked: Checked | None) -> str:
 On a CPU the same arithmetic can be checked: `{shlex.quote(file)}`, measured by `{machine["command"]}` on
 {machine["processor"]}, {threads}, commit {machine["commit"]}
 ({options["model"]}, {options["prompts"]} prompts, {options["prompt_length"]}+{options["response_length"]} tokens,
-{options["epochs"]} epochs). From the measurement the model takes the rate of the three matrix products of one
-linear layer, the rates of reading memory and of writing to new memory, and what the process held before it had a model:
-nothing is fitted to a result. Predicted / measured, a star where step time or peak memory is more than {LIMIT:.0%} off;
-{len(close)} of {len(judged)} are within.
+{options["epochs"]} epochs). From the measurement the model takes the rates of the three matrix products of one linear
+layer, of fused attention, of reading memory and of writing to new memory, and what the process held before it had a
+model: nothing is fitted to a result. Predicted / measured, a star where step time or peak memory is more than
+{LIMIT:.0%} off; {len(close)} of {len(judged)} are within.
 
 {table(comparisons)}
 
-This says how well the counting is done, not that a GPU reaches the shares assumed above."""
+Decoding is underestimated: with few rows the processor reaches neither rate. A peak is underestimated by what the C
+library keeps between freed pieces, most with LoRA. All this says how well the counting is done, not that a GPU reaches
+the shares assumed above."""
 
 
 def _model(arch: Architecture) -> str:

@@ -47,7 +47,6 @@ def rollout_work(arch: Architecture, plan: Plan, *, packs_weights: bool) -> list
     last = arch.block_linear_weights - arch.width * (arch.query_width + 2 * arch.kv_width)  # for one token a prompt
     prefill = 2 * (arch.layers * arch.block_linear_weights - last) * prompt_tokens + 2 * last * prompts
     prefill += 2 * arch.embedding_parameters * plan.own_sequences
-    prefill += arch.layers * _pairs(arch, plan.prompt_length) * prompts
     blocks = -(-prompt_tokens // 512)  # ppo.generation.admission reads so many tokens at once
     touched = 10 * arch.width + 3 * arch.mlp_width
     steps = -(-plan.own_sequences // rows) * (plan.response_length - 1)
@@ -55,8 +54,10 @@ def rollout_work(arch: Architecture, plan: Plan, *, packs_weights: bool) -> list
     cached = 2 * arch.layers * arch.kv_width * columns * rows
     decode = 2 * weights * rows + arch.layers * 4 * arch.query_width * columns * rows
     moved = size * (weights + cached) + _SAMPLING_SWEEPS * 4 * rows * arch.vocabulary
+    attention = arch.layers * _pairs(arch, plan.prompt_length) * prompts
     return [
         gather("rollout", actor_bytes(arch, plan), plan),
+        Work("rollout", "prefill, attention", attention, rate=_attention_rate(rate)),
         Work("rollout", "bind", moved=size * (2 * copied + 3 * weights), rate=rate),
         Work(
             "rollout", "prefill", prefill, size * (weights * blocks + touched * arch.layers * prompt_tokens),
@@ -167,7 +168,7 @@ def _forward(
     precision: str | None = None,
 ) -> list[Work]:
     precision = precision or plan.precision
-    operations, launches = forward_operations(arch, tokens, plan.length, layers), LAUNCHES["forward"]
+    operations, launches = 2 * tokens * layers * arch.block_linear_weights, LAUNCHES["forward"]
     if is_trained and plan.lora_rank:
         operations += 2 * tokens * layers * adapter_weights(arch, plan)
         launches *= 2
@@ -175,8 +176,10 @@ def _forward(
     cast = 6 * layers * arch.block_linear_weights * passes if precision == "autocast" else 0
     size = 4 if precision == "float32" else 2
     rate: Rate = "float32" if precision == "float32" else "bfloat16"
+    attention = attention_operations(arch, tokens, plan.length, layers)
     return [
         Work(part, name, operations, size * _product_numbers(arch, tokens, layers, passes), rate=rate),
+        Work(part, f"{name}, attention", attention, rate=_attention_rate(rate)),
         Work(part, f"{name}, beside products", 0, moved + cast, launches=passes * layers * launches),
     ]
 
@@ -187,11 +190,12 @@ def _backward(name: str, arch: Architecture, plan: Plan, tokens: int, *, layers:
     operations = products if plan.lora_rank else 2 * products
     if plan.lora_rank:
         operations += 4 * tokens * layers * adapter_weights(arch, plan)
-    operations += 2.5 * tokens / plan.length * layers * _pairs(arch, plan.length)
+    attention = 2.5 * attention_operations(arch, tokens, plan.length, layers)
     traffic = block_traffic(arch, plan.precision, keys=plan.length)
     moved, launches = traffic.backward * tokens * layers, LAUNCHES["backward"]
     if plan.gradient_checkpointing:
-        operations += forward_operations(arch, tokens, plan.length, layers)
+        operations += products
+        attention += attention_operations(arch, tokens, plan.length, layers)
         moved += traffic.forward * tokens * layers
         launches += LAUNCHES["forward"]
     if not plan.lora_rank:  # gradients are written, cast where products are not in the weights' type, and summed up
@@ -202,6 +206,7 @@ def _backward(name: str, arch: Architecture, plan: Plan, tokens: int, *, layers:
     numbers = 2 * _product_numbers(arch, tokens, layers, passes)
     return [
         Work("update", name, operations, plan.product_bytes * numbers, rate=rate),
+        Work("update", f"{name}, attention", attention, rate=_attention_rate(rate)),
         Work("update", f"{name}, beside products", 0, moved, launches=passes * layers * launches),
     ]
 
@@ -223,9 +228,13 @@ def _output_backward(arch: Architecture, plan: Plan, rows: int) -> Work:
     return Work("update", "output backward", 6 * arch.embedding_parameters * rows, sweeps, rate=rate)
 
 
-def forward_operations(arch: Architecture, tokens: int, length: int, layers: int) -> float:
-    """Of ``layers`` blocks over ``tokens`` in sequences of ``length``; without adapters and the output layer."""
-    return layers * (2 * tokens * arch.block_linear_weights + tokens / length * _pairs(arch, length))
+def attention_operations(arch: Architecture, tokens: int, length: int, layers: int) -> float:
+    """Of scores and values in ``layers`` blocks over ``tokens`` in sequences of ``length``, forward."""
+    return layers * tokens / length * _pairs(arch, length)
+
+
+def _attention_rate(rate: Rate) -> Rate:
+    return "bfloat16 attention" if rate == "bfloat16" else "float32 attention"
 
 
 def adapter_weights(arch: Architecture, plan: Plan) -> int:
