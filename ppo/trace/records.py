@@ -90,8 +90,8 @@ class MinibatchTrace:
     """One minibatch: its place in the update, its tokens, and the optimiser step that it led to.
 
     ``is_skipped``: its mean ratio was beyond ``max_mean_ratio``, or something in it was not finite, and its gradient
-    was thrown away; then ``grad_norm`` (before clipping) and ``learning_rate`` are None. ``statistics``: as in the step's
-    metrics, for this one alone.
+    was thrown away; then ``grad_norm`` (before clipping) and ``learning_rate`` are None. ``statistics``: as in the
+    step's metrics, for this one alone.
     """
 
     epoch: int
