@@ -36,11 +36,15 @@ def reward_of(classifier: PreTrainedModel) -> ppo.RewardFn:
     return reward
 
 
-def main(steps: int = 15, prompts_per_step: int = 32) -> list[float]:
+def main(steps: int = 15, prompts_per_step: int = 64) -> list[float]:
     """Mean score before the training and after it."""
     lab = load("lab")
     config = ppo.Config(
-        prompts_per_step=prompts_per_step, minibatch=prompts_per_step, response_length=24, learning_rate=3e-4
+        prompts_per_step=prompts_per_step,
+        minibatch=prompts_per_step,
+        response_length=12,
+        learning_rate=5e-4,
+        kl_coef=0.02,
     )
     reward = reward_of(make_classifier(lab.model.config.vocab_size))
     trainer = ppo.Trainer(lab.model, PROMPTS, reward, config, tokenizer=lab.tokenizer)

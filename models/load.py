@@ -68,9 +68,9 @@ def load(spec: str | Path, *, dtype: torch.dtype = torch.float32) -> LoadedModel
 def _from_gguf(path: Path, dtype: torch.dtype) -> LoadedModel:
     if not path.is_file():
         raise ValueError(f"GGUF model {path} is not a file; check the path")
+    check_gguf(path)
     if missing := [package for package in ("gguf", "accelerate") if importlib.util.find_spec(package) is None]:
         raise ValueError(f"GGUF model {path} needs the packages {' and '.join(missing)}: pip install gguf accelerate")
-    check_gguf(path)
     name, folder, file = f"model={str(path)!r}", str(path.parent), path.name
     model, info = explained(
         lambda: AutoModelForCausalLM.from_pretrained(

@@ -51,7 +51,7 @@ def test_grpo_needs_no_critic():
 
 
 def test_a_classifier_is_a_reward():
-    first, last = reward_model.main(steps=5, prompts_per_step=32)
+    first, last = reward_model.main(steps=12)
     assert last > first
 
 
