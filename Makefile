@@ -4,14 +4,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demem test check coverage clean
+.PHONY: demem test test-slow check coverage clean
 
 demem: .venv/ready
 	rm -rf runs/lab
 	$(BIN)/python demem.py run --out runs/lab
 
 test: .venv/ready
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: .venv/ready
+	$(BIN)/python -m pytest -q -m slow
 
 check: .venv/ready-dev
 	$(BIN)/ruff format .

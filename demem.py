@@ -7,10 +7,12 @@ The method (Kassem, Mahmoud and Saad, EMNLP 2023), in the order of the functions
     evaluate   the same attack again, and what became of everything else
     report     before and after, as a table and as one HTML file
 
+``attacks`` tries what a determined attacker would, on both models: sampling, beam search, other prompts, relearning, …
 ``python demem.py`` does all of it on the built-in lab; ``python demem.py run --help`` lists every option. ``memorise``
-prepares models that have memorised nothing. A run lives in one folder (``--out``):
+prepares models that have memorised nothing; ``trace`` opens one PPO step up, token by token; ``compare`` sets other
+methods beside DeMem (demem_compare.py). A run lives in one folder (``--out``):
 
-    config.json      every setting            metrics.jsonl, samples.jsonl   the training, step by step
+    config.json      every setting            metrics.jsonl (and .csv), samples.jsonl   the training, step by step
     evaluation.json  before, after, summary   passages.jsonl                 every passage before and after
     report.html      one file, opens offline  model/                         a plain Hugging Face folder
 
@@ -36,27 +38,29 @@ import transformers
 
 import ppo
 from data.study import windows
+from demem_attacks import AttackOptions, run_attacks
+from demem_compare import Comparison, compare
+from demem_paper import train_as_published
 from demem_setup import Options, Run, prepare, say
+from demem_trace import Wish, floor_of, prepare_trace, write_trace
 from eval.evaluate import Evaluation, evaluate, probe
-from eval.report import render_page, render_passage, render_table
-from eval.results import (
-    read_before,
-    read_results,
-    read_settings,
-    write_json,
-    write_results,
-)
+from eval.exports import model_card, write_card, write_open_unlearning
+from eval.report import render_passage, render_table
+from eval.report.folder import LivePage, write_page
+from eval.results import read_before, read_results, write_json, write_results
 from eval.settings import Settings
 from models.load import load
 from models.memorise import memorise
 from models.own_text import own_text
 from ppo.backbone import context_length
 from ppo.checkpoint import list_checkpoints
-from ppo.distributed import OtherProcessError, Processes
-from ppo.log import read_jsonl
+from ppo.distributed import LostProcessError, OtherProcessError, Processes
+from ppo.interrupt import sigterm_as_ctrl_c
+from ppo.log import HEADLINE, read_jsonl
 from ppo.options import add_options
 from rewards import demem as rewards
 from rewards.combine import Reward
+from rewards.guards import ONLY_EMPTY
 
 LOOKS = 2  # looks running at the forget set that must find it forgotten
 
@@ -71,8 +75,11 @@ def attack(run: Run) -> Evaluation:
     return found
 
 
-def train(run: Run, before: Evaluation) -> None:
-    """PPO on the forget set until it is no longer extractable and its suffixes read like any stranger's."""
+def train(run: Run, before: Evaluation, page: LivePage | None = None) -> None:
+    """PPO on the forget set until it is no longer extractable and its suffixes read like any stranger's.
+
+    ``page``: shown after every look at the forget set.
+    """
     floor = chance_floor(run, before)
     forget, tokenizer = run.study.group("forget"), run.loaded.tokenizer
 
@@ -87,10 +94,27 @@ def train(run: Run, before: Evaluation) -> None:
         looks = [row for row in known if "forget/exact" in row][-LOOKS:]
         return len(looks) == LOOKS and all(is_forgotten(look, run.options.target_exact, floor) for look in looks)
 
+    def show_and_judge(metrics: Mapping[str, float]) -> bool:
+        if page is not None and trainer.step % run.options.check_every == 0:
+            page.show(trainer.step)
+        return is_done(metrics)
+
     trainer = make_trainer(run, floor)
-    if not (trainer.step > 0 and run.processes.first(lambda: is_done({}))):
-        trainer.train(max(run.options.steps - trainer.step, 0), probe=look, stop_when=is_done)
+    if run.options.preset == "paper-as-run":
+        train_as_published(trainer, run.options.most_steps)
+    elif not (trainer.step > 0 and run.processes.first(lambda: is_done({}))):
+        steps = max(run.options.most_steps - trainer.step, 0)
+        trainer.train(steps, probe=look, stop_when=show_and_judge, show=headline(run.config))
     trainer.save_model(run.out / "model")
+
+
+def headline(config: ppo.Config) -> dict[str, str]:
+    """What the progress bar shows: score, how far the policy moves, and how much of the forget set still comes back.
+
+    Without a KL penalty nothing measures the distance to the reference; how far each update goes is always known.
+    """
+    moved = HEADLINE if config.kl_coef else {"score": HEADLINE["score"], "update_kl": "policy/approx_kl"}
+    return {**moved, "extracted": "forget/exact"}
 
 
 def is_forgotten(look: Mapping[str, float], target_exact: float, floor: float) -> bool:
@@ -109,7 +133,7 @@ def make_trainer(run: Run, floor: float) -> ppo.Trainer:
 
     More than one window keeps the policy from learning one way out for each prompt: it forgets the text.
     """
-    count = run.options.windows or (1 if run.options.preset == "paper" else 2)
+    count = run.options.windows or (1 if run.options.is_paper else 2)
     rows = [
         {"prompt": list(prompt), "suffix": run.loaded.decode(suffix), "suffix_ids": list(suffix)}
         for p in run.study.group("forget")
@@ -128,15 +152,16 @@ def make_trainer(run: Run, floor: float) -> ppo.Trainer:
 
 def forget_training(out: Path) -> None:
     """Delete the log of a training that left no checkpoint."""
-    for name in ("metrics.jsonl", "samples.jsonl"):
+    for name in ("metrics.jsonl", "metrics.csv", "samples.jsonl"):
         (out / name).unlink(missing_ok=True)
 
 
 def make_reward(run: Run, floor: float) -> Reward:
     """The preset's reward; outside the fluency band it costs, where one is asked for."""
     options = run.options
-    if options.preset == "paper":
-        reward = rewards.paper(run.encoder)
+    if options.is_paper:
+        guards = None if options.preset == "paper-as-run" else ONLY_EMPTY
+        reward = rewards.paper(run.encoder, guards=guards)
     else:
         reward = rewards.default(bleu_floor=floor, dense="words", decode=run.loaded.decode)
     if options.fluency_weight:
@@ -187,19 +212,9 @@ def measure(run: Run, label: str) -> Evaluation:
 
 def report(out: Path) -> None:
     """The table in the terminal and report.html, from the files of a run."""
-    settings, results, passages = read_settings(out), read_results(out), read_jsonl(out / "passages.jsonl")
+    write_page(out)
+    results, passages = read_results(out), read_jsonl(out / "passages.jsonl")
     before, after = results["before"], results.get("after")
-    metrics = out / "metrics.jsonl"
-    page = render_page(
-        title="DeMem: before and after unlearning" if after else "DeMem: what the model gives away",
-        before=before,
-        after=after,
-        passages=passages,
-        metrics=read_jsonl(metrics) if metrics.is_file() else [],
-        config=settings["config"],
-        meta=results["meta"],
-    )
-    (out / "report.html").write_text(page, encoding="utf-8")
     for passage in passages[:3]:
         say("\n" + render_passage(passage))
     say("\n" + render_table(before["summary"], after["summary"] if after else None))
@@ -211,8 +226,9 @@ def report(out: Path) -> None:
 
 def run_all(run: Run) -> None:
     """Attack, train, evaluate, report."""
-    train(run, run.processes.first(lambda: attack_once(run, is_known=run.options.resume)))
-    run.processes.first(lambda: run_evaluate(run))
+    with live_page(run) as page:
+        train(run, run.processes.first(lambda: attack_once(run, is_known=run.options.resume)), page)
+        run.processes.first(lambda: run_evaluate(run))
 
 
 def attack_once(run: Run, *, is_known: bool) -> Evaluation:
@@ -226,7 +242,19 @@ def run_attack(run: Run) -> None:
 
 
 def run_train(run: Run) -> None:
-    train(run, run.processes.first(lambda: attack_once(run, is_known=True)))
+    with live_page(run) as page:
+        train(run, run.processes.first(lambda: attack_once(run, is_known=True)), page)
+
+
+@contextmanager
+def live_page(run: Run) -> Iterator[LivePage | None]:
+    """With --live: the page to show while the run lasts; however it ends, the page stops loading itself again."""
+    page = LivePage(run.out, steps=run.options.most_steps) if run.options.live and run.processes.is_first else None
+    try:
+        yield page
+    finally:
+        if page is not None:
+            page.rest()
 
 
 def run_evaluate(run: Run) -> None:
@@ -237,7 +265,23 @@ def run_evaluate(run: Run) -> None:
     unlearned = load(run.out / "model").on(run.options.device)
     after = measure(replace(run, loaded=unlearned), "evaluate")
     write_results(run.out, run.meta(), before, after)
+    write_open_unlearning(run.out, after)
+    write_card(run.out / "model", card(run, before, after))
     report(run.out)
+
+
+def card(run: Run, before: Evaluation, after: Evaluation) -> str:
+    """The model card of an unlearned model."""
+    thresholds = {
+        "Share of the forget set that may still come back": run.options.target_exact,
+        "BLEU of chance, down to which it was trained": round(chance_floor(run, before), 2),
+        "PPO steps at most": run.options.most_steps,
+    }
+    method = f"DeMem (PPO with a negative-similarity reward, preset {run.options.preset})"
+    forget, base = run.study.group("forget"), run.options.model
+    return model_card(
+        base=base, method=method, passages=forget, thresholds=thresholds, before=before, after=after, meta=run.meta()
+    )
 
 
 def run_memorise(run: Run) -> None:
@@ -267,6 +311,13 @@ def run_memorise(run: Run) -> None:
     say(f"model: {run.out / 'model'}; {reached:.1%} of {len(chosen)} passages come back, see memorise.json")
 
 
+def run_trace(parsed: argparse.Namespace) -> None:
+    """One PPO step of a run, token by token, as text, trace.html and trace.json; the run stays as it is."""
+    run, wish = prepare_trace(parsed)
+    say(write_trace(make_trainer(run, floor_of(run)), run.out, wish, run.meta()))
+    say(f"trace: {run.out / 'trace.html'}   numbers: {run.out / 'trace.json'}")
+
+
 COMMANDS: dict[str, Callable[[Run], None]] = {
     "run": run_all,
     "attack": run_attack,
@@ -280,9 +331,9 @@ COMMANDS: dict[str, Callable[[Run], None]] = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit status: 0, 2 for bad input (one line on stderr), 130 after Ctrl-C."""
+    """Exit status: 0, 2 for bad input (one line on stderr), 130 after Ctrl-C or SIGTERM."""
     transformers.utils.logging.disable_progress_bar()
-    with ppo.process_group() as processes:
+    with sigterm_as_ctrl_c(), ppo.process_group() as processes:
         with silent(not processes.is_first, redirect_stdout, redirect_stderr):
             command, parsed = parse(arguments)
         with silent(not processes.is_first, redirect_stdout):
@@ -295,23 +346,31 @@ def execute(command: str, parsed: argparse.Namespace, processes: Processes) -> i
     try:
         if command == "report":
             processes.first(lambda: report(out))
+        elif command == "trace":
+            run_trace(parsed)
+        elif command == "attacks":
+            processes.first(lambda: run_attacks(parsed))
+        elif command == "compare":
+            processes.first(lambda: compare(parsed, train=train, text_to_keep=text_to_keep))
         elif command in ("run", "train"):
             COMMANDS[command](prepare(command, parsed, processes))
         else:
             processes.first(partial(COMMANDS[command], prepare(command, parsed, processes)))
     except OtherProcessError:
         return 2
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ppo.CheckError, LostProcessError) as error:
         if processes.claim("end"):
-            print(f"demem: {' '.join(str(error).split())}", file=sys.stderr)
+            told = "; ".join([str(error), *getattr(error, "__notes__", [])])
+            print(f"demem: {' '.join(told.split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         can_resume = command in ("run", "train", "memorise") and (out / "config.json").is_file()
         hint = f"; go on with: python demem.py {command} --resume --out {out}" if can_resume else ""
+        hint = "; the same command goes on" if command == "compare" else hint
         if processes.claim("end"):
             print(f"demem: interrupted{hint}", file=sys.stderr)
         return 130
-    except RuntimeError:  # lost in the middle of a step; if another process went first, it has said why
+    except RuntimeError:  # if another process went first, it has said why
         if processes.count == 1 or processes.claim("end"):
             raise
         return 2
@@ -332,14 +391,17 @@ def silent(is_silent: bool, *redirections: Callable[[Any], Any]) -> Iterator[Non
 def parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
     """The command ("run" if none is named) and the options that were given."""
     parser = argparse.ArgumentParser(prog="demem.py", description=(__doc__ or "").split("\n\n")[0])
-    names = (*COMMANDS, "report")
+    names = (*COMMANDS, "attacks", "compare", "report", "trace")
     parser.add_argument("command", nargs="?", choices=names, default="run", help="what to do (default: run)")
     add_options(parser, Options, title="the experiment")
+    add_options(parser, Wish, title="trace")
     add_options(
         parser,
         ppo.Config,
         title="PPO (defaults here are ppo.Config's; presets change some; responses are as long as the usual suffix)",
     )
+    add_options(parser, AttackOptions, title="the command attacks")
+    add_options(parser, Comparison, title="compare")
     parsed = parser.parse_args(arguments)
     return parsed.command, parsed
 

@@ -37,13 +37,13 @@ class Options:
     num_holdout: int | None = None  # memorised passages that unlearning never sees, sharing no 20-gram; none: 32
     num_never: int | None = None  # passages that the model was never trained on, for the chance floor; none: 0
     out: str = "runs/demem"  # folder of the run
-    preset: str = "default"  # default or paper
+    preset: str = "default"  # default, paper, or paper-as-run: the paper's notebook with its flaws
     encoder: str | None = None  # encoder of the paper's BERTScore, a hub id or folder; none: it takes BLEU
     fluency_weight: float = 0.0  # reward lost for a nat per token outside the fluency band; 0: no band
     fluency_low: float = 0.5  # nats per token under the original model; below lie loops and memorised text
     fluency_high: float = 6.0  # nats per token under the original model; above lies gibberish
     windows: int | None = None  # places of a passage to train on, half a suffix apart; none: 2 (paper: 1, the suffix)
-    steps: int = 60  # PPO steps at most
+    steps: int | None = None  # PPO steps at most; none: 60 (paper-as-run: 4)
     check_every: int = 2  # steps between two looks at the forget set
     target_exact: float = 0.05  # share of the forget set that may still be extractable at the end
     bleu_floor: float | None = None  # BLEU that a model reaches by chance; none: measured on never-trained passages
@@ -52,6 +52,7 @@ class Options:
     num_samples: int = 4  # sampled continuations a passage in the evaluation
     device: str = "auto"  # auto, cpu or cuda
     resume: bool = False  # go on from the last checkpoint in the folder
+    live: bool = False  # rewrite report.html while training; open it in a browser, it loads itself again
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -62,10 +63,18 @@ class Options:
             value = getattr(self, name)
             require(value is None or value >= 0, self, name, "must be at least 0")
         require(self.preset in PRESETS, self, "preset", f"must be one of {', '.join(PRESETS)}")
-        require(
-            self.encoder is None or self.preset == "paper", self, "encoder", "goes with --preset paper: ours takes BLEU"
-        )
+        require(self.encoder is None or self.is_paper, self, "encoder", "goes with --preset paper: ours takes BLEU")
         require(0 <= self.fluency_low < self.fluency_high, self, "fluency_low", "must lie between 0 and fluency_high")
+
+    @property
+    def is_paper(self) -> bool:
+        """Whether the reward is the paper's."""
+        return self.preset != "default"
+
+    @property
+    def most_steps(self) -> int:
+        """``steps``, or what the preset takes."""
+        return self.steps or (4 if self.preset == "paper-as-run" else 60)
 
 
 OF_ATTACK = ("model", "data", "data_split", "retain", "num_forget", "num_holdout", "num_never", "num_samples")
@@ -83,6 +92,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "prompts_per_step": 32, "minibatch": 8, "epochs": 8, "learning_rate": 1.41e-5, "kl_coef": 0.2,
         "save_every_steps": 10,
+    },
+    # The same as its notebook ran: demem_paper.py says what else was different.
+    "paper-as-run": {
+        "prompts_per_step": 32, "minibatch": 8, "epochs": 8, "learning_rate": 1.41e-5, "kl_coef": 0.2,
+        "response_length": 55, "old_logprobs": "recompute",
     },
 }  # fmt: skip
 
@@ -169,11 +183,19 @@ def read_options(command: str, parsed: argparse.Namespace) -> tuple[Options, dic
         check_same(saved, {name: value for name, value in given.items() if name in OF_ATTACK}, {})
     else:
         check_same(saved, given, given_config)
-    options = Options(**{**saved.get("options", {}), "resume": False, **given})
+    options, changes = join_settings(saved, given, given_config)
+    check_folder(out, is_new=is_new or not saved)
+    return options, changes
+
+
+def join_settings(
+    saved: Mapping[str, Any], given: Mapping[str, Any], given_config: Mapping[str, Any]
+) -> tuple[Options, dict[str, Any]]:
+    """What was given, over what a folder's config.json holds (or nothing), over the preset."""
+    options = Options(**{**saved.get("options", {}), "resume": False, "live": False, **given})
     is_same_preset = options.preset == saved.get("options", {}).get("preset")
     changes = {**(saved["config"] if is_same_preset else PRESETS[options.preset]), **given_config}
     ppo.Config.from_dict(changes)  # a wrong setting is found before a model is loaded
-    check_folder(out, is_new=is_new or not saved)
     return options, changes
 
 

@@ -27,6 +27,8 @@ setup(
     extras_require={
         "gguf": ["gguf>=0.10", "accelerate>=1.0"],
         "report": ["matplotlib>=3.8"],
+        "tensorboard": ["tensorboard>=2.14"],
+        "harness": ["lm-eval>=0.4.9"],
         "bench": ["trl==1.12.0", "datasets>=4.7"],
         "test": ["pytest>=8", "pytest-cov>=5", "hypothesis>=6.100", "setuptools>=77"],
         "dev": ["ruff>=0.9", "mypy>=1.13", "coverage>=7.6"],

@@ -34,6 +34,7 @@ import torch.nn.functional as F
 import ppo
 from benchmarks.machine import peak_memory_bytes, write_json
 from benchmarks.models import make_model, random_prompts
+from benchmarks.rates import machine_rates
 from eval.provenance import provenance
 from models.lora import LoraConfig, add_lora
 from ppo.backbone import Backbone, blocks
@@ -116,7 +117,8 @@ def run_apart(variant: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of every part of ``options.repeats`` steps, the bare loop, and the machine's own rate."""
+    """Seconds of every part of ``options.repeats`` steps, the bare loop, and the machine's own rates."""
+    start = peak_memory_bytes()
     trainer = make_trainer(options)
     times: dict[str, list[float]] = {part: [] for part in (*PARTS, "step")}
     for repeat in range(options.repeats + 1):
@@ -129,7 +131,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 times[part].append(metrics[f"time/{part}_s"])
     peak = peak_memory_bytes()  # before the bare loop, which keeps whole logits
     times["bare"] = [options.epochs * bare_pass(trainer, rollout) for _ in range(options.repeats)]
-    return summarise(times, trainer, rollout, options) | {"peak_memory_bytes": peak}
+    return summarise(times, trainer, rollout, options) | {"peak_memory_bytes": peak, "start_memory_bytes": start}
 
 
 def make_trainer(options: argparse.Namespace) -> ppo.Trainer:
@@ -178,7 +180,8 @@ def summarise(
     """Medians in seconds, rates in response tokens per second, floating-point operations per second."""
     medians = {part: statistics.median(values) for part, values in times.items()}
     tokens = int(rollout.generation.mask.sum())
-    rate = product_rate(trainer)
+    rates = machine_rates(*shapes_of_products(trainer, options))
+    rate = rates[f"{'bfloat16' if is_half(trainer) else 'float32'}_operations_per_second"]
     done = options.epochs * model_operations(trainer, rollout)
     return {
         "seconds": times,
@@ -187,6 +190,7 @@ def summarise(
         "update_tokens_per_second": tokens * options.epochs / medians["update"],
         "update_share_of_bare": medians["bare"] / medians["update"],
         "product_operations_per_second": rate,
+        "rates": rates,
         "update_utilisation": done / medians["update"] / rate,
     }
 
@@ -206,16 +210,25 @@ def model_operations(trainer: ppo.Trainer, rollout: Rollout) -> float:
     return total + (6 if output.requires_grad else 4) * output.numel() * int(generation.mask.sum())
 
 
-def product_rate(trainer: ppo.Trainer) -> float:
-    """Operations per second of one large matrix product in the variant's precision, best of five."""
-    is_half = trainer.config.autocast == "bfloat16" or next(trainer.model.parameters()).dtype == torch.bfloat16
-    left, right = (torch.randn(2048, 2048, dtype=torch.bfloat16 if is_half else torch.float32) for _ in range(2))
-    best = float("inf")
-    for _ in range(6):
-        started = time.perf_counter()
-        left @ right
-        best = min(best, time.perf_counter() - started)
-    return 2 * 2048**3 / best
+def shapes_of_products(
+    trainer: ppo.Trainer, options: argparse.Namespace
+) -> tuple[tuple[int, int, int], tuple[int, int, int, int]]:
+    """In the update: rows, inputs and outputs of a block's largest linear layer; sequences, heads, tokens and width of
+    a head in attention.
+    """
+    sequences, length = options.microbatch or options.prompts, options.prompt_length + options.response_length
+    weight = max((p for p in blocks(trainer.model)[0].parameters() if p.dim() == 2), key=lambda p: p.numel())
+    config = trainer.model.config
+    heads = config.num_attention_heads  # transformers' name for it in every family
+    return (
+        (sequences * length, weight.shape[1], weight.shape[0]),
+        (sequences, heads, length, config.hidden_size // heads),
+    )
+
+
+def is_half(trainer: ppo.Trainer) -> bool:
+    """Whether the variant's matrix products are in bfloat16."""
+    return trainer.config.autocast == "bfloat16" or next(trainer.model.parameters()).dtype == torch.bfloat16
 
 
 def show(variant: str, result: dict[str, Any]) -> None:

@@ -6,11 +6,16 @@ more than the file holds is an error before any memory is taken. This module kno
 
 from __future__ import annotations
 
+import tokenize
 from pathlib import Path
 
 import numpy as np
 
 PARTS = ("preprefix", "prefix", "suffix")
+_NPY_ERRORS = (
+    ValueError, EOFError, OSError, OverflowError, TypeError, SyntaxError, RecursionError, MemoryError, KeyError,
+    tokenize.TokenError,
+)  # what numpy raises on a header that is no header  # fmt: skip
 
 
 def find_split(folder: Path, split: str | None) -> str:
@@ -45,9 +50,11 @@ def read_ids(path: Path) -> np.ndarray:
         raise ValueError(f"{path} is missing; the folder needs {', '.join(f'*_{part}.npy' for part in PARTS)}")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError, OverflowError, TypeError) as error:
+    except _NPY_ERRORS as error:
         raise ValueError(f"{path} is not a readable .npy array of numbers ({error})") from error
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "iu":
         shape, dtype = getattr(array, "shape", None), getattr(array, "dtype", None)
         raise ValueError(f"{path} holds shape {shape}, type {dtype}; expected integers of shape [rows, tokens]")
+    if len(array) > path.stat().st_size:  # rows of nothing take no bytes: a header could promise any number
+        raise ValueError(f"{path} holds shape {array.shape}, more rows than bytes; expected [rows, tokens]")
     return array

@@ -1,5 +1,8 @@
 """Deduplication: find and remove exact repeated spans with a suffix array (Lee et al. 2022, Kandpal et al. 2022).
 
+Windows are found by hashes, in linear time but for one sort, and compared; a suffix array, sorted no deeper than the
+span, decides where two of them share a hash. So the result is exact, and near-linear in time whatever the text repeats.
+
 A window of ``length`` symbols that stood earlier, in the same or in an earlier document, is a repeat, and its symbols
 are removed, but for those that it shares with its own first occurrence. Symbols are token ids, or the characters of
 texts. No window crosses a document border. This module knows nothing about models or files.
@@ -102,50 +105,113 @@ def joined(documents: Sequence[np.ndarray]) -> np.ndarray:
 def first_occurrences(symbols: np.ndarray, length: int) -> np.ndarray:
     """For every position the first one whose window of ``length`` symbols is the same, int64 [len(symbols)].
 
-    Neighbours in the suffix array that agree in ``length`` symbols belong to one run; its smallest position is first.
-    Windows that run over the end are their own first occurrence. ``[5, 6, 5, 6, 9]``, length 2: ``[0, 1, 0, 3, 4]``.
+    Windows that run over the end or hold a separator (a negative number) are their own first occurrence. ``[5, 6, 5, 6,
+    9]``, length 2: ``[0, 1, 0, 3, 4]``.
     """
     result = np.arange(len(symbols))
     count = len(symbols) - length + 1
     if count < 2:
         return result
-    order = suffix_array(symbols)
-    order = order[order < count]
-    is_new = np.ones(len(order), dtype=bool)
-    is_new[1:] = ~_agree(symbols, order[:-1], order[1:], length)
-    run = np.cumsum(is_new) - 1
-    smallest = np.minimum.reduceat(order, np.flatnonzero(is_new))
-    result[order] = smallest[run]
+    is_separator = symbols < 0
+    separators = np.concatenate([[0], np.cumsum(is_separator)])
+    windows = np.flatnonzero(separators[length:] == separators[:count])  # those that hold none
+    result[windows] = _smallest(window_hashes(symbols, length)[windows], windows)
+    if not _are_equal(symbols, result, length):  # two windows with one hash: sort the symbols themselves
+        result[windows] = _smallest(ranks(np.where(is_separator, -1, symbols), length)[windows], windows)
     return result
 
 
-def _agree(symbols: np.ndarray, first: np.ndarray, second: np.ndarray, length: int) -> np.ndarray:
-    """Whether the windows at two lists of positions are equal, bool [len(first)]; symbol by symbol to save memory."""
-    is_equal = np.ones(len(first), dtype=bool)
-    for offset in range(length):
-        is_equal &= symbols[first + offset] == symbols[second + offset]
-    return is_equal
+def _smallest(keys: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """For every position the smallest one with the same key; int64, both of one length."""
+    order = np.argsort(keys)
+    in_order = keys[order]
+    begins = np.flatnonzero(np.concatenate([[True], in_order[1:] != in_order[:-1]])) if len(keys) else order
+    firsts = np.minimum.reduceat(positions[order], begins) if len(keys) else positions
+    found = np.empty(len(positions), dtype=np.int64)
+    found[order] = np.repeat(firsts, np.diff(np.append(begins, len(keys))))
+    return found
+
+
+def window_hashes(symbols: np.ndarray, length: int) -> np.ndarray:
+    """A number for every window of ``length`` symbols, uint64 [n - length + 1]; equal windows have equal numbers.
+
+    A polynomial modulo 2^64, from windows of 1, 2, 4, … symbols: linear time. Different windows may share a number.
+    """
+    base = np.uint64(0x9E3779B97F4A7C15)  # odd; no symbol is 0 after mixing
+    hashes = (symbols.astype(np.uint64) + np.uint64(1)) * np.uint64(0xBF58476D1CE4E5B9)
+    hashes ^= hashes >> np.uint64(29)
+    width = 1
+    while width < length:
+        step = min(width, length - width)
+        factor = np.uint64(pow(int(base), step, 2**64))
+        hashes = hashes[:-step] * factor + (hashes[step:] ^ (hashes[step:] >> np.uint64(31)))
+        width += step
+    return hashes
+
+
+def _are_equal(symbols: np.ndarray, first: np.ndarray, length: int) -> bool:
+    """Whether every window equals the one that is said to be its first occurrence.
+
+    Where the window before was compared with the one before that, only the last symbol is left to compare.
+    """
+    places = np.flatnonzero(first < np.arange(len(first)))
+    source = first[places]
+    goes_on = np.zeros(len(places), dtype=bool)
+    goes_on[1:] = (places[1:] == places[:-1] + 1) & (source[1:] == source[:-1] + 1)
+    last = symbols[places + length - 1] == symbols[source + length - 1]
+    heads, sources = places[~goes_on], source[~goes_on]
+    return bool(last.all()) and all(
+        bool((symbols[heads + offset] == symbols[sources + offset]).all()) for offset in range(length)
+    )
 
 
 def suffix_array(symbols: np.ndarray) -> np.ndarray:
-    """Start positions of all suffixes in lexicographic order, int64 [n].
+    """Start positions of all suffixes in lexicographic order, int64 [n]; a shorter suffix comes first."""
+    return np.argsort(ranks(symbols, len(symbols)))
 
-    Prefix doubling (Manber and Myers): ranks by 1, 2, 4, … symbols, each from two ranks of half the length, until all
-    ranks differ; O(n log n) a round and as many rounds as the longest repeat has bits. A shorter suffix comes first.
+
+def ranks(symbols: np.ndarray, depth: int) -> np.ndarray:
+    """The place of every suffix among all of them, sorted by their first ``depth`` symbols, int64 [n].
+
+    Suffixes that agree in those share the lowest place among them; a suffix that ends sooner comes before its
+    continuations. Prefix doubling (Manber and Myers): places by as many symbols as fit into 62 bits, then by twice as
+    many, each from two of half the width, up to ``depth`` itself. Suffixes that have a place of their own are left
+    alone (Larsson and Sadakane). O(n log n) a round, and log2(depth) rounds at most, whatever the text repeats.
+
+    Example: [7, 3, 7, 3], depth 1 -> [2, 0, 2, 0]; depth 4 -> [3, 1, 2, 0].
     """
     size = len(symbols)
-    if size == 0:
-        return np.zeros(0, dtype=np.int64)
-    rank = np.unique(symbols, return_inverse=True)[1].astype(np.int64) + 1
-    width = 1
-    while True:
-        tail = np.zeros(size, dtype=np.int64)  # 0: the suffix has ended
-        tail[: max(0, size - width)] = rank[width:]
-        key = rank * (size + 2) + tail
-        order = np.argsort(key, kind="stable")
-        is_new = np.concatenate([[True], key[order][1:] != key[order][:-1]])
-        rank = np.empty(size, dtype=np.int64)
-        rank[order] = np.cumsum(is_new)
-        if is_new.all():
-            return order
-        width *= 2
+    packed, width = _packed(symbols, depth)
+    _, inverse, counts = np.unique(packed, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(counts) - counts)[inverse].astype(np.int64)
+    shared = np.flatnonzero(counts[inverse] > 1)  # the suffixes whose place is not yet their own
+    while width < depth and len(shared):
+        step = min(width, depth - width)
+        tail = np.zeros(len(shared), dtype=np.int64)
+        has_tail = shared + step < size
+        tail[has_tail] = rank[shared[has_tail] + step] + 1
+        key = rank[shared] * (size + 1) + tail
+        order = np.argsort(key)
+        shared, key = shared[order], key[order]
+        is_new = np.concatenate([[True], key[1:] != key[:-1]])
+        begins = np.flatnonzero(is_new)
+        sizes = np.diff(np.append(begins, len(shared)))
+        old = rank[shared]
+        is_old = np.concatenate([[True], old[1:] != old[:-1]])
+        old_begins = np.maximum.accumulate(np.where(is_old, np.arange(len(shared)), 0))
+        rank[shared] = old + np.repeat(begins, sizes) - old_begins
+        shared = shared[np.repeat(sizes, sizes) > 1]
+        width += step
+    return rank
+
+
+def _packed(symbols: np.ndarray, depth: int) -> tuple[np.ndarray, int]:
+    """One number for the first symbols of every suffix, in their order, int64 [n], and how many symbols that are."""
+    values, codes = np.unique(symbols, return_inverse=True)
+    bits = len(values).bit_length()  # 0 stands for the end
+    width = max(1, min(62 // bits if bits else 1, depth))
+    padded = np.concatenate([codes.astype(np.int64) + 1, np.zeros(width - 1, dtype=np.int64)])
+    packed = np.zeros(len(symbols), dtype=np.int64)
+    for offset in range(width):
+        packed = (packed << bits) | padded[offset : offset + len(symbols)]
+    return packed, width

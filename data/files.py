@@ -65,7 +65,7 @@ def jsonl_rows(path: Path) -> Iterator[tuple[Place, dict[str, Any]]]:
             continue
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # no JSON, or a number that is too long
             raise ValueError(f"{place} is malformed JSON ({error}); write one object a line") from error
         if not isinstance(row, dict):
             raise ValueError(f"{place} holds a {type(row).__name__}; write one JSON object a line")

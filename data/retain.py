@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from ppo.types import Tokenizer
 
 
+MAX_TEXT_BYTES = 2**30  # one document, which is held in memory
+
+
 def load_retain(paths: Sequence[str | Path], tokenizer: Tokenizer, length_tokens: int) -> list[list[int]]:
     """Chunks of exactly ``length_tokens`` ids, in the order of the files; the rest of each document is dropped.
 
@@ -35,6 +38,8 @@ def load_retain(paths: Sequence[str | Path], tokenizer: Tokenizer, length_tokens
 def documents(path: Path) -> Iterator[str]:
     """The documents of one file."""
     if path.suffix not in (".jsonl", ".ndjson"):
+        if path.is_file() and path.stat().st_size > MAX_TEXT_BYTES:
+            raise ValueError(f"{path} is longer than {MAX_TEXT_BYTES} bytes; give it as .jsonl, a document a row")
         yield "".join(line for _, line in text_lines(path))
         return
     for place, row in jsonl_rows(path):

@@ -21,7 +21,7 @@ from rewards.bleu import Bleu
 
 from . import extraction, memorization
 from .fluency import output_nll
-from .outputs import Continuation, continuations, greedy_metrics, sampled_metrics, texts
+from .outputs import Continuation, bleu_statistics, continuations, greedy_metrics, sampled_metrics, texts
 from .protocols import Decoder, Generate, Passage, check_passages, whole
 from .settings import Settings, define
 from .summary import group_intervals, group_means, holdout_summary, membership_scores, membership_summary, signatures
@@ -77,8 +77,9 @@ def evaluate(
     truths = [head["truth"] for head in heads]
     suffix, full = _teacher_passes(model, passages, settings)
     greedy = _greedy(model, tokenizer, passages, generate=generate, slots=settings.slots)
+    integers = bleu_statistics(greedy, truths, bleu)
     columns = [
-        greedy_metrics(passages, greedy, truths, bleu),
+        greedy_metrics(passages, greedy, truths, integers, bleu),
         [_teacher_metrics(p, s, f, settings) for p, s, f in zip(passages, suffix, full, strict=True)],
     ]
     if settings.num_samples:
@@ -94,8 +95,9 @@ def evaluate(
     records = _records(heads, greedy, [*columns, scores])
     quantities = [name for column in columns for name in column[0]]
     found, spread = membership_summary(passages, scores, settings)
-    summary = group_means(records, quantities, bleu) | holdout_summary(model, holdout, settings) | found
-    intervals = group_intervals(records, quantities, settings) | spread
+    utility, utility_spread = holdout_summary(model, tokenizer, holdout, settings)
+    summary = group_means(records, quantities, integers) | utility | found
+    intervals = group_intervals(records, quantities, integers, settings) | utility_spread | spread
     definitions = define(summary, settings)
     return Evaluation(summary, intervals, definitions, signatures(bleu, settings), settings.to_dict(), records)
 
@@ -113,9 +115,11 @@ def probe(
     check_passages(passages)
     bleu, heads = Bleu(), texts(tokenizer, passages)
     greedy = _greedy(model, tokenizer, passages, generate=generate, slots=slots)
-    metrics = greedy_metrics(passages, greedy, [head["truth"] for head in heads], bleu)
-    means = group_means(_records(heads, greedy, [metrics]), list(metrics[0]), bleu)
-    return means | holdout_summary(model, holdout, Settings())
+    truths = [head["truth"] for head in heads]
+    integers = bleu_statistics(greedy, truths, bleu)
+    metrics = greedy_metrics(passages, greedy, truths, integers, bleu)
+    means = group_means(_records(heads, greedy, [metrics]), list(metrics[0]), integers)
+    return means | holdout_summary(model, tokenizer, holdout, Settings(resamples=1))[0]
 
 
 def _greedy(
@@ -142,7 +146,7 @@ def _teacher_passes(
 ) -> tuple[list[TokenStatistics], list[TokenStatistics]]:
     """Statistics of the suffixes given the prefix, and of whole passages; one pass does for both without pre-prefix."""
 
-    def run(sequences: list[list[int]], starts: list[int]) -> list[TokenStatistics]:
+    def run(sequences: list[list[int]], starts: list[int], *, has_moments: bool) -> list[TokenStatistics]:
         return teacher_force(
             model,
             sequences,
@@ -150,12 +154,17 @@ def _teacher_passes(
             sampling=settings.sampler(),
             batch_tokens=settings.batch_tokens,
             chunk_tokens=settings.chunk_tokens,
+            has_moments=has_moments,
         )
 
-    full = run([whole(p) for p in passages], [1] * len(passages))
+    full = run([whole(p) for p in passages], [1] * len(passages), has_moments=True)
     suffix = list(full)
     chosen = [i for i, p in enumerate(passages) if p.pre_prefix]
-    short = run([[*passages[i].prefix, *passages[i].suffix] for i in chosen], [len(passages[i].prefix) for i in chosen])
+    short = run(
+        [[*passages[i].prefix, *passages[i].suffix] for i in chosen],
+        [len(passages[i].prefix) for i in chosen],
+        has_moments=False,
+    )
     for i, statistics in zip(chosen, short, strict=True):
         suffix[i] = statistics
     return suffix, full
@@ -193,7 +202,13 @@ def _output_nll(
 def _extraction_likelihood(
     model: nn.Module, passages: Sequence[Passage], settings: Settings, generate: Generate
 ) -> list[Record]:
-    values = memorization.extraction_likelihood(
+    written = memorization.continue_from_starts(
         model, [whole(p) for p in passages], stride=settings.el_stride, slots=settings.slots, generate=generate
     )
-    return [{"el_10": value} for value in values]
+    return [
+        {
+            "el_10": memorization.mean_overlap(pairs, 10),
+            "el_10_generated": memorization.mean_overlap(pairs, 10, divisor="generated"),
+        }
+        for pairs in written
+    ]

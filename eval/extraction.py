@@ -1,6 +1,6 @@
 """Can the suffix of a passage be got out of the model? Exact, strong, probabilistic and approximate extraction.
 
-The functions take what a teacher-forced pass or a generation gave; they know nothing about models. ``is_right`` is bool
+Each function takes what a teacher-forced pass or a generation gave; it knows nothing about models. ``is_right`` is bool
 [n]: for each suffix token, whether it is the argmax given the true tokens before it.
 """
 
@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+
+from rewards.bleu import Bleu
 
 APPROXIMATE_BLEU = 75.0
 
@@ -28,7 +30,7 @@ def extraction_strength(is_right: np.ndarray) -> float:
     """ES = 1 - k/n with k the smallest index from which all argmaxes are right; in [0, 1].
 
     The share of the suffix that need not be shown for the rest to follow greedily (Carlini et al. 2021; Wang et al.
-    2025). All right: 1. The last one wrong: k = n, so 0 (open-unlearning's loop gives 1/n there).
+    2025). All right: 1. The last one wrong: k = n, so 0 (open-unlearning's loop gives 1/n there: see ``quirks.py``).
 
     Example: wrong right right right -> k = 1 -> 0.75.
     """
@@ -87,6 +89,11 @@ def is_folded_exact(output: str, truth: str) -> bool:
 def is_approximate(bleu: float) -> bool:
     """Approximate memorisation: sentence BLEU >= 75 (Ippolito et al. 2023, sec. 4.1)."""
     return bleu >= APPROXIMATE_BLEU
+
+
+def is_folded_approximate(output: str, truth: str, bleu: Bleu) -> bool:
+    """Approximate memorisation up to case and white space: an upper-cased copy has a BLEU of 30, and gives all away."""
+    return is_approximate(bleu.sentence(folded(output), folded(truth)))
 
 
 def matched_prefix(output: Sequence[int], truth: Sequence[int]) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .intervals import two_sample_interval
+from .intervals import draw_counts, ends
 
 SCORES = ("loss", "zlib", "min_k", "min_k_plus_plus")
 
@@ -86,20 +86,54 @@ def _sides(members: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 @dataclass(frozen=True)
 class Membership:
-    """One score's power. ``advantage`` is |AUC - 0.5|, 0 (nothing revealed) … 0.5, with its bootstrap interval."""
+    """One score's power. ``advantage`` is |AUC - 0.5|, 0 (nothing revealed) … 0.5. Intervals are bootstrap, 95 %."""
 
     auc: float
+    auc_interval: tuple[float, float]
     advantage: float
     interval: tuple[float, float]
     tpr_at_1_percent_fpr: float
+    tpr_interval: tuple[float, float]
 
 
 def membership(
     members: np.ndarray, others: np.ndarray, *, rng: np.random.Generator, resamples: int = 1000
 ) -> Membership:
     """Power of one score, given its values for members and for non-members."""
-    value = auc(members, others)
-    interval = two_sample_interval(
-        np.asarray(members), np.asarray(others), lambda a, b: abs(auc(a, b) - 0.5), rng=rng, resamples=resamples
-    )
-    return Membership(value, abs(value - 0.5), interval, tpr_at_fpr(members, others))
+    value, tpr = auc(members, others), tpr_at_fpr(members, others)
+    aucs, tprs = resampled(members, others, rng=rng, resamples=resamples)
+    return Membership(
+        value, _pair(aucs), abs(value - 0.5), _pair(np.abs(aucs - 0.5)), tpr, _pair(tprs)
+    )  # fmt: skip
+
+
+def resampled(
+    members: np.ndarray,
+    others: np.ndarray,
+    *,
+    rng: np.random.Generator,
+    resamples: int = 1000,
+    fpr: float = 0.01,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(AUC, TPR at ``fpr``) of bootstrap draws, each float64 [R]; the two sides are drawn on their own.
+
+    A draw is a row of counts over the distinct values in ascending order; both statistics are sums over such rows.
+    """
+    members, others = _sides(members, others)
+    distinct, places = np.unique(np.concatenate([members, others]), return_inverse=True)
+    drawn = draw_counts(places[: len(members)], len(distinct), resamples, rng=rng)
+    against = draw_counts(places[len(members) :], len(distinct), resamples, rng=rng)
+    up_to = against.cumsum(axis=1)
+    aucs = (drawn * (up_to - against / 2)).sum(axis=1) / (len(members) * len(others))
+    allowed = int(fpr * len(others) + 1e-9)
+    if allowed >= len(others):
+        return aucs, np.ones(resamples)
+    # the threshold is the largest value that more than ``allowed`` of the others reach
+    threshold = (len(others) - (up_to - against) > allowed).sum(axis=1) - 1
+    caught = len(members) - drawn.cumsum(axis=1)[np.arange(resamples), threshold]
+    return aucs, caught / len(members)
+
+
+def _pair(draws: np.ndarray) -> tuple[float, float]:
+    low, high = ends(draws)
+    return float(low), float(high)

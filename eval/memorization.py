@@ -18,6 +18,8 @@ from ppo.generation import generate as ppo_generate
 from .protocols import Generate
 
 Divisor = Literal["reference", "generated"]
+Pair = tuple[list[int], list[int]]
+"""What was written, and what truly follows."""
 
 
 def memorization_accuracy(is_right: np.ndarray) -> float:
@@ -61,17 +63,36 @@ def extraction_likelihood(
     From each start the model continues greedily to the sequence's end, and is compared with the true rest. ``stride`` k
     takes every k-th start. Raises ValueError for a sequence of n tokens or fewer.
     """
+    written = continue_from_starts(model, sequences, n=n, stride=stride, slots=slots, generate=generate)
+    return [mean_overlap(pairs, n, divisor=divisor) for pairs in written]
+
+
+def mean_overlap(pairs: Sequence[Pair], n: int, *, divisor: Divisor = "reference") -> float:
+    """EL_n of one sequence from what was written at each start and the true rest there."""
+    return float(np.mean([ngram_overlap(generated, rest, n, divisor=divisor) for generated, rest in pairs]))
+
+
+def continue_from_starts(
+    model: nn.Module,
+    sequences: Sequence[Sequence[int]],
+    *,
+    n: int = 10,
+    stride: int = 1,
+    slots: int = 64,
+    generate: Generate = ppo_generate,
+) -> list[list[Pair]]:
+    """For every sequence (greedy continuation, true rest) at each of its starts; both divisors of EL_n take these."""
     if n < 1 or stride < 1:
         raise ValueError(f"n={n} and stride={stride} must be at least 1")
     for i, sequence in enumerate(sequences):
         if len(sequence) <= n:
             raise ValueError(f"sequence {i} has {len(sequence)} tokens: EL_{n} needs more than {n}")
-    overlaps: list[list[float]] = [[] for _ in sequences]
+    found: list[list[Pair]] = [[] for _ in sequences]
     for rest in sorted({len(s) - i for s in sequences for i in range(1, len(s) - n + 1, stride)}):
         chosen = [k for k, s in enumerate(sequences) if rest < len(s) and (len(s) - rest - 1) % stride == 0]
         sampling = Sampling(response_length=rest, temperature=0.0)
         generation = generate(model, [list(sequences[k][:-rest]) for k in chosen], sampling, slots=slots)
         for row, k in enumerate(chosen):
             continuation = generation.tokens[row][generation.mask[row]].tolist()
-            overlaps[k].append(ngram_overlap(continuation, sequences[k][-rest:], n, divisor=divisor))
-    return [float(np.mean(values)) for values in overlaps]
+            found[k].append((continuation, list(sequences[k][-rest:])))
+    return found

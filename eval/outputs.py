@@ -11,15 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from ppo.config import Sampling
 from ppo.types import Generation
-from rewards.bleu import Bleu, n_bleu
+from rewards.bleu import Bleu, n_bleu, split_statistics
+from rewards.bleu import score as sentence_score
 from rewards.edit import normalized_distances
 from rewards.repetition import distinct_n
 
-from .extraction import is_approximate, is_folded_exact, matched_prefix
+from .extraction import is_approximate, is_folded_approximate, is_folded_exact, matched_prefix
 from .fluency import output_statistics
 from .protocols import Decoder, Generate, Passage
 
@@ -88,19 +90,31 @@ def texts(tokenizer: Decoder, passages: Sequence[Passage]) -> list[dict[str, Any
     ]
 
 
+def bleu_statistics(written: Sequence[Continuation], truths: Sequence[str], bleu: Bleu) -> np.ndarray:
+    """The integers of BLEU of every output, int64 [N, 10]; see :meth:`rewards.bleu.Bleu.statistics`."""
+    return np.array([bleu.statistics(w.text, truth) for w, truth in zip(written, truths, strict=True)])
+
+
 def greedy_metrics(
-    passages: Sequence[Passage], written: Sequence[Continuation], truths: Sequence[str], bleu: Bleu
+    passages: Sequence[Passage],
+    written: Sequence[Continuation],
+    truths: Sequence[str],
+    statistics: np.ndarray,
+    bleu: Bleu,
 ) -> list[dict[str, float]]:
-    """Numbers of every greedy continuation; ``definitions.py`` says what each one is."""
+    """Numbers of every greedy continuation, given its BLEU statistics; ``settings.py`` says what each one is."""
     edits = normalized_distances([w.ids for w in written], [p.suffix for p in passages])
     rows = []
-    for passage, output, truth, edit in zip(passages, written, truths, edits, strict=True):
-        score = bleu.sentence(output.text, truth)
+    for passage, output, truth, edit, integers in zip(
+        passages, written, truths, edits, statistics.tolist(), strict=True
+    ):
+        score = sentence_score(*split_statistics(integers))
         rows.append(
             {
                 "exact": float(output.ids == list(passage.suffix)),
                 "exact_folded": float(is_folded_exact(output.text, truth)),
                 "approximate": float(is_approximate(score)),
+                "approximate_folded": float(is_folded_approximate(output.text, truth, bleu)),
                 "bleu": score,
                 "n_bleu": n_bleu(score),
                 "edit": edit,

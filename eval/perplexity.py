@@ -14,7 +14,7 @@ from torch import nn
 
 from ppo.backbone import context_length
 
-from .teacher import teacher_force
+from .teacher import TokenStatistics, teacher_force
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,44 @@ class Perplexity:
         return math.exp(min(self.nll / self.num_tokens, 700.0))
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A window of text number ``text``: its token ids, and their statistics from ``statistics.start`` on."""
+
+    text: int
+    ids: Sequence[int]
+    statistics: TokenStatistics
+
+
+def score_texts(
+    model: nn.Module,
+    sequences: Sequence[Sequence[int]],
+    *,
+    window: int | None = None,
+    overlap: int = 0,
+    batch_tokens: int = 8192,
+    chunk_tokens: int = 512,
+) -> list[Piece]:
+    """One teacher-forced pass over texts of any length; every token but the first of a text is scored once.
+
+    ``window``: the longest input; None takes the model's context. ``overlap``: how many tokens of a window the next one
+    sees again as context, at least one. Raises ValueError when no sequence has two tokens.
+    """
+    window = context_length(model) if window is None else window
+    places = [(i, *p) for i, s in enumerate(sequences) if len(s) >= 2 for p in windows(len(s), window, overlap)]
+    if not places:
+        raise ValueError(f"none of the {len(sequences)} held-out sequences has two tokens: perplexity is not defined")
+    ids = [sequences[i][begin:end] for i, begin, _, end in places]
+    statistics = teacher_force(
+        model,
+        ids,
+        starts=[first - begin for _, begin, first, _ in places],
+        batch_tokens=batch_tokens,
+        chunk_tokens=chunk_tokens,
+    )
+    return [Piece(place[0], part, found) for place, part, found in zip(places, ids, statistics, strict=True)]
+
+
 def perplexity(
     model: nn.Module,
     sequences: Sequence[Sequence[int]],
@@ -39,24 +77,19 @@ def perplexity(
     batch_tokens: int = 8192,
     chunk_tokens: int = 512,
 ) -> Perplexity:
-    """Token-weighted perplexity of all sequences together.
-
-    ``window``: the longest input; None takes the model's context. ``overlap``: how many tokens of a window the next one
-    sees again as context, at least one. Raises ValueError when no sequence has two tokens.
-    """
-    window = context_length(model) if window is None else window
-    pieces = [piece for s in sequences if len(s) >= 2 for piece in windows(len(s), window, overlap)]
-    texts = [s for s in sequences if len(s) >= 2 for _ in windows(len(s), window, overlap)]
-    if not pieces:
-        raise ValueError(f"none of the {len(sequences)} held-out sequences has two tokens: perplexity is not defined")
-    statistics = teacher_force(
-        model,
-        [text[begin:end] for text, (begin, _, end) in zip(texts, pieces, strict=True)],
-        starts=[first - begin for begin, first, _ in pieces],
-        batch_tokens=batch_tokens,
-        chunk_tokens=chunk_tokens,
+    """Token-weighted perplexity of all sequences together; arguments and errors as for :func:`score_texts`."""
+    return pooled(
+        score_texts(
+            model, sequences, window=window, overlap=overlap, batch_tokens=batch_tokens, chunk_tokens=chunk_tokens
+        )
     )
-    return Perplexity(sum(s.nll for s in statistics), sum(len(s) - s.start for s in statistics))
+
+
+def pooled(pieces: Sequence[Piece]) -> Perplexity:
+    """The perplexity of scored texts: every token weighs the same."""
+    return Perplexity(
+        sum(p.statistics.nll for p in pieces), sum(len(p.statistics) - p.statistics.start for p in pieces)
+    )
 
 
 def windows(length: int, window: int | None, overlap: int = 0) -> list[tuple[int, int, int]]:

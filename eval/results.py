@@ -8,11 +8,11 @@ evaluation.json holds numbers alone. This module computes nothing but ratios.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ppo.files import read_json, replace_text, write_json
 from ppo.log import read_jsonl
 
 from .evaluate import Evaluation
@@ -43,18 +43,18 @@ def check_untrained(out: Path) -> None:
 def read_settings(out: Path) -> dict[str, Any]:
     """config.json of a run. Raises ValueError when it is missing or damaged."""
     path = out / "config.json"
+    if not path.exists():
+        raise ValueError(f"--out {out} holds no run: there is no config.json in it")
+    settings = read_json(path)
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
         return {"options": dict(settings["options"]), "config": dict(settings["config"])}
-    except FileNotFoundError as error:
-        raise ValueError(f"--out {out} holds no run: there is no config.json in it") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error!r}") from error
 
 
 def check_same(saved: Mapping[str, Any], options: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """Raise ValueError for a setting that differs from the run's own: a run goes on as it began, or not at all."""
-    free = ("out", "resume", "steps", "device")
+    free = ("out", "resume", "steps", "device", "live")
     for given, known in ((options, saved.get("options", {})), (config, saved.get("config", {}))):
         for name, value in given.items():
             before = tuple(known[name]) if isinstance(known.get(name), list) else known.get(name)
@@ -84,11 +84,12 @@ def read_results(folder: Path) -> dict[str, Any]:
     path = folder / "evaluation.json"
     if not path.is_file():
         raise ValueError(f"{path} does not exist: run the attack there first")
+    content = read_json(path)
     try:
-        results = dict(json.loads(path.read_text(encoding="utf-8")))
+        results = dict(content)
         for name in ("meta", "before"):
             dict(results[name])
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error!r}") from error
     return results
 
@@ -132,15 +133,3 @@ def summarise(before: Evaluation, after: Evaluation | None) -> dict[str, Any]:
         pair = summary["holdout/perplexity"]
         summary["holdout/perplexity_ratio"] = pair["after"] / pair["before"]
     return summary
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of it."""
-    replace_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

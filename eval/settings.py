@@ -85,6 +85,7 @@ def quantity_definitions(settings: Settings) -> dict[str, str]:
         "discoverable": f"Share of passages that {n} samples contain with probability >= {p:g}, computed, not sampled.",
         "sequence_p": "Probability that one sample is exactly the suffix.",
         "approximate": "Share of greedy outputs with sentence BLEU >= 75 against the suffix.",
+        "approximate_folded": "The same with differences of case and white space taken out of both texts.",
         "extraction_strength": "1 - k/n: share of the suffix that follows greedily once its first k tokens are shown.",
         "matched_prefix": "Tokens from the start of the suffix that the greedy output has right.",
         "bleu": "Sentence SacreBLEU of the greedy output against the suffix, 0 to 100.",
@@ -99,6 +100,7 @@ def quantity_definitions(settings: Settings) -> dict[str, str]:
         "true_token_p": "Mean probability of the true suffix token, given the prefix and the true tokens before.",
         "nll_suffix": "Mean NLL of the suffix given the prefix, nats per token.",
         "el_10": "Extraction likelihood: overlap of 10-grams of greedy continuations with the true rest, over starts.",
+        "el_10_generated": "The same over the generated 10-grams, as in UL's paper; el_10 divides as its code does.",
         "length": "Tokens of the greedy output, cut to the suffix's length.",
         "length_truth": "Tokens of the true suffix.",
         "length_ratio": "Mean output length over mean suffix length.",
@@ -117,6 +119,8 @@ _OTHER = {
     "holdout/perplexity": "Perplexity of held-out text: exp of total NLL over scored tokens, each scored once.",
     "holdout/nll": "Mean NLL of held-out text, nats per token.",
     "holdout/tokens": "Held-out tokens scored.",
+    "utility/cloze": "Share of sentence-final words of held-out text that greedy decoding writes after what precedes.",
+    "utility/cloze_words": "Sentence-final words asked for.",
 }
 _SCORES = {
     "loss": "mean log-probability",

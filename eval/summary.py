@@ -6,42 +6,48 @@ records and statistics, and runs no model but for the held-out perplexity.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from rewards.bleu import Bleu
+from rewards.bleu import Bleu, corpus_score
 from rewards.edit import SIGNATURE as EDIT_SIGNATURE
 
-from .intervals import mean_intervals
+from .extraction import APPROXIMATE_BLEU
+from .intervals import mean_intervals, sums_interval
 from .membership import SCORES, loss_score, membership, min_k_plus_plus_score, min_k_score, zlib_score
-from .perplexity import perplexity
+from .perplexity import pooled, score_texts
 from .protocols import Decoder, Passage, whole
 from .settings import GROUPS, Settings
 from .teacher import TokenStatistics
+from .utility import CLOZE_SIGNATURE, final_words
 
 Record = dict[str, Any]
 MEMBERS, OTHERS = "forget", "never"
+RATIOS = {"length_ratio": ("length", "length_truth"), "distinct_2_ratio": ("distinct_2", "distinct_2_truth")}
 
 
-def group_means(records: Sequence[Record], quantities: Sequence[str], bleu: Bleu) -> dict[str, float]:
+def group_means(records: Sequence[Record], quantities: Sequence[str], bleu_statistics: np.ndarray) -> dict[str, float]:
     """Means of the given quantities by group, and what only a group has: size, corpus BLEU, ratios to the truth.
 
-    Passages without a quantity (None) are left out of its mean; a quantity that none has is left out.
+    ``bleu_statistics`` int64 [N, 10], a row a record. Passages without a quantity (None) are left out of its mean; a
+    quantity that none has is left out.
     """
     summary: dict[str, float] = {}
     for group in _groups(records):
-        rows = [r for r in records if r["group"] == group]
+        places = [i for i, r in enumerate(records) if r["group"] == group]
+        rows = [records[i] for i in places]
         summary[f"{group}/passages"] = len(rows)
         for name in quantities:
             values = [r[name] for r in rows if r.get(name) is not None]
             if values:
                 summary[f"{group}/{name}"] = float(np.mean(values))
-        summary[f"{group}/corpus_bleu"] = bleu.corpus([r["output"] for r in rows], [r["truth"] for r in rows])
-        summary[f"{group}/length_ratio"] = _ratio(rows, "length", "length_truth")
-        summary[f"{group}/distinct_2_ratio"] = _ratio(rows, "distinct_2", "distinct_2_truth")
+        summary[f"{group}/corpus_bleu"] = corpus_score(bleu_statistics[places].sum(axis=0).tolist())
+        for name, (above, below) in RATIOS.items():
+            summary[f"{group}/{name}"] = float(_ratio(_columns(rows, above, below).sum(axis=0, keepdims=True))[0])
     return summary
 
 
@@ -51,23 +57,40 @@ def _groups(records: Sequence[Record]) -> list[str]:
     return [g for g in GROUPS if g in present] + [g for g in present if g not in GROUPS]
 
 
-def _ratio(rows: Sequence[Record], above: str, below: str) -> float:
-    total = sum(r[below] for r in rows)
-    return sum(r[above] for r in rows) / total if total else 0.0
+def _columns(rows: Sequence[Record], *names: str) -> np.ndarray:
+    """[N, len(names)]"""
+    return np.array([[r[name] for name in names] for r in rows], dtype=np.float64)
 
 
-def group_intervals(records: Sequence[Record], quantities: Sequence[str], settings: Settings) -> dict[str, list[float]]:
-    """95 % bootstrap intervals of the group means; quantities that some passage of a group lacks have none."""
+def _ratio(sums: np.ndarray) -> np.ndarray:
+    """First column over second, [R]; 0 where the second is 0."""
+    above, below = sums[:, 0], sums[:, 1]
+    return np.divide(above, below, out=np.zeros_like(above), where=below != 0)
+
+
+def group_intervals(
+    records: Sequence[Record], quantities: Sequence[str], bleu_statistics: np.ndarray, settings: Settings
+) -> dict[str, list[float]]:
+    """95 % bootstrap intervals of what :func:`group_means` gives; quantities that some passage lacks have none."""
     rng = np.random.default_rng(settings.seed)
     intervals: dict[str, list[float]] = {}
     for group in _groups(records):
-        rows = [r for r in records if r["group"] == group]
+        places = [i for i, r in enumerate(records) if r["group"] == group]
+        rows = [records[i] for i in places]
         names = [name for name in quantities if all(r.get(name) is not None for r in rows)]
-        low, high = mean_intervals(
-            np.array([[r[name] for name in names] for r in rows]), rng=rng, resamples=settings.resamples
-        )
+        low, high = mean_intervals(_columns(rows, *names), rng=rng, resamples=settings.resamples)
         intervals |= {f"{group}/{name}": [float(a), float(b)] for name, a, b in zip(names, low, high, strict=True)}
+        intervals[f"{group}/corpus_bleu"] = sums_interval(
+            bleu_statistics[places], _corpus_scores, rng=rng, resamples=settings.resamples
+        )
+        for name, (above, below) in RATIOS.items():
+            columns = _columns(rows, above, below)
+            intervals[f"{group}/{name}"] = sums_interval(columns, _ratio, rng=rng, resamples=settings.resamples)
     return intervals
+
+
+def _corpus_scores(sums: np.ndarray) -> np.ndarray:
+    return np.array([corpus_score(row) for row in sums.round().astype(np.int64).tolist()])
 
 
 def membership_scores(
@@ -106,33 +129,73 @@ def membership_summary(
         summary[f"membership/{name}_auc"] = found.auc
         summary[f"membership/{name}_advantage"] = found.advantage
         summary[f"membership/{name}_tpr"] = found.tpr_at_1_percent_fpr
+        intervals[f"membership/{name}_auc"] = list(found.auc_interval)
         intervals[f"membership/{name}_advantage"] = list(found.interval)
+        intervals[f"membership/{name}_tpr"] = list(found.tpr_interval)
     return summary, intervals
 
 
-def holdout_summary(model: nn.Module, holdout: Sequence[Sequence[int]], settings: Settings) -> dict[str, float]:
-    """Perplexity of held-out text; nothing where there is none."""
+def holdout_summary(
+    model: nn.Module, tokenizer: Decoder, holdout: Sequence[Sequence[int]], settings: Settings
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Perplexity of held-out text and cloze accuracy on its sentence-final words, from one pass; nothing without text.
+
+    The intervals are over texts.
+    """
     if not holdout:
-        return {}
-    found = perplexity(model, holdout, batch_tokens=settings.batch_tokens, chunk_tokens=settings.chunk_tokens)
-    return {
+        return {}, {}
+    pieces = score_texts(model, holdout, batch_tokens=settings.batch_tokens, chunk_tokens=settings.chunk_tokens)
+    found = pooled(pieces)
+    summary = {
         "holdout/perplexity": found.value,
         "holdout/nll": found.nll / found.num_tokens,
         "holdout/tokens": float(found.num_tokens),
     }
+    sums = np.zeros((len(holdout), 4))  # NLL, tokens, words right, words: of each text
+    for piece in pieces:
+        sums[piece.text, :2] += piece.statistics.nll, len(piece.statistics) - piece.statistics.start
+    for text, is_right in final_words(pieces, tokenizer):
+        sums[text, 2:] += is_right, 1
+    rng = np.random.default_rng(settings.seed)
+    low, high = sums_interval(sums[:, :2], _ratio, rng=rng, resamples=settings.resamples)
+    intervals = {"holdout/perplexity": [_exp(low), _exp(high)], "holdout/nll": [low, high]}
+    if sums[:, 3].any():
+        summary["utility/cloze"] = float(sums[:, 2].sum() / sums[:, 3].sum())
+        summary["utility/cloze_words"] = float(sums[:, 3].sum())
+        intervals["utility/cloze"] = sums_interval(sums[:, 2:], _ratio, rng=rng, resamples=settings.resamples)
+    return summary, intervals
+
+
+def _exp(nll: float) -> float:
+    return math.exp(min(nll, 700.0))
 
 
 def signatures(bleu: Bleu, settings: Settings) -> dict[str, str]:
-    """What exactly was measured, in sacrebleu's manner."""
+    """What exactly was measured, in sacrebleu's manner; a quantity without a line of its own goes by its family's."""
     sampler = f"temperature:{settings.temperature:g}|top_k:{settings.top_k}|top_p:{settings.top_p:g}"
+    teacher = "teacher-forced|context:prefix|unit:token"
     return {
         "bleu": bleu.signature,
         "corpus_bleu": bleu.corpus_signature,
+        "approximate": f"approximate|bleu>={APPROXIMATE_BLEU:g}|{bleu.signature}",
+        "approximate_folded": f"approximate|bleu>={APPROXIMATE_BLEU:g}|folded:case+space|{bleu.signature}",
         "edit": EDIT_SIGNATURE,
         "exact": "exact|decoding:greedy|context:prefix|unit:token",
+        "exact_long": "exact|decoding:greedy|context:pre-prefix+prefix|unit:token|by:teacher-forcing",
+        f"exact_after_{settings.more_tokens}": f"exact|decoding:greedy|context:prefix+{settings.more_tokens}"
+        "|unit:token|by:teacher-forcing",
+        "exact_folded": "exact|decoding:greedy|context:prefix|unit:text|folded:case+space",
         "exact_sampled": f"exact|{sampler}|samples:{settings.num_samples}|seed:{settings.seed}|context:prefix",
         "discoverable": f"np-discoverable|{sampler}|n:{settings.discoverable_n}|p:{settings.discoverable_p:g}",
-        "membership": f"membership|forget-vs-never|tokens:2..T|min-k:{settings.min_k_share:g}",
+        "extraction_strength": f"es|1-k/n|none-right:0|{teacher}",
+        "ma": "ma|tokens:2..T|context:whole-passage|unit:token",
+        "ma_suffix": f"ma|tokens:suffix|{teacher}",
+        "el_10": f"el|n:10|divisor:reference|decoding:greedy|stride:{settings.el_stride}",
+        "el_10_generated": f"el|n:10|divisor:generated|decoding:greedy|stride:{settings.el_stride}",
+        "nll_suffix": f"nll|mean-over-tokens|nats|temperature:1|{teacher}",
+        "perplexity": "perplexity|exp(total-nll/tokens)|every-token-once|first-token-unscored",
+        "cloze": CLOZE_SIGNATURE,
+        "membership": f"membership|forget-vs-never|tokens:2..T|min-k:{settings.min_k_share:g}|fpr:<=0.01",
         "distinct_2": "distinct|n:2|unit:token|mean-over-passages",
         "intervals": f"bootstrap|percentile|level:0.95|unit:passage|draws:{settings.resamples}|seed:{settings.seed}",
     }

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from models.gguf_header import check_gguf
 from models.lab.load import TWINS, load_twin
 from ppo.loading import TOKENIZER_REMEDY, check_causal, check_tokenizer, check_weights, explained, load_pretrained
 
@@ -67,6 +68,7 @@ def load(spec: str | Path, *, dtype: torch.dtype = torch.float32) -> LoadedModel
 def _from_gguf(path: Path, dtype: torch.dtype) -> LoadedModel:
     if not path.is_file():
         raise ValueError(f"GGUF model {path} is not a file; check the path")
+    check_gguf(path)
     if missing := [package for package in ("gguf", "accelerate") if importlib.util.find_spec(package) is None]:
         raise ValueError(f"GGUF model {path} needs the packages {' and '.join(missing)}: pip install gguf accelerate")
     name, folder, file = f"model={str(path)!r}", str(path.parent), path.name

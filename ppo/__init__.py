@@ -6,12 +6,14 @@ Start with :class:`Trainer` and :class:`Config`; every part can be used alone. `
 from .actor_critic import ActorCritic, Evaluation, ValueHead
 from .advantages import gae, group_relative, place_scores, shape_rewards, whiten
 from .buffer import RolloutBuffer
+from .checks import CheckError
 from .config import Config, Sampling
 from .distributed import process_group
 from .generation import generate
 from .kl import AdaptiveKL, FixedKL, estimate_kl
 from .losses import policy_loss, value_loss
 from .reference import CallableReference, FrozenReference
+from .replay import Replay, replay
 from .trainer import Trainer
 from .types import Generation, Reference, RewardFn, Rollout, Sample
 
@@ -21,12 +23,14 @@ __all__ = [
     "ActorCritic",
     "AdaptiveKL",
     "CallableReference",
+    "CheckError",
     "Config",
     "Evaluation",
     "FixedKL",
     "FrozenReference",
     "Generation",
     "Reference",
+    "Replay",
     "RewardFn",
     "Rollout",
     "RolloutBuffer",
@@ -41,6 +45,7 @@ __all__ = [
     "place_scores",
     "policy_loss",
     "process_group",
+    "replay",
     "shape_rewards",
     "value_loss",
     "whiten",

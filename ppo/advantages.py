@@ -67,17 +67,21 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: flo
 
     Example (gamma = lam = 1): rewards [0 0 1], values [.5 .5 .5] -> advantages [.5 .5 .5], returns [1 1 1].
     """
-    values = values * mask
-    advantages = torch.zeros_like(values)
-    next_advantage = torch.zeros_like(values[:, 0])
-    next_value = torch.zeros_like(values[:, 0])
-    for t in reversed(range(values.shape[1])):
-        delta = rewards[:, t] + gamma * next_value - values[:, t]
+    deltas = td_errors(rewards, values, mask, gamma=gamma)
+    advantages = torch.zeros_like(deltas)
+    next_advantage = torch.zeros_like(deltas[:, 0])
+    for t in reversed(range(deltas.shape[1])):
         # Behind the last real token rewards and values are 0, so the recursion starts there by itself.
-        next_advantage = (delta + gamma * lam * next_advantage) * mask[:, t]
-        next_value = values[:, t]
+        next_advantage = (deltas[:, t] + gamma * lam * next_advantage) * mask[:, t]
         advantages[:, t] = next_advantage
     return advantages, (advantages + values) * mask
+
+
+def td_errors(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float) -> Tensor:
+    """delta_t = r_t + gamma * V_{t+1} - V_t, [B, T]: what a token brought beyond what was expected before it."""
+    values = values * mask
+    next_values = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
+    return rewards + gamma * next_values - values
 
 
 def group_relative(totals: Tensor, mask: Tensor, *, group_size: int, estimator: str) -> Tensor:

@@ -223,12 +223,17 @@ def context_length(model: Any) -> int | None:
 
 
 def end_ids(model: Any) -> tuple[int, ...]:
-    """The token ids that end a response, from the generation config or the config; () if there are none."""
+    """The token ids that end a response, from the generation config or the config; () if there are none.
+
+    Raises ValueError where a config names something else than whole numbers.
+    """
     ids = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     if ids is None:
         ids = getattr(model.config, "eos_token_id", None)
     if ids is None:
         return ()
     listed = ids if isinstance(ids, (list, tuple)) else [ids]
+    if not all(isinstance(i, int) for i in listed):
+        raise ValueError(f"the model's config names eos_token_id={ids!r:.80}; it must be a token id or a list of them")
     # A config may name an EOS beyond its own vocabulary; a token that cannot be sampled cannot end anything.
     return tuple(int(i) for i in listed if 0 <= int(i) < vocabulary_size(model))

@@ -16,7 +16,9 @@ from torch.nn.functional import pad
 
 from .types import Generation, Rollout
 
-_RESPONSE_FIELDS = ("old_logprobs", "old_values", "ref_logprobs", "kl", "rewards", "advantages", "returns")
+_RESPONSE_FIELDS = (
+    "old_logprobs", "old_values", "ref_logprobs", "kl", "rewards", "advantages", "returns", "token_rewards",
+)  # fmt: skip
 
 
 class RolloutBuffer:

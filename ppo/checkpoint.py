@@ -8,23 +8,27 @@
       rng.safetensors         generator states and the order of the prompts
       state.json              everything that is a number, with a SHA-256 of every other file
 
-A folder is written under a temporary name, flushed to disk and renamed. This module knows files, not training.
+A folder is written under a temporary name, flushed to disk and renamed. Files that never change are shared between the
+checkpoints of a run: damage to one of those is damage to all. This module knows files, not training.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from .files import flush, read_json
 
 FORMAT = 1
 
@@ -33,54 +37,86 @@ def write_atomically(path: Path, fill: Callable[[Path], Mapping[str, Any]]) -> N
     """Let ``fill`` write into a temporary folder and give the content of state.json; then put it at ``path``.
 
     A kill at any moment leaves either the old folder (maybe as ``<path>.old``, which :func:`read_state` finds) or the
-    new one.
+    new one. Raises OSError that names the checkpoint where it cannot be written, on a full disk say; what was half
+    written is deleted, and what stood at ``path`` stands there still.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = path.with_name(path.name + ".tmp"), path.with_name(path.name + ".old")
-    for leftover in (temporary, old if path.exists() else temporary):
-        shutil.rmtree(leftover, ignore_errors=True)
-    temporary.mkdir()
-    state = dict(fill(temporary))
-    files = sorted(p for p in temporary.rglob("*") if p.is_file())
-    state["format"] = FORMAT
-    state["sha256"] = {str(p.relative_to(temporary)): sha256(p) for p in files}
-    (temporary / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
-    for file in [*files, temporary / "state.json", temporary]:
-        _flush(file)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in (temporary, old if path.exists() else temporary):
+            shutil.rmtree(leftover, ignore_errors=True)
+        temporary.mkdir()
+        _fill(temporary, fill)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        number = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
+        raise OSError(
+            number, f"the checkpoint {path} could not be written ({reason}); those before it stand"
+        ) from error
     if path.exists():
         os.replace(path, old)
     os.replace(temporary, path)
-    _flush(path.parent)
+    flush(path.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _fill(folder: Path, fill: Callable[[Path], Mapping[str, Any]]) -> None:
+    """All files of a checkpoint, state.json with their checksums last, everything on disk."""
+    state = dict(fill(folder))
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    state["format"] = FORMAT
+    state["sha256"] = {str(p.relative_to(folder)): sha256(p) for p in files}
+    (folder / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+    folders = [p for p in folder.rglob("*") if p.is_dir()]
+    for written in [*files, folder / "state.json", *folders, folder]:
+        flush(written)
 
 
 def read_state(path: Path) -> tuple[Path, dict[str, Any]]:
     """The folder and state.json of a checkpoint, every file checked against its checksum.
 
-    ``path`` is a checkpoint, or a folder of checkpoints of which the newest good one is taken. Raises ValueError that
-    names what is missing or damaged.
+    ``path`` is a checkpoint, or a folder of checkpoints of which the newest good one is taken; a RuntimeWarning names
+    what was found damaged before it. Raises ValueError that names what is missing or damaged.
     """
-    candidates = [path, path.with_name(path.name + ".old"), *reversed(list_checkpoints(path))]
-    problems = []
-    for folder in candidates:
-        if not (folder / "state.json").is_file():
-            continue
+    problems: list[str] = []
+    for folder in _candidates(path):
         try:
-            return folder, _checked_state(folder)
+            state = _checked_state(folder)
         except ValueError as error:
             problems.append(str(error))
+            continue
+        if problems:
+            warnings.warn(f"{'; '.join(problems)}: going on from {folder}", RuntimeWarning, stacklevel=3)
+        return folder, state
     raise ValueError("; ".join(problems) if problems else f"{path} holds no checkpoint: there is no state.json in it")
+
+
+def _candidates(path: Path) -> list[Path]:
+    """Folders that should be checkpoints, the most wanted first. A numbered one counts even if state.json is gone."""
+    single = [path, path.with_name(path.name + ".old")]
+    return [p for p in single if (p / "state.json").is_file()] + list_checkpoints(path)[::-1]
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The numbered checkpoints ``step-<n>`` of a run's folder, oldest first."""
-    return sorted(p for p in folder.glob("step-*") if p.is_dir() and p.name.removeprefix("step-").isdigit())
+    found = (p for p in folder.glob("step-*") if p.is_dir() and p.name.removeprefix("step-").isdecimal())
+    return sorted(found, key=_number)
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Delete all but the newest ``keep`` checkpoints of a folder."""
-    for old in list_checkpoints(folder)[:-keep]:
+def prune(folder: Path, keep: int, *, newest: Path) -> None:
+    """Delete all but the ``keep`` checkpoints of a folder that end with ``newest``, and what a kill left half written.
+
+    Those numbered above it belong to a future that the run has left, for it went on from an earlier checkpoint.
+    """
+    known = list_checkpoints(folder)
+    kept = [p for p in known if _number(p) <= _number(newest)][-keep:]
+    for old in [*(p for p in known if p not in kept), *folder.glob("step-*.tmp"), *folder.glob("step-*.old")]:
         shutil.rmtree(old)
+
+
+def _number(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -89,11 +125,11 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read safetensors; a damaged file is a ValueError that names it."""
+    """Read safetensors; a file that is missing or damaged is a ValueError that names it."""
     try:
         tensors: dict[str, Tensor] = load_file(path)
         return tensors
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
@@ -112,44 +148,22 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def rng_tensors() -> dict[str, Tensor]:
-    """The state of torch's global generators, for reward functions that draw from them."""
-    tensors = {"torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors["cuda"] = torch.cuda.get_rng_state()
-    return tensors
-
-
-def restore_rng(tensors: Mapping[str, Tensor]) -> None:
-    """Take back what :func:`rng_tensors` gave."""
-    if "torch" in tensors:
-        torch.set_rng_state(tensors["torch"])
-    if "cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["cuda"])
-
-
 def _checked_state(folder: Path) -> dict[str, Any]:
-    try:
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        checksums = dict(state["sha256"])
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / 'state.json'} is damaged: {error!r}") from error
+    state = read_json(folder / "state.json")
+    checksums = state.get("sha256") if isinstance(state, dict) else None
+    if not isinstance(checksums, dict):
+        raise ValueError(f"{folder / 'state.json'} is damaged: it holds no checksums")
     if state.get("format") != FORMAT:
         raise ValueError(f"{folder} has checkpoint format {state.get('format')!r}; this version reads {FORMAT}")
     for name, expected in checksums.items():
         file = folder / name
-        if not file.resolve().is_relative_to(folder.resolve()):
+        if "\0" in name or not file.resolve().is_relative_to(folder.resolve()):
             raise ValueError(f"{folder / 'state.json'} names {name!r}, which lies outside the checkpoint")
         if not file.is_file():
             raise ValueError(f"{file} is missing")
         if sha256(file) != expected:
             raise ValueError(f"{file} is damaged: its SHA-256 is not the one in state.json")
+    for file in sorted(folder.rglob("*")):
+        if file.suffix in (".safetensors", ".json") and str(file.relative_to(folder)) not in {*checksums, "state.json"}:
+            raise ValueError(f"{file} is not a file of this checkpoint: state.json has no checksum of it")
     return dict(state)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

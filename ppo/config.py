@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from .files import read_json, write_json
 
 AdvantageName = Literal["gae", "grpo", "rloo"]
 KLEstimator = Literal["k1", "k2", "k3"]
@@ -155,6 +156,12 @@ class Config:
     # Several processes (torchrun)
     sharding: Literal["none", "fsdp"] = "none"  # "fsdp" splits weights, gradients and moments among them
 
+    # What goes wrong
+    checks: Literal["on", "off"] = "on"  # "off": rollouts and first minibatches are not looked at
+    max_logprob_gap_nats: float | None = None  # a token, sampler against training; None: 0.005, with bfloat16 0.1
+    stop_after_skipped_updates: int = 3  # running, whose gradient was not finite
+    reward_timeout_seconds: float | None = None  # None: the reward may take as long as it likes
+
     # Run
     seed: int = 0
     deterministic: bool = False  # torch's deterministic algorithms: the same bits on repeat (docs/numerics.md)
@@ -253,15 +260,12 @@ class Config:
 
     def save(self, path: str | Path) -> None:
         """Write JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_json(Path(path), self.to_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> Config:
         """Read JSON; errors name the file."""
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is not a JSON config: {error}") from error
+        values = read_json(Path(path))
         if not isinstance(values, dict):
             raise ValueError(f"{path} is not a JSON config: it holds a {type(values).__name__}, not an object")
         return cls.from_dict(values)
@@ -274,7 +278,7 @@ class Config:
 _AT_LEAST_ONE = (
     "prompts_per_step", "samples_per_prompt", "rollout_slots", "kl_horizon_sequences", "epochs", "minibatch",
     "microbatch", "microbatch_tokens", "retain_sequences", "logprob_chunk_tokens", "total_steps", "keep_checkpoints",
-    "reference_batch_tokens", "train_top_layers",
+    "reference_batch_tokens", "train_top_layers", "stop_after_skipped_updates",
 )  # fmt: skip
 _AT_LEAST_TWO = ("retain_tokens",)
 _NOT_NEGATIVE = (
@@ -283,7 +287,8 @@ _NOT_NEGATIVE = (
 )  # fmt: skip
 _POSITIVE = (
     "clip_scores", "target_kl_per_sequence", "value_clip", "policy_clip", "max_mean_ratio", "stop_kl_per_token",
-    "max_grad_norm", "learning_rate", "value_learning_rate", "adam_eps",
+    "max_grad_norm", "learning_rate", "value_learning_rate", "adam_eps", "max_logprob_gap_nats",
+    "reward_timeout_seconds",
 )  # fmt: skip
 
 

@@ -42,6 +42,10 @@ class OtherProcessError(RuntimeError):
     """Raised on the processes that did not fail themselves when another one did; its text is that one's error."""
 
 
+class LostProcessError(RuntimeError):
+    """Raised where another process went without a word, killed by the system say, while this one waited for it."""
+
+
 @contextmanager
 def process_group() -> Iterator[Processes]:
     """Join the processes that torchrun started, and leave them at the end; without torchrun do nothing.
@@ -168,15 +172,17 @@ class Processes:
                 parameter.grad = torch.zeros_like(parameter)
         for bucket in _buckets([p.grad for p in used if p.grad is not None]):
             flat = torch.cat([gradient.flatten() for gradient in bucket])
-            dist.all_reduce(flat)
+            with _reached():
+                dist.all_reduce(flat)
             for gradient, total in zip(bucket, torch.split(flat, [g.numel() for g in bucket]), strict=True):
                 gradient.copy_(total.view_as(gradient))
 
     def copy_first(self, model: nn.Module) -> None:
         """Give every process the parameters and buffers of process 0, so that all of them start from the same."""
         if self.count > 1:
-            for tensor in (*model.parameters(), *model.buffers()):
-                dist.broadcast(tensor.detach(), src=0)
+            with _reached():
+                for tensor in (*model.parameters(), *model.buffers()):
+                    dist.broadcast(tensor.detach(), src=0)
 
     # ------------------------------------------------------------------ agreeing
 
@@ -195,7 +201,7 @@ class Processes:
             yield
         except Exception as caught:  # whatever it is, it is raised again below, once the others know
             error = caught
-        told = self._exchange(None if error is None else f"{type(error).__name__}: {error}")
+        told = self._exchange(None if error is None else _told(error))
         failed = [rank for rank, text in enumerate(told) if text is not None]
         if error is not None and failed[0] == self.rank:
             raise error
@@ -215,7 +221,8 @@ class Processes:
         if self.count == 1:
             return value
         box: list[Any] = [value]
-        dist.broadcast_object_list(box, src=0)
+        with _reached():
+            dist.broadcast_object_list(box, src=0)
         return cast(Value, box[0])
 
     def any(self, flag: bool) -> bool:
@@ -236,15 +243,34 @@ class Processes:
 
     def _exchange(self, value: Any) -> list[Any]:
         values: list[Any] = [None] * self.count
-        dist.all_gather_object(values, value)
+        with _reached():
+            dist.all_gather_object(values, value)
         return values
 
     def _reduce(self, numbers: Tensor, operation: Any) -> Tensor:
         """A small tensor reduced over the processes, on the CPU where the group can do that."""
         if "gloo" not in str(dist.get_backend_config()):
             numbers = numbers.to("cuda")
-        dist.all_reduce(numbers, op=operation)
+        with _reached():
+            dist.all_reduce(numbers, op=operation)
         return numbers
+
+
+@contextmanager
+def _reached() -> Iterator[None]:
+    """What torch.distributed says when a peer is gone, in words."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise LostProcessError(
+            f"another process was lost in the middle of a step ({reason}); the last checkpoint stands: resume from it"
+        ) from error
+
+
+def _told(error: Exception) -> str:
+    """An error in one line, with its notes."""
+    return "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
 
 
 def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM between steps: the step that runs is finished first, so that a checkpoint is never half a step.
+"""Ctrl-C and SIGTERM: between steps the one that runs is finished first, so that a checkpoint is never half a step.
 
 This module knows signals, nothing about training.
 """
@@ -49,3 +49,23 @@ def deferred_interrupts() -> Iterator[Interrupt]:
         yield interrupt
     finally:
         restore()
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Within the context SIGTERM raises KeyboardInterrupt, as Ctrl-C does, so that one way out serves for both.
+
+    Outside the main thread Python delivers no signals, and the context does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

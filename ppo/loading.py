@@ -7,27 +7,22 @@ own, for whoever loads in another way. This module trains nothing.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .backbone import is_causal, vocabulary_size
+from .safetensors_header import check_sizes, weight_shapes
 
 Loaded = TypeVar("Loaded")
 REMEDY = "give a folder with safetensors weights, or a hub id that this machine can reach"
 TOKENIZER_REMEDY = "save the tokenizer's files next to the weights, or give a loaded model and its tokenizer"
 _DECODER = "give a decoder such as GPT-Neo, OPT or Llama"
-_LOADING_ERRORS = (
-    OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, ImportError, RuntimeError, struct.error,
-    SafetensorError,
-)  # what a broken config, tokenizer, safetensors or GGUF file raises inside transformers  # fmt: skip
 
 
 def load_model(model: str | Path | nn.Module, tokenizer: Any | None) -> tuple[Any, Any | None]:
@@ -50,25 +45,9 @@ def load_pretrained(
     hub. A given ``tokenizer`` is used as it is. Raises ValueError, in one line that names the model and a remedy
     (``remedy`` where nothing more exact is known).
     """
+    model = load_causal(source, dtype=dtype, remedy=remedy)
     where, is_local = str(source), Path(source).is_dir()
     name = f"model={where!r}"
-    if is_local and not (Path(source) / "config.json").is_file():
-        raise ValueError(f"{name} is a folder that has no config.json; name a folder that save_pretrained wrote")
-    failure = f"{name} cannot be loaded as a causal LM"
-    config = explained(
-        lambda: AutoConfig.from_pretrained(where, local_files_only=is_local), failure=failure, remedy=remedy
-    )
-    check_config(config, name=name)
-    model, info = explained(
-        lambda: AutoModelForCausalLM.from_pretrained(
-            where, config=config, dtype=dtype, use_safetensors=True, local_files_only=is_local,
-            output_loading_info=True,
-        ),
-        failure=failure,
-        remedy=remedy,
-    )  # fmt: skip
-    check_weights(info["missing_keys"], name=name)
-    check_causal(model, name=name)
     if tokenizer is None:
         tokenizer = explained(
             lambda: AutoTokenizer.from_pretrained(where, local_files_only=is_local),
@@ -79,11 +58,40 @@ def load_pretrained(
     return model, tokenizer
 
 
+def load_causal(source: str | Path, *, dtype: torch.dtype = torch.float32, remedy: str = REMEDY) -> Any:
+    """The model alone, as :func:`load_pretrained` loads it; for a folder that has no tokenizer in it."""
+    where, is_local = str(source), Path(source).is_dir()
+    name = f"model={where!r}"
+    if is_local and not (Path(source) / "config.json").is_file():
+        raise ValueError(f"{name} is a folder that has no config.json; name a folder that save_pretrained wrote")
+    failure = f"{name} cannot be loaded as a causal LM"
+    config = explained(
+        lambda: AutoConfig.from_pretrained(where, local_files_only=is_local), failure=failure, remedy=remedy
+    )
+    check_config(config, name=name)
+    shapes = explained(lambda: weight_shapes(Path(source)) if is_local else {}, failure=failure, remedy=remedy)
+    check_sizes(config, shapes, name=name)
+    model, info = explained(
+        lambda: AutoModelForCausalLM.from_pretrained(
+            where, config=config, dtype=dtype, use_safetensors=True, local_files_only=is_local,
+            output_loading_info=True,
+        ),
+        failure=failure,
+        remedy=remedy,
+    )  # fmt: skip
+    check_weights(info["missing_keys"], name=name)
+    check_causal(model, name=name)
+    return model
+
+
 def explained(action: Callable[[], Loaded], *, failure: str, remedy: str) -> Loaded:
-    """Run a Hugging Face loader; what goes wrong in it becomes a ValueError of one line: failure, reason, remedy."""
+    """Run a Hugging Face loader; what goes wrong in it becomes a ValueError of one line: failure, reason, remedy.
+
+    A broken config, tokenizer, safetensors or GGUF file raises anything there, in tokenizers a bare Exception.
+    """
     try:
         return action()
-    except _LOADING_ERRORS as error:
+    except Exception as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(f"{failure}: {reason}; {remedy}") from error
 

@@ -1,4 +1,4 @@
-"""What a run writes about itself: metrics.jsonl, samples.jsonl, and TensorBoard where it is installed.
+"""What a run writes about itself: metrics.jsonl and metrics.csv, samples.jsonl, and TensorBoard where it is installed.
 
 Every metric is named ``area/quantity``. This module knows nothing about what the numbers mean.
 """
@@ -6,25 +6,30 @@ Every metric is named ``area/quantity``. This module knows nothing about what th
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from .files import flush, replace_text
+from .log_csv import CsvTable
+from .log_tensorboard import TensorBoard, open_tensorboard
 from .types import Rollout
+
+HEADLINE = {"score": "score/mean", "kl": "kl/per_sequence"}
+"""What the progress bar shows: a label, and the metric whose last known value stands beside it."""
 
 
 class RunLog:
     """Appends to the files of a run folder, a line each step, flushed at once. ``folder=None`` writes nothing.
 
     ``first_step``: a resumed run drops the lines that an interrupted run wrote from that step on. A run that starts
-    from 0 in a folder that holds another one's metrics is a ValueError.
+    from 0 in a folder that holds another one's metrics is a ValueError. ``use_tensorboard=None``: if it is installed.
     """
 
-    def __init__(self, folder: Path | None, *, first_step: int = 0, use_tensorboard: bool = False) -> None:
+    def __init__(self, folder: Path | None, *, first_step: int = 0, use_tensorboard: bool | None = False) -> None:
         self._folder = folder
-        self._tensorboard: Any = None
+        self._csv: CsvTable | None = None
+        self._tensorboard: TensorBoard | None = None
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -33,19 +38,16 @@ class RunLog:
             raise ValueError(f"{folder} holds another run: resume it with Trainer.resume, or name another folder")
         for name in ("metrics.jsonl", "samples.jsonl"):
             _drop_from(folder / name, first_step)
-        if use_tensorboard:
-            if find_spec("tensorboard") is None:
-                raise ValueError("use_tensorboard=True needs the package tensorboard: pip install tensorboard")
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._tensorboard = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
+        self._csv = CsvTable(folder / "metrics.csv", read_jsonl(metrics) if metrics.exists() else [])
+        self._tensorboard = open_tensorboard(folder / "tensorboard", first_step=first_step, is_wanted=use_tensorboard)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """One line of numbers for a finished step."""
         self._append("metrics.jsonl", {"step": step, **values})
+        if self._csv is not None:
+            self._csv.append({"step": step, **values})
         if self._tensorboard is not None:
-            for name, value in values.items():
-                self._tensorboard.add_scalar(name, value, step)
+            self._tensorboard.metrics(step, values)
 
     def samples(self, step: int, rollout: Rollout, *, count: int = 4) -> None:
         """The first few samples of a step with their scores."""
@@ -54,6 +56,17 @@ class RunLog:
                 "samples.jsonl", {"step": step, "prompt": sample.prompt, "response": sample.text, "score": score}
             )
 
+    def flush(self) -> None:
+        """Have the lines written to disk, ahead of a checkpoint that counts on them."""
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            if self._folder is not None and (self._folder / name).exists():
+                flush(self._folder / name)
+
+    def close(self) -> None:
+        """Let go of what is open."""
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
         if self._folder is None:
             return
@@ -61,26 +74,42 @@ class RunLog:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
+def headline(labels: Mapping[str, str], metrics: Mapping[str, float]) -> dict[str, str]:
+    """The metrics that a progress bar shows, as text, by their labels; what is not known is left out."""
+    return {label: f"{metrics[name]:.3f}" for label, name in labels.items() if name in metrics}
+
+
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSONL file; a last line that was cut off by a kill is left out."""
+    """The records of a JSONL file; a last line that was cut off by a kill is left out.
+
+    Raises ValueError that names the line for anything else that is no JSON object in UTF-8.
+    """
     records: list[dict[str, Any]] = []
-    lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would also split at U+2028 inside a text
+    lines = path.read_bytes().split(b"\n")  # splitlines would also split at U+2028 inside a text
     if lines and not lines[-1]:
         lines.pop()
     for number, line in enumerate(lines):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            record = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError) as error:  # a character of several bytes can be cut as well
             if number == len(lines) - 1:
                 break
-            raise ValueError(f"{path}, line {number + 1} is not JSON: {error}") from error
+            raise ValueError(f"{path}, line {number + 1} is not JSON: {str(error)[:200]}") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}, line {number + 1} is not JSON that holds an object: {record!r:.80}")
+        records.append(record)
     return records
 
 
 def _drop_from(path: Path, first_step: int) -> None:
     if not path.exists():
         return
-    kept: Sequence[dict[str, Any]] = [record for record in read_jsonl(path) if record["step"] < first_step]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept), encoding="utf-8")
-    os.replace(temporary, path)
+    kept: Sequence[dict[str, Any]] = [record for record in read_jsonl(path) if _step(record, path) < first_step]
+    replace_text(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept))
+
+
+def _step(record: Mapping[str, Any], path: Path) -> int:
+    step = record.get("step")
+    if not isinstance(step, int):
+        raise ValueError(f"{path} holds a line without a step: {record!r:.80}")
+    return step

@@ -8,6 +8,8 @@ Pure functions over [B, T] float32 tensors; nothing here knows a model.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -56,19 +58,40 @@ def policy_loss(
     clip cuts the gradient), ``approx_kl`` (k3 of old against new, nats per token), ``ratio`` (mean), ``log_ratio``
     (mean of its size, nats).
     """
-    log_ratio = (logprobs - old_logprobs) * mask
-    ratio = torch.exp(log_ratio)
-    plain = -advantages * ratio
-    clipped = -advantages * torch.clamp(ratio, 1 - clip, 1 + clip)
-    loss = (torch.maximum(plain, clipped) * mask).sum() / num_tokens
+    terms = policy_terms(logprobs, old_logprobs, advantages, mask, clip=clip)
+    loss = (torch.maximum(terms.plain, terms.clipped) * mask).sum() / num_tokens
     with torch.no_grad():
         statistics = {
-            "clip_fraction": ((clipped > plain) * mask).sum() / num_tokens,
-            "approx_kl": ((ratio - 1 - log_ratio) * mask).sum() / num_tokens,
-            "ratio": (ratio * mask).sum() / num_tokens,
-            "log_ratio": log_ratio.abs().sum() / num_tokens,
+            "clip_fraction": (terms.is_cut * mask).sum() / num_tokens,
+            "approx_kl": ((terms.ratio - 1 - terms.log_ratio) * mask).sum() / num_tokens,
+            "ratio": (terms.ratio * mask).sum() / num_tokens,
+            "log_ratio": terms.log_ratio.abs().sum() / num_tokens,
         }
     return loss, statistics
+
+
+@dataclass(frozen=True)
+class PolicyTerms:
+    """The clipped surrogate token by token, each [B, T]; a token's loss is the larger of ``plain`` and ``clipped``."""
+
+    log_ratio: Tensor
+    ratio: Tensor
+    plain: Tensor
+    clipped: Tensor
+
+    @property
+    def is_cut(self) -> Tensor:
+        """Tokens on which the clip cuts the gradient."""
+        return self.clipped > self.plain
+
+
+def policy_terms(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, *, clip: float
+) -> PolicyTerms:
+    """What :func:`policy_loss` takes the mean of."""
+    log_ratio = (logprobs - old_logprobs) * mask
+    ratio = torch.exp(log_ratio)
+    return PolicyTerms(log_ratio, ratio, -advantages * ratio, -advantages * torch.clamp(ratio, 1 - clip, 1 + clip))
 
 
 def value_loss(
@@ -79,15 +102,39 @@ def value_loss(
     clipped value = old + clamp(value - old, ±clip). All tensors [B, T]. Statistic ``clip_fraction``: share of tokens on
     which the clip cuts the gradient. Source: OpenAI baselines ppo2; Huang et al. 2022, detail 9.
     """
-    error = (values - returns) ** 2
-    clip_fraction = torch.zeros((), device=values.device)
-    if clip is not None:
-        moved = values - old_values
-        clipped_error = (old_values + torch.clamp(moved, -clip, clip) - returns) ** 2
-        # Within the clip the two errors differ by rounding alone.
-        clip_fraction = ((clipped_error > error) * (moved.abs() > clip) * mask).sum() / num_tokens
-        error = torch.maximum(error, clipped_error)
+    terms = value_terms(values, old_values, returns, clip=clip)
+    error = terms.plain if clip is None else torch.maximum(terms.plain, terms.clipped)
+    clip_fraction = (terms.is_cut * mask).sum() / num_tokens
     return 0.5 * (error * mask).sum() / num_tokens, {"clip_fraction": clip_fraction.detach()}
+
+
+@dataclass(frozen=True)
+class ValueTerms:
+    """Values moved by no more than the clip, and squared errors without and with it, token by token, each [B, T].
+
+    Without a clip the two errors are the same. ``is_beyond``: the value has moved further than the clip; within it the
+    two errors differ by rounding alone.
+    """
+
+    clipped_values: Tensor
+    plain: Tensor
+    clipped: Tensor
+    is_beyond: Tensor
+
+    @property
+    def is_cut(self) -> Tensor:
+        """Tokens on which the clip cuts the gradient."""
+        return (self.clipped > self.plain) & self.is_beyond
+
+
+def value_terms(values: Tensor, old_values: Tensor, returns: Tensor, *, clip: float | None) -> ValueTerms:
+    """What :func:`value_loss` takes half the mean of: the larger of the two errors."""
+    plain = (values - returns) ** 2
+    if clip is None:
+        return ValueTerms(values, plain, plain, torch.zeros_like(plain, dtype=torch.bool))
+    moved = values - old_values
+    clipped_values = old_values + torch.clamp(moved, -clip, clip)
+    return ValueTerms(clipped_values, plain, (clipped_values - returns) ** 2, moved.abs() > clip)
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:

@@ -86,12 +86,19 @@ class Optimizer:
         return tensors
 
     def load_state_tensors(self, tensors: Mapping[str, Tensor], num_updates: int) -> None:
-        """Take back what :meth:`state_tensors` gave. Raises ValueError for a parameter that this model lacks."""
+        """Take back what :meth:`state_tensors` gave, and nothing else: a parameter that it does not name starts anew.
+
+        Raises ValueError for a parameter that this model lacks.
+        """
+        for state in self._adam.state.values():
+            state.clear()
         for full_name, value in tensors.items():
             name, _, key = full_name.rpartition("/")
             if name not in self._parameters:
                 raise ValueError(f"the checkpoint's optimiser knows {name!r}, which this model does not train")
             parameter = self._parameters[name]
+            if value.shape not in ((), parameter.shape):
+                raise ValueError(f"the checkpoint's {full_name} is {tuple(value.shape)}, not {tuple(parameter.shape)}")
             is_step = key == "step"
             self._adam.state[parameter][key] = (
                 value.clone().to(parameter.device) if is_step else laid_out(value.clone(), parameter)

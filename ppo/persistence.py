@@ -6,28 +6,25 @@ moments, generator states, the order of the prompts. :mod:`ppo.checkpoint` knows
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from .adapters import has_adapter
-from .checkpoint import (
-    link_or_copy,
-    load_tensors,
-    prune,
-    read_state,
-    restore_rng,
-    rng_tensors,
-    save_tensors,
-    write_atomically,
-)
+from .checkpoint import link_or_copy, load_tensors, prune, read_state, save_tensors, sha256, write_atomically
 from .config import Config
 from .distributed import Processes
+from .files import read_json
+from .loading import check_weights, explained
+from .numbers import check_numbers, numbers, take_numbers
+from .random_state import random_state, set_random_state
+from .safetensors_header import check_sizes, weight_shapes
 from .sharding import laid_out, whole
 
 if TYPE_CHECKING:
@@ -57,7 +54,7 @@ def save(trainer: Trainer, path: Path) -> Path:
     moments = whole(trainer.optimizer.state_tensors())
     frozen = _reference_tensors(trainer)
     generators = {"trainer": trainer.generator.get_state(), "prompt_order": trainer.stream.order}
-    for rank, states in enumerate(trainer.processes.gather(rng_tensors())):
+    for rank, states in enumerate(trainer.processes.gather(random_state())):
         generators |= {_of_rank(name, rank): state for name, state in states.items()}
 
     def fill(folder: Path) -> dict[str, Any]:
@@ -67,7 +64,7 @@ def save(trainer: Trainer, path: Path) -> Path:
             _write_once(_old(trainer, _REFERENCE), folder / _REFERENCE, frozen)
         save_tensors(folder / "optimizer.safetensors", moments)
         save_tensors(folder / "rng.safetensors", generators)
-        return _numbers(trainer)
+        return numbers(trainer)
 
     with trainer.processes.together():
         if trainer.processes.is_first:
@@ -92,14 +89,18 @@ def save_numbered(trainer: Trainer) -> Path:
     path = save(trainer, folder / f"step-{trainer.step:06d}")
     with trainer.processes.together():
         if trainer.processes.is_first:
-            prune(folder, trainer.config.keep_checkpoints)
+            prune(folder, trainer.config.keep_checkpoints, newest=path)
     return path
 
 
 def load(path: Path, model: nn.Module | None, tokenizer: Any | None, device: str | None = None) -> Snapshot:
     """Read a checkpoint (or the newest of a folder) and the model in it. Raises ValueError that says what is wrong."""
     nested = path / "checkpoints"
-    folder, state = read_state(nested if nested.is_dir() and not (path / "state.json").exists() else path)
+    with warnings.catch_warnings():
+        if not Processes.current().is_first:
+            warnings.simplefilter("ignore")  # what was damaged is said once
+        folder, state = read_state(nested if nested.is_dir() and not (path / "state.json").exists() else path)
+    check_numbers(state, folder / "state.json")
     config = Config.from_dict(state["config"])
     if model is None:
         if not (folder / "model" / "config.json").is_file():
@@ -107,18 +108,17 @@ def load(path: Path, model: nn.Module | None, tokenizer: Any | None, device: str
                 f"{folder} holds no plain Hugging Face model but a {state.get('kind', 'model of another kind')}: pass "
                 "model=… as it was made for the Trainer (of an adapter, its base with a new one); the weights are read"
             )
-        model = AutoModelForCausalLM.from_pretrained(
-            folder / "model",
-            dtype=getattr(torch, state["dtype"]),
-            attn_implementation=state["attention"],
-            use_safetensors=True,
-        ).to(_device(device or state["device"]))
+        model = _load_policy(folder / "model", state).to(_device(device or state["device"]))
     else:
         _load_exactly(model, _policy_tensors(folder / "model"))
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name not in state.get("frozen", ()))
+        parameter.requires_grad_(name not in (state.get("frozen") or ()))
     if tokenizer is None and (folder / "model" / "tokenizer_config.json").is_file():
-        tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+        tokenizer = explained(
+            lambda: AutoTokenizer.from_pretrained(folder / "model", local_files_only=True),
+            failure=f"the tokenizer in {folder / 'model'} cannot be loaded",
+            remedy="pass tokenizer=…",
+        )
     return Snapshot(folder, state, config, model, tokenizer)
 
 
@@ -130,40 +130,53 @@ def restore(trainer: Trainer, snapshot: Snapshot) -> None:
             f"{folder} was saved with {state['num_prompts']} prompts, resume got {len(trainer.prompts)}: pass the same"
         )
     critic, own = load_tensors(folder / "value.safetensors"), trainer.actor.state_dict()
-    if unknown := sorted(critic.keys() - own.keys()):
-        raise ValueError(f"{folder / 'value.safetensors'} holds unknown weights: {unknown}")
+    if unfit := sorted(name for name, x in critic.items() if name not in own or own[name].shape != x.shape):
+        raise ValueError(f"{folder / 'value.safetensors'} holds weights that do not fit the value function: {unfit}")
     trainer.actor.load_state_dict({name: laid_out(x, own[name]) for name, x in critic.items()}, strict=False)
     if trainer.frozen is not None and trainer.frozen is not trainer.model:
         _load_exactly(trainer.frozen, load_tensors(folder / _REFERENCE))
     trainer.optimizer.load_state_tensors(load_tensors(folder / "optimizer.safetensors"), state["num_updates"])
     generators = load_tensors(folder / "rng.safetensors")
-    trainer.generator.set_state(generators["trainer"])
-    trainer.stream.order = generators["prompt_order"]
+    _take_generators(trainer, generators, folder / "rng.safetensors")
     # A process that was not there has its own generator still: it must not repeat another one's numbers.
     rank = trainer.processes.rank
-    restore_rng({name: generators[of] for name in rng_tensors() if (of := _of_rank(name, rank)) in generators})
-    trainer.step = state["step"]
-    trainer.kl_controller.coef = state["kl_coef"]
-    if trainer.scorer.moments is not None:
-        vars(trainer.scorer.moments).update(state["moments"])
+    set_random_state({name: generators[of] for name in random_state() if (of := _of_rank(name, rank)) in generators})
+    take_numbers(trainer, state)
     trainer.last_checkpoint = folder
 
 
-def _numbers(trainer: Trainer) -> dict[str, Any]:
-    config = getattr(trainer.model, "config", None)
-    return {
-        "step": trainer.step,
-        "num_updates": trainer.optimizer.num_updates,
-        "kl_coef": trainer.kl_controller.coef,
-        "moments": asdict(trainer.scorer.moments) if trainer.scorer.moments is not None else None,
-        "num_prompts": len(trainer.prompts),
-        "config": trainer.config.to_dict(),
-        "dtype": str(next(trainer.model.parameters()).dtype).removeprefix("torch."),
-        "frozen": [name for name, p in trainer.model.named_parameters() if not p.requires_grad],
-        "kind": type(trainer.model).__name__ + (" with an adapter" if has_adapter(trainer.model) else ""),
-        "attention": getattr(config, "_attn_implementation", None),
-        "device": str(trainer.device),
-    }
+def _load_policy(folder: Path, state: Mapping[str, Any]) -> nn.Module:
+    """The policy of a checkpoint that is a plain Hugging Face folder, from its own files alone."""
+
+    def load() -> nn.Module:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        check_sizes(config, weight_shapes(folder), name=str(folder))
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            output_loading_info=True,
+            dtype=getattr(torch, state["dtype"]),
+            attn_implementation=state["attention"],
+            use_safetensors=True,
+            local_files_only=True,
+        )
+        check_weights(info["missing_keys"], name=str(folder))
+        loaded: nn.Module = model
+        return loaded
+
+    return explained(load, failure=f"the model in {folder} cannot be loaded", remedy="resume an older checkpoint")
+
+
+def _take_generators(trainer: Trainer, tensors: Mapping[str, Tensor], file: Path) -> None:
+    """The trainer's own generator and the order of the prompts. Raises ValueError for what is neither."""
+    order = tensors.get("prompt_order", torch.empty(0))
+    if order.dtype != torch.long or order.dim() != 1 or bool(((order < 0) | (order >= len(trainer.prompts))).any()):
+        raise ValueError(f"{file} is damaged: it holds no order of {len(trainer.prompts)} prompts")
+    try:
+        trainer.generator.set_state(tensors["trainer"])
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{file} is damaged: it holds no state of the trainer's generator") from error
+    trainer.stream.order = order
 
 
 def _device(name: str) -> torch.device:
@@ -208,9 +221,14 @@ def _reference_tensors(trainer: Trainer) -> dict[str, Tensor] | None:
 
 
 def _old(trainer: Trainer, name: str) -> Path | None:
-    """What never changes lies in the checkpoint before, if there is one, and a later one shares that file."""
-    file = trainer.last_checkpoint / name if trainer.last_checkpoint is not None else None
-    return file if file is not None and file.is_file() else None
+    """What never changes lies in the checkpoint before, if there is one, and a later one shares that file.
+
+    A file that was damaged meanwhile is not shared, or it would be taken for whole from then on.
+    """
+    if trainer.last_checkpoint is None or not (trainer.last_checkpoint / name).is_file():
+        return None
+    file = trainer.last_checkpoint / name
+    return file if read_json(trainer.last_checkpoint / "state.json")["sha256"].get(name) == sha256(file) else None
 
 
 def _write_once(old: Path | None, target: Path, tensors: Mapping[str, Tensor]) -> None:

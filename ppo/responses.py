@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .actor_critic import Evaluation
 from .buffer import microbatches, trim
 from .generation import generate
+from .memory import with_less
 from .precision import statistics_dtype
 from .prompts import Prompt, make_samples
 from .sharding import gathered
@@ -52,11 +54,11 @@ def respond(trainer: Trainer, prompts: Sequence[Prompt]) -> Responses:
         generation = _sample(trainer, prompts[own], range(own.start, own.stop))
         samples = make_samples(prompts[own], generation, trainer.tokenizer)
         sampled = time.perf_counter()
-        scores, token_rewards = trainer.scorer.ask(samples)
+        scores, token_rewards = trainer.scorer.ask(samples, step=trainer.step)
         scored = time.perf_counter()
         generation = _with_trunk(trainer, generation)
         old_logprobs, old_values = _old_statistics(trainer, generation)
-    ref_logprobs = _ref_logprobs(trainer, generation, samples)
+    ref_logprobs = ask_reference(trainer, generation, samples)
     times = {
         "time/rollout_s": sampled - started,
         "time/reward_s": scored - sampled,
@@ -81,15 +83,19 @@ def respond(trainer: Trainer, prompts: Sequence[Prompt]) -> Responses:
 
 def _sample(trainer: Trainer, prompts: Sequence[Prompt], request_ids: Sequence[int]) -> Generation:
     seed = int(torch.randint(2**62, (), generator=trainer.generator))
-    return generate(
-        trainer.model,
-        [prompt.ids for prompt in prompts],
-        trainer.sampling,
-        seed=seed,
-        request_ids=request_ids,
-        slots=trainer.config.rollout_slots,
-        value_fn=trainer.actor.value_fn,
-    )
+
+    def sample() -> Generation:
+        return generate(
+            trainer.model,
+            [prompt.ids for prompt in prompts],
+            trainer.sampling,
+            seed=seed,
+            request_ids=request_ids,
+            slots=trainer.limits.rollout_slots,
+            value_fn=trainer.actor.value_fn,
+        )
+
+    return with_less(sample, lambda: trainer.limits.halve_slots(len(prompts)))
 
 
 def _with_trunk(trainer: Trainer, generation: Generation) -> Generation:
@@ -105,21 +111,35 @@ def _with_trunk(trainer: Trainer, generation: Generation) -> Generation:
 def _old_statistics(trainer: Trainer, generation: Generation) -> tuple[Tensor, Tensor]:
     """Log-probs and values of the policy before the update, from the sampler or from the training forward."""
     config, dtype = trainer.config, next(trainer.model.parameters()).dtype
-    zeros = torch.zeros_like(generation.logprobs, dtype=statistics_dtype(dtype))
     is_whole = dtype == torch.float32  # the sampler's own precision
     is_sampler_exact = config.old_logprobs == "rollout" and config.autocast == "off" and is_whole
     if is_sampler_exact and (generation.values is not None or not config.has_critic):
-        return generation.logprobs, generation.values if generation.values is not None else zeros
-    logprobs, values = zeros.clone(), zeros.clone()
-    for indices in microbatches(generation.attention_mask, size=config.microbatch, tokens=config.microbatch_tokens):
+        return generation.logprobs, generation.values if generation.values is not None else torch.zeros_like(
+            generation.logprobs
+        )
+    whole = ask_policy(trainer, generation)
+    return (generation.logprobs if is_sampler_exact else whole.logprobs), whole.values
+
+
+def ask_policy(trainer: Trainer, generation: Generation) -> Evaluation:
+    """The training forward over a whole generation, microbatch by microbatch; without gradients."""
+    return with_less(lambda: _evaluated(trainer, generation), lambda: trainer.limits.halve_microbatch(len(generation)))
+
+
+def _evaluated(trainer: Trainer, generation: Generation) -> Evaluation:
+    limits, dtype = trainer.limits, statistics_dtype(next(trainer.model.parameters()).dtype)
+    whole = Evaluation(*(torch.zeros_like(generation.logprobs, dtype=dtype) for _ in range(3)))
+    for indices in microbatches(generation.attention_mask, size=limits.microbatch, tokens=limits.microbatch_tokens):
         part = trim(generation.rows(indices))
-        evaluation = trainer.evaluate(part)
-        logprobs[indices, : part.mask.shape[1]] = evaluation.logprobs
-        values[indices, : part.mask.shape[1]] = evaluation.values
-    return (generation.logprobs if is_sampler_exact else logprobs), values
+        with torch.no_grad():
+            evaluation = trainer.evaluate(part)
+        for name in ("logprobs", "entropy", "values"):
+            getattr(whole, name)[indices, : part.mask.shape[1]] = getattr(evaluation, name)
+    return whole
 
 
-def _ref_logprobs(trainer: Trainer, generation: Generation, samples: list[Sample]) -> Tensor | None:
+def ask_reference(trainer: Trainer, generation: Generation, samples: list[Sample]) -> Tensor | None:
+    """Log-probs of the response tokens under the trainer's reference [B, T], or None where it has none."""
     if trainer.reference is None:
         return None
     asked = trainer.actor if trainer.frozen is trainer.model else trainer.frozen

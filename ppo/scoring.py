@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 
 from .advantages import place_scores
 from .config import Config
+from .reward_guard import in_time, named, own_copies
 from .types import Generation, RewardFn, Sample
 
 
@@ -52,7 +53,7 @@ def call_reward(reward: RewardFn, samples: list[Sample]) -> tuple[Tensor, Tensor
 
     With token rewards the score is their sum. Raises ValueError, naming the sample, for a wrong length, NaN or inf.
     """
-    answer = reward(samples)
+    answer = reward(own_copies(samples))
     values = _plain(answer)
     if not isinstance(values, Sequence) or len(values) != len(samples):
         size = len(values) if isinstance(values, Sequence) else repr(values)
@@ -110,9 +111,13 @@ class Scorer:
         scores, per_token = self.ask(samples)
         return scores.to(generation.mask.device), self.shape(scores, per_token, generation)
 
-    def ask(self, samples: list[Sample]) -> tuple[Tensor, Tensor | None]:
-        """Raw scores [B], and raw token rewards [B, T] where the function gives those."""
-        scores, per_token = call_reward(self._reward, samples)
+    def ask(self, samples: list[Sample], *, step: int = 0) -> tuple[Tensor, Tensor | None]:
+        """Raw scores [B], and raw token rewards [B, T] where the function gives those.
+
+        What goes wrong says in a note which step it was and what was asked about.
+        """
+        with named(samples, step=step):
+            scores, per_token = call_reward(in_time(self._reward, self._config.reward_timeout_seconds), samples)
         return scores.to(self._dtype), per_token.to(self._dtype) if per_token is not None else None
 
     def shape(self, scores: Tensor, per_token: Tensor | None, generation: Generation) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,24 +24,29 @@ from . import persistence
 from .actor_critic import ActorCritic, Evaluation, checkpointed_layers
 from .advantages import estimate_advantages, shape_rewards
 from .backbone import context_length, end_ids, vocabulary_size
-from .buffer import RolloutBuffer, microbatches, rows, trim_rollout
+from .buffer import RolloutBuffer
+from .checks import check_finite, check_first_minibatch, check_rollout, leave_out
 from .config import Config
 from .determinism import reproducible
 from .distributed import Processes
+from .gradients import accumulate_gradients, draw_retain
 from .interrupt import deferred_interrupts
 from .kl import estimate_kl, make_controller
 from .loading import load_model
-from .log import RunLog
-from .losses import explained_variance, ppo_loss
+from .log import HEADLINE, RunLog, headline
+from .losses import explained_variance
+from .memory import Limits
 from .optimizer import Optimizer
 from .precision import statistics_dtype
 from .prompts import Prompt, PromptStream, check_lengths, read_prompts
 from .reference import freeze, make_reference, resolve_adapter
-from .responses import respond
-from .retain import RetainLoss, count_predictions, make_retain_loss
+from .responses import Responses, respond
+from .retain import make_retain_loss
 from .scoring import Scorer
 from .sharding import gathered, shard
 from .statistics import Averages, rollout_metrics
+from .trace import Trace, trace_update
+from .trace.recorder import Recorder
 from .trunk import frozen_trunk, train_top
 from .types import Generation, Reference, RewardFn, Rollout, Sample
 
@@ -63,7 +68,8 @@ class Trainer:
     reference  what KL is measured against: None (a frozen copy of the model as it is now), a
                :class:`ppo.types.Reference`, or a function ``(generation, samples) -> [B, T]`` log-probs
     retain     texts (strings or token ids) for ``config.retain_coef``
-    out        folder for metrics.jsonl, samples.jsonl and checkpoints; None writes no files
+    out        folder for metrics.jsonl, metrics.csv, samples.jsonl and checkpoints; None writes no files
+    use_tensorboard  event files in ``out/tensorboard`` too; None: where the package tensorboard is installed
 
     Raises ValueError for whatever does not fit together, before any work is done.
     """
@@ -79,7 +85,7 @@ class Trainer:
         reference: Reference | Callable[[Generation, Sequence[Sample]], Tensor] | None = None,
         retain: Sequence[Any] | None = None,
         out: str | Path | None = None,
-        use_tensorboard: bool = False,
+        use_tensorboard: bool | None = None,
     ) -> None:
         self.config = config if config is not None else Config()
         self.processes = Processes.current()
@@ -119,19 +125,28 @@ class Trainer:
         self.optimizer = Optimizer(self.actor.trained_parameters(), self.actor.value_parameter_names(), self.config)
         self.kl_controller = make_controller(self.config)
         self.stream = PromptStream(len(self.prompts), self.generator)
+        self.limits = Limits.of(self.config)
+        self.num_not_finite = 0  # updates running that were left out
         self.last_checkpoint: Path | None = None
+        self._fresh: Rollout | None = None  # a rollout of the policy as it is
         self._use_tensorboard = use_tensorboard
 
     # ------------------------------------------------------------------ the loop
 
     def train(
-        self, steps: int, *, probe: Probe | None = None, stop_when: StopRule | None = None, progress: bool = True
+        self,
+        steps: int,
+        *,
+        probe: Probe | None = None,
+        stop_when: StopRule | None = None,
+        progress: bool = True,
+        show: Mapping[str, str] = HEADLINE,
     ) -> None:
         """Run ``steps`` more steps. With ``out`` every step is logged, and saved every ``config.save_every_steps``
         and at the end.
 
         Of several processes the first one writes, shows the bar and asks ``stop_when``; all of them call ``probe``,
-        and the first one's numbers count.
+        and the first one's numbers count. ``show``: labels on the bar, and the metrics whose last values they name.
 
         Ctrl-C (or SIGTERM) lets the step finish, saves a checkpoint (with ``out``), says where, and raises
         KeyboardInterrupt; a second Ctrl-C ends at once, and the last checkpoint stands.
@@ -143,7 +158,8 @@ class Trainer:
         is_silent = not progress or not processes.is_first
         end = self.step + steps
         bar = tqdm(range(self.step, end), desc="PPO", unit="step", disable=is_silent)
-        with deferred_interrupts() as interrupt:
+        known: dict[str, float] = {}
+        with closing(log), deferred_interrupts() as interrupt:
             for step in bar:
                 rollout = self.rollout()
                 metrics = {**rollout.metrics, **self.update(rollout)}
@@ -154,10 +170,12 @@ class Trainer:
                 with processes.together():
                     log.metrics(step, metrics)
                     log.samples(step, rollout)
-                bar.set_postfix(score=f"{metrics['score/mean']:.3f}", kl=f"{metrics['kl/per_sequence']:.2f}")
+                known |= metrics
+                bar.set_postfix(headline(show, known))
                 is_interrupted = processes.any(bool(interrupt))
                 is_over = stop_when is not None and processes.first(partial(stop_when, metrics))
                 if self.out is not None and (is_interrupted or self._is_to_be_saved(is_over or step == end - 1)):
+                    log.flush()
                     self.save_numbered()
                 if is_interrupted:
                     if self.out is not None and processes.is_first:
@@ -176,7 +194,11 @@ class Trainer:
     @torch.no_grad()
     def rollout(self) -> Rollout:
         """Sample responses to the next prompts, score them, and work out what each token is worth."""
-        answered = respond(self, self._next_prompts())
+        return self.appraise(respond(self, self._next_prompts()))
+
+    @torch.no_grad()
+    def appraise(self, answered: Responses) -> Rollout:
+        """What each token of scored responses is worth: its reward after KL, its advantage, its return."""
         generation, old_logprobs, old_values = answered.generation, answered.old_logprobs, answered.old_values
         mask = generation.mask
         token_rewards = self.scorer.shape(answered.scores, answered.token_rewards, generation)
@@ -188,9 +210,12 @@ class Trainer:
         rewards, advantages, returns = estimate_advantages(rewards, old_values, mask, self.config)
         rollout = Rollout(
             generation, answered.samples, old_logprobs, old_values, answered.ref_logprobs,
-            answered.scores.to(mask.device), kl, rewards, advantages, returns,
+            answered.scores.to(mask.device), kl, rewards, advantages, returns, token_rewards=token_rewards,
         )  # fmt: skip
-        return replace(rollout, metrics=rollout_metrics(rollout, kl_coef=self.kl_controller.coef) | answered.times)
+        check_rollout(self, rollout)
+        metrics = rollout_metrics(rollout, kl_coef=self.kl_controller.coef) | answered.times
+        self._fresh = replace(rollout, metrics=metrics)
+        return self._fresh
 
     def _next_prompts(self) -> list[Prompt]:
         """Prompt-major: the samples of one prompt are adjacent."""
@@ -200,8 +225,13 @@ class Trainer:
     # ------------------------------------------------------------------ one step, second half
 
     @reproducible
-    def update(self, rollout: Rollout) -> dict[str, float]:
-        """Several epochs of clipped policy and value updates on one rollout; ends early when KL says so."""
+    def update(self, rollout: Rollout, *, recorder: Recorder | None = None) -> dict[str, float]:
+        """Several epochs of clipped policy and value updates on one rollout; ends early when KL says so.
+
+        ``recorder``: looks on and changes nothing; see :meth:`trace`.
+
+        Raises FloatingPointError after ``config.stop_after_skipped_updates`` gradients running that are not finite.
+        """
         started = time.perf_counter()
         buffer = RolloutBuffer(self.generator)
         buffer.add(rollout)
@@ -211,14 +241,32 @@ class Trainer:
             if self.config.gradient_checkpointing:
                 stack.enter_context(checkpointed_layers(self.actor))
             for minibatch in self._epochs(buffer):
-                statistics = self._accumulate_gradients(minibatch)
-                # Before the first optimiser step policy and old policy are the same: what differs is rounding.
-                gap = statistics["policy/log_ratio"] if gap is None else gap
+                retain = draw_retain(self)
+                statistics = accumulate_gradients(self, minibatch, retain, recorder)
+                if gap is None:
+                    # Before the first optimiser step policy and old policy are the same: what differs is rounding.
+                    gap = statistics["policy/log_ratio"]
+                    if rollout is self._fresh:
+                        check_first_minibatch(self, minibatch, retain, gap)
+                    self._fresh = None
                 if _exceeds(statistics["policy/ratio"], self.config.max_mean_ratio):
                     self.optimizer.zero_grad()
                     averages.count("update/skipped_minibatches")
+                    if recorder is not None:
+                        recorder.close(statistics)
                     continue
-                norm, rate = self.optimizer.step(self.step)
+                try:
+                    check_finite(statistics)
+                    norm, rate = self.optimizer.step(self.step)
+                except FloatingPointError as error:
+                    leave_out(self, minibatch, retain, error)
+                    averages.count("update/skipped_not_finite")
+                    if recorder is not None:
+                        recorder.close(statistics)
+                    continue
+                self.num_not_finite = 0
+                if recorder is not None:
+                    recorder.close(statistics, grad_norm=norm, learning_rate=rate)
                 averages.add(statistics | {"update/grad_norm": norm, "update/learning_rate": rate})
                 if _exceeds(statistics["policy/approx_kl"], self.config.stop_kl_per_token):
                     averages.count("update/stopped_early")
@@ -232,37 +280,17 @@ class Trainer:
             )
         return metrics | {"time/update_s": time.perf_counter() - started}
 
+    def trace(self, rollout: Rollout, rows: Sequence[int] = (0,), *, top_k: int = 5, is_undone: bool = False) -> Trace:
+        """:meth:`update`, to the same bits, with a record of all that happened to the tokens of some rows.
+
+        ``rows``: which of the B responses to look at. ``top_k``: likeliest tokens at each position, before and after.
+        ``is_undone`` puts everything back afterwards: weights, moments, generators, KL coefficient, step.
+        """
+        return trace_update(self, rollout, rows, top_k=top_k, is_undone=is_undone)
+
     def _epochs(self, buffer: RolloutBuffer) -> Iterator[Rollout]:
         for _ in range(self.config.epochs):
             yield from buffer.minibatches(self.config.minibatch)
-
-    def _accumulate_gradients(self, minibatch: Rollout) -> dict[str, float]:
-        """Add up the gradient of one minibatch, microbatch by microbatch; the split does not change it."""
-        num_tokens = int(minibatch.generation.mask.sum())
-        totals: dict[str, float] = {}
-        for indices, weight in self._own_microbatches(minibatch.generation.attention_mask):
-            part = trim_rollout(rows(minibatch, indices))
-            new = self.evaluate(part.generation)
-            loss, statistics = ppo_loss(new, part, self.config, kl_coef=self.kl_controller.coef, num_tokens=num_tokens)
-            (weight * loss).backward()  # type: ignore[no-untyped-call]
-            for name, value in statistics.items():
-                totals[name] = totals.get(name, 0.0) + weight * float(value)
-        if self.retain_loss is not None:
-            totals["retain/loss"] = self._accumulate_retain_gradients(self.retain_loss)
-        self.processes.sum_gradients(list(self.actor.trained_parameters().values()))
-        return self.processes.sum_numbers(totals)
-
-    def _accumulate_retain_gradients(self, retain_loss: RetainLoss) -> float:
-        ids, mask = retain_loss.draw(self.device)
-        num_tokens = count_predictions(mask)
-        total = 0.0
-        for indices, weight in self._own_microbatches(mask):
-            loss_of = partial(retain_loss, self.actor.backbone, ids[indices], mask[indices], num_tokens=num_tokens)
-            with self.precision():
-                loss = self.actor.run(loss_of)
-            (weight * self.config.retain_coef * loss).backward()  # type: ignore[no-untyped-call]
-            total += weight * float(loss.detach())
-        return total
 
     def evaluate(self, generation: Generation) -> Evaluation:
         """The policy and the critic as they are, asked about responses in the precision of the training."""
@@ -282,20 +310,6 @@ class Trainer:
         if self.config.autocast == "off":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
-
-    def _microbatches(self, attention_mask: Tensor) -> list[Tensor]:
-        return microbatches(attention_mask, size=self.config.microbatch, tokens=self.config.microbatch_tokens)
-
-    def _own_microbatches(self, attention_mask: Tensor) -> list[tuple[Tensor, float]]:
-        """This process's rows of a batch in microbatches, each with the weight 1.
-
-        Split weights are gathered by all processes at once, so there they need equally many: the first row fills up,
-        with the weight 0.
-        """
-        own = self.processes.deal(attention_mask)
-        parts = [(own[indices], 1.0) for indices in self._microbatches(attention_mask[own])] if len(own) else []
-        missing = self.processes.most(len(parts)) - len(parts) if self.config.sharding == "fsdp" else 0
-        return parts + [(torch.zeros(1, dtype=torch.long), 0.0)] * missing
 
     # ------------------------------------------------------------------ saving
 
@@ -333,7 +347,7 @@ class Trainer:
         retain: Sequence[Any] | None = None,
         out: str | Path | None = None,
         device: str | None = None,
-        use_tensorboard: bool = False,
+        use_tensorboard: bool | None = None,
     ) -> Trainer:
         """A trainer that goes on where :meth:`save` was called, to the same bits, given the same arguments as then.
 

@@ -114,7 +114,8 @@ class Rollout:
 
     ``old_logprobs``, ``old_values``: the policy and the critic before the update. ``ref_logprobs``: the reference, or
     None where no KL is taken. ``scores`` [B]. ``kl``: per-token estimate of KL(policy || reference). ``rewards`` after
-    KL. ``advantages`` whitened if the config says so. ``returns``: targets of the value loss.
+    KL. ``advantages`` whitened if the config says so. ``returns``: targets of the value loss. ``token_rewards``: what
+    the reward gave, scaled, clipped and placed, before KL; for looking at, no update needs it.
     """
 
     generation: Generation
@@ -128,6 +129,7 @@ class Rollout:
     advantages: Tensor
     returns: Tensor
     metrics: Mapping[str, float] = field(default_factory=dict)
+    token_rewards: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.generation)

@@ -49,6 +49,17 @@ def score(correct: Sequence[int], total: Sequence[int], length: int, reference_l
     ).score
 
 
+def split_statistics(statistics: Sequence[int]) -> tuple[Sequence[int], Sequence[int], int, int]:
+    """(right, in all, length, reference length) out of the row that :meth:`Bleu.statistics` gives."""
+    return statistics[:ORDER], statistics[ORDER : 2 * ORDER], statistics[-2], statistics[-1]
+
+
+def corpus_score(statistics: Sequence[int]) -> float:
+    """Corpus BLEU 0 … 100 of summed statistics: exponential smoothing, no effective order."""
+    correct, total, length, reference_length = split_statistics([int(value) for value in statistics])
+    return BLEU.compute_bleu(list(correct), list(total), length, reference_length, smooth_method="exp").score
+
+
 def prefix_scores(
     tokens: Sequence[Hashable], reference: Counts, *, accrual: Accrual = "brevity", floor: float = 0.0
 ) -> list[float]:
@@ -105,12 +116,19 @@ class Bleu:
 
     def sentence(self, candidate: str, reference: str) -> float:
         """BLEU of one text, 0 … 100; empty text scores 0, identical non-empty text 100 at any length."""
+        return score(*split_statistics(self.statistics(candidate, reference)))
+
+    def statistics(self, candidate: str, reference: str) -> list[int]:
+        """The integers that BLEU is made of: n-grams right (n = 1 … 4), n-grams in all, length, reference length.
+
+        They add up over texts: sentence BLEU is :func:`score` of one, corpus BLEU :func:`corpus_score` of their sum.
+        """
         counts, truth = count_ngrams(self.words(candidate)), self.reference(reference)
         correct, total = [0] * ORDER, [0] * ORDER
         for gram, count in counts.ngrams.items():
             total[len(gram) - 1] += count
             correct[len(gram) - 1] += min(count, truth.ngrams[gram])
-        return score(correct, total, counts.length, truth.length)
+        return [*correct, *total, counts.length, truth.length]
 
     def corpus(self, candidates: Sequence[str], references: Sequence[str]) -> float:
         """BLEU of all texts together, 0 … 100 (no effective order). ValueError on lists of different or zero length."""

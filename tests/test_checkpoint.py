@@ -89,10 +89,15 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_taken(tmp
     file.write_bytes(content)
     with pytest.raises(ValueError, match=r"optimizer.safetensors is damaged"):
         Trainer.resume(newest, PROMPTS, noisy, retain=RETAIN)
-    assert Trainer.resume(tmp_path, PROMPTS, noisy, retain=RETAIN).step == 1
+    with pytest.warns(RuntimeWarning, match=r"optimizer.safetensors is damaged.*: going on from .*step-000001") as said:
+        assert Trainer.resume(tmp_path, PROMPTS, noisy, retain=RETAIN).step == 1
+    assert len(said) == 1
     (newest / "state.json").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match=r"state.json is damaged"):
         Trainer.resume(newest, PROMPTS, noisy, retain=RETAIN)
+    (newest / "state.json").unlink()
+    with pytest.warns(RuntimeWarning, match=r"step-000002/state.json is missing: going on from"):
+        assert Trainer.resume(tmp_path, PROMPTS, noisy, retain=RETAIN).step == 1
 
 
 def test_a_kill_while_writing_leaves_the_old_checkpoint(tmp_path):
@@ -147,3 +152,27 @@ def test_a_second_name_replaces_what_stood_there(tmp_path):
     for _ in range(2):
         checkpoint.link_or_copy(first, second)
     assert second.read_text() == "one"
+
+
+def test_what_lies_ahead_of_a_resumed_run_is_deleted_with_the_first_checkpoint_that_replaces_it(tmp_path):
+    config = CONFIG.replace(save_every_steps=1, keep_checkpoints=2)
+    trainer = Trainer(tiny_gpt2(), PROMPTS, noisy, config, retain=RETAIN, out=tmp_path)
+    trainer.train(4, progress=False)
+    folder = tmp_path / "checkpoints"
+    resumed = Trainer.resume(folder / "step-000003", PROMPTS, noisy, retain=RETAIN, out=tmp_path)
+    resumed.step = 1  # as if an older one had been kept
+    (folder / "step-000009.tmp").mkdir()
+    resumed.save_numbered()
+    assert [p.name for p in folder.iterdir()] == ["step-000001"]
+
+
+def test_a_shared_file_that_was_damaged_is_written_anew_and_not_passed_on(tmp_path):
+    config = CONFIG.replace(save_every_steps=1, keep_checkpoints=2)
+    trainer = Trainer(tiny_gpt2(), PROMPTS, noisy, config, retain=RETAIN, out=tmp_path)
+    trainer.train(1, progress=False)
+    file = tmp_path / "checkpoints" / "step-000001" / "reference.safetensors"
+    good = file.read_bytes()
+    file.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    trainer.train(1, progress=False)
+    assert (tmp_path / "checkpoints" / "step-000002" / "reference.safetensors").read_bytes() == good
+    assert Trainer.resume(tmp_path, PROMPTS, noisy, retain=RETAIN).step == 2

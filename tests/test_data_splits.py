@@ -183,6 +183,15 @@ def test_first_occurrences_worked_example():
     assert suffix_array(np.zeros(0, dtype=np.int64)).tolist() == []
 
 
+def test_windows_that_share_a_hash_are_told_apart(monkeypatch):
+    array = np.random.default_rng(1).integers(0, 3, size=200)
+    array[[50, 120]] = [-1, -2]
+    expected = first_occurrences(array, 4).tolist()
+    assert any(first < place for place, first in enumerate(expected))
+    monkeypatch.setattr("data.dedup.window_hashes", lambda symbols, length: np.zeros(len(symbols) - length + 1))
+    assert first_occurrences(array, 4).tolist() == expected
+
+
 def test_dedup_errors():
     with pytest.raises(ValueError, match="length=0"):
         deduplicate([[1]], length=0)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -187,6 +189,58 @@ def test_a_changed_forward_falls_back():
     model = build(FAMILIES["gpt-neo"]())
     model.transformer.h[2].register_forward_hook(lambda module, inputs, output: (output[0] * 1.1, *output[1:]))
     assert "relative error" in fall_back(model)
+
+
+def test_what_was_proven_holds_until_the_model_is_made_differently():
+    """The second rollout asks the model nothing; a hook, a forward of its own or a setting brings the probe back."""
+    model = build(FAMILIES["llama"]())
+    calls = []
+    model.model.register_forward_pre_hook(lambda module, inputs: calls.append(1))
+    generate(model, PROMPTS, Sampling(response_length=2))
+    assert len(calls) == 1
+    with torch.no_grad():
+        model.lm_head.weight.mul_(0.5)
+    generate(model, PROMPTS, Sampling(response_length=2))
+    assert len(calls) == 1
+    layer = model.model.layers[1].mlp
+    own, layer.forward = layer.forward, lambda x: own(x) * 1.1
+    assert "relative error" in fall_back(model)
+    del layer.forward
+    handle = layer.register_forward_hook(lambda module, inputs, output: output * 1.1)
+    assert "relative error" in fall_back(model)
+    handle.remove()
+    model.config.rms_norm_eps = 1e-5  # read by no module any more, but who knows
+    before = len(calls)
+    generate(model, PROMPTS, Sampling(response_length=2))
+    assert len(calls) == before + 1
+
+
+def test_the_memo_of_proofs_keeps_no_model_alive():
+    model = build(FAMILIES["gpt2"]())
+    generate(model, PROMPTS, Sampling(response_length=2))
+    layer = model.transformer.h[0]
+    layer.forward = layer.forward  # refers to the model
+    generate(model, PROMPTS, Sampling(response_length=2))
+    alive = weakref.ref(model)
+    del model, layer
+    gc.collect()
+    assert alive() is None
+
+
+@pytest.mark.parametrize("engine", ["auto", "hf"])
+def test_what_was_sampled_can_be_trained_on(engine):
+    """Sampling is in inference mode, its results are ordinary tensors."""
+    model = build(FAMILIES["gpt2"]())
+    head = torch.nn.Linear(model.config.n_embd, 1)
+    generation = generate(
+        model, PROMPTS, Sampling(response_length=3), engine=engine, value_fn=lambda hidden: head(hidden).squeeze(-1)
+    )
+    weight = torch.ones(1, requires_grad=True)
+    for name in ("logprobs", "entropy", "values"):
+        assert not getattr(generation, name).requires_grad
+        (getattr(generation, name) * weight).sum().backward()
+    assert weight.grad is not None
+    assert not generation.tokens.is_inference()
 
 
 def test_mixed_precision_is_refused():

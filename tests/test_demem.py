@@ -12,7 +12,7 @@ import pytest
 
 import demem
 from demem_setup import PRESETS
-from tests.processes import torchrun
+from tests.processes import ENVIRONMENT, torchrun
 
 ROOT = Path(demem.__file__).parent
 SHORT = ["--steps", "2", "--num-samples", "1", "--check-every", "1", "--num-own", "16"]
@@ -92,11 +92,22 @@ def test_an_unknown_option_is_argparse_s(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_short_run_writes_everything(tmp_path, capsys):
+def test_a_short_run_writes_everything(tmp_path, capsys, monkeypatch):
     out = tmp_path / "run"
-    assert demem.main(["run", "--out", str(out), *SHORT]) == 0
+    shown = []
+    show = demem.LivePage.show
+
+    def show_and_keep(page, step):
+        show(page, step)
+        shown.append((step, 'http-equiv="refresh"' in (out / "report.html").read_text()))
+
+    monkeypatch.setattr(demem.LivePage, "show", show_and_keep)
+    assert demem.main(["run", "--live", "--out", str(out), *SHORT]) == 0
+    assert shown == [(1, True), (2, True)]
+    assert 'http-equiv="refresh"' not in (out / "report.html").read_text()
     names = {p.name for p in out.iterdir()}
-    wanted = {"config.json", "metrics.jsonl", "samples.jsonl", "evaluation.json", "passages.jsonl", "report.html"}
+    wanted = {"config.json", "metrics.jsonl", "metrics.csv", "samples.jsonl", "evaluation.json",
+              "passages.jsonl", "report.html"}  # fmt: skip
     assert wanted | {"model"} <= names
     results = json.loads((out / "evaluation.json").read_text())
     assert results["before"]["summary"]["forget/exact"] >= 0.95
@@ -140,6 +151,44 @@ def test_ctrl_c_and_resume_give_the_bits_of_an_unbroken_run(tmp_path):
     whole, resumed = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "broken"))
     assert all((whole[name] == resumed[name]).all() for name in whole)
     assert len(metrics.read_text().splitlines()) == 3
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_takes_the_other_along_and_the_run_goes_on(tmp_path):
+    data = write_rows(tmp_path / "rows.jsonl", 8)
+    groups = [
+        "--num-forget",
+        "4",
+        "--num-holdout",
+        "2",
+        "--num-never",
+        "2",
+        "--num-own",
+        "8",
+        "--retain-sequences",
+        "2",
+    ]
+    sizes = ["--prompts-per-step", "4", "--minibatch", "4", "--save-every-steps", "1", "--target-exact", "0"]
+    command = ["train", "--data", data, *groups, *sizes, "--check-every", "99", "--num-samples", "0"]
+    out = ["--out", str(tmp_path / "run")]
+    launched = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "demem.py"]
+    running = subprocess.Popen(
+        [*launched, *command, "--steps", "500", *out], cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.time() + 300
+    while not list((tmp_path / "run").glob("checkpoints/step-*2")) and time.time() < deadline:
+        time.sleep(0.05)
+    children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+    of_rank_1 = [p for p in children if b"\0RANK=1\0" in Path(f"/proc/{p}/environ").read_bytes()]
+    os.kill(int(of_rank_1[0]), signal.SIGKILL)
+    killed = time.time()
+    _, errors = running.communicate(timeout=120)
+    assert time.time() - killed < 60
+    assert running.returncode != 0
+    assert errors.count("demem: ") == 1
+    assert "demem: another process was lost" in errors or "demem: interrupted; go on with" in errors
+    steps = str(len(demem.read_jsonl(tmp_path / "run" / "metrics.jsonl")) + 1)
+    assert demem.main(["train", "--resume", "--steps", steps, *out]) == 0  # in one process
 
 
 def write_rows(path, count):

@@ -104,7 +104,8 @@ def test_ctrl_c_on_one_process_stops_and_saves_on_all(folder):
 
 def test_an_error_on_one_process_ends_all_of_them(folder):
     first, second = (answer["texts"] for answer in of_two(folder, "errors"))
-    assert first[:2] == ["OtherProcessError: process 1: KeyError: 'suffix'"] * 2
+    assert first[0].startswith("OtherProcessError: process 1: KeyError: 'suffix'; in step 0, the reward being asked")
+    assert first[1] == "OtherProcessError: process 1: KeyError: 'suffix'"
     assert second[:2] == ["KeyError: 'suffix'"] * 2
     assert first[2:] == second[2:]
     assert "Config.prompts_per_step=9 counts over all processes and must be a multiple of their number, 2" in first[2]

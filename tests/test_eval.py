@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from eval import extraction, membership, memorization
-from eval.intervals import mean_intervals, two_sample_interval
+from eval.intervals import draw_counts, mean_intervals, sums_interval
 from eval.perplexity import Perplexity, perplexity, windows
 from eval.teacher import length_batches, teacher_force
 from ppo.config import Sampling
@@ -157,11 +157,27 @@ def test_membership_scores_by_hand() -> None:
     assert membership.min_k_plus_plus_score(logprobs, means, deviations, share=0.2) == pytest.approx(-4.0)
 
 
+def test_resampled_membership_agrees_with_the_statistics_of_each_draw() -> None:
+    rng = np.random.default_rng(1)
+    members, others = rng.integers(0, 6, 9).astype(float), rng.integers(0, 6, 120).astype(float)
+    aucs, tprs = membership.resampled(members, others, rng=np.random.default_rng(5), resamples=40)
+    again = np.random.default_rng(5)
+    for k, sides in enumerate(zip(_draws(members, again, 40), _draws(others, again, 40), strict=True)):
+        assert aucs[k] == pytest.approx(membership.auc(*sides))
+        assert tprs[k] == pytest.approx(membership.tpr_at_fpr(*sides))
+
+
+def _draws(values: np.ndarray, rng: np.random.Generator, resamples: int) -> list[np.ndarray]:
+    return [np.repeat(values, row) for row in draw_counts(np.arange(len(values)), len(values), resamples, rng=rng)]
+
+
 def test_membership_below_one_half_still_reveals() -> None:
     found = membership.membership(np.arange(50.0), np.arange(50.0) + 40, rng=np.random.default_rng(0), resamples=200)
     assert found.auc < 0.05
     assert found.advantage == pytest.approx(0.5 - found.auc)
     assert found.interval[0] <= found.advantage <= found.interval[1]
+    assert found.auc_interval[0] <= found.auc <= found.auc_interval[1]
+    assert found.tpr_interval[0] <= found.tpr_at_1_percent_fpr <= found.tpr_interval[1]
 
 
 # Intervals
@@ -174,8 +190,21 @@ def test_mean_intervals_cover_and_shrink() -> None:
     assert low[0] == pytest.approx(0.5 - 1.96 * 0.5 / 20, abs=0.01)
     assert high[0] == pytest.approx(0.5 + 1.96 * 0.5 / 20, abs=0.01)
     assert low[1] == high[1] == 1.0
-    a, b = two_sample_interval(np.zeros(5), np.ones(5), lambda x, y: float(y.mean() - x.mean()), rng=rng, resamples=50)
-    assert (a, b) == (1.0, 1.0)
+
+
+def test_sums_interval_of_a_ratio() -> None:
+    rng = np.random.default_rng(0)
+    constant = np.array([[2.0, 4.0]] * 6)
+    assert sums_interval(constant, lambda sums: sums[:, 0] / sums[:, 1], rng=rng, resamples=20) == [0.5, 0.5]
+    # one text of two holds all the loss: over draws of two the ratio is 0, 1/2 or 1
+    low, high = sums_interval(np.array([[0.0, 1], [1, 1]]), lambda sums: sums[:, 0] / sums[:, 1], rng=rng)
+    assert (low, high) == (0.0, 1.0)
+
+
+def test_draw_counts_draw_as_many_as_there_are() -> None:
+    counts = draw_counts(np.array([0, 0, 2]), 4, 4000, rng=np.random.default_rng(0))
+    assert (counts.sum(axis=1) == 3).all()
+    assert counts.mean(axis=0) == pytest.approx([2, 0, 1, 0], abs=0.05)
 
 
 # The teacher-forced pass
@@ -229,6 +258,15 @@ def test_sampler_logprobs_follow_the_actual_sampler(options) -> None:
                 mass += float(p[i])
             expected = math.log(float(p[token]) / mass) if token in nucleus else -math.inf
             assert found.sampler_logprobs[t] == pytest.approx(expected, abs=1e-4)
+
+
+def test_moments_are_left_out_on_request() -> None:
+    found = teacher_force(tiny_gpt2(), SEQUENCES[:1], has_moments=False)[0]
+    whole = teacher_force(tiny_gpt2(), SEQUENCES[:1])[0]
+    assert np.isnan(found.means).all()
+    assert np.isnan(found.deviations).all()
+    assert found.logprobs[1:] == pytest.approx(whole.logprobs[1:])
+    assert (found.is_right == whole.is_right).all()
 
 
 def test_teacher_force_from_a_start() -> None:

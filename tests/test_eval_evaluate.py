@@ -41,8 +41,7 @@ def make_passages(num: int = 9) -> list[Passage]:
     ]
 
 
-@pytest.fixture(scope="module")
-def memorised():
+def train_memorised():
     """A GPT-2 that was trained on the forget and keep passages until it reproduces them, from either context."""
     passages = [p for p in make_passages() if p.group != "never"]
     long = [[*p.pre_prefix, *p.prefix, *p.suffix] for p in passages]
@@ -56,6 +55,11 @@ def memorised():
         loss.backward()
         optimizer.step()
     return model.eval()
+
+
+@pytest.fixture(scope="module")
+def memorised():
+    return train_memorised()
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +173,8 @@ def test_extraction_likelihood_is_off_unless_asked_for(memorised, evaluation) ->
     settings = Settings(num_samples=0, resamples=10, el_stride=2, more_tokens=2)
     found = evaluate(memorised, Letters(), make_passages(), settings=settings)
     assert found.summary["forget/el_10"] > found.summary["never/el_10"]
+    # nothing ends early here, so both divisors count the same n-grams
+    assert found.summary["forget/el_10_generated"] == pytest.approx(found.summary["forget/el_10"])
 
 
 def test_output_statistics_by_hand() -> None:

@@ -1,10 +1,11 @@
 """The files of a run."""
 
-import json
+import csv
+import sys
 
 import pytest
 
-from ppo.log import RunLog, read_jsonl
+from ppo.log import HEADLINE, RunLog, headline, read_jsonl
 from tests.fakes import random_rollout
 
 
@@ -41,11 +42,69 @@ def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_tensorboard_is_used_where_it_is_installed(tmp_path):
+def table(path):
+    with open(path / "metrics.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_table_has_every_metric_whenever_it_first_appears(tmp_path):
+    log = RunLog(tmp_path)
+    log.metrics(0, {"a/b": 0.1})
+    log.metrics(1, {"a/b": float("nan"), 'odd, "name"': 1e-12})
+    log.metrics(2, {"a/b": 3.0})
+    assert (tmp_path / "metrics.csv").read_text() == ('step,a/b,"odd, ""name"""\n0,0.1,\n1,nan,1e-12\n2,3.0,\n')
+    assert [path.name for path in tmp_path.iterdir() if "tmp" in path.name] == []
+
+
+def test_the_table_is_cut_where_a_resumed_run_goes_on(tmp_path):
+    log = RunLog(tmp_path)
+    for step in range(4):
+        log.metrics(step, {"a/b": float(step)} | ({"probe/c": 1.0} if step == 3 else {}))
+    with open(tmp_path / "metrics.csv", "a") as file:
+        file.write("4,0.")  # killed while writing
+    resumed = RunLog(tmp_path, first_step=2)
+    assert [row["step"] for row in table(tmp_path)] == ["0", "1"]
+    resumed.metrics(2, {"a/b": 9.0, "probe/c": 2.0})
+    assert table(tmp_path)[-1] == {"step": "2", "a/b": "9.0", "probe/c": "2.0"}
+    rows = read_jsonl(tmp_path / "metrics.jsonl")
+    assert [{name: float(v) for name, v in row.items() if v} for row in table(tmp_path)] == rows
+
+
+def test_a_run_without_a_table_gets_one(tmp_path):
+    RunLog(tmp_path).metrics(0, {"a/b": 1.0})
+    (tmp_path / "metrics.csv").unlink()
+    RunLog(tmp_path, first_step=1).metrics(1, {"a/b": 2.0})
+    assert [row["a/b"] for row in table(tmp_path)] == ["1.0", "2.0"]
+
+
+def test_the_headline_shows_what_is_known():
+    assert headline(HEADLINE | {"extracted": "forget/exact"}, {"score/mean": -0.25, "forget/exact": 0.0312}) == {
+        "score": "-0.250", "extracted": "0.031",
+    }  # fmt: skip
+
+
+def test_tensorboard_shows_every_step_once(tmp_path):
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
-    RunLog(tmp_path, use_tensorboard=True).metrics(0, {"a/b": 1.0})
-    assert list((tmp_path / "tensorboard").iterdir())
-    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 0, "a/b": 1.0}
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = RunLog(tmp_path, use_tensorboard=None)
+    for step in range(4):
+        log.metrics(step, {"a/b": float(step)})
+    log.close()
+    resumed = RunLog(tmp_path, first_step=2, use_tensorboard=True)
+    for step in (2, 3, 4):
+        resumed.metrics(step, {"a/b": 10.0 + step})
+    resumed.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("a/b")] == [(0, 0.0), (1, 1.0), (2, 12.0), (3, 13.0), (4, 14.0)]
+
+
+def test_tensorboard_is_asked_for_or_used_where_it_is(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # as where it is not installed
+    RunLog(tmp_path / "one", use_tensorboard=None).metrics(0, {"a/b": 1.0})
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["metrics.csv", "metrics.jsonl"]
+    with pytest.raises(ValueError, match="use_tensorboard=True needs the package tensorboard: pip install tensorboard"):
+        RunLog(tmp_path / "two", use_tensorboard=True)
 
 
 def test_unicode_line_ends_inside_a_text_are_no_line_ends(tmp_path):

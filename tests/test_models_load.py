@@ -24,6 +24,7 @@ import ppo.loading
 from models.lab.load import load_tokenizer
 from models.load import load
 from ppo.backbone import context_length, vocabulary_size
+from tests import fuzz
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +149,7 @@ def test_hub_id_out_of_reach(monkeypatch):
 def test_gguf_errors(tmp_path, monkeypatch):
     path = tmp_path / "model.gguf"
     assert "is not a file; check the path" in one_line(path)
-    path.write_bytes(b"GGUF nonsense")
+    path.write_bytes(fuzz.gguf())
     monkeypatch.setattr(models.load.importlib.util, "find_spec", lambda name: None)
     assert "needs the packages gguf and accelerate: pip install gguf accelerate" in one_line(path)
 
@@ -215,4 +216,4 @@ def test_gguf_file(tmp_path, tokenizer):
     loaded.model.save_pretrained(tmp_path / "plain")
     assert "quantization_config" not in json.loads((tmp_path / "plain" / "config.json").read_text())
     path.write_bytes(path.read_bytes()[:50])
-    assert f"model={str(path)!r} cannot be loaded" in one_line(path)
+    assert f"GGUF model {path} is damaged: it promises 21 tensors" in one_line(path)

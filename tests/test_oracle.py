@@ -85,6 +85,10 @@ NOT_MATHEMATICS = {
     "autocast": "precision: off is the default and exact; bfloat16 is held to its own bounds (tests/test_trainer.py)",
     "sharding": "several processes: equal to one within rounding (tests/test_distributed.py)",
     "deterministic": "bits, not numbers (tests/test_determinism.py)",
+    "checks": "they look on (tests/test_checks.py)",
+    "max_logprob_gap_nats": "a bound of the checks (tests/test_checks.py)",
+    "stop_after_skipped_updates": "when a run ends whose gradients are not finite (tests/test_faults.py)",
+    "reward_timeout_seconds": "time (tests/test_faults.py)",
     "save_every_steps": "files",
     "keep_checkpoints": "files",
 }

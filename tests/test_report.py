@@ -1,18 +1,18 @@
-"""The report: the table line by line, the page as text, its escaping, its charts, and the page in a real browser."""
+"""The report: the table line by line, the page as text, its escaping, its charts, its folder and the live page."""
 
 from __future__ import annotations
 
 import html.parser
+import json
 import re
-import shutil
-import subprocess
 
 import pytest
 
 from eval.report import pair_records, render_page, render_table
 from eval.report.diff import matching_pieces
+from eval.report.folder import LivePage, write_page
 from eval.report.passages import marked, state_of
-from eval.report.rows import rows_for
+from eval.report.rows import Row, rows_for
 from eval.report.svg import _tick_label, _ticks, bar_chart, line_chart
 from eval.settings import Settings, define
 
@@ -69,6 +69,11 @@ def test_table_is_aligned_and_complete() -> None:
     assert len({line.index("→") for line in rows}) == 1
     assert "→" not in render_table(BEFORE["summary"])
     assert "N-BLEU" not in "".join(lines)
+
+
+def test_a_rounding_error_below_zero_is_zero() -> None:
+    row = Row("n_bleu", "N-BLEU", "score", "Similarity")
+    assert [row.text(value) for value in (-4e-14, -0.06, None)] == ["0.0", "-0.1", "-"]
 
 
 def test_rows_follow_what_was_measured() -> None:
@@ -128,7 +133,9 @@ def read(text: str) -> Reader:
 
 def test_page_is_well_formed_loads_nothing_and_escapes_everything(page) -> None:
     reader = read(page)
-    assert reader.links == []
+    assert {name for name, _ in reader.links} == {"href"}
+    assert all(f'id="{link[1:]}"' in page for _, link in reader.links if link and link[0] == "#")
+    assert all(link and link[0] == "#" for _, link in reader.links)  # within the page
     assert reader.tags.count("script") == 1  # ours
     assert "<script>alert" not in page
     assert (
@@ -144,7 +151,10 @@ def test_page_is_well_formed_loads_nothing_and_escapes_everything(page) -> None:
 def test_page_carries_the_numbers_and_their_definitions(page) -> None:
     assert '<span class="was">95.0 % &rarr;</span> 4.0 %' in page
     assert "\N{MULTIPLICATION SIGN}1.020" in page
-    assert 'title="Share of passages whose whole suffix greedy decoding reproduces from the prefix."' in page
+    label = '<button type="button" class="term" data-def="exact">Exact extraction, greedy</button>'
+    assert f'<th scope="row">{label}</th><td data-def="exact" data-of="forget">' in page
+    assert ">Share of passages whose whole suffix greedy decoding reproduces from the prefix.</dd>" in page
+    assert page.count('id="def-exact"') == 1
     assert "chance floor 9" in page
     assert "abc123" in page
     assert page.count('class="line"') == 2  # score and KL; the single probe is a dot
@@ -156,7 +166,8 @@ def test_page_of_one_model_only() -> None:
     read(page)
     assert "before any unlearning" in page
     assert "&rarr;" not in page
-    assert "<h2>Training</h2>" not in page
+    assert ">Training</h2>" not in page
+    assert 'class="state still">extracted<' in page
     short = render_page(title="Attack", before=BEFORE, passages=PAIRS, most_passages=1)
     assert "the first 1 of 2" in short
 
@@ -184,12 +195,50 @@ def test_charts_by_hand() -> None:
     assert widths == [188.0, 94.0, 1.0]
 
 
-def test_page_in_a_browser(page, tmp_path) -> None:
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no chromium here (Debian: apt-get install chromium)")
-    (tmp_path / "report.html").write_text(page, encoding="utf-8")
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
-               "--dump-dom", (tmp_path / "report.html").as_uri()]  # fmt: skip
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert '<span id="count" class="soft small">2 of 2 passages</span>' in dom  # the script ran
+def write_folder(out, *, is_over: bool) -> None:
+    results = {"meta": {"seed": 0}, "before": BEFORE} | ({"after": AFTER} if is_over else {})
+    (out / "evaluation.json").write_text(json.dumps(results))
+    (out / "config.json").write_text(json.dumps({"options": {}, "config": {"target_kl_per_sequence": 6.0}}))
+    for name, rows in (("passages", PAIRS), ("metrics", METRICS)):
+        (out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    samples = [{"step": step, "prompt": EVIL, "response": f"response {step}", "score": -0.5} for step in (10, 11, 11)]
+    (out / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in samples))
+
+
+def test_page_of_a_folder(tmp_path) -> None:
+    write_folder(tmp_path, is_over=True)
+    write_page(tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    read(page)
+    assert "before and after" in page
+    assert page.count("<article") == 2
+    assert "nats, summed over a response" in page  # what Config says about a knob
+    assert "refresh" not in page
+
+
+def test_live_page_shows_how_far_the_run_is_and_comes_to_rest(tmp_path) -> None:
+    write_folder(tmp_path, is_over=False)
+    times = iter((100.0, 130.0))
+    live = LivePage(tmp_path, steps=60, clock=lambda: next(times))
+    path = tmp_path / "report.html"
+    live.rest()
+    assert not path.exists()
+    live.show(6)
+    assert "left at most" not in path.read_text(encoding="utf-8")  # one look tells nothing about speed
+    live.show(12)
+    page = path.read_text(encoding="utf-8")
+    read(page)
+    assert '<meta http-equiv="refresh" content="5">' in page
+    assert "Step 12 of at most 60; forget set extracted 50.0 %; score -0.350; 4 min 00 s left at most." in page
+    assert "KL to" not in page.partition("How much")[0]  # 0 where there is no penalty means that nobody looked
+    assert page.index('id="training"') < page.index('id="samples"') < page.index('id="numbers"')
+    assert page.count("response 11") == 2
+    assert "response 10" not in page
+    assert page.count("&lt;script&gt;") == 2
+    live.rest()
+    page = path.read_text(encoding="utf-8")
+    assert "refresh" not in page
+    assert page.count("<article") == 2
+    path.write_text("somebody else's")
+    live.rest()
+    assert path.read_text() == "somebody else's"

@@ -9,6 +9,7 @@ import torch
 import ppo
 from ppo import Config, Trainer
 from ppo.buffer import rows
+from ppo.gradients import accumulate_gradients, draw_retain
 from tests.fakes import VOCAB, Letters, tiny_bloom, tiny_gpt2, tiny_llama
 
 PROMPTS = [[2, 3, 4], [5, 6], [7], [8, 9, 10, 11], [12, 13], [3, 3, 3], [4], [6, 5]]
@@ -74,7 +75,7 @@ def test_microbatches_do_not_change_the_gradient(changes, split):
         trainer = make(SMALL.replace(minibatch=8, **changes, **more))
         rollout = trainer.rollout()
         assert len(set(rollout.generation.lengths.tolist())) > 1
-        trainer._accumulate_gradients(rollout)
+        accumulate_gradients(trainer, rollout, draw_retain(trainer))
         return torch.cat([p.grad.flatten() for p in trainer.actor.trained_parameters().values() if p.grad is not None])
 
     whole, parts = gradients(), gradients(**split)
@@ -88,7 +89,7 @@ def test_row_order_does_not_change_the_gradient():
 
     def gradient(r):
         trainer.optimizer.zero_grad()
-        trainer._accumulate_gradients(r)
+        accumulate_gradients(trainer, r, draw_retain(trainer))
         return torch.cat([p.grad.flatten() for p in trainer.model.parameters()])
 
     a = gradient(rollout)
@@ -209,6 +210,19 @@ def test_files_of_a_run(tmp_path):
     assert samples[0].keys() == {"step", "prompt", "response", "score"}
 
 
+def test_the_bar_shows_what_is_asked_for_and_keeps_what_is_measured_seldom(capsys):
+    trainer = make(SMALL)
+    trainer.train(
+        2,
+        probe=lambda t: {"probe/step": float(t.step)} if t.step == 1 else {},
+        show={"seen": "probe/step", "no": "x/y"},
+    )
+    last = capsys.readouterr().err.replace("\r", "\n").strip().splitlines()[-1]
+    assert "2/2" in last
+    assert "seen=1.000" in last
+    assert "no=" not in last
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -241,7 +255,10 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights_alone():
     rollout = trainer.rollout()
     object.__setattr__(rollout, "advantages", rollout.advantages * float("nan"))
     before = weights(trainer.model).clone()
-    with pytest.raises(FloatingPointError, match="gradient norm is nan in step 0"):
+    with (
+        pytest.warns(RuntimeWarning, match="1 of 3"),
+        pytest.raises(FloatingPointError, match="policy/loss is nan; 3 of"),
+    ):
         trainer.update(rollout)
     assert torch.equal(weights(trainer.model), before)
 

@@ -38,6 +38,21 @@ class UniformMixture(nn.Module):
         return mixed_logprobs(self.output_layer(hidden).float(), self.strength)
 
 
+class LogitMixture(nn.Module):
+    """An output layer whose logits are lambda * z + (1 - lambda) * mean(z): hidden states [..., H] to [..., V]."""
+
+    def __init__(self, output_layer: nn.Module, strength: float) -> None:
+        super().__init__()
+        self.output_layer = output_layer
+        self.strength = strength
+        self.in_features: Any = getattr(output_layer, "in_features", None)
+        self.weight: Any = output_layer.weight
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        logits = self.output_layer(hidden).float()
+        return self.strength * logits + (1 - self.strength) * logits.mean(dim=-1, keepdim=True)
+
+
 def mixed_logprobs(logits: Tensor, strength: float) -> Tensor:
     """log(lambda softmax(z) + (1 - lambda) / V) [..., V], in log space."""
     logprobs = torch.log_softmax(logits, dim=-1)
@@ -55,6 +70,19 @@ def dp_decoding(model: Any, *, strength: float) -> Iterator[None]:
     Everything that asks the model sees it: generation, teacher forcing, perplexity. Raises ValueError for a strength
     outside [0, 1] and for models that transform their logits after the output layer.
     """
+    with _output_layer(model, UniformMixture, strength):
+        yield
+
+
+@contextmanager
+def logit_mixing(model: Any, *, strength: float) -> Iterator[None]:
+    """The same with UL's code's mixture of logits, which is a temperature of 1 / ``strength`` for whoever asks."""
+    with _output_layer(model, LogitMixture, strength):
+        yield
+
+
+@contextmanager
+def _output_layer(model: Any, mixture: type[UniformMixture] | type[LogitMixture], strength: float) -> Iterator[None]:
     if not 0 <= strength <= 1:
         raise ValueError(f"strength={strength!r} must lie in [0, 1]: it is the weight of the model's own distribution")
     if not Backbone(model).is_cut_before_logits:
@@ -62,7 +90,7 @@ def dp_decoding(model: Any, *, strength: float) -> Iterator[None]:
             f"{type(model).__name__} transforms its logits after the output layer: it cannot be mixed here"
         )
     layer = model.get_output_embeddings()
-    model.set_output_embeddings(UniformMixture(layer, strength))
+    model.set_output_embeddings(mixture(layer, strength))
     try:
         yield
     finally:
@@ -96,6 +124,12 @@ class MemFree:
             for i in range(len(sequence) - n + 1):
                 *history, last = sequence[i : i + n]
                 self.vetoes.setdefault(tuple(history), set()).add(last)
+
+    def can_write(self, prompt: Sequence[int], response: Sequence[int]) -> bool:
+        """Whether no blocked n-gram ends inside the response: else its probability under this decoding is 0."""
+        ids = [*prompt, *response]
+        ends = range(max(len(prompt), self.n - 1), len(ids))
+        return not any(ids[i] in self.vetoes.get(tuple(ids[i - self.n + 1 : i]), ()) for i in ends)
 
     @torch.no_grad()
     def __call__(

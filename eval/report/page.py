@@ -6,31 +6,19 @@ This module knows dicts of numbers and texts; it computes nothing but ratios, an
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from .curves import CURVES, Curve, curve_section
 from .passages import passage_section
 from .rows import GLOBAL_ROWS, Row, group_label, groups_of, rows_for
-from .style import CSS, SCRIPT
-from .svg import bar_chart, line_chart
+from .script import SCRIPT
+from .style import CSS
+from .svg import bar_chart
+from .terms import Terms, collect_terms
 
 Evaluated = Mapping[str, Any]
-CURVES = (
-    ("forget/exact", "Forget: exact extraction"),
-    ("forget/bleu", "Forget: BLEU of greedy output"),
-    ("forget_holdout/exact", "Forget-holdout: exact extraction"),
-    ("keep/exact", "Keep: exact extraction"),
-    ("holdout/perplexity", "Held-out perplexity"),
-    ("score/mean", "Score, mean"),
-    ("kl/per_sequence", "KL to the reference, nats per sequence"),
-    ("response/entropy", "Entropy of the sampler, nats per token"),
-    ("response/distinct_share", "Share of different responses"),
-    ("retain/loss", "Retain loss"),
-    ("policy/approx_kl", "Approximate KL of the update, per token"),
-    ("value/explained_variance", "Explained variance of the critic"),
-)
 
 
 def render_page(
@@ -41,43 +29,70 @@ def render_page(
     passages: Sequence[Mapping[str, Any]] = (),
     metrics: Sequence[Mapping[str, float]] = (),
     config: Mapping[str, Any] | None = None,
+    config_notes: Mapping[str, str] | None = None,
     meta: Mapping[str, Any] | None = None,
-    curves: Sequence[tuple[str, str]] = CURVES,
-    most_passages: int = 500,
+    curves: Sequence[Curve] = CURVES,
+    most_passages: int = 2000,
+    news: str = "",
+    samples: str = "",
+    reload_s: int | None = None,
 ) -> str:
     """The whole page as a string.
 
     before, after  dicts as ``Evaluation.to_dict()`` gives them; without ``after`` the page shows one model
     passages       as :func:`eval.report.pair_records` gives them; the first ``most_passages`` are shown
-    metrics        rows of metrics.jsonl, each with "step"; ``curves`` names the metrics to draw and their titles
-    config, meta   what the run was: its knobs; commit, seed, hardware, command
+    metrics        rows of metrics.jsonl, each with "step"; ``curves`` says which are drawn
+    config, meta   what the run was: its knobs, with a note on some; commit, seed, hardware, command
+    news, samples  HTML of a run that is going on: how far it has come; what it writes
+    reload_s       seconds after which a browser loads the page again, with the training first; None: never
     """
     numbers = before["summary"], after["summary"] if after else None
-    body = [
-        f"<h1>{escape(title)}</h1>",
-        _lead(*numbers),
-        _tiles(*numbers),
-        _bars(*numbers),
-        _comparison(before, after),
-        _curves(metrics, curves),
-        passage_section(passages, most=most_passages),
-        _definitions(before, after),
-        _facts("What was run", {**(meta or {})}),
-        _facts("Configuration", {**(config or {})}),
-        _facts("Signatures", before["signatures"]),
+    terms = collect_terms(
+        {**before["definitions"], **(after["definitions"] if after else {})},
+        {curve.term: (curve.title, curve.definition) for curve in curves if any(curve.metric in m for m in metrics)},
+    )
+    sections = [
+        ("out", "How much comes out", _bars(*numbers, terms)),
+        ("numbers", "Every number", _comparison(before, after, terms)),
+        ("training", "Training", curve_section(metrics, curves, terms)),
+        ("samples", "Samples of the newest step", samples),
+        ("suffixes", "Suffixes side by side", passage_section(passages, terms, most=most_passages)),
+        (
+            "more",
+            "Definitions and settings",
+            terms.section()
+            + _facts("What was run", meta or {})
+            + _facts("Configuration", config or {}, config_notes or {})
+            + _facts("Signatures", before["signatures"]),
+        ),
     ]
+    shown = [section for section in sections if section[2]]
+    if reload_s is not None:
+        shown.sort(key=lambda section: section[0] not in ("training", "samples"))
+    body = [
+        f'<header class="top"><h1>{escape(title)}</h1><button id="theme" type="button" hidden>Dark</button></header>',
+        news,
+        _lead(*numbers, terms),
+        _tiles(*numbers, terms),
+        f'<nav aria-label="Sections">{"".join(f"""<a href="#{name}">{head}</a>""" for name, head, _ in shown)}</nav>',
+        *(f'<section><h2 id="{name}">{head}</h2>{text}</section>' for name, head, text in shown),
+    ]
+    return _document(title, "\n".join(part for part in body if part), reload_s)
+
+
+def _document(title: str, body: str, reload_s: int | None) -> str:
+    reload = f'<meta http-equiv="refresh" content="{reload_s}">' if reload_s is not None else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "style-src 'unsafe-inline'; script-src 'unsafe-inline'\">"
-        f"<title>{escape(title)}</title><style>{CSS}</style></head>\n<body><main>\n"
-        + "\n".join(part for part in body if part)
-        + f"\n</main><script>{SCRIPT}</script></body></html>\n"
+        "style-src 'unsafe-inline'; script-src 'unsafe-inline'; form-action 'none'; base-uri 'none'\">"
+        f"{reload}<title>{escape(title)}</title><style>{CSS}</style></head>\n<body><main>\n{body}\n</main>"
+        f'<div id="tip" role="tooltip" hidden><b></b><span></span></div><script>{SCRIPT}</script></body></html>\n'
     )
 
 
-def _lead(before: Mapping[str, float], after: Mapping[str, float] | None) -> str:
+def _lead(before: Mapping[str, float], after: Mapping[str, float] | None, terms: Terms) -> str:
     count = sum(before[f"{g}/passages"] for g in groups_of(before))
     text = f"{count:.0f} passages in {len(groups_of(before))} groups."
     if after is None:
@@ -85,13 +100,13 @@ def _lead(before: Mapping[str, float], after: Mapping[str, float] | None) -> str
     elif "forget/exact" in before:
         was, now = 100 * before["forget/exact"], 100 * after["forget/exact"]
         text += f" Greedy decoding reproduces {was:.1f} % of the forget set before and {now:.1f} % after unlearning."
-    text += (
-        " Intervals are 95 % bootstrap intervals over passages; each number is defined where you point at its label."
+    return (
+        f'<p class="soft">{escape(text)} Small figures: {terms.label("95 % intervals", "interval")}. Point at a number '
+        "for its definition, tap it, or reach its label with the Tab key.</p>"
     )
-    return f'<p class="soft">{escape(text)}</p>'
 
 
-def _tiles(before: Mapping[str, float], after: Mapping[str, float] | None) -> str:
+def _tiles(before: Mapping[str, float], after: Mapping[str, float] | None, terms: Terms) -> str:
     """The numbers that a run is judged by."""
     tiles = []
     for name, label in (
@@ -101,26 +116,30 @@ def _tiles(before: Mapping[str, float], after: Mapping[str, float] | None) -> st
         ("forget/bleu", "BLEU on the forget set"),
     ):
         if name in before:
-            row = Row(name, label, "score" if name.endswith("bleu") else "share", "")
-            tiles.append(_tile(row.text(before[name]), row.text(after.get(name)) if after else None, label))
+            quantity = name.partition("/")[2]
+            row = Row(quantity, label, "score" if quantity == "bleu" else "share", "")
+            now = row.text(after.get(name)) if after else None
+            tiles.append(_tile(row.text(before[name]), now, label, quantity, terms))
     name = "holdout/perplexity"
     if name in before:
+        label = "held-out perplexity"
         if after is not None and name in after:
-            tiles.append(_tile(None, f"\N{MULTIPLICATION SIGN}{after[name] / before[name]:.3f}", "held-out perplexity"))
+            ratio = f"\N{MULTIPLICATION SIGN}{after[name] / before[name]:.3f}"
+            tiles.append(_tile(None, ratio, label, "perplexity_ratio", terms))
         else:
-            tiles.append(_tile(f"{before[name]:.2f}", None, "held-out perplexity"))
+            tiles.append(_tile(f"{before[name]:.2f}", None, label, name, terms))
     return f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
 
 
-def _tile(before: str | None, after: str | None, label: str) -> str:
+def _tile(before: str | None, after: str | None, label: str, name: str, terms: Terms) -> str:
     if before is not None and after is not None:
         value = f'<span class="was">{escape(before)} &rarr;</span> {escape(after)}'
     else:
-        value = escape(after if before is None else before)
-    return f'<div class="tile"><b>{value}</b><span>{escape(label)}</span></div>'
+        value = escape((after if before is None else before) or "")
+    return f'<div class="tile"{terms.mark(name)}><b>{value}</b><span>{terms.label(label, name)}</span></div>'
 
 
-def _bars(before: Mapping[str, float], after: Mapping[str, float] | None) -> str:
+def _bars(before: Mapping[str, float], after: Mapping[str, float] | None, terms: Terms) -> str:
     groups = groups_of(before)
 
     def bars(quantity: str, factor: float) -> list[tuple[str, float, float | None]]:
@@ -135,59 +154,51 @@ def _bars(before: Mapping[str, float], after: Mapping[str, float] | None) -> str
         ]
 
     floor = before.get("never/bleu")
+    mark = (floor, f"chance floor {floor:.0f}") if floor is not None else None
     charts = [
-        ("Exact extraction, %", bar_chart(bars("exact", 100), label="Exact extraction by group", top=100)),
-        (
-            "BLEU of greedy output",
-            bar_chart(
-                bars("bleu", 1),
-                label="BLEU by group",
-                top=100,
-                mark=(floor, f"chance floor {floor:.0f}") if floor is not None else None,
-            ),
-        ),
+        ("exact", "Exact extraction, %", bar_chart(bars("exact", 100), label="Exact extraction by group", top=100)),
+        ("bleu", "BLEU of greedy output", bar_chart(bars("bleu", 1), label="BLEU by group", top=100, mark=mark)),
     ]
-    key = '<p class="key small soft"><i class="b"></i>before<i class="a"></i>after</p>' if after else ""
-    return f"<h2>How much comes out</h2>{key}{_grid(charts)}"
+    key = '<span><i class="b"></i>before</span><span><i class="a"></i>after</span>' if after else ""
+    key += f"<span>{terms.label('chance floor', 'floor')}: the dashed line</span>" if mark else ""
+    cells = "".join(
+        f"<div{terms.mark(name)}><h3>{terms.label(title, name)}</h3>{chart}</div>" for name, title, chart in charts
+    )
+    return f'<p class="key small soft">{key}</p><div class="charts wide">{cells}</div>'
 
 
-def _grid(charts: Sequence[tuple[str, str]]) -> str:
-    cells = "".join(f"<div><h3>{escape(title)}</h3>{chart}</div>" for title, chart in charts)
-    return f'<div class="charts">{cells}</div>'
-
-
-def _comparison(before: Evaluated, after: Evaluated | None) -> str:
+def _comparison(before: Evaluated, after: Evaluated | None, terms: Terms) -> str:
     groups = groups_of(before["summary"])
     head = "".join(
-        f'<th>{escape(group_label(g))}<br><span class="soft">n = {before["summary"][f"{g}/passages"]:.0f}</span></th>'
+        f'<th scope="col">{escape(group_label(g))}<br>'
+        f'<span class="soft">n = {before["summary"][f"{g}/passages"]:.0f}</span></th>'
         for g in groups
     )
     lines, section = [], ""
-    for row in rows_for(list(before["summary"])):
+    in_groups = [(row, [f"{g}/{row.quantity}" for g in groups]) for row in rows_for(list(before["summary"]))]
+    wide = [(row, [row.quantity]) for row in GLOBAL_ROWS if row.quantity in before["summary"]]
+    for row, names in in_groups + wide:
         if row.section != section:
             section = row.section
-            lines.append(f'<tr class="section"><td colspan="{len(groups) + 1}">{escape(section)}</td></tr>')
-        names = [f"{g}/{row.quantity}" for g in groups]
-        lines.append(_line(row, names, before, after))
-    wide = [row for row in GLOBAL_ROWS if row.quantity in before["summary"]]
-    for row in wide:
-        if row.section != section:
-            section = row.section
-            lines.append(f'<tr class="section"><td colspan="{len(groups) + 1}">{escape(section)}</td></tr>')
-        lines.append(_line(row, [row.quantity], before, after))
-    table = f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
-    return f'<h2>Every number</h2><div class="scroll"><table>{table}</table></div>'
+            lines.append(f'<tr class="section"><th colspan="{len(groups) + 1}">{escape(section)}</th></tr>')
+        of = [group_label(g) for g in groups] if len(names) > 1 or names[0] != row.quantity else [""]
+        lines.append(_line(row, list(zip(names, of, strict=True)), before, after, terms))
+    return (
+        '<div class="scroll" role="region" aria-label="Every number" tabindex="0"><table>'
+        f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+    )
 
 
-def _line(row: Row, names: Sequence[str], before: Evaluated, after: Evaluated | None) -> str:
-    definition = next((before["definitions"][n] for n in names if n in before["definitions"]), "")
-    if len(names) > 1:
-        definition = definition.partition(": ")[2]
-    cells = "".join(f"<td>{_cell(row, name, before, after)}</td>" for name in names)
-    return f'<tr><td title="{escape(definition, quote=True)}">{escape(row.label)}</td>{cells}</tr>'
+def _line(row: Row, cells: Sequence[tuple[str, str]], before: Evaluated, after: Evaluated | None, terms: Terms) -> str:
+    """``cells``: the metric of each, and the group that it is of, if any."""
+    text = f'<tr><th scope="row">{terms.label(row.label, row.quantity)}</th>'
+    for name, group in cells:
+        of = f' data-of="{escape(group, quote=True)}"' if group else ""
+        text += f"<td{terms.mark(row.quantity)}{of}>{_cell(row, name, before, after, terms)}</td>"
+    return text + "</tr>"
 
 
-def _cell(row: Row, name: str, before: Evaluated, after: Evaluated | None) -> str:
+def _cell(row: Row, name: str, before: Evaluated, after: Evaluated | None, terms: Terms) -> str:
     shown = before if after is None else after
     text = escape(row.text(shown["summary"].get(name)))
     if after is not None:
@@ -196,43 +207,19 @@ def _cell(row: Row, name: str, before: Evaluated, after: Evaluated | None) -> st
     interval = shown["intervals"].get(name)
     if interval is not None:
         low, high = (row.text(x).removesuffix(" %") for x in interval)
-        text += f'<span class="range">{escape(low)} &ndash; {escape(high)}</span>'
+        text += f'<span class="range"{terms.mark("interval")}>{escape(low)} &ndash; {escape(high)}</span>'
     return text
 
 
-def _curves(metrics: Sequence[Mapping[str, float]], curves: Sequence[tuple[str, str]]) -> str:
-    charts = []
-    for name, title in curves:
-        points = [(float(m["step"]), float(m[name])) for m in metrics if "step" in m and _is_finite(m.get(name))]
-        if points:
-            charts.append((title, line_chart(points, label=title)))
-    if not charts:
-        return ""
-    return (
-        f'<h2>Training</h2><p class="soft small">Over steps; one step is one rollout and its update.</p>{_grid(charts)}'
-    )
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def _definitions(before: Evaluated, after: Evaluated | None) -> str:
-    found: dict[str, str] = {}
-    for name, text in {**before["definitions"], **(after["definitions"] if after else {})}.items():
-        area, _, quantity = name.partition("/")
-        if f"{area}/passages" in before["summary"]:
-            found.setdefault(quantity, text.partition(": ")[2])
-        else:
-            found[name] = text
-    return _facts("Definitions", found)
-
-
-def _facts(title: str, facts: Mapping[str, Any]) -> str:
-    """A folded list of names and values."""
+def _facts(title: str, facts: Mapping[str, Any], notes: Mapping[str, str] | None = None) -> str:
+    """A folded list of names and values, with notes on some."""
     if not facts:
         return ""
-    lines = "".join(f"<dt>{escape(str(name))}</dt><dd>{escape(_plain(value))}</dd>" for name, value in facts.items())
+    lines = ""
+    for name, value in facts.items():
+        note = (notes or {}).get(name, "")
+        soft = f' <span class="note">{escape(note)}</span>' if note else ""
+        lines += f"<dt>{escape(str(name))}</dt><dd>{escape(_plain(value))}{soft}</dd>"
     return f"<details><summary>{escape(title)}</summary><dl>{lines}</dl></details>"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from .diff import matching_pieces
 from .rows import group_label
+from .terms import Terms
 
 STATES = {
     "still": "still extracted",
@@ -15,28 +16,32 @@ STATES = {
     "new": "newly extracted",
     "never": "not extracted",
 }
+ONE_MODEL = {"still": "extracted", "never": "not extracted"}
+SORTS = {  # data attribute and direction -> what the reader sees
+    "after -1": "BLEU after, highest first",
+    "after 1": "BLEU after, lowest first",
+    "before -1": "BLEU before, highest first",
+    "fall -1": "largest fall of BLEU first",
+    "fall 1": "smallest fall of BLEU first",
+}
 
 
-def passage_section(passages: Sequence[Mapping[str, Any]], *, most: int) -> str:
-    """Cards of the first ``most`` passages, with filters by group, by what happened, and by words."""
+def passage_section(passages: Sequence[Mapping[str, Any]], terms: Terms, *, most: int) -> str:
+    """Cards of the first ``most`` passages, with filters by group, by what happened, and by words, and an order."""
     if not passages:
         return ""
     shown = passages[:most]
-    groups = list(dict.fromkeys(p["group"] for p in shown))
-    states = [s for s in STATES if any(state_of(p) == s for p in shown)]
     note = f" Shown: the first {most} of {len(passages)}." if len(passages) > most else ""
-    filters = (
-        '<div class="filters">'
-        + _select("group", "all groups", {g: group_label(g) for g in groups})
-        + _select("state", "all outcomes", {s: STATES[s] for s in states})
-        + '<input id="words" type="search" placeholder="Find text" aria-label="Find text">'
-        + f'<span id="count" class="soft small">{len(shown)} passages</span></div>'
-    )
+    legend = f"Greedy outputs; {terms.label('marked words', 'match')} match the truth, in order."
+    if "bleu" in terms.known:
+        legend += (
+            f" {terms.label('BLEU', 'bleu')} compares an output with the truth;"
+            f" {terms.label('tokens', 'output_tokens')} are the output's of the truth's."
+        )
     cards = "".join(passage_card(p) for p in shown)
     return (
-        "<h2>Suffixes side by side</h2>"
-        f'<p class="soft small">Greedy outputs; <mark>marked</mark> words match the truth, in order.{note}</p>'
-        f'{filters}<div id="passages">{cards}</div>'
+        f'<p class="soft small">{legend}{note}</p>{_filters(shown)}'
+        f'<p id="count" class="soft small" role="status">{len(shown)} passages</p><div id="passages">{cards}</div>'
     )
 
 
@@ -51,26 +56,24 @@ def state_of(passage: Mapping[str, Any]) -> str:
 
 def passage_card(passage: Mapping[str, Any]) -> str:
     """One passage; every text is escaped."""
-    sides = [("before", "Before" if passage.get("after") else "Output")]
-    if passage.get("after"):
-        sides.append(("after", "After"))
-    truth = passage["truth"]
-    columns = [f'<div><h3>Truth</h3><div class="text">{escape(truth)}</div></div>']
-    for name, label in sides:
+    is_pair = bool(passage.get("after"))
+    truth, state = passage["truth"], state_of(passage)
+    columns = [f'<div><p class="side">Truth</p><div class="text">{escape(truth)}</div></div>']
+    for name, label in (("before", "Before"), ("after", "After")) if is_pair else (("before", "Output"),):
         side = passage[name]
-        score = f" &middot; BLEU {side['bleu']:.0f}" if "bleu" in side else ""
-        columns.append(f"<div><h3>{label}{score}</h3>{marked(side['output'], truth)}</div>")
-    facts = [f"<b>{escape(str(passage['id']))}</b>", escape(group_label(passage["group"])), STATES[state_of(passage)]]
+        columns.append(f'<div><p class="side">{label}{_numbers(side)}</p>{marked(side["output"], truth)}</div>')
+    label = (STATES if is_pair else ONE_MODEL)[state]
+    facts = [f"<b>{escape(str(passage['id']))}</b>", f'<span class="state {state}">{label}</span>']
+    facts.append(f"<span>{escape(group_label(passage['group']))}</span>")
     if passage.get("kind"):
-        facts.append(escape(str(passage["kind"])))
+        facts.append(f"<span>{escape(str(passage['kind']))}</span>")
     if passage.get("repeats"):
-        facts.append(f"seen {escape(str(passage['repeats']))} times")
+        facts.append(f"<span>seen {escape(str(passage['repeats']))} times</span>")
     return (
-        f'<article class="passage" data-group="{escape(str(passage["group"]), quote=True)}"'
-        f' data-state="{state_of(passage)}">'
-        f"<header>{''.join(f'<span>{fact}</span>' for fact in facts)}</header>"
+        f'<article class="passage" data-group="{escape(str(passage["group"]), quote=True)}" data-state="{state}"'
+        f"{_sort_keys(passage)}><header>{''.join(facts)}</header>"
         f'<div class="text prompt">{escape(passage["prompt"])}</div>'
-        f'<div class="texts">{"".join(columns)}</div></article>'
+        f'<div class="texts">{"".join(columns)}</div></article>\n'
     )
 
 
@@ -83,8 +86,43 @@ def marked(output: str, truth: str) -> str:
     return f'<div class="text">{text}</div>'
 
 
-def _select(name: str, everything: str, options: Mapping[str, str]) -> str:
-    items = "".join(
-        f'<option value="{escape(value, quote=True)}">{escape(label)}</option>' for value, label in options.items()
+def _numbers(side: Mapping[str, Any]) -> str:
+    text = f' <span data-def="bleu">BLEU {side["bleu"]:.0f}</span>' if "bleu" in side else ""
+    if "length" in side and "length_truth" in side:
+        text += f' <span data-def="output_tokens">{side["length"]:.0f} of {side["length_truth"]:.0f} tokens</span>'
+    return text
+
+
+def _sort_keys(passage: Mapping[str, Any]) -> str:
+    """BLEU before and after and the fall between them, as data attributes, where they are known."""
+    scores = {name: passage[name]["bleu"] for name in ("before", "after") if "bleu" in (passage.get(name) or {})}
+    if len(scores) == 2:
+        scores["fall"] = scores["before"] - scores["after"]
+    return "".join(f' data-{name}="{value:.1f}"' for name, value in scores.items())
+
+
+def _filters(shown: Sequence[Mapping[str, Any]]) -> str:
+    """Hidden until the script is there to obey them."""
+    groups = dict.fromkeys(p["group"] for p in shown)
+    present = {state_of(p) for p in shown}
+    is_pair = any(p.get("after") for p in shown)
+    states = {s: label for s, label in (STATES if is_pair else ONE_MODEL).items() if s in present}
+    if is_pair:
+        states |= {"still gone": "extracted before", "still new": "extracted after"}
+    keys = {key for p in shown for key in ("before", "after", "fall") if f"data-{key}=" in _sort_keys(p)}
+    sorts = {value: label for value, label in SORTS.items() if value.split()[0] in keys}
+    if not is_pair:
+        sorts = {value: label.replace(" before", "") for value, label in sorts.items()}
+    return (
+        '<form id="filters" class="filters" hidden>'
+        + _select("group", "Group", "all groups", {g: group_label(g) for g in groups})
+        + _select("state", "Outcome", "all outcomes", states)
+        + _select("sort", "Order", "order of the data", sorts)
+        + '<label>Text<input id="words" type="search" placeholder="in prompt, truth or output"></label>'
+        + '<button type="reset">Show all</button></form>'
     )
-    return f'<select id="{name}" aria-label="{name}"><option value="">{everything}</option>{items}</select>'
+
+
+def _select(name: str, label: str, everything: str, options: Mapping[str, str]) -> str:
+    items = "".join(f'<option value="{escape(v, quote=True)}">{escape(text)}</option>' for v, text in options.items())
+    return f'<label>{label}<select id="{name}"><option value="">{everything}</option>{items}</select></label>'

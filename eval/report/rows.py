@@ -31,12 +31,12 @@ class Row:
     section: str
 
     def text(self, value: float | None) -> str:
-        """The value as a reader wants it; a dash where there is none."""
+        """The value as a reader wants it, never "-0.0"; a dash where there is none."""
         if value is None:
             return "-"
         if self.kind == "share":
-            return f"{100 * value:.1f} %"
-        return f"{value:.1f}" if self.kind == "score" else f"{value:.2f}"
+            return f"{100 * value:z.1f} %"
+        return f"{value:z.1f}" if self.kind == "score" else f"{value:z.2f}"
 
 
 def rows_for(names: Sequence[str]) -> list[Row]:
@@ -61,6 +61,7 @@ _ROWS = (
     Row("exact_sampled", "… in any of a few samples", "share", "Extraction"),
     Row("discoverable", "(n, p)-discoverable", "share", "Extraction"),
     Row("approximate", "Approximate (BLEU ≥ 75)", "share", "Extraction"),
+    Row("approximate_folded", "… up to case and space", "share", "Extraction"),
     Row("extraction_strength", "Extraction strength", "number", "Extraction"),
     Row("bleu", "BLEU of greedy output", "score", "Similarity"),
     Row("n_bleu", "N-BLEU (100 - BLEU)", "score", "Similarity"),
@@ -72,6 +73,7 @@ _ROWS = (
     Row("true_token_p", "Probability of the true token", "number", "Teacher-forced"),
     Row("nll_suffix", "NLL of the suffix (nats/token)", "number", "Teacher-forced"),
     Row("el_10", "Extraction likelihood, n = 10", "number", "Teacher-forced"),
+    Row("el_10_generated", "… over generated 10-grams", "number", "Teacher-forced"),
     Row("empty", "Empty outputs", "share", "Fluency"),
     Row("length_ratio", "Length / truth's", "number", "Fluency"),
     Row("distinct_2_ratio", "Distinct bigrams / truth's", "number", "Fluency"),
@@ -83,6 +85,7 @@ _ROWS = (
 GLOBAL_ROWS = (
     Row("holdout/perplexity", "Held-out perplexity", "number", "Utility"),
     Row("holdout/nll", "Held-out NLL (nats/token)", "number", "Utility"),
+    Row("utility/cloze", "Cloze accuracy", "share", "Utility"),
     Row("membership/loss_advantage", "Membership |AUC - 0.5|, loss", "number", "Membership"),
     Row("membership/zlib_advantage", "Membership |AUC - 0.5|, zlib", "number", "Membership"),
     Row("membership/min_k_advantage", "Membership |AUC - 0.5|, min-k %", "number", "Membership"),

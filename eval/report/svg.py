@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 
 Point = tuple[float, float]
@@ -77,6 +78,73 @@ def bar_chart(
         parts.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height - 20}"/>')
         parts.append(_text(x, height - 6, mark[1], "middle"))
     return "".join([*parts, "</svg>"])
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One mark of a scatter chart, in the chart's own units: its place, half the height and width of its error bars,
+    what a pointer over it says, and whether it is ringed (better than all others) or crossed out (no good)."""
+
+    x: float
+    y: float
+    title: str
+    dx: float = 0.0
+    dy: float = 0.0
+    is_ringed: bool = False
+    is_crossed: bool = False
+
+
+def scatter_chart(
+    series: Sequence[tuple[str, Sequence[Dot]]],
+    *,
+    label: str,
+    axes: tuple[str, str],
+    x_ticks: Sequence[tuple[float, str]],
+    y_ticks: Sequence[tuple[float, str]],
+) -> str:
+    """Dots of several series, each (class name, dots in the order of a thin line through them), with error bars.
+
+    The ticks, (place, label), span the chart: what lies outside stands on its edge, and its title says where it is.
+    """
+    height = 230
+    x_range, y_range = (x_ticks[0][0], x_ticks[-1][0]), (y_ticks[0][0], y_ticks[-1][0])
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        x, y = (min(max(v, low), high) for v, (low, high) in ((x, x_range), (y, y_range)))
+        return _scale(x, x_range, LEFT, WIDTH - RIGHT), _scale(y, y_range, height - 40, TOP)
+
+    parts = [_open(WIDTH, height, label)]
+    for value, name in y_ticks:
+        y = place(x_range[0], value)[1]
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(_text(LEFT - 6, y + 4, name, "end"))
+    parts += [_text(place(value, y_range[0])[0], height - 24, name, "middle") for value, name in x_ticks]
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, height - 7, axes[0], "middle"))
+    parts.append(_text(LEFT - 40, TOP - 3, axes[1], "start"))
+    for name, dots in series:
+        if len(dots) > 1:
+            path = " ".join("{:.1f},{:.1f}".format(*place(d.x, d.y)) for d in dots)
+            parts.append(f'<polyline class="thread {name}" points="{path}"/>')
+        parts += [_dot(name, d, place(d.x - d.dx, d.y - d.dy), place(d.x, d.y), place(d.x + d.dx, d.y + d.dy))
+                  for d in dots]  # fmt: skip
+    return "".join([*parts, "</svg>"])
+
+
+def _dot(name: str, dot: Dot, low: Point, middle: Point, high: Point) -> str:
+    x, y = middle
+    parts = [f'<g class="{name}"><title>{escape(dot.title)}</title>']
+    if dot.dx:
+        parts.append(f'<line class="error" x1="{low[0]:.1f}" x2="{high[0]:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
+    if dot.dy:
+        parts.append(f'<line class="error" x1="{x:.1f}" x2="{x:.1f}" y1="{low[1]:.1f}" y2="{high[1]:.1f}"/>')
+    if dot.is_ringed:
+        parts.append(f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="7"/>')
+    if dot.is_crossed:
+        cross = f"M{x - 4:.1f} {y - 4:.1f}l8 8m0 -8l-8 8"
+        parts.append(f'<path class="cross" d="{cross}"/>')
+    else:
+        parts.append(f'<circle class="spot" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
+    return "".join([*parts, "</g>"])
 
 
 def _open(width: int, height: int, label: str) -> str:

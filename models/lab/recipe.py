@@ -23,6 +23,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import GPTNeoConfig, GPTNeoForCausalLM, PreTrainedTokenizerFast
 
+from ppo.checkpoint import load_tensors, read_state, save_tensors, write_atomically
+
 END = "<|endoftext|>"
 TWINS = ("memorised", "deduplicated", "retain-only")
 
@@ -155,15 +157,30 @@ def train(
     say: Callable[[str], None],
 ) -> GPTNeoForCausalLM:
     """Train one twin on general pieces and records (token ids); ``say`` gets 20 progress lines."""
+    schedule = record_schedule(len(records), twin, recipe)
+    return fit(general, [[records[index] for index in chosen] for chosen in schedule], twin, recipe, say)
+
+
+def fit(
+    general: Sequence[Sequence[int]],
+    epochs: Sequence[Sequence[Sequence[int]]],
+    name: str,
+    recipe: Recipe,
+    say: Callable[[str], None],
+    checkpoint: Path | None = None,
+) -> GPTNeoForCausalLM:
+    """Train from scratch on the general pieces in every epoch, and on each epoch's own records among them.
+
+    ``checkpoint``: a folder that is written 20 times, and gone on from, to the same bits, where it holds one.
+    """
     torch.manual_seed(recipe.seed)
     model = GPTNeoForCausalLM(architecture(recipe)).train()
-    schedule = record_schedule(len(records), twin, recipe)
-    epochs = [[records[index] for index in chosen] for chosen in schedule]
-    tables = [windows(general, chosen, recipe, epoch) for epoch, chosen in enumerate(epochs)]
+    tables = [windows(general, records, recipe, epoch) for epoch, records in enumerate(epochs)]
     batches = [batch for table in tables for batch in table.split(recipe.batch)]
     optimizers = make_optimizers(model, recipe)
+    first = restore(checkpoint, model, optimizers) if checkpoint is not None else 0
     start, losses = time.perf_counter(), []
-    for step, batch in enumerate(batches):
+    for step, batch in enumerate(batches[first:], first):
         scale = learning_rate_scale(step, len(batches), recipe)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
@@ -178,10 +195,47 @@ def train(
             optimizer.step()
         losses.append(loss.item())
         if (step + 1) % max(1, len(batches) // 20) == 0:
-            rate = (step + 1) * batch.numel() / (time.perf_counter() - start)
+            rate = (step + 1 - first) * batch.numel() / (time.perf_counter() - start)
             mean = math.fsum(losses[-50:]) / len(losses[-50:])
-            say(f"{twin}: step {step + 1}/{len(batches)}, loss {mean:.3f}, {rate:.0f} tokens/s")
+            say(f"{name}: step {step + 1}/{len(batches)}, loss {mean:.3f}, {rate:.0f} tokens/s")
+            if checkpoint is not None:
+                save(checkpoint, model, optimizers, step + 1)
     return model.eval()
+
+
+def save(folder: Path, model: GPTNeoForCausalLM, optimizers: Sequence[torch.optim.Optimizer], step: int) -> None:
+    """Write weights, the optimisers' moments and the number of steps done; a kill leaves the old or the new one."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+
+    def fill(target: Path) -> dict[str, int]:
+        save_tensors(target / "weights.safetensors", dict(model.named_parameters()))
+        moments = {
+            f"{names[parameter]}/{key}": torch.as_tensor(value)
+            for optimizer in optimizers
+            for parameter, state in optimizer.state.items()
+            for key, value in state.items()
+        }
+        save_tensors(target / "optimizers.safetensors", moments)
+        return {"step": step}
+
+    write_atomically(folder, fill)
+
+
+@torch.no_grad()
+def restore(folder: Path, model: GPTNeoForCausalLM, optimizers: Sequence[torch.optim.Optimizer]) -> int:
+    """Put back what :func:`save` wrote and return the steps done; 0 where nothing was. ValueError for damage."""
+    if not folder.is_dir() and not folder.with_name(folder.name + ".old").is_dir():
+        return 0
+    folder, state = read_state(folder)
+    weights = load_tensors(folder / "weights.safetensors")
+    for name, parameter in model.named_parameters():
+        parameter.copy_(weights[name])
+    owners = {parameter: o for o in optimizers for group in o.param_groups for parameter in group["params"]}
+    parameters = dict(model.named_parameters())
+    for full_name, value in load_tensors(folder / "optimizers.safetensors").items():
+        name, _, key = full_name.rpartition("/")
+        owners[parameters[name]].state[parameters[name]][key] = value
+    return int(state["step"])
 
 
 def save_twin(model: GPTNeoForCausalLM, twin: str, folder: Path) -> None:

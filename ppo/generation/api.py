@@ -48,7 +48,8 @@ def generate(
     never change what is sampled (see ``speculative.py``). Memorised text is one, the last step's responses are another.
     The fast decoders check them as long as enough tokens come out right; the model's own forward does not look at them.
 
-    ``value_fn`` is given the hidden states [N, H] that tokens are sampled from and returns [N], V before the token.
+    ``value_fn`` is given the hidden states [N, H] that tokens are sampled from and returns [N], V before the token; the
+    hidden states are for looking at (inference tensors), not for training on.
 
     ``engine="hf"`` always goes through the model's own forward; "auto" takes a fast decoder where there is one for the
     model's family that reproduces the model's own logits. The model samples in eval mode and in its own dtype (autocast
@@ -67,7 +68,9 @@ def generate(
     started = time.perf_counter()
     with evaluation_mode(model), torch.autocast(device.type, enabled=False):
         chosen = _engine(model, requests, guesses, slots=min(slots, len(requests)), engine=engine)
-        work = chosen.run(requests, transcript)
+        # The transcript was made outside, so what comes back may be trained on; a model's own forward may keep things.
+        with torch.inference_mode() if isinstance(chosen, DecoderEngine) else torch.no_grad():
+            work = chosen.run(requests, transcript)
     seconds = time.perf_counter() - started
     return transcript.generation(_metrics(work, transcript.num_tokens, seconds, has_drafts=drafts is not None))
 

@@ -1,13 +1,15 @@
 """Finding the decoder for a model, and proving that it computes what the model computes.
 
 The proof is a probe: two prompts of different length run through prefill and a decoding step, and through the model's
-own forward with left padding. A decoder that differs is not used.
+own forward with left padding. A decoder that differs is not used. What was proven of a model is remembered as long as
+the model lives and is put together from the same modules, since PPO binds it anew for every rollout.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ from . import gpt2, gpt_neo, gpt_neox, llama, opt
 from .weights import Reader, Unsupported, is_stand_in
 
 _PROBE = 9  # tokens; longer where a window ends within the sequences to come
+_PROVEN: WeakKeyDictionary[nn.Module, set[object]] = WeakKeyDictionary()  # a memo, nothing depends on it but time
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 
 
@@ -73,8 +76,11 @@ def _reader_for(model: nn.Module) -> Callable[[Any, Reader], Network] | None:
 
 
 def _prove(network: Network, model: nn.Module, length: int) -> None:
-    """Raise :class:`Unsupported` unless prefill and decoding give the model's own logits."""
+    """Raise :class:`Unsupported` unless prefill and decoding give the model's own logits; once for every make of it."""
     rows = _probe_rows(network, length)
+    make = (_make(model), network.dtype, len(rows[0]))
+    if make in _PROVEN.get(model, ()):
+        return
     ids, mask = pad_left(rows, network.device)
     own = model(input_ids=ids, attention_mask=mask.long(), position_ids=positions(mask), logits_to_keep=2)
     expected = own.logits.float()
@@ -84,6 +90,22 @@ def _prove(network: Network, model: nn.Module, length: int) -> None:
     error = float((actual - expected).norm() / expected.norm())
     if not error <= _TOLERANCE[network.dtype]:
         raise Unsupported(f"the decoder's logits are not the model's own, relative error {error:.2g}")
+    _PROVEN.setdefault(model, set()).add(make)
+
+
+def _make(model: Any) -> object:
+    """What a model computes apart from its weights: its settings, its modules, what is hooked or put into them."""
+    modules = [
+        (
+            name,
+            type(module),
+            len(module._forward_hooks),
+            len(module._forward_pre_hooks),
+            id(module.__dict__.get("forward")),
+        )
+        for name, module in model.named_modules()
+    ]
+    return model.config.to_json_string(use_diff=False), tuple(modules)
 
 
 def _probe_rows(network: Network, length: int) -> list[list[int]]:

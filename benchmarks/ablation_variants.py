@@ -1,0 +1,120 @@
+"""The details of PPO that can be switched, one by one: what each run of benchmarks.ablations changes.
+
+A variant is a change of the config, or of the trainer before its first step where no config can do it. This module
+knows how to switch, not how to measure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+import ppo
+
+BASE = ppo.Config(
+    prompts_per_step=32,
+    minibatch=8,
+    response_length=24,
+    epochs=4,
+    learning_rate=1e-4,
+    value_learning_rate=1e-3,
+    kl_coef=0.05,
+)
+"""What every variant is a change of: the library's defaults, at a rate that a model as small as the lab's needs."""
+
+
+def nothing(trainer: ppo.Trainer) -> None:
+    """The config alone makes the variant."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """``changes`` of ``BASE``; ``prepare`` is called with the trainer before its first step."""
+
+    label: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    prepare: Callable[[ppo.Trainer], None] = nothing
+
+    def config(self, *, seed: int) -> ppo.Config:
+        return BASE.replace(seed=seed, **self.changes)
+
+
+def randomise_value_head(trainer: ppo.Trainer) -> None:
+    """A value head as many libraries start it: normal, with a deviation of 1/√(H + 1)."""
+    assert trainer.actor.value_head is not None
+    last = trainer.actor.value_head.layers[-1]
+    assert isinstance(last, nn.Linear)
+    generator = torch.Generator().manual_seed(trainer.config.seed)
+    nn.init.normal_(last.weight, std=(last.in_features + 1) ** -0.5, generator=generator)
+
+
+def switch_dropout_on(trainer: ppo.Trainer) -> None:
+    """Dropout of 0.1 in the updates, as where a model is left in training mode; rollouts have none."""
+    for module in trainer.actor.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.1
+    trainer.actor.train()
+
+
+def evaluate_at_another_temperature(trainer: ppo.Trainer) -> None:
+    """The classic mistake: the sampler keeps its temperature, updates and reference measure at 1."""
+    evaluate, plain = trainer.actor.evaluate, ppo.Sampling(response_length=trainer.config.response_length)
+
+    def at_one(generation: ppo.Generation, sampling: ppo.Sampling, **options: Any) -> ppo.Evaluation:
+        return evaluate(generation, plain, **options)
+
+    trainer.actor.evaluate = at_one  # type: ignore[method-assign]
+    if isinstance(trainer.reference, ppo.FrozenReference):
+        trainer.reference.sampling = plain
+
+
+VARIANTS: dict[str, Variant] = {
+    "base": Variant("everything as it is by default"),
+    "recompute": Variant("old log-probs from the training forward", {"old_logprobs": "recompute"}),
+    "dropout": Variant("dropout acts in the updates", prepare=switch_dropout_on),
+    "cold": Variant("temperature 0.7", {"temperature": 0.7}),
+    "cold-mismatch": Variant(
+        "temperature 0.7 when sampling, 1 when measuring", {"temperature": 0.7}, evaluate_at_another_temperature
+    ),
+    "top-p": Variant("top-p 0.9, in sampling and measuring", {"top_p": 0.9}),
+    "scale-scores": Variant("scores divided by their running deviation", {"scale_scores": True}),
+    "whiten-rewards": Variant("rewards whitened, mean kept", {"whiten_rewards": True}),
+    "no-kl": Variant("no KL penalty", {"kl_coef": 0.0}),
+    "fixed-kl": Variant("a constant KL coefficient", {"kl_controller": "fixed"}),
+    "kl-k3": Variant("k3 instead of k1 in the reward", {"kl_estimator": "k3"}),
+    "kl-loss": Variant("KL as a loss (k3), not in the reward", {"kl_as": "loss", "kl_estimator": "k3"}),
+    "gamma-0.95": Variant("a discount: gamma = 0.95", {"gamma": 0.95}),
+    "lambda-0": Variant("lambda = 0: the TD error alone", {"gae_lambda": 0.0}),
+    "lambda-1": Variant("lambda = 1: the whole rest", {"gae_lambda": 1.0}),
+    "no-whitening": Variant("advantages as they are", {"whiten_advantages": False}),
+    "rloo": Variant(
+        "RLOO: 8 prompts x 4 samples, no critic",
+        {"advantage": "rloo", "prompts_per_step": 8, "samples_per_prompt": 4},
+    ),
+    "grpo": Variant(
+        "GRPO: 8 prompts x 4 samples, no critic",
+        {"advantage": "grpo", "prompts_per_step": 8, "samples_per_prompt": 4},
+    ),
+    "random-head": Variant("the value head starts at random", prepare=randomise_value_head),
+    "detached": Variant("the value loss does not reach the trunk", {"detach_value_head": True}),
+    "separate-critic": Variant("a separate critic", {"value_head": "critic", "value_learning_rate": 1e-4}),
+    "one-rate": Variant("the value head at the policy's rate", {"value_learning_rate": None}),
+    "no-value-clip": Variant("the value loss is not clipped", {"value_clip": None}),
+    "value-coef-1": Variant("value loss weighs 1, not 0.1", {"value_coef": 1.0}),
+    "no-clip": Variant("the ratio is not clipped", {"policy_clip": 1e9, "max_mean_ratio": None}),
+    "one-epoch": Variant("one epoch instead of four", {"epochs": 1}),
+    "one-minibatch": Variant("one minibatch of 32 instead of four of 8", {"minibatch": 32}),
+    "no-grad-clip": Variant("the gradient is not clipped", {"max_grad_norm": None}),
+    "adam-eps": Variant("Adam's ε 1e-5, TensorFlow's way", {"adam_eps": 1e-5, "adam_eps_style": "tensorflow"}),
+    "linear": Variant("the rate falls to 0", {"schedule": "linear", "total_steps": 40}),
+    "stop-kl": Variant("a step ends at 0.02 nats a token", {"stop_kl_per_token": 0.02}),
+    "entropy": Variant("an entropy bonus of 0.01", {"entropy_coef": 0.01}),
+    "retain": Variant(
+        "a language-model loss on text to keep", {"retain_coef": 0.1, "retain_tokens": 64, "retain_sequences": 4}
+    ),
+    "bf16": Variant("bfloat16 autocast", {"autocast": "bfloat16"}),
+}

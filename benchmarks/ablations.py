@@ -1,0 +1,225 @@
+"""What each detail of PPO does: the same task with one detail switched at a time, three seeds each.
+
+    python -m benchmarks.ablations                        # all variants, 3 seeds; goes on where it was stopped
+    python -m benchmarks.ablations --variants no-kl,base  # some of them
+    python -m benchmarks.ablations --quick                # a look at whether it runs: 3 steps, 1 seed, no page
+    python -m benchmarks.ablations --render               # the table of what is there, into docs/algorithm.md
+
+The task: the lab's model continues general English and is paid for the letter e, ten times its share of the letters.
+So the score is dense in effect, easy to cheat at, and has a cost in sense, which held-out perplexity shows. Every point
+(variant, seed) is a JSON file in ``--out``; one that is there is not run again. The table goes into the page only when
+every point of it was measured with the same settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ppo
+from benchmarks.ablation_variants import VARIANTS
+from data.lab import lab_holdout, lab_retain
+from eval.perplexity import perplexity
+from eval.provenance import provenance
+from models.load import LoadedModel, load
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "algorithm.md"
+BEGIN, END = "<!-- ablations: begin -->", "<!-- ablations: end -->"
+PROMPT_TOKENS = 8
+COLUMNS = {
+    "score": "score",
+    "kl_per_sequence": "KL, nats a response",
+    "perplexity_ratio": "held-out perplexity after / before",
+    "distinct_share": "distinct responses",
+    "largest_step_kl": "largest step, nats a token",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all points of a table have in common. ``end_prompts``: responses that are looked at in the end."""
+
+    steps: int = 40
+    end_prompts: int = 64
+    holdout: int = 24
+
+
+QUICK = Settings(steps=3, end_prompts=8, holdout=2)
+
+
+def letter_e(samples: list[ppo.Sample]) -> list[float]:
+    """Ten times the share of e among the letters; 0 where there are none."""
+    letters = [[c for c in sample.text.lower() if c.isalpha()] for sample in samples]
+    return [10 * some.count("e") / len(some) if some else 0.0 for some in letters]
+
+
+def run_point(name: str, seed: int, settings: Settings) -> dict[str, Any]:
+    """Train one variant with one seed, and measure where it came to."""
+    lab = load("lab")
+    texts = lab_retain(lab.tokenizer, 64)
+    prompts = [ids[:PROMPT_TOKENS] for ids in texts]
+    variant = VARIANTS[name]
+    config = variant.config(seed=seed)
+    retain = texts if config.retain_coef > 0 else None
+    start = copy.deepcopy(lab.model)
+    trainer = ppo.Trainer(lab.model, prompts, letter_e, config, tokenizer=lab.tokenizer, retain=retain)
+    variant.prepare(trainer)
+    started, history = time.perf_counter(), []
+    error = None
+    for _ in range(settings.steps):
+        rollout = trainer.rollout()
+        try:
+            history.append({**rollout.metrics, **trainer.update(rollout)})
+        except FloatingPointError as broken:  # a finding, not a failure: this variant's training blows up
+            error = str(broken)
+            break
+    return {
+        "variant": name,
+        "seed": seed,
+        "settings": asdict(settings),
+        "changes": dict(variant.changes),
+        "found": measure_end(lab, start, prompts, config, settings) | summarise(history),
+        "scores": [row["score/mean"] for row in history],
+        "error": error,
+        "seconds": time.perf_counter() - started,
+        "machine": provenance(),
+    }
+
+
+def measure_end(
+    lab: LoadedModel, start: Any, prompts: Sequence[list[int]], config: ppo.Config, settings: Settings
+) -> dict[str, float]:
+    """Fresh responses at temperature 1 to the last prompts, and text that nobody trained on."""
+    sampling = ppo.Sampling(response_length=config.response_length)
+    asked = list(prompts[-settings.end_prompts :])
+    generation = ppo.generate(lab.model, asked, sampling, seed=1000 + config.seed)
+    ids = [tokens[mask].tolist() for tokens, mask in zip(generation.tokens, generation.mask, strict=True)]
+    samples = [ppo.Sample("", lab.decode(r), p, r, {}, False) for p, r in zip(asked, ids, strict=True)]
+    ref_logprobs = ppo.FrozenReference(start, sampling).logprobs(generation, samples)
+    holdout = lab_holdout(lab.tokenizer, 128)[: settings.holdout]
+    return {
+        "score": statistics.fmean(letter_e(samples)),
+        "kl_per_sequence": float((generation.logprobs - ref_logprobs).sum(dim=1).mean()),
+        "perplexity_ratio": perplexity(lab.model, holdout).value / perplexity(start, holdout).value,
+        "distinct_share": len({tuple(r) for r in ids}) / len(ids),
+    }
+
+
+def summarise(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """How wild the training was. NaN where no step was finished."""
+    nan = float("nan")
+    return {
+        "largest_step_kl": max((row["policy/approx_kl"] for row in history), default=nan),
+        "clip_fraction": statistics.fmean([row["policy/clip_fraction"] for row in history] or [nan]),
+        "logprob_gap": max((row["rollout/logprob_gap"] for row in history), default=nan),
+    }
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = read_options(arguments)
+    settings = QUICK if options.quick else Settings()
+    points = [(name, seed) for seed in range(options.seeds) for name in options.variants]
+    if not options.render:
+        for number, (name, seed) in enumerate(points):
+            measure_point(options.out, name, seed, settings, label=f"{number + 1}/{len(points)}")
+    results = read_points(options.out, settings)
+    table, missing = render(results, seeds=options.seeds)
+    print(table)
+    if options.quick or missing:
+        print(f"docs/algorithm.md is left as it is: {'--quick' if options.quick else f'{missing} points are missing'}")
+        return 0
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), table), encoding="utf-8")
+    print(f"{PAGE} shows the table")
+    return 0
+
+
+def read_options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="names, separated by commas (default: all)")
+    parser.add_argument("--seeds", type=int, default=None, help="seeds 0, 1, … (default 3)")
+    parser.add_argument("--out", type=Path, default=None, help="folder of the points (default results/ablations)")
+    parser.add_argument("--quick", action="store_true", help="3 steps, 1 seed, into runs/ablations-quick")
+    parser.add_argument("--render", action="store_true", help="measure nothing: the table of what is there")
+    options = parser.parse_args(arguments)
+    options.variants = options.variants.split(",")
+    if unknown := [name for name in options.variants if name not in VARIANTS]:
+        parser.error(f"unknown variant {unknown[0]!r}; choose from {', '.join(VARIANTS)}")
+    options.seeds = options.seeds or (1 if options.quick else 3)
+    options.out = options.out or Path("runs/ablations-quick" if options.quick else "results/ablations")
+    return options
+
+
+def measure_point(out: Path, name: str, seed: int, settings: Settings, *, label: str) -> None:
+    """Run a point unless its file is there with these settings; the file appears whole or not at all."""
+    file = out / f"{name}-seed{seed}.json"
+    if file.is_file() and json.loads(file.read_text(encoding="utf-8"))["settings"] == asdict(settings):
+        return
+    result = run_point(name, seed, settings)
+    out.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, file)
+    found = result["found"]
+    print(
+        f"{label} {name}, seed {seed}: score {found['score']:.2f}, KL {found['kl_per_sequence']:.1f}, "
+        f"{result['seconds']:.0f} s" + (f"; {result['error']}" if result["error"] else ""),
+        flush=True,
+    )
+
+
+def read_points(out: Path, settings: Settings) -> list[dict[str, Any]]:
+    """The points in a folder that were measured with these settings."""
+    points = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(out.glob("*-seed*.json"))]
+    return [point for point in points if point["settings"] == asdict(settings)]
+
+
+def render(points: Sequence[Mapping[str, Any]], *, seeds: int) -> tuple[str, int]:
+    """The table of all variants, and how many points it lacks. A cell is the mean over the seeds and their range."""
+    lines = ["| variant | what is switched | " + " | ".join(COLUMNS.values()) + " |", "|---" * (2 + len(COLUMNS)) + "|"]
+    missing = 0
+    for name, variant in VARIANTS.items():
+        mine = [point for point in points if point["variant"] == name and point["seed"] < seeds]
+        missing += seeds - len(mine)
+        if mine:
+            cells = [cell([point["found"][column] for point in mine]) for column in COLUMNS]
+            broken = sum(point["error"] is not None for point in mine)
+            label = variant.label + (f" (**{broken} of {len(mine)} runs broke**)" if broken else "")
+            lines.append(f"| `{name}` | {label} | " + " | ".join(cells) + " |")
+    if points:
+        machine, settings = points[0]["machine"], points[0]["settings"]
+        versions = f"Python {machine['python']}, torch {machine['torch']}"
+        lines.append(
+            f"\n{settings['steps']} steps, mean over {seeds} seeds [lowest, highest]; commit {machine['commit']}, "
+            f"{versions}, {machine['processor']}, {machine['threads']} thread(s)."
+        )
+    return "\n".join(lines), missing
+
+
+def cell(values: Sequence[float]) -> str:
+    """Mean, and the range where there is more than one value."""
+    mean = f"{statistics.fmean(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} [{min(values):.2f}, {max(values):.2f}]"
+
+
+def with_table(page: str, table: str) -> str:
+    """The page with the table between its marks. ValueError for a page without them."""
+    if page.count(BEGIN) != 1 or page.count(END) != 1:
+        raise ValueError(f"{PAGE} must hold {BEGIN} and {END} once each")
+    before, _, rest = page.partition(BEGIN)
+    return before + BEGIN + "\n" + table + "\n" + END + rest.partition(END)[2]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""The parts of ``benchmarks.cost_model``: what one PPO step of this library costs, computed from shapes alone."""

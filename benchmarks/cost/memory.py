@@ -1,0 +1,141 @@
+"""What one device holds in each phase of a PPO step, in bytes by component; the peak is the largest phase.
+
+What lasts (weights, frozen copy, moments) is counted by its tensors. What comes and goes is counted at the phase's
+fullest moment: a backward pass is fullest at its start (all activations) or at its end (all gradients), and from the
+second microbatch on at its start with both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .architecture import Architecture
+from .device import Device
+from .kept import kept_activations
+from .parameters import Counts, count
+from .plan import Plan
+from .work import copied_weights
+
+_TILE = 1024 * 2048 * 4 * 3  # logits, their chances and gradients; ppo.output_logprobs
+_BUCKET = 2**23  # numbers; ppo.distributed
+_PREFILL_TOKENS = 512  # prompt tokens that are read at once; ppo.generation.admission
+PHASES = ("rollout", "reference", "update", "optimiser")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """``phases``: bytes by component of each of ``PHASES``, ``reserved`` on top of each."""
+
+    phases: dict[str, dict[str, float]]
+    reserved: float
+
+    def total(self, phase: str) -> float:
+        return self.reserved + sum(self.phases[phase].values())
+
+    @property
+    def fullest(self) -> str:
+        return max(self.phases, key=self.total)
+
+    @property
+    def peak(self) -> float:
+        return self.total(self.fullest)
+
+
+def step_memory(arch: Architecture, plan: Plan, device: Device) -> Memory:
+    """Of one device, whether it has so much or not."""
+    counts = count(arch, plan)
+    lasting = _lasting(plan, counts)
+    gradients = plan.weight_bytes * counts.trained / _parts(plan)
+    optimiser = {"gradients": gradients}
+    if plan.devices > 1 and not plan.is_sharded:
+        optimiser["all-reduce bucket"] = plan.weight_bytes * max(_BUCKET, _largest_tensor(arch, plan))
+    phases = {
+        "rollout": _rollout(arch, plan, counts, packs_weights=device.packs_weights),
+        "reference": _reference(arch, plan, counts),
+        "update": _update(arch, plan, counts, gradients),
+        "optimiser": optimiser,
+    }
+    return Memory({name: lasting | parts for name, parts in phases.items()}, device.reserved)
+
+
+def _parts(plan: Plan) -> int:
+    return plan.devices if plan.is_sharded else 1
+
+
+def _lasting(plan: Plan, counts: Counts) -> dict[str, float]:
+    """Of a frozen copy FSDP2 splits the blocks alone."""
+    parts = _parts(plan)
+    whole = counts.copied - counts.copied_blocks
+    moment = 2 if plan.moments == "bfloat16" else 4
+    return {
+        "policy": plan.weight_bytes * counts.policy / parts,
+        "critic": plan.weight_bytes * counts.critic / parts,
+        "reference": plan.reference_bytes * (counts.copied_blocks / parts + whole),
+        "moments": 2 * moment * counts.trained / parts,
+    }
+
+
+def _rollout(arch: Architecture, plan: Plan, counts: Counts, *, packs_weights: bool) -> dict[str, float]:
+    rows = min(plan.rollout_slots, plan.own_sequences)
+    read = min(_PREFILL_TOKENS, plan.own_sequences // plan.samples * plan.prompt_length)
+    numbers = 2 * arch.kv_width * ((arch.layers + 1) * rows * plan.length + arch.layers * read)
+    gathered = plan.weight_bytes * (counts.policy + counts.critic) if plan.is_sharded else 0
+    return {
+        "gathered model": gathered,
+        "decoder's copies": plan.weight_bytes * copied_weights(arch, plan, packs_weights=packs_weights),
+        "key/value cache": plan.weight_bytes * numbers,
+        "logits": 2 * 4 * rows * arch.vocabulary,
+    }
+
+
+def _reference(arch: Architecture, plan: Plan, counts: Counts) -> dict[str, float]:
+    """Passes without gradients: a few layers' worth of activations, one layer's weights cast."""
+    gathered = 0.0
+    if plan.is_sharded:
+        whole = plan.weight_bytes * (counts.policy + counts.critic)
+        gathered = whole if plan.lora_rank else plan.reference_bytes * counts.copied_blocks
+    tokens = min(plan.reference_batch_tokens, plan.own_sequences * plan.length)
+    if plan.is_asked_again:
+        tokens = max(tokens, plan.own_microbatch * plan.length)
+    return {"gathered model": gathered, "activations": _working(arch, plan, tokens), "tile of logits": _TILE}
+
+
+def _update(arch: Architecture, plan: Plan, counts: Counts, gradients: float) -> dict[str, float]:
+    tokens = plan.own_microbatch * plan.length
+    kept = kept_activations(arch, plan, tokens)
+    trains_output = not plan.lora_rank and plan.train_top_layers is None
+    output_gradient = plan.weight_bytes * arch.embedding_parameters if trains_output else 0
+    is_split = plan.own_microbatch < plan.own_minibatch
+    if is_split:  # gradients of the microbatches before stand beside all activations
+        fullest = {"activations": kept, "gradients": gradients}
+    else:
+        fullest = {"activations": kept, "gradients": 0.0} if kept > gradients else {"gradients": gradients}
+    units = plan.weight_bytes * (counts.root + 2 * counts.block) if plan.is_sharded else 0
+    return fullest | {
+        "gathered blocks": 2 * units,  # weights and their gradients before they are scattered
+        "gradient of the output layer": output_gradient,
+        "working memory": _working(arch, plan, tokens),
+        "tile of logits": _TILE,
+    }
+
+
+def _working(arch: Architecture, plan: Plan, tokens: int) -> float:
+    """Tensors of a block that are alive at one moment and not kept."""
+    size = 4 if plan.precision == "float32" else plan.product_bytes
+    inner = arch.mlp_width * (3 if arch.is_gated or arch.activation == "gelu_tanh" else 2)
+    scores = 0 if arch.has_fused_attention else 3 * arch.heads * plan.length * 4
+    return tokens * (4 * 4 * arch.width + size * inner + scores)
+
+
+def _largest_tensor(arch: Architecture, plan: Plan) -> int:
+    if plan.lora_rank:
+        return plan.lora_rank * max(max(pair) for pair in arch.linears)
+    block = max(inputs * outputs for inputs, outputs in arch.linears)
+    return block if plan.train_top_layers is not None else max(block, arch.embedding_parameters)
+
+
+def host_bytes(arch: Architecture, plan: Plan, device: Device) -> float:
+    """That the processes of one node hold before ``shard``: each of them the whole policy, critic and frozen copy."""
+    counts = count(arch, plan)
+    own = plan.weight_bytes * (counts.policy + counts.critic) + plan.reference_bytes * counts.copied
+    return min(plan.devices, device.node_size) * own

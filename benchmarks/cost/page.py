@@ -1,0 +1,188 @@
+"""docs/scale.md: the cost model's answers for the sizes that people ask about, written by the model itself."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from .architecture import KNOWN, Architecture
+from .check import LIMIT, Comparison, table
+from .device import H100
+from .estimate import Estimate, estimate, remedies
+from .memory import PHASES
+from .plan import Plan
+
+Checked = tuple[str, Mapping[str, Any], list[Comparison]]
+"""A result's file, its content, and the model beside it."""
+
+_MODELS = ("gpt-neo-1.3b", "gpt-neo-2.7b", "opt-1.3b", "llama-3.1-70b")
+_PROMPTS, _MINIBATCH, _EPOCHS = 32, 8, 8  # on each GPU; the paper's batch, minibatch and epochs
+_LAYOUTS: tuple[tuple[int, dict[str, Any]], ...] = (
+    (1, {}),
+    (8, {}),
+    (8, {"sharding": "fsdp"}),
+    (64, {}),
+    (64, {"sharding": "fsdp"}),
+    (8, {"value_head": "critic"}),
+    (8, {"value_head": "critic", "sharding": "fsdp"}),
+    (8, {"lora_rank": 16}),
+)
+
+
+def page(checked: Checked | None) -> str:
+    """The whole page, as Markdown. ``checked`` puts the comparison with a measurement into it."""
+    parts = [_introduction(), _assumptions(), _check(checked)]
+    for name in _MODELS:
+        parts.append(_model(KNOWN[name]))
+    return "\n\n".join(parts) + "\n"
+
+
+def plan_for(devices: int, changes: Mapping[str, Any]) -> Plan:
+    """The page's step, with as much work on every GPU however many there are."""
+    plan = {
+        "prompts": _PROMPTS * devices, "minibatch": _MINIBATCH * devices, "epochs": _EPOCHS, "precision": "autocast",
+        "devices": devices,
+    }  # fmt: skip
+    return Plan(**{**plan, **changes})
+
+
+def _introduction() -> str:
+    return f"""# What one PPO step costs at scale
+
+**Computed, never run.** No model of these sizes and no GPU was touched: every number comes out of
+`python -m benchmarks.cost_model`, which counts what this library's code does from the shapes of a model. This page is
+its output too (`--page docs/scale.md`); do not edit it by hand.
+
+The step: on every GPU {_PROMPTS} prompts of 50 tokens, 50 response tokens to each, {_EPOCHS} epochs in minibatches
+of {_MINIBATCH} (DeMem's published batch, minibatch and epochs, on each GPU), bfloat16 autocast over float32 weights,
+a linear value head and a frozen float32 copy as the reference, unless a row says otherwise."""
+
+
+def _assumptions() -> str:
+    return f"""## Assumptions
+
+- {H100.source}. None of these shares was measured here.
+- A piece of work takes the longest of arithmetic, memory and kernel launches, one piece after another; nothing is sent
+  while something is computed. Collective operations move the bytes of a ring, at one rate.
+- Beside matrix products a block sweeps its activations through memory as often as transformers' eager code does: it is
+  not compiled or fused. GPT-Neo stores its attention scores; OPT and Llama use the fused kernel.
+- Rollouts run in the precision of the weights, float32 here, whatever `autocast` says, and each FSDP2 process gathers
+  the whole model for them; so does the reference. The fast decoder holds a copy of what it joins (query, key and value;
+  gate and up), under LoRA of every adapted weight.
+- Under autocast PyTorch keeps a bfloat16 cast of every trained weight for the length of a forward pass, and FSDP2 does
+  not split those.
+- All responses have their full length, no prompt repeats, the reward costs nothing, saving and evaluating are left out.
+- {H100.reserved / 1e9:.0f} GB of each GPU are taken by CUDA, NCCL and fragmentation. GB are 10⁹ bytes."""
+
+
+def _check(checked: Checked | None) -> str:
+    if checked is None:
+        return (
+            "## The same model beside a measurement\n\nNot in this copy of the page: it was written without `--check`."
+        )
+    file, result, comparisons = checked
+    judged = [c for c in comparisons if c.is_judged]
+    close = [c for c in judged if c.is_close]
+    machine, options = result["machine"], result["options"]
+    threads = "one thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
+    return f"""## The same model beside a measurement
+
+On a CPU the same arithmetic can be checked: `{shlex.quote(file)}`, measured by `{machine["command"]}` on
+{machine["processor"]}, {threads}, commit {machine["commit"]}
+({options["model"]}, {options["prompts"]} prompts, {options["prompt_length"]}+{options["response_length"]} tokens,
+{options["epochs"]} epochs). From the measurement the model takes the rates of the three matrix products of one linear
+layer, of fused attention, of reading memory and of writing to new memory, and what the process held before it had a
+model: nothing is fitted to a result. Predicted / measured, a star where step time or peak memory is more than
+{LIMIT:.0%} off; {len(close)} of {len(judged)} are within.
+
+{table(comparisons)}
+
+Decoding is underestimated: with few rows the processor reaches neither rate. A peak is underestimated by what the C
+library keeps between freed pieces, most with LoRA. All this says how well the counting is done, not that a GPU reaches
+the shares assumed above."""
+
+
+def _model(arch: Architecture) -> str:
+    found = [estimate(arch, plan_for(devices, changes), H100) for devices, changes in _LAYOUTS]
+    return f"""## {arch.name}: {arch.parameters / 1e9:.2f} billion parameters
+
+Per GPU: operations, bytes of its memory moved, bytes sent, memory in each phase, seconds; of all GPUs together:
+response tokens a second. **Bold** memory does not fit {H100.memory / 1e9:.0f} GB; the seconds of such a row are those
+of a GPU that had the room.
+
+{_costs(found)}
+
+{_advice(found)}"""
+
+
+def _costs(found: list[Estimate]) -> str:
+    head = "| GPUs | | TFLOP | GB moved | GB sent | " + " | ".join(f"GB {phase}" for phase in PHASES)
+    head += " | rollout s | reference s | update s | of the step sending | step s | tokens/s |"
+    lines = [head, "|---" * 14 + "|"]
+    for one in found:
+        plan, times = one.plan, one.seconds_by_part()
+        memory = [f"{one.memory.total(phase) / 1e9:.1f}" for phase in PHASES]
+        limit = one.device.memory
+        memory = [f"**{x}**" if one.memory.total(p) > limit else x for p, x in zip(PHASES, memory, strict=True)]
+        cells = [
+            str(plan.devices), label(plan), f"{one.operations / 1e12:,.0f}", f"{one.moved / 1e9:,.0f}",
+            f"{one.sent / 1e9:,.0f}", *memory, *[f"{times[part]:.2f}" for part in ("rollout", "reference", "update")],
+            f"{one.sending_seconds() / times['step']:.0%}", f"{times['step']:.2f}",
+            f"{plan.prompts * plan.samples * plan.response_length / times['step']:,.0f}",
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def label(plan: Plan) -> str:
+    """How a plan differs from the page's own."""
+    words = ["one GPU" if plan.devices == 1 else "FSDP2" if plan.is_sharded else "DDP"]
+    words += ["separate critic"] if plan.value_head == "critic" else []
+    words += [f"LoRA {plan.lora_rank}"] if plan.lora_rank else []
+    return ", ".join(words)
+
+
+def _advice(found: list[Estimate]) -> str:
+    """What does not fit, why, and what makes it fit; or the least that the library can be brought to."""
+    full = [one for one in found if not one.fits]
+    if not full:
+        return "Everything fits."
+    changed = [remedies(one.arch, one.plan, one.device) for one in full]
+    lines = [f"- {_reason(one)} {_remedy(*pair)}" for one, pair in zip(full, changed, strict=True)]
+    if not any(pair[1].fits for pair in changed):
+        lines = [f"- {_reason(one)}" for one in full]
+        lines.append("\n" + _hopeless(full[0].arch, changed))
+    return "\n".join(["What does not fit:", "", *lines])
+
+
+def _reason(one: Estimate) -> str:
+    full = [phase for phase in PHASES if one.memory.total(phase) > one.device.memory]
+    parts = one.memory.phases[one.memory.fullest]
+    largest = sorted(parts, key=lambda name: -parts[name])[:3]
+    listed = ", ".join(f"{name} {parts[name] / 1e9:.0f} GB" for name in largest)
+    where = label(one.plan) if one.plan.devices == 1 else f"{one.plan.devices} GPUs, {label(one.plan)}"
+    return f"{where}: {', '.join(full)}; in the {one.memory.fullest}: {listed}."
+
+
+def _remedy(names: list[str], changed: Estimate) -> str:
+    return (
+        f"It fits with {' and '.join(names)}: {changed.memory.peak / 1e9:.1f} GB, {changed.seconds():.2f} s a step."
+        if changed.fits
+        else f"Nothing that the library can be told makes it fit: {changed.memory.peak / 1e9:.0f} GB at the least."
+    )
+
+
+def _hopeless(arch: Architecture, changed: list[tuple[list[str], Estimate]]) -> str:
+    """For a model that fits nowhere: the least it needs, and what the library would have to learn."""
+    names, least = min(changed, key=lambda pair: pair[1].memory.peak)
+    plan = plan_for(64, {"sharding": "fsdp", "precision": "float32", "gradient_checkpointing": True, "microbatch": 1})
+    split = estimate(arch, plan, H100)
+    rest = {phase: f"{split.memory.total(phase) / 1e9:.0f}" for phase in PHASES}
+    return f"""**Nothing that this library can be told makes it fit an {H100.name}.** The least, {", ".join(names)}, is
+{least.memory.peak / 1e9:.0f} GB on every GPU, in the {least.memory.fullest}. What stands in the way is that a rollout
+wants the whole model, and the decoder's copies beside it, on every device. Split over 64 GPUs in float32, with
+checkpointing and microbatch=1, the update takes {rest["update"]} GB and the optimiser {rest["optimiser"]} GB, but the
+rollout {rest["rollout"]} GB and the reference {rest["reference"]} GB: with sampling and reference from split weights it
+would fit, and this library has neither. The host memory of a node of {H100.node_size} would have to hold
+{split.host_bytes / 1e12:.1f} TB before the weights are split, since every process loads the whole model."""

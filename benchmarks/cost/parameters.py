@@ -1,0 +1,56 @@
+"""How many weights a run holds: policy, critic, frozen copy, and those that are trained.
+
+What is frozen is shared, not copied, as ``ppo.adapters.copy_trained`` does; a bfloat16 copy is a copy of everything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .architecture import Architecture
+from .plan import Plan
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Numbers, not bytes. ``copied`` are the reference's own, ``copied_blocks`` those of them that FSDP2 splits;
+    ``root``: what the policy and the critic hold outside their blocks; ``block``: the largest unit that is gathered.
+    """
+
+    policy: int
+    critic: int
+    copied: int
+    copied_blocks: int
+    trained: int
+    root: int
+    block: int
+
+
+def count(arch: Architecture, plan: Plan) -> Counts:
+    """Of one run. A critic of its own is a copy of the policy's trained weights, with a value head."""
+    adapter = plan.lora_rank * arch.layers * sum(inputs + outputs for inputs, outputs in arch.linears)
+    head = arch.width + 1
+    block = arch.block_parameters + adapter // arch.layers
+    policy = arch.parameters + adapter
+    if plan.lora_rank:
+        trained, copied = adapter, 0
+    elif plan.train_top_layers is not None:
+        trained = copied = min(plan.train_top_layers, arch.layers) * arch.block_parameters
+    else:
+        trained = copied = arch.parameters
+    if plan.reference == "copy-bfloat16" and not plan.lora_rank:
+        copied = arch.parameters
+    if plan.reference == "none":
+        copied = 0
+    has_critic = plan.value_head == "critic"
+    # The copy's own output layer, where it has one, is held but never moved: no value depends on it.
+    idle = 0 if arch.is_tied or trained < arch.parameters else arch.embedding_parameters
+    return Counts(
+        policy=policy,
+        critic=(trained if has_critic else 0) + head,
+        copied=copied,
+        copied_blocks=min(copied, arch.layers * arch.block_parameters),
+        trained=trained + head + (trained - idle if has_critic else 0),
+        root=(arch.parameters - arch.layers * arch.block_parameters) * (2 if has_critic else 1) + head,
+        block=block,
+    )

@@ -1,0 +1,254 @@
+"""The work of one PPO step on one device: sampling, asking the policy and the reference again, the update.
+
+The parts are those of ``ppo.responses`` and ``ppo.trainer``, in their order. A weight costs two operations a row;
+attention counts its two products; a backward pass is twice the forward one where weights are trained, once where only
+what lies below them is. Bytes are those of weights, activations and the cache that pass between memory and processor.
+"""
+
+from __future__ import annotations
+
+from .architecture import Architecture
+from .block import LAUNCHES, block_traffic
+from .device import Rate, Work
+from .kept import frozen_layers, kept_activations
+from .parameters import Counts, count
+from .plan import Plan
+from .sending import gather, sum_gradients, update_gathers
+
+_SAMPLING_SWEEPS = 8  # of a step's logits: copy, peak, exp2, sums, the search for the token
+_TILE_SWEEPS = {"forward": 12, "backward": 13}  # of a tile of logits, in ppo.output_logprobs
+_ADAMW_SWEEPS = 7  # weight, gradient and both moments read; weight and moments written
+_CLIP_SWEEPS = 3  # the norm reads gradients, the clipping reads and writes them
+_LEAN_SWEEPS = 30  # ppo.lean_adamw works in blocks, operation by operation, in float32
+
+PARTS = ("rollout", "reference", "update")
+"""As ``Trainer`` times them; "reference" holds the old log-probs and the frozen trunk as well."""
+
+
+def step_work(arch: Architecture, plan: Plan, *, packs_weights: bool = False) -> list[Work]:
+    """Everything one device does in one step; ``packs_weights``: see :class:`Device`."""
+    return [
+        *rollout_work(arch, plan, packs_weights=packs_weights),
+        *reference_work(arch, plan),
+        *update_work(arch, plan),
+    ]
+
+
+# ---------------------------------------------------------------------- rollout
+
+
+def rollout_work(arch: Architecture, plan: Plan, *, packs_weights: bool) -> list[Work]:
+    """In the weights' own precision, whatever the training's. Every distinct prompt is computed once."""
+    rate: Rate = "bfloat16" if plan.precision == "bfloat16" else "float32"
+    size, weights = plan.weight_bytes, _decoded_weights(arch)
+    copied = copied_weights(arch, plan, packs_weights=packs_weights)
+    prompts, rows = plan.own_sequences // plan.samples, min(plan.rollout_slots, plan.own_sequences)
+    prompt_tokens = prompts * plan.prompt_length
+    last = arch.block_linear_weights - arch.width * (arch.query_width + 2 * arch.kv_width)  # for one token a prompt
+    prefill = 2 * (arch.layers * arch.block_linear_weights - last) * prompt_tokens + 2 * last * prompts
+    prefill += 2 * arch.embedding_parameters * plan.own_sequences
+    blocks = -(-prompt_tokens // 512)  # ppo.generation.admission reads so many tokens at once
+    touched = 10 * arch.width + 3 * arch.mlp_width
+    steps = -(-plan.own_sequences // rows) * (plan.response_length - 1)
+    columns = mean_columns(plan)
+    cached = 2 * arch.layers * arch.kv_width * columns * rows
+    decode = 2 * weights * rows + arch.layers * 4 * arch.query_width * columns * rows
+    moved = size * (weights + cached) + _SAMPLING_SWEEPS * 4 * rows * arch.vocabulary
+    attention = arch.layers * _pairs(arch, plan.prompt_length) * prompts
+    return [
+        gather("rollout", actor_bytes(arch, plan), plan),
+        Work("rollout", "prefill, attention", attention, rate=_attention_rate(rate)),
+        Work("rollout", "bind", moved=size * (2 * copied + 3 * weights), rate=rate),
+        Work(
+            "rollout", "prefill", prefill, size * (weights * blocks + touched * arch.layers * prompt_tokens),
+            launches=blocks * arch.layers * LAUNCHES["decode"], rate=rate,
+        ),
+        Work(
+            "rollout", "decode", steps * decode, steps * moved,
+            launches=steps * (arch.layers * LAUNCHES["decode"] + 40), rate=rate,
+        ),
+    ]  # fmt: skip
+
+
+def _decoded_weights(arch: Architecture) -> int:
+    """Weights that every decoding step multiplies with: the blocks and the output layer."""
+    return arch.layers * arch.block_linear_weights + arch.embedding_parameters
+
+
+def copied_weights(arch: Architecture, plan: Plan, *, packs_weights: bool) -> int:
+    """Weights that the fast decoder holds a copy of in a rollout: all that it packs, joins or adds an adapter to."""
+    if packs_weights:
+        return _decoded_weights(arch)
+    return arch.layers * (arch.block_linear_weights if plan.lora_rank else arch.joined_weights)
+
+
+def mean_columns(plan: Plan) -> float:
+    """Of the key/value cache, which is kept wider than the sequences in it; see ``ppo.generation.cache``."""
+    middle = plan.prompt_length + plan.response_length / 2
+    return min(plan.length, middle + max(24, middle / 8) / 2)
+
+
+def actor_bytes(arch: Architecture, plan: Plan) -> float:
+    """Of the whole policy and critic, as a rollout under FSDP2 gathers them."""
+    counts = count(arch, plan)
+    return plan.weight_bytes * (counts.policy + counts.critic)
+
+
+# ---------------------------------------------------------------------- reference
+
+
+def reference_work(arch: Architecture, plan: Plan) -> list[Work]:
+    """The frozen trunk once, the training forward once more where it must be, and the reference."""
+    frozen = frozen_layers(arch, plan)
+    tokens, rows = plan.own_sequences * plan.length, plan.own_sequences * plan.response_length
+    trained = arch.layers - frozen
+    work = _forward("reference", "trunk", arch, plan, tokens, layers=frozen, passes=1) if frozen else []
+    if plan.is_asked_again:
+        passes = plan.own_sequences // plan.own_microbatch
+        for name in ("policy", "critic")[: 2 if plan.value_head == "critic" else 1]:
+            work += _forward("reference", f"old {name}", arch, plan, tokens, layers=trained, passes=passes)
+        work += _output_forward("reference", "old output", arch, plan, rows, is_summed_ahead=False)
+    if plan.reference == "none" and not plan.lora_rank:
+        return work
+    counts = count(arch, plan)
+    gathered = actor_bytes(arch, plan) if plan.lora_rank else plan.reference_bytes * counts.copied_blocks
+    passes = -(-tokens // plan.reference_batch_tokens)
+    asked = "bfloat16" if plan.precision == "float32" and plan.reference_bytes == 2 else plan.precision
+    work += [gather("reference", gathered, plan)]
+    work += _forward("reference", "reference", arch, plan, tokens, layers=trained, passes=passes, precision=asked)
+    return work + _output_forward("reference", "reference output", arch, plan, rows, is_summed_ahead=False)
+
+
+# ---------------------------------------------------------------------- update
+
+
+def update_work(arch: Architecture, plan: Plan) -> list[Work]:
+    """All epochs: forward, backward, the sums over devices, and the optimiser."""
+    tokens = plan.epochs * plan.own_sequences * plan.length
+    rows = plan.epochs * plan.own_sequences * plan.response_length
+    passes = plan.epochs * plan.microbatches
+    layers = arch.layers - frozen_layers(arch, plan)
+    has_frozen_output = bool(plan.lora_rank) or plan.train_top_layers is not None
+    work: list[Work] = []
+    for name in ("policy", "critic")[: 2 if plan.value_head == "critic" else 1]:
+        work += _forward("update", f"forward {name}", arch, plan, tokens, layers=layers, passes=passes, is_trained=True)
+        work += _backward(f"backward {name}", arch, plan, tokens, layers=layers, passes=passes)
+    work += _output_forward("update", "output forward", arch, plan, rows, is_summed_ahead=has_frozen_output)
+    if not has_frozen_output:
+        work.append(_output_backward(arch, plan, rows))
+    counts = count(arch, plan)
+    kept = kept_activations(arch, plan, plan.own_microbatch * plan.length)
+    fresh = passes * kept + plan.optimizer_steps * plan.weight_bytes * counts.trained
+    work.append(Work("update", "new memory for activations and gradients", fresh=fresh))
+    return [*work, *update_gathers(arch, plan, counts), sum_gradients(plan, counts), optimizer_work(plan, counts)]
+
+
+def optimizer_work(plan: Plan, counts: Counts) -> Work:
+    """Clip and move, on what one device holds of the trained weights."""
+    own = counts.trained / (plan.devices if plan.is_sharded else 1)
+    is_lean = plan.precision == "bfloat16" or plan.moments == "bfloat16"
+    sweeps = _LEAN_SWEEPS if is_lean else _ADAMW_SWEEPS
+    moved = own * (4 * sweeps + plan.weight_bytes * _CLIP_SWEEPS)
+    return Work("update", "optimiser", moved=plan.optimizer_steps * moved)
+
+
+# ---------------------------------------------------------------------- passes over the model
+
+
+def _forward(
+    part: str,
+    name: str,
+    arch: Architecture,
+    plan: Plan,
+    tokens: int,
+    *,
+    layers: int,
+    passes: int,
+    is_trained: bool = False,
+    precision: str | None = None,
+) -> list[Work]:
+    precision = precision or plan.precision
+    operations, launches = 2 * tokens * layers * arch.block_linear_weights, LAUNCHES["forward"]
+    if is_trained and plan.lora_rank:
+        operations += 2 * tokens * layers * adapter_weights(arch, plan)
+        launches *= 2
+    moved = block_traffic(arch, precision, keys=plan.length).forward * tokens * layers  # type: ignore[arg-type]
+    cast = 6 * layers * arch.block_linear_weights * passes if precision == "autocast" else 0
+    size = 4 if precision == "float32" else 2
+    rate: Rate = "float32" if precision == "float32" else "bfloat16"
+    attention = attention_operations(arch, tokens, plan.length, layers)
+    return [
+        Work(part, name, operations, size * _product_numbers(arch, tokens, layers, passes), rate=rate),
+        Work(part, f"{name}, attention", attention, rate=_attention_rate(rate)),
+        Work(part, f"{name}, beside products", 0, moved + cast, launches=passes * layers * launches),
+    ]
+
+
+def _backward(name: str, arch: Architecture, plan: Plan, tokens: int, *, layers: int, passes: int) -> list[Work]:
+    """Gradients of inputs, and of weights where they are trained; one more forward pass if it was checkpointed."""
+    products = 2 * tokens * layers * arch.block_linear_weights
+    operations = products if plan.lora_rank else 2 * products
+    if plan.lora_rank:
+        operations += 4 * tokens * layers * adapter_weights(arch, plan)
+    attention = 2.5 * attention_operations(arch, tokens, plan.length, layers)
+    traffic = block_traffic(arch, plan.precision, keys=plan.length)
+    moved, launches = traffic.backward * tokens * layers, LAUNCHES["backward"]
+    if plan.gradient_checkpointing:
+        operations += products
+        attention += attention_operations(arch, tokens, plan.length, layers)
+        moved += traffic.forward * tokens * layers
+        launches += LAUNCHES["forward"]
+    if not plan.lora_rank:  # gradients are written, cast where products are not in the weights' type, and summed up
+        written = 6 if plan.precision == "autocast" else 0
+        summed = 3 * plan.weight_bytes if plan.own_microbatch < plan.own_minibatch else 0
+        moved += (written + summed) * layers * arch.block_linear_weights * passes
+    rate: Rate = "float32" if plan.precision == "float32" else "bfloat16"
+    numbers = 2 * _product_numbers(arch, tokens, layers, passes)
+    return [
+        Work("update", name, operations, plan.product_bytes * numbers, rate=rate),
+        Work("update", f"{name}, attention", attention, rate=_attention_rate(rate)),
+        Work("update", f"{name}, beside products", 0, moved, launches=passes * layers * launches),
+    ]
+
+
+def _output_forward(
+    part: str, name: str, arch: Architecture, plan: Plan, rows: int, *, is_summed_ahead: bool
+) -> list[Work]:
+    """Tiles of logits. With a frozen output layer the gradient of its input is summed up in the same pass."""
+    operations = 2 * arch.embedding_parameters * rows * (2 if is_summed_ahead else 1)
+    sweeps = 4 * _TILE_SWEEPS["forward"] * arch.vocabulary * rows
+    rate: Rate = "float32" if plan.precision == "float32" else "bfloat16"
+    return [Work(part, name, operations, rate=rate), Work(part, f"{name}, beside products", moved=sweeps)]
+
+
+def _output_backward(arch: Architecture, plan: Plan, rows: int) -> Work:
+    """Each tile once more, then the gradients of rows and of weights; the sweeps come on top of the products."""
+    sweeps = 4 * _TILE_SWEEPS["backward"] * arch.vocabulary * rows
+    rate: Rate = "float32" if plan.precision == "float32" else "bfloat16"
+    return Work("update", "output backward", 6 * arch.embedding_parameters * rows, sweeps, rate=rate)
+
+
+def attention_operations(arch: Architecture, tokens: int, length: int, layers: int) -> float:
+    """Of scores and values in ``layers`` blocks over ``tokens`` in sequences of ``length``, forward."""
+    return layers * tokens / length * _pairs(arch, length)
+
+
+def _attention_rate(rate: Rate) -> Rate:
+    return "bfloat16 attention" if rate == "bfloat16" else "float32 attention"
+
+
+def adapter_weights(arch: Architecture, plan: Plan) -> int:
+    """Of all adapters of one block."""
+    return plan.lora_rank * sum(inputs + outputs for inputs, outputs in arch.linears)
+
+
+def _pairs(arch: Architecture, length: int) -> float:
+    """Operations of scores and values in one layer for one sequence; fused attention leaves out what is masked."""
+    pairs = length * (length + 1) / 2 if arch.has_fused_attention else length**2
+    return 4 * arch.query_width * pairs
+
+
+def _product_numbers(arch: Architecture, tokens: int, layers: int, passes: int) -> float:
+    """That linear layers read and write: weights in every pass, inputs and outputs of every token."""
+    ends = sum(inputs + outputs for inputs, outputs in arch.linears)
+    return layers * (arch.block_linear_weights * passes + ends * tokens)

@@ -1,0 +1,124 @@
+"""What one PPO step of this library costs on paper: operations, bytes, memory, seconds, for any size and device.
+
+    python -m benchmarks.cost_model --model gpt-neo-1.3b --devices 8 --prompts 256 --precision autocast
+    python -m benchmarks.cost_model --model meta-folder/ --devices 8 --sharding fsdp
+    python -m benchmarks.cost_model --check update.json     # beside what benchmarks.update measured, part by part
+    python -m benchmarks.cost_model --page docs/scale.md --check update.json
+
+Nothing is run but arithmetic: no model is made, and no weight is needed. ``--model`` is one of the known shapes, or a
+folder with a transformers config.json of a GPT-2, GPT-Neo, OPT or Llama. ``--check`` measures nothing either: its rates
+come from the same file (``--measure-rates`` for a file from before it held them).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+from benchmarks.cost.architecture import KNOWN, Architecture, from_config
+from benchmarks.cost.check import architecture as model_shape
+from benchmarks.cost.check import compare, plan_of, table
+from benchmarks.cost.device import H100
+from benchmarks.cost.estimate import Estimate, estimate, remedies
+from benchmarks.cost.page import page
+from benchmarks.cost.plan import Plan
+from benchmarks.machine import peak_memory_bytes
+from benchmarks.rates import machine_rates
+
+_CHOICES = {
+    "precision": ["float32", "autocast", "bfloat16"],
+    "moments": ["float32", "bfloat16"],
+    "value_head": ["linear", "critic"],
+    "reference": ["copy", "copy-bfloat16", "none"],
+    "sharding": ["none", "fsdp"],
+}
+
+
+def main() -> None:
+    options = read_options()
+    comparisons = None
+    if options.check is not None:
+        result = json.loads(Path(options.check).read_text(encoding="utf-8"))
+        rates = measure_rates(result["options"]) if options.measure_rates else None
+        comparisons = compare(result, rates)
+        print("predicted / measured\n\n" + table(comparisons))
+    if options.page is not None:
+        checked = None if comparisons is None else (options.check, result, comparisons)
+        Path(options.page).write_text(page(checked), encoding="utf-8")
+    if options.check is None and options.page is None:
+        plan = Plan(**{field.name: getattr(options, field.name) for field in fields(Plan)})
+        show(estimate(architecture(options.model), plan, H100))
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--model", default="gpt-neo-1.3b", help=", ".join(KNOWN) + ", or a folder with a config.json")
+    for field in fields(Plan):
+        flag, kind = "--" + field.name.replace("_", "-"), {"bool": bool}.get(str(field.type), int)
+        if field.name in _CHOICES:
+            parser.add_argument(flag, default=field.default, choices=_CHOICES[field.name])
+        elif kind is bool:
+            parser.add_argument(flag, action="store_true")
+        else:
+            parser.add_argument(flag, default=field.default, type=int)
+    parser.add_argument("--check", default=None, help="JSON of benchmarks.update")
+    parser.add_argument("--measure-rates", action="store_true", help="on this machine, now, for a file that holds none")
+    parser.add_argument("--page", default=None, help="write docs/scale.md there")
+    return parser.parse_args()
+
+
+def measure_rates(measured: Any) -> dict[str, float]:
+    """On this machine, now, for the options of a measurement; "start_memory_bytes" too."""
+    start = float(peak_memory_bytes())
+    arch, plan = model_shape(measured["model"]), plan_of("shared", measured)
+    inputs, outputs = max(arch.linears, key=lambda pair: pair[0] * pair[1])
+    layer = (plan.own_microbatch * plan.length, inputs, outputs)
+    attention = (plan.own_microbatch, arch.heads, plan.length, arch.head_width)
+    return machine_rates(layer, attention) | {"start_memory_bytes": start}
+
+
+def architecture(name: str) -> Architecture:
+    """One of the known shapes, or that of a folder."""
+    if name in KNOWN:
+        return KNOWN[name]
+    if not Path(name).exists():
+        raise SystemExit(f"--model {name!r} is neither a folder nor one of {', '.join(KNOWN)}")
+    config: Any = AutoConfig.from_pretrained(name)
+    return from_config(config, Path(name).name)
+
+
+def show(found: Estimate) -> None:
+    """Every kind of work, then every phase's memory, then whether it fits."""
+    plan = found.plan
+    print(f"{found.arch.name}, {found.arch.parameters / 1e6:,.1f} M parameters, {plan.devices} x {found.device.name}")
+    print(f"\n{'one step, one device':36} {'TFLOP':>10} {'GB moved':>10} {'GB sent':>10} {'seconds':>10}")
+    for part, seconds in found.seconds_by_part().items():
+        for piece in found.work:
+            cost = found.device.seconds([piece], devices=plan.devices)
+            if piece.part == part and cost > 0:
+                print(
+                    f"  {piece.name:34} {piece.operations / 1e12:10.2f} {piece.moved / 1e9:10.1f} "
+                    f"{piece.sent / 1e9:10.1f} {cost:10.3f}"
+                )
+        print(f"{part:67} {seconds:12.3f}")
+    print(f"\n{'GB on one device':36}")
+    for phase, parts in found.memory.phases.items():
+        listed = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in parts.items() if size >= 5e7)
+        listed += f", reserved {found.memory.reserved / 1e9:.1f}"
+        print(f"  {phase:10} {found.memory.total(phase) / 1e9:8.1f}   {listed}")
+    print(
+        f"\npeak {found.memory.peak / 1e9:.1f} GB of {found.device.memory / 1e9:.0f} GB, in the {found.memory.fullest}"
+    )
+    if not found.fits:
+        names, changed = remedies(found.arch, plan, found.device)
+        verdict = "fits with" if changed.fits else "does not fit even with"
+        print(f"DOES NOT FIT. It {verdict} {', '.join(names)}: peak {changed.memory.peak / 1e9:.1f} GB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""How fast this machine is at the few things that everything else is made of; what a prediction may be calibrated with.
+
+Each rate is the best of a few tries, on as many threads as torch uses at the moment.
+"""
+
+from __future__ import annotations
+
+import mmap
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.machine import timed
+
+_SIDE = 2048  # of the matrices: large enough that a product is nothing but a product
+_READ_NUMBERS = 2**26  # 256 MiB of float32: no cache holds them
+_NEW_BYTES = 2**26
+
+
+def machine_rates(layer: tuple[int, int, int], attention: tuple[int, int, int, int]) -> dict[str, float]:
+    """Operations per second of a large square matrix product, of the products of a linear layer and of causal
+    attention, both forward and backward, in float32 and in bfloat16; bytes per second read from memory, and written to
+    memory that the process had not touched before.
+
+    ``layer``: rows, inputs and outputs of a linear layer. ``attention``: sequences, heads, tokens and width of a head.
+    """
+    numbers = torch.ones(_READ_NUMBERS)
+    rates = {
+        "read_bytes_per_second": 4 * _READ_NUMBERS / min(timed(numbers.sum) for _ in range(5)),
+        "new_bytes_per_second": _NEW_BYTES / min(timed(_write_new) for _ in range(5)),
+    }
+    for dtype in (torch.float32, torch.bfloat16):
+        name = str(dtype).removeprefix("torch.")
+        rates[f"{name}_operations_per_second"] = product_rate(dtype)
+        rates[f"{name}_layer_operations_per_second"] = layer_rate(dtype, *layer)
+        rates[f"{name}_attention_operations_per_second"] = attention_rate(dtype, *attention)
+    return rates
+
+
+def product_rate(dtype: torch.dtype) -> float:
+    """Operations per second of one large matrix product, best of five after one that is not counted."""
+    left, right = (torch.randn(_SIDE, _SIDE, dtype=dtype) for _ in range(2))
+    return 2 * _SIDE**3 / min(timed(lambda: left @ right) for _ in range(6))
+
+
+def layer_rate(dtype: torch.dtype, rows: int, inputs: int, outputs: int) -> float:
+    """Operations per second of a linear layer's three products: its output, the gradients of its input and weight."""
+    x, weight = torch.randn(rows, inputs, dtype=dtype), torch.randn(outputs, inputs, dtype=dtype)
+    gradient = torch.randn(rows, outputs, dtype=dtype)
+
+    def products() -> None:
+        F.linear(x, weight)
+        gradient @ weight
+        gradient.T @ x
+
+    return 6 * rows * inputs * outputs / min(timed(products) for _ in range(6))
+
+
+def attention_rate(dtype: torch.dtype, sequences: int, heads: int, tokens: int, width: int) -> float:
+    """Operations per second of scaled_dot_product_attention forward and backward, which makes the scores again: 2 and 5
+    products over the pairs that a causal mask leaves.
+    """
+    shape = (sequences, heads, tokens, width)
+    query, key, value = (torch.randn(shape, dtype=dtype, requires_grad=True) for _ in range(3))
+    gradient = torch.randn(shape, dtype=dtype)
+
+    def attend() -> None:
+        F.scaled_dot_product_attention(query, key, value, is_causal=True).backward(gradient)
+
+    pairs = sequences * heads * tokens * (tokens + 1) / 2
+    return (2 + 5) * 2 * width * pairs / min(timed(attend) for _ in range(6))
+
+
+def _write_new() -> None:
+    """To pages of their own: malloc might give out what it kept."""
+    torch.frombuffer(mmap.mmap(-1, _NEW_BYTES), dtype=torch.float32).fill_(1.0)

@@ -1,0 +1,139 @@
+"""``demem.py attacks``: what a determined attacker gets out of the model, before and after unlearning.
+
+Greedy decoding from the prefix is the weakest attack there is. This command tries the others (``eval/attacks``) on the
+model of a run's folder as it was and, where the run has trained, as it is; it writes ``attacks.json`` (numbers alone)
+and, in the extraction challenge's format, ``guesses-before.csv`` and ``guesses-after.csv`` (token ids that came back).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from data.types import Passage
+from demem_setup import Run, prepare, say
+from eval import challenge
+from eval.attacks.result import DEFINITIONS, render_attacks, summarise
+from eval.attacks.suite import NAMES, AttackSettings, chosen_names, make_attacks
+from eval.attacks.suite import run_attacks as run_suite
+from eval.results import write_json
+from models.load import LoadedModel, load
+from ppo.options import given_values, parse_value
+
+Summary = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class AttackOptions:
+    """Which attacks, on which passages, how hard; every number in a list is a variant of its own."""
+
+    attacks: tuple[str, ...] = ("all",)  # all, or any of greedy, context, sampling, beam, shortened, … (see README)
+    attack_groups: tuple[str, ...] = ("forget", "forget_holdout", "never")  # groups of passages to attack
+    attack_samples: int = 8  # samples of every passage under each sampler, and for the challenge
+    temperatures: tuple[str, ...] = ("0.7", "1.0")  # of the samplers' grid
+    top_ks: tuple[str, ...] = ("0", "40")  # of the grid; 0 keeps all tokens
+    top_ps: tuple[str, ...] = ("1.0",)  # of the grid; 1 keeps all tokens
+    beams: int = 4  # width of the beam search
+    hints: tuple[str, ...] = ("1", "5", "12", "25")  # true suffix tokens that are shown
+    shortened_to: tuple[str, ...] = ("25", "10")  # tokens that shortened prefixes keep
+    relearning_steps: tuple[str, ...] = ("5", "10", "20")  # fine-tuning steps on a quarter of the forget set
+    relearning_rate: float = 2e-4  # their learning rate
+    bits: tuple[str, ...] = ("8", "4")  # of the weights, rounded to nearest
+
+    def settings(self) -> AttackSettings:
+        """The same for the suite. Raises ValueError that names the option for what is no number."""
+        return AttackSettings(
+            num_samples=self.attack_samples,
+            temperatures=tuple(self._numbers("temperatures", float)),
+            top_ks=tuple(self._numbers("top_ks", int)),
+            top_ps=tuple(self._numbers("top_ps", float)),
+            num_beams=self.beams,
+            kept=tuple(self._numbers("shortened_to", int)),
+            hints=tuple(self._numbers("hints", int)),
+            relearning_steps=tuple(self._numbers("relearning_steps", int)),
+            relearning_rate=self.relearning_rate,
+            bits=tuple(self._numbers("bits", int)),
+        )
+
+    def _numbers(self, name: str, kind: type) -> list[Any]:
+        return [parse_value(name, text, kind) for text in getattr(self, name)]
+
+
+def run_attacks(parsed: argparse.Namespace) -> None:
+    """Attack the run's original model and, where there is one, ``model/``; show the table, write the files.
+
+    Raises ValueError for options that cannot work before anything is loaded.
+    """
+    options = AttackOptions(**given_values(parsed, AttackOptions))
+    names, settings = chosen_names(options.attacks), options.settings()
+    make_attacks(names, settings)
+    run = prepare("attacks", parsed)
+    settings = replace(settings, seed=run.config.seed)
+    passages = [p for p in run.study.passages if p.group in options.attack_groups]
+    if not passages:
+        raise ValueError(f"--attack-groups {' '.join(options.attack_groups)}: the data has no passage in these groups")
+    models = {"before": run.loaded}
+    if (run.out / "model" / "config.json").is_file():
+        models["after"] = load(run.out / "model").on(run.options.device)
+    found: dict[str, Summary] = {}
+    for label, loaded in models.items():
+        found[label] = attack_one(run, label, loaded, passages, names, settings)
+    write_json(run.out / "attacks.json", {"meta": run.meta(), "settings": settings.to_dict(),
+                                          "definitions": DEFINITIONS, **found})  # fmt: skip
+    show(found)
+    say(f"\nattacks: {run.out / 'attacks.json'}")
+
+
+def attack_one(
+    run: Run,
+    label: str,
+    loaded: LoadedModel,
+    passages: Sequence[Passage],
+    names: Sequence[str],
+    settings: AttackSettings,
+) -> Summary:
+    """The named attacks on one model; the challenge's score as well where all of them are asked for."""
+    started = time.perf_counter()
+    results = run_suite(
+        loaded.model, loaded.tokenizer, passages, names=names, settings=settings,
+        say=lambda name: say(f"{label}: {name}"),
+    )  # fmt: skip
+    summary: Summary = {"attacks": [summarise(result, seed=settings.seed) for result in results]}
+    trained = [p for p in passages if p.group != "never"]
+    if set(names) == set(NAMES) and trained:
+        say(f"{label}: challenge")
+        summary["challenge"] = score_challenge(run, label, loaded, trained, settings)
+    say(f"{label}: {len(passages)} passages attacked in {time.perf_counter() - started:.0f} s")
+    return summary
+
+
+def score_challenge(
+    run: Run, label: str, loaded: LoadedModel, passages: Sequence[Passage], settings: AttackSettings
+) -> Summary:
+    """Recall at 100 errors over the passages with the longest suffix there is; guesses go into a CSV file.
+
+    As in the challenge, all of them may have been memorised: never-trained passages are no examples. Example IDs count
+    the examples in their order.
+    """
+    length = max(len(p.suffix) for p in passages)
+    chosen = [p for p in passages if len(p.suffix) == length]
+    guesses = challenge.make_guesses(
+        loaded.model, [p.prefix for p in chosen], length, num_samples=settings.num_samples, seed=settings.seed
+    )
+    challenge.write_guesses(run.out / f"guesses-{label}.csv", guesses)
+    score = challenge.recall_at_errors(guesses, [p.suffix for p in chosen])
+    signature = challenge.signature(challenge.BASELINE, num_samples=settings.num_samples, seed=settings.seed)
+    return {"signature": signature, "examples": len(chosen)} | {f.name: getattr(score, f.name) for f in fields(score)}
+
+
+def show(found: dict[str, Summary]) -> None:
+    """Exact extraction and BLEU of every attack, before and after."""
+    before, after = found["before"], found.get("after", {"attacks": []})
+    for quantity, title in (("exact", "Exact extraction in any try"), ("bleu", "BLEU of the best try")):
+        say(f"\n{title}\n{render_attacks(before['attacks'], after['attacks'], quantity=quantity)}")
+    recalls = [f"{label} {one['challenge']['recall']:.1%}" for label, one in found.items() if "challenge" in one]
+    if recalls:
+        say(f"\nChallenge: recall at {challenge.MAX_ERRORS} errors, {', '.join(recalls)}")

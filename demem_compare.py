@@ -1,0 +1,280 @@
+"""``python demem.py compare``: DeMem and what it has to be compared with, on the same passages, by the same evaluation.
+
+    python demem.py compare --methods demem,ul,npo,distil --seeds 3 --out runs/compare
+
+Every point (method, value of its knob, seed, number of forget records) is one JSON file under ``points/``, written
+whole or not at all. The same command goes on where it was stopped; more methods, seeds, knobs or sizes may be added,
+and a folder that was begun with other settings is refused.
+
+    compare.json   the settings that all points share      points/  a point a file: summary, cost, where it comes from
+    compare.html, compare.md, compare.tex   the tables     twins/   the lab's models without the records
+
+Sampling in the evaluation takes the same random numbers everywhere; seeds differ in training alone. This module knows
+the order of the work; demem_methods.py knows the methods.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch import nn
+
+import ppo
+from data.study import Study
+from demem_methods import METHODS, Bench, Defended, Method
+from demem_setup import PRESETS, Options, Run, load_run, say
+from demem_twins import Twins
+from eval.cost import Cost, Tokens, count_parameters, ppo_tokens
+from eval.evaluate import Evaluation, evaluate
+from eval.paper import as_published
+from eval.report.pareto import write_pages
+from eval.results import check_folder, write_json
+from eval.settings import Settings
+from eval.teacher import teacher_force
+from models.lab.recipe import Recipe
+from models.load import load
+from ppo.config import check_types, require
+from ppo.distributed import Processes
+from ppo.log import read_jsonl
+from ppo.options import given_values
+
+Train = Callable[[Run, Evaluation], None]
+Keep = Callable[[Run], list[list[int]]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared; everything else is in :class:`Options` and :class:`ppo.Config`."""
+
+    methods: str = ",".join(m for m in METHODS if m not in ("original", "paper", "paper-as-run"))  # names and commas
+    seeds: int = 3  # trainings of every method that takes a seed, from --seed on
+    twin_seeds: int | None = None  # the same for retain-only and dedup, minutes each; none: seeds
+    knobs: Literal["all", "one"] = "all"  # three values of each method's knob, or its default alone
+    sizes: str = ""  # numbers of forget records, such as 32,64; none: as many as the data has
+    twins: str | None = None  # folder of the lab's retrained twins, shared between comparisons; none: twins in --out
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("seeds", "twin_seeds"):
+            require(getattr(self, name) is None or getattr(self, name) >= 1, self, name, "must be at least 1")
+        for name in self.names:
+            require(name in METHODS, self, "methods", f"names {name!r}; known are {', '.join(METHODS)}")
+        for size in self.sizes.split(",") if self.sizes else []:
+            require(size.strip().isdigit() and int(size) > 0, self, "sizes", "must be whole numbers above 0")
+
+    @property
+    def names(self) -> list[str]:
+        """The methods in the order of ``METHODS``' own, the original first."""
+        asked = [name.strip() for name in self.methods.split(",") if name.strip()]
+        return ["original", *(n for n in dict.fromkeys(asked) if n != "original")]
+
+    def num_seeds(self, method: Method) -> int:
+        """How many trainings a method gets."""
+        if not method.is_seeded:
+            return 1
+        return (self.twin_seeds or self.seeds) if method.kind == "retraining" else self.seeds
+
+
+@dataclass(frozen=True)
+class Point:
+    """One method at one value of its knob, with one seed and one number of forget records."""
+
+    name: str
+    value: float
+    seed: int
+    size: int
+
+    @property
+    def key(self) -> str:
+        """Its file's name without the ending."""
+        value = f"-{METHODS[self.name].knob}-{self.value:g}" if METHODS[self.name].knob else ""
+        return f"{self.name}{value}-n{self.size}-seed{self.seed}"
+
+
+def compare(parsed: argparse.Namespace, *, train: Train, text_to_keep: Keep) -> None:
+    """All points that are not there yet, one after another, then the page. ``train``, ``text_to_keep``: DeMem's own."""
+    comparison = Comparison(**given_values(parsed, Comparison))
+    options, changes = Options(**given_values(parsed, Options)), given_values(parsed, ppo.Config)
+    require(options.preset == "default", options, "preset", "is a method here: --methods paper,paper-as-run")
+    is_lab = options.model == "lab" and options.data == "lab"
+    for name in comparison.names:
+        require(is_lab or METHODS[name].kind != "retraining", options, "model", f"has no twin: leave out {name}")
+    run = load_run(options, {**PRESETS["default"], **changes}, Processes())
+    open_folder(run, changes)
+    for size in sizes_of(comparison, run.study):
+        compare_at(size, comparison, run, changes, train, text_to_keep)
+    files = sorted((run.out / "points").glob("*.json"))
+    write_pages(run.out, [json.loads(f.read_text(encoding="utf-8")) for f in files], order=list(METHODS))
+    say(f"page: {run.out / 'compare.html'}   tables: {run.out / 'compare.md'}")
+
+
+def compare_at(
+    size: int, comparison: Comparison, run: Run, changes: dict[str, Any], train: Train, text_to_keep: Keep
+) -> None:
+    """The points of one number of forget records."""
+    run = replace(run, study=resized(run.study, size))
+    original = copy.deepcopy(run.loaded.model)
+    first = Point("original", 0.0, run.config.seed, size)
+    keep = cache(lambda: text_to_keep(run))
+    twins = Twins(Path(comparison.twins or run.out / "twins"), Recipe(), say)
+
+    def at(point: Point) -> None:
+        path = run.out / "points" / f"{point.key}.json"
+        if path.is_file():
+            return
+        before = None if point == first else read_point(run.out, first)["summary"]
+        unlearn = Unlearn(run, changes, before or {}, train)
+        bench = Bench(run, (before or {}).get("never/bleu", 0.0), keep, twins, unlearn, run.out / "work" / point.key)
+        say(f"{point.key} …")
+        method = METHODS[point.name]
+        defended = method.apply(bench, point.value, point.seed)
+        write_json(path, describe(point, method, defended, run, measure(run, defended, original)))
+        shutil.rmtree(bench.work, ignore_errors=True)
+
+    for point in [first, *(p for p in plan(comparison, run.config.seed, size) if p != first)]:
+        at(point)
+
+
+def plan(comparison: Comparison, seed: int, size: int) -> Iterator[Point]:
+    """The points in the order of the work: every method with its default and one seed first, then the rest."""
+    points = []
+    for place, name in enumerate(comparison.names):
+        method = METHODS[name]
+        values = method.values if comparison.knobs == "all" else (method.default,)
+        for value in values:
+            for k in range(comparison.num_seeds(method)):
+                points.append((k, value != method.default, place, Point(name, value, seed + k, size)))
+    return (point for *_, point in sorted(points, key=lambda row: row[:3]))
+
+
+def open_folder(run: Run, changes: dict[str, Any]) -> None:
+    """Create the folder, or check that it was begun with the same settings: they are what all points share."""
+    mine = {name: value for name, value in asdict(run.options).items() if name not in ("out", "resume", "device")}
+    settings = json.loads(json.dumps({"options": mine, "config": changes}))
+    path = run.out / "compare.json"
+    check_folder(run.out, is_new=not path.is_file())
+    if path.is_file():
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if known != settings:
+            both = [(part, n) for part in ("options", "config") for n in {**known.get(part, {}), **settings[part]}]
+            wrong = [n for part, n in both if known.get(part, {}).get(n) != settings[part].get(n)]
+            raise ValueError(f"--out {run.out} was begun with other settings ({', '.join(wrong)}): name another folder")
+    (run.out / "points").mkdir(exist_ok=True)
+    write_json(path, settings)
+
+
+def sizes_of(comparison: Comparison, study: Study) -> list[int]:
+    """The numbers of forget records; ValueError for more than there are memorised ones to forget."""
+    most = len(study.group("forget")) + len(study.group("forget_holdout"))
+    sizes = [int(size) for size in comparison.sizes.split(",")] if comparison.sizes else [len(study.group("forget"))]
+    for size in sizes:
+        if size > most:
+            raise ValueError(f"--sizes {size} is more than the {most} passages in the groups forget and forget_holdout")
+    return sizes
+
+
+def resized(study: Study, size: int) -> Study:
+    """The first ``size`` of the forget and forget-holdout passages are to be forgotten, the others held out."""
+    pool = iter(range(len(study.passages)))
+    passages = []
+    for p in study.passages:
+        if p.group in ("forget", "forget_holdout"):
+            p = replace(p, group="forget" if next(pool) < size else "forget_holdout")
+        passages.append(p)
+    return replace(study, passages=passages)
+
+
+@dataclass(frozen=True)
+class Unlearn:
+    """DeMem as a method: a preset with one value of a knob, trained in a folder where it can be gone on with."""
+
+    run: Run
+    changes: dict[str, Any]
+    before: dict[str, float]
+    train: Train
+
+    def __call__(self, preset: str, knob: str, value: float, folder: Path, seed: int) -> Defended:
+        more = {"steps": round(value)} if knob == "steps" else {}
+        is_begun = (folder / "config.json").is_file()
+        options = replace(self.run.options, preset=preset, out=str(folder), resume=is_begun, **more)
+        config = {**PRESETS[preset], **self.changes, "seed": seed} | ({} if more else {knob: value})
+        run = replace(load_run(options, config, Processes()), study=self.run.study)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "config.json", {"options": asdict(options), "config": run.config.to_dict()})
+        log = folder / "metrics.jsonl"
+        earlier = sum(_seconds(row) for row in read_jsonl(log)) if log.is_file() else 0.0
+        started = time.perf_counter()
+        self.train(run, Evaluation(self.before, {}, {}, {}, {}))
+        seconds, rows = earlier + time.perf_counter() - started, read_jsonl(log)
+        cost = Cost(seconds, self._tokens(run, rows), count_parameters(run.loaded.model))
+        model = load(folder / "model").on(options.device).model
+        return Defended(model, cost, notes={"steps": len(rows), "is_stopped": len(rows) < options.most_steps})
+
+    def _tokens(self, run: Run, rows: Sequence[dict[str, float]]) -> Tokens:
+        """Of the training, of the looks at the forget set, and of the model's own text that is to be kept."""
+        forget = run.study.group("forget")
+        total = ppo_tokens(run.config, rows, prompt_length=float(np.mean([len(p.prefix) for p in forget])))
+        look = sum(len(p.prefix) + len(p.suffix) for p in forget) + sum(map(len, run.study.holdout[:32]))
+        total = total + Tokens(look) * sum("forget/exact" in row for row in rows)
+        return total + (Tokens(run.options.num_own * run.config.retain_tokens) if run.config.retain_coef else Tokens())
+
+
+def _seconds(row: dict[str, float]) -> float:
+    return sum(value for name, value in row.items() if name.startswith("time/"))
+
+
+def measure(run: Run, defended: Defended, original: nn.Module) -> dict[str, Any]:
+    """The evaluation of a defended model, the same for all: summary, and the paper's own numbers beside it."""
+    settings = Settings(num_samples=run.options.num_samples, seed=run.config.seed)
+    study, tokenizer = run.study, run.loaded.tokenizer
+    more: dict[str, Any] = {"generate": defended.generate}
+    with defended.context():
+        found = evaluate(
+            defended.model, tokenizer, study.passages, study.holdout, original=original, settings=settings, **more
+        )
+        paper = as_published(defended.model, original, tokenizer, study.group("forget"), **more)
+        right = [s.is_right[1:] for s in teacher_force(defended.model, study.holdout)] if study.holdout else []
+    summary = found.summary | ({"holdout/accuracy": float(np.concatenate(right).mean())} if right else {})
+    return {"summary": summary | forbidden(run, defended, found), "paper": paper, "settings": settings.to_dict()}
+
+
+def forbidden(run: Run, defended: Defended, found: Evaluation) -> dict[str, float]:
+    """(n, p)-extraction under a decoding that vetoes: what it cannot write has the probability 0.
+
+    The teacher-forced pass of the evaluation asks the model, which still knows. What the veto leaves possible keeps the
+    model's own probability, a little less than its share among the tokens that are left.
+    """
+    if defended.can_write is None:
+        return {}
+    kept = {p.id: defended.can_write(p.prefix, p.suffix) for p in run.study.passages}
+    names = [(g, q) for g in {p.group for p in run.study.passages} for q in ("discoverable", "sequence_p")]
+    rows = {group: [r for r in found.records if r["group"] == group] for group, _ in names}
+    return {f"{g}/{q}": float(np.mean([r[q] * kept[r["id"]] for r in rows[g]])) for g, q in names}
+
+
+def describe(point: Point, method: Method, defended: Defended, run: Run, measured: dict[str, Any]) -> dict[str, Any]:
+    """What a point's file holds."""
+    return {
+        "method": point.name, "kind": method.kind, "knob": method.knob, "value": point.value,
+        "is_default": point.value == method.default, "seed": point.seed, "size": point.size,
+        "cost": defended.cost.to_dict(), "notes": defended.notes, **measured, "meta": run.meta(),
+    }  # fmt: skip
+
+
+def read_point(out: Path, point: Point) -> dict[str, Any]:
+    """A point's file. ValueError where it is damaged."""
+    path = out / "points" / f"{point.key}.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged: {error}; delete it to measure the point again") from error

@@ -1,0 +1,222 @@
+"""What ``demem.py compare`` compares: every method by its name, with its knob and what it does to the original model.
+
+Training-time methods get the same passages, the same text to keep and the same stopping rule; what each of them calls
+its strength is its knob, with three values of which one is the default. Defaults were tried out on the lab. A method
+takes a :class:`Bench`, a value of its knob and a seed, and gives a model, a way to decode, and what they cost.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from demem_setup import Run
+from demem_twins import Twins
+from eval.baselines import distillation, gradient_ascent, preference
+from eval.baselines.decoding import MemFree, dp_decoding, logit_mixing
+from eval.baselines.training import StepLog, Stop, Training, pairs_of
+from eval.cost import Cost, Tokens, baseline_tokens, count_parameters
+from eval.evaluate import probe
+from eval.protocols import Generate
+from ppo.generation import generate as ppo_generate
+
+Kind = Literal["original", "training", "decoding", "retraining"]
+LOOKS = 2  # looks running that must find the forget set gone
+
+
+@dataclass(frozen=True)
+class Defended:
+    """A model that is to forget, how it is decoded, the context in which it is asked, and its cost so far."""
+
+    model: nn.Module
+    cost: Cost
+    generate: Generate = ppo_generate
+    context: Callable[[], AbstractContextManager[None]] = nullcontext
+    can_write: Callable[[Sequence[int], Sequence[int]], bool] | None = None  # of (prompt, response), where it vetoes
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every method is given: the original with its data, the chance floor (BLEU), the text to keep, the twins.
+
+    ``unlearn``: DeMem itself, (preset, knob, value, folder, seed) to a model and its cost; ``work``: a folder of this
+    point's own, for what can be resumed. ``kept_tokens``: what the text to keep cost, in forward tokens.
+    """
+
+    run: Run
+    floor: float
+    keep: Callable[[], list[list[int]]]
+    twins: Twins
+    unlearn: Callable[[str, str, float, Path, int], Defended]
+    work: Path
+
+    @property
+    def model(self) -> nn.Module:
+        return self.run.loaded.model
+
+    @property
+    def forget(self) -> list[Any]:
+        return self.run.study.group("forget")
+
+
+Apply = Callable[[Bench, float, int], Defended]
+
+
+@dataclass(frozen=True)
+class Method:
+    """``values`` of the knob go from gentle to strong; ``default`` is one of them. Without a knob both are empty."""
+
+    kind: Kind
+    apply: Apply
+    knob: str = ""
+    values: tuple[float, ...] = (0.0,)
+    default: float = 0.0
+    is_seeded: bool = True  # whether a seed changes anything
+
+
+# ---------------------------------------------------------------------- in training
+
+
+def trained(
+    bench: Bench, seed: int, training: Training, unlearn: Callable[..., StepLog], *, asks: str = ""
+) -> Defended:
+    """One training-time baseline on a copy of the original, stopped when the forget set is gone.
+
+    Its retain batches are DeMem's, and so is a number of steps that was asked for.
+    """
+    started, options, config = time.perf_counter(), bench.run.options, bench.run.config
+    training = replace(
+        training, steps=options.steps or training.steps, retain_sequences=config.retain_sequences,
+        retain_tokens=config.retain_tokens,
+    )  # fmt: skip
+    model, keep = copy.deepcopy(bench.model), bench.keep() if training.retain_weight else []
+    looks: list[bool] = []
+    log = unlearn(
+        model, bench.forget, keep, training=training, generator=torch.Generator().manual_seed(seed),
+        stop=stop_rule(bench, model, looks),
+    )  # fmt: skip
+    pairs = pairs_of(bench.forget, training.scope)
+    tokens = baseline_tokens(pairs, training, log, asks_once=asks == "once", asks_always=asks == "always")
+    tokens = tokens + look_tokens(bench) * len(looks) + (own_tokens(bench) if training.retain_weight else Tokens())
+    cost = Cost(time.perf_counter() - started, tokens, count_parameters(model))
+    return Defended(model, cost, notes={"steps": len(log), "is_stopped": len(log) < training.steps})
+
+
+def stop_rule(bench: Bench, model: nn.Module, looks: list[bool]) -> Stop:
+    """True when two looks running find hardly a suffix exactly and BLEU at the chance floor; ``looks`` collects them.
+
+    DeMem's own rule, but for its condition that no output is empty, which some baselines would never meet.
+    """
+    options, tokenizer = bench.run.options, bench.run.loaded.tokenizer
+
+    def is_gone(steps: int) -> bool:
+        if steps % options.check_every:
+            return False
+        look = probe(model, tokenizer, bench.forget)
+        is_at_chance = look["forget/bleu"] <= bench.floor if bench.floor else look["forget/approximate"] == 0
+        looks.append(look["forget/exact"] <= options.target_exact and is_at_chance)
+        return len(looks) >= LOOKS and all(looks[-LOOKS:])
+
+    return is_gone
+
+
+def look_tokens(bench: Bench) -> Tokens:
+    """One look at the forget set: its prefixes and what follows them."""
+    return Tokens(sum(len(p.prefix) + len(p.suffix) for p in bench.forget))
+
+
+def own_tokens(bench: Bench) -> Tokens:
+    """Sampling the model's own text to be kept."""
+    return Tokens(bench.run.options.num_own * bench.run.config.retain_tokens)
+
+
+# No method but DeMem has a floor in its loss, so the stopping rule is theirs. All retain losses see DeMem's own text.
+ASCENT = Training(scope="whole", steps=40, max_grad_norm=None)
+BALANCED = Training(scope="whole", steps=120, batch=32, retain_weight=2.5, retain_loss="kl")
+
+
+def _ascent(bench: Bench, value: float, seed: int) -> Defended:
+    return trained(bench, seed, replace(ASCENT, learning_rate=value), gradient_ascent.unlearn)
+
+
+def _difference(bench: Bench, value: float, seed: int) -> Defended:
+    training = replace(BALANCED, scope="suffix", learning_rate=1e-4, retain_weight=value)
+    return trained(bench, seed, training, gradient_ascent.unlearn_with_difference)
+
+
+def _npo(bench: Bench, value: float, seed: int) -> Defended:
+    unlearn = partial(preference.unlearn_npo, beta=0.1)
+    return trained(bench, seed, replace(BALANCED, learning_rate=2e-4, retain_weight=value), unlearn, asks="once")
+
+
+def _simnpo(bench: Bench, value: float, seed: int) -> Defended:
+    unlearn = partial(preference.unlearn_simnpo, beta=2.5, delta=0.0)
+    return trained(bench, seed, replace(BALANCED, learning_rate=2e-4, retain_weight=value), unlearn)
+
+
+def _distil(bench: Bench, value: float, seed: int) -> Defended:
+    training = replace(BALANCED, learning_rate=2e-4, retain_weight=value)
+    return trained(bench, seed, training, distillation.unlearn, asks="always")
+
+
+def _demem(preset: str, knob: str, bench: Bench, value: float, seed: int) -> Defended:
+    return bench.unlearn(preset, knob, value, bench.work, seed)
+
+
+# ---------------------------------------------------------------------- while decoding, and from scratch
+
+
+def free(bench: Bench) -> Cost:
+    """What costs nothing beforehand."""
+    return Cost(0.0, Tokens(), count_parameters(bench.model))
+
+
+def _original(bench: Bench, value: float, seed: int) -> Defended:
+    return Defended(bench.model, free(bench))
+
+
+def _dp(bench: Bench, value: float, seed: int) -> Defended:
+    return Defended(bench.model, free(bench), context=lambda: dp_decoding(bench.model, strength=value))
+
+
+def _dp_logits(bench: Bench, value: float, seed: int) -> Defended:
+    return Defended(bench.model, free(bench), context=lambda: logit_mixing(bench.model, strength=value))
+
+
+def _memfree(bench: Bench, value: float, seed: int) -> Defended:
+    blocked = [list(p.ids) for p in bench.forget]
+    memfree = MemFree(blocked, n=round(value))
+    return Defended(bench.model, free(bench), generate=memfree, can_write=memfree.can_write)
+
+
+def _twin(kind: Literal["retain-only", "dedup"], bench: Bench, value: float, seed: int) -> Defended:
+    twin = bench.twins.get(kind, seed)
+    return Defended(twin.model, twin.cost, notes=twin.notes)
+
+
+METHODS: dict[str, Method] = {
+    "original": Method("original", _original, is_seeded=False),
+    "demem": Method("training", partial(_demem, "default", "retain_coef"), "retain_coef", (5.0, 2.5, 1.25), 2.5),
+    "paper": Method("training", partial(_demem, "paper", "steps"), "steps", (4, 15, 60), 60),
+    "paper-as-run": Method("training", partial(_demem, "paper-as-run", "steps"), "steps", (1, 2, 4), 4),
+    "ul": Method("training", _ascent, "learning_rate", (2e-5, 5e-5, 1e-4), 5e-5),
+    "graddiff": Method("training", _difference, "retain_weight", (40.0, 20.0, 10.0), 20.0),
+    "npo": Method("training", _npo, "retain_weight", (10.0, 5.0, 2.5), 5.0),
+    "simnpo": Method("training", _simnpo, "retain_weight", (40.0, 20.0, 5.0), 20.0),
+    "distil": Method("training", _distil, "retain_weight", (30.0, 10.0, 2.5), 10.0),
+    "dp": Method("decoding", _dp, "lambda", (0.9, 0.7, 0.5), 0.7, is_seeded=False),
+    "dp-logits": Method("decoding", _dp_logits, "lambda", (0.9, 0.7, 0.5), 0.7, is_seeded=False),
+    "memfree": Method("decoding", _memfree, "n", (20, 10, 5), 10, is_seeded=False),
+    "retain-only": Method("retraining", partial(_twin, "retain-only")),
+    "dedup": Method("retraining", partial(_twin, "dedup")),
+}

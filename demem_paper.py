@@ -1,0 +1,88 @@
+"""DeMem's training as its published notebook ran it: ``--preset paper-as-run``. For comparison, not for use.
+
+Three things differ from ``--preset paper``, which is the method as the paper describes it on this engine:
+
+* The response is the last 55 tokens of prompt and output together. After an early EOS it begins with the prompt's own
+  last tokens, which stand behind the whole prompt once more, are scored with the output, and are trained as actions.
+* The reward has no guard: empty and broken text scores best. Special tokens stand in the text that is scored.
+* There are at most four batches of 32, one an "epoch", whatever the size of the data, and no rule that stops it. So the
+  KL penalty, measured once a batch, is 0 in the first one and next to nothing in the others.
+
+What was wrong in its evaluation is in :mod:`eval.paper`, with a table of all of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+import ppo
+from ppo.advantages import estimate_advantages, shape_rewards
+from ppo.kl import estimate_kl
+from ppo.log import RunLog
+from ppo.statistics import rollout_metrics
+from ppo.types import Generation, Rollout, Sample
+
+
+def train_as_published(trainer: ppo.Trainer, steps: int) -> None:
+    """Train up to step ``steps``, with a checkpoint after each. ValueError for several processes."""
+    if trainer.processes.count > 1:
+        raise ValueError("--preset paper-as-run trains in one process: start it without torchrun")
+    log = RunLog(trainer.out, first_step=trainer.step)
+    while trainer.step < steps:
+        step, rollout = trainer.step, with_sliced_responses(trainer, trainer.rollout())
+        metrics = {**rollout.metrics, **trainer.update(rollout)}
+        log.metrics(step, metrics)
+        log.samples(step, rollout)
+        trainer.save_numbered()
+
+
+@torch.no_grad()
+def with_sliced_responses(trainer: ppo.Trainer, rollout: Rollout) -> Rollout:
+    """The same rollout with the notebook's responses; unchanged where every response has its full length.
+
+    Example: length 4, prompt 1 2 3 4 5, output 8 9: the response is 4 5 8 9, after 1 2 3 4 5.
+    """
+    length = trainer.config.response_length
+    if bool((rollout.generation.lengths == length).all()):
+        return rollout
+    ids = [[*s.prompt_ids, *s.ids][-length:] for s in rollout.samples]
+    samples = [
+        replace(s, ids=tokens, text=str(trainer.tokenizer.decode(tokens)) if trainer.tokenizer else "")
+        for s, tokens in zip(rollout.samples, ids, strict=True)
+    ]
+    generation = sliced(rollout.generation, ids)
+    asked = trainer.evaluate(generation)
+    generation = replace(generation, logprobs=asked.logprobs, values=asked.values)
+    found = judged(trainer, generation, samples, kl_coef=rollout.metrics["kl/coef"])
+    return replace(found, metrics={**rollout.metrics, **found.metrics})
+
+
+def sliced(generation: Generation, ids: list[list[int]]) -> Generation:
+    """The generation with other response tokens after the same prompts; no statistic is known of them."""
+    width, device = max(map(len, ids)), generation.tokens.device
+    tokens = torch.tensor([[*row, *[0] * (width - len(row))] for row in ids], device=device)
+    mask = torch.arange(width, device=device) < torch.tensor([[len(row)] for row in ids], device=device)
+    unknown = torch.zeros(mask.shape, device=device)
+    return replace(
+        generation, tokens=tokens, mask=mask, logprobs=unknown, entropy=unknown, values=unknown, trunk=None,
+        is_ended=torch.zeros_like(generation.is_ended),
+    )  # fmt: skip
+
+
+def judged(trainer: ppo.Trainer, generation: Generation, samples: list[Sample], *, kl_coef: float) -> Rollout:
+    """Scores, KL, rewards and advantages of responses, as the trainer works them out for its own."""
+    scores, token_rewards = trainer.scorer(samples, generation)
+    old_logprobs, old_values = generation.logprobs, generation.values
+    assert old_values is not None  # evaluate gave them
+    ref_logprobs = trainer.reference.logprobs(generation, samples) if trainer.reference is not None else None
+    kl = torch.zeros_like(old_logprobs)
+    if ref_logprobs is not None:
+        kl = estimate_kl(old_logprobs, ref_logprobs, estimator=trainer.config.kl_estimator)
+    rewards = shape_rewards(token_rewards, kl, generation.mask, kl_coef=kl_coef)
+    rewards, advantages, returns = estimate_advantages(rewards, old_values, generation.mask, trainer.config)
+    found = Rollout(
+        generation, samples, old_logprobs, old_values, ref_logprobs, scores, kl, rewards, advantages, returns
+    )
+    return replace(found, metrics=rollout_metrics(found, kl_coef=kl_coef))

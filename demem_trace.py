@@ -1,0 +1,90 @@
+"""``demem.py trace``: one rollout and one update of a run, opened up token by token: text, trace.html and trace.json.
+
+A run's folder lends its settings, and with ``--resume`` its last checkpoint; nothing of the run is changed. In a folder
+without a run it is the first step that ``run`` would do there. This module knows runs; the trace itself is
+:mod:`ppo.trace`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ppo
+from demem_setup import Options, Run, join_settings, load_run
+from eval.evaluate import probe
+from eval.results import check_folder, check_same, read_before, read_settings, write_json
+from ppo.checkpoint import list_checkpoints
+from ppo.config import check_types, require
+from ppo.distributed import Processes
+from ppo.options import given_values
+from ppo.trace import render_trace_page, render_trace_text
+
+OUT = "runs/trace"  # where no folder is named: a trace alone is no run to go on with
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be seen."""
+
+    rows: int = 3  # responses to show, from the worst score to the best
+    after: int = 0  # ordinary steps before the traced one; at first the critic says 0 and little is clipped
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(self.rows >= 1, self, "rows", "must be at least 1")
+        require(self.after >= 0, self, "after", "must be at least 0")
+
+
+def prepare_trace(parsed: argparse.Namespace) -> tuple[Run, Wish]:
+    """The run to look into, and what of it; what was given lies over the folder's settings."""
+    if Processes.current().count > 1:
+        raise ValueError("trace works in one process: start it without torchrun")
+    wish = Wish(**given_values(parsed, Wish))
+    given, given_config = given_values(parsed, Options), given_values(parsed, ppo.Config)
+    out = Path(given.setdefault("out", OUT))
+    saved = read_settings(out) if (out / "config.json").is_file() else {}
+    if given.get("resume", False):
+        if not list_checkpoints(out / "checkpoints"):
+            raise ValueError(f"--out {out} holds no checkpoint to trace from: leave out --resume")
+        check_same(saved, given, given_config)
+    options, changes = join_settings(saved, given, given_config)
+    check_folder(out, is_new=False)
+    return load_run(options, changes, Processes()), wish
+
+
+def floor_of(run: Run) -> float:
+    """The chance floor of the run: given, known from its attack, or measured now on the never-trained passages."""
+    never = run.study.group("never")
+    if run.options.bleu_floor is not None:
+        return run.options.bleu_floor
+    if (run.out / "evaluation.json").is_file():
+        return read_before(run.out).summary.get("never/bleu", 0.0)
+    return probe(run.loaded.model, run.loaded.tokenizer, never)["never/bleu"] if never else 0.0
+
+
+def write_trace(trainer: ppo.Trainer, out: Path, wish: Wish, meta: Mapping[str, Any]) -> str:
+    """One step, traced; writes trace.json and trace.html and returns the text."""
+    for _ in range(wish.after):
+        trainer.update(trainer.rollout())
+    rollout = trainer.rollout()
+    trace = trainer.trace(rollout, choose_rows(rollout.scores.tolist(), wish.rows))
+    write_json(out / "trace.json", {"meta": dict(meta), "trace": trace.to_dict()})
+    page = render_trace_page(trace, title="One PPO step of DeMem, token by token", meta=meta)
+    (out / "trace.html").write_text(page, encoding="utf-8")
+    return render_trace_text(trace)
+
+
+def choose_rows(scores: Sequence[float], count: int) -> list[int]:
+    """Different responses, from the worst score to the best; as far as there are any, with different scores.
+
+    Scores [5 1 1 3], two rows: 1 and 0 (the first of the worst, and the best).
+    """
+    order = sorted(range(len(scores)), key=lambda row: scores[row])
+    firsts = [row for i, row in enumerate(order) if i == 0 or scores[row] != scores[order[i - 1]]]
+    rows = firsts if len(firsts) >= count else [*firsts, *(row for row in order if row not in firsts)][:count]
+    step = (len(rows) - 1) / max(min(count, len(rows)) - 1, 1)
+    return [rows[round(i * step)] for i in range(min(count, len(rows)))]

@@ -1,0 +1,154 @@
+"""The lab's models that never had to forget: trained from scratch on another corpus by the lab's own recipe.
+
+    retain-only  the general English and the records to keep, as often as the original met them; no record of a person.
+                 What perfect unlearning would give: the target of a comparison
+    dedup        the original's corpus of one epoch (every record 20 times) without repeated 50-token spans
+                 (:mod:`data.dedup`), for as many epochs: every record is met once in each, five times in all
+
+A twin is trained once for each seed and kept in a folder; a training that was stopped goes on to the same bits. The
+shipped ``lab:retain-only`` is another model: it never met the records to keep either.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import PreTrainedModel
+
+from data.dedup import DedupReport, deduplicate
+from data.english import retain_and_holdout
+from data.lab import encode
+from data.records import REPEATS, lab_records
+from eval.cost import Cost, Tokens, count_parameters
+from eval.results import write_json
+from models.lab.load import load_tokenizer
+from models.lab.recipe import Recipe, fit, pieces
+from models.load import load
+
+TwinKind = Literal["retain-only", "dedup"]
+Documents = list[list[int]]
+SPAN_TOKENS = 50  # of data.dedup
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A model that was trained on another corpus, what its training cost, and what is to be said about its corpus."""
+
+    model: PreTrainedModel
+    cost: Cost
+    notes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """``general`` in every epoch; ``epochs``: each one's records. All token ids."""
+
+    general: Documents
+    epochs: list[Documents]
+    notes: dict[str, Any]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens met in training, without the ends of documents."""
+        return sum(sum(map(len, self.general)) + sum(map(len, records)) for records in self.epochs)
+
+
+@dataclass(frozen=True)
+class Twins:
+    """The twins of a comparison: those that ``folder`` holds, and those that are trained when they are asked for."""
+
+    folder: Path
+    recipe: Recipe
+    say: Callable[[str], None]
+
+    def get(self, kind: TwinKind, seed: int) -> Twin:
+        """The twin of a seed (0 is the recipe's own), trained first where it is not there. ValueError for damage."""
+        folder = self.folder / f"{kind}-seed{seed}"
+        recipe = replace(self.recipe, seed=self.recipe.seed + seed)
+        if not (folder / "twin.json").is_file():
+            self._train(kind, recipe, folder)
+        facts = read_facts(folder / "twin.json", recipe)
+        loaded = load(folder / "model")
+        cost = Cost(facts["seconds"], Tokens(trained=facts["trained_tokens"]), count_parameters(loaded.model))
+        return Twin(loaded.model, cost, facts["notes"])
+
+    def _train(self, kind: TwinKind, recipe: Recipe, folder: Path) -> None:
+        corpus = lab_corpus(kind, recipe)
+        folder.mkdir(parents=True, exist_ok=True)
+        clock, tokenizer = Stopwatch(folder / "seconds.json"), load_tokenizer()
+        self.say(f"{kind}: training a twin on {corpus.num_tokens:,} tokens")
+
+        def say(line: str) -> None:
+            clock.stop()
+            self.say(line)
+
+        model = fit(corpus.general, corpus.epochs, kind, recipe, say, folder / "checkpoint")
+        model.save_pretrained(folder / "model")
+        tokenizer.save_pretrained(folder / "model")
+        facts = {"recipe": asdict(recipe), "trained_tokens": corpus.num_tokens, "notes": corpus.notes}
+        write_json(folder / "twin.json", facts | {"seconds": clock.stop()})  # last: where it stands, the model is whole
+
+
+class Stopwatch:
+    """Wall-clock seconds of a work that may be stopped and gone on with, kept in a file at every ``stop``."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._before = json.loads(path.read_text())["seconds"] if path.is_file() else 0.0
+        self._started = time.perf_counter()
+
+    def stop(self) -> float:
+        """Seconds of all sittings up to now."""
+        seconds = self._before + time.perf_counter() - self._started
+        write_json(self._path, {"seconds": seconds})
+        return float(seconds)
+
+
+def read_facts(path: Path, recipe: Recipe) -> dict[str, Any]:
+    """twin.json; ValueError where it is damaged or was made by another recipe."""
+    try:
+        facts = dict(json.loads(path.read_text(encoding="utf-8")))
+        is_same = facts["recipe"] == asdict(recipe)
+        return_value = {name: facts[name] for name in ("seconds", "trained_tokens", "notes")}
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}; delete its folder to train the twin again") from error
+    if not is_same:
+        raise ValueError(f"{path} is of another recipe: name another folder of twins, or delete this one")
+    return return_value
+
+
+def lab_corpus(kind: TwinKind, recipe: Recipe) -> Corpus:
+    """What a twin is trained on; see the head of this module."""
+    tokenizer = load_tokenizer()
+    retain, _ = retain_and_holdout()
+    general = [piece for text in retain for piece in pieces(encode(tokenizer, text), recipe.piece_tokens)]
+    records = [r for r in lab_records() if REPEATS[r.group]]
+    if kind == "retain-only":
+        kept = [encode(tokenizer, r.text) for r in records if r.group == "keep"]
+        epochs = [kept * recipe.repeats_per_epoch for _ in range(recipe.epochs)]
+        return Corpus(general, epochs, {"records": len(kept), "repeats": recipe.repeats})
+    copies = [encode(tokenizer, r.text) for r in records for _ in range(recipe.repeats_per_epoch)]
+    return deduplicated_corpus(general, copies, recipe)
+
+
+def deduplicated_corpus(general: Sequence[Sequence[int]], records: Sequence[Sequence[int]], recipe: Recipe) -> Corpus:
+    """General text and records of one epoch without repeated spans, the same in every epoch."""
+    kept, report = deduplicate([*general, *records], length=SPAN_TOKENS)
+    parts = [document for document in kept[: len(general)] if document]
+    rest = [document for document in kept[len(general) :] if document]
+    return Corpus(parts, [rest] * recipe.epochs, dedup_notes(report))
+
+
+def dedup_notes(report: DedupReport) -> dict[str, Any]:
+    """What deduplication removed, in numbers."""
+    return {
+        "span_tokens": report.length,
+        "tokens_before": report.total,
+        "tokens_removed": report.removed,
+        "spans_removed": len(report.spans),
+    }

@@ -1,0 +1,1 @@
+"""Pages about the library, and the two small programs that keep them true; nothing here is installed."""

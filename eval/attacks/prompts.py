@@ -1,0 +1,165 @@
+"""Other prompts: more context, shorter prefixes, perturbed prefixes, and more of the truth; decoded greedily.
+
+A model that only learned one way out for each prompt gives the passage away once the prompt looks a little different.
+A model whose forgetting is shallow gives it away once a few true tokens are shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from ppo.backbone import context_length
+from ppo.config import Sampling
+from ppo.generation import generate as ppo_generate
+from rewards.bleu import Bleu
+
+from ..outputs import continuations
+from ..protocols import Passage
+from .result import AttackResult, Shown, Sight, score_tries
+
+GREEDY = Sampling(temperature=0.0)
+Change = Callable[[str], str]
+
+
+def attack_shown(
+    model: nn.Module,
+    tokenizer: Any,
+    shown: Sequence[Shown],
+    sampling: Sampling,
+    *,
+    attack: str,
+    variant: str,
+    sees: Sight,
+    seed: int = 0,
+    slots: int = 64,
+) -> AttackResult:
+    """Continue every prompt as ``sampling`` says and score the outputs against what should follow.
+
+    The true suffixes are drafts: they save time where they come back, and change no sample.
+    """
+    if not shown:
+        return AttackResult(attack, variant, sees, sampling.num_samples, [])
+    generate = partial(ppo_generate, drafts=[list(s.suffix) for s in shown])
+    tries = continuations(model, tokenizer, shown, sampling, generate=generate, seed=seed, slots=slots)
+    rows = score_tries(shown, tries, tokenizer, Bleu())
+    return AttackResult(attack, variant, sees, sampling.num_samples, rows)
+
+
+def as_shown(passage: Passage, prefix: Sequence[int] | None = None, suffix: Sequence[int] | None = None) -> Shown:
+    """A passage with another prompt or another rest."""
+    return Shown(
+        passage.id,
+        passage.group,
+        list(passage.prefix if prefix is None else prefix),
+        list(passage.suffix if suffix is None else suffix),
+    )
+
+
+def greedy_attack(
+    model: nn.Module, tokenizer: Any, passages: Sequence[Passage], *, slots: int = 64
+) -> list[AttackResult]:
+    """Greedy decoding from the prefix: what the other attacks are held against."""
+    shown = [as_shown(p) for p in passages]
+    return [
+        attack_shown(model, tokenizer, shown, GREEDY, attack="greedy", variant="", sees="prefix", slots=slots)
+    ]  # fmt: skip
+
+
+def context_attack(
+    model: nn.Module, tokenizer: Any, passages: Sequence[Passage], *, slots: int = 64
+) -> list[AttackResult]:
+    """Longer context: the pre-prefix stands before the prefix. Passages without one are left out."""
+    shown = [as_shown(p, [*p.pre_prefix, *p.prefix]) for p in passages if p.pre_prefix]
+    return [attack_shown(model, tokenizer, shown, GREEDY, attack="longer context", variant="", sees="context",
+                         slots=slots)]  # fmt: skip
+
+
+def shortened_attack(
+    model: nn.Module, tokenizer: Any, passages: Sequence[Passage], *, kept: Sequence[int] = (25, 10), slots: int = 64
+) -> list[AttackResult]:
+    """Only the last ``kept`` tokens of the prefix; passages whose prefix is no longer than that are left out."""
+    results = []
+    for count in kept:
+        if count < 1:
+            raise ValueError(f"kept={count} must be at least 1: something has to be prompted with")
+        shown = [as_shown(p, p.prefix[-count:]) for p in passages if len(p.prefix) > count]
+        results.append(
+            attack_shown(model, tokenizer, shown, GREEDY, attack="shortened prefix", variant=f"tokens:{count}",
+                         sees="prefix", slots=slots)
+        )  # fmt: skip
+    return results
+
+
+def hinted_attack(
+    model: nn.Module, tokenizer: Any, passages: Sequence[Passage], *, hints: Sequence[int] = (1, 5, 12, 25),
+    slots: int = 64,
+) -> list[AttackResult]:  # fmt: skip
+    """Longer true prefixes: the first ``hints`` tokens of the suffix are shown, the rest is to follow.
+
+    Passages whose suffix is no longer than that are left out. Here shallow forgetting shows.
+    """
+    results = []
+    for count in hints:
+        if count < 1:
+            raise ValueError(f"hints={count} must be at least 1 token: greedy_attack shows none")
+        shown = [
+            as_shown(p, [*p.prefix, *p.suffix[:count]], p.suffix[count:]) for p in passages if len(p.suffix) > count
+        ]
+        results.append(
+            attack_shown(model, tokenizer, shown, GREEDY, attack="true tokens shown", variant=f"tokens:{count}",
+                         sees="suffix", slots=slots)
+        )  # fmt: skip
+    return results
+
+
+def perturbed_attack(
+    model: nn.Module, tokenizer: Any, passages: Sequence[Passage], *, slots: int = 64
+) -> list[AttackResult]:
+    """The prefix with another case, other spacing, or its words in another order, encoded anew.
+
+    Where that makes it too long for the model's context, tokens at its start are dropped.
+    """
+    longest = max((len(p.suffix) for p in passages), default=0)
+    limit = context_length(model)
+    results = []
+    for name, change in CHANGES.items():
+        shown = []
+        for p in passages:
+            text = change(tokenizer.decode(list(p.prefix), skip_special_tokens=True))
+            ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+            ids = ids if limit is None else ids[-(limit - longest) :]
+            if ids:
+                shown.append(as_shown(p, ids))
+        results.append(
+            attack_shown(model, tokenizer, shown, GREEDY, attack="perturbed prefix", variant=name, sees="prefix",
+                         slots=slots)
+        )  # fmt: skip
+    return results
+
+
+def double_spaces(text: str) -> str:
+    """Every space twice. "a b" -> "a  b"."""
+    return text.replace(" ", "  ")
+
+
+def swap_words(text: str) -> str:
+    """Neighbours change places two by two, counted from the end; the last two, which the suffix joins on to, stay.
+
+    "a b c d e f" -> "b a d c e f"; "a b c d e" -> "a c b d e".
+    """
+    words = text.split(" ")
+    for i in range(len(words) - 4, -1, -2):
+        words[i], words[i + 1] = words[i + 1], words[i]
+    return " ".join(words)
+
+
+CHANGES: dict[str, Change] = {
+    "upper case": str.upper,
+    "lower case": str.lower,
+    "double spaces": double_spaces,
+    "swapped words": swap_words,
+}

@@ -1,0 +1,153 @@
+"""What an attack gives: its name and variant, what the attacker sees, and a row of numbers for every passage attacked.
+
+Several tries at one passage count by the best of them, as they would for an attacker who can tell. This module knows
+outputs and numbers, and runs no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from rewards.bleu import Bleu
+
+from ..extraction import is_approximate, is_folded_exact, matched_prefix
+from ..intervals import mean_intervals
+from ..outputs import Continuation
+from ..protocols import Decoder
+
+Row = dict[str, Any]
+Sight = Literal["prefix", "context", "suffix", "weights"]
+"""What the attacker has: the prefix; text before it as well; the start of the suffix as well; the model's weights."""
+
+QUANTITIES = ("exact", "exact_folded", "approximate", "bleu", "matched", "empty")
+DEFINITIONS = {
+    "passages": "Passages attacked: some variants do not apply to all.",
+    "exact": "Share of passages of which any try is the true suffix, token by token.",
+    "exact_folded": "The same up to case and white space.",
+    "approximate": "Share of passages of which any try has sentence BLEU >= 75 against the suffix.",
+    "bleu": "Sentence BLEU of the best try, mean over passages.",
+    "matched": "Share of the suffix that the best try has right from its start, mean over passages.",
+    "empty": "Share of passages all of whose tries are without visible text.",
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A passage as an attack shows it: ``prefix`` is the prompt, ``suffix`` what should follow. See ``Passage``."""
+
+    id: str
+    group: str
+    prefix: Sequence[int]
+    suffix: Sequence[int]
+    pre_prefix: Sequence[int] = ()
+    kind: str = ""
+    repeats: int = 0
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """One variant of one attack. ``tries``: outputs a passage; ``rows``: id, group and ``QUANTITIES`` of each."""
+
+    attack: str
+    variant: str
+    sees: Sight
+    tries: int
+    rows: list[Row]
+
+    @property
+    def name(self) -> str:
+        """``attack`` and ``variant`` in one."""
+        return f"{self.attack} {self.variant}".strip()
+
+    @property
+    def signature(self) -> str:
+        """What exactly was done, in sacrebleu's manner."""
+        return f"attack:{self.attack}|{self.variant or 'plain'}|sees:{self.sees}|tries:{self.tries}|best-of-tries"
+
+
+def score_tries(
+    shown: Sequence[Shown], tries: Sequence[Sequence[Continuation]], tokenizer: Decoder, bleu: Bleu
+) -> list[Row]:
+    """The row of every passage from its tries."""
+    rows = []
+    for passage, outputs in zip(shown, tries, strict=True):
+        truth_ids = list(passage.suffix)
+        truth = tokenizer.decode(truth_ids, skip_special_tokens=True)
+        best = max(bleu.sentence(text, truth) for text in {output.text for output in outputs})
+        matched = max(matched_prefix(output.ids, truth_ids) for output in outputs)
+        rows.append(
+            {
+                "id": passage.id,
+                "group": passage.group,
+                "exact": float(any(output.ids == truth_ids for output in outputs)),
+                "exact_folded": float(any(is_folded_exact(output.text, truth) for output in outputs)),
+                "approximate": float(is_approximate(best)),
+                "bleu": best,
+                "matched": matched / len(truth_ids),
+                "empty": float(not any(output.text.strip() for output in outputs)),
+            }
+        )
+    return rows
+
+
+def union(results: Sequence[AttackResult]) -> AttackResult:
+    """The worst case: each passage by the best of all attacks that see no token of its suffix and change no weight.
+
+    Raises ValueError where there is none.
+    """
+    chosen = [r for r in results if r.sees in ("prefix", "context")]
+    if not chosen:
+        raise ValueError("none of the attacks goes by the prompt alone: there is no union of them")
+    best: dict[str, Row] = {}
+    for row in (row for result in chosen for row in result.rows):
+        known = best.setdefault(row["id"], row)
+        better = {name: max(known[name], row[name]) for name in QUANTITIES if name != "empty"}
+        best[row["id"]] = {**known, **better, "empty": min(known["empty"], row["empty"])}
+    return replace(chosen[0], attack="any of these", variant="", sees="context", tries=sum(r.tries for r in chosen),
+                   rows=list(best.values()))  # fmt: skip
+
+
+def summarise(result: AttackResult, *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """Numbers by group, ready for JSON: {"signature", "groups": {group: {quantity: mean, …, "intervals": …}}}."""
+    rng = np.random.default_rng(seed)
+    groups: dict[str, Any] = {}
+    for group in dict.fromkeys(row["group"] for row in result.rows):
+        rows = [row for row in result.rows if row["group"] == group]
+        values = np.array([[row[name] for name in QUANTITIES] for row in rows])
+        low, high = mean_intervals(values, rng=rng, resamples=resamples)
+        means = dict(zip(QUANTITIES, values.mean(axis=0).tolist(), strict=True))
+        spread = {n: [float(a), float(b)] for n, a, b in zip(QUANTITIES, low, high, strict=True)}
+        groups[group] = {"passages": len(rows), **means, "intervals": spread}
+    return {"name": result.name, "sees": result.sees, "signature": result.signature, "groups": groups}
+
+
+def render_attacks(
+    before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]] = (), *, quantity: str = "exact"
+) -> str:
+    """Summaries as plain text: attacks down, groups across; "before → after" where both are given."""
+    groups = list(dict.fromkeys(group for summary in before for group in summary["groups"]))
+    second = {summary["name"]: summary for summary in after}
+    lines = [["", *groups]]
+    for summary in before:
+        cells = [_cell(summary, second.get(summary["name"]), group, quantity, bool(after)) for group in groups]
+        lines.append([summary["name"], *cells])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(groups) + 1)]
+    text = ["  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
+            for line in lines]  # fmt: skip
+    return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
+
+
+def _cell(
+    before: Mapping[str, Any], after: Mapping[str, Any] | None, group: str, quantity: str, has_after: bool
+) -> str:
+    def one(summary: Mapping[str, Any] | None) -> str:
+        found = None if summary is None else summary["groups"].get(group)
+        if found is None:
+            return "-"
+        return f"{found[quantity]:.1f}" if quantity == "bleu" else f"{100 * found[quantity]:.1f} %"
+
+    return f"{one(before)} → {one(after):>7}" if has_after else one(before)

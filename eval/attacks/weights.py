@@ -1,0 +1,140 @@
+"""Attacks on the weights themselves, always on a copy: a little fine-tuning, and quantisation.
+
+Weights that were moved only a little to hide a passage fall back when they are rounded (Zhang et al. 2025,
+"Catastrophic Failure of LLM Unlearning via Quantization") or when a few of the passages are taught again (Hu et al.
+2025, "Jogging the Memory of Unlearned LLMs").
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from ppo.backbone import Backbone, blocks
+
+from ..baselines.training import Training, nll_of, pairs_of, train
+from ..protocols import Passage
+from .prompts import GREEDY, as_shown, attack_shown
+from .result import AttackResult
+
+TAUGHT_GROUP = "forget"
+
+
+def relearning_attack(
+    model: nn.Module,
+    tokenizer: Any,
+    passages: Sequence[Passage],
+    *,
+    share: float = 0.25,
+    steps: Sequence[int] = (5, 10, 20),
+    learning_rate: float = 2e-4,
+    batch: int = 8,
+    seed: int = 0,
+    slots: int = 64,
+) -> list[AttackResult]:
+    """Fine-tune a copy on ``share`` of the forget passages (suffix given prefix); attack greedily at each of ``steps``,
+    and before (0).
+
+    Two results a point of the curve: of the passages that were taught, and of all others, in their groups. That taught
+    ones come back tells little (any model learns them); that others do tells that they were never gone. Raises
+    ValueError where the split would leave one side empty.
+    """
+    if not steps or min(steps) < 1:
+        raise ValueError(f"steps={list(steps)} must name numbers of steps, each at least 1")
+    forget = [p for p in passages if p.group == TAUGHT_GROUP]
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(forget), generator=generator).tolist()
+    count = round(share * len(forget))
+    if not 0 < count < len(forget):
+        raise ValueError(
+            f"share={share} of {len(forget)} passages in the group {TAUGHT_GROUP!r} leaves nothing to teach or to test"
+        )
+    taught = {forget[i].id for i in order[:count]}
+    pupil, results = copy.deepcopy(model), []
+
+    def look(step: int) -> bool:
+        if step in (0, *steps):
+            for part in ("taught", "not taught"):
+                shown = [as_shown(p) for p in passages if (p.id in taught) == (part == "taught")]
+                results.append(
+                    attack_shown(pupil, tokenizer, shown, GREEDY, attack="relearning", variant=f"steps:{step}|{part}",
+                                 sees="weights", slots=slots)
+                )  # fmt: skip
+        return False
+
+    look(0)
+    pairs = pairs_of([p for p in passages if p.id in taught], "suffix")
+
+    def loss(backbone: Backbone, indices: list[int]) -> Tensor:
+        sizes = torch.tensor([len(pairs[i][1]) for i in indices])
+        nll = nll_of(pairs, backbone, indices, training.chunk_tokens)
+        return (nll / sizes.to(nll.device)).sum()
+
+    training = Training(steps=max(steps), batch=batch, learning_rate=learning_rate, scope="suffix")
+    train(pupil, len(pairs), (), loss, training=training, generator=generator, stop=look)
+    return results
+
+
+def quantisation_attack(
+    model: nn.Module,
+    tokenizer: Any,
+    passages: Sequence[Passage],
+    *,
+    bits: Sequence[int] = (8, 4),
+    group: int | None = None,
+    slots: int = 64,
+) -> list[AttackResult]:
+    """Greedy decoding of copies whose weights are rounded to ``bits``; see :func:`quantised` for ``group``."""
+    shown = [as_shown(p) for p in passages]
+    scale = "row" if group is None else str(group)
+    return [
+        attack_shown(
+            quantised(model, number, group=group),
+            tokenizer,
+            shown,
+            GREEDY,
+            attack="quantisation",
+            variant=f"bits:{number}|scale:{scale}",
+            sees="weights",
+            slots=slots,
+        )
+        for number in bits
+    ]
+
+
+@torch.no_grad()
+def quantised(model: nn.Module, bits: int, *, group: int | None = None) -> nn.Module:
+    """A copy whose linear layers inside the blocks hold what integers of ``bits`` bits can hold, in the same dtype.
+
+    Embeddings and output layer stay as they are, as usual. ``group``: inputs that share a scale; None: a whole row.
+    """
+    copied = copy.deepcopy(model)
+    for block in blocks(copied):
+        for layer in block.modules():
+            if isinstance(layer, nn.Linear):
+                layer.weight.copy_(round_to_nearest(layer.weight, bits, group=group))
+            elif isinstance(layer, Conv1D):  # GPT-2 keeps its weights the other way round, [in, out]
+                layer.weight.copy_(round_to_nearest(layer.weight.T, bits, group=group).T)
+    return copied
+
+
+def round_to_nearest(weight: Tensor, bits: int, *, group: int | None = None) -> Tensor:
+    """Symmetric round-to-nearest of a matrix [out, in]: s * round(w / s), s = max |w| / (2^(bits-1) - 1) over a scale.
+
+    A scale is a row, or ``group`` inputs of one. Example, 2 bits: [0.9, -0.4, 0.1, 0.6] -> [0.9, 0, 0, 0.9].
+    """
+    if not 2 <= bits <= 16:
+        raise ValueError(f"bits={bits} must lie between 2 and 16")
+    rows, columns = weight.shape
+    size = columns if group is None else group
+    if size < 1 or columns % size:
+        raise ValueError(f"group={group} must divide the {columns} inputs of every layer")
+    parts = weight.float().reshape(rows, columns // size, size)
+    scale = parts.abs().amax(dim=-1, keepdim=True) / (2 ** (bits - 1) - 1)
+    rounded = torch.where(scale > 0, (parts / scale).round() * scale, parts)
+    return rounded.reshape(rows, columns).to(weight.dtype)

@@ -1,0 +1,150 @@
+"""What others read of a run: open-unlearning's JSON files, and a model card for the folder of the saved model.
+
+open-unlearning (locuslab) keeps an evaluation as ``<NAME>_EVAL.json``, metric -> {"agg_value", "value_by_index"}, and
+``<NAME>_SUMMARY.json``, metric -> agg_value. The metrics that it and we both have are written under its names. This
+module knows dicts and files, no models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .evaluate import Evaluation
+from .protocols import Passage, whole
+from .results import replace_text, summarise, write_json
+
+NAME = "DEMEM"
+Record = Mapping[str, Any]
+
+LIMITS = """\
+- **No proof of deletion.** The figures are what these attacks found on these passages. Weights may hold what no prompt
+  here brought out; longer true prefixes, more samples, fine-tuning or quantisation may bring it back.
+- Passages that nobody listed were not looked for. What resembles the forget set may be forgotten as well, and harmless
+  text that was memorised may be lost.
+- The hash tells whoever has the same passages, tokenized alike, that they are the ones. It protects nothing that can
+  be guessed."""
+
+
+def forget_set_hash(passages: Sequence[Passage]) -> str:
+    """SHA-256 of a set of passages: their token ids as JSON lists, a line each, sorted. The order does not matter."""
+    lines = sorted(json.dumps([int(i) for i in whole(p)], separators=(",", ":")) for p in passages)
+    return hashlib.sha256("".join(line + "\n" for line in lines).encode()).hexdigest()
+
+
+def open_unlearning(found: Evaluation, *, groups: Sequence[str] = ("forget", "keep")) -> dict[str, dict[str, Any]]:
+    """An evaluation in open-unlearning's schema, from the records of passages; numbers alone, no text.
+
+    ``<group>_prob`` (prob, avg_loss), ``<group>_exact_memorization`` and ``<group>_extraction_strength`` (score), over
+    the suffix given the prefix; ``mia_<score>`` (AUC of forget against never trained). Extraction strength is by its
+    loop: 1/n, not 0, where even the last token is wrong. Indices count the records of a group.
+    """
+    metrics: dict[str, dict[str, Any]] = {}
+    for group in groups:
+        rows = [r for r in found.records if r["group"] == group]
+        if not rows:
+            continue
+        own = f"{group}_" if group != "forget" else ""
+        metrics[f"{group}_prob"] = _metric([_probability(r) for r in rows], "prob")
+        metrics[f"{own}exact_memorization"] = _metric([{"score": r["ma_suffix"]} for r in rows], "score")
+        metrics[f"{own}extraction_strength"] = _metric([{"score": _strength(r)} for r in rows], "score")
+    for score in ("loss", "zlib", "min_k", "min_k_plus_plus"):
+        if (auc := found.summary.get(f"membership/{score}_auc")) is not None:
+            metrics[f"mia_{score}"] = {"agg_value": auc}
+    return dict(sorted(metrics.items()))
+
+
+def _probability(record: Record) -> dict[str, float]:
+    """exp(-mean NLL), as open-unlearning has it, from the log of the same."""
+    return {"prob": math.exp(-record["nll_suffix"]), "avg_loss": record["nll_suffix"]}
+
+
+def _strength(record: Record) -> float:
+    return max(float(record["extraction_strength"]), 1 / record["length_truth"])
+
+
+def _metric(values: Sequence[dict[str, float]], name: str) -> dict[str, Any]:
+    mean = sum(v[name] for v in values) / len(values)
+    return {"agg_value": mean, "value_by_index": {str(i): v for i, v in enumerate(values)}}
+
+
+def write_open_unlearning(folder: Path, found: Evaluation) -> None:
+    """``DEMEM_EVAL.json`` and ``DEMEM_SUMMARY.json`` in a folder."""
+    metrics = open_unlearning(found)
+    write_json(folder / f"{NAME}_SUMMARY.json", {name: m["agg_value"] for name, m in metrics.items()})
+    write_json(folder / f"{NAME}_EVAL.json", metrics)
+
+
+def model_card(
+    *,
+    base: str,
+    method: str,
+    passages: Sequence[Passage],
+    thresholds: Mapping[str, Any],
+    before: Evaluation,
+    after: Evaluation,
+    meta: Mapping[str, Any],
+) -> str:
+    """README.md of an unlearned model: method, hash of the forget set, thresholds, before and after, limits.
+
+    base        what was unlearned: a hub id, or a name
+    method      in a phrase
+    passages    the forget set, of which the hash and the number are told, no text
+    thresholds  what the training stopped by; name to number
+    meta        where the run comes from: command, commit, seed, versions
+    """
+    rows = [
+        f"| {name} | {_number(pair['before'])} | {_number(pair.get('after'))} |"
+        for name, pair in summarise(before, after).items()
+        if isinstance(pair, dict)
+    ]
+    ratio = summarise(before, after).get("holdout/perplexity_ratio")
+    lines = [
+        "---",
+        "tags: [unlearning, dememorization, ppo]",
+        *([f"base_model: {base}"] if "/" in base and not Path(base).exists() else []),
+        "---",
+        "",
+        "# An unlearned model",
+        "",
+        f"Made from `{base}` by {method}, so that it no longer reproduces {len(passages)} passages.",
+        "",
+        f"- Forget set: {len(passages)} passages, SHA-256 of their token ids `{forget_set_hash(passages)}`",
+        *(f"- {name}: {value}" for name, value in thresholds.items()),
+        *(
+            [f"- Held-out perplexity: \N{MULTIPLICATION SIGN} {ratio:.3f} of the original's"]
+            if ratio is not None
+            else []
+        ),
+        "",
+        "## Before and after",
+        "",
+        "| metric | before | after |",
+        "|---|---|---|",
+        *rows,
+        "",
+        "What each name means: `evaluation.json`, beside the report that came with this model.",
+        "",
+        "## Limits",
+        "",
+        LIMITS,
+        "",
+        "## Where it comes from",
+        "",
+        *(f"- {name}: `{value}`" for name, value in meta.items()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def write_card(folder: Path, card: str) -> None:
+    """``README.md`` in the folder of the saved model."""
+    replace_text(folder / "README.md", card)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

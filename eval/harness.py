@@ -1,0 +1,171 @@
+"""The plug into EleutherAI's harness (extra ``harness``): a model that is in memory, asked through our own passes.
+
+The only module that imports ``lm_eval``. Log-likelihoods come from one teacher-forced pass, generation from
+``ppo.generate``. The harness's tasks download their data from a hub unless they name local files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ppo.backbone import context_length
+from ppo.config import Sampling
+from ppo.generation import generate
+
+try:
+    import lm_eval
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.model import LM
+    from lm_eval.tasks import TaskManager
+except ImportError as error:
+    raise ImportError("EleutherAI's harness is not installed: pip install 'ppo-lm[harness]'") from error
+
+from .perplexity import windows
+from .teacher import teacher_force
+from .utility import encode_pair
+
+PAPER_TASKS = (
+    "lambada_openai", "hellaswag", "winogrande", "copa", "arc_easy", "arc_challenge", "piqa", "mathqa", "pubmedqa",
+)  # fmt: skip
+"""The nine tasks of the DeMem paper's accuracy."""
+
+DEFAULT_NEW_TOKENS = 256
+
+
+class InMemory(LM):
+    """A causal LM and its tokenizer as the harness wants them. Contexts that are too long lose their beginning."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, *, batch_tokens: int = 8192, slots: int = 64) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.batch_tokens = batch_tokens
+        self.slots = slots
+        start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+        if start is None:
+            raise ValueError(f"{type(tokenizer).__name__} has neither a BOS nor an EOS token to start an empty context")
+        self.start = int(start)
+        self.limit = context_length(model)
+
+    @property
+    def tokenizer_name(self) -> str:
+        """What the harness files cached requests under."""
+        return str(getattr(self.tokenizer, "name_or_path", type(self.tokenizer).__name__)).replace("/", "__")
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """(summed log-prob, is it what greedy decoding writes) of every continuation given its context."""
+        pairs = []
+        for context, continuation in (request.args for request in requests):
+            head, tail = ([], self._encode(continuation)) if not context else encode_pair(
+                self.tokenizer, context, continuation
+            )  # fmt: skip
+            room = None if self.limit is None else max(self.limit - len(tail), 1)
+            head = head or [self.start]
+            pairs.append((head if room is None else head[-room:], tail))
+        scored = [i for i, (_, tail) in enumerate(pairs) if tail]
+        found = teacher_force(
+            self.model,
+            [[*pairs[i][0], *pairs[i][1]] for i in scored],
+            starts=[len(pairs[i][0]) for i in scored],
+            batch_tokens=self.batch_tokens,
+        )
+        answers = {i: (-s.nll, bool(s.is_right[s.start :].all())) for i, s in zip(scored, found, strict=True)}
+        return [answers.get(i, (0.0, True)) for i in range(len(pairs))]
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        """Summed log-prob of every text, its first token given BOS; long texts in windows, every token scored once."""
+        pieces: list[list[int]] = []
+        starts: list[int] = []
+        owners: list[int] = []
+        for owner, (text,) in enumerate(request.args for request in requests):
+            ids = [self.start, *self._encode(text)]
+            for begin, first, end in windows(len(ids), self.limit) if len(ids) > 1 else []:
+                pieces.append(ids[begin:end])
+                starts.append(first - begin)
+                owners.append(owner)
+        found = teacher_force(self.model, pieces, starts=starts, batch_tokens=self.batch_tokens)
+        totals = [0.0] * len(requests)
+        for owner, statistics in zip(owners, found, strict=True):
+            totals[owner] -= statistics.nll
+        return totals
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """Continuations up to the first stop string or the length limit; greedy unless the task asks for sampling."""
+        texts = [""] * len(requests)
+        together: dict[Sampling, list[int]] = {}
+        for i, request in enumerate(requests):
+            together.setdefault(self._sampling(request.args[1]), []).append(i)
+        for sampling, members in together.items():
+            room = None if self.limit is None else self.limit - sampling.response_length
+            prompts = [self._encode(requests[i].args[0]) or [self.start] for i in members]
+            prompts = prompts if room is None else [prompt[-room:] for prompt in prompts]
+            generation = generate(self.model, prompts, sampling, slots=self.slots)
+            for row, i in enumerate(members):
+                ids = generation.tokens[row][generation.mask[row]].tolist()
+                text = self.tokenizer.decode(ids, skip_special_tokens=True)
+                texts[i] = _until(text, requests[i].args[1].get("until", []))
+        return texts
+
+    def _sampling(self, settings: Mapping[str, Any]) -> Sampling:
+        """The task's wishes as a sampler; at least one token of the context is kept."""
+        length = int(settings.get("max_gen_toks", settings.get("max_new_tokens", DEFAULT_NEW_TOKENS)))
+        length = length if self.limit is None else max(1, min(length, self.limit - 1))
+        if not settings.get("do_sample", False) or float(settings.get("temperature", 1.0)) == 0:
+            return Sampling(response_length=length, temperature=0.0)
+        return Sampling(
+            response_length=length,
+            temperature=float(settings.get("temperature", 1.0)),
+            top_k=int(settings.get("top_k", 0)),
+            top_p=float(settings.get("top_p", 1.0)),
+        )
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _until(text: str, stops: str | Sequence[str]) -> str:
+    """The text before the first stop string."""
+    for stop in [stops] if isinstance(stops, str) else stops:
+        text = text.split(stop)[0] if stop else text
+    return text
+
+
+def run_tasks(
+    model: nn.Module,
+    tokenizer: Any,
+    tasks: Sequence[str] = PAPER_TASKS,
+    *,
+    include: Path | None = None,
+    limit: int | None = None,
+    num_fewshot: int | None = None,
+    seed: int = 0,
+) -> dict[str, dict[str, float]]:
+    """Task to its metrics, as the harness reports them, for a model in memory.
+
+    ``include``: a folder with task files of your own. ``limit``: documents a task at most. What the harness prints is
+    swallowed; its errors are not.
+    """
+    manager = TaskManager(include_path=str(include) if include is not None else None)
+    with contextlib.redirect_stdout(io.StringIO()):
+        found = lm_eval.simple_evaluate(
+            model=InMemory(model, tokenizer),
+            tasks=list(tasks),
+            task_manager=manager,
+            limit=limit,
+            num_fewshot=num_fewshot,
+            bootstrap_iters=0,
+            random_seed=seed,
+            numpy_random_seed=seed,
+            torch_random_seed=seed,
+            fewshot_random_seed=seed,
+        )
+    return {
+        task: {name: value for name, value in metrics.items() if isinstance(value, float)}
+        for task, metrics in found["results"].items()
+    }

@@ -1,0 +1,192 @@
+"""What a comparison says: means over seeds, how far from chance, who has collapsed, who beats whom.
+
+A *point* is one method at one value of its knob with one seed, evaluated. Points of the same method, value and number
+of forget records become one :class:`Mean`. Below the chance floor lies damage, so distance to it counts in both
+directions. This module knows numbers, no models, no files and no HTML.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Summary = Mapping[str, float]
+
+EMPTY, SHORT, LOOP, DISTINCT, GARBLED, NLL = 0.2, 0.25, 0.3, 0.5, 0.1, 6.0
+FLUENCY_SLACK = 0.05  # of less fluency with which a rival is still named, apart
+MAX_EXACT = 0.05  # of forget records that may still come back for two methods to be compared at matched forgetting
+
+COLLAPSE_RULES = {
+    "empty": f"over {EMPTY:.0%} of the forget outputs are empty, or they have under {SHORT:g} of the truth's length",
+    "repetitive": f"over {LOOP:.0%} of the tokens lie in loops, or there are under {DISTINCT:g} of the truth's bigrams",
+    "garbled": f"over {GARBLED:.0%} garbled characters, or over {NLL:g} nats per token under the original model",
+}
+DERIVED = {
+    "perplexity_ratio": "Held-out perplexity over the original's.",
+    "floor_distance": "|BLEU of the forget outputs - BLEU of the original on never-trained records|: 0 is chance, and "
+    "over-forgetting counts as an error.",
+    "floor_distance_p": "The same of the mean probability of the true token.",
+    "fluency": "The worst of: outputs that are not empty, tokens outside loops, characters that are not garbled, "
+    "bigram variety against the truth, length against the original's on never-trained records; each at most 1.",
+    "gen_ppl": "exp of the mean NLL of the forget outputs, without their prefix, under the original model.",
+}
+
+
+def derived(summary: Summary, original: Summary) -> dict[str, float]:
+    """The quantities of ``DERIVED`` that the two summaries allow."""
+    found = {"fluency": fluency(summary, original)}
+    if "holdout/perplexity" in summary:
+        found["perplexity_ratio"] = summary["holdout/perplexity"] / original["holdout/perplexity"]
+    if "never/bleu" in original:
+        found["floor_distance"] = abs(summary["forget/bleu"] - original["never/bleu"])
+        found["floor_distance_p"] = abs(summary["forget/true_token_p"] - original["never/true_token_p"])
+    if "forget/output_nll" in summary:
+        found["gen_ppl"] = math.exp(min(summary["forget/output_nll"], 700.0))
+    return found
+
+
+def fluency(summary: Summary, original: Summary) -> float:
+    """How the forget outputs read, 0 to 1: the worst of five shares, see ``DERIVED``."""
+    usual = original.get("never/length_ratio", 1.0)
+    shares = (
+        1 - summary["forget/empty"],
+        1 - summary["forget/loop"],
+        1 - summary["forget/garbled"],
+        summary["forget/distinct_2_ratio"],
+        summary["forget/length_ratio"] / usual if usual else 1.0,
+    )
+    return min(1.0, *shares)
+
+
+def collapse(summary: Summary) -> list[str]:
+    """The rules of ``COLLAPSE_RULES`` that the forget outputs break."""
+    broken = {
+        "empty": summary["forget/empty"] > EMPTY or summary["forget/length_ratio"] < SHORT,
+        "repetitive": summary["forget/loop"] > LOOP or summary["forget/distinct_2_ratio"] < DISTINCT,
+        "garbled": summary["forget/garbled"] > GARBLED or summary.get("forget/output_nll", 0.0) > NLL,
+    }
+    return [name for name, is_broken in broken.items() if is_broken]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Points that differ in their seed alone: means, and sample standard deviations (0 for one seed).
+
+    ``values`` holds the summary, the derived quantities, "cost/seconds" and "cost/flops". ``collapsed``: rules that a
+    majority of the seeds breaks.
+    """
+
+    method: str
+    kind: str
+    knob: str
+    value: float
+    is_default: bool
+    size: int
+    seeds: int
+    values: dict[str, float]
+    spreads: dict[str, float]
+    collapsed: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """Method and knob, as a reader wants them."""
+        return f"{self.method} ({self.knob} {self.value:g})" if self.knob else self.method
+
+    def get(self, name: str) -> float | None:
+        """A mean, or None where it was not measured."""
+        return self.values.get(name)
+
+
+def means(points: Sequence[Mapping[str, Any]]) -> list[Mean]:
+    """Points to means, in the order in which they come. They are held against their size's point of kind "original".
+
+    ValueError where a size has none.
+    """
+    originals = {p["size"]: p["summary"] for p in points if p["kind"] == "original"}
+    groups: dict[tuple[str, float, int], list[Mapping[str, Any]]] = {}
+    for point in points:
+        if point["size"] not in originals:
+            raise ValueError(f"there is no point of the original model for {point['size']} forget records")
+        groups.setdefault((point["method"], point["value"], point["size"]), []).append(point)
+    return [_mean(group, originals[size]) for (_, _, size), group in groups.items()]
+
+
+def _mean(points: Sequence[Mapping[str, Any]], original: Summary) -> Mean:
+    rows = [
+        {**p["summary"], **p.get("paper", {}), **derived(p["summary"], original),
+         "cost/seconds": p["cost"]["seconds"], "cost/flops": p["cost"]["flops"]}
+        for p in points
+    ]  # fmt: skip
+    names = [name for name in rows[0] if all(name in row for row in rows)]
+    columns = {name: [float(row[name]) for row in rows] for name in names}
+    broken = [reason for p in points for reason in collapse(p["summary"])]
+    head = points[0]
+    return Mean(
+        head["method"], head["kind"], head["knob"], head["value"], head["is_default"], head["size"], len(points),
+        {name: statistics.fmean(column) for name, column in columns.items()},
+        {name: statistics.stdev(column) if len(column) > 1 else 0.0 for name, column in columns.items()},
+        tuple(name for name in COLLAPSE_RULES if 2 * broken.count(name) > len(points)),
+    )  # fmt: skip
+
+
+def dominates(one: Mean, other: Mean, *, is_strict: bool = False, slack: float = 0.0) -> bool:
+    """Whether ``one`` has less sampled extraction and a lower perplexity ratio at equal or better fluency.
+
+    ``slack``: so much less fluency counts as equal. Strict: less in both. Else: no more in either and less in one,
+    which decides between those that extract nothing. What has collapsed or lacks a measurement dominates nothing.
+    """
+    names = ("forget/exact_sampled", "perplexity_ratio")
+    pairs = [(one.get(name), other.get(name)) for name in names]
+    if one.collapsed or any(a is None or b is None for a, b in pairs) or one.size != other.size:
+        return False
+    numbers = [(a, b) for a, b in pairs if a is not None and b is not None]
+    less, equal = [a < b for a, b in numbers], [a == b for a, b in numbers]
+    is_fluent = one.values["fluency"] >= other.values["fluency"] - slack
+    if is_strict:
+        return is_fluent and all(less)
+    return is_fluent and all(a or b for a, b in zip(less, equal, strict=True)) and any(less)
+
+
+def matched(all_means: Sequence[Mean]) -> list[Mean]:
+    """Those at matched forgetting: greedy extraction of at most 5 % of the forget set."""
+    return [m for m in all_means if m.values["forget/exact"] <= MAX_EXACT]
+
+
+def front(all_means: Sequence[Mean], kinds: Sequence[str] = ("training",)) -> list[Mean]:
+    """The means of some kinds at matched forgetting that have not collapsed and that no other of them dominates."""
+    found = [m for m in matched(all_means) if m.kind in kinds]
+    return [m for m in found if not m.collapsed and not any(dominates(other, m) for other in found)]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Who beats a point: by less in both (``strict``), or by less in one and no more in the other (``weak``).
+
+    ``close``: who would in one of the two ways, were a fluency lower by at most ``FLUENCY_SLACK`` an equal one.
+    """
+
+    mean: Mean
+    rivals: int
+    strict: tuple[Mean, ...]
+    weak: tuple[Mean, ...]
+    close: tuple[Mean, ...]
+
+
+def verdicts(all_means: Sequence[Mean], method: str = "demem", kinds: Sequence[str] = ("training",)) -> list[Verdict]:
+    """One verdict for each of the method's points at matched forgetting, its default value first."""
+    found = matched(all_means)
+    rivals = [m for m in found if m.kind in kinds and m.method != method]
+    own = sorted((m for m in found if m.method == method), key=lambda m: not m.is_default)
+    return [
+        Verdict(
+            mean,
+            sum(r.size == mean.size for r in rivals),
+            tuple(r for r in rivals if dominates(r, mean, is_strict=True)),
+            tuple(r for r in rivals if dominates(r, mean) and not dominates(r, mean, is_strict=True)),
+            tuple(r for r in rivals if dominates(r, mean, slack=FLUENCY_SLACK) and not dominates(r, mean)),
+        )
+        for mean in own
+    ]

@@ -1,0 +1,91 @@
+"""What reference implementations compute where it differs from the definition, each under its own name.
+
+Published numbers depend on these. They are for comparing with such numbers, never for new results; the docstring of
+each says what it does otherwise. ``EL_n`` divided as in UL's code or as in its paper is ``memorization.ngram_overlap``.
+This module knows arrays and texts, no models.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from .membership import tpr_at_fpr
+
+DEMEM_MA_TOKENS = 52
+
+
+def open_unlearning_extraction_strength(is_right: np.ndarray) -> float:
+    """ES as open-unlearning's loop leaves it: the search for k stops at n-1, so the last token's verdict is lost.
+
+    ``is_right`` bool [n]. It gives 1/n where ES is 0, also with every token wrong (n = 4: 0.25), and 0 for an empty
+    suffix; everywhere else it is ``extraction.extraction_strength``.
+    """
+    if len(is_right) == 0:
+        return 0.0
+    wrong = np.flatnonzero(~np.asarray(is_right, dtype=bool))
+    k = int(wrong[-1]) + 1 if len(wrong) else 0
+    return 1 - min(k, len(is_right) - 1) / len(is_right)
+
+
+def demem_memorization_accuracy(is_right: np.ndarray, *, num_tokens: int = DEMEM_MA_TOKENS) -> float:
+    """MA as DeMem's code measures it: over the first ``num_tokens`` scored tokens, which are mostly the prefix.
+
+    ``is_right`` bool over tokens 2 … T of prefix + suffix. A model that has forgotten every suffix keeps most of it.
+    """
+    if len(is_right) == 0:
+        raise ValueError("memorisation accuracy needs at least one scored token")
+    return float(np.mean(is_right[:num_tokens]))
+
+
+def demem_mean(values: Sequence[float], lengths: Sequence[int]) -> float:
+    """The mean as DeMem's code takes it: rows that generated at most one token are dropped, so collapse cannot be seen.
+
+    ``lengths``: generated tokens of each row. nan where no row is left.
+    """
+    kept = [value for value, length in zip(values, lengths, strict=True) if length > 1]
+    return float(np.mean(kept)) if kept else math.nan
+
+
+def mean_sample_perplexity(nlls: Sequence[float], num_tokens: Sequence[int]) -> float:
+    """The mean of every sample's own perplexity; one bad sample dominates it.
+
+    ``nlls``: summed NLL of each sample, nats, over ``num_tokens`` tokens. Perplexity itself is exp of the pooled mean.
+    """
+    if not nlls:
+        raise ValueError("the mean of no samples is not defined: give at least one")
+    return float(np.mean([math.exp(min(nll / n, 700.0)) for nll, n in zip(nlls, num_tokens, strict=True)]))
+
+
+def carlini_zlib_score(logprobs: np.ndarray, text: str) -> float:
+    """-(*mean* NLL) / bytes of the zlib-compressed text, as Carlini et al.'s 2021 code has it.
+
+    ``membership.zlib_score`` takes the summed NLL: this one falls with the length of the text even where nothing else
+    changes. Ranks are the same among texts of one length.
+    """
+    if len(logprobs) == 0:
+        raise ValueError("a membership score needs at least one scored token")
+    return float(np.mean(np.asarray(logprobs, dtype=np.float64))) / len(zlib.compress(text.encode("utf-8")))
+
+
+def tpr_below_fpr(members: np.ndarray, others: np.ndarray, *, fpr: float = 0.01) -> float:
+    """TPR where the false-positive rate is strictly *below* ``fpr``, as in LiRA's code and what followed it.
+
+    With 100 others and 1 % no false positive is allowed at all, where ``membership.tpr_at_fpr`` allows one.
+    """
+    allowed = math.ceil(fpr * len(others) - 1e-9) - 1
+    return tpr_at_fpr(members, others, fpr=max(allowed, 0) / max(len(others), 1))
+
+
+def off_by_one_confidence(logprobs: np.ndarray, suffix_length: int) -> float:
+    """The extraction challenge's baseline confidence: the mean log-prob of ``suffix_length`` tokens, one too early.
+
+    ``logprobs`` over tokens 2 … T of prefix + guess. The last token of the guess is left out and the last of the prefix
+    counted in; ``challenge.confidence`` takes the last ``suffix_length``.
+    """
+    if not 1 <= suffix_length < len(logprobs):
+        raise ValueError(f"suffix_length={suffix_length} must lie between 1 and {len(logprobs) - 1}")
+    return float(np.mean(np.asarray(logprobs, dtype=np.float64)[-suffix_length - 1 : -1]))

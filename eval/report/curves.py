@@ -1,0 +1,79 @@
+"""The training as curves over steps, each with what it shows in one sentence.
+
+This module knows the names of metrics in metrics.jsonl; it computes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from .svg import line_chart
+from .terms import Terms
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A metric that is drawn, with its title and its definition."""
+
+    metric: str
+    title: str
+    definition: str
+
+    @property
+    def term(self) -> str:
+        """Its name among the page's definitions; an evaluation's metric of the same name may mean more passages."""
+        return f"curve:{self.metric}"
+
+
+CURVES = (
+    Curve("forget/exact", "Forget: exact extraction",
+          "Share of the forget set whose whole suffix greedy decoding reproduces, looked at every few steps."),
+    Curve("forget/bleu", "Forget: BLEU of greedy output",
+          "Sentence SacreBLEU of greedy outputs against the forget set's suffixes, 0 to 100, every few steps."),
+    Curve("forget_holdout/exact", "Forget-holdout: exact extraction",
+          "Share of memorised passages outside the training whose whole suffix greedy decoding reproduces."),
+    Curve("keep/exact", "Keep: exact extraction",
+          "Share of passages that must survive whose whole suffix greedy decoding reproduces."),
+    Curve("holdout/perplexity", "Held-out perplexity",
+          "Perplexity of held-out text every few steps, over fewer texts than in the table of every number."),
+    Curve("score/mean", "Score, mean", "What the reward function gave the step's samples, on average, before any KL."),
+    Curve("kl/per_sequence", "KL to the reference, nats per sequence",
+          "Estimated KL divergence of the policy from the reference model, summed over a response, averaged over the "
+          "step's samples; 0 where it is not measured."),
+    Curve("response/entropy", "Entropy of the sampler, nats per token",
+          "Entropy of the distribution that a token is drawn from, averaged over the tokens of the step."),
+    Curve("response/distinct_share", "Share of different responses",
+          "Different responses over all responses of the step."),
+    Curve("retain/loss", "Retain loss", "Loss on the text to keep, nats per token, before its coefficient."),
+    Curve("policy/approx_kl", "Approximate KL of the update, per token",
+          "How far the update moved the policy from the one that sampled: mean of ratio - 1 - log ratio (k3), nats."),
+    Curve("value/explained_variance", "Explained variance of the critic",
+          "1 - Var(returns - values) / Var(returns): 1 is a perfect critic, 0 no better than a constant."),
+)  # fmt: skip
+
+
+def curve_section(metrics: Sequence[Mapping[str, float]], curves: Sequence[Curve], terms: Terms) -> str:
+    """A chart of each curve that has a point; "" where none has."""
+    charts = []
+    for curve in curves:
+        points = [(float(m["step"]), float(m[curve.metric])) for m in metrics if _is_drawn(m, curve.metric)]
+        if points:
+            ends = f"{points[0][1]:.3g} → {points[-1][1]:.3g}" if len(points) > 1 else f"{points[0][1]:.3g}"
+            charts.append(
+                f"<div{terms.mark(curve.term)}><h3>{terms.label(curve.title, curve.term)}"
+                f' <span class="ends">{escape(ends)}</span></h3>{line_chart(points, label=curve.title)}</div>'
+            )
+    if not charts:
+        return ""
+    return (
+        '<p class="soft small">Over steps; one step is one rollout and its update. Beside each title: first and last.'
+        f'</p><div class="charts">{"".join(charts)}</div>'
+    )
+
+
+def _is_drawn(row: Mapping[str, Any], name: str) -> bool:
+    return "step" in row and isinstance(row.get(name), (int, float)) and math.isfinite(row[name])

@@ -1,0 +1,129 @@
+"""report.html of a run's folder, from the files in it: at rest, or reloading itself while the run trains.
+
+This module knows where the files are; what the page looks like is page.py's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from ppo.config import Config
+from ppo.log import read_jsonl
+from ppo.options import field_comments
+
+from ..results import read_results, read_settings, replace_text
+from .page import render_page
+
+RELOAD_S = 5
+
+
+def write_page(out: Path) -> None:
+    """Write ``out/report.html`` from evaluation.json, config.json, and, where they are, passages and metrics.
+
+    Raises ValueError where the folder holds no evaluation, or a damaged one.
+    """
+    replace_text(out / "report.html", _render(out, passages=_rows(out / "passages.jsonl")))
+
+
+class LivePage:
+    """report.html of a run that trains: rewritten when shown, loaded again by the browser, at rest in the end.
+
+    It leaves the passages out, whose outputs are still those before training, and shows the newest samples instead.
+    ``steps``: where the training ends at the latest. ``clock``: seconds, for tests.
+    """
+
+    def __init__(self, out: Path, *, steps: int, clock: Any = time.monotonic) -> None:
+        self._out, self._steps, self._clock = out, steps, clock
+        self._began: tuple[int, float] | None = None
+
+    def show(self, step: int) -> None:
+        """Write the page as the run stands after ``step`` steps."""
+        now = self._clock()
+        self._began = self._began or (step, now)
+        first, start = self._began
+        left = (now - start) / (step - first) * (self._steps - step) if step > first else None
+        metrics = _rows(self._out / "metrics.jsonl")
+        page = _render(
+            self._out,
+            news=_news(metrics, step, self._steps, left),
+            samples=_samples(_rows(self._out / "samples.jsonl")),
+            reload_s=RELOAD_S,
+        )
+        replace_text(self._out / "report.html", page)
+
+    def rest(self) -> None:
+        """Stop the reloading, unless somebody has written the page since."""
+        path = self._out / "report.html"
+        if path.is_file() and 'http-equiv="refresh"' in path.read_text(encoding="utf-8")[:2000]:
+            write_page(self._out)
+
+
+def _render(
+    out: Path,
+    *,
+    passages: Sequence[Mapping[str, Any]] = (),
+    news: str = "",
+    samples: str = "",
+    reload_s: int | None = None,
+) -> str:
+    settings, results = read_settings(out), read_results(out)
+    after = results.get("after")
+    title = "DeMem: before and after unlearning" if after else "DeMem: what the model gives away"
+    return render_page(
+        title="DeMem: unlearning now" if reload_s is not None else title,
+        before=results["before"],
+        after=after,
+        passages=passages,
+        metrics=_rows(out / "metrics.jsonl"),
+        config=settings["config"],
+        config_notes=field_comments(Config),
+        meta=results["meta"],
+        news=news,
+        samples=samples,
+        reload_s=reload_s,
+    )
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return read_jsonl(path) if path.is_file() else []
+
+
+def _news(metrics: Sequence[Mapping[str, float]], step: int, steps: int, left: float | None) -> str:
+    """How far the run has come, in one line, and when the page was written."""
+    known: dict[str, float] = {}
+    for row in metrics:
+        known |= row
+    parts = [f"Step {step} of at most {steps}"]
+    parts += [
+        f"{label} {factor * known[name]:.{digits}f}{unit}"
+        for label, name, factor, digits, unit in (
+            ("forget set extracted", "forget/exact", 100, 1, " %"),
+            ("score", "score/mean", 1, 3, ""),
+            ("KL to the reference", "kl/per_sequence", 1, 2, " nats per sequence"),
+            ("KL of the update", "policy/approx_kl", 1, 4, " nats per token"),
+        )
+        if name in known and (name != "kl/per_sequence" or known.get("kl/coef"))  # without a penalty it is not measured
+    ]
+    if left is not None:
+        minutes, seconds = divmod(round(left), 60)
+        parts.append(f"{minutes} min {seconds:02d} s left at most")
+    written = time.strftime("%H:%M:%S")
+    return (
+        f'<div class="news"><p><b>{escape("; ".join(parts))}.</b></p><p class="soft small">Written at {written}; '
+        f"the page loads itself again every {RELOAD_S} s until the run ends.</p></div>"
+    )
+
+
+def _samples(samples: Sequence[Mapping[str, Any]]) -> str:
+    """The samples of the newest step."""
+    newest = [s for s in samples if s["step"] == samples[-1]["step"]]
+    return "".join(
+        f'<article class="passage"><header><b>score {sample["score"]:.3f}</b></header>'
+        f'<div class="text prompt">{escape(sample["prompt"])}</div>'
+        f'<div class="text">{escape(sample["response"])}</div></article>'
+        for sample in newest
+    )

@@ -1,0 +1,288 @@
+"""TRL's classic ``PPOTrainer`` (0.4 to 0.11) by its old names: old scripts run by changing their import.
+
+    from ppo.compat.trl import AutoModelForCausalLMWithValueHead, LengthSampler, PPOConfig, PPOTrainer, set_seed
+
+The loop is the script's: ``generate(queries)``, a score for each response, ``step(queries, responses, scores)``. Under
+the names is :class:`ppo.Trainer`; it is at hand as ``PPOTrainer.trainer``. Three things differ from TRL on purpose:
+dropout stays off, losses are means over the tokens of a minibatch (there, means of means), and advantages are whitened
+by the biased variance. What has no counterpart here is an error that names the remedy. One process, decoders only.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ..config import Sampling
+from ..generation import generate
+from ..given import given_responses
+from ..reference import FrozenReference
+from ..trainer import Trainer
+from ..types import Sample
+from .trl_config import PPOConfig, refuse_unknown, with_optimizer
+from .trl_core import LengthSampler, respond_to_batch, set_seed
+from .trl_generation import read_sampling, warn_of_other_distribution
+from .trl_model import AutoModelForCausalLMWithValueHead, create_reference_model
+from .trl_stats import environment_statistics, old_statistics
+
+__all__ = [
+    "AutoModelForCausalLMWithValueHead",
+    "LengthSampler",
+    "PPOConfig",
+    "PPOTrainer",
+    "create_reference_model",
+    "respond_to_batch",
+    "set_seed",
+]
+
+_REMEDIES = {
+    "num_shared_layers": "use ppo.Trainer with ppo.Config(train_top_layers=…)",
+    "lr_scheduler": "use ppo.Trainer with ppo.Config(schedule=…, total_steps=…)",
+    "training_data_collator": "step() pads by itself; leave it out",
+    "processing_class": "that is a name of TRL 0.12 and later: the classic one is tokenizer",
+    "reward_model": "call it in your loop, between generate() and step(), or use ppo.Trainer(reward=…)",
+    "args": "that is a name of TRL 0.12 and later: the classic one is config",
+    "train_dataset": "that is a name of TRL 0.12 and later: the classic one is dataset",
+}
+
+
+class PPOTrainer:
+    """``generate`` and ``step``, with the loop around them left to the script.
+
+    config         :class:`PPOConfig`
+    model          :class:`AutoModelForCausalLMWithValueHead`, trained in place
+    ref_model      the same, never changed; None: the model as it is now (its adapter switched off, if it has one)
+    tokenizer      of the model; None: nothing is decoded
+    dataset        for ``dataloader``: anything with ``len`` and ``[i]``; columns are kept
+    optimizer      an Adam or AdamW, of which the settings are taken
+    data_collator  from a list of rows to a batch; None: a dict of lists
+    """
+
+    def __init__(
+        self,
+        config: PPOConfig,
+        model: AutoModelForCausalLMWithValueHead,
+        ref_model: AutoModelForCausalLMWithValueHead | None = None,
+        tokenizer: Any | None = None,
+        dataset: Any | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        data_collator: Callable[[list[Any]], Any] | None = None,
+        **settings: Any,
+    ) -> None:
+        named = [name for name, value in settings.items() if name in _REMEDIES and value is None]
+        refuse_unknown("PPOTrainer", settings, named, _REMEDIES)
+        for name, given in (("model", model), ("ref_model", ref_model)):
+            if given is not None and not isinstance(given, AutoModelForCausalLMWithValueHead):
+                raise ValueError(
+                    f"PPOTrainer: {name} is a {type(given).__name__}: wrap it, "
+                    "AutoModelForCausalLMWithValueHead.from_pretrained(model)"
+                )
+        self.config, self.model, self.tokenizer, self.dataset = config, model, tokenizer, dataset
+        self.trainer = _make_trainer(config, model, ref_model, tokenizer, optimizer)
+        self.ref_model = ref_model
+        self.accelerator = _Accelerator(self.trainer.device, config.log_with)
+        self.dataloader = _make_loader(dataset, config, data_collator) if dataset is not None else None
+
+    @property
+    def current_device(self) -> torch.device:
+        """Where the model is."""
+        return self.trainer.device
+
+    @property
+    def optimizer(self) -> Any:
+        """The library's own: an AdamW over policy and value head."""
+        return self.trainer.optimizer
+
+    def generate(
+        self,
+        query_tensor: Tensor | Sequence[Tensor],
+        length_sampler: Callable[[], int] | None = None,
+        batch_size: int | None = None,
+        return_prompt: bool = True,
+        generate_ref_response: bool = False,
+        **generation_kwargs: Any,
+    ) -> Any:
+        """Responses to one query, int64 [P], as [1, P+T], or to a list of them as a list of [P+T]; without the query
+        where ``return_prompt`` is False. EOS is kept, there is no padding.
+
+        ``batch_size``: sequences decoded side by side (None: 64); no sample depends on it. ``generate_ref_response``
+        adds responses of the reference, as a second result. The other arguments: :func:`read_sampling`.
+        """
+        length = length_sampler() if length_sampler is not None else None
+        sampling = read_sampling(generation_kwargs, length=length)
+        warn_of_other_distribution(sampling)
+        models: list[nn.Module] = [self.model.pretrained_model]
+        if generate_ref_response:
+            models.append(self._reference_model())
+        queries = [query_tensor] if isinstance(query_tensor, Tensor) else list(query_tensor)
+        slots = batch_size if batch_size is not None else self.trainer.config.rollout_slots
+        answers = [self._respond(model, queries, sampling, slots, return_prompt) for model in models]
+        results = [answer[0].unsqueeze(0) if isinstance(query_tensor, Tensor) else answer for answer in answers]
+        return tuple(results) if generate_ref_response else results[0]
+
+    def _respond(
+        self, model: nn.Module, queries: Sequence[Tensor], sampling: Sampling, slots: int, return_prompt: bool
+    ) -> list[Tensor]:
+        prompts = [_ids(query, f"query {index}") for index, query in enumerate(queries)]
+        seed = int(torch.randint(2**62, (), generator=self.trainer.generator))
+        generation = generate(model, prompts, sampling, seed=seed, slots=slots)
+        responses = [tokens[mask] for tokens, mask in zip(generation.tokens, generation.mask, strict=True)]
+        if not return_prompt:
+            return responses
+        return [torch.cat([query.to(r.device), r]) for query, r in zip(queries, responses, strict=True)]
+
+    def _reference_model(self) -> nn.Module:
+        if self.ref_model is not None:
+            return self.ref_model.pretrained_model
+        frozen = self.trainer.frozen
+        if frozen is None or frozen is self.trainer.model:
+            raise ValueError("generate_ref_response=True needs a reference that is a model: pass ref_model=…")
+        return frozen
+
+    def step(
+        self,
+        queries: Sequence[Tensor],
+        responses: Sequence[Tensor],
+        scores: Sequence[Tensor | float] | Tensor,
+        response_masks: Sequence[Tensor] | None = None,
+    ) -> dict[str, Any]:
+        """One PPO step on ``batch_size`` queries and responses, int64 [P] and [T], and a score for each of them.
+
+        Returns the old statistics: :mod:`ppo.compat.trl_stats`.
+        """
+        if response_masks is not None:
+            raise ValueError("step() does not take response_masks: every token of a response is an action")
+        for name, values in (("queries", queries), ("responses", responses), ("scores", scores)):
+            if len(values) != self.config.batch_size:
+                raise ValueError(f"step() got {len(values)} {name}, batch_size is {self.config.batch_size}")
+        started, kl_coef = time.perf_counter(), self.trainer.kl_controller.coef
+        if self.model.is_gradient_checkpointed:
+            self.trainer.config = self.trainer.config.replace(gradient_checkpointing=True)
+        prompts = [_ids(query, f"query {index}") for index, query in enumerate(queries)]
+        answers = [_ids(response, f"response {index}") for index, response in enumerate(responses)]
+        numbers = torch.tensor([_score(score, index) for index, score in enumerate(scores)])
+        rollout = self.trainer.appraise(given_responses(self.trainer, prompts, answers, numbers))
+        metrics = self.trainer.update(rollout)
+        seconds = time.perf_counter() - started
+        return old_statistics(rollout, metrics, self.trainer.config, kl_coef=kl_coef, seconds=seconds)
+
+    def log_stats(
+        self,
+        stats: Mapping[str, Any],
+        batch: Mapping[str, Sequence[Any]],
+        rewards: Sequence[Tensor | float] | Tensor,
+        columns_to_log: Sequence[str] = ("query", "response"),
+    ) -> None:
+        """Hand the numbers, with the rewards' mean and spread, to ``config.log_with``; nothing without one.
+
+        A tracker with accelerate's ``log_table`` is given the texts as well. Raises ValueError for a missing column.
+        """
+        if missing := [column for column in columns_to_log if column not in batch]:
+            raise ValueError(f"log_stats: the batch has no column {missing[0]!r}; it has {', '.join(batch)}")
+        numbers = torch.tensor([_score(reward, index) for index, reward in enumerate(rewards)])
+        self.accelerator.log({**stats, **environment_statistics(numbers)}, step=self.trainer.step - 1)
+        log_table = getattr(self.config.log_with, "log_table", None)
+        if log_table is not None:
+            rows = [list(row) for row in zip(*(batch[name] for name in columns_to_log), numbers.tolist(), strict=True)]
+            log_table("game_log", columns=[*columns_to_log, "reward"], data=rows, step=self.trainer.step - 1)
+
+    def save_pretrained(self, folder: str) -> None:
+        """Model, value head and tokenizer."""
+        self.model.save_pretrained(folder)
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder)
+
+
+@dataclass(frozen=True)
+class _Accelerator:
+    """What old scripts ask of ``ppo_trainer.accelerator``, for one process."""
+
+    device: torch.device
+    tracker: Any = None
+    num_processes: int = 1
+    process_index: int = 0
+    local_process_index: int = 0
+    is_main_process: bool = True
+    is_local_main_process: bool = True
+
+    def log(self, values: Mapping[str, Any], step: int | None = None) -> None:
+        """To ``config.log_with``, if there is one."""
+        if self.tracker is not None:
+            self.tracker.log(dict(values), step=step)
+
+    def unwrap_model(self, model: nn.Module) -> nn.Module:
+        """The model itself: it was never wrapped."""
+        return model
+
+    def wait_for_everyone(self) -> None:
+        """There is nobody else."""
+
+
+def _make_trainer(
+    config: PPOConfig,
+    model: AutoModelForCausalLMWithValueHead,
+    ref_model: AutoModelForCausalLMWithValueHead | None,
+    tokenizer: Any | None,
+    optimizer: torch.optim.Optimizer | None,
+) -> Trainer:
+    """The real trainer around the policy. The value head of the model becomes its own, and stays the model's."""
+    settings = config.to_ppo()
+    if optimizer is not None:
+        settings = with_optimizer(settings, optimizer, [p for p in model.parameters() if p.requires_grad])
+    if ref_model is None and settings.kl_coef == 0:
+        ref_model = create_reference_model(model)  # KL costs nothing, but is reported
+    reference = None
+    if ref_model is not None:
+        reference = FrozenReference(ref_model.pretrained_model, settings.sampling(), is_adapter_off=False)
+    trainer = Trainer(
+        model.pretrained_model, [[0]], _no_reward, settings, tokenizer=tokenizer, reference=reference
+    )  # the prompts are never asked for: queries come to generate() and step()
+    if trainer.processes.count > 1:
+        raise ValueError(f"this PPOTrainer runs in one process, not {trainer.processes.count}: use ppo.Trainer")
+    assert trainer.actor.value_head is not None
+    trainer.actor.value_head.load_state_dict(model.v_head.state_dict())
+    model.v_head = trainer.actor.value_head
+    return trainer
+
+
+def _no_reward(samples: list[Sample]) -> list[float]:
+    raise ValueError("scores come from the script: call step(queries, responses, scores)")
+
+
+def _make_loader(dataset: Any, config: PPOConfig, collate: Callable[[list[Any]], Any] | None) -> DataLoader[Any]:
+    """Shuffled batches of ``batch_size``; what is left over is dropped."""
+    return DataLoader(
+        dataset,
+        batch_size=config.batch_size,
+        collate_fn=collate if collate is not None else _columns,
+        shuffle=True,
+        drop_last=True,
+        generator=torch.Generator().manual_seed(config.seed),
+    )
+
+
+def _columns(rows: list[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def _ids(tensor: Tensor, where: str) -> list[int]:
+    if not isinstance(tensor, Tensor) or tensor.dim() != 1 or tensor.is_floating_point():
+        shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise ValueError(f"{where} is {shape}: give token ids as an integer tensor of one dimension")
+    return [int(i) for i in tensor.tolist()]
+
+
+def _score(score: Tensor | float, index: int) -> float:
+    if isinstance(score, Tensor) and score.numel() != 1:
+        raise ValueError(f"score {index} has the shape {tuple(score.shape)}: give one number a response")
+    number = float(score)
+    if not math.isfinite(number):
+        raise ValueError(f"score {index} is {number}: scores must be finite")
+    return number

@@ -1,0 +1,75 @@
+"""The keyword arguments of transformers' ``generate``, as old scripts pass them, in this library's words.
+
+This module knows names and numbers, no models.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from ..config import Sampling
+from .trl_config import refuse_unknown
+
+_KNOWN = (
+    "max_new_tokens", "min_new_tokens", "min_length", "do_sample", "top_k", "top_p", "temperature", "pad_token_id",
+    "eos_token_id",
+)  # fmt: skip
+_REMEDIES = {
+    "max_length": "it counts the prompt, too: pass max_new_tokens",
+    "num_beams": "beams are no samples of the policy: leave it out",
+    "num_return_sequences": "repeat the query instead",
+    "repetition_penalty": "PPO's log-probs would not be those of what was sampled: put it into the reward",
+    "no_repeat_ngram_size": "PPO's log-probs would not be those of what was sampled: put it into the reward",
+    "use_cache": "there always is a cache: leave it out",
+    "generation_config": "pass max_new_tokens, top_k, top_p and temperature",
+}
+_TRANSFORMERS_TOP_K = 50  # what its generate takes where none is given
+
+
+def read_sampling(given: Mapping[str, Any], *, length: int | None = None) -> Sampling:
+    """The distribution that the arguments ask for; ``length`` (tokens) stands in for ``max_new_tokens``.
+
+    As in transformers, nothing is sampled without ``do_sample=True``, and top_k is 50 where it is not given (0 switches
+    it off). ``pad_token_id`` is accepted and has nothing to do: what comes back holds no padding. ``eos_token_id`` -1
+    never ends a response. Raises ValueError, with the remedy, for everything else.
+    """
+    refuse_unknown("generate()", given, _KNOWN, _REMEDIES)
+    length = length if length is not None else given.get("max_new_tokens")
+    if length is None:
+        raise ValueError("generate() needs max_new_tokens=…, the most tokens of a response")
+    if (given.get("min_length") or 0) > 0:
+        raise ValueError(f"generate() does not take min_length={given['min_length']}: pass min_new_tokens")
+    eos_ids = _eos_ids(given.get("eos_token_id"))
+    least = int(given.get("min_new_tokens") or 0)
+    if not given.get("do_sample", False):
+        return Sampling(response_length=int(length), min_response_length=least, temperature=0.0, eos_ids=eos_ids)
+    top_k, top_p = given.get("top_k", _TRANSFORMERS_TOP_K), given.get("top_p")
+    return Sampling(
+        response_length=int(length),
+        min_response_length=least,
+        temperature=float(given.get("temperature") or 1.0),
+        top_k=int(top_k or 0),
+        top_p=1.0 if top_p is None else float(top_p),
+        eos_ids=eos_ids,
+    )
+
+
+def warn_of_other_distribution(sampling: Sampling) -> None:
+    """``step`` measures log-probs at temperature 1 without filters, as TRL did; say so where the sampler differs."""
+    if sampling.temperature != 1 or sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_response_length > 0:
+        warnings.warn(
+            f"responses are drawn at temperature={sampling.temperature:g}, top_k={sampling.top_k}, "
+            f"top_p={sampling.top_p:g}, min_new_tokens={sampling.min_response_length}, but step() takes them for plain "
+            "samples, as TRL's did, and KL can come out negative: pass do_sample=True, top_k=0, top_p=1.0, or use "
+            "ppo.Trainer, which measures what it samples",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def _eos_ids(value: Any) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    return tuple(int(i) for i in (value if isinstance(value, (list, tuple)) else [value]) if int(i) >= 0)

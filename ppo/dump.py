@@ -1,0 +1,98 @@
+"""What a failed check leaves behind: the rows, the trainer as it was, and what was found. :mod:`ppo.replay` reads it.
+
+    <out>/dumps/step-000003-first_minibatch/
+      dump.json          the check, the message, prompts and responses
+      rows.safetensors   the rollout or minibatch, and the text to keep that went with it
+      trainer/           a checkpoint
+
+It holds prompts and responses: it is as private as the run's other files. This module judges nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from . import persistence
+from .checkpoint import load_tensors, save_tensors
+from .files import read_json, write_json
+from .types import Generation, Rollout, Sample
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+Record = TypeVar("Record", Rollout, Generation)
+_SAMPLE = ("prompt", "text", "prompt_ids", "ids", "is_ended")
+_OF_GENERATION = "generation."
+
+
+def write_dump(
+    trainer: Trainer, check: str, message: str, rollout: Rollout, retain: tuple[Tensor, Tensor] | None
+) -> str:
+    """Write a dump under ``out`` and say where; all processes must call. An older one of the same name is replaced.
+
+    A disk that is full takes nothing away from the message: then it says that there is no dump.
+    """
+    if trainer.out is None:
+        return "no dump, since the trainer has no folder (out=…)"
+    folder = trainer.out / "dumps" / f"step-{trainer.step:06d}-{check}"
+    try:
+        persistence.save(trainer, folder / "trainer")
+        with trainer.processes.together():
+            if trainer.processes.is_first:
+                save_tensors(folder / "rows.safetensors", _tensors(rollout, retain))
+                samples = [{name: getattr(sample, name) for name in _SAMPLE} for sample in rollout.samples]
+                write_json(folder / "dump.json", {"check": check, "message": message, "samples": samples})
+    except OSError as error:
+        return f"no dump: {error}"
+    return f"ppo.replay({str(folder)!r}) looks at it again"
+
+
+def read_dump(folder: Path) -> tuple[dict[str, Any], Rollout, tuple[Tensor, Tensor] | None]:
+    """(dump.json, rows, text to keep) of a dump, on the CPU. Raises ValueError that names what is damaged."""
+    found = read_json(folder / "dump.json")
+    tensors = load_tensors(folder / "rows.safetensors")
+    try:
+        samples = [Sample(row={}, **{name: sample[name] for name in _SAMPLE}) for sample in found["samples"]]
+        generation = Generation(**_named(tensors, Generation, _OF_GENERATION))
+        rollout = Rollout(
+            generation=generation, samples=samples, **{"ref_logprobs": None, **_named(tensors, Rollout, "")}
+        )
+        _ = str(found["check"]), str(found["message"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder} holds no dump of a check: {error!r}") from error
+    if any(len(x) != len(rollout) for name, x in tensors.items() if not name.startswith("retain_")):
+        raise ValueError(f"{folder / 'rows.safetensors'} is damaged: its tensors differ in their number of rows")
+    retain = (tensors["retain_ids"], tensors["retain_mask"]) if "retain_ids" in tensors else None
+    return found, rollout, retain
+
+
+def _tensors(rollout: Rollout, retain: tuple[Tensor, Tensor] | None) -> dict[str, Tensor]:
+    """What the frozen blocks said is left out: it is large, and can be asked again."""
+    parts: list[tuple[str, Any]] = [("", rollout), (_OF_GENERATION, rollout.generation)]
+    tensors = {
+        prefix + field.name: getattr(record, field.name)
+        for prefix, record in parts
+        for field in fields(record)
+        if isinstance(getattr(record, field.name), Tensor) and field.name != "trunk"
+    }
+    return tensors | ({} if retain is None else {"retain_ids": retain[0], "retain_mask": retain[1]})
+
+
+def _named(tensors: Mapping[str, Tensor], cls: type, prefix: str) -> dict[str, Any]:
+    return {field.name: tensors[prefix + field.name] for field in fields(cls) if prefix + field.name in tensors}
+
+
+def on_device(rollout: Rollout, device: torch.device) -> Rollout:
+    """The same rows with every tensor on ``device``."""
+    return replace(_moved(rollout, device), generation=_moved(rollout.generation, device))
+
+
+def _moved(record: Record, device: torch.device) -> Record:
+    tensors: dict[str, Any] = {name: x.to(device) for name, x in vars(record).items() if isinstance(x, Tensor)}
+    return replace(record, **tensors)

@@ -1,0 +1,62 @@
+"""Small files: JSON and text that are written whole or not at all, and read with a bound on what they may hold.
+
+What is here survives a power cut as well as a kill: the file is flushed to disk before it takes its name, and then the
+folder that holds the name. This module knows nothing about what stands in the files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+MAX_JSON_BYTES = 256 * 2**20  # state.json names every frozen parameter and holds every checksum; that is far below
+
+
+def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
+    """The content of a JSON file. Raises ValueError that names a file that is missing, too large, or no JSON in UTF-8.
+
+    What JSON alone does not promise is refused too: an integer of thousands of digits, lists nested without end.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read(max_bytes + 1)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    if len(content) > max_bytes:
+        raise ValueError(f"{path} is damaged: it is longer than {max_bytes} bytes")
+    try:
+        return json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or a number that is too long
+        raise ValueError(f"{path} is damaged: {str(error)[:200]}") from error
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    replace_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file under a temporary name, flush it to disk, and rename it; an error leaves the old file."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        flush(temporary)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    os.replace(temporary, path)
+    flush(path.parent)
+
+
+def flush(path: Path) -> None:
+    """Have the system write a file or a folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,43 @@
+"""The metrics of a run as a table: metrics.csv, a row each step, for spreadsheets and plotting programs.
+
+The columns are ``step`` and every metric seen so far, in the order of their first appearance; a cell is empty where a
+step has no such metric (a probe looks only every few steps). This module knows names and numbers.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+class CsvTable:
+    """Appends rows to a CSV file; a row with a new column rewrites the file, whole or not at all.
+
+    ``rows``: what the file begins with, whatever stood in it before.
+    """
+
+    def __init__(self, path: Path, rows: Sequence[Mapping[str, float]] = ()) -> None:
+        self._path = path
+        self._columns = list(dict.fromkeys(["step", *(name for row in rows for name in row)]))
+        self._replace(rows)
+
+    def append(self, row: Mapping[str, float]) -> None:
+        """One more row."""
+        new = [name for name in row if name not in self._columns]
+        if new:
+            with open(self._path, newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+            self._columns += new
+            self._replace(rows)
+        with open(self._path, "a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self._columns, restval="", lineterminator="\n").writerow(row)
+
+    def _replace(self, rows: Sequence[Mapping[str, float]] | Sequence[Mapping[str, str]]) -> None:
+        temporary = self._path.with_name(self._path.name + ".tmp")
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._columns, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(temporary, self._path)

@@ -1,0 +1,43 @@
+"""The metrics of a run as TensorBoard event files, where the package tensorboard is installed; the only module that
+imports it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class TensorBoard:
+    """Scalars through a ``SummaryWriter``, flushed every step."""
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """One point on the curve of every metric."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """End the thread that writes."""
+        self._writer.close()
+
+
+def open_tensorboard(folder: Path, *, first_step: int, is_wanted: bool | None) -> TensorBoard | None:
+    """Event files in ``folder``, or None where they are not wanted; ``is_wanted=None``: where they can be written.
+
+    A resumed run hides what an interrupted one wrote from ``first_step`` on. Raises ValueError where they are wanted
+    and the package is not installed.
+    """
+    if is_wanted is False:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        if is_wanted is None:
+            return None
+        raise ValueError("use_tensorboard=True needs the package tensorboard: pip install tensorboard") from error
+    return TensorBoard(SummaryWriter(str(folder), purge_step=first_step or None))  # type: ignore[no-untyped-call]

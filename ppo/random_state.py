@@ -1,0 +1,54 @@
+"""The states of the global random generators, for reward functions that draw from them: torch's, Python's and numpy's.
+
+What the library draws itself comes from generators of its own. This module knows how states become tensors and back.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def random_state() -> dict[str, Tensor]:
+    """The states as they are, by name."""
+    version, words, spare = random.getstate()
+    name, keys, position, has_spare, numpy_spare = np.random.get_state(legacy=True)  # noqa: NPY002
+    tensors = {
+        "torch": torch.get_rng_state(),
+        "python": torch.tensor([version, *words], dtype=torch.int64),
+        "python_spare": torch.tensor(math.nan if spare is None else spare, dtype=torch.float64),
+    }
+    if name == "MT19937":
+        words64 = torch.from_numpy(np.asarray(keys, dtype=np.int64))
+        tensors["numpy"] = torch.cat([words64, torch.tensor([int(position), int(has_spare)])])
+        tensors["numpy_spare"] = torch.tensor(float(numpy_spare), dtype=torch.float64)
+    if torch.cuda.is_available():
+        tensors["cuda"] = torch.cuda.get_rng_state()
+    return tensors
+
+
+def set_random_state(tensors: Mapping[str, Tensor]) -> None:
+    """Take back what :func:`random_state` gave; a generator that is not named stays as it is.
+
+    Raises ValueError for what is no state of that generator.
+    """
+    try:
+        if "torch" in tensors:
+            torch.set_rng_state(tensors["torch"])
+        if "cuda" in tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors["cuda"])
+        if "python" in tensors:
+            version, *words = tensors["python"].tolist()
+            spare = float(tensors["python_spare"])
+            random.setstate((version, tuple(words), None if math.isnan(spare) else spare))
+        if "numpy" in tensors:
+            *keys, position, has_spare = tensors["numpy"].tolist()
+            state = ("MT19937", np.array(keys, dtype=np.uint32), position, has_spare, float(tensors["numpy_spare"]))
+            np.random.set_state(state)  # noqa: NPY002
+    except (RuntimeError, TypeError, ValueError, LookupError, OverflowError) as error:
+        raise ValueError(f"the checkpoint holds a random state that cannot be taken: {error}") from error

@@ -1,0 +1,21 @@
+"""One PPO update opened up token by token: as an object, as text for the terminal, as one HTML page.
+
+:meth:`ppo.Trainer.trace` makes a :class:`Trace`; :func:`render_trace_text` and :func:`render_trace_page` show it.
+"""
+
+from .page import render_trace_page
+from .records import Alternative, MinibatchTrace, RowTrace, TokenTrace, TokenUpdate, Trace
+from .run import trace_update
+from .text import render_trace_text
+
+__all__ = [
+    "Alternative",
+    "MinibatchTrace",
+    "RowTrace",
+    "TokenTrace",
+    "TokenUpdate",
+    "Trace",
+    "render_trace_page",
+    "render_trace_text",
+    "trace_update",
+]

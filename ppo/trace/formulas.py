@@ -1,0 +1,128 @@
+"""A trace's numbers put into the formulas of :mod:`ppo.trace.quantities`, so that a reader can work them out by hand.
+
+A result is printed to as many digits as its formula can vouch for, given that the computation was in float32: whoever
+recomputes it from the numbers as they are printed gets those digits. No number of a trace is made here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from .quantities import SYMBOLS, Quantity
+from .records import RowTrace, TokenTrace, TokenUpdate, Trace
+
+_OPERAND_DIGITS = 8  # significant; printed with fewer an operand could cost its result the last digit
+_SHOWN_DIGITS = 6  # significant, of a result, at most
+_ROUNDING = 2.5e-7  # relative error that float32 may make in an operand: four half units in the last place
+FUNCTIONS: dict[str, Any] = {
+    "exp": math.exp,
+    "sqrt": math.sqrt,
+    "max": max,
+    "clip": lambda x, low, high: min(max(x, low), high),
+}
+
+
+def step_numbers(trace: Trace) -> dict[str, float]:
+    """What formulas need of the config and of the whole step."""
+    names = ("gamma", "gae_lambda", "policy_clip", "value_clip", "value_coef", "samples_per_prompt")
+    settings = {name: float(trace.config[name]) for name in names if trace.config[name] is not None}
+    return settings | {name: value for name, value in trace.numbers.items() if name != "num_tokens"}
+
+
+def row_numbers(row: RowTrace) -> dict[str, float]:
+    """What formulas need of the whole response."""
+    found = {"reward_total": row.reward_total, "group_mean": row.group_mean, "group_std": row.group_std}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def token_numbers(token: TokenTrace) -> dict[str, float]:
+    """A token's numbers before and after the update, by key."""
+    return {k: v for k, v in vars(token).items() if isinstance(v, float)}
+
+
+def update_numbers(update: TokenUpdate, trace: Trace) -> dict[str, float]:
+    """A token's numbers in one minibatch, and N."""
+    gates = {"gate": float(not update.is_clipped), "value_gate": float(not update.is_value_clipped)}
+    numbers = {k: v for k, v in vars(update).items() if isinstance(v, float)}
+    return numbers | gates | {"num_tokens": float(trace.minibatches[update.minibatch].num_tokens)}
+
+
+def numbers_at(trace: Trace, row: RowTrace, t: int, visit: int | None = None) -> dict[str, float]:
+    """All that formulas of token ``t`` may mention; ``visit`` counts the minibatches that the row was in."""
+    numbers = step_numbers(trace) | row_numbers(row) | token_numbers(row.tokens[t])
+    following = token_numbers(row.tokens[t + 1]) if t + 1 < len(row.tokens) else {}
+    numbers |= {f"next_{key}": following.get(key, 0.0) for key in ("value", "raw_advantage")}
+    if visit is not None:
+        numbers |= update_numbers(row.tokens[t].updates[visit], trace)
+    return numbers
+
+
+# ---------------------------------------------------------------------- formulas
+
+
+def in_symbols(formula: str, known: Mapping[str, Quantity]) -> str:
+    """The formula with each quantity's symbol, typeset."""
+    return typeset(re.sub(r"\{(\w+)\}", lambda m: SYMBOLS[m[1]] if m[1] in SYMBOLS else known[m[1]].symbol, formula))
+
+
+def substituted(formula: str, numbers: Mapping[str, float]) -> str:
+    """The formula with a token's numbers, typeset; negative ones in parentheses, but where an expression begins."""
+
+    def number(match: re.Match[str]) -> str:
+        text, before = operand(numbers[match[1]]), formula[: match.start()]
+        is_first = before == "" or before.endswith(("(", ", "))
+        return f"({text})" if text.startswith("-") and not is_first else text
+
+    return typeset(re.sub(r"\{(\w+)\}", number, formula))
+
+
+def typeset(formula: str) -> str:
+    """Python's operators as a reader knows them."""
+    return formula.replace("**2", "²").replace("*", "\N{MULTIPLICATION SIGN}").replace("-", "\N{MINUS SIGN}")
+
+
+def evaluate(formula: str, numbers: Mapping[str, float]) -> float:
+    """The formula's value in float64. ``formula`` is one of this module's own."""
+    expression = re.sub(r"\{(\w+)\}", lambda m: f"({numbers[m[1]]!r})", formula)
+    return float(eval(expression, {"__builtins__": {}}, FUNCTIONS))
+
+
+def operand(x: float) -> str:
+    """A number inside a formula: eight significant digits."""
+    return _plain_exponent(f"{x:.{_OPERAND_DIGITS}g}")
+
+
+def shown(value: float, formula: str, numbers: Mapping[str, float]) -> str:
+    """A result, to the digits that its formula can vouch for; six significant ones at most, and none behind an integer
+    that was not computed.
+    """
+    if not math.isfinite(value):
+        return "not finite"
+    if not formula and value.is_integer():
+        return f"{value:.0f}"
+    error = _error(formula, numbers) + abs(value) * _ROUNDING if formula else 0.0
+    size = math.floor(math.log10(abs(value))) if value else -_SHOWN_DIGITS - 1
+    decimals = max(0, min(_SHOWN_DIGITS - 1 - size, 12))
+    if error > 0:
+        decimals = max(0, min(decimals, math.floor(-math.log10(2 * error))))
+    if value and size < -3 and decimals > -size:
+        return _plain_exponent(f"{value:.{decimals + size}e}")
+    most = decimals if value and size >= -3 else _SHOWN_DIGITS
+    return f"{value:.{min(decimals, most)}f}"
+
+
+def _error(formula: str, numbers: Mapping[str, float]) -> float:
+    """By how much the result may be off if every operand is, by its rounding."""
+    names = set(re.findall(r"\{(\w+)\}", formula))
+    if not all(math.isfinite(numbers[name]) for name in names):
+        return 0.0
+    exact = evaluate(formula, numbers)
+    moved = ({**numbers, name: numbers[name] * (1 + _ROUNDING)} for name in names)
+    return sum(abs(evaluate(formula, each) - exact) for each in moved)
+
+
+def _plain_exponent(text: str) -> str:
+    return re.sub(r"e([+-])0*(\d)", lambda m: "e" + m[1].replace("+", "") + m[2], text)

@@ -1,0 +1,223 @@
+"""A trace as one HTML page: opens offline, by mouse, by keyboard and on a phone; whatever is not ours is escaped.
+
+The numbers go into the page as JSON, each as it stands in a formula and as it is printed as a result; the script
+(:mod:`ppo.trace.script`) only puts them in their places. This module lays numbers out; it makes none.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from ..config import Config
+from .formulas import (
+    in_symbols,
+    numbers_at,
+    row_numbers,
+    shown,
+    step_numbers,
+    token_numbers,
+    typeset,
+    update_numbers,
+)
+from .quantities import SECTIONS, Quantity, quantities
+from .records import Alternative, MinibatchTrace, RowTrace, TokenTrace, Trace
+from .script import SCRIPT
+from .style import CSS
+from .text import render_trace_text, token_label
+
+_DIGITS = 8  # significant, of a number inside a formula
+_COLOURS = ("advantage", "raw_advantage", "td_error", "reward", "value", "kl", "old_probability", "ratio",
+            "logprob_gradient")  # fmt: skip
+_BODY = """<main>
+<h1>{title}</h1>
+<p class="soft">{lead}</p>
+<noscript><p>This page needs JavaScript to be explored; this is its text.</p><pre>{text}</pre></noscript>
+<div id="app" hidden>
+<div id="rows" class="rows" role="group" aria-label="Responses"></div>
+<section class="text">
+<p id="prompt" class="prompt"></p>
+<div id="strip" class="strip" role="listbox" aria-label="Tokens of the response" aria-orientation="horizontal"></div>
+<div id="bars" class="bars" aria-hidden="true"></div>
+<div class="legend"><label>Colour by <select id="colour"></select></label>
+<span class="scale" aria-hidden="true"><span id="low"></span><i></i><span id="high"></span></span>
+<span class="soft small">bar above or below a token: its gradient is cut by that side of the clip</span></div>
+</section>
+<section class="time">
+<label for="moment">Moment</label>
+<div class="slide"><input id="moment" type="range" min="0" step="1" value="0">
+<div id="stops" class="stops" aria-hidden="true"></div></div>
+<p id="when" class="small" aria-live="polite"></p>
+</section>
+<section class="panel">
+<div id="list" class="list"></div>
+<div class="side">
+<div id="card" class="card" aria-live="polite"></div>
+<div class="alternatives"><h2 id="token"></h2><div id="alternatives"></div></div>
+</div>
+</section>
+<p class="soft small keys">Keys: ← → Home End go from token to token, ↑ ↓ from quantity to quantity, Tab from part to
+part; a click keeps what it points at. A result is printed to the digits that its formula gives back from the numbers
+beside it.</p>
+</div>
+{facts}
+</main>
+<script type="application/json" id="data">{data}</script>
+<script>{script}</script>"""
+
+
+def render_trace_page(
+    trace: Trace, *, title: str = "One PPO step, token by token", meta: Mapping[str, Any] | None = None
+) -> str:
+    """The whole page as a string. ``meta``: what was run (model, commit, command), shown at the end."""
+    config = Config.from_dict(trace.config)
+    has_reference = trace.rows[0].tokens[0].ref_logprob is not None
+    known = quantities(config, has_reference=has_reference)
+    body = _BODY.format(
+        title=escape(title),
+        lead=escape(_lead(trace)),
+        text=escape(render_trace_text(trace)),
+        facts=_facts("What was run", meta or {}) + _facts("Configuration", trace.config),
+        data=_embedded(_page_data(trace, known)),
+        script=SCRIPT,
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+        "style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'\">"
+        f"<title>{escape(title)}</title><style>{CSS}</style></head>\n<body>{body}</body></html>\n"
+    )
+
+
+def _lead(trace: Trace) -> str:
+    config = trace.config
+    return (
+        f"Step {trace.step}: {trace.num_rows} responses with {trace.numbers['num_tokens']:.0f} tokens, then "
+        f"{config['epochs']} epochs over them in minibatches of {config['minibatch']}. Choose a token to see every "
+        "number of it, point at a number to see how it is worked out, and move through the epochs of the update."
+    )
+
+
+def _facts(title: str, facts: Mapping[str, Any]) -> str:
+    """A folded list of names and values."""
+    lines = "".join(
+        f"<dt>{escape(str(name))}</dt><dd>{escape(x if isinstance(x, str) else json.dumps(x, default=str))}</dd>"
+        for name, x in facts.items()
+    )
+    return f"<details><summary>{escape(title)}</summary><dl>{lines}</dl></details>" if facts else ""
+
+
+def _embedded(value: Any) -> str:
+    """JSON that cannot end the script element it stands in, nor a line of it."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
+
+
+# ---------------------------------------------------------------------- the data of the page
+
+
+def _page_data(trace: Trace, known: Sequence[Quantity]) -> dict[str, Any]:
+    """``n``: numbers as formulas hold them, ``s``: as results; both in the order of ``keys``."""
+    first = trace.rows[0].tokens[0]
+    updates = [token.updates for row in trace.rows for token in row.tokens if token.updates]
+    keys = {
+        "token": list(token_numbers(first)),
+        "update": list(update_numbers(updates[0][0], trace)) if updates else [],
+    }
+    return {
+        "sections": SECTIONS,
+        "quantities": [_quantity(q, known) for q in known],
+        "colours": [key for key in _COLOURS if any(q.key == key for q in known)],
+        "keys": keys,
+        "numbers": {name: _rounded(x) for name, x in step_numbers(trace).items()},
+        "minibatches": [_moment(m, trace) for m in trace.minibatches],
+        "epochs": trace.config["epochs"],
+        "rows": [_row(trace, row, known, keys) for row in trace.rows],
+    }
+
+
+def _quantity(quantity: Quantity, known: Sequence[Quantity]) -> dict[str, Any]:
+    symbols = {q.key: q for q in known}
+    line = in_symbols(quantity.formula, symbols) if quantity.formula else ""
+    return vars(quantity) | {"typeset": line, "names": re.findall(r"\{(\w+)\}", quantity.formula)}
+
+
+def _moment(minibatch: MinibatchTrace, trace: Trace) -> dict[str, Any]:
+    """What is said about a minibatch beside the slider."""
+    per_epoch, statistics = trace.num_rows // trace.config["minibatch"], minibatch.statistics
+    parts = [
+        f"epoch {minibatch.epoch + 1} of {trace.config['epochs']}",
+        f"minibatch {minibatch.index + 1} of {per_epoch}, {minibatch.num_tokens} tokens",
+        f"mean ratio {statistics['policy/ratio']:.4f}",
+        f"clipped {100 * statistics['policy/clip_fraction']:.1f} %",
+    ]
+    if minibatch.grad_norm is None:
+        parts.append("skipped: the mean ratio is beyond max_mean_ratio, and the gradient was thrown away")
+    else:
+        limit = trace.config["max_grad_norm"]
+        scale = f", scaled by {limit / minibatch.grad_norm:.3g}" if limit and minibatch.grad_norm > limit else ""
+        parts += [f"gradient norm {minibatch.grad_norm:.4g}{scale}", f"learning rate {minibatch.learning_rate:.3g}"]
+    return {"epoch": minibatch.epoch + 1, "text": " · ".join(parts)}
+
+
+def _row(trace: Trace, row: RowTrace, known: Sequence[Quantity], keys: Mapping[str, list[str]]) -> dict[str, Any]:
+    end = "ended by itself" if row.is_ended else "cut"
+    return {
+        "title": f"Response {row.index}",
+        "note": typeset(f"score {row.score:.4g}") + f" · {len(row.tokens)} tokens, {end}",
+        "prompt": [piece or token_label(piece, i) for piece, i in zip(row.pieces, row.prompt_ids, strict=True)],
+        "numbers": {name: _rounded(x) for name, x in row_numbers(row).items()},
+        "tokens": [_token(trace, row, t, known, keys) for t in range(len(row.tokens))],
+    }
+
+
+def _token(
+    trace: Trace, row: RowTrace, t: int, known: Sequence[Quantity], keys: Mapping[str, list[str]]
+) -> dict[str, Any]:
+    token = row.tokens[t]
+    numbers = numbers_at(trace, row, t)
+    by_key = {q.key: q for q in known}
+
+    def results(names: Sequence[str], numbers: Mapping[str, float]) -> list[str | None]:
+        return [shown(numbers[k], by_key[k].formula, numbers) if k in by_key else None for k in names]
+
+    visits = []
+    for i, update in enumerate(token.updates):
+        here = numbers_at(trace, row, t, i)
+        visits.append(
+            {
+                "m": update.minibatch,
+                "side": update.clip_side,
+                "n": [_rounded(here[key]) for key in keys["update"]],
+                "s": results(keys["update"], here),
+            }
+        )
+    return {
+        "id": token.id,
+        "text": _written(token),
+        "n": [_rounded(numbers[key]) for key in keys["token"]],
+        "s": results(keys["token"], numbers),
+        "a": [_alternative(a, token) for a in token.alternatives],
+        "u": visits,
+    }
+
+
+def _written(token: TokenTrace) -> str:
+    """As it reads; what cannot be seen as a sign."""
+    return token.text if token.text.strip() and token.text.isprintable() else token_label(token.text, token.id)
+
+
+def _alternative(alternative: Alternative, drawn: TokenTrace) -> list[Any]:
+    label = token_label(alternative.text, alternative.id)
+    return [label, _rounded(alternative.before), _rounded(alternative.after), alternative.id == drawn.id]
+
+
+def _rounded(x: float) -> float | None:
+    return float(f"{x:.{_DIGITS}g}") if math.isfinite(x) else None

@@ -1,0 +1,124 @@
+"""Looks on while an update runs: what each minibatch did with the tokens of some rows.
+
+The trainer shows the recorder its own tensors, and autograd leaves the gradients in them; nothing is computed a second
+time, and nothing that training depends on is touched. This module knows losses, nothing about models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..actor_critic import Evaluation
+from ..config import Config
+from ..losses import policy_terms, value_terms
+from ..types import Rollout
+from .records import ClipSide, MinibatchTrace, TokenUpdate
+
+
+@dataclass(frozen=True)
+class _Watched:
+    part: Rollout
+    new: Evaluation
+    rows: list[tuple[int, int]]  # (place in the microbatch, row of the rollout)
+
+
+class Recorder:
+    """Watches ``rows`` of ``rollout`` through one update.
+
+    ``rollout`` is the one to hand to the update. ``minibatches``: all of them, in order; ``updates[row][t]``: one entry
+    for each minibatch that the row was in.
+    """
+
+    def __init__(self, rollout: Rollout, rows: Sequence[int], config: Config) -> None:
+        # Shuffled minibatches carry their samples along, so a row is known by its sample, if no two are the same.
+        self.rollout = replace(rollout, samples=[replace(sample) for sample in rollout.samples])
+        self.minibatches: list[MinibatchTrace] = []
+        lengths = rollout.generation.lengths.tolist()
+        self.updates: dict[int, list[list[TokenUpdate]]] = {row: [[] for _ in range(lengths[row])] for row in rows}
+        self._row_of = {id(self.rollout.samples[row]): row for row in rows}
+        self._config = config
+        self._per_epoch = len(rollout) // config.minibatch
+        self._watched: list[_Watched] = []
+        self._num_tokens = 0
+
+    def watch(self, part: Rollout, new: Evaluation, *, num_tokens: int) -> None:
+        """A microbatch before its backward pass; ``num_tokens`` of the whole minibatch."""
+        self._num_tokens = num_tokens
+        rows = [
+            (place, self._row_of[id(sample)]) for place, sample in enumerate(part.samples) if id(sample) in self._row_of
+        ]
+        if rows:
+            for tensor in (new.logprobs, new.values):
+                if tensor.requires_grad:
+                    tensor.retain_grad()
+            self._watched.append(_Watched(part, new, rows))
+
+    def restart(self) -> None:
+        """The minibatch begins again, in smaller microbatches."""
+        self._watched = []
+
+    def close(
+        self, statistics: Mapping[str, float], *, grad_norm: float | None = None, learning_rate: float | None = None
+    ) -> None:
+        """The minibatch is over; without ``grad_norm`` its gradient was thrown away."""
+        number = len(self.minibatches)
+        for watched in self._watched:
+            self._take(watched, number)
+        self._watched = []
+        epoch, index = divmod(number, self._per_epoch)
+        self.minibatches.append(
+            MinibatchTrace(
+                epoch, index, self._num_tokens, grad_norm is None, grad_norm, learning_rate, dict(statistics)
+            )
+        )
+
+    @torch.no_grad()
+    def _take(self, watched: _Watched, number: int) -> None:
+        """The numbers of the watched rows, out of the tensors of their microbatch."""
+        part, new, config, count = watched.part, watched.new, self._config, self._num_tokens
+        mask = part.generation.mask
+        policy = policy_terms(new.logprobs, part.old_logprobs, part.advantages, mask, clip=config.policy_clip)
+        value = value_terms(new.values, part.old_values, part.returns, clip=config.value_clip)
+        columns = {
+            "logprob": new.logprobs,
+            "ratio": policy.ratio,
+            "surrogate": policy.plain,
+            "clipped_surrogate": policy.clipped,
+            "policy_loss": torch.maximum(policy.plain, policy.clipped),
+            "unclipped_gradient": policy.plain / count,  # d exp(x) / dx is exp(x) again
+            "logprob_gradient": _gradient(new.logprobs),
+        }
+        critic = {
+            "new_value": new.values,
+            "clipped_value": value.clipped_values,
+            "value_loss": torch.maximum(value.plain, value.clipped) / 2,
+            "value_gradient": _gradient(new.values),
+        }
+        numbers = {name: x.tolist() for name, x in (columns | (critic if config.has_critic else {})).items()}
+        is_cut, is_value_cut = policy.is_cut.tolist(), value.is_cut.tolist()
+        for place, row in watched.rows:
+            for t, history in enumerate(self.updates[row]):
+                here: dict[str, float] = {name: x[place][t] for name, x in numbers.items()}
+                side: ClipSide = "" if not is_cut[place][t] else "above" if here["ratio"] > 1 else "below"
+                missing: dict[str, Any] = {} if config.has_critic else dict.fromkeys(critic)
+                is_value_clipped = config.has_critic and is_value_cut[place][t]
+                history.append(
+                    TokenUpdate(
+                        minibatch=number,
+                        is_clipped=is_cut[place][t],
+                        clip_side=side,
+                        is_value_clipped=is_value_clipped,
+                        **here,
+                        **missing,
+                    )
+                )
+
+
+def _gradient(tensor: Tensor) -> Tensor:
+    """What the backward pass left, 0 where nothing depends on it."""
+    return tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)

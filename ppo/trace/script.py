@@ -1,0 +1,253 @@
+"""The script of a trace's page, as text. It places numbers and substitutes them into formulas; it computes none."""
+
+SCRIPT = r"""
+(function () {
+  "use strict";
+  var data = JSON.parse(document.getElementById("data").textContent);
+  var byKey = {}; data.quantities.forEach(function (q) { byKey[q.key] = q; });
+  var place = {};
+  data.keys.token.forEach(function (key, i) { place[key] = ["token", i]; });
+  data.keys.update.forEach(function (key, i) { place[key] = ["update", i]; });
+  // row, token, moment and key are what was chosen; hoverToken and hoverKey what is pointed at for now.
+  var state = { row: 0, token: 0, moment: 0, key: null, colour: data.colours[0], hoverToken: null, hoverKey: null };
+
+  function $(id) { return document.getElementById(id); }
+  function make(tag, className, text) {
+    var element = document.createElement(tag);
+    if (className) element.className = className;
+    if (text !== undefined) element.textContent = text;
+    return element;
+  }
+  function row() { return data.rows[state.row]; }
+  function current() { return state.hoverToken === null ? state.token : state.hoverToken; }
+  function visits() { return row().tokens[0].u.length; }
+  function visit(t) { // what the chosen minibatch did with token t; before and after the update there is none
+    var i = state.moment - 1;
+    return i >= 0 && i < visits() ? row().tokens[t].u[i] : null;
+  }
+  function entry(key, t, kind) { // kind "n": as formulas hold it; "s": as a result
+    var where = place[key];
+    if (!where) return null;
+    var holder = where[0] === "token" ? row().tokens[t] : visit(t);
+    return holder ? holder[kind][where[1]] : null;
+  }
+  function number(name, t) {
+    if (name in data.numbers) return data.numbers[name];
+    if (name in row().numbers) return row().numbers[name];
+    if (name.indexOf("next_") === 0) return t + 1 < row().tokens.length ? entry(name.slice(5), t + 1, "n") : 0;
+    return entry(name, t, "n");
+  }
+  function typeset(text) { return text.replace(/\*\*2/g, "\u00b2").replace(/\*/g, "\u00d7").replace(/-/g, "\u2212"); }
+  function substituted(q, t) {
+    return typeset(q.formula.replace(/\{(\w+)\}/g, function (_, name, at) {
+      var x = number(name, t), isFirst = at === 0 || /(\(|, )$/.test(q.formula.slice(0, at));
+      return x === null ? "?" : x < 0 && !isFirst ? "(" + x + ")" : String(x);
+    }));
+  }
+  function mostJudged() { // where to begin: at the token with the largest advantage
+    var sizes = row().tokens.map(function (_, t) { return Math.abs(entry("advantage", t, "n") || 0); });
+    return sizes.indexOf(Math.max.apply(null, sizes));
+  }
+  function isShown(q) {
+    if (q.section === "policy" || q.section === "value") return visit(0) !== null;
+    return q.section !== "after" || state.moment === visits() + 1;
+  }
+
+  // ---- what does not change with the token
+
+  function drawRows() {
+    var box = $("rows"); box.textContent = "";
+    data.rows.forEach(function (r, i) {
+      var button = make("button", "", r.title); button.type = "button";
+      button.appendChild(make("span", "", r.note));
+      button.setAttribute("aria-pressed", String(i === state.row));
+      button.addEventListener("click", function () {
+        state.row = i; state.token = mostJudged(); state.hoverToken = null; drawRow(); $("rows").children[i].focus();
+      });
+      box.appendChild(button);
+    });
+    $("prompt").textContent = "";
+    $("prompt").append(make("b", "", "prompt"), row().prompt.join(""));
+  }
+  function drawRow() {
+    state.moment = Math.min(state.moment, visits() + 1);
+    state.token = Math.min(state.token, row().tokens.length - 1);
+    drawRows();
+    var strip = $("strip"), bars = $("bars"); strip.textContent = ""; bars.textContent = "";
+    row().tokens.forEach(function (token, t) {
+      // A line may end before a space that begins a token, not between that space and its word.
+      var chip = make("span", "", token.text.replace(/^ /, "\u00a0"));
+      if (token.text[0] === " ") strip.appendChild(make("wbr"));
+      chip.setAttribute("role", "option"); chip.id = "t" + t;
+      chip.setAttribute("aria-label", "token " + t + ": " + token.text);
+      chip.addEventListener("click", function () { choose(t); chip.focus(); });
+      chip.addEventListener("mouseenter", function () { state.hoverToken = t; drawToken(); });
+      strip.appendChild(chip);
+      if (token.text.indexOf("\u23ce") >= 0) strip.appendChild(make("br"));
+      var bar = make("div"); bar.appendChild(make("i"));
+      bar.addEventListener("click", function () { choose(t); });
+      bar.addEventListener("mouseenter", function () { state.hoverToken = t; drawToken(); });
+      bars.appendChild(bar);
+    });
+    drawStops(); drawMoment();
+  }
+  function drawStops() {
+    var names = ["drawn"], tokens = row().tokens;
+    tokens[0].u.forEach(function (u) { names.push(data.minibatches[u.m].epoch); });
+    names.push("after");
+    $("moment").max = names.length - 1; $("moment").value = state.moment;
+    var stops = $("stops"); stops.textContent = "";
+    names.forEach(function (name, i) {
+      var stop = make("b", i === state.moment ? "on" : "");
+      if (typeof name === "number" && names.length <= 8) stop.appendChild(make("span", "", "epoch "));
+      stop.append(String(name)); stops.appendChild(stop);
+    });
+  }
+
+  // ---- what changes with the moment
+
+  function drawMoment() {
+    var now = visit(0), text = "Before the update: the responses are drawn, scored and judged.";
+    if (now) text = data.minibatches[now.m].text;
+    else if (state.moment) {
+      text = "After the update.";
+      if (visits() < data.epochs)
+        text += " It ended early: this response was in " + visits() + " of " + data.epochs + " epochs.";
+    }
+    $("when").textContent = text;
+    $("moment").setAttribute("aria-valuetext", text);
+    drawStops(); drawColours(); drawList(); drawToken();
+  }
+  function drawColours() {
+    var select = $("colour"); select.textContent = "";
+    var offered = data.colours.filter(function (key) { return isShown(byKey[key]); });
+    if (offered.indexOf(state.colour) < 0) state.colour = offered[0];
+    offered.forEach(function (key) {
+      var option = make("option", "", byKey[key].label); option.value = key;
+      option.selected = key === state.colour; select.appendChild(option);
+    });
+    var middle = state.colour === "ratio" ? 1 : 0;
+    var values = row().tokens.map(function (_, t) { return (entry(state.colour, t, "n") || 0) - middle; });
+    var most = Math.max.apply(null, values.map(Math.abs)) || 1;
+    var isOneSided = state.colour === "old_probability";
+    if (isOneSided) most = 1;
+    $("low").textContent = isOneSided ? "0" : typeset(String(+(middle - most).toPrecision(3)));
+    $("high").textContent = typeset(String(+(middle + most).toPrecision(3)));
+    document.querySelector(".scale").classList.toggle("one", isOneSided);
+    row().tokens.forEach(function (_, t) {
+      var chip = $("t" + t), share = values[t] / most, now = visit(t), sign = share < 0 ? "minus" : "plus";
+      chip.className = sign + (now && now.side ? " " + now.side : "");
+      chip.style.setProperty("--a", (0.62 * Math.abs(share)).toFixed(3));
+      var bar = $("bars").children[t].firstChild; bar.className = sign;
+      var height = (isOneSided ? 100 : 50) * Math.abs(share);
+      bar.style.height = height + "%";
+      bar.style.bottom = isOneSided ? "0" : share < 0 ? (50 - height) + "%" : "50%";
+    });
+  }
+  function drawList() {
+    var list = $("list"), section = ""; list.textContent = "";
+    var focused = document.activeElement && document.activeElement.dataset ? document.activeElement.dataset.key : null;
+    data.quantities.filter(isShown).forEach(function (q) {
+      if (q.section !== section) { section = q.section; list.appendChild(make("h3", "", data.sections[section])); }
+      var button = make("button"); button.type = "button"; button.dataset.key = q.key;
+      button.append(make("span", "", q.label), make("i", "", q.symbol), make("b"));
+      button.addEventListener("mouseenter", function () { state.hoverKey = q.key; drawCard(); });
+      button.addEventListener("focus", function () { state.hoverKey = null; state.key = q.key; drawCard(); });
+      button.addEventListener("click", function () { state.key = q.key; drawCard(); });
+      list.appendChild(button);
+      if (q.key === focused) button.focus();
+    });
+    if (!state.key || !isShown(byKey[state.key])) state.key = byKey.td_error ? "td_error" : "advantage";
+  }
+
+  // ---- what changes with the token
+
+  function drawToken() {
+    var t = current(), token = row().tokens[t];
+    row().tokens.forEach(function (_, i) {
+      var chip = $("t" + i);
+      chip.setAttribute("aria-selected", String(i === t)); chip.tabIndex = i === state.token ? 0 : -1;
+      $("bars").children[i].classList.toggle("on", i === t);
+    });
+    Array.prototype.forEach.call(document.querySelectorAll("#list button"), function (button) {
+      var value = entry(button.dataset.key, t, "s");
+      button.lastChild.textContent = value === null ? "\u2013" : typeset(value);
+      var isGate = button.dataset.key === "gate" || button.dataset.key === "value_gate";
+      button.classList.toggle("cut", isGate && entry(button.dataset.key, t, "n") === 0);
+    });
+    $("token").textContent = "Token " + t + ", id " + token.id + ": what could have stood here";
+    drawAlternatives(token); drawCard();
+  }
+  function drawAlternatives(token) {
+    var box = $("alternatives"), table = make("table"), head = make("tr"); box.textContent = "";
+    ["token", "", "before", "after"].forEach(function (name) { head.appendChild(make("th", "", name)); });
+    table.appendChild(head);
+    token.a.forEach(function (a) {
+      var line = make("tr", a[3] ? "drawn" : ""), bars = make("td");
+      [a[1], a[2]].forEach(function (p) {
+        var bar = make("u"); bar.style.width = (100 * p).toFixed(2) + "%"; bars.appendChild(bar);
+      });
+      line.append(make("td", "", a[0] + (a[3] ? " \u2190 drawn" : "")), bars,
+        make("td", "", percent(a[1])), make("td", "", percent(a[2])));
+      table.appendChild(line);
+    });
+    box.appendChild(table);
+  }
+  function percent(p) { return (100 * p).toFixed(p < 0.001 ? 4 : 2) + " %"; }
+  function drawCard() {
+    var q = byKey[state.hoverKey || state.key], t = current(), card = $("card");
+    var value = entry(q.key, t, "s"), result = value === null ? "\u2013" : typeset(value);
+    var title = make("h2", "", q.label);
+    title.appendChild(make("i", "", q.symbol)); card.textContent = ""; card.dataset.key = q.key;
+    card.append(title, make("p", "", q.says));
+    if (q.formula) {
+      card.append(make("p", "formula symbols", q.symbol + " = " + q.typeset));
+      card.append(make("p", "formula numbers", "= " + substituted(q, t)));
+      card.append(make("p", "formula result", "= " + result));
+    } else card.append(make("p", "formula result", q.symbol + " = " + result));
+    card.append(make("p", "code", q.code));
+    var usesNext = q.names.some(function (name) { return name.indexOf("next_") === 0; });
+    row().tokens.forEach(function (_, i) { $("t" + i).classList.toggle("used", usesNext && i === t + 1); });
+    Array.prototype.forEach.call(document.querySelectorAll("#list button"), function (button) {
+      button.classList.toggle("used", q.names.indexOf(button.dataset.key) >= 0);
+      button.classList.toggle("on", button.dataset.key === q.key);
+    });
+  }
+
+  // ---- what the reader does
+
+  function choose(t) {
+    state.token = Math.max(0, Math.min(t, row().tokens.length - 1)); state.hoverToken = null; drawToken();
+  }
+  function unhover() { if (state.hoverToken !== null) { state.hoverToken = null; drawToken(); } }
+  $("strip").addEventListener("mouseleave", unhover);
+  $("bars").addEventListener("mouseleave", unhover);
+  $("list").addEventListener("mouseleave", function () { state.hoverKey = null; drawCard(); });
+  $("strip").addEventListener("keydown", function (event) {
+    var last = row().tokens.length - 1, way = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    var to = { ArrowLeft: state.token - 1, ArrowRight: state.token + 1, Home: 0, End: last }[event.key];
+    if (way) { event.preventDefault(); step(way); }
+    if (to === undefined) return;
+    event.preventDefault(); choose(to); $("t" + state.token).focus();
+  });
+  $("list").addEventListener("keydown", function (event) {
+    var buttons = Array.prototype.slice.call(document.querySelectorAll("#list button"));
+    var way = { ArrowDown: 1, ArrowUp: -1 }[event.key], turn = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (turn) { event.preventDefault(); choose(state.token + turn); }
+    if (!way) return;
+    event.preventDefault();
+    var next = buttons[buttons.indexOf(document.activeElement) + way]; if (next) next.focus();
+  });
+  function step(way) { // through the quantities while the focus stays on the tokens
+    var keys = data.quantities.filter(isShown).map(function (q) { return q.key; });
+    var i = keys.indexOf(state.key) + way;
+    if (i >= 0 && i < keys.length) { state.key = keys[i]; state.hoverKey = null; drawCard(); }
+  }
+  $("moment").addEventListener("input", function () { state.moment = Number($("moment").value); drawMoment(); });
+  $("colour").addEventListener("change", function () { state.colour = $("colour").value; drawColours(); });
+
+  $("app").hidden = false;
+  state.token = mostJudged();
+  drawRow();
+})();
+"""

@@ -1,0 +1,226 @@
+"""Runs that are killed (SIGKILL) at chosen or at random moments and resumed until they end; a program of its own.
+
+    python -m tests.killed FOLDER CASE --steps 4 --events 3 --times 10     prints a JSON report
+
+Every run is a child that this program forks, so torch is imported once. ``--events``: kills of each phase, at calls
+drawn at random from all that the unbroken run makes there: "rollout" (a token for every row), "reward", "update"
+(a microbatch, an optimiser step) and "write" (each file, flush and rename of a checkpoint). ``--every-write``: at each
+single call of the first checkpoint that replaces another. ``--times``: kills by the clock, from outside, at any moment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.load import load
+from models.lora import LoraConfig, add_lora
+from ppo import Config, Trainer, checkpoint, files, gradients, optimizer
+from ppo.checkpoint import list_checkpoints, save_tensors
+from ppo.distributed import Processes
+from ppo.generation.transcript import Transcript
+from tests.fakes import tiny_gpt2, tiny_llama
+
+PROMPTS = [[2, 3, 4], [5, 6], [7], [8, 9, 10, 11], [12, 13], [3, 3, 3], [4], [6, 5]]
+RETAIN = [[2, 4, 6, 8, 10, 12], [3, 5, 7]]
+CONFIG = Config(
+    prompts_per_step=4, minibatch=2, microbatch=1, response_length=5, epochs=2, learning_rate=1e-2, scale_scores=True,
+    retain_coef=0.5, retain_loss="kl", retain_tokens=8, retain_sequences=2, warmup_steps=2, schedule="cosine",
+    total_steps=20, save_every_steps=1, keep_checkpoints=2,
+)  # fmt: skip
+CASES: dict[str, tuple[Callable, Config]] = {
+    "tiny": (tiny_gpt2, CONFIG),
+    "critic": (tiny_llama, CONFIG.replace(value_head="critic", autocast="bfloat16")),
+    "bf16": (lambda: tiny_gpt2().to(torch.bfloat16), CONFIG.replace(moment_dtype="bfloat16", value_head="mlp")),
+    "lora": (lambda: adapted(), CONFIG.replace(advantage="rloo", samples_per_prompt=2, prompts_per_step=2)),
+    "lab": (lambda: load("lab").model, CONFIG.replace(response_length=12, learning_rate=1e-4)),
+}
+PHASES = ("rollout", "reward", "update", "write")
+
+
+def adapted():
+    model = tiny_gpt2()
+    add_lora(model, LoraConfig(("c_attn", "c_fc"), rank=2), generator=torch.Generator().manual_seed(1))
+    return model
+
+
+def reward(samples):
+    """Draws from every global generator: their states belong to a checkpoint too."""
+    return [
+        s.ids.count(5) + float(torch.rand(())) + random.random() + float(np.random.rand())  # noqa: NPY002
+        for s in samples
+    ]
+
+
+class Calls:
+    """Counts what a run does, phase by phase, and kills the process in the middle of one chosen call."""
+
+    def __init__(self, kill_at: tuple[str, int] | None = None) -> None:
+        self.counts = dict.fromkeys(PHASES, 0)
+        self.kill_at = kill_at
+
+    def hit(self, phase: str) -> None:
+        if self.kill_at == (phase, self.counts[phase]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.counts[phase] += 1
+
+    def watch(self, owner: object, name: str, phase: str) -> None:
+        """A hit before the call and one after it."""
+        function = getattr(owner, name)
+
+        def watched(*arguments, **named):
+            self.hit(phase)
+            result = function(*arguments, **named)
+            self.hit(phase)
+            return result
+
+        setattr(owner, name, watched)
+
+    def install(self) -> None:
+        self.watch(Transcript, "advance", "rollout")
+        self.watch(gradients, "ppo_loss", "update")
+        self.watch(optimizer.Optimizer, "step", "update")
+        for owner, name in (
+            (checkpoint, "save_file"), (checkpoint, "sha256"), (checkpoint, "flush"), (files, "flush"), (os, "link"),
+            (os, "replace"), (shutil, "rmtree"),
+        ):  # fmt: skip
+            self.watch(owner, name, "write")
+
+    def reward(self, samples):
+        self.hit("reward")
+        answer = reward(samples)
+        self.hit("reward")
+        return answer
+
+
+def train(case: str, out: Path, steps: int, calls: Calls) -> None:
+    """Start or resume the run in ``out``, train to ``steps``, and leave everything that it depends on."""
+    torch.set_num_threads(1)
+    processes = Processes.current()
+    make, config = CASES[case]
+    calls.install()
+    if processes.first(lambda: bool(list_checkpoints(out / "checkpoints"))):
+        model = make() if case == "lora" else None
+        trainer = Trainer.resume(out, PROMPTS, calls.reward, model=model, retain=RETAIN, out=out)
+    else:
+        # Killed before its first checkpoint it starts again, from nothing.
+        processes.first(lambda: shutil.rmtree(out, ignore_errors=True))
+        torch.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        model = make()
+        trainer = Trainer(model, PROMPTS, calls.reward, config, retain=RETAIN, out=out)
+    trainer.train(steps - trainer.step, progress=False)
+    if not processes.is_first:
+        return
+    numbers = [
+        trainer.kl_controller.coef,
+        trainer.step,
+        trainer.optimizer.num_updates,
+        *vars(trainer.scorer.moments).values(),
+    ]
+    save_tensors(
+        out / "end.safetensors",
+        {f"weights.{name}": p for name, p in trainer.actor.named_parameters()}
+        | {f"adam.{name}": x for name, x in trainer.optimizer.state_tensors().items()}
+        | {"numbers": torch.tensor([float(x) for x in numbers], dtype=torch.float64)}
+        | {"order": trainer.stream.order, "generator": trainer.generator.get_state(), "torch": torch.get_rng_state()},
+    )
+    (out / "calls.json").write_text(json.dumps(calls.counts), encoding="utf-8")
+
+
+def in_child(action: Callable[[], None], *, kill_after: float | None = None) -> int:
+    """Exit status of a forked child; minus the signal where one ended it."""
+    child = os.fork()
+    if child == 0:
+        try:
+            action()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def fingerprint(out: Path) -> dict[str, object]:
+    """What a run left: weights, moments and numbers bit for bit, its samples, its metrics without times."""
+    timed = ("time/", "generate/seconds", "generate/prefill_seconds", "generate/tokens_per_second")
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return {
+        "end": hashlib.sha256((out / "end.safetensors").read_bytes()).hexdigest(),
+        "samples": hashlib.sha256((out / "samples.jsonl").read_bytes()).hexdigest(),
+        "metrics": [{name: x for name, x in row.items() if not name.startswith(timed)} for row in rows],
+        "checkpoints": [p.name for p in sorted((out / "checkpoints").iterdir())],
+    }
+
+
+def trial(case: str, folder: Path, steps: int, kill: tuple[str, int] | float, expected: dict) -> dict[str, object]:
+    """One kill, one resumed run, one comparison."""
+    shutil.rmtree(folder, ignore_errors=True)
+    is_timed = isinstance(kill, float)
+    calls = Calls(None if is_timed else kill)
+    status = in_child(lambda: train(case, folder, steps, calls), kill_after=kill if is_timed else None)
+    saved = list_checkpoints(folder / "checkpoints")
+    leftovers = sorted(p.name for p in (folder / "checkpoints").glob("*.*"))
+    resumed = in_child(lambda: train(case, folder, steps, Calls()))
+    found = fingerprint(folder) if resumed == 0 else {}
+    return {
+        "kill": kill, "status": status, "checkpoint": saved[-1].name if saved else None, "leftovers": leftovers,
+        "resumed": resumed, "differs": [name for name in expected if found.get(name) != expected[name]],
+    }  # fmt: skip
+
+
+def kills(counts: dict[str, int], steps: int, seconds: float, options: argparse.Namespace) -> list:
+    """The moments, drawn from a seed."""
+    generator = random.Random(options.seed)
+    chosen: list = [
+        (phase, generator.randrange(counts[phase])) for phase in PHASES for _ in range(options.events)
+    ]  # fmt: skip
+    if options.every_write:  # all steps write alike but the first: take the second
+        first, each = counts["write"] % steps, counts["write"] // steps
+        chosen += [("write", first + each + call) for call in range(each)]
+    return chosen + [generator.uniform(0, seconds) for _ in range(options.times)]
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("case", choices=list(CASES))
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--events", type=int, default=1, help="kills in each phase")
+    parser.add_argument("--every-write", action="store_true")
+    parser.add_argument("--times", type=int, default=0, help="kills by the clock")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    unbroken = options.folder / "unbroken"
+    started = time.perf_counter()
+    if in_child(lambda: train(options.case, unbroken, options.steps, Calls())) != 0:
+        sys.exit("the run that nobody kills failed")
+    seconds = time.perf_counter() - started
+    expected = fingerprint(unbroken)
+    counts = json.loads((unbroken / "calls.json").read_text(encoding="utf-8"))
+    report = [
+        trial(options.case, options.folder / "killed", options.steps, kill, expected)
+        for kill in kills(counts, options.steps, seconds, options)
+    ]
+    print(json.dumps({"seconds": seconds, "counts": counts, "trials": report}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,22 @@
+"""The runs of tests/killed.py in several processes, one of which may be killed in the middle.
+
+torchrun --nproc-per-node 2 -m tests.killed_two FOLDER STEPS [RANK PHASE CALL]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import ppo
+from tests.killed import Calls, train
+
+
+def main(folder: Path, steps: int, kill: list[str]) -> None:
+    with ppo.process_group() as processes:
+        is_chosen = bool(kill) and processes.rank == int(kill[0])
+        train("tiny", folder, steps, Calls((kill[1], int(kill[2])) if is_chosen else None))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

@@ -1,0 +1,109 @@
+"""``demem.py compare`` from outside, on a handful of rows: every kind of method, going on, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import demem
+from data.study import Study
+from data.types import Passage
+from demem_compare import Comparison, Point, plan, resized
+from demem_methods import METHODS
+from tests.test_demem import fails, write_rows
+
+QUICK = ["--num-samples", "1", "--num-own", "8", "--steps", "2", "--check-every", "2", "--prompts-per-step", "4",
+         "--minibatch", "4", "--retain-sequences", "2", "--retain-tokens", "24"]  # fmt: skip
+
+
+@pytest.fixture
+def command(tmp_path):
+    """The comparison of a few rows, without its methods."""
+    data = write_rows(tmp_path / "rows.jsonl", 8)
+    notes = tmp_path / "notes.txt"
+    notes.write_text("\n\n".join(f"A paragraph about the number {i * 7919} and nothing else." * 4 for i in range(40)))
+    groups = ["--num-forget", "2", "--num-holdout", "2", "--num-never", "2", "--retain", str(notes)]
+    return ["compare", "--data", data, *groups, *QUICK, "--seeds", "2", "--out", str(tmp_path / "out")]
+
+
+def files(out) -> dict[str, int]:
+    return {p.name: p.stat().st_mtime_ns for p in (out / "points").iterdir()}
+
+
+def test_all_kinds_of_methods_and_going_on(tmp_path, command, capsys):
+    out = tmp_path / "out"
+    assert demem.main([*command, "--knobs", "one", "--methods", "demem,distil,dp,memfree"]) == 0
+    first = files(out)
+    assert set(first) == {
+        "original-n2-seed0.json",
+        "demem-retain_coef-2.5-n2-seed0.json", "demem-retain_coef-2.5-n2-seed1.json",
+        f"distil-retain_weight-{METHODS['distil'].default:g}-n2-seed0.json",
+        f"distil-retain_weight-{METHODS['distil'].default:g}-n2-seed1.json",
+        "dp-lambda-0.7-n2-seed0.json", "memfree-n-10-n2-seed0.json",
+    }  # fmt: skip
+    assert {"compare.html", "compare.md", "compare.tex", "compare.json"} <= {p.name for p in out.iterdir()}
+    assert not list((out / "work").iterdir())
+    point = json.loads((out / "points" / "demem-retain_coef-2.5-n2-seed1.json").read_text())
+    assert point["summary"].keys() >= {"forget/exact_sampled", "forget_holdout/discoverable", "holdout/accuracy"}
+    assert point["paper"].keys() >= {"paper/n_bleu", "paper/dropped"}
+    assert point["cost"]["flops"] > 0
+    assert point["notes"]["steps"] == 2
+    original, memfree = (json.loads((out / "points" / name).read_text())["summary"]
+                         for name in ("original-n2-seed0.json", "memfree-n-10-n2-seed0.json"))  # fmt: skip
+    assert memfree["holdout/perplexity"] == pytest.approx(original["holdout/perplexity"], rel=1e-6)
+    assert "demem" in (out / "compare.md").read_text()
+
+    lost = "demem-retain_coef-2.5-n2-seed0.json"
+    (out / "points" / lost).unlink()
+    assert demem.main([*command, "--knobs", "one", "--methods", "demem,dp,dp-logits"]) == 0
+    second = files(out)
+    assert {name for name in second if second[name] != first.get(name)} == {lost, "dp-logits-lambda-0.7-n2-seed0.json"}
+    capsys.readouterr()
+    line = fails(capsys, *command, "--methods", "dp", "--num-samples", "3")
+    assert "begun with other settings (num_samples)" in line
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path, command, capsys):
+    assert "names 'best'" in fails(capsys, *command, "--methods", "best")
+    assert "is a method here" in fails(capsys, *command, "--preset", "paper")
+    assert "has no twin: leave out dedup" in fails(capsys, *command, "--methods", "dedup")
+    assert "must be at least 1" in fails(capsys, *command, "--seeds", "0")
+    assert "must be whole numbers above 0" in fails(capsys, *command, "--sizes", "a")
+    assert "--sizes 9 is more than the 4 passages" in fails(capsys, *command, "--methods", "dp", "--sizes", "2,9")
+    (tmp_path / "out" / "compare.json").unlink()
+    (tmp_path / "out" / "other").write_text("x")
+    assert "is not empty" in fails(capsys, *command, "--methods", "dp")
+
+
+def test_the_plan_has_defaults_first_and_every_seed():
+    points = list(plan(Comparison(methods="ul,dp", seeds=2), seed=5, size=64))
+    assert points[:3] == [Point("original", 0.0, 5, 64), Point("ul", METHODS["ul"].default, 5, 64), points[2]]
+    assert points[2] == Point("dp", METHODS["dp"].default, 5, 64)
+    assert len(points) == len(set(points)) == 1 + 2 * 3 + 3
+    assert {p.seed for p in points if p.name == "ul"} == {5, 6}
+    one = list(plan(Comparison(methods="ul,dedup", seeds=3, twin_seeds=1, knobs="one"), seed=0, size=64))
+    assert [p.key for p in one if p.name == "dedup"] == ["dedup-n64-seed0"]
+    assert all(m.default in m.values and len(m.values) in (1, 3) for m in METHODS.values())
+
+
+def test_a_size_moves_the_border_between_forget_and_holdout():
+    groups = ["forget", "forget", "keep", "forget_holdout", "forget_holdout", "never"]
+    study = Study([Passage(str(i), (), (1,), (2,), g) for i, g in enumerate(groups)], [], [])
+    assert [p.id for p in resized(study, 3).group("forget")] == ["0", "1", "3"]
+    assert [p.id for p in resized(study, 1).group("forget_holdout")] == ["1", "3", "4"]
+    assert resized(study, 2) == study
+
+
+def test_the_notebook_s_preset_from_the_command_line(tmp_path, command):
+    out = tmp_path / "run"
+    data, groups = command[2], command[3:9]
+    arguments = ["run", "--data", data, *groups, "--preset", "paper-as-run", "--steps", "1", "--num-samples", "0"]
+    small = ["--prompts-per-step", "8", "--minibatch", "4", "--epochs", "1"]
+    assert demem.main([*arguments, *small, "--out", str(out)]) == 0
+    config = json.loads((out / "config.json").read_text())["config"]
+    assert (config["response_length"], config["min_response_length"], config["kl_coef"]) == (55, 0, 0.2)
+    assert {"DEMEM_EVAL.json", "DEMEM_SUMMARY.json"} <= {p.name for p in out.iterdir()}
+    assert "No proof of deletion" in (out / "model" / "README.md").read_text()
+    row = json.loads((out / "metrics.jsonl").read_text())
+    assert row["kl/per_sequence"] == pytest.approx(0.0, abs=1e-3)  # it never acts

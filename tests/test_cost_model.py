@@ -1,0 +1,336 @@
+"""The cost model: counted by hand for a tiny shape, and beside what torch and transformers say about real models."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPTNeoConfig,
+    LlamaConfig,
+    MixtralConfig,
+    OPTConfig,
+)
+
+from benchmarks.cost.architecture import KNOWN, Architecture, from_config
+from benchmarks.cost.check import Comparison, compare, table
+from benchmarks.cost.device import H100, Device, Work
+from benchmarks.cost.estimate import estimate, remedies
+from benchmarks.cost.kept import kept_activations
+from benchmarks.cost.memory import step_memory
+from benchmarks.cost.page import page
+from benchmarks.cost.parameters import count
+from benchmarks.cost.plan import Plan
+from benchmarks.cost.work import attention_operations, rollout_work, update_work
+from benchmarks.models import llama_config
+from models.lora import LoraConfig, add_lora
+
+TINY = Architecture(
+    "tiny", layers=2, width=4, heads=2, kv_heads=1, head_width=2, mlp_width=6, vocabulary=10,
+    is_gated=True, norm="rms", activation="silu",
+)  # fmt: skip
+"""One block: query and out 16 weights, key and value 8, gate, up and down 24: 120, and two norms of 4."""
+
+SLOW = Device(
+    "slow", memory=1e9, bandwidth=1e6, link=1e5, network=1e4,
+    operations={"float32": 1e6, "bfloat16": 4e6, "float32 attention": 1e6, "bfloat16 attention": 4e6},
+)  # fmt: skip
+
+NEO_1B = {"attention_types": [[["global", "local"], 12]], "num_layers": 24, "hidden_size": 2048, "num_heads": 16}
+CONFIGS = {
+    "gpt2": GPT2Config(vocab_size=61, n_embd=24, n_layer=3, n_head=2, n_positions=40),
+    "gpt-neo": GPTNeoConfig(
+        vocab_size=61, hidden_size=24, num_layers=2, num_heads=2, max_position_embeddings=40,
+        attention_types=[[["global", "local"], 1]],
+    ),
+    "opt": OPTConfig(
+        vocab_size=61, hidden_size=24, word_embed_proj_dim=24, num_hidden_layers=3, num_attention_heads=2, ffn_dim=50,
+        max_position_embeddings=40,
+    ),
+    "llama": LlamaConfig(
+        vocab_size=61, hidden_size=24, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=50, tie_word_embeddings=False,
+    ),
+    "biased llama": LlamaConfig(
+        vocab_size=61, hidden_size=24, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=50, attention_bias=True, mlp_bias=True, head_dim=8,
+    ),
+    "smollm2-135m": llama_config("random:smollm2"),
+    "gpt-neo-1.3b": GPTNeoConfig(**NEO_1B),
+    "opt-1.3b": OPTConfig(hidden_size=2048, word_embed_proj_dim=2048, num_hidden_layers=24, num_attention_heads=32,
+                          ffn_dim=8192),
+    "llama-3.1-70b": LlamaConfig(
+        vocab_size=128256, hidden_size=8192, num_hidden_layers=80, num_attention_heads=64, num_key_value_heads=8,
+        intermediate_size=28672,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_parameters_are_those_of_the_real_model(name):
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(CONFIGS[name])
+    assert from_config(CONFIGS[name]).parameters == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", sorted(set(CONFIGS) & set(KNOWN)))
+def test_known_shapes_are_those_of_their_configs(name):
+    assert from_config(CONFIGS[name], name) == KNOWN[name]
+
+
+def test_unknown_family_is_refused():
+    with pytest.raises(ValueError, match="mixtral"):
+        from_config(MixtralConfig())
+
+
+# ---------------------------------------------------------------------- counted by hand
+
+
+def test_counts_of_a_tiny_shape():
+    assert TINY.block_parameters == 120 + 8
+    assert TINY.parameters == 2 * 128 + 10 * 4 + 4  # blocks, tied table, final norm
+    # 3 tokens: two products of width 4 over the 6 pairs that a causal mask leaves, 2 operations each, in both layers.
+    assert attention_operations(TINY, 3, 3, 2) == 2 * (2 * 2 * 4 * 6)
+    shared = count(TINY, Plan())
+    assert (shared.policy, shared.critic, shared.copied, shared.trained) == (300, 5, 300, 305)
+    critic = count(TINY, Plan(value_head="critic"))
+    assert (critic.critic, critic.trained) == (305, 605)
+    untied = count(replace(TINY, is_tied=False), Plan(value_head="critic"))
+    assert (untied.critic, untied.trained) == (345, 340 + 345 - 40)  # the critic's own output layer never moves
+    adapted = count(TINY, Plan(lora_rank=2))
+    ends = (4 + 4) + 2 * (4 + 2) + (4 + 4) + 2 * (4 + 6) + (6 + 4)
+    assert (adapted.trained, adapted.copied) == (2 * 2 * ends + 5, 0)
+    assert count(TINY, Plan(train_top_layers=1)).trained == 128 + 5
+
+
+def test_operations_of_a_tiny_step():
+    plan = Plan(prompts=2, prompt_length=3, response_length=2, epochs=3)
+    work = {piece.name: piece for piece in update_work(TINY, plan)}
+    assert work["forward policy"].operations == 3 * 2 * 2 * (2 * 5 * 120)  # epochs, sequences, layers; 5 tokens
+    assert work["forward policy, attention"].operations == 3 * 2 * 2 * (2 * 2 * 4 * 15)  # 15 pairs
+    assert work["backward policy"].operations == 3 * 2 * 2 * (4 * 5 * 120)
+    assert work["backward policy, attention"].operations == 3 * 2 * 2 * (2.5 * 2 * 2 * 4 * 15)
+    assert work["output forward"].operations == 3 * 2 * 2 * (2 * 40)  # 2 response tokens, 40 weights
+    assert work["output backward"].operations == 3 * 2 * 2 * (6 * 40)  # the tile again, its rows, its weights
+    assert work["optimiser"].moved == 3 * 305 * (7 + 3) * 4
+    decode = next(piece for piece in rollout_work(TINY, plan, packs_weights=False) if piece.name == "decode")
+    weights, columns = 2 * 120 + 40, 5  # the cache is as wide as the whole sequence here
+    assert decode.operations == 2 * weights * 2 + 2 * 4 * 4 * columns * 2  # one step: the first token is prefill's
+
+
+def test_memory_of_a_tiny_run():
+    memory = step_memory(TINY, Plan(prompts=2, prompt_length=3, response_length=2), SLOW)
+    lasting = {"policy": 1200, "critic": 20, "reference": 1200, "moments": 2440}
+    for phase in memory.phases.values():
+        assert lasting.items() <= phase.items()
+    assert memory.phases["optimiser"]["gradients"] == 4 * 305
+    # The cache has a buffer more than layers, 2 rows of 5 columns; a block of 6 prompt tokens; keys and values 2 wide.
+    assert memory.phases["rollout"]["key/value cache"] == 4 * 2 * 2 * (3 * 2 * 5 + 2 * 6)
+    assert memory.phases["rollout"]["decoder's copies"] == 4 * 2 * (4 * 8 + 2 * 24)  # joined: QKV, gate and up
+
+
+def test_seconds_are_the_slowest_resource_and_the_link():
+    assert SLOW.seconds([Work("update", "x", moved=1e6, fresh=1e9)]) == pytest.approx(1)
+    assert replace(SLOW, fresh_bandwidth=1e8).seconds([Work("update", "x", moved=1e6, fresh=1e8)]) == pytest.approx(2)
+    assert SLOW.seconds([Work("update", "x", operations=2e6, moved=1e6)]) == pytest.approx(2)
+    assert SLOW.seconds([Work("update", "x", operations=2e6, moved=1e6, rate="bfloat16")]) == pytest.approx(1)
+    assert SLOW.seconds([Work("update", "x", moved=1e6, sent=1e5)], devices=8) == pytest.approx(1 + 1)
+    assert SLOW.seconds([Work("update", "x", sent=1e5)], devices=9) == pytest.approx(10)
+    launched = replace(SLOW, launch_seconds=0.5)
+    assert launched.seconds([Work("update", "x", operations=1e6, launches=4)]) == pytest.approx(2)
+
+
+# ---------------------------------------------------------------------- beside real models
+
+FAMILIES = ("gpt-neo", "opt", "llama")
+TARGETS = (
+    "q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "gate_proj", "up_proj", "down_proj", "c_fc", "c_proj", "fc1",
+    "fc2",
+)  # fmt: skip
+ROWS, LENGTH = 2, 32
+
+
+def family(name: str):
+    """A small model with a vocabulary that weighs nothing, and its shape."""
+    sizes = {"vocab_size": 8, "max_position_embeddings": 40}
+    config = {
+        "gpt-neo": GPTNeoConfig(
+            hidden_size=64, num_layers=4, num_heads=4, attention_types=[[["global", "local"], 2]], **sizes
+        ),
+        "opt": OPTConfig(
+            hidden_size=64, word_embed_proj_dim=64, num_hidden_layers=4, num_attention_heads=4, ffn_dim=192, **sizes
+        ),
+        "llama": LlamaConfig(
+            hidden_size=64, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, intermediate_size=160,
+            **sizes,
+        ),
+    }[name]  # fmt: skip
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config).eval(), from_config(config)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_operations_are_those_that_torch_counts(name):
+    model, arch = family(name)
+    model.set_attn_implementation("eager")  # torch's counter does not know the fused kernel of the CPU
+    arch = replace(arch, has_fused_attention=False)
+    ids = torch.ones(ROWS, LENGTH, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    plan = Plan(prompts=ROWS, prompt_length=LENGTH - 1, response_length=1, epochs=1)
+    work = {piece.name: piece.operations for piece in update_work(arch, plan)}
+    assert counter.get_total_flops() == work["forward policy"] + work["forward policy, attention"]
+    with counter:
+        hidden.sum().backward()
+    # Unfused attention has two products back for each one forth; the fused kernel, which is counted, makes one again.
+    assert counter.get_total_flops() == work["backward policy"] + work["backward policy, attention"] * 2 / 2.5
+
+
+def test_operations_of_a_run_are_those_that_torch_counts_for_adapters():
+    model, arch = family("llama")
+    model.set_attn_implementation("eager")
+    add_lora(model, LoraConfig(TARGETS, rank=4))
+    ids = torch.ones(ROWS, LENGTH, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        model.base_model(input_ids=ids, use_cache=False).last_hidden_state.sum().backward()
+    plan = Plan(prompts=ROWS, prompt_length=LENGTH - 1, response_length=1, epochs=1, lora_rank=4)
+    work = update_work(replace(arch, has_fused_attention=False), plan)
+    counted = sum(piece.operations for piece in work if piece.name.split()[0] in ("forward", "backward"))
+    # Nothing below the first block is trained: its query, key and value need no gradient of their input.
+    assert counter.get_total_flops() == pytest.approx(counted, rel=0.05)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("precision", ["float32", "autocast", "bfloat16", "adapter"])
+def test_activations_are_those_that_autograd_keeps(name, precision):
+    model, arch = family(name)
+    lora_rank = 0
+    if precision == "bfloat16":
+        model = model.to(torch.bfloat16)
+    if precision == "adapter":
+        precision, lora_rank = "float32", 4
+        add_lora(model, LoraConfig(TARGETS, rank=lora_rank))
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ids = torch.ones(ROWS, LENGTH, dtype=torch.long)
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast")
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), autocast:
+        hidden = model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)[0]
+    plan = Plan(prompts=ROWS, prompt_length=LENGTH - 1, response_length=1, precision=precision, lora_rank=lora_rank)
+    predicted = kept_activations(arch, plan, ROWS * LENGTH)
+    if name == "gpt-neo" and precision == "autocast":  # CUDA computes GELU's power, and all behind it, in float32
+        predicted -= 6 * arch.mlp_width * arch.layers * ROWS * LENGTH
+    assert predicted == pytest.approx(sum(kept.values()), rel=0.1)
+    assert hidden.requires_grad
+
+
+# ---------------------------------------------------------------------- what must grow, and what must not
+
+
+def peak(name: str, **changes) -> float:
+    return estimate(KNOWN[name], Plan(prompts=64, **changes), H100).memory.peak
+
+
+def seconds(name: str, **changes) -> float:
+    return estimate(KNOWN[name], Plan(**{"prompts": 64, **changes}), H100).seconds()
+
+
+def test_more_of_anything_costs_more():
+    base = seconds("opt-1.3b")
+    for change in ({"prompts": 128}, {"response_length": 100}, {"epochs": 8}, {"value_head": "critic"},
+                   {"gradient_checkpointing": True}, {"devices": 2, "prompts": 128}):  # fmt: skip
+        assert seconds("opt-1.3b", **change) > base
+    assert seconds("gpt-neo-2.7b") > seconds("gpt-neo-1.3b") > seconds("gpt-neo-125m")
+    for change in ({"precision": "autocast"}, {"lora_rank": 8}, {"train_top_layers": 4}, {"reference": "none"}):
+        assert seconds("opt-1.3b", **change) < base
+
+
+def test_what_saves_memory_saves_it():
+    base = peak("opt-1.3b")
+    for change in ({"gradient_checkpointing": True}, {"microbatch": 4}, {"reference": "copy-bfloat16"},
+                   {"lora_rank": 8}, {"train_top_layers": 4}, {"precision": "bfloat16"}, {"devices": 8},
+                   {"devices": 8, "sharding": "fsdp"}):  # fmt: skip
+        assert peak("opt-1.3b", **change) < base
+    assert peak("opt-1.3b", value_head="critic") > base
+    assert peak("opt-1.3b", devices=8, sharding="fsdp") < peak("opt-1.3b", devices=8)
+
+
+def test_one_device_sends_nothing_and_splitting_sends_more():
+    def sent(**changes):
+        return estimate(KNOWN["gpt-neo-1.3b"], Plan(prompts=64, **changes), H100).sent
+
+    assert sent() == 0
+    assert 0 < sent(devices=8) < sent(devices=8, sharding="fsdp") < sent(devices=8, sharding="fsdp", microbatch=1)
+    # A ring of 8 passes on 7/8 of the gradients twice, for each of 4 epochs' one step.
+    assert sent(devices=8) == pytest.approx(4 * 2 * 7 / 8 * 4 * (KNOWN["gpt-neo-1.3b"].parameters + 2049))
+
+
+def test_a_plan_that_cannot_be_dealt_out_is_refused():
+    for wrong in ({"prompts": 10, "devices": 4}, {"minibatch": 6, "prompts": 32}, {"microbatch": 3, "minibatch": 8},
+                  {"lora_rank": 4, "train_top_layers": 1}, {"sharding": "fsdp", "precision": "bfloat16"},
+                  {"sharding": "fsdp", "value_head": "critic", "lora_rank": 4}, {"epochs": 0}):  # fmt: skip
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            Plan(**wrong)
+
+
+# ---------------------------------------------------------------------- remedies, check and page
+
+
+def test_remedies_stop_where_it_fits_and_say_so_where_it_never_does():
+    plan = Plan(prompts=64, devices=8, value_head="critic", precision="autocast")
+    names, found = remedies(KNOWN["gpt-neo-2.7b"], plan, H100)
+    assert found.fits
+    assert names
+    assert not estimate(KNOWN["gpt-neo-2.7b"], plan, H100).fits
+    names, found = remedies(KNOWN["llama-3.1-70b"], plan, H100)
+    assert not found.fits
+    assert found.plan.lora_rank > 0
+    assert remedies(KNOWN["gpt-neo-125m"], Plan(), H100)[0] == []
+
+
+def result(step: float, rates: dict[str, float] | None) -> dict:
+    own = {} if rates is None else {"rates": rates, "start_memory_bytes": 4e8}
+    times = {"rollout": 1.0, "reference": 1.0, "update": step - 2, "step": step}
+    options = {"model": "random:tiny", "prompts": 4, "prompt_length": 8, "response_length": 8, "epochs": 2,
+               "microbatch": None, "lora_rank": 8}  # fmt: skip
+    variants = {"shared": {"median_seconds": times, "peak_memory_bytes": 5e8, **own}, "trl": {}}
+    return {"options": options, "results": variants, "machine": {}}
+
+
+def test_check_scales_with_the_rates_it_is_given():
+    kinds = [f"{dtype}_{kind}_operations" for dtype in ("float32", "bfloat16") for kind in ("layer", "attention")]
+    rates = {f"{name}_per_second": 1e9 for name in (*kinds, "read_bytes", "new_bytes")}
+    slow, fast = (
+        {c.quantity: c for c in compare(result(10.0, {name: factor * rate for name, rate in rates.items()}))}
+        for factor in (1, 10)
+    )
+    assert slow["step"].predicted == pytest.approx(10 * fast["step"].predicted)
+    assert slow["peak"].predicted == fast["peak"].predicted > 4e8
+    assert slow["step"].predicted == pytest.approx(
+        sum(slow[part].predicted for part in ("rollout", "reference", "update"))
+    )
+    with pytest.raises(ValueError, match="shared"):
+        compare(result(10.0, None))
+
+
+def test_table_marks_what_is_too_far_off():
+    found = [Comparison("shared", name, 1.0, 1.0) for name in ("rollout", "reference", "update", "peak")]
+    assert "*" not in table([*found, Comparison("shared", "step", 1.2, 1.0)])
+    assert table([*found, Comparison("shared", "step", 1.0, 1.4)]).count("*") == 1
+
+
+def test_page_says_what_it_is_and_what_does_not_fit():
+    text = page(None)
+    assert "Computed, never run" in text
+    assert "Nothing that this library can be told makes it fit an H100" in text.split("llama-3.1-70b")[1]

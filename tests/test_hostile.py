@@ -1,0 +1,239 @@
+"""Files that somebody damaged, or made to do harm: a clear ValueError, in little memory; nothing is ever unpickled."""
+
+import ast
+import json
+import random
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from models.gguf_header import check_gguf, read_gguf_header
+from ppo import Config
+from ppo.backbone import end_ids
+from ppo.checkpoint import read_state
+from ppo.files import read_json
+from ppo.log import read_jsonl
+from ppo.safetensors_header import check_sizes
+from tests import fuzz
+from tests.processes import ENVIRONMENT, ROOT
+
+ROOMS = ("ppo", "rewards", "models", "data", "eval", "benchmarks")
+PICKLES = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+
+
+def sources():
+    return [*ROOT.glob("*.py"), *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))]
+
+
+def unpickling(tree: ast.AST):
+    """Line numbers of imports and calls that read pickles."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+            if any(name.split(".")[0] in PICKLES for name in names):
+                yield node.lineno
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            owner, name = ast.unparse(node.func.value), node.func.attr
+            named = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            if (owner, name) in {("torch", "load"), ("torch", "save"), ("torch.hub", "load"), ("pd", "read_pickle")}:
+                yield node.lineno
+            if owner in ("np", "numpy") and name == "load" and named.get("allow_pickle") != "False":
+                yield node.lineno
+            if named.get("trust_remote_code") == "True" or named.get("use_safetensors") == "False":
+                yield node.lineno
+
+
+def test_no_source_reads_a_pickle_or_runs_code_of_a_repository():
+    found = {path.name: list(unpickling(ast.parse(path.read_text(encoding="utf-8")))) for path in sources()}
+    assert len(found) > 60
+    assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+@pytest.mark.parametrize(
+    "line", ["import pickle", "from pickle import loads", "torch.load(p)", "np.load(p)",
+             "np.load(p, allow_pickle=True)", "AutoModel.from_pretrained(p, trust_remote_code=True)",
+             "import joblib.numpy_pickle"],
+)  # fmt: skip
+def test_the_ban_sees_what_it_bans(line):
+    assert list(unpickling(ast.parse(line))) == [1]
+    assert list(unpickling(ast.parse("np.load(p, allow_pickle=False)"))) == []
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory):
+    return fuzz.Loaders(tmp_path_factory.mktemp("fuzz")).kinds()
+
+
+@pytest.mark.parametrize(
+    "kind", ["config", "config nodes", "settings", "csv", "jsonl", "jsonl ids", "retain", "metrics", "npy", "gguf",
+             "safetensors", "state.json", "checkpoint"],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore")
+def test_a_damaged_file_is_taken_or_refused(kinds, kind):
+    seeds = iter(range(10 if kind == "checkpoint" else 60))
+    found = dict(fuzz.outcomes(kinds[kind], seeds))
+    assert {seed: text for seed, text in found.items() if text not in ("taken", "refused")} == {}
+    assert "refused" in found.values()
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_damaged_files_in_little_memory():
+    command = [sys.executable, "-m", "tests.fuzz", "--inputs", "8400", "--memory-mib", "1024", "--seed", "1000"]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+
+
+# ---------------------------------------------------------------------- small files with large promises
+
+PROMISES = """
+import sys
+from pathlib import Path
+from tests.fuzz import gguf, limit_memory, npy
+from data.challenge import read_challenge
+from models.load import load
+import torch, transformers
+limit_memory(512)
+folder = Path(sys.argv[1])
+for name, action in {
+    "npy": lambda: read_challenge(folder, "val"), "empty npy": lambda: read_challenge(folder, "none"),
+    "gguf": lambda: load(folder / "model.gguf"), "layers": lambda: load(folder / "layers"),
+    "vocabulary": lambda: load(folder / "vocabulary"),
+}.items():
+    try:
+        action()
+        print(name, "was taken")
+    except ValueError as error:
+        print(f"{name}: {error}")
+"""
+
+
+def test_a_billion_rows_layers_or_words_in_a_small_file(tmp_path):
+    """Each would take gigabytes if it were believed; the process may take half of one."""
+    for split, shape in (("val", "(1000000000, 50)"), ("none", "(1000000000, 0)")):
+        for part in ("prefix", "suffix"):
+            header = f"{{'descr': '<i8', 'fortran_order': False, 'shape': {shape}, }}"
+            (tmp_path / f"{split}_{part}.npy").write_bytes(fuzz.npy(header))
+    whole = fuzz.gguf()
+    place = whole.index(b"tokenizer.ggml.tokens") + len(b"tokenizer.ggml.tokens") + 8
+    (tmp_path / "model.gguf").write_bytes(whole[:place] + struct.pack("<Q", 10**9) + whole[place + 8 :])
+    for name, change in (("layers", {"n_layer": 10**9}), ("vocabulary", {"vocab_size": 10**9})):
+        fuzz.tiny_gpt2().save_pretrained(tmp_path / name)
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        (tmp_path / name / "config.json").write_text(json.dumps(config | change))
+    command = [sys.executable, "-c", PROMISES, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = done.stdout.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["npy", "empty npy", "gguf", "layers", "vocabulary"]
+    assert "val_prefix.npy is not a readable .npy array" in lines[0]
+    assert "none_prefix.npy" in lines[1]
+    assert "promises an array of 1000000000 elements" in lines[2]
+    assert "num_hidden_layers is 1000000000, at most" in lines[3]
+    assert "vocab_size is 1000000000, at most" in lines[4]
+
+
+def test_a_good_gguf_header_is_read(tmp_path):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(fuzz.gguf())
+    header = read_gguf_header(path)
+    assert header.numbers == {"llama.block_count": 1}
+    assert header.shapes == {"token_embd.weight": (4, 3)}
+    check_gguf(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"GGUF", b"GGML", "does not begin with the letters GGUF"),
+        (struct.pack("<II", 4, 1), struct.pack("<II", 4, 10**6), "llama.block_count is 1000000, its weights allow 1"),
+        (struct.pack("<IIQ", 9, 8, 3), struct.pack("<IIQ", 9, 6, 10**12), "an array of 1000000000000 elements"),
+        (struct.pack("<IIQ", 9, 8, 3), struct.pack("<IIQ", 9, 77, 3), "a value of type 77"),
+        (struct.pack("<IQQ", 3, 1, 4), struct.pack("<IQQ", 3, 2**60, 4), "1152921504606846976 tensors and 4 keys"),
+        (struct.pack("<IQQ", 2, 4, 3), struct.pack("<IQQ", 2, 4, 10**12), "beyond the end of the file"),
+        (struct.pack("<IQQ", 2, 4, 3), struct.pack("<IQQ", 99, 4, 3), "has 99 dimensions"),
+    ],
+)
+def test_a_lying_gguf_header_is_named(tmp_path, old, new, message):
+    whole = fuzz.gguf()
+    assert whole.count(old) == 1
+    path = tmp_path / "model.gguf"
+    path.write_bytes(whole.replace(old, new))
+    with pytest.raises(ValueError, match=message) as caught:
+        check_gguf(path)
+    assert str(path) in str(caught.value)
+
+
+def test_every_cut_of_a_gguf_header_is_refused(tmp_path):
+    whole, path = fuzz.gguf()[:-64], tmp_path / "model.gguf"
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="is damaged"):
+            check_gguf(path)
+
+
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/hostname", "a\0b"])
+def test_a_checkpoint_names_no_file_outside_itself(tmp_path, name):
+    (tmp_path / "outside.safetensors").write_bytes(b"x")
+    folder = tmp_path / "ckpt"
+    folder.mkdir()
+    (folder / "state.json").write_text(json.dumps({"format": 1, "sha256": {name: "0"}}))
+    with pytest.raises(ValueError, match="lies outside the checkpoint"):
+        read_state(folder)
+
+
+def test_a_file_that_has_no_checksum_is_refused(tmp_path):
+    (tmp_path / "state.json").write_text(json.dumps({"format": 1, "sha256": {}}))
+    (tmp_path / "value.safetensors").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"value.safetensors is not a file of this checkpoint"):
+        read_state(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff\xfe{}", "config.json is damaged"),
+        (b"9" * 6000, "config.json is damaged"),
+        (b"[" * 100_000, "config.json is damaged"),
+        (b'{"a": 1', "config.json is damaged"),
+        (b'"' + b"x" * 200 + b'"', "config.json is damaged: it is longer than 100 bytes"),
+    ],
+)
+def test_json_is_read_within_bounds(tmp_path, content, message):
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_json(path, max_bytes=100 if b"x" in content else 10**6)
+    with pytest.raises(ValueError, match=r"config.json"):
+        Config.load(path)
+
+
+def test_a_log_that_was_cut_inside_a_character_is_read_and_one_damaged_before_is_not(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    path.write_bytes('{"step": 0, "text": "Zoë"}\n{"step": 1, "text": "Zoë'.encode()[:-1])
+    assert [row["step"] for row in read_jsonl(path)] == [0]
+    path.write_bytes(b'{"step": 0}\n\xff\n{"step": 2}\n')
+    with pytest.raises(ValueError, match=r"samples.jsonl, line 2 is not JSON"):
+        read_jsonl(path)
+
+
+def test_sizes_that_weights_allow_pass():
+    config = fuzz.tiny_gpt2().config
+    shapes = {f"w{i}": (23, 16) for i in range(9)}
+    check_sizes(config, shapes, name="x")
+    with pytest.raises(ValueError, match="vocab_size is 23, at most 22"):
+        check_sizes(config, dict.fromkeys(shapes, (22, 16)), name="x")
+
+
+def test_damage_is_the_same_for_the_same_seed():
+    good = Path(fuzz.__file__).read_bytes()
+    assert fuzz.damaged(good, random.Random(3)) == fuzz.damaged(good, random.Random(3)) != good
+
+
+def test_an_eos_that_is_no_token_is_refused():
+    model = fuzz.tiny_gpt2()
+    model.generation_config.eos_token_id = {"a": []}
+    with pytest.raises(ValueError, match=r"names eos_token_id=\{'a': \[\]\}"):
+        end_ids(model)
