@@ -49,7 +49,7 @@ FORGETTING = (
 UTILITY = (
     ("perplexity_ratio", "perplexity ratio", "Against held-out perplexity"),
     ("keep/exact", "keep survives", "Against the survival of the records to keep"),
-    ("cloze/accuracy", "cloze accuracy", "Against cloze accuracy"),
+    ("utility/cloze", "cloze accuracy", "Against cloze accuracy"),
 )
 SHARES = ((0.0, "0 %"), (0.25, "25 %"), (0.5, "50 %"), (0.75, "75 %"), (1.0, "100 %"))
 RATIOS = (0.9, 1.0, 1.1, 1.5, 2.0, 5.0, 10.0, 100.0)

@@ -21,7 +21,7 @@ COLUMNS: tuple[Column, ...] = (
     ("forget_holdout/discoverable", "holdout (n,p)", "share"),
     ("keep/exact", "keep survives", "share"),
     ("perplexity_ratio", "perplexity ratio", "ratio"),
-    ("cloze/accuracy", "cloze", "share"),
+    ("utility/cloze", "cloze", "share"),
     ("floor_distance", "BLEU from chance", "score"),
     ("floor_distance_p", "p(true) from chance", "ratio"),
     ("fluency", "fluency", "number"),
