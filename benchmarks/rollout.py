@@ -9,6 +9,8 @@ shown. The limit is the time of the decoder's matrix products alone, on the same
 between; prefill is part of everything. ``random:lab`` and ``random:smollm2`` are untrained models of that shape: speed
 does not depend on weights. With ``--mean-length`` responses end at random (untrained models only: a share of the
 vocabulary counts as EOS, so that lengths are geometric), and more requests than ``--batch`` show what scheduling does.
+``ppo-hf`` is ``engine="hf"``; ``ppo-padded`` is the fast decoder without scheduling: batches of ``--batch`` requests,
+each decoded to the length of its longest response.
 
 Peak memory counts pages that the process had not touched before: only that of the first ``--batch`` tells the need.
 """
@@ -33,7 +35,7 @@ from ppo.generation.decoders import bind
 from ppo.generation.linear import Linear
 from ppo.generation.transformer import Network
 
-ENGINES = ("hf", "hf-static", "hf-continuous", "ppo-hf")
+ENGINES = ("hf", "hf-static", "hf-continuous", "ppo-hf", "ppo-padded")
 
 
 @dataclass
@@ -52,10 +54,15 @@ class Workload:
 
 @dataclass
 class Outcome:
-    """Seconds of each run, response tokens of the last one, growth of resident memory in the first."""
+    """Seconds and tokens a second of each run, response tokens of the last, growth of resident memory in the first.
+
+    ``lengths`` int64 [R]: tokens of each response of the last run, where the candidate says so.
+    """
 
     seconds: list[float] = field(default_factory=list)
+    speeds: list[float] = field(default_factory=list)
     tokens: int = 0
+    lengths: Tensor | None = None
     peak_bytes: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
 
@@ -65,7 +72,12 @@ class Outcome:
 
     @property
     def tokens_per_second(self) -> float:
-        return self.tokens / self.median
+        return statistics.median(self.speeds)
+
+    def note(self, seconds: float) -> None:
+        """A run that counts, of ``tokens``."""
+        self.seconds.append(seconds)
+        self.speeds.append(self.tokens / seconds)
 
 
 def main() -> None:
@@ -86,7 +98,8 @@ def main() -> None:
             measure_limit(network, work, Outcome(tokens=2 * len(work.prompts)), limit, is_warm_up=True)
         for repeat in range(options.repeats + 1):
             for name in names:
-                run(name, model, work, outcomes[name], is_warm_up=repeat == 0)
+                torch.manual_seed(repeat)  # transformers samples from the global generator
+                run(name, model, work, outcomes[name], outcomes["ppo"].lengths, is_warm_up=repeat == 0)
             if network is not None:
                 measure_limit(network, work, outcomes["ppo"], limit, is_warm_up=repeat == 0)
         results.append(summarise(work, network, outcomes, limit))
@@ -147,15 +160,19 @@ def make_workload(model: Any, batch: int, options: argparse.Namespace) -> Worklo
     return Workload(torch.randint(1, vocab, shape, generator=generator), batch, options.response_length, eos_ids)
 
 
-def run(name: str, model: Any, work: Workload, outcome: Outcome, *, is_warm_up: bool) -> None:
-    """One run of one candidate; a warm-up measures memory instead of time."""
+def run(name: str, model: Any, work: Workload, outcome: Outcome, lengths: Tensor | None, *, is_warm_up: bool) -> None:
+    """One run of one candidate; a warm-up measures memory instead of time. ``lengths``: those of "ppo" just before."""
     with PeakMemory() as memory:
         started = time.perf_counter()
         if name in ("ppo", "ppo-hf"):
             engine = "hf" if name == "ppo-hf" else "auto"
             generation = ppo.generate(model, work.prompts, work.sampling, slots=work.batch, engine=engine)
-            outcome.tokens = int(generation.mask.sum())
+            outcome.lengths = generation.mask.sum(dim=1)
+            outcome.tokens = int(outcome.lengths.sum())
             outcome.metrics = dict(generation.metrics)
+        elif name == "ppo-padded":
+            assert lengths is not None  # "ppo" is the first candidate
+            outcome.tokens = padded_batches(model, work, lengths)
         elif name == "hf-continuous":
             outcome.tokens = continuous_batching(model, work)
         else:
@@ -165,7 +182,7 @@ def run(name: str, model: Any, work: Workload, outcome: Outcome, *, is_warm_up: 
     if is_warm_up:
         outcome.peak_bytes = memory.peak_bytes
     else:
-        outcome.seconds.append(seconds)
+        outcome.note(seconds)
 
 
 def static_batch(model: Any, prompts: Tensor, work: Workload, *, is_static: bool) -> int:
@@ -176,6 +193,13 @@ def static_batch(model: Any, prompts: Tensor, work: Workload, *, is_static: bool
         cache_implementation="static" if is_static else None, disable_compile=True,
     )  # fmt: skip
     return real_tokens(output[:, prompts.shape[1] :], work.eos_ids)
+
+
+def padded_batches(model: Any, work: Workload, lengths: Tensor) -> int:
+    """The fast decoder on one batch after the other, every row as long as the longest of its batch."""
+    for prompts, some in zip(work.prompts.split(work.batch), lengths.split(work.batch), strict=True):
+        ppo.generate(model, prompts, ppo.Sampling(response_length=int(some.max()), eos_ids=()), slots=work.batch)
+    return int(lengths.sum())
 
 
 def continuous_batching(model: Any, work: Workload) -> int:
@@ -214,8 +238,8 @@ def measure_limit(network: Network, work: Workload, ours: Outcome, limit: Outcom
     prefill = timed(lambda: products(network, chunk, last=max(1, chunk // work.prompts.shape[1]))) * num_prompt_tokens
     decode = statistics.median(timed(lambda: products(network, work.batch, last=work.batch)) for _ in range(5))
     if not is_warm_up:
-        limit.seconds.append(prefill / chunk + decode * steps)
         limit.tokens = ours.tokens
+        limit.note(prefill / chunk + decode * steps)
 
 
 @torch.no_grad()
