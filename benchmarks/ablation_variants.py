@@ -15,6 +15,8 @@ from torch import nn
 
 import ppo
 
+STEPS = 30
+
 BASE = ppo.Config(
     prompts_per_step=32,
     minibatch=8,
@@ -72,19 +74,30 @@ def evaluate_at_another_temperature(trainer: ppo.Trainer) -> None:
         trainer.reference.sampling = plain
 
 
+_UNCHECKED = {"max_logprob_gap_nats": 1e3}  # the library stops at the first minibatch of these two mistakes
+
 VARIANTS: dict[str, Variant] = {
     "base": Variant("everything as it is by default"),
-    "recompute": Variant("old log-probs from the training forward", {"old_logprobs": "recompute"}),
-    "dropout": Variant("dropout acts in the updates", prepare=switch_dropout_on),
+    "recompute": Variant(
+        "old log-probs from the training forward (float32: another rounding, nothing else)",
+        {"old_logprobs": "recompute"},
+    ),
+    "dropout": Variant("dropout acts in the updates", _UNCHECKED, switch_dropout_on),
     "cold": Variant("temperature 0.7", {"temperature": 0.7}),
     "cold-mismatch": Variant(
-        "temperature 0.7 when sampling, 1 when measuring", {"temperature": 0.7}, evaluate_at_another_temperature
+        "temperature 0.7 when sampling, 1 when measuring",
+        {"temperature": 0.7, **_UNCHECKED},
+        evaluate_at_another_temperature,
     ),
     "top-p": Variant("top-p 0.9, in sampling and measuring", {"top_p": 0.9}),
+    "missing-eos": Variant("a response that was cut costs 1", {"missing_eos_penalty": 1.0}),
     "scale-scores": Variant("scores divided by their running deviation", {"scale_scores": True}),
+    "clip-scores": Variant("scores clipped at 1.5", {"clip_scores": 1.5}),
     "whiten-rewards": Variant("rewards whitened, mean kept", {"whiten_rewards": True}),
     "no-kl": Variant("no KL penalty", {"kl_coef": 0.0}),
-    "fixed-kl": Variant("a constant KL coefficient", {"kl_controller": "fixed"}),
+    "adaptive-kl": Variant(
+        "the KL coefficient adapts within the run (horizon 160 responses, not 10,000)", {"kl_horizon_sequences": 160}
+    ),
     "kl-k3": Variant("k3 instead of k1 in the reward", {"kl_estimator": "k3"}),
     "kl-loss": Variant("KL as a loss (k3), not in the reward", {"kl_as": "loss", "kl_estimator": "k3"}),
     "gamma-0.95": Variant("a discount: gamma = 0.95", {"gamma": 0.95}),
@@ -101,20 +114,32 @@ VARIANTS: dict[str, Variant] = {
     ),
     "random-head": Variant("the value head starts at random", prepare=randomise_value_head),
     "detached": Variant("the value loss does not reach the trunk", {"detach_value_head": True}),
-    "separate-critic": Variant("a separate critic", {"value_head": "critic", "value_learning_rate": 1e-4}),
+    "mlp-head": Variant("a value head with a hidden layer", {"value_head": "mlp"}),
+    "separate-critic": Variant(
+        "a separate critic, at the policy's rate", {"value_head": "critic", "value_learning_rate": 1e-4}
+    ),
     "one-rate": Variant("the value head at the policy's rate", {"value_learning_rate": None}),
     "no-value-clip": Variant("the value loss is not clipped", {"value_clip": None}),
     "value-coef-1": Variant("value loss weighs 1, not 0.1", {"value_coef": 1.0}),
-    "no-clip": Variant("the ratio is not clipped", {"policy_clip": 1e9, "max_mean_ratio": None}),
+    "no-clip": Variant("the ratio is not clipped", {"policy_clip": 1e9}),
+    "no-brake": Variant(
+        "the ratio is not clipped, and no minibatch is skipped", {"policy_clip": 1e9, "max_mean_ratio": None}
+    ),
     "one-epoch": Variant("one epoch instead of four", {"epochs": 1}),
     "one-minibatch": Variant("one minibatch of 32 instead of four of 8", {"minibatch": 32}),
     "no-grad-clip": Variant("the gradient is not clipped", {"max_grad_norm": None}),
-    "adam-eps": Variant("Adam's ε 1e-5, TensorFlow's way", {"adam_eps": 1e-5, "adam_eps_style": "tensorflow"}),
-    "linear": Variant("the rate falls to 0", {"schedule": "linear", "total_steps": 40}),
+    "adam-eps": Variant("Adam's ε 1e-5 instead of 1e-8", {"adam_eps": 1e-5}),
+    "adam-eps-tf": Variant("Adam's ε 1e-5, TensorFlow's way", {"adam_eps": 1e-5, "adam_eps_style": "tensorflow"}),
+    "warm-up": Variant("the rate rises over 10 steps", {"warmup_steps": 10}),
+    "linear": Variant("the rate falls to 0", {"schedule": "linear", "total_steps": STEPS}),
     "stop-kl": Variant("a step ends at 0.02 nats a token", {"stop_kl_per_token": 0.02}),
     "entropy": Variant("an entropy bonus of 0.01", {"entropy_coef": 0.01}),
     "retain": Variant(
         "a language-model loss on text to keep", {"retain_coef": 0.1, "retain_tokens": 64, "retain_sequences": 4}
+    ),
+    "retain-kl": Variant(
+        "KL to the start over the whole vocabulary, on text to keep",
+        {"retain_coef": 0.1, "retain_tokens": 64, "retain_sequences": 4, "retain_loss": "kl"},
     ),
     "bf16": Variant("bfloat16 autocast", {"autocast": "bfloat16"}),
 }

@@ -7,8 +7,8 @@
 
 The task: the lab's model continues general English and is paid for the letter e, ten times its share of the letters.
 So the score is dense in effect, easy to cheat at, and has a cost in sense, which held-out perplexity shows. Every point
-(variant, seed) is a JSON file in ``--out``; one that is there is not run again. The table goes into the page only when
-every point of it was measured with the same settings.
+(variant, seed) is a JSON file in ``--out``; one that is there is not run again, unless its config has changed since.
+The table goes into the page only when every point of it was measured with the same settings, three seeds each.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from typing import Any
 import torch
 
 import ppo
-from benchmarks.ablation_variants import VARIANTS
+from benchmarks.ablation_variants import STEPS, VARIANTS
 from data.lab import lab_holdout, lab_retain
 from eval.perplexity import perplexity
 from eval.provenance import provenance
 from models.load import LoadedModel, load
+from ppo.backbone import evaluation_mode
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "algorithm.md"
 BEGIN, END = "<!-- ablations: begin -->", "<!-- ablations: end -->"
@@ -42,7 +43,7 @@ COLUMNS = {
     "kl_per_sequence": "KL, nats a response",
     "perplexity_ratio": "held-out perplexity after / before",
     "distinct_share": "distinct responses",
-    "largest_step_kl": "largest step, nats a token",
+    "largest_step_kl": "largest step: KL to the policy before it, nats a token",
 }
 
 
@@ -50,7 +51,7 @@ COLUMNS = {
 class Settings:
     """What all points of a table have in common. ``end_prompts``: responses that are looked at in the end."""
 
-    steps: int = 40
+    steps: int = STEPS
     end_prompts: int = 64
     holdout: int = 24
 
@@ -80,21 +81,30 @@ def run_point(name: str, seed: int, settings: Settings) -> dict[str, Any]:
     for _ in range(settings.steps):
         rollout = trainer.rollout()
         try:
-            history.append({**rollout.metrics, **trainer.update(rollout)})
-        except FloatingPointError as broken:  # a finding, not a failure: this variant's training blows up
+            metrics = trainer.update(rollout)
+        except (FloatingPointError, ppo.CheckError) as broken:  # a finding, not a failure: this training blows up
             error = str(broken)
             break
+        history.append({**rollout.metrics, **metrics, "step_kl": step_kl(trainer, rollout)})
     return {
         "variant": name,
         "seed": seed,
         "settings": asdict(settings),
-        "changes": dict(variant.changes),
+        "config": config.to_dict(),
         "found": measure_end(lab, start, prompts, config, settings) | summarise(history),
         "scores": [row["score/mean"] for row in history],
         "error": error,
         "seconds": time.perf_counter() - started,
         "machine": provenance(),
     }
+
+
+def step_kl(trainer: ppo.Trainer, rollout: ppo.Rollout) -> float:
+    """How far one step went: KL(policy before || policy after) on the step's own responses, nats a token."""
+    generation = rollout.generation
+    with evaluation_mode(trainer.actor):  # whatever a variant has switched on
+        after = ppo.FrozenReference(trainer.actor.policy, trainer.sampling).logprobs(generation, rollout.samples)
+    return float((generation.logprobs - after).sum() / generation.mask.sum())
 
 
 def measure_end(
@@ -120,7 +130,7 @@ def summarise(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """How wild the training was. NaN where no step was finished."""
     nan = float("nan")
     return {
-        "largest_step_kl": max((row["policy/approx_kl"] for row in history), default=nan),
+        "largest_step_kl": max((row["step_kl"] for row in history), default=nan),
         "clip_fraction": statistics.fmean([row["policy/clip_fraction"] for row in history] or [nan]),
         "logprob_gap": max((row["rollout/logprob_gap"] for row in history), default=nan),
     }
@@ -136,8 +146,9 @@ def main(arguments: Sequence[str]) -> int:
     results = read_points(options.out, settings)
     table, missing = render(results, seeds=options.seeds)
     print(table)
-    if options.quick or missing:
-        print(f"docs/algorithm.md is left as it is: {'--quick' if options.quick else f'{missing} points are missing'}")
+    if options.quick or missing or options.seeds < 3:
+        reason = f"{missing} points are missing" if missing else "--quick" if options.quick else "it shows three seeds"
+        print(f"docs/algorithm.md is left as it is: {reason}")
         return 0
     PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), table), encoding="utf-8")
     print(f"{PAGE} shows the table")
@@ -161,9 +172,9 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def measure_point(out: Path, name: str, seed: int, settings: Settings, *, label: str) -> None:
-    """Run a point unless its file is there with these settings; the file appears whole or not at all."""
+    """Run a point unless its file is there, measured as it would be now; it appears whole or not at all."""
     file = out / f"{name}-seed{seed}.json"
-    if file.is_file() and json.loads(file.read_text(encoding="utf-8"))["settings"] == asdict(settings):
+    if file.is_file() and is_current(json.loads(file.read_text(encoding="utf-8")), settings):
         return
     result = run_point(name, seed, settings)
     out.mkdir(parents=True, exist_ok=True)
@@ -178,10 +189,18 @@ def measure_point(out: Path, name: str, seed: int, settings: Settings, *, label:
     )
 
 
+def is_current(point: Mapping[str, Any], settings: Settings) -> bool:
+    """Whether a point was measured with these settings, and with the config that its variant has today."""
+    variant = VARIANTS.get(point["variant"])
+    if variant is None or point["settings"] != asdict(settings):
+        return False
+    return bool(point["config"] == json.loads(json.dumps(variant.config(seed=point["seed"]).to_dict())))
+
+
 def read_points(out: Path, settings: Settings) -> list[dict[str, Any]]:
-    """The points in a folder that were measured with these settings."""
+    """The points in a folder that were measured as they would be now."""
     points = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(out.glob("*-seed*.json"))]
-    return [point for point in points if point["settings"] == asdict(settings)]
+    return [point for point in points if is_current(point, settings)]
 
 
 def render(points: Sequence[Mapping[str, Any]], *, seeds: int) -> tuple[str, int]:
@@ -199,8 +218,9 @@ def render(points: Sequence[Mapping[str, Any]], *, seeds: int) -> tuple[str, int
     if points:
         machine, settings = points[0]["machine"], points[0]["settings"]
         versions = f"Python {machine['python']}, torch {machine['torch']}"
+        commits = ", ".join(sorted({str(point["machine"]["commit"]) for point in points}))
         lines.append(
-            f"\n{settings['steps']} steps, mean over {seeds} seeds [lowest, highest]; commit {machine['commit']}, "
+            f"\n{settings['steps']} steps, mean over {seeds} seeds [lowest, highest]; commit {commits}, "
             f"{versions}, {machine['processor']}, {machine['threads']} thread(s)."
         )
     return "\n".join(lines), missing
@@ -208,8 +228,8 @@ def render(points: Sequence[Mapping[str, Any]], *, seeds: int) -> tuple[str, int
 
 def cell(values: Sequence[float]) -> str:
     """Mean, and the range where there is more than one value."""
-    mean = f"{statistics.fmean(values):.2f}"
-    return mean if len(values) == 1 else f"{mean} [{min(values):.2f}, {max(values):.2f}]"
+    mean = f"{statistics.fmean(values):.3g}"
+    return mean if len(values) == 1 else f"{mean} [{min(values):.3g}, {max(values):.3g}]"
 
 
 def with_table(page: str, table: str) -> str:

@@ -4,12 +4,13 @@ import ast
 import functools
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks import ablations
-from benchmarks.ablation_variants import VARIANTS
+from benchmarks.ablation_variants import VARIANTS, nothing
 from docs import generate_api
 from docs.cells import read_cells, run_cell, with_output
 
@@ -123,14 +124,17 @@ def test_every_variant_is_a_valid_config_that_differs_from_the_base():
 def point(name, seed, score, settings):
     found = dict.fromkeys(ablations.COLUMNS, 1.0) | {"score": score}
     machine = {"commit": "abc", "python": "3", "torch": "2", "processor": "p", "threads": 1}
-    return {"variant": name, "seed": seed, "settings": settings, "found": found, "error": None, "machine": machine}
+    result = {"variant": name, "seed": seed, "settings": settings, "found": found, "error": None, "machine": machine}
+    return result | {"config": json.loads(json.dumps(VARIANTS[name].config(seed=seed).to_dict()))}
 
 
 def test_the_table_shows_means_and_ranges_and_counts_what_is_missing():
     settings = {"steps": 40}
     points = [point("base", seed, score, settings) for seed, score in enumerate((1.0, 2.0, 6.0))]
+    points[1]["machine"] = points[1]["machine"] | {"commit": "def"}
     table, missing = ablations.render(points, seeds=3)
-    assert "| `base` | everything as it is by default | 3.00 [1.00, 6.00] |" in table
+    assert "| `base` | everything as it is by default | 3 [1, 6] |" in table
+    assert "commit abc, def," in table
     assert missing == 3 * (len(VARIANTS) - 1)
     page = f"a\n{ablations.BEGIN}\nold\n{ablations.END}\nb\n"
     assert ablations.with_table(page, "new") == page.replace("old", "new")
@@ -150,12 +154,16 @@ def test_a_point_is_measured_once_and_measured_again_with_other_settings(tmp_pat
     assert [steps for _, _, steps in runs] == [3, 4]
     assert len(ablations.read_points(tmp_path, ablations.Settings(steps=4))) == 1
     assert ablations.read_points(tmp_path, ablations.Settings(steps=3)) == []
+    monkeypatch.setitem(VARIANTS, "base", replace(VARIANTS["base"], changes={"gamma": 0.9}))
+    assert ablations.read_points(tmp_path, ablations.Settings(steps=4)) == []  # another config than today's
 
 
-def test_a_point_can_be_measured(tmp_path):
+@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.prepare is not nothing])
+def test_a_point_can_be_measured(name):
     settings = ablations.Settings(steps=1, end_prompts=4, holdout=1)
-    result = json.loads(json.dumps(ablations.run_point("random-head", 0, settings)))
+    result = json.loads(json.dumps(ablations.run_point(name, 0, settings)))
     assert result["error"] is None
+    assert ablations.is_current(result, settings)
     assert result["found"].keys() >= ablations.COLUMNS.keys()
     assert 0.5 < result["found"]["perplexity_ratio"] < 2
 
