@@ -190,11 +190,15 @@ def measure_point(out: Path, name: str, seed: int, settings: Settings, *, label:
 
 
 def is_current(point: Mapping[str, Any], settings: Settings) -> bool:
-    """Whether a point was measured with these settings, and with the config that its variant has today."""
+    """Whether a point was measured with these settings, and with the config that its variant has today.
+
+    A field that the library has got since counts as its default.
+    """
     variant = VARIANTS.get(point["variant"])
     if variant is None or point["settings"] != asdict(settings):
         return False
-    return bool(point["config"] == json.loads(json.dumps(variant.config(seed=point["seed"]).to_dict())))
+    defaults, today = ppo.Config().to_dict(), variant.config(seed=point["seed"]).to_dict()
+    return bool({**json.loads(json.dumps(defaults)), **point["config"]} == json.loads(json.dumps(today)))
 
 
 def read_points(out: Path, settings: Settings) -> list[dict[str, Any]]:
