@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +97,7 @@ class LoraLinear(nn.Module):
         if self.is_merged or not self.is_enabled:
             return result
         dropped = F.dropout(x, self.dropout, self.training).to(self.lora_A.dtype)
-        return result + (self.scale * F.linear(F.linear(dropped, self.lora_A), self.lora_B)).to(result.dtype)
+        return result + F.linear(self.scale * F.linear(dropped, self.lora_A), self.lora_B).to(result.dtype)
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
@@ -131,7 +131,8 @@ class LoraLinear(nn.Module):
 def add_lora(model: nn.Module, config: LoraConfig, *, generator: torch.Generator | None = None) -> list[str]:
     """Freeze the model, put an adapter on every matching layer (in place), and give back their paths.
 
-    ValueError where nothing matches, where a match is no linear layer, or where the model already has adapters.
+    ValueError where nothing matches, where a match is no linear layer or shares its weight with another module (a tied
+    output layer: merging its adapter would change the input embedding too), or where the model already has adapters.
     """
     if adapters(model):
         raise ValueError("the model already has LoRA adapters; merge or remove them first (unload)")
@@ -145,10 +146,24 @@ def add_lora(model: nn.Module, config: LoraConfig, *, generator: torch.Generator
         raise ValueError(
             f"LoraConfig.targets={config.targets!r} matches {wrong[0]}, a {kind}; only linear layers are adapted"
         )
+    _check_untied(model, matching)
     model.requires_grad_(False)
     for path, module in matching.items():
         _replace(model, path, LoraLinear(module, config, generator).train(module.training))
     return list(matching)
+
+
+def _check_untied(model: nn.Module, matching: Mapping[str, nn.Module]) -> None:
+    owners: dict[int, list[str]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        if isinstance(weight := module._parameters.get("weight"), nn.Parameter):
+            owners.setdefault(id(weight), []).append(path)
+    for path, module in matching.items():
+        if others := [owner for owner in owners[id(module.weight)] if owner != path]:
+            raise ValueError(
+                f"LoraConfig.targets matches {path}, whose weight is that of {', '.join(others)} too: merging the"
+                " adapter would change both; leave it out, or untie them (load with tie_word_embeddings=False)"
+            )
 
 
 def adapters(model: nn.Module) -> dict[str, LoraLinear]:

@@ -210,6 +210,30 @@ def test_target_errors_name_what_there_is():
         add_lora(trained(gpt_neo, ("q_proj",)), LoraConfig(("q_proj",)))
 
 
+@pytest.mark.parametrize("make", [gpt_neo, gpt2])
+def test_a_tied_output_layer_is_refused_and_an_untied_one_is_not(make):
+    """Merged, its adapter would move the input embedding: the merged model would not be the adapted one."""
+    model = make()
+    with pytest.raises(ValueError, match=r"matches lm_head, whose weight is that of transformer.wte too"):
+        add_lora(model, LoraConfig(("lm_head",)))
+    assert not adapters(model)
+    assert all(p.requires_grad for p in model.parameters())
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+    add_lora(model, LoraConfig(("lm_head",)), generator=torch.Generator().manual_seed(1))
+    model.lm_head.lora_B.data.normal_(generator=torch.Generator().manual_seed(2))
+    adapted = model(IDS).logits
+    unload(model, keep=True)
+    torch.testing.assert_close(model(IDS).logits, adapted, atol=1e-5, rtol=1e-4)
+
+
+def test_a_layer_that_stands_in_two_places_is_refused():
+    """The adapter would be put in one of them only."""
+    layer = nn.Linear(4, 4)
+    model = nn.ModuleDict({"first": layer, "second": layer})
+    with pytest.raises(ValueError, match=r"matches first, whose weight is that of second too"):
+        add_lora(model, LoraConfig(("first", "second")))
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
