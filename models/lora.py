@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -232,11 +232,13 @@ def save_adapter(model: nn.Module, folder: str | Path, config: LoraConfig, *, ba
 def load_adapter(model: nn.Module, folder: str | Path) -> LoraConfig:
     """Put a saved adapter (ours or PEFT's plain LoRA) on a model without adapters, in place, and give back its config.
 
+    The layers are those that the file has tensors for; where PEFT's ``layers_to_transform`` or ``exclude_modules`` made
+    them fewer than ``target_modules`` matches, the config that comes back names each of them.
     ValueError for a missing or broken file, a variant of LoRA that is not plain, or tensors that do not fit; the model
     is left without adapters then.
     """
     folder = Path(folder)
-    config = _read_config(folder / "adapter_config.json")
+    config, is_narrowed = _read_config(folder / "adapter_config.json")
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file():
         raise ValueError(f"{weights} is missing; save the adapter as safetensors")
@@ -244,6 +246,8 @@ def load_adapter(model: nn.Module, folder: str | Path) -> LoraConfig:
         tensors = load_file(weights)
     except SafetensorError as error:
         raise ValueError(f"{weights} cannot be read: {error}; save the adapter again") from error
+    if is_narrowed:
+        config = replace(config, targets=_adapted_paths(tensors) or config.targets)
     add_lora(model, config)
     expected = {
         f"{_PREFIX}{path}.{part}.weight": parameter
@@ -264,7 +268,13 @@ def load_adapter(model: nn.Module, folder: str | Path) -> LoraConfig:
     return config
 
 
-def _read_config(path: Path) -> LoraConfig:
+def _adapted_paths(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    names = [key.removeprefix(_PREFIX).rpartition(".lora_")[0] for key in tensors]
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+def _read_config(path: Path) -> tuple[LoraConfig, bool]:
+    """The config, and whether PEFT was told to leave out some of the layers that ``target_modules`` matches."""
     if not path.is_file():
         raise ValueError(f"{path} is missing; name a folder that holds a LoRA adapter")
     try:
@@ -277,7 +287,7 @@ def _read_config(path: Path) -> LoraConfig:
     unusual: Sequence[str] = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save")
     if found := [key for key in unusual if values.get(key)]:
         raise ValueError(f"{path} uses {', '.join(found)}, which plain LoRA does not have; merge it with PEFT first")
-    return config
+    return config, any(values.get(key) is not None for key in ("layers_to_transform", "exclude_modules"))
 
 
 def _replace(model: nn.Module, path: str, module: nn.Module) -> None:

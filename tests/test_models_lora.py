@@ -192,6 +192,27 @@ def test_file_round_trip_in_pefts_format(tmp_path, make, targets):
     assert tensors[f"{key[make]}.lora_B.weight"].shape == ((16, 3) if make is gpt_neo else (48, 3))
 
 
+@pytest.mark.parametrize(
+    "narrowing", [{"layers_to_transform": 0}, {"exclude_modules": ["transformer.h.1.attn.c_attn"]}]
+)
+def test_an_adapter_of_fewer_layers_than_its_targets_name(tmp_path, narrowing):
+    """PEFT leaves layers out by options of its own; the file's tensors say which are meant."""
+    model, path = trained(gpt2, r"transformer\.h\.0\.attn\.c_attn"), "transformer.h.0.attn.c_attn"
+    save_adapter(model, tmp_path, LoraConfig(("c_attn",), rank=3, alpha=6))
+    with pytest.raises(ValueError, match=r"does not fit this model: .*h.1.attn.c_attn.lora_A"):
+        load_adapter(gpt2(), tmp_path)
+    description = tmp_path / "adapter_config.json"
+    description.write_text(json.dumps(json.loads(description.read_text()) | narrowing))
+    fresh = gpt2()
+    config = load_adapter(fresh, tmp_path)
+    assert config == LoraConfig((path,), rank=3, alpha=6)
+    assert list(adapters(fresh)) == [path]
+    assert torch.equal(fresh(IDS).logits, model(IDS).logits)
+    save_adapter(fresh, tmp_path / "again", config)
+    load_adapter(again := gpt2(), tmp_path / "again")
+    assert list(adapters(again)) == [path]
+
+
 def test_targets_by_name_and_by_expression():
     by_name = LoraConfig(("c_proj",))
     assert by_name.matches("h.0.mlp.c_proj")
