@@ -232,8 +232,9 @@ def save_adapter(model: nn.Module, folder: str | Path, config: LoraConfig, *, ba
 def load_adapter(model: nn.Module, folder: str | Path) -> LoraConfig:
     """Put a saved adapter (ours or PEFT's plain LoRA) on a model without adapters, in place, and give back its config.
 
-    The layers are those that the file has tensors for; where PEFT's ``layers_to_transform`` or ``exclude_modules`` made
-    them fewer than ``target_modules`` matches, the config that comes back names each of them.
+    Where PEFT's ``layers_to_transform`` or ``exclude_modules`` left out layers that ``target_modules`` matches, the
+    file's tensors say which are adapted, and the config that comes back names each of them.
+
     ValueError for a missing or broken file, a variant of LoRA that is not plain, or tensors that do not fit; the model
     is left without adapters then.
     """

@@ -61,7 +61,7 @@ def _look_up(embedding: nn.Embedding, ids: Tensor) -> Tensor:
     """Rows [..., D] of tokens int64 [...]; their gradient does not go through autograd's sum."""
     rows = F.embedding(ids, embedding.weight.detach())
     if torch.is_grad_enabled():
-        rows.requires_grad_().register_hook(partial(_add_gradient, embedding, ids))
+        rows.requires_grad_().register_hook(partial(_add_gradient, embedding, ids))  # type: ignore[no-untyped-call]
     return rows
 
 
