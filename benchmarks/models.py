@@ -28,8 +28,8 @@ SHAPES = {
 
 def llama_config(name: str, **changes: int) -> LlamaConfig:
     """One of ``SHAPES``, with some of its sizes changed; no EOS, so that every response has its full length."""
-    sizes = {"max_position_embeddings": 2048, **SHAPES[name], **changes}
-    return LlamaConfig(tie_word_embeddings=True, bos_token_id=None, eos_token_id=None, pad_token_id=0, **sizes)
+    sizes = {"max_position_embeddings": 2048, "tie_word_embeddings": True, **SHAPES[name], **changes}
+    return LlamaConfig(bos_token_id=None, eos_token_id=None, pad_token_id=0, **sizes)
 
 
 def make_model(name: str, dtype: torch.dtype = torch.float32, **changes: int) -> Any:

@@ -1,13 +1,15 @@
-"""How the cost of an update grows with batch, length, vocabulary and width, with the fitted slope.
+"""How the cost of an update grows with batch, length, vocabulary and width; with processes: scaling_processes.
 
     python -m benchmarks.scaling --json scaling.json
     python -m benchmarks.scaling --only vocabulary,batch --threads 1
 
 One size at a time is doubled from a small Llama; the others stay. Every point runs in a process of its own, so that its
-peak memory is its own. The slope is that of log cost over log size by least squares: 1 is linear. "beyond weights" is
-the peak memory without what the process held before the model was made, the weights, gradients and Adam's two moments.
-Seconds are processor time of one thread's work summed up over threads: another program beside this one changes it less
-than the clock on the wall.
+peak memory is its own. Two things are fitted to the points: the slope of log cost over log size by least squares, which
+is 1 where all of the cost grows in proportion; and, for batch, length and vocabulary, a line "fixed + each x size", by
+least squares of the deviations in percent, with the largest of them: a cost is linear where that is small, however much
+of it is fixed (the optimiser, the libraries). "beyond weights" is the peak memory without what the process held before
+the model was made, the weights, gradients and Adam's two moments. Seconds are processor time, summed up over threads:
+another program beside this one changes it less than the clock on the wall.
 """
 
 from __future__ import annotations
@@ -30,11 +32,12 @@ from eval.provenance import provenance
 
 BASE = {"batch": 16, "length": 32, "vocabulary": 4096, "width": 128}
 POINTS = {
-    "batch": (8, 16, 32, 64),
+    "batch": (16, 32, 64, 128),
     "length": (16, 32, 64, 128),
     "vocabulary": (4096, 16384, 65536, 262144),
     "width": (64, 128, 256, 512),
 }
+COSTS = ("seconds", "beyond_weights_bytes")
 
 
 def main() -> None:
@@ -42,6 +45,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(POINTS), help="any of " + ", ".join(POINTS))
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--untied", action="store_true", help="output layer with a weight of its own")
     parser.add_argument("--autocast", default="off", choices=["off", "bfloat16"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", default=None, help="file for the result")
@@ -59,6 +63,8 @@ def main() -> None:
     for name in options.only.split(","):
         points = [run_apart({**BASE, name: size}, options) for size in POINTS[name]]
         results[name] = {"points": points, "slopes": slopes(POINTS[name], points)}
+        if name != "width":  # a matrix of twice the width is four times as large
+            results[name]["lines"] = {cost: line(POINTS[name], [point[cost] for point in points]) for cost in COSTS}
         show(name, results[name])
     write_json(options.json, {"options": vars(options), "base": BASE, "results": results})
 
@@ -67,6 +73,7 @@ def run_apart(sizes: dict[str, int], options: argparse.Namespace) -> dict[str, f
     command = [sys.executable, "-m", "benchmarks.scaling", "--point", json.dumps(sizes)]
     for name in ("layers", "repeats", "autocast", "threads"):
         command += [f"--{name}", str(getattr(options, name))]
+    command += ["--untied"] if options.untied else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(f"{sizes} failed:\n{done.stderr[-3000:]}")
@@ -81,6 +88,7 @@ def measure(sizes: dict[str, int], options: argparse.Namespace) -> dict[str, flo
     model = make_model(
         "random:tiny", vocab_size=sizes["vocabulary"], hidden_size=sizes["width"], intermediate_size=3 * sizes["width"],
         num_hidden_layers=options.layers, num_attention_heads=heads, num_key_value_heads=heads,
+        tie_word_embeddings=not options.untied,
     )  # fmt: skip
     prompts = torch.randint(1, sizes["vocabulary"], (sizes["batch"], sizes["length"])).tolist()
     config = ppo.Config(
@@ -112,10 +120,18 @@ def slopes(sizes: tuple[int, ...], points: list[dict[str, float]]) -> dict[str, 
     mean = statistics.fmean(xs)
     spread = sum((x - mean) ** 2 for x in xs)
     found = {}
-    for name in ("seconds", "beyond_weights_bytes"):
+    for name in COSTS:
         ys = [math.log(point[name]) for point in points]
         found[name] = sum((x - mean) * y for x, y in zip(xs, ys, strict=True)) / spread
     return found
+
+
+def line(sizes: tuple[int, ...], costs: list[float]) -> dict[str, float]:
+    """cost = fixed + each x size, by least squares of relative deviations, and the largest of these (0.05 is 5 %)."""
+    rows = torch.tensor([[1 / cost, size / cost] for size, cost in zip(sizes, costs, strict=True)], dtype=torch.float64)
+    solution = torch.linalg.lstsq(rows, torch.ones(len(costs), 1, dtype=torch.float64)).solution
+    fixed, each = solution.flatten().tolist()
+    return {"fixed": fixed, "each": each, "largest_deviation": float((rows @ solution - 1).abs().max())}
 
 
 def show(name: str, result: dict[str, Any]) -> None:
@@ -123,6 +139,13 @@ def show(name: str, result: dict[str, Any]) -> None:
     for size, point in zip(POINTS[name], result["points"], strict=True):
         print(f"{size:10} {point['seconds']:9.3f} {point['beyond_weights_bytes'] / 2**20:9.0f}")
     print(f"     slope {result['slopes']['seconds']:9.2f} {result['slopes']['beyond_weights_bytes']:9.2f}")
+    for cost, unit, factor in (("seconds", "s", 1.0), ("beyond_weights_bytes", "MiB", 2.0**-20)):
+        if "lines" in result:
+            found = result["lines"][cost]
+            print(
+                f"{unit:>10} = {factor * found['fixed']:.4g} + {factor * found['each']:.4g} x {name}, "
+                f"at most {found['largest_deviation']:.1%} off"
+            )
 
 
 if __name__ == "__main__":

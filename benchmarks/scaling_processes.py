@@ -23,8 +23,7 @@ import torch
 
 import ppo
 from benchmarks.machine import write_json
-from benchmarks.models import random_prompts
-from models.load import load
+from benchmarks.models import make_model, random_prompts
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("rollout", "reference", "update")
@@ -32,7 +31,7 @@ PARTS = ("rollout", "reference", "update")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--model", default="lab", help="as demem.py --model")
+    parser.add_argument("--model", default="lab", help="as demem.py --model, or random:smollm2, random:small-llama")
     parser.add_argument("--prompts", type=int, default=64, help="sequences in one step, over all processes")
     parser.add_argument("--prompt-length", type=int, default=50, help="tokens")
     parser.add_argument("--response-length", type=int, default=50, help="tokens")
@@ -99,7 +98,7 @@ def work(options: argparse.Namespace) -> None:
 
 def make_trainer(options: argparse.Namespace) -> ppo.Trainer:
     """Random prompts, responses of full length, and a reward that costs nothing."""
-    model = load(options.model).model
+    model = make_model(options.model)
     prompts = random_prompts(model, options.prompts, options.prompt_length)
     config = ppo.Config(
         prompts_per_step=options.prompts,

@@ -6,8 +6,9 @@
 
 Every variant runs in a process of its own, so that its peak memory is its own: one step that is not counted, then
 ``--repeats`` steps, of which medians are shown. All variants sample as many prompts, with responses of full length, and
-go ``--epochs`` times over them in one minibatch. The bare loop is forward and backward over the same tokens with logits
-at response positions only and no optimiser. The rate of a plain matrix product is measured in the same process.
+go ``--epochs`` times over them in one minibatch. The bare loop is forward and backward over the same tokens in the same
+microbatches, with whole logits at response positions only, a value head, and no optimiser. The rate of a plain matrix
+product is measured in the same process. "compiled": torch compiles the blocks; the first step shows what it costs.
 
 A shared trunk (every variant but "critic…" and "trl…") is another algorithm than a separate critic of the policy's
 size, which TRL always has; like is compared with like only where both have one. "trl" is TRL 1.12's experimental PPO as
@@ -30,6 +31,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 import ppo
 from benchmarks.machine import peak_memory_bytes, write_json
@@ -37,10 +39,10 @@ from benchmarks.models import make_model, random_prompts
 from benchmarks.rates import machine_rates
 from eval.provenance import provenance
 from models.lora import LoraConfig, add_lora
-from ppo.backbone import Backbone, blocks
-from ppo.buffer import align
+from ppo.backbone import blocks
+from ppo.buffer import align, microbatches, trim
 from ppo.logprobs import response_positions
-from ppo.types import Rollout
+from ppo.types import Generation, Rollout
 
 PARTS = ("rollout", "reward", "reference", "update")
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -53,6 +55,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "top": {"train_top_layers": 2},
     "checkpointed": {"gradient_checkpointing": True},
     "pure-bf16": {"moment_dtype": "bfloat16"},
+    "compiled": {},
 }
 TRL_VARIANTS = ("trl", "trl-bf16")
 
@@ -125,13 +128,17 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         started = time.perf_counter()
         rollout = trainer.rollout()
         metrics = {**rollout.metrics, **trainer.update(rollout)}
-        if repeat > 0:
-            times["step"].append(time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        if repeat == 0:
+            first = seconds
+        else:
+            times["step"].append(seconds)
             for part in PARTS:
                 times[part].append(metrics[f"time/{part}_s"])
     peak = peak_memory_bytes()  # before the bare loop, which keeps whole logits
     times["bare"] = [options.epochs * bare_pass(trainer, rollout) for _ in range(options.repeats)]
-    return summarise(times, trainer, rollout, options) | {"peak_memory_bytes": peak, "start_memory_bytes": start}
+    result = summarise(times, trainer, rollout, options) | {"peak_memory_bytes": peak, "start_memory_bytes": start}
+    return result | {"first_step_seconds": first}
 
 
 def make_trainer(options: argparse.Namespace) -> ppo.Trainer:
@@ -148,7 +155,11 @@ def make_trainer(options: argparse.Namespace) -> ppo.Trainer:
         minibatch=options.prompts,
         microbatch=options.microbatch,
     ).replace(**VARIANTS[options.variant])
-    return ppo.Trainer(model, prompts, lambda samples: [float(sum(s.ids) % 7) for s in samples], config)
+    trainer = ppo.Trainer(model, prompts, lambda samples: [float(sum(s.ids) % 7) for s in samples], config)
+    if options.variant == "compiled":
+        for block in blocks(trainer.model):
+            block.compile(dynamic=False)  # once for every shape
+    return trainer
 
 
 def lora_targets(model: Any) -> tuple[str, ...]:
@@ -158,20 +169,29 @@ def lora_targets(model: Any) -> tuple[str, ...]:
 
 
 def bare_pass(trainer: ppo.Trainer, rollout: Rollout) -> float:
-    """Seconds of one forward and backward pass over the rollout's tokens."""
-    generation, backbone = rollout.generation, Backbone(trainer.model)
+    """Seconds of one forward and backward pass over the rollout's tokens, in the update's own microbatches."""
+    generation = rollout.generation
     started = time.perf_counter()
-    with torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.config.autocast == "bfloat16"):
-        aligned = align(generation)
-        features = backbone(aligned.input_ids, aligned.attention_mask)
-        rows = response_positions(features.before_logits, aligned.prompt_lengths, generation.tokens.shape[1])
-        logits = backbone.output_layer(rows[generation.mask]).float()
-        loss = F.cross_entropy(logits, generation.tokens[generation.mask])
-        if trainer.actor.critic_backbone is not None:
-            loss = loss + trainer.actor.critic_backbone(aligned.input_ids, aligned.attention_mask).hidden.mean()
-    loss.backward()
+    for indices in microbatches(generation.attention_mask, size=trainer.config.microbatch):
+        with trainer.precision():
+            loss = bare_loss(trainer, trim(generation.rows(indices)))
+        loss.backward()  # type: ignore[no-untyped-call]
     trainer.optimizer.zero_grad()
     return time.perf_counter() - started
+
+
+def bare_loss(trainer: ppo.Trainer, generation: Generation) -> Tensor:
+    """Cross-entropy of the responses, from whole logits, and the mean of their values: what a plain loop has."""
+    actor, aligned, length = trainer.actor, align(generation), generation.tokens.shape[1]
+    features = actor.backbone(aligned.input_ids, aligned.attention_mask)
+    rows = response_positions(features.before_logits, aligned.prompt_lengths, length)
+    logits = actor.backbone.output_layer(rows[generation.mask]).float()
+    hidden = features.hidden
+    if actor.critic_backbone is not None:
+        hidden = actor.critic_backbone(aligned.input_ids, aligned.attention_mask).hidden
+    assert actor.value_head is not None
+    values = actor.value_head(response_positions(hidden, aligned.prompt_lengths, length))
+    return F.cross_entropy(logits, generation.tokens[generation.mask]) + values.mean()
 
 
 def summarise(
@@ -198,13 +218,18 @@ def summarise(
 def model_operations(trainer: ppo.Trainer, rollout: Rollout) -> float:
     """Of the matrix products of one epoch: 2 per weight and token forward, 2 for inputs, 2 for weights if trained.
 
-    The output layer sees response positions only, the trunk all. Attention itself is not counted, nor is recomputation.
+    The output layer sees response positions only, the trunk all. Attention itself is not counted, nor is recomputation,
+    nor what the update leaves out: blocks that are replayed, the output layer of a separate critic.
     """
-    generation = rollout.generation
+    generation, actor = rollout.generation, trainer.actor
     output = trainer.model.get_output_embeddings().weight
+    depth = actor.trunk.depth if actor.trunk is not None else 0
+    idle = {id(p) for block in blocks(trainer.model)[:depth] for p in block.parameters()} | {id(output)}
+    if actor.critic_backbone is not None:
+        idle.add(id(actor.critic_backbone.model.get_output_embeddings().weight))
     total = 0.0
-    for name, parameter in trainer.actor.named_parameters():
-        if parameter.dim() != 2 or parameter is output or "embed" in name or "wte" in name or "wpe" in name:
+    for name, parameter in actor.named_parameters():
+        if parameter.dim() != 2 or id(parameter) in idle or "embed" in name or "wte" in name or "wpe" in name:
             continue
         total += (6 if parameter.requires_grad else 4) * parameter.numel() * int(generation.attention_mask.sum())
     return total + (6 if output.requires_grad else 4) * output.numel() * int(generation.mask.sum())
@@ -236,6 +261,8 @@ def show(variant: str, result: dict[str, Any]) -> None:
     for part, value in result["median_seconds"].items():
         print(f"  {part:10} {value:8.3f} s" + ("   (forward + backward alone, same tokens)" if part == "bare" else ""))
     print(f"  {result['tokens_per_second']:.0f} response tokens/s, peak {result['peak_memory_bytes'] / 2**30:.2f} GiB")
+    if "first_step_seconds" in result:
+        print(f"  first step {result['first_step_seconds']:.1f} s, not counted")
     if "update_share_of_bare" in result:
         print(
             f"  update: {result['update_tokens_per_second']:.0f} tokens/s, {result['update_share_of_bare']:.2f} of the "

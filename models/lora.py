@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -97,7 +97,7 @@ class LoraLinear(nn.Module):
         if self.is_merged or not self.is_enabled:
             return result
         dropped = F.dropout(x, self.dropout, self.training).to(self.lora_A.dtype)
-        return result + (self.scale * F.linear(F.linear(dropped, self.lora_A), self.lora_B)).to(result.dtype)
+        return result + F.linear(self.scale * F.linear(dropped, self.lora_A), self.lora_B).to(result.dtype)
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
@@ -131,7 +131,8 @@ class LoraLinear(nn.Module):
 def add_lora(model: nn.Module, config: LoraConfig, *, generator: torch.Generator | None = None) -> list[str]:
     """Freeze the model, put an adapter on every matching layer (in place), and give back their paths.
 
-    ValueError where nothing matches, where a match is no linear layer, or where the model already has adapters.
+    ValueError where nothing matches, where a match is no linear layer or shares its weight with another module (a tied
+    output layer: merging its adapter would change the input embedding too), or where the model already has adapters.
     """
     if adapters(model):
         raise ValueError("the model already has LoRA adapters; merge or remove them first (unload)")
@@ -145,10 +146,24 @@ def add_lora(model: nn.Module, config: LoraConfig, *, generator: torch.Generator
         raise ValueError(
             f"LoraConfig.targets={config.targets!r} matches {wrong[0]}, a {kind}; only linear layers are adapted"
         )
+    _check_untied(model, matching)
     model.requires_grad_(False)
     for path, module in matching.items():
         _replace(model, path, LoraLinear(module, config, generator).train(module.training))
     return list(matching)
+
+
+def _check_untied(model: nn.Module, matching: Mapping[str, nn.Module]) -> None:
+    owners: dict[int, list[str]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        if isinstance(weight := module._parameters.get("weight"), nn.Parameter):
+            owners.setdefault(id(weight), []).append(path)
+    for path, module in matching.items():
+        if others := [owner for owner in owners[id(module.weight)] if owner != path]:
+            raise ValueError(
+                f"LoraConfig.targets matches {path}, whose weight is that of {', '.join(others)} too: merging the"
+                " adapter would change both; leave it out, or untie them (load with tie_word_embeddings=False)"
+            )
 
 
 def adapters(model: nn.Module) -> dict[str, LoraLinear]:
@@ -217,11 +232,14 @@ def save_adapter(model: nn.Module, folder: str | Path, config: LoraConfig, *, ba
 def load_adapter(model: nn.Module, folder: str | Path) -> LoraConfig:
     """Put a saved adapter (ours or PEFT's plain LoRA) on a model without adapters, in place, and give back its config.
 
+    Where PEFT's ``layers_to_transform`` or ``exclude_modules`` left out layers that ``target_modules`` matches, the
+    file's tensors say which are adapted, and the config that comes back names each of them.
+
     ValueError for a missing or broken file, a variant of LoRA that is not plain, or tensors that do not fit; the model
     is left without adapters then.
     """
     folder = Path(folder)
-    config = _read_config(folder / "adapter_config.json")
+    config, is_narrowed = _read_config(folder / "adapter_config.json")
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file():
         raise ValueError(f"{weights} is missing; save the adapter as safetensors")
@@ -229,6 +247,8 @@ def load_adapter(model: nn.Module, folder: str | Path) -> LoraConfig:
         tensors = load_file(weights)
     except SafetensorError as error:
         raise ValueError(f"{weights} cannot be read: {error}; save the adapter again") from error
+    if is_narrowed:
+        config = replace(config, targets=_adapted_paths(tensors) or config.targets)
     add_lora(model, config)
     expected = {
         f"{_PREFIX}{path}.{part}.weight": parameter
@@ -249,7 +269,13 @@ def load_adapter(model: nn.Module, folder: str | Path) -> LoraConfig:
     return config
 
 
-def _read_config(path: Path) -> LoraConfig:
+def _adapted_paths(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    names = [key.removeprefix(_PREFIX).rpartition(".lora_")[0] for key in tensors]
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+def _read_config(path: Path) -> tuple[LoraConfig, bool]:
+    """The config, and whether PEFT was told to leave out some of the layers that ``target_modules`` matches."""
     if not path.is_file():
         raise ValueError(f"{path} is missing; name a folder that holds a LoRA adapter")
     try:
@@ -262,7 +288,7 @@ def _read_config(path: Path) -> LoraConfig:
     unusual: Sequence[str] = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save")
     if found := [key for key in unusual if values.get(key)]:
         raise ValueError(f"{path} uses {', '.join(found)}, which plain LoRA does not have; merge it with PEFT first")
-    return config
+    return config, any(values.get(key) is not None for key in ("layers_to_transform", "exclude_modules"))
 
 
 def _replace(model: nn.Module, path: str, module: nn.Module) -> None:

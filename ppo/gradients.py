@@ -16,6 +16,7 @@ from .buffer import microbatches, rows, trim_rollout
 from .losses import ppo_loss
 from .memory import with_less
 from .retain import RetainLoss, count_predictions
+from .tied_embedding import lean_tied_gradient
 from .types import Rollout
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def accumulate_gradients(
         is_alone = trainer.processes.count == 1 or trainer.config.sharding == "none"
         return is_alone and trainer.limits.halve_microbatch(len(minibatch) // trainer.processes.count)
 
-    totals = with_less(lambda: _own_gradients(trainer, minibatch, retain, recorder), shrink)
+    with lean_tied_gradient(trainer.actor):
+        totals = with_less(lambda: _own_gradients(trainer, minibatch, retain, recorder), shrink)
     trainer.processes.sum_gradients(list(trainer.actor.trained_parameters().values()))
     return trainer.processes.sum_numbers(totals)
 

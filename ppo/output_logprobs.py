@@ -2,8 +2,8 @@
 
 They are made tile by tile (some rows x some tokens of the vocabulary) and summed up on the fly, as attention does in
 FlashAttention (Dao et al. 2022). The backward pass makes each tile again and turns it into its part of the gradient. So
-memory does not grow with the vocabulary, and every pass over a tile finds it in the cache. Where the weight is frozen,
-the forward pass sums up the gradient of the rows as well, and nothing is made twice.
+memory does not grow with the vocabulary, but for the weight's own gradient, and every pass over a tile finds it in the
+cache. Where the weight is frozen, the forward pass sums up the gradient of the rows as well, and nothing is made twice.
 
 This module knows one matrix product and one softmax; no filters, no models.
 """
@@ -223,7 +223,10 @@ def _gradients(
     grad_entropy: Tensor | None,
     needs: tuple[bool, ...],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Of rows, weight and bias, where needed; see :func:`_logit_gradient`. Sums are in float32 (float64)."""
+    """Of rows, weight and bias, where needed; see :func:`_logit_gradient`.
+
+    Sums over the vocabulary are in float32 (float64), sums over chunks of rows in the type of the weight or bias.
+    """
     needs_rows, needs_weight, needs_bias = needs[:3]
     of_rows = torch.zeros_like(tiles.inputs, dtype=tiles.sum_dtype) if needs_rows else None
     of_weight = torch.zeros_like(tiles.weight) if needs_weight else None

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -49,8 +51,22 @@ def shard(actor: ActorCritic, frozen: nn.Module | None) -> None:
     for module in _split_modules(actor):
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)  # gloo has no sum with a factor
+    _fix_backward_order(actor)
     actor.run(lambda: None)  # whoever is called first takes itself for the root
     actor.reshard()  # type: ignore[operator]
+
+
+def _fix_backward_order(actor: ActorCritic) -> None:
+    """Have each trained block gather the one before it ahead of time in the backward pass, whatever ran before.
+
+    By default FSDP2 goes by the forward passes since the last backward, those without gradients among them. One process
+    may have had more of these than another (process 0 alone writes a checkpoint, and then proves its decoder again):
+    it would gather what the others do not, and all would wait forever.
+    """
+    trained = [block for block in blocks(actor) if any(p.requires_grad for p in block.parameters())]
+    order: list[Any] = [actor, *trained, actor]
+    for earlier, later in pairwise(order):
+        later.set_modules_to_backward_prefetch([earlier])
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 import ppo
+from models.lora import LoraConfig, adapters, add_lora
 from ppo import Config, Trainer
 from ppo.distributed import OtherProcessError, Processes
 from ppo.sharding import whole
@@ -34,6 +35,24 @@ UPDATES = {
     "critic": {"value_head": "critic", "old_logprobs": "recompute", "microbatch": 2},
     "rare_retain": KEEP | {"retain_sequences": 1, "microbatch_tokens": 12},
 }
+
+
+# Where only a part is trained: changes, and whether the policy has an adapter, new or one that acts already.
+PARTLY_TRAINED = {
+    "lora": ({}, "new"),
+    "tuned_lora": ({"microbatch": 2, "gradient_checkpointing": True}, "tuned"),
+    "top": ({"train_top_layers": 1}, None),
+}
+
+
+def adapted(kind):
+    """tiny_gpt2, with an adapter where there is a kind of it."""
+    model = tiny_gpt2()
+    if kind is not None:
+        add_lora(model, LoraConfig(("c_attn", "c_fc"), rank=2), generator=torch.Generator().manual_seed(1))
+    for i, layer in enumerate(adapters(model).values() if kind == "tuned" else []):
+        layer.lora_B.data.normal_(std=0.5, generator=torch.Generator().manual_seed(i))
+    return model
 
 
 def count_fives(samples):
@@ -177,6 +196,8 @@ def fsdp(folder):
     """Split weights: the same updates, a checkpoint, and going on from it; one is of a model without tied weights."""
     result = {name: updates(UPDATES[name] | {"sharding": "fsdp"}) for name in ("gae", "microbatches", "critic")}
     result["rare_retain"] = updates(UPDATES["rare_retain"] | {"retain_loss": "kl", "sharding": "fsdp"})
+    for name, (changes, kind) in PARTLY_TRAINED.items():
+        result[name] = updates(changes | {"sharding": "fsdp"}, model=adapted(kind))
     result["llama"] = updates({"sharding": "fsdp", "autocast": "bfloat16"}, model=tiny_llama())
     trainer = make(SMALL.replace(**KEEP, retain_loss="kl", sharding="fsdp"))
     trainer.train(2, progress=False, probe=lambda t: {"probe/length": float(greedy(t.model).shape[1])})

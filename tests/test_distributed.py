@@ -145,6 +145,10 @@ def test_split_weights_give_the_update_of_whole_ones(folder, tmp_path):
         one = of_one(processes_cases.cases()[name], tmp_path)
         assert_same_training(one, first[name], tolerance=TOLERANCE["float32"], case=name)
         assert first[name]["metrics"] == second[name]["metrics"]
+    for name, (changes, kind) in processes_cases.PARTLY_TRAINED.items():
+        one = processes_cases.updates(changes, model=processes_cases.adapted(kind))
+        assert_same_training(one, first[name], tolerance=TOLERANCE["float32"], case=name)
+        assert first[name]["metrics"] == second[name]["metrics"]
     changes = processes_cases.UPDATES["rare_retain"] | {"retain_loss": "kl"}
     one = processes_cases.updates(changes)
     assert_same_training(one, first["rare_retain"], tolerance=TOLERANCE["float32"], case="rare_retain")

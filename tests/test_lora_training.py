@@ -170,6 +170,28 @@ def test_a_pefted_model_is_taken_as_it_is(tmp_path):
     assert torch.allclose(logprobs(fresh), logprobs(trainer.model), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "narrowing", [{}, {"layers_to_transform": [1]}, {"exclude_modules": ["transformer.h.0.mlp.c_fc"]}]
+)
+def test_pefts_adapters_and_ours_are_each_others(tmp_path, narrowing):
+    """Only where PEFT is installed. The logits agree both ways."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(
+        r=2, lora_alpha=6, target_modules=["c_attn", "c_fc"], task_type="CAUSAL_LM", fan_in_fan_out=True,
+        init_lora_weights=False, **narrowing,
+    )  # fmt: skip
+    theirs = peft.get_peft_model(tiny_gpt2(), config).eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = tiny_gpt2().eval()
+    read = load_adapter(ours, tmp_path / "theirs")
+    ids = GENERATION.tokens
+    assert torch.allclose(ours(ids).logits, theirs(ids).logits, atol=1e-5)
+    assert not torch.allclose(ours(ids).logits, tiny_gpt2().eval()(ids).logits, atol=1e-3)
+    save_adapter(ours, tmp_path / "ours", read)
+    back = peft.PeftModel.from_pretrained(tiny_gpt2(), tmp_path / "ours").eval()
+    assert torch.allclose(back(ids).logits, ours(ids).logits, atol=1e-5)
+
+
 def test_a_bfloat16_copy_is_another_model_and_near():
     model = tiny_gpt2()
     frozen = freeze(model, Config(reference_dtype="bfloat16"), has_own_reference=False)

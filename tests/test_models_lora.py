@@ -192,6 +192,27 @@ def test_file_round_trip_in_pefts_format(tmp_path, make, targets):
     assert tensors[f"{key[make]}.lora_B.weight"].shape == ((16, 3) if make is gpt_neo else (48, 3))
 
 
+@pytest.mark.parametrize(
+    "narrowing", [{"layers_to_transform": 0}, {"exclude_modules": ["transformer.h.1.attn.c_attn"]}]
+)
+def test_an_adapter_of_fewer_layers_than_its_targets_name(tmp_path, narrowing):
+    """PEFT leaves layers out by options of its own; the file's tensors say which are meant."""
+    model, path = trained(gpt2, r"transformer\.h\.0\.attn\.c_attn"), "transformer.h.0.attn.c_attn"
+    save_adapter(model, tmp_path, LoraConfig(("c_attn",), rank=3, alpha=6))
+    with pytest.raises(ValueError, match=r"does not fit this model: .*h.1.attn.c_attn.lora_A"):
+        load_adapter(gpt2(), tmp_path)
+    description = tmp_path / "adapter_config.json"
+    description.write_text(json.dumps(json.loads(description.read_text()) | narrowing))
+    fresh = gpt2()
+    config = load_adapter(fresh, tmp_path)
+    assert config == LoraConfig((path,), rank=3, alpha=6)
+    assert list(adapters(fresh)) == [path]
+    assert torch.equal(fresh(IDS).logits, model(IDS).logits)
+    save_adapter(fresh, tmp_path / "again", config)
+    load_adapter(again := gpt2(), tmp_path / "again")
+    assert list(adapters(again)) == [path]
+
+
 def test_targets_by_name_and_by_expression():
     by_name = LoraConfig(("c_proj",))
     assert by_name.matches("h.0.mlp.c_proj")
@@ -208,6 +229,30 @@ def test_target_errors_name_what_there_is():
         add_lora(gpt_neo(), LoraConfig(("ln_1",)))
     with pytest.raises(ValueError, match="already has LoRA adapters"):
         add_lora(trained(gpt_neo, ("q_proj",)), LoraConfig(("q_proj",)))
+
+
+@pytest.mark.parametrize("make", [gpt_neo, gpt2])
+def test_a_tied_output_layer_is_refused_and_an_untied_one_is_not(make):
+    """Merged, its adapter would move the input embedding: the merged model would not be the adapted one."""
+    model = make()
+    with pytest.raises(ValueError, match=r"matches lm_head, whose weight is that of transformer.wte too"):
+        add_lora(model, LoraConfig(("lm_head",)))
+    assert not adapters(model)
+    assert all(p.requires_grad for p in model.parameters())
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+    add_lora(model, LoraConfig(("lm_head",)), generator=torch.Generator().manual_seed(1))
+    model.lm_head.lora_B.data.normal_(generator=torch.Generator().manual_seed(2))
+    adapted = model(IDS).logits
+    unload(model, keep=True)
+    torch.testing.assert_close(model(IDS).logits, adapted, atol=1e-5, rtol=1e-4)
+
+
+def test_a_layer_that_stands_in_two_places_is_refused():
+    """The adapter would be put in one of them only."""
+    layer = nn.Linear(4, 4)
+    model = nn.ModuleDict({"first": layer, "second": layer})
+    with pytest.raises(ValueError, match=r"matches first, whose weight is that of second too"):
+        add_lora(model, LoraConfig(("first", "second")))
 
 
 @pytest.mark.parametrize(
