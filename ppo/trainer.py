@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -172,17 +172,26 @@ class Trainer:
                     log.samples(step, rollout)
                 known |= metrics
                 bar.set_postfix(headline(show, known))
-                is_interrupted = processes.any(bool(interrupt))
                 is_over = stop_when is not None and processes.first(partial(stop_when, metrics))
-                if self.out is not None and (is_interrupted or self._is_to_be_saved(is_over or step == end - 1)):
+                is_saved = self.out is not None and self._is_to_be_saved(is_over or step == end - 1)
+                if is_saved:
                     log.flush()
                     self.save_numbered()
-                if is_interrupted:
-                    if self.out is not None and processes.is_first:
-                        tqdm.write(f"interrupted; go on with Trainer.resume({str(self.last_checkpoint)!r}, …)")
-                    raise KeyboardInterrupt
+                if processes.any(bool(interrupt)):  # asked last: one that comes while a checkpoint is written counts
+                    self._end_interrupted(log, is_saved=is_saved)
                 if is_over:
                     break
+        if interrupt:  # in the last moments of the last step: as if it had come after it
+            raise KeyboardInterrupt
+
+    def _end_interrupted(self, log: RunLog, *, is_saved: bool) -> NoReturn:
+        if self.out is not None:
+            if not is_saved:
+                log.flush()
+                self.save_numbered()
+            if self.processes.is_first:
+                tqdm.write(f"interrupted; go on with Trainer.resume({str(self.last_checkpoint)!r}, …)")
+        raise KeyboardInterrupt
 
     def _is_to_be_saved(self, is_last: bool) -> bool:
         every = self.config.save_every_steps

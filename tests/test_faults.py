@@ -306,6 +306,25 @@ def test_every_global_generator_belongs_to_a_checkpoint():
         set_random_state(state | {"numpy": state["numpy"][:7]})
 
 
+@pytest.mark.parametrize(("moment", "save_every_steps"), [("rule", 0), ("rule", 1), ("save", 1)])
+def test_a_signal_at_the_very_end_of_the_last_step_is_not_lost(tmp_path, monkeypatch, moment, save_every_steps):
+    """A program that goes on to evaluate would otherwise have to be told a second time."""
+    trainer = make(SMALL.replace(save_every_steps=save_every_steps), out=tmp_path)
+
+    def signalled(function, *arguments):
+        if trainer.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return function(*arguments)
+
+    if moment == "save":
+        save = trainer.save_numbered
+        monkeypatch.setattr(trainer, "save_numbered", lambda: signalled(save))
+    rule = (lambda metrics: signalled(lambda: trainer.step == 2)) if moment == "rule" else None
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(2, stop_when=rule, progress=False)
+    assert Trainer.resume(tmp_path, PROMPTS, id_mean).step == 2
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_demem_ends_with_a_word_when_it_is_told_to(tmp_path, monkeypatch, capsys, number):
     def attack(run):
