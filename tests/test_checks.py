@@ -1,13 +1,15 @@
 """What is asked of every step while it runs: each check is provoked, names its rows, and leaves a dump that replays."""
 
 import dataclasses
+import errno
 import warnings
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 import ppo
-from ppo import CheckError, Config, Trainer
+from ppo import CheckError, Config, Trainer, dump
 from ppo.checks import rollout_problems
 from tests.fakes import random_rollout, tiny_gpt2
 
@@ -134,6 +136,34 @@ def test_a_gradient_that_is_not_finite_is_left_out_and_counted(tmp_path):
     found = ppo.replay(tmp_path / "dumps" / "step-000000-not_finite")
     assert found.problems == {}  # the rows are innocent: the fault lay in the backward pass
     assert found.statistics["update/grad_norm"] > 0
+
+
+def test_the_newest_dumps_of_a_check_are_kept(tmp_path):
+    """One bad gradient a step would else leave a checkpoint a step."""
+    trainer = poisoned(make(SMALL.replace(minibatch=8, epochs=2), out=tmp_path), updates=set(range(0, 20, 2)))
+    with pytest.warns(RuntimeWarning, match="1 of 3"):
+        trainer.train(5, progress=False)
+    left = sorted(p.name for p in (tmp_path / "dumps").iterdir())
+    assert left == [f"step-00000{step}-not_finite" for step in (2, 3, 4)]
+    assert ppo.replay(tmp_path / "dumps" / left[0]).check == "not_finite"
+    trainer.step = 1  # as after going on from an early checkpoint: what is new counts as new
+    with pytest.warns(RuntimeWarning, match="1 of 3"):
+        trainer.train(1, progress=False)
+    left = sorted(p.name for p in (tmp_path / "dumps").iterdir())
+    assert left == [f"step-00000{step}-not_finite" for step in (1, 3, 4)]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), SafetensorError("I/O error: No space left")])
+def test_a_full_disk_does_not_end_a_run_that_should_go_on(tmp_path, monkeypatch, error):
+    def full(path, tensors):
+        raise error
+
+    monkeypatch.setattr(dump, "save_tensors", full)
+    trainer = poisoned(make(out=tmp_path), updates={1})
+    with pytest.warns(RuntimeWarning, match=r"1 of 3 .*; no dump: .*No space left.*; this update is left out"):
+        trainer.train(1, progress=False)
+    assert trainer.optimizer.num_updates == 3
+    assert list((tmp_path / "dumps").iterdir()) == []  # half a dump can be replayed by nobody
 
 
 def test_a_few_running_end_the_run_and_the_count_goes_on_after_a_resume(tmp_path):
