@@ -22,6 +22,7 @@ from .memory import with_less
 from .precision import statistics_dtype
 from .prompts import Prompt, make_samples
 from .sharding import gathered
+from .statistics import mean_gaps
 from .types import Generation, Sample
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ class Responses:
     """The responses to a step's prompts, prompt-major, and what was said about them.
 
     ``scores`` [B] and ``token_rewards`` [B, T] (None for a reward of one score a sample) as the reward gave them;
-    ``old_logprobs``, ``old_values`` and ``ref_logprobs`` [B, T]; ``times`` in seconds.
+    ``old_logprobs``, ``old_values`` and ``ref_logprobs`` [B, T]; ``metrics``: how long each part took on this process,
+    ``time/…_s``, and ``rollout/sampler_gap`` where sampler and training forward were both asked about the policy's
+    log-probs: nats per token between them, in the worst row.
     """
 
     generation: Generation
@@ -43,7 +46,7 @@ class Responses:
     old_logprobs: Tensor
     old_values: Tensor
     ref_logprobs: Tensor | None
-    times: dict[str, float]
+    metrics: dict[str, float]
 
 
 def respond(trainer: Trainer, prompts: Sequence[Prompt]) -> Responses:
@@ -59,7 +62,7 @@ def respond(trainer: Trainer, prompts: Sequence[Prompt]) -> Responses:
         generation = _with_trunk(trainer, generation)
         old_logprobs, old_values = _old_statistics(trainer, generation)
     ref_logprobs = ask_reference(trainer, generation, samples)
-    times = {
+    metrics = {
         "time/rollout_s": sampled - started,
         "time/reward_s": scored - sampled,
         "time/reference_s": time.perf_counter() - scored,
@@ -69,16 +72,23 @@ def respond(trainer: Trainer, prompts: Sequence[Prompt]) -> Responses:
     if processes.count > 1:
         generation = processes.gather_generation(generation)
         samples = make_samples(prompts, generation, trainer.tokenizer)
+    old_logprobs = processes.gather_rows(old_logprobs)
     return Responses(
         generation,
         samples,
         processes.gather_rows(scores),
         processes.gather_rows(token_rewards),
-        processes.gather_rows(old_logprobs),
+        old_logprobs,
         processes.gather_rows(old_values),
         processes.gather_rows(ref_logprobs),
-        times,
+        metrics | _sampler_gap(trainer, generation, old_logprobs),
     )
+
+
+def _sampler_gap(trainer: Trainer, generation: Generation, old_logprobs: Tensor) -> dict[str, float]:
+    if is_sampler_exact(trainer):
+        return {}
+    return {"rollout/sampler_gap": float(mean_gaps(generation.logprobs, old_logprobs, generation.mask).max())}
 
 
 def _sample(trainer: Trainer, prompts: Sequence[Prompt], request_ids: Sequence[int]) -> Generation:
@@ -108,17 +118,21 @@ def _with_trunk(trainer: Trainer, generation: Generation) -> Generation:
     return replace(generation, trunk=hidden)
 
 
+def is_sampler_exact(trainer: Trainer) -> bool:
+    """Whether the sampler's log-probs serve as those of the old policy: in its own precision, unless told otherwise."""
+    config, dtype = trainer.config, next(trainer.model.parameters()).dtype
+    return config.old_logprobs == "rollout" and config.autocast == "off" and dtype == torch.float32
+
+
 def _old_statistics(trainer: Trainer, generation: Generation) -> tuple[Tensor, Tensor]:
     """Log-probs and values of the policy before the update, from the sampler or from the training forward."""
-    config, dtype = trainer.config, next(trainer.model.parameters()).dtype
-    is_whole = dtype == torch.float32  # the sampler's own precision
-    is_sampler_exact = config.old_logprobs == "rollout" and config.autocast == "off" and is_whole
-    if is_sampler_exact and (generation.values is not None or not config.has_critic):
+    is_exact = is_sampler_exact(trainer)
+    if is_exact and (generation.values is not None or not trainer.config.has_critic):
         return generation.logprobs, generation.values if generation.values is not None else torch.zeros_like(
             generation.logprobs
         )
     whole = ask_policy(trainer, generation)
-    return (generation.logprobs if is_sampler_exact else whole.logprobs), whole.values
+    return (generation.logprobs if is_exact else whole.logprobs), whole.values
 
 
 def ask_policy(trainer: Trainer, generation: Generation) -> Evaluation:

@@ -29,7 +29,7 @@ from .checks import check_finite, check_first_minibatch, check_rollout, leave_ou
 from .config import Config
 from .determinism import reproducible
 from .distributed import Processes
-from .gradients import accumulate_gradients, draw_retain
+from .gradients import ROW_GAP, accumulate_gradients, draw_retain
 from .interrupt import deferred_interrupts
 from .kl import estimate_kl, make_controller
 from .loading import load_model
@@ -222,7 +222,7 @@ class Trainer:
             answered.scores.to(mask.device), kl, rewards, advantages, returns, token_rewards=token_rewards,
         )  # fmt: skip
         check_rollout(self, rollout)
-        metrics = rollout_metrics(rollout, kl_coef=self.kl_controller.coef) | answered.times
+        metrics = rollout_metrics(rollout, kl_coef=self.kl_controller.coef) | answered.metrics
         self._fresh = replace(rollout, metrics=metrics)
         return self._fresh
 
@@ -252,11 +252,12 @@ class Trainer:
             for minibatch in self._epochs(buffer):
                 retain = draw_retain(self)
                 statistics = accumulate_gradients(self, minibatch, retain, recorder)
+                row_gap = statistics.pop(ROW_GAP)
                 if gap is None:
                     # Before the first optimiser step policy and old policy are the same: what differs is rounding.
                     gap = statistics["policy/log_ratio"]
                     if rollout is self._fresh:
-                        check_first_minibatch(self, minibatch, retain, gap)
+                        check_first_minibatch(self, minibatch, retain, row_gap)
                     self._fresh = None
                 if _exceeds(statistics["policy/ratio"], self.config.max_mean_ratio):
                     self.optimizer.zero_grad()
