@@ -42,7 +42,7 @@ from ppo.buffer import align
 from ppo.logprobs import response_positions
 from ppo.types import Rollout
 
-PARTS = ("rollout", "reward", "reference", "update")
+PARTS = ("rollout", "reward", "old_policy", "reference", "update")
 VARIANTS: dict[str, dict[str, Any]] = {
     "shared": {},
     "shared-bf16": {"autocast": "bfloat16"},

@@ -8,7 +8,7 @@ answers.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -61,11 +61,15 @@ def respond(trainer: Trainer, prompts: Sequence[Prompt]) -> Responses:
         scored = time.perf_counter()
         generation = _with_trunk(trainer, generation)
         old_logprobs, old_values = _old_statistics(trainer, generation)
+        judged = time.perf_counter()
+    met = time.perf_counter()  # the faster ones of several processes have waited
     ref_logprobs = ask_reference(trainer, generation, samples)
     metrics = {
         "time/rollout_s": sampled - started,
         "time/reward_s": scored - sampled,
-        "time/reference_s": time.perf_counter() - scored,
+        "time/old_policy_s": judged - scored,
+        "time/waiting_s": met - judged,
+        "time/reference_s": time.perf_counter() - met,
     }
     if len(set(processes.gather(token_rewards is None))) > 1:
         raise ValueError("the reward gave scores on one process and token rewards on another: always give one kind")
@@ -126,29 +130,51 @@ def is_sampler_exact(trainer: Trainer) -> bool:
 
 def _old_statistics(trainer: Trainer, generation: Generation) -> tuple[Tensor, Tensor]:
     """Log-probs and values of the policy before the update, from the sampler or from the training forward."""
-    is_exact = is_sampler_exact(trainer)
-    if is_exact and (generation.values is not None or not trainer.config.has_critic):
-        return generation.logprobs, generation.values if generation.values is not None else torch.zeros_like(
-            generation.logprobs
-        )
-    whole = ask_policy(trainer, generation)
-    return (generation.logprobs if is_exact else whole.logprobs), whole.values
+    if not is_sampler_exact(trainer):
+        whole = ask_policy(trainer, generation)
+        return whole.logprobs, whole.values
+    if generation.values is not None:
+        return generation.logprobs, generation.values
+    if not trainer.config.has_critic:
+        return generation.logprobs, torch.zeros_like(generation.logprobs)
+    (values,) = _in_microbatches(trainer, generation, lambda part: (_critic_values(trainer, part),))
+    return generation.logprobs, values
+
+
+def _critic_values(trainer: Trainer, part: Generation) -> Tensor:
+    with trainer.precision():
+        return trainer.actor.run(lambda: trainer.actor.critic_values(part))
 
 
 def ask_policy(trainer: Trainer, generation: Generation) -> Evaluation:
     """The training forward over a whole generation, microbatch by microbatch; without gradients."""
-    return with_less(lambda: _evaluated(trainer, generation), lambda: trainer.limits.halve_microbatch(len(generation)))
+
+    def ask(part: Generation) -> tuple[Tensor, ...]:
+        evaluation = trainer.evaluate(part)
+        return evaluation.logprobs, evaluation.entropy, evaluation.values
+
+    return Evaluation(*_in_microbatches(trainer, generation, ask))
 
 
-def _evaluated(trainer: Trainer, generation: Generation) -> Evaluation:
+def _in_microbatches(
+    trainer: Trainer, generation: Generation, ask: Callable[[Generation], tuple[Tensor, ...]]
+) -> list[Tensor]:
+    """What ``ask`` says of a few rows at a time, each answer [b, t], put together to [B, T]; without gradients."""
     limits, dtype = trainer.limits, statistics_dtype(next(trainer.model.parameters()).dtype)
-    whole = Evaluation(*(torch.zeros_like(generation.logprobs, dtype=dtype) for _ in range(3)))
-    for indices in microbatches(generation.attention_mask, size=limits.microbatch, tokens=limits.microbatch_tokens):
-        part = trim(generation.rows(indices))
-        with torch.no_grad():
-            evaluation = trainer.evaluate(part)
-        for name in ("logprobs", "entropy", "values"):
-            getattr(whole, name)[indices, : part.mask.shape[1]] = getattr(evaluation, name)
+
+    @torch.no_grad()
+    def whole() -> list[Tensor]:
+        split = microbatches(generation.attention_mask, size=limits.microbatch, tokens=limits.microbatch_tokens)
+        answers = [ask(trim(generation.rows(indices))) for indices in split]
+        return [_joined(parts, split, generation.logprobs.to(dtype)) for parts in zip(*answers, strict=True)]
+
+    return with_less(whole, lambda: limits.halve_microbatch(len(generation)))
+
+
+def _joined(parts: Sequence[Tensor], split: Sequence[Tensor], like: Tensor) -> Tensor:
+    whole = torch.zeros_like(like)
+    for part, indices in zip(parts, split, strict=True):
+        whole[indices, : part.shape[1]] = part
     return whole
 
 
