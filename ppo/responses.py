@@ -114,11 +114,17 @@ def _sample(trainer: Trainer, prompts: Sequence[Prompt], request_ids: Sequence[i
 
 def _with_trunk(trainer: Trainer, generation: Generation) -> Generation:
     """With what the frozen blocks say, if there are any: no epoch and no reference needs to ask them again."""
-    if trainer.trunk is None:
+    trunk = trainer.trunk
+    if trunk is None:
         return generation
-    budget = trainer.config.reference_batch_tokens
-    with trainer.precision():
-        hidden = trainer.trunk.record(trainer.actor.backbone, generation, batch_tokens=budget)
+
+    def record() -> Tensor:
+        budget, rows = trainer.config.reference_batch_tokens, trainer.limits.reference_rows
+        budget = budget if rows is None else min(budget, rows * _longest(generation))
+        with trainer.precision():
+            return trunk.record(trainer.actor.backbone, generation, batch_tokens=budget)
+
+    hidden = with_less(record, lambda: trainer.limits.halve_reference(_reference_rows(trainer, generation)))
     return replace(generation, trunk=hidden)
 
 
@@ -179,10 +185,31 @@ def _joined(parts: Sequence[Tensor], split: Sequence[Tensor], like: Tensor) -> T
 
 
 def ask_reference(trainer: Trainer, generation: Generation, samples: list[Sample]) -> Tensor | None:
-    """Log-probs of the response tokens under the trainer's reference [B, T], or None where it has none."""
-    if trainer.reference is None:
+    """Log-probs of the response tokens under the trainer's reference [B, T], or None where it has none.
+
+    Where memory runs out, it is asked again, about fewer rows at a time.
+    """
+    reference = trainer.reference
+    if reference is None:
         return None
     asked = trainer.actor if trainer.frozen is trainer.model else trainer.frozen
+
+    def ask() -> Tensor:
+        if trainer.limits.reference_rows is None:
+            return reference.logprobs(generation, samples)
+        parts = torch.arange(len(generation)).split(trainer.limits.reference_rows)
+        return torch.cat([reference.logprobs(generation.rows(p), [samples[i] for i in p.tolist()]) for p in parts])
+
     # In the policy's precision, or KL(reference, reference) would not be 0.
     with trainer.processes.together(), gathered(asked), trainer.precision():
-        return trainer.reference.logprobs(generation, samples)
+        return with_less(ask, lambda: trainer.limits.halve_reference(_reference_rows(trainer, generation)))
+
+
+def _reference_rows(trainer: Trainer, generation: Generation) -> int:
+    """How many of the rows pass the reference at once."""
+    fitting = max(trainer.config.reference_batch_tokens // _longest(generation), 1)
+    return min(trainer.limits.reference_rows or fitting, fitting, len(generation))
+
+
+def _longest(generation: Generation) -> int:
+    return int(generation.attention_mask.sum(dim=1).max())

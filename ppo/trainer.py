@@ -283,6 +283,7 @@ class Trainer:
                     break
         self.kl_controller.update(float(rollout.kl.sum(dim=1).mean()), len(rollout))
         self.step += 1
+        self.limits = Limits.smallest(self.processes.gather(self.limits))
         metrics = averages.means() | {"rollout/logprob_gap": gap or 0.0}
         if self.config.has_critic:
             metrics["value/explained_variance"] = explained_variance(

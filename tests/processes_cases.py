@@ -16,7 +16,7 @@ from unittest import mock
 import torch
 
 import ppo
-from ppo import Config, Trainer, dump
+from ppo import Config, Trainer, dump, gradients
 from ppo.distributed import OtherProcessError, Processes
 from ppo.sharding import whole
 from tests.fakes import Letters, tiny_gpt2, tiny_llama
@@ -177,6 +177,27 @@ def checks(folder):
     return result | {"not_finite": state(trainer, metrics), "dumps": [p.name for p in folder.glob("*/dumps/*")]}
 
 
+def memory(folder):
+    """It runs out on the last process alone, in the update; a checkpoint goes on as the run that went on does."""
+    processes, loss = Processes.current(), gradients.ppo_loss
+
+    def limited(new, *arguments, **named):
+        if processes.rank == processes.count - 1 and len(new.logprobs) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return loss(new, *arguments, **named)
+
+    trainer = make()
+    with mock.patch.object(gradients, "ppo_loss", limited), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.train(1, progress=False)
+    limits = vars(trainer.limits).copy()
+    trainer.save(folder / "memory")
+    trainer.train(1, progress=False)
+    again = Trainer.resume(folder / "memory", PROMPTS, count_fives, retain=RETAIN)
+    again.train(1, progress=False)
+    return {"limits": limits, "unbroken": state(trainer), "resumed": state(again)}
+
+
 def resumed(folder):
     """Save after two steps, go on for two; go on from the checkpoint for two as well."""
     config = SMALL.replace(**UPDATES["retain_kl"], value_head="mlp")
@@ -247,7 +268,7 @@ def cases():
     found["dense"] = lambda folder: updates(
         {"missing_eos_penalty": 0.5, "kl_as": "loss", "kl_estimator": "k3"}, reward=dense
     )
-    for function in (stops, interrupted, errors, checks, resumed, files):
+    for function in (stops, interrupted, errors, checks, memory, resumed, files):
         found[function.__name__] = function
     return found
 

@@ -128,6 +128,17 @@ def test_checks_come_to_the_same_verdict_on_all_processes(folder):
     assert first["dumps"] == second["dumps"] == ["step-000000-rollout"]
 
 
+def test_memory_that_runs_out_on_one_process_lowers_the_limits_of_all_and_of_the_checkpoint(folder):
+    for two in of_two(folder, "memory"):
+        assert two["limits"] == {
+            "rollout_slots": 64,
+            "microbatch": 1,
+            "microbatch_tokens": None,
+            "reference_rows": None,
+        }
+        assert_identical(two["unbroken"], two["resumed"])
+
+
 def test_resume_on_as_many_processes_is_bit_for_bit(folder):
     for two in of_two(folder, "resumed"):  # with a reward that draws from each process's own generator
         assert_identical(two["unbroken"], two["resumed"])
