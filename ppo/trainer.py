@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,17 +25,17 @@ from .actor_critic import ActorCritic, Evaluation, checkpointed_layers
 from .advantages import estimate_advantages, shape_rewards
 from .backbone import context_length, end_ids, vocabulary_size
 from .buffer import RolloutBuffer
-from .checks import check_finite, check_first_minibatch, check_rollout, leave_out
+from .checks import check_rollout
 from .config import Config
 from .determinism import reproducible
 from .distributed import Processes
-from .gradients import ROW_GAP, accumulate_gradients, draw_retain
 from .interrupt import deferred_interrupts
 from .kl import estimate_kl, make_controller
 from .loading import load_model
 from .log import HEADLINE, RunLog, headline
 from .losses import explained_variance
 from .memory import Limits
+from .minibatch import exceeds, learn_from
 from .optimizer import Optimizer
 from .precision import statistics_dtype
 from .prompts import Prompt, PromptStream, check_lengths, read_prompts
@@ -242,43 +242,19 @@ class Trainer:
         Raises FloatingPointError after ``config.stop_after_skipped_updates`` gradients running that are not finite.
         """
         started = time.perf_counter()
-        buffer = RolloutBuffer(self.generator)
+        buffer, averages, gap = RolloutBuffer(self.generator), Averages(), None
         buffer.add(rollout)
-        averages = Averages()
-        gap = None
-        with ExitStack() as stack:
-            if self.config.gradient_checkpointing:
-                stack.enter_context(checkpointed_layers(self.actor))
+        with checkpointed_layers(self.actor) if self.config.gradient_checkpointing else nullcontext():
             for minibatch in self._epochs(buffer):
-                retain = draw_retain(self)
-                statistics = accumulate_gradients(self, minibatch, retain, recorder)
-                row_gap = statistics.pop(ROW_GAP)
-                if gap is None:
-                    # Before the first optimiser step policy and old policy are the same: what differs is rounding.
-                    gap = statistics["policy/log_ratio"]
-                    if rollout is self._fresh:
-                        check_first_minibatch(self, minibatch, retain, row_gap)
-                    self._fresh = None
-                if _exceeds(statistics["policy/ratio"], self.config.max_mean_ratio):
-                    self.optimizer.zero_grad()
-                    averages.count("update/skipped_minibatches")
-                    if recorder is not None:
-                        recorder.close(statistics)
+                lesson = learn_from(self, minibatch, recorder, is_fresh=rollout is self._fresh)
+                self._fresh = None
+                if gap is None:  # before the first optimiser step policy and old policy differ by rounding alone
+                    gap = lesson.statistics["policy/log_ratio"]
+                if lesson.skipped:
+                    averages.count(lesson.skipped)
                     continue
-                try:
-                    check_finite(statistics)
-                    norm, rate = self.optimizer.step(self.step)
-                except FloatingPointError as error:
-                    leave_out(self, minibatch, retain, error)
-                    averages.count("update/skipped_not_finite")
-                    if recorder is not None:
-                        recorder.close(statistics)
-                    continue
-                self.num_not_finite = 0
-                if recorder is not None:
-                    recorder.close(statistics, grad_norm=norm, learning_rate=rate)
-                averages.add(statistics | {"update/grad_norm": norm, "update/learning_rate": rate})
-                if _exceeds(statistics["policy/approx_kl"], self.config.stop_kl_per_token):
+                averages.add(lesson.statistics)
+                if exceeds(lesson.statistics["policy/approx_kl"], self.config.stop_kl_per_token):
                     averages.count("update/stopped_early")
                     break
         self.kl_controller.update(float(rollout.kl.sum(dim=1).mean()), len(rollout))
@@ -385,7 +361,3 @@ class Trainer:
     def device(self) -> torch.device:
         """Where the policy is."""
         return next(self.model.parameters()).device  # type: ignore[no-any-return]
-
-
-def _exceeds(value: float, limit: float | None) -> bool:
-    return limit is not None and value > limit
