@@ -3,8 +3,9 @@
     python -m benchmarks.scaling_processes --model lab --prompts 64 --processes 1 2
 
 Every count runs the same steps in processes of its own (torchrun, gloo, one thread each), one count after the other,
-``--repeats`` times in turn; the speed-up is that of the median step. Of a step, rollout, reward and reference are
-timed until the slowest process has finished, the update until its gradients are summed.
+``--repeats`` times in turn; the speed-up is that of the median step. Of a step, rollout and
+old policy are process 0's own time, and then it waits for the slowest one; the reference is timed until all have asked
+it, the update until its gradients are summed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from benchmarks.machine import write_json
 from benchmarks.models import make_model, random_prompts
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("rollout", "reference", "update")
+PARTS = ("rollout", "old_policy", "waiting", "reference", "update")
 
 
 def main() -> None:

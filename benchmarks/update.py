@@ -44,7 +44,7 @@ from ppo.buffer import align, microbatches, trim
 from ppo.logprobs import response_positions
 from ppo.types import Generation, Rollout
 
-PARTS = ("rollout", "reward", "reference", "update")
+PARTS = ("rollout", "reward", "old_policy", "reference", "update")
 VARIANTS: dict[str, dict[str, Any]] = {
     "shared": {},
     "shared-bf16": {"autocast": "bfloat16"},

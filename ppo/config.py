@@ -148,7 +148,7 @@ class Config:
     moment_dtype: Literal["float32", "bfloat16"] = "float32"  # Adam's moments; bfloat16 halves their memory
 
     # Memory and precision
-    train_top_layers: int | None = None  # the blocks below are frozen, run once a step, and shared with the reference
+    train_top_layers: int | None = None  # those below are frozen, shared with the reference, run once (in one process)
     autocast: Literal["off", "bfloat16"] = "off"
     gradient_checkpointing: bool = False
     logprob_chunk_tokens: int = 1024  # tokens that pass the output layer at once
@@ -158,7 +158,7 @@ class Config:
 
     # What goes wrong
     checks: Literal["on", "off"] = "on"  # "off": rollouts and first minibatches are not looked at
-    max_logprob_gap_nats: float | None = None  # a token, sampler against training; None: 0.005, with bfloat16 0.1
+    max_logprob_gap_nats: float | None = None  # a token of a row, against training; None: 0.005, with bfloat16 0.3
     stop_after_skipped_updates: int = 3  # running, whose gradient was not finite
     reward_timeout_seconds: float | None = None  # None: the reward may take as long as it likes
 

@@ -229,9 +229,11 @@ class Processes:
         """Whether the flag is up on any process."""
         return flag if self.count == 1 else bool(self._reduce(torch.tensor([int(flag)]), dist.ReduceOp.MAX).item())
 
-    def most(self, number: int) -> int:
+    def most(self, number: float) -> float:
         """The largest of the processes' numbers."""
-        return number if self.count == 1 else int(self._reduce(torch.tensor([number]), dist.ReduceOp.MAX).item())
+        if self.count == 1:
+            return number
+        return float(self._reduce(torch.tensor([number], dtype=torch.float64), dist.ReduceOp.MAX).item())
 
     def claim(self, name: str) -> bool:
         """Whether this process is the first that asks for ``name``; waits for nobody, so it serves in an emergency."""

@@ -5,21 +5,25 @@
       rows.safetensors   the rollout or minibatch, and the text to keep that went with it
       trainer/           a checkpoint
 
-It holds prompts and responses: it is as private as the run's other files. This module judges nothing.
+Of each check the newest few are kept, for each is as large as a checkpoint. It holds prompts and responses: it is as
+private as the run's other files. This module judges nothing.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from . import persistence
 from .checkpoint import load_tensors, save_tensors
+from .distributed import OtherProcessError
 from .files import read_json, write_json
 from .types import Generation, Rollout, Sample
 
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from .trainer import Trainer
 
 Record = TypeVar("Record", Rollout, Generation)
+KEPT = 3  # dumps of one check
 _SAMPLE = ("prompt", "text", "prompt_ids", "ids", "is_ended")
 _OF_GENERATION = "generation."
 
@@ -36,21 +41,38 @@ def write_dump(
 ) -> str:
     """Write a dump under ``out`` and say where; all processes must call. An older one of the same name is replaced.
 
-    A disk that is full takes nothing away from the message: then it says that there is no dump.
+    All but the newest of the same check are deleted first. A disk that is full takes nothing away from the message:
+    then it says that there is no dump, and so do the other processes, who hear of it from the first.
     """
     if trainer.out is None:
         return "no dump, since the trainer has no folder (out=…)"
     folder = trainer.out / "dumps" / f"step-{trainer.step:06d}-{check}"
+    temporary, is_first = folder.with_name(folder.name + ".tmp"), trainer.processes.is_first
     try:
-        persistence.save(trainer, folder / "trainer")
         with trainer.processes.together():
-            if trainer.processes.is_first:
-                save_tensors(folder / "rows.safetensors", _tensors(rollout, retain))
+            if is_first:
+                _make_room(folder, check)
+        persistence.save(trainer, temporary / "trainer")
+        with trainer.processes.together():
+            if is_first:
+                save_tensors(temporary / "rows.safetensors", _tensors(rollout, retain))
                 samples = [{name: getattr(sample, name) for name in _SAMPLE} for sample in rollout.samples]
-                write_json(folder / "dump.json", {"check": check, "message": message, "samples": samples})
-    except OSError as error:
+                write_json(temporary / "dump.json", {"check": check, "message": message, "samples": samples})
+                shutil.rmtree(folder, ignore_errors=True)
+                temporary.rename(folder)
+    except (OSError, SafetensorError, OtherProcessError) as error:
+        if is_first:
+            shutil.rmtree(temporary, ignore_errors=True)
         return f"no dump: {error}"
     return f"ppo.replay({str(folder)!r}) looks at it again"
+
+
+def _make_room(folder: Path, check: str) -> None:
+    """Delete older dumps of a check, so that ``folder`` is one of the few; by age, for a resumed run counts again."""
+    others = [p for p in folder.parent.glob(f"step-*-{check}") if p != folder]
+    oldest_first = sorted(others, key=lambda p: p.stat().st_mtime_ns)
+    for old in [*oldest_first[: 1 - KEPT], *folder.parent.glob("step-*.tmp")]:
+        shutil.rmtree(old)
 
 
 def read_dump(folder: Path) -> tuple[dict[str, Any], Rollout, tuple[Tensor, Tensor] | None]:

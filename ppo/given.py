@@ -49,8 +49,8 @@ def given_responses(
     generation = replace(generation, logprobs=old.logprobs, entropy=old.entropy, values=old.values)
     between = time.perf_counter()
     ref_logprobs = ask_reference(trainer, generation, samples)
-    times = {"time/policy_s": between - started, "time/reference_s": time.perf_counter() - between}
-    return Responses(generation, samples, scores.float(), None, old.logprobs, old.values, ref_logprobs, times)
+    metrics = {"time/old_policy_s": between - started, "time/reference_s": time.perf_counter() - between}
+    return Responses(generation, samples, scores.float(), None, old.logprobs, old.values, ref_logprobs, metrics)
 
 
 def _generation(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], trainer: Trainer) -> Generation:

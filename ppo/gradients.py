@@ -16,6 +16,7 @@ from .buffer import microbatches, rows, trim_rollout
 from .losses import ppo_loss
 from .memory import with_less
 from .retain import RetainLoss, count_predictions
+from .statistics import mean_gaps
 from .tied_embedding import lean_tied_gradient
 from .types import Rollout
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 RetainBatch = tuple[Tensor, Tensor]
 """Ids int64 [R, L] and mask bool [R, L] of the text to keep that goes with a minibatch."""
+
+ROW_GAP = "policy/row_log_ratio"
+"""Among a minibatch's statistics: mean size of log(new / old) in the row where it is largest, nats per token."""
 
 
 def draw_retain(trainer: Trainer) -> RetainBatch | None:
@@ -51,16 +55,18 @@ def accumulate_gradients(
         return is_alone and trainer.limits.halve_microbatch(len(minibatch) // trainer.processes.count)
 
     with lean_tied_gradient(trainer.actor):
-        totals = with_less(lambda: _own_gradients(trainer, minibatch, retain, recorder), shrink)
+        totals, row_gap = with_less(lambda: _own_gradients(trainer, minibatch, retain, recorder), shrink)
     trainer.processes.sum_gradients(list(trainer.actor.trained_parameters().values()))
-    return trainer.processes.sum_numbers(totals)
+    return trainer.processes.sum_numbers(totals) | {ROW_GAP: trainer.processes.most(row_gap)}
 
 
 def _own_gradients(
     trainer: Trainer, minibatch: Rollout, retain: RetainBatch | None, recorder: Recorder | None
-) -> dict[str, float]:
+) -> tuple[dict[str, float], float]:
+    """The statistics of this process's rows, and the :data:`ROW_GAP` among them."""
     num_tokens, kl_coef = int(minibatch.generation.mask.sum()), trainer.kl_controller.coef
     totals: dict[str, float] = {}
+    row_gap = 0.0
     for indices, weight in _own_microbatches(trainer, minibatch.generation.attention_mask):
         part = trim_rollout(rows(minibatch, indices))
         new = trainer.evaluate(part.generation)
@@ -70,9 +76,11 @@ def _own_gradients(
         (weight * loss).backward()  # type: ignore[no-untyped-call]
         for name, value in statistics.items():
             totals[name] = totals.get(name, 0.0) + weight * float(value)
+        gaps = mean_gaps(new.logprobs.detach(), part.old_logprobs, part.generation.mask)
+        row_gap = max(row_gap, float(gaps.max()))
     if trainer.retain_loss is not None and retain is not None:
         totals["retain/loss"] = _own_retain_gradients(trainer, trainer.retain_loss, *retain)
-    return totals
+    return totals, row_gap
 
 
 def _own_retain_gradients(trainer: Trainer, retain_loss: RetainLoss, ids: Tensor, mask: Tensor) -> float:
@@ -96,5 +104,5 @@ def _own_microbatches(trainer: Trainer, attention_mask: Tensor) -> list[tuple[Te
     own, limits = trainer.processes.deal(attention_mask), trainer.limits
     split = partial(microbatches, size=limits.microbatch, tokens=limits.microbatch_tokens)
     parts = [(own[indices], 1.0) for indices in split(attention_mask[own])] if len(own) else []
-    missing = trainer.processes.most(len(parts)) - len(parts) if trainer.config.sharding == "fsdp" else 0
+    missing = int(trainer.processes.most(len(parts))) - len(parts) if trainer.config.sharding == "fsdp" else 0
     return parts + [(torch.zeros(1, dtype=torch.long), 0.0)] * missing

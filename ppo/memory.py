@@ -1,14 +1,15 @@
 """When memory runs out: the same work with half as many rows at a time, and a word about it.
 
-Neither the slots of a rollout nor the microbatches of an update change what is computed, beyond rounding, so a run need
-not end for them. What was lowered stays lowered, and belongs to a checkpoint. This module knows sizes, not models.
+Neither the slots of a rollout, nor the rows that pass the reference, nor the microbatches of an update change what is
+computed, beyond rounding, so a run need not end for them. What was lowered stays lowered, and belongs to a checkpoint;
+several processes go on with the smallest of each after every step. This module knows sizes, not models.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import TypeVar
 
 import torch
@@ -20,21 +21,40 @@ Result = TypeVar("Result")
 
 @dataclass
 class Limits:
-    """What passes the model at once: as the config says, until memory ran out. None: no limit of this kind."""
+    """What passes the model at once: as the config says, until memory ran out. None: no limit of this kind.
+
+    ``reference_rows``: sequences that the reference is asked about, besides ``config.reference_batch_tokens``.
+    """
 
     rollout_slots: int
     microbatch: int | None
     microbatch_tokens: int | None
+    reference_rows: int | None = None
 
     @classmethod
     def of(cls, config: Config) -> Limits:
         return cls(config.rollout_slots, config.microbatch, config.microbatch_tokens)
+
+    @classmethod
+    def smallest(cls, limits: Sequence[Limits]) -> Limits:
+        """Of each kind the smallest that there is."""
+        kinds: dict[str, list[int]] = {
+            field.name: [value for one in limits if (value := getattr(one, field.name)) is not None]
+            for field in fields(cls)
+        }
+        return cls(**{name: min(values, default=None) for name, values in kinds.items()})
 
     def halve_slots(self, rows: int) -> bool:
         """Fewer than ``rows`` sequences side by side; False where it is one already."""
         before = min(self.rollout_slots, rows)
         self.rollout_slots = max(before // 2, 1)
         return _said("rollout_slots", before, self.rollout_slots)
+
+    def halve_reference(self, rows: int) -> bool:
+        """Fewer than ``rows`` sequences pass the reference at once; False where it is one already."""
+        before = min(self.reference_rows or rows, rows)
+        self.reference_rows = max(before // 2, 1)
+        return _said("reference_rows", before, self.reference_rows)
 
     def halve_microbatch(self, rows: int) -> bool:
         """Fewer of a minibatch's ``rows`` at a time; False where it is one already."""

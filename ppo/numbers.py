@@ -46,7 +46,7 @@ def take_numbers(trainer: Trainer, state: Mapping[str, Any]) -> None:
     trainer.kl_controller.coef = state["kl_coef"]
     trainer.num_not_finite = state.get("num_not_finite") or 0
     if "limits" in state:
-        trainer.limits = Limits(**state["limits"])
+        trainer.limits = Limits(**_limits(state))
     if trainer.scorer.moments is not None:
         vars(trainer.scorer.moments).update(state["moments"])
 
@@ -66,7 +66,7 @@ def check_numbers(state: Mapping[str, Any], file: Path) -> None:
             raise ValueError(f"{file} is damaged: {name} is {value!r:.80}")
     if not isinstance(getattr(torch, state["dtype"], None), torch.dtype):
         raise ValueError(f"{file} is damaged: dtype is {state['dtype']!r:.80}")
-    moments, limits = state["moments"], state.get("limits", asdict(Limits(1, None, None)))
+    moments, limits = state["moments"], _limits(state)
     if not _is_record(moments, RunningMoments(), (int, float)) and not (
         moments is None and not state["config"].get("scale_scores", False)
     ):
@@ -75,6 +75,12 @@ def check_numbers(state: Mapping[str, Any], file: Path) -> None:
         x is None or x > 0 for x in limits.values()
     ):
         raise ValueError(f"{file} is damaged: limits is {limits!r:.80}")
+
+
+def _limits(state: Mapping[str, Any]) -> Any:
+    """As a checkpoint holds them; an older one knows none of the reference, or none at all."""
+    found = state.get("limits", asdict(Limits(1, None, None)))
+    return {"reference_rows": None} | found if isinstance(found, dict) else found
 
 
 def _is_record(value: Any, like: Any, kinds: tuple[type, ...]) -> bool:

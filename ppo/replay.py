@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from . import persistence
-from .checks import gap_limit, rollout_problems, row_gaps
+from .checks import gap_limit, rollout_problems, row_gaps, sampler_gaps
 from .dump import on_device, read_dump
 from .gradients import accumulate_gradients
 from .trainer import Trainer
@@ -54,6 +54,11 @@ def replay(path: str | Path, *, model: nn.Module | None = None, device: str | No
     if found["check"] != "not_finite":  # that one may come after updates, and then the policy has moved
         apart = f"log-probs are more than {gap_limit(trainer):g} nats per token apart"
         problems[apart] = [row for row, gap in enumerate(gaps) if not gap <= gap_limit(trainer)]
+    if found["check"] == "sampler":
+        apart = (
+            f"the sampler's log-probs are more than {gap_limit(trainer):g} nats per token from the training forward's"
+        )
+        problems[apart] = (sampler_gaps(rollout) > gap_limit(trainer)).nonzero().squeeze(1).tolist()
     statistics = accumulate_gradients(trainer, rollout, retain)
     norms = [p.grad.norm() for p in trainer.actor.trained_parameters().values() if p.grad is not None]
     statistics["update/grad_norm"] = float(torch.stack(norms).norm()) if norms else math.nan

@@ -8,7 +8,7 @@ answers.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from .memory import with_less
 from .precision import statistics_dtype
 from .prompts import Prompt, make_samples
 from .sharding import gathered
+from .statistics import mean_gaps
 from .types import Generation, Sample
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ class Responses:
     """The responses to a step's prompts, prompt-major, and what was said about them.
 
     ``scores`` [B] and ``token_rewards`` [B, T] (None for a reward of one score a sample) as the reward gave them;
-    ``old_logprobs``, ``old_values`` and ``ref_logprobs`` [B, T]; ``times`` in seconds.
+    ``old_logprobs``, ``old_values`` and ``ref_logprobs`` [B, T]; ``metrics``: how long each part took on this process,
+    ``time/…_s``, and ``rollout/sampler_gap`` where sampler and training forward were both asked about the policy's
+    log-probs: nats per token between them, in the worst row.
     """
 
     generation: Generation
@@ -43,7 +46,7 @@ class Responses:
     old_logprobs: Tensor
     old_values: Tensor
     ref_logprobs: Tensor | None
-    times: dict[str, float]
+    metrics: dict[str, float]
 
 
 def respond(trainer: Trainer, prompts: Sequence[Prompt]) -> Responses:
@@ -58,27 +61,38 @@ def respond(trainer: Trainer, prompts: Sequence[Prompt]) -> Responses:
         scored = time.perf_counter()
         generation = _with_trunk(trainer, generation)
         old_logprobs, old_values = _old_statistics(trainer, generation)
+        judged = time.perf_counter()
+    met = time.perf_counter()  # the faster ones of several processes have waited
     ref_logprobs = ask_reference(trainer, generation, samples)
-    times = {
+    metrics = {
         "time/rollout_s": sampled - started,
         "time/reward_s": scored - sampled,
-        "time/reference_s": time.perf_counter() - scored,
+        "time/old_policy_s": judged - scored,
+        "time/waiting_s": met - judged,
+        "time/reference_s": time.perf_counter() - met,
     }
     if len(set(processes.gather(token_rewards is None))) > 1:
         raise ValueError("the reward gave scores on one process and token rewards on another: always give one kind")
     if processes.count > 1:
         generation = processes.gather_generation(generation)
         samples = make_samples(prompts, generation, trainer.tokenizer)
+    old_logprobs = processes.gather_rows(old_logprobs)
     return Responses(
         generation,
         samples,
         processes.gather_rows(scores),
         processes.gather_rows(token_rewards),
-        processes.gather_rows(old_logprobs),
+        old_logprobs,
         processes.gather_rows(old_values),
         processes.gather_rows(ref_logprobs),
-        times,
+        metrics | _sampler_gap(trainer, generation, old_logprobs),
     )
+
+
+def _sampler_gap(trainer: Trainer, generation: Generation, old_logprobs: Tensor) -> dict[str, float]:
+    if is_sampler_exact(trainer):
+        return {}
+    return {"rollout/sampler_gap": float(mean_gaps(generation.logprobs, old_logprobs, generation.mask).max())}
 
 
 def _sample(trainer: Trainer, prompts: Sequence[Prompt], request_ids: Sequence[int]) -> Generation:
@@ -100,49 +114,102 @@ def _sample(trainer: Trainer, prompts: Sequence[Prompt], request_ids: Sequence[i
 
 def _with_trunk(trainer: Trainer, generation: Generation) -> Generation:
     """With what the frozen blocks say, if there are any: no epoch and no reference needs to ask them again."""
-    if trainer.trunk is None:
+    trunk = trainer.trunk
+    if trunk is None:
         return generation
-    budget = trainer.config.reference_batch_tokens
-    with trainer.precision():
-        hidden = trainer.trunk.record(trainer.actor.backbone, generation, batch_tokens=budget)
+
+    def record() -> Tensor:
+        budget, rows = trainer.config.reference_batch_tokens, trainer.limits.reference_rows
+        budget = budget if rows is None else min(budget, rows * _longest(generation))
+        with trainer.precision():
+            return trunk.record(trainer.actor.backbone, generation, batch_tokens=budget)
+
+    hidden = with_less(record, lambda: trainer.limits.halve_reference(_reference_rows(trainer, generation)))
     return replace(generation, trunk=hidden)
+
+
+def is_sampler_exact(trainer: Trainer) -> bool:
+    """Whether the sampler's log-probs serve as those of the old policy: in its own precision, unless told otherwise."""
+    config, dtype = trainer.config, next(trainer.model.parameters()).dtype
+    return config.old_logprobs == "rollout" and config.autocast == "off" and dtype == torch.float32
 
 
 def _old_statistics(trainer: Trainer, generation: Generation) -> tuple[Tensor, Tensor]:
     """Log-probs and values of the policy before the update, from the sampler or from the training forward."""
-    config, dtype = trainer.config, next(trainer.model.parameters()).dtype
-    is_whole = dtype == torch.float32  # the sampler's own precision
-    is_sampler_exact = config.old_logprobs == "rollout" and config.autocast == "off" and is_whole
-    if is_sampler_exact and (generation.values is not None or not config.has_critic):
-        return generation.logprobs, generation.values if generation.values is not None else torch.zeros_like(
-            generation.logprobs
-        )
-    whole = ask_policy(trainer, generation)
-    return (generation.logprobs if is_sampler_exact else whole.logprobs), whole.values
+    if not is_sampler_exact(trainer):
+        whole = ask_policy(trainer, generation)
+        return whole.logprobs, whole.values
+    if generation.values is not None:
+        return generation.logprobs, generation.values
+    if not trainer.config.has_critic:
+        return generation.logprobs, torch.zeros_like(generation.logprobs)
+    (values,) = _in_microbatches(trainer, generation, lambda part: (_critic_values(trainer, part),))
+    return generation.logprobs, values
+
+
+def _critic_values(trainer: Trainer, part: Generation) -> Tensor:
+    with trainer.precision():
+        return trainer.actor.run(lambda: trainer.actor.critic_values(part))
 
 
 def ask_policy(trainer: Trainer, generation: Generation) -> Evaluation:
     """The training forward over a whole generation, microbatch by microbatch; without gradients."""
-    return with_less(lambda: _evaluated(trainer, generation), lambda: trainer.limits.halve_microbatch(len(generation)))
+
+    def ask(part: Generation) -> tuple[Tensor, ...]:
+        evaluation = trainer.evaluate(part)
+        return evaluation.logprobs, evaluation.entropy, evaluation.values
+
+    return Evaluation(*_in_microbatches(trainer, generation, ask))
 
 
-def _evaluated(trainer: Trainer, generation: Generation) -> Evaluation:
+def _in_microbatches(
+    trainer: Trainer, generation: Generation, ask: Callable[[Generation], tuple[Tensor, ...]]
+) -> list[Tensor]:
+    """What ``ask`` says of a few rows at a time, each answer [b, t], put together to [B, T]; without gradients."""
     limits, dtype = trainer.limits, statistics_dtype(next(trainer.model.parameters()).dtype)
-    whole = Evaluation(*(torch.zeros_like(generation.logprobs, dtype=dtype) for _ in range(3)))
-    for indices in microbatches(generation.attention_mask, size=limits.microbatch, tokens=limits.microbatch_tokens):
-        part = trim(generation.rows(indices))
-        with torch.no_grad():
-            evaluation = trainer.evaluate(part)
-        for name in ("logprobs", "entropy", "values"):
-            getattr(whole, name)[indices, : part.mask.shape[1]] = getattr(evaluation, name)
+
+    @torch.no_grad()
+    def whole() -> list[Tensor]:
+        split = microbatches(generation.attention_mask, size=limits.microbatch, tokens=limits.microbatch_tokens)
+        answers = [ask(trim(generation.rows(indices))) for indices in split]
+        return [_joined(parts, split, generation.logprobs.to(dtype)) for parts in zip(*answers, strict=True)]
+
+    return with_less(whole, lambda: limits.halve_microbatch(len(generation)))
+
+
+def _joined(parts: Sequence[Tensor], split: Sequence[Tensor], like: Tensor) -> Tensor:
+    whole = torch.zeros_like(like)
+    for part, indices in zip(parts, split, strict=True):
+        whole[indices, : part.shape[1]] = part
     return whole
 
 
 def ask_reference(trainer: Trainer, generation: Generation, samples: list[Sample]) -> Tensor | None:
-    """Log-probs of the response tokens under the trainer's reference [B, T], or None where it has none."""
-    if trainer.reference is None:
+    """Log-probs of the response tokens under the trainer's reference [B, T], or None where it has none.
+
+    Where memory runs out, it is asked again, about fewer rows at a time.
+    """
+    reference = trainer.reference
+    if reference is None:
         return None
     asked = trainer.actor if trainer.frozen is trainer.model else trainer.frozen
+
+    def ask() -> Tensor:
+        if trainer.limits.reference_rows is None:
+            return reference.logprobs(generation, samples)
+        parts = torch.arange(len(generation)).split(trainer.limits.reference_rows)
+        return torch.cat([reference.logprobs(generation.rows(p), [samples[i] for i in p.tolist()]) for p in parts])
+
     # In the policy's precision, or KL(reference, reference) would not be 0.
     with trainer.processes.together(), gathered(asked), trainer.precision():
-        return trainer.reference.logprobs(generation, samples)
+        return with_less(ask, lambda: trainer.limits.halve_reference(_reference_rows(trainer, generation)))
+
+
+def _reference_rows(trainer: Trainer, generation: Generation) -> int:
+    """How many of the rows pass the reference at once."""
+    fitting = max(trainer.config.reference_batch_tokens // _longest(generation), 1)
+    return min(trainer.limits.reference_rows or fitting, fitting, len(generation))
+
+
+def _longest(generation: Generation) -> int:
+    return int(generation.attention_mask.sum(dim=1).max())

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -25,17 +25,17 @@ from .actor_critic import ActorCritic, Evaluation, checkpointed_layers
 from .advantages import estimate_advantages, shape_rewards
 from .backbone import context_length, end_ids, vocabulary_size
 from .buffer import RolloutBuffer
-from .checks import check_finite, check_first_minibatch, check_rollout, leave_out
+from .checks import check_rollout
 from .config import Config
 from .determinism import reproducible
 from .distributed import Processes
-from .gradients import accumulate_gradients, draw_retain
 from .interrupt import deferred_interrupts
 from .kl import estimate_kl, make_controller
 from .loading import load_model
 from .log import HEADLINE, RunLog, headline
 from .losses import explained_variance
 from .memory import Limits
+from .minibatch import exceeds, learn_from
 from .optimizer import Optimizer
 from .precision import statistics_dtype
 from .prompts import Prompt, PromptStream, check_lengths, read_prompts
@@ -172,17 +172,26 @@ class Trainer:
                     log.samples(step, rollout)
                 known |= metrics
                 bar.set_postfix(headline(show, known))
-                is_interrupted = processes.any(bool(interrupt))
                 is_over = stop_when is not None and processes.first(partial(stop_when, metrics))
-                if self.out is not None and (is_interrupted or self._is_to_be_saved(is_over or step == end - 1)):
+                is_saved = self.out is not None and self._is_to_be_saved(is_over or step == end - 1)
+                if is_saved:
                     log.flush()
                     self.save_numbered()
-                if is_interrupted:
-                    if self.out is not None and processes.is_first:
-                        tqdm.write(f"interrupted; go on with Trainer.resume({str(self.last_checkpoint)!r}, …)")
-                    raise KeyboardInterrupt
+                if processes.any(bool(interrupt)):  # asked last: one that comes while a checkpoint is written counts
+                    self._end_interrupted(log, is_saved=is_saved)
                 if is_over:
                     break
+        if interrupt:  # in the last moments of the last step: as if it had come after it
+            raise KeyboardInterrupt
+
+    def _end_interrupted(self, log: RunLog, *, is_saved: bool) -> NoReturn:
+        if self.out is not None:
+            if not is_saved:
+                log.flush()
+                self.save_numbered()
+            if self.processes.is_first:
+                tqdm.write(f"interrupted; go on with Trainer.resume({str(self.last_checkpoint)!r}, …)")
+        raise KeyboardInterrupt
 
     def _is_to_be_saved(self, is_last: bool) -> bool:
         every = self.config.save_every_steps
@@ -213,7 +222,7 @@ class Trainer:
             answered.scores.to(mask.device), kl, rewards, advantages, returns, token_rewards=token_rewards,
         )  # fmt: skip
         check_rollout(self, rollout)
-        metrics = rollout_metrics(rollout, kl_coef=self.kl_controller.coef) | answered.times
+        metrics = rollout_metrics(rollout, kl_coef=self.kl_controller.coef) | answered.metrics
         self._fresh = replace(rollout, metrics=metrics)
         return self._fresh
 
@@ -233,46 +242,24 @@ class Trainer:
         Raises FloatingPointError after ``config.stop_after_skipped_updates`` gradients running that are not finite.
         """
         started = time.perf_counter()
-        buffer = RolloutBuffer(self.generator)
+        buffer, averages, gap = RolloutBuffer(self.generator), Averages(), None
         buffer.add(rollout)
-        averages = Averages()
-        gap = None
-        with ExitStack() as stack:
-            if self.config.gradient_checkpointing:
-                stack.enter_context(checkpointed_layers(self.actor))
+        with checkpointed_layers(self.actor) if self.config.gradient_checkpointing else nullcontext():
             for minibatch in self._epochs(buffer):
-                retain = draw_retain(self)
-                statistics = accumulate_gradients(self, minibatch, retain, recorder)
-                if gap is None:
-                    # Before the first optimiser step policy and old policy are the same: what differs is rounding.
-                    gap = statistics["policy/log_ratio"]
-                    if rollout is self._fresh:
-                        check_first_minibatch(self, minibatch, retain, gap)
-                    self._fresh = None
-                if _exceeds(statistics["policy/ratio"], self.config.max_mean_ratio):
-                    self.optimizer.zero_grad()
-                    averages.count("update/skipped_minibatches")
-                    if recorder is not None:
-                        recorder.close(statistics)
+                lesson = learn_from(self, minibatch, recorder, is_fresh=rollout is self._fresh)
+                self._fresh = None
+                if gap is None:  # before the first optimiser step policy and old policy differ by rounding alone
+                    gap = lesson.statistics["policy/log_ratio"]
+                if lesson.skipped:
+                    averages.count(lesson.skipped)
                     continue
-                try:
-                    check_finite(statistics)
-                    norm, rate = self.optimizer.step(self.step)
-                except FloatingPointError as error:
-                    leave_out(self, minibatch, retain, error)
-                    averages.count("update/skipped_not_finite")
-                    if recorder is not None:
-                        recorder.close(statistics)
-                    continue
-                self.num_not_finite = 0
-                if recorder is not None:
-                    recorder.close(statistics, grad_norm=norm, learning_rate=rate)
-                averages.add(statistics | {"update/grad_norm": norm, "update/learning_rate": rate})
-                if _exceeds(statistics["policy/approx_kl"], self.config.stop_kl_per_token):
+                averages.add(lesson.statistics)
+                if exceeds(lesson.statistics["policy/approx_kl"], self.config.stop_kl_per_token):
                     averages.count("update/stopped_early")
                     break
         self.kl_controller.update(float(rollout.kl.sum(dim=1).mean()), len(rollout))
         self.step += 1
+        self.limits = Limits.smallest(self.processes.gather(self.limits))
         metrics = averages.means() | {"rollout/logprob_gap": gap or 0.0}
         if self.config.has_critic:
             metrics["value/explained_variance"] = explained_variance(
@@ -374,7 +361,3 @@ class Trainer:
     def device(self) -> torch.device:
         """Where the policy is."""
         return next(self.model.parameters()).device  # type: ignore[no-any-return]
-
-
-def _exceeds(value: float, limit: float | None) -> bool:
-    return limit is not None and value > limit

@@ -35,7 +35,7 @@ TARGETS = {
     "ppo/buffer.py": ["tests/test_buffer.py", PROPERTIES, ORACLE],
     "ppo/logprobs.py": ["tests/test_output_logprobs.py", PROPERTIES, ORACLE],
     "ppo/output_logprobs.py": ["tests/test_output_logprobs.py", ORACLE],
-    "ppo/statistics.py": [ORACLE],
+    "ppo/statistics.py": ["tests/test_checks.py", ORACLE],
     "ppo/scoring.py": ["tests/test_scoring.py", ORACLE],
     "ppo/optimizer.py": ["tests/test_optimizer.py", ORACLE],
     "ppo/generation/sampling.py": ["tests/test_generation_sampling.py", PROPERTIES, ORACLE],

@@ -7,14 +7,17 @@ leaves ``FOLDER/<case>-<rank>.pt`` for every case. Every process runs the same l
 
 from __future__ import annotations
 
+import errno
 import sys
+import warnings
 from pathlib import Path
+from unittest import mock
 
 import torch
 
 import ppo
 from models.lora import LoraConfig, adapters, add_lora
-from ppo import Config, Trainer
+from ppo import Config, Trainer, dump, gradients
 from ppo.distributed import OtherProcessError, Processes
 from ppo.sharding import whole
 from tests.fakes import Letters, tiny_gpt2, tiny_llama
@@ -157,6 +160,63 @@ def errors(folder):
     return {"texts": texts}
 
 
+def checks(folder):
+    """A rollout that no update should see, and a gradient of NaN while the disk is full: what each process makes of it.
+
+    Both faults are in the last process; the disk is full for the first one, which alone writes.
+    """
+    processes, result = Processes.current(), {}
+
+    def reference(generation, samples):
+        logprobs = generation.logprobs.clone()
+        logprobs[0, 0] = float("nan") if processes.rank == processes.count - 1 else logprobs[0, 0]
+        return logprobs
+
+    trainer = Trainer(tiny_gpt2(), PROMPTS, count_fives, SMALL, reference=reference, out=folder / "checks")
+    try:
+        trainer.train(1, progress=False)
+    except ppo.CheckError as error:
+        result["rollout"] = str(error)
+
+    def full(path, tensors):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    trainer, calls = make(out=folder / "full"), []
+
+    def poison(gradient):
+        calls.append(1)
+        is_bad = len(calls) == 2 and processes.rank == processes.count - 1
+        return gradient * float("nan") if is_bad else gradient
+
+    trainer.model.transformer.ln_f.weight.register_hook(poison)
+    with mock.patch.object(dump, "save_tensors", full), warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        metrics = trainer.update(trainer.rollout())
+    result["said"] = [str(warning.message) for warning in said if issubclass(warning.category, RuntimeWarning)]
+    return result | {"not_finite": state(trainer, metrics), "dumps": [p.name for p in folder.glob("*/dumps/*")]}
+
+
+def memory(folder):
+    """It runs out on the last process alone, in the update; a checkpoint goes on as the run that went on does."""
+    processes, loss = Processes.current(), gradients.ppo_loss
+
+    def limited(new, *arguments, **named):
+        if processes.rank == processes.count - 1 and len(new.logprobs) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return loss(new, *arguments, **named)
+
+    trainer = make()
+    with mock.patch.object(gradients, "ppo_loss", limited), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.train(1, progress=False)
+    limits = vars(trainer.limits).copy()
+    trainer.save(folder / "memory")
+    trainer.train(1, progress=False)
+    again = Trainer.resume(folder / "memory", PROMPTS, count_fives, retain=RETAIN)
+    again.train(1, progress=False)
+    return {"limits": limits, "unbroken": state(trainer), "resumed": state(again)}
+
+
 def resumed(folder):
     """Save after two steps, go on for two; go on from the checkpoint for two as well."""
     config = SMALL.replace(**UPDATES["retain_kl"], value_head="mlp")
@@ -229,7 +289,7 @@ def cases():
     found["dense"] = lambda folder: updates(
         {"missing_eos_penalty": 0.5, "kl_as": "loss", "kl_estimator": "k3"}, reward=dense
     )
-    for function in (stops, interrupted, errors, resumed, files):
+    for function in (stops, interrupted, errors, checks, memory, resumed, files):
         found[function.__name__] = function
     return found
 

@@ -1,14 +1,17 @@
 """What is asked of every step while it runs: each check is provoked, names its rows, and leaves a dump that replays."""
 
 import dataclasses
+import errno
 import warnings
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 import ppo
-from ppo import CheckError, Config, Trainer
+from ppo import CheckError, Config, Trainer, dump, generate, responses
 from ppo.checks import rollout_problems
+from ppo.statistics import mean_gaps
 from tests.fakes import random_rollout, tiny_gpt2
 
 PROMPTS = [[2, 3, 4], [5, 6], [7], [8, 9, 10, 11], [12, 13], [3, 3, 3], [4], [6, 5]]
@@ -97,6 +100,52 @@ def test_log_probs_of_another_distribution_are_caught_in_the_first_minibatch_and
     assert ("retain/loss" in found.statistics) == (config.retain_coef > 0)
 
 
+def test_one_row_that_is_off_does_not_hide_among_the_others(tmp_path):
+    """0.05 nats a token in one row of 32 are 0.0016 in the mean, which rounding might have done as well."""
+    prompts = [[2 + i % 9, 3 + i % 7] for i in range(32)]
+    config = SMALL.replace(prompts_per_step=32, minibatch=32, response_length=12, min_response_length=12)
+    trainer = Trainer(tiny_gpt2(), prompts, id_mean, config, out=tmp_path)
+    rollout = trainer.rollout()
+    spoil(rollout, "old_logprobs", lambda x: x[7].sub_(0.05))
+    with pytest.raises(CheckError, match=r"0\.05 nats per token off \(most 0\.005\): in 1 of 32 rows"):
+        trainer.update(rollout)
+
+
+def test_the_gap_of_a_row_is_its_mean_over_eight_tokens_at_least():
+    logprobs = torch.tensor([[-1.0, -2.0, 0.0, 0.0], [-1.0, -1.0, -1.0, -1.0]]).repeat(1, 4)
+    others = logprobs + torch.tensor([[0.8], [-0.2]])
+    mask = torch.tensor([[True, True] + [False] * 14, [True] * 16])
+    assert mean_gaps(logprobs, others, mask).tolist() == pytest.approx([0.2, 0.2])
+
+
+BFLOAT16 = [{"autocast": "bfloat16"}, {"autocast": "bfloat16", "value_head": "critic"}, {"old_logprobs": "recompute"}]
+
+
+@pytest.mark.parametrize("changes", BFLOAT16)
+def test_a_sampler_that_draws_from_another_distribution_is_caught_where_its_log_probs_are_not_used(
+    tmp_path, monkeypatch, changes
+):
+    """With old log-probs from the training forward the first minibatch has ratio 1 whatever the sampler did."""
+
+    def wrong(model, prompts, sampling, **arguments):
+        generation = generate(model, prompts, sampling, **arguments)
+        generation.logprobs[5].mul_(1.6)  # as if the row had been sampled at another temperature
+        return generation
+
+    config = SMALL.replace(response_length=12, min_response_length=12, **changes)
+    healthy = make(config)
+    rollout = healthy.rollout()
+    assert 0 < rollout.metrics["rollout/sampler_gap"] < 0.02
+    healthy.update(rollout)
+    monkeypatch.setattr(responses, "generate", wrong)
+    with pytest.raises(CheckError, match=r"step 0: the sampler's log-probs are not those of the tr.* 1 of 8 rows") as e:
+        make(config, out=tmp_path).train(1, progress=False)
+    found = ppo.replay(tmp_path / "dumps" / "step-000000-sampler")
+    assert found.message in str(e.value)
+    assert list(found.problems.values()) == [[5]]
+    assert make(config.replace(checks="off")).rollout().metrics["rollout/sampler_gap"] > 0.3
+
+
 def test_a_rollout_that_is_used_twice_is_nobodys_mistake():
     trainer = make(SMALL.replace(learning_rate=0.02))
     rollout = trainer.rollout()
@@ -134,6 +183,34 @@ def test_a_gradient_that_is_not_finite_is_left_out_and_counted(tmp_path):
     found = ppo.replay(tmp_path / "dumps" / "step-000000-not_finite")
     assert found.problems == {}  # the rows are innocent: the fault lay in the backward pass
     assert found.statistics["update/grad_norm"] > 0
+
+
+def test_the_newest_dumps_of_a_check_are_kept(tmp_path):
+    """One bad gradient a step would else leave a checkpoint a step."""
+    trainer = poisoned(make(SMALL.replace(minibatch=8, epochs=2), out=tmp_path), updates=set(range(0, 20, 2)))
+    with pytest.warns(RuntimeWarning, match="1 of 3"):
+        trainer.train(5, progress=False)
+    left = sorted(p.name for p in (tmp_path / "dumps").iterdir())
+    assert left == [f"step-00000{step}-not_finite" for step in (2, 3, 4)]
+    assert ppo.replay(tmp_path / "dumps" / left[0]).check == "not_finite"
+    trainer.step = 1  # as after going on from an early checkpoint: what is new counts as new
+    with pytest.warns(RuntimeWarning, match="1 of 3"):
+        trainer.train(1, progress=False)
+    left = sorted(p.name for p in (tmp_path / "dumps").iterdir())
+    assert left == [f"step-00000{step}-not_finite" for step in (1, 3, 4)]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), SafetensorError("I/O error: No space left")])
+def test_a_full_disk_does_not_end_a_run_that_should_go_on(tmp_path, monkeypatch, error):
+    def full(path, tensors):
+        raise error
+
+    monkeypatch.setattr(dump, "save_tensors", full)
+    trainer = poisoned(make(out=tmp_path), updates={1})
+    with pytest.warns(RuntimeWarning, match=r"1 of 3 .*; no dump: .*No space left.*; this update is left out"):
+        trainer.train(1, progress=False)
+    assert trainer.optimizer.num_updates == 3
+    assert list((tmp_path / "dumps").iterdir()) == []  # half a dump can be replayed by nobody
 
 
 def test_a_few_running_end_the_run_and_the_count_goes_on_after_a_resume(tmp_path):

@@ -112,6 +112,33 @@ def test_an_error_on_one_process_ends_all_of_them(folder):
     assert "Config.minibatch=1 counts over all processes" in first[3]
 
 
+def test_checks_come_to_the_same_verdict_on_all_processes(folder):
+    first, second = of_two(folder, "checks")
+    assert first["rollout"] == second["rollout"]
+    assert "ref_logprobs is not finite: in 1 of 8 rows, such as row 4" in first["rollout"]
+    found = ppo.replay(folder / "checks" / "dumps" / "step-000000-rollout")
+    assert found.problems["ref_logprobs is not finite"] == [4]
+    assert_identical(first["not_finite"], second["not_finite"])
+    assert first["not_finite"]["metrics"]["update/skipped_not_finite"] == 1
+    assert first["not_finite"]["metrics"]["update/minibatches"] == 3
+    assert second["said"] == []
+    (said,) = first["said"]
+    assert "1 of 3 such updates running" in said
+    assert "no dump: [Errno 28] No space left on device; this update is left out" in said
+    assert first["dumps"] == second["dumps"] == ["step-000000-rollout"]
+
+
+def test_memory_that_runs_out_on_one_process_lowers_the_limits_of_all_and_of_the_checkpoint(folder):
+    for two in of_two(folder, "memory"):
+        assert two["limits"] == {
+            "rollout_slots": 64,
+            "microbatch": 1,
+            "microbatch_tokens": None,
+            "reference_rows": None,
+        }
+        assert_identical(two["unbroken"], two["resumed"])
+
+
 def test_resume_on_as_many_processes_is_bit_for_bit(folder):
     for two in of_two(folder, "resumed"):  # with a reward that draws from each process's own generator
         assert_identical(two["unbroken"], two["resumed"])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -253,6 +254,50 @@ def test_a_rollout_that_runs_out_of_memory_takes_fewer_slots(monkeypatch):
         trainer.rollout()  # it stays lowered, and nothing more is said
 
 
+@pytest.mark.parametrize("changes", [{}, {"train_top_layers": 1}])
+def test_a_reference_that_runs_out_of_memory_is_asked_about_fewer_rows(monkeypatch, tmp_path, changes):
+    from ppo import trunk
+    from ppo.reference import FrozenReference
+
+    config = SMALL.replace(kl_coef=0.3, adam_eps=1e-2, min_response_length=6, **changes)
+    plain = make(config)
+    plain.train(2, progress=False)
+    error = torch.OutOfMemoryError("CUDA out of memory")
+    if changes:
+        fails_above(monkeypatch, trunk, "align", len, 2, error)
+    else:
+        fails_above(monkeypatch, FrozenReference, "logprobs", lambda self, generation, _: len(generation), 2, error)
+    trainer = make(config, out=tmp_path)
+    with pytest.warns(RuntimeWarning, match="out of memory") as said:
+        trainer.train(1, progress=False)
+    assert [str(w.message).split("with ")[1] for w in said] == [
+        "reference_rows=4 instead of 8", "reference_rows=2 instead of 4",
+    ]  # fmt: skip
+    resumed = Trainer.resume(tmp_path, PROMPTS, id_mean)
+    assert resumed.limits == trainer.limits == replace(Limits.of(config), reference_rows=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trainer.train(1, progress=False)
+        resumed.train(1, progress=False)
+    assert torch.equal(weights(trainer), weights(resumed))
+    assert torch.allclose(weights(trainer), weights(plain), atol=1e-5)
+
+
+def test_a_reference_that_one_row_is_too_much_for_ends_the_run(monkeypatch):
+    def reference(generation, samples):
+        raise MemoryError
+
+    with pytest.warns(RuntimeWarning, match="reference_rows=") as said, pytest.raises(MemoryError):
+        make(reference=reference).rollout()
+    assert len(said) == 3
+
+
+def test_processes_go_on_with_the_smallest_limits_of_all():
+    limits = [Limits(8, None, 64), Limits(4, 2, 128, 3), Limits(16, None, 256, 5)]
+    assert Limits.smallest(limits) == Limits(4, 2, 64, 3)
+    assert Limits.smallest(limits[:1]) == limits[0]
+
+
 @pytest.mark.parametrize("split", [{}, {"microbatch": 4}, {"microbatch_tokens": 40}])
 def test_an_update_that_runs_out_of_memory_takes_smaller_microbatches(monkeypatch, tmp_path, split):
     from ppo import gradients
@@ -304,6 +349,25 @@ def test_every_global_generator_belongs_to_a_checkpoint():
     assert [draw() for _ in range(3)] == first
     with pytest.raises(ValueError, match="random state that cannot be taken"):
         set_random_state(state | {"numpy": state["numpy"][:7]})
+
+
+@pytest.mark.parametrize(("moment", "save_every_steps"), [("rule", 0), ("rule", 1), ("save", 1)])
+def test_a_signal_at_the_very_end_of_the_last_step_is_not_lost(tmp_path, monkeypatch, moment, save_every_steps):
+    """A program that goes on to evaluate would otherwise have to be told a second time."""
+    trainer = make(SMALL.replace(save_every_steps=save_every_steps), out=tmp_path)
+
+    def signalled(function, *arguments):
+        if trainer.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return function(*arguments)
+
+    if moment == "save":
+        save = trainer.save_numbered
+        monkeypatch.setattr(trainer, "save_numbered", lambda: signalled(save))
+    rule = (lambda metrics: signalled(lambda: trainer.step == 2)) if moment == "rule" else None
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(2, stop_when=rule, progress=False)
+    assert Trainer.resume(tmp_path, PROMPTS, id_mean).step == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -2,12 +2,14 @@
 
 import copy
 import json
+import time
 
 import pytest
 import torch
 
 import ppo
-from ppo import Config, Trainer
+from ppo import Config, Trainer, responses
+from ppo.backbone import blocks
 from ppo.buffer import rows
 from ppo.gradients import accumulate_gradients, draw_retain
 from tests.fakes import VOCAB, Letters, tiny_bloom, tiny_gpt2, tiny_llama
@@ -272,6 +274,34 @@ def test_bfloat16_autocast_and_a_frozen_trunk():
     assert metrics["rollout/logprob_gap"] < 0.02
     assert torch.equal(model.model.embed_tokens.weight, before)
     assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_a_separate_critic_is_asked_alone_where_the_sampler_knows_the_log_probs():
+    """To the numbers of the whole training forward, without the policy's half of it."""
+    trainer = make(SMALL.replace(value_head="critic", microbatch=2, learning_rate=1e-2, kl_coef=0.0))
+    trainer.update(trainer.rollout())
+    generation = trainer.rollout().generation
+    whole = responses.ask_policy(trainer, generation)
+    backbones, calls = (trainer.actor.backbone, trainer.actor.critic_backbone), []
+    for backbone, name in zip(backbones, ("policy", "critic"), strict=True):
+        blocks(backbone.model)[0].register_forward_hook(lambda *_, name=name: calls.append(name))
+    logprobs, values = responses._old_statistics(trainer, generation)
+    assert calls == ["critic"] * (len(generation) // 2)
+    assert torch.equal(values, whole.values)
+    assert values.abs().max() > 0
+    assert torch.equal(logprobs, generation.logprobs)
+
+
+def test_the_parts_of_a_step_have_their_own_times():
+    """Without a reference nothing is asked of one; the critic's forward is not counted as the reference's."""
+    trainer = make(SMALL.replace(value_head="critic", kl_coef=0.0))
+    started = time.perf_counter()
+    rollout = trainer.rollout()
+    passed = time.perf_counter() - started
+    times = {name: value for name, value in rollout.metrics.items() if name.startswith("time/")}
+    assert times.keys() == {f"time/{part}_s" for part in ("rollout", "reward", "old_policy", "waiting", "reference")}
+    assert sum(times.values()) <= passed
+    assert times["time/reference_s"] < times["time/old_policy_s"] / 10
 
 
 def test_public_names_exist():
