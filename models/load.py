@@ -74,7 +74,12 @@ def _from_gguf(path: Path, dtype: torch.dtype) -> LoadedModel:
     name, folder, file = f"model={str(path)!r}", str(path.parent), path.name
     model, info = explained(
         lambda: AutoModelForCausalLM.from_pretrained(
-            folder, gguf_file=file, dtype=dtype, local_files_only=True, output_loading_info=True
+            folder,
+            gguf_file=file,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         ),
         failure=f"{name} cannot be loaded as a causal LM",
         remedy=_REMEDY,
@@ -84,7 +89,7 @@ def _from_gguf(path: Path, dtype: torch.dtype) -> LoadedModel:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     tokenizer = explained(
-        lambda: AutoTokenizer.from_pretrained(folder, gguf_file=file, local_files_only=True),
+        lambda: AutoTokenizer.from_pretrained(folder, gguf_file=file, local_files_only=True, trust_remote_code=False),
         failure=f"the tokenizer of {name} cannot be loaded",
         remedy=TOKENIZER_REMEDY,
     )

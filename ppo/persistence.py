@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from .adapters import has_adapter
 from .checkpoint import link_or_copy, load_tensors, prune, read_state, save_tensors, sha256, write_atomically
 from .config import Config
+from .config_bounds import check_room, read_config
 from .distributed import Processes
 from .files import read_json
 from .loading import check_weights, explained
 from .numbers import check_numbers, numbers, take_numbers
 from .random_state import random_state, set_random_state
-from .safetensors_header import check_sizes, weight_shapes
 from .sharding import laid_out, whole
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def load(path: Path, model: nn.Module | None, tokenizer: Any | None, device: str
         parameter.requires_grad_(name not in (state.get("frozen") or ()))
     if tokenizer is None and (folder / "model" / "tokenizer_config.json").is_file():
         tokenizer = explained(
-            lambda: AutoTokenizer.from_pretrained(folder / "model", local_files_only=True),
+            lambda: AutoTokenizer.from_pretrained(folder / "model", local_files_only=True, trust_remote_code=False),
             failure=f"the tokenizer in {folder / 'model'} cannot be loaded",
             remedy="pass tokenizer=…",
         )
@@ -149,8 +149,8 @@ def _load_policy(folder: Path, state: Mapping[str, Any]) -> nn.Module:
     """The policy of a checkpoint that is a plain Hugging Face folder, from its own files alone."""
 
     def load() -> nn.Module:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        check_sizes(config, weight_shapes(folder), name=str(folder))
+        config = read_config(folder)
+        check_room(config, folder)
         model, info = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
@@ -159,6 +159,7 @@ def _load_policy(folder: Path, state: Mapping[str, Any]) -> nn.Module:
             attn_implementation=state["attention"],
             use_safetensors=True,
             local_files_only=True,
+            trust_remote_code=False,
         )
         check_weights(info["missing_keys"], name=str(folder))
         loaded: nn.Module = model
