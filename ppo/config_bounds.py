@@ -18,7 +18,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from .files import read_json
-from .safetensors_header import check_sizes, weight_shapes
+from .safetensors_header import Shapes, check_sizes, weight_shapes
 
 MAX_CONFIG_BYTES = 4 * 2**20
 SPARE_BUFFER_BYTES = 256 * 2**20  # masks and tables of positions, beyond as much as the weights' own bytes
@@ -75,15 +75,20 @@ def _numbers(value: Any) -> Iterator[Any]:
 
 
 def check_room(config: Any, folder: Path) -> None:
-    """Raise ValueError where a config has more layers, wider ones, or larger buffers than the folder's weights allow.
-
-    The model is built without memory. A shape is compared where a weight has the same name in the files; whatever the
-    names, all weights together must not be more than twice the numbers that the files hold. (What is only missing is
-    named better when the model is loaded.)
-    """
+    """Raise ValueError where a config has more layers, wider ones, or larger buffers than a folder's weights allow."""
     shapes = weight_shapes(folder)
     check_sizes(config, shapes, name="it")
-    with torch.device("meta"):
+    check_built(config, shapes, num_bytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")))
+
+
+def check_built(config: Any, shapes: Shapes, *, num_bytes: int) -> None:
+    """Raise ValueError where the model that a config describes, built without memory, is larger than its files.
+
+    ``shapes`` are those of the tensors in the files, ``num_bytes`` long. A shape is compared where a weight has the
+    same name in the files; whatever the names, all weights together must not be more than twice the numbers that the
+    files hold. (What is only missing is named better when the model is loaded.)
+    """
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):  # some classes draw on the CPU all the same
         model: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     is_packed = getattr(config, "quantization_config", None) is not None
     parameters = dict(model.named_parameters())
@@ -96,6 +101,6 @@ def check_room(config: Any, folder: Path) -> None:
     held = sum(math.prod(shape) for shape in shapes.values()) * (_PACKED if is_packed else 1)
     if (wanted := sum(parameter.numel() for parameter in parameters.values())) > 2 * held:
         raise ValueError(f"its config asks for {wanted} weights, its files hold {held}")
-    room = SPARE_BUFFER_BYTES + sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    room = SPARE_BUFFER_BYTES + num_bytes
     if (taken := sum(buffer.nbytes for buffer in model.buffers())) > room:
         raise ValueError(f"its config asks for {taken} bytes of masks and tables, more than {room}")

@@ -52,8 +52,8 @@ def save(trainer: Trainer, path: Path) -> Path:
     critic = whole({name: p for name, p in trainer.actor.state_dict().items() if _is_critic(name)})
     moments = whole(trainer.optimizer.state_tensors())
     old = trainer.processes.first(lambda: _old(trainer, _REFERENCE))
-    has_reference = trainer.frozen is not None and trainer.frozen is not trainer.model
-    frozen = whole(_weights(trainer.frozen)) if has_reference and old is None else {}
+    reference = trainer.frozen if trainer.frozen is not trainer.model else None
+    frozen = whole(_weights(reference)) if reference is not None and old is None else {}
     generators = {"trainer": trainer.generator.get_state(), "prompt_order": trainer.stream.order}
     for rank, states in enumerate(trainer.processes.gather(random_state())):
         generators |= {_of_rank(name, rank): state for name, state in states.items()}
@@ -61,7 +61,7 @@ def save(trainer: Trainer, path: Path) -> Path:
     def fill(folder: Path) -> dict[str, Any]:
         _write_policy(trainer, folder / "model", policy)
         save_tensors(folder / "value.safetensors", critic)
-        if has_reference:
+        if reference is not None:
             _write_once(old, folder / _REFERENCE, frozen)
         save_tensors(folder / "optimizer.safetensors", moments)
         save_tensors(folder / "rng.safetensors", generators)

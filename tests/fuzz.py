@@ -204,8 +204,10 @@ class Loaders:
     def _gguf_model(self, rng: random.Random) -> None:
         good = self.folder / "whole.gguf"
         if not good.exists():
-            sizes = {"hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-            config = LlamaConfig(len(self.tokenizer), max_position_embeddings=64, tie_word_embeddings=False, **sizes)
+            config = LlamaConfig(
+                vocab_size=len(self.tokenizer), hidden_size=16, intermediate_size=8, num_hidden_layers=1,
+                num_attention_heads=2, max_position_embeddings=64, tie_word_embeddings=False,
+            )  # fmt: skip
             write_gguf(good, LlamaForCausalLM(config), json.loads(self.tokenizer.backend_tokenizer.to_str()))
         path = self.folder / "damaged.gguf"
         path.write_bytes(damaged(good.read_bytes(), rng))

@@ -172,5 +172,8 @@ def test_gguf_file(tmp_path, tokenizer):
     assert loaded.tokenizer("The value of")["input_ids"] == tokenizer("The value of")["input_ids"]
     loaded.model.save_pretrained(tmp_path / "plain")
     assert "quantization_config" not in json.loads((tmp_path / "plain" / "config.json").read_text())
+    model.config.intermediate_size = 10**9
+    write_gguf(path, model, json.loads(tokenizer.backend_tokenizer.to_str()))
+    assert "weights, its files hold 146592; give" in one_line(path)
     path.write_bytes(path.read_bytes()[:50])
     assert f"GGUF model {path} is damaged: it promises 21 tensors" in one_line(path)
