@@ -88,7 +88,7 @@ def architecture(name: str) -> Architecture:
         return KNOWN[name]
     if not Path(name).exists():
         raise SystemExit(f"--model {name!r} is neither a folder nor one of {', '.join(KNOWN)}")
-    config: Any = AutoConfig.from_pretrained(name)
+    config: Any = AutoConfig.from_pretrained(name, trust_remote_code=False)
     return from_config(config, Path(name).name)
 
 

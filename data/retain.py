@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.files import jsonl_rows, text_lines
 from data.lab import chunks
+from ppo.rows import jsonl_rows, text_lines
 
 if TYPE_CHECKING:
     from ppo.types import Tokenizer

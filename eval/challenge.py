@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import nn
 
 from ppo.config import Sampling
 from ppo.generation import generate as ppo_generate
+from ppo.rows import csv_rows, read_ids
 
 from .protocols import Generate
 from .teacher import teacher_force
@@ -162,26 +164,20 @@ def read_guesses(path: Path) -> list[Guess]:
     ValueError names file and line for a missing column, or what is no number or list of numbers.
     """
     guesses = []
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
-        if missing:
-            raise ValueError(f"{path}, line 1: the header {reader.fieldnames} lacks {', '.join(missing)}")
-        for number, row in enumerate(reader):
-            try:
-                suffix = json.loads(row["Suffix Guess"])
-                if not isinstance(suffix, list) or not all(type(token) is int for token in suffix):
-                    raise ValueError(f"Suffix Guess is {row['Suffix Guess']!r:.80}, no list of token ids")
-                confidence = float(row[CONFIDENCE]) if row.get(CONFIDENCE) else -float(number)
-                guesses.append(Guess(int(row["Example ID"]), tuple(suffix), confidence))
-            except (ValueError, TypeError) as error:
-                raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+    for number, (place, row) in enumerate(csv_rows(path, COLUMNS)):
+        try:
+            suffix = json.loads(row["Suffix Guess"])
+            if not isinstance(suffix, list) or not all(type(token) is int for token in suffix):
+                raise ValueError(f"Suffix Guess is {row['Suffix Guess']!r:.80}, no list of token ids")
+            confidence = float(row[CONFIDENCE]) if row.get(CONFIDENCE) else -float(number)
+            if math.isnan(confidence):
+                raise ValueError(f"{CONFIDENCE} is no number")
+            guesses.append(Guess(int(row["Example ID"]), tuple(suffix), confidence))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{place}: {error}") from error
     return guesses
 
 
 def read_truths(path: Path) -> list[tuple[int, ...]]:
     """The true suffixes of a ``.npy`` file, integers [rows, tokens]. Nothing is unpickled."""
-    array = np.load(path, allow_pickle=False)
-    if array.ndim != 2 or array.dtype.kind not in "iu":
-        raise ValueError(f"{path} holds shape {array.shape}, type {array.dtype}; expected integers [rows, tokens]")
-    return [tuple(row) for row in array.astype(np.int64).tolist()]
+    return [tuple(row) for row in read_ids(path).astype(np.int64).tolist()]

@@ -6,15 +6,16 @@ by one teacher-forced pass: nothing is generated. This module knows texts and to
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from torch import nn
+
+from ppo.rows import jsonl_rows
 
 from .intervals import mean_intervals
 from .perplexity import Piece
@@ -164,7 +165,7 @@ def read_cloze(path: Path) -> list[Cloze]:
     "target". ValueError names file and line.
     """
     items = []
-    for place, row in _rows(path):
+    for place, row in jsonl_rows(path):
         if isinstance(row.get("context"), str) and isinstance(row.get("target"), str):
             items.append(Cloze(row["context"], row["target"]))
             continue
@@ -182,7 +183,7 @@ def read_questions(path: Path) -> list[Question]:
     A choice that brings no white space of its own gets a space in front. ValueError names file and line.
     """
     questions = []
-    for place, row in _rows(path):
+    for place, row in jsonl_rows(path):
         choices = row.get("choices")
         if not isinstance(row.get("context"), str) or type(row.get("answer")) is not int:
             raise ValueError(f'{place} needs "context", a string, and "answer", the index of the right choice')
@@ -194,19 +195,6 @@ def read_questions(path: Path) -> list[Question]:
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
     return questions
-
-
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            place = f"{path}, line {number}"
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{place} is no JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{place} holds no JSON object")
-            yield place, row
 
 
 def _accuracy(is_right: Sequence[bool], seed: int) -> Accuracy:

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from models.gguf_header import check_gguf
+from models.gguf_header import check_gguf, read_gguf_header
 from models.lab.load import TWINS, load_twin
+from ppo.config_bounds import check_built
 from ppo.loading import TOKENIZER_REMEDY, check_causal, check_tokenizer, check_weights, explained, load_pretrained
 
 LAB = "lab"
@@ -72,9 +73,15 @@ def _from_gguf(path: Path, dtype: torch.dtype) -> LoadedModel:
     if missing := [package for package in ("gguf", "accelerate") if importlib.util.find_spec(package) is None]:
         raise ValueError(f"GGUF model {path} needs the packages {' and '.join(missing)}: pip install gguf accelerate")
     name, folder, file = f"model={str(path)!r}", str(path.parent), path.name
+    explained(lambda: _check_config(path), failure=f"{name} cannot be loaded as a causal LM", remedy=_REMEDY)
     model, info = explained(
         lambda: AutoModelForCausalLM.from_pretrained(
-            folder, gguf_file=file, dtype=dtype, local_files_only=True, output_loading_info=True
+            folder,
+            gguf_file=file,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         ),
         failure=f"{name} cannot be loaded as a causal LM",
         remedy=_REMEDY,
@@ -84,7 +91,7 @@ def _from_gguf(path: Path, dtype: torch.dtype) -> LoadedModel:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     tokenizer = explained(
-        lambda: AutoTokenizer.from_pretrained(folder, gguf_file=file, local_files_only=True),
+        lambda: AutoTokenizer.from_pretrained(folder, gguf_file=file, local_files_only=True, trust_remote_code=False),
         failure=f"the tokenizer of {name} cannot be loaded",
         remedy=TOKENIZER_REMEDY,
     )
@@ -92,3 +99,11 @@ def _from_gguf(path: Path, dtype: torch.dtype) -> LoadedModel:
     check_causal(model, name=name)
     check_tokenizer(tokenizer, model, name=name)
     return LoadedModel(model, tokenizer, str(path))
+
+
+def _check_config(path: Path) -> None:
+    """Raise ValueError where the header describes a larger model than the file holds."""
+    config = AutoConfig.from_pretrained(
+        str(path.parent), gguf_file=path.name, local_files_only=True, trust_remote_code=False
+    )
+    check_built(config, read_gguf_header(path).shapes, num_bytes=path.stat().st_size)

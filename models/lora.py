@@ -21,6 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from ppo.files import read_json
+
 _PREFIX = "base_model.model."
 
 
@@ -245,8 +247,11 @@ def load_adapter(model: nn.Module, folder: str | Path) -> LoraConfig:
         raise ValueError(f"{weights} is missing; save the adapter as safetensors")
     try:
         tensors = load_file(weights)
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise ValueError(f"{weights} cannot be read: {error}; save the adapter again") from error
+    ranks = {len(tensor) for name, tensor in tensors.items() if ".lora_A." in name and tensor.dim() == 2}
+    if config.rank > max(ranks, default=0):
+        raise ValueError(f"{folder / 'adapter_config.json'} has r={config.rank}; {weights} holds {sorted(ranks)}")
     if is_narrowed:
         config = replace(config, targets=_adapted_paths(tensors) or config.targets)
     add_lora(model, config)
@@ -278,12 +283,16 @@ def _read_config(path: Path) -> tuple[LoraConfig, bool]:
     """The config, and whether PEFT was told to leave out some of the layers that ``target_modules`` matches."""
     if not path.is_file():
         raise ValueError(f"{path} is missing; name a folder that holds a LoRA adapter")
+    values = read_json(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
         targets = values["target_modules"]
         targets = targets if isinstance(targets, str) else tuple(targets)
+        if isinstance(targets, str):
+            re.compile(targets)
+        if type(values["r"]) is not int:
+            raise ValueError(f"r is {values['r']!r:.80}")
         config = LoraConfig(targets, values["r"], float(values["lora_alpha"]), float(values.get("lora_dropout", 0.0)))
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError, re.error) as error:
         raise ValueError(f"{path} is no LoRA description: {error}") from error
     unusual: Sequence[str] = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save")
     if found := [key for key in unusual if values.get(key)]:

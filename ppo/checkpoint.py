@@ -6,7 +6,7 @@
       reference.safetensors   the frozen reference, if there is one (hard-linked from the checkpoint before)
       optimizer.safetensors   Adam's moments
       rng.safetensors         generator states and the order of the prompts
-      state.json              everything that is a number, with a SHA-256 of every other file
+      state.json              everything that is a number, with a SHA-256 of every other file and of itself
 
 A folder is written under a temporary name, flushed to disk and renamed. Files that never change are shared between the
 checkpoints of a run: damage to one of those is damage to all. This module knows files, not training.
@@ -30,7 +30,9 @@ from torch import Tensor
 
 from .files import flush, read_json
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)
+"""Formats that are read. In format 1 state.json has no checksum of itself: only the other files are checked."""
 
 
 def write_atomically(path: Path, fill: Callable[[Path], Mapping[str, Any]]) -> None:
@@ -63,10 +65,11 @@ def write_atomically(path: Path, fill: Callable[[Path], Mapping[str, Any]]) -> N
 
 def _fill(folder: Path, fill: Callable[[Path], Mapping[str, Any]]) -> None:
     """All files of a checkpoint, state.json with their checksums last, everything on disk."""
-    state = dict(fill(folder))
+    state = json.loads(json.dumps(fill(folder)))  # as it will be read
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     state["format"] = FORMAT
     state["sha256"] = {str(p.relative_to(folder)): sha256(p) for p in files}
+    state["state_sha256"] = state_sha256(state)
     (folder / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
     folders = [p for p in folder.rglob("*") if p.is_dir()]
     for written in [*files, folder / "state.json", *folders, folder]:
@@ -148,13 +151,41 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _checked_state(folder: Path) -> dict[str, Any]:
+def state_sha256(state: Mapping[str, Any]) -> str:
+    """Hexadecimal SHA-256 of what state.json says, without the line that holds it; the order of its keys is free."""
+    said = {name: value for name, value in state.items() if name != "state_sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def unchanged(folder: Path, name: str) -> Path | None:
+    """A file of a checkpoint that is still what its state.json says, or None: a damaged one is not to be passed on."""
+    file = folder / name
+    try:
+        state = _read(folder)
+    except ValueError:
+        return None
+    return file if file.is_file() and state["sha256"].get(name) == sha256(file) else None
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """state.json, its own checksum right and taken out. Raises ValueError that names it and what is wrong."""
     state = read_json(folder / "state.json")
     checksums = state.get("sha256") if isinstance(state, dict) else None
     if not isinstance(checksums, dict):
         raise ValueError(f"{folder / 'state.json'} is damaged: it holds no checksums")
-    if state.get("format") != FORMAT:
-        raise ValueError(f"{folder} has checkpoint format {state.get('format')!r}; this version reads {FORMAT}")
+    if state.get("format") not in READABLE:
+        raise ValueError(
+            f"{folder} has checkpoint format {state.get('format')!r:.80}; this version reads {READABLE[0]} to {FORMAT}"
+        )
+    is_sealed = state["format"] != 1 or "state_sha256" in state
+    if is_sealed and state.pop("state_sha256", None) != state_sha256(state):
+        raise ValueError(f"{folder / 'state.json'} is damaged: its content does not have the SHA-256 that it names")
+    return dict(state)
+
+
+def _checked_state(folder: Path) -> dict[str, Any]:
+    state = _read(folder)
+    checksums = state["sha256"]
     for name, expected in checksums.items():
         file = folder / name
         if "\0" in name or not file.resolve().is_relative_to(folder.resolve()):
@@ -166,4 +197,4 @@ def _checked_state(folder: Path) -> dict[str, Any]:
     for file in sorted(folder.rglob("*")):
         if file.suffix in (".safetensors", ".json") and str(file.relative_to(folder)) not in {*checksums, "state.json"}:
             raise ValueError(f"{file} is not a file of this checkpoint: state.json has no checksum of it")
-    return dict(state)
+    return state

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .backbone import is_causal, vocabulary_size
-from .safetensors_header import check_sizes, weight_shapes
+from .config_bounds import check_room, read_config
 
 Loaded = TypeVar("Loaded")
 REMEDY = "give a folder with safetensors weights, or a hub id that this machine can reach"
@@ -50,7 +50,7 @@ def load_pretrained(
     name = f"model={where!r}"
     if tokenizer is None:
         tokenizer = explained(
-            lambda: AutoTokenizer.from_pretrained(where, local_files_only=is_local),
+            lambda: AutoTokenizer.from_pretrained(where, local_files_only=is_local, trust_remote_code=False),
             failure=f"the tokenizer of {name} cannot be loaded",
             remedy=TOKENIZER_REMEDY,
         )
@@ -66,15 +66,17 @@ def load_causal(source: str | Path, *, dtype: torch.dtype = torch.float32, remed
         raise ValueError(f"{name} is a folder that has no config.json; name a folder that save_pretrained wrote")
     failure = f"{name} cannot be loaded as a causal LM"
     config = explained(
-        lambda: AutoConfig.from_pretrained(where, local_files_only=is_local), failure=failure, remedy=remedy
+        lambda: read_config(Path(source)) if is_local else AutoConfig.from_pretrained(where, trust_remote_code=False),
+        failure=failure,
+        remedy=remedy,
     )
     check_config(config, name=name)
-    shapes = explained(lambda: weight_shapes(Path(source)) if is_local else {}, failure=failure, remedy=remedy)
-    check_sizes(config, shapes, name=name)
+    if is_local:
+        explained(lambda: check_room(config, Path(source)), failure=failure, remedy=remedy)
     model, info = explained(
         lambda: AutoModelForCausalLM.from_pretrained(
             where, config=config, dtype=dtype, use_safetensors=True, local_files_only=is_local,
-            output_loading_info=True,
+            trust_remote_code=False, output_loading_info=True,
         ),
         failure=failure,
         remedy=remedy,
@@ -118,8 +120,8 @@ def check_weights(missing: Collection[str], *, name: str) -> None:
 
 
 def check_causal(model: nn.Module, *, name: str) -> None:
-    """Raise ValueError for a loaded model that is no causal LM, or is one in name but sees the tokens to come."""
-    if not is_causal(model):
+    """Raise ValueError for a loaded model that is no causal LM, sees the tokens to come, or cannot be run."""
+    if not explained(lambda: is_causal(model), failure=f"{name} cannot be run", remedy="is its config its own?"):
         raise ValueError(
             f"{name} is no causal LM: this {type(model).__name__} lets a token see the tokens after it, as an encoder "
             f"does (is its config.is_decoder False?); {_DECODER}"

@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .checkpoint import list_checkpoints
 from .files import flush, replace_text
 from .log_csv import CsvTable
 from .log_tensorboard import TensorBoard, open_tensorboard
+from .rows import byte_lines
 from .types import Rollout
 
 HEADLINE = {"score": "score/mean", "kl": "kl/per_sequence"}
@@ -35,7 +37,12 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         metrics = folder / "metrics.jsonl"
         if first_step == 0 and metrics.exists() and metrics.stat().st_size > 0:
-            raise ValueError(f"{folder} holds another run: resume it with Trainer.resume, or name another folder")
+            if list_checkpoints(folder / "checkpoints"):
+                raise ValueError(f"{folder} holds another run: resume it with Trainer.resume, or name another folder")
+            raise ValueError(
+                f"{folder} holds a run without a checkpoint (save_every_steps=0, or it ended before the first one), "
+                "which cannot be resumed: delete the folder, or name another one"
+            )
         for name in ("metrics.jsonl", "samples.jsonl"):
             _drop_from(folder / name, first_step)
         self._csv = CsvTable(folder / "metrics.csv", read_jsonl(metrics) if metrics.exists() else [])
@@ -82,21 +89,20 @@ def headline(labels: Mapping[str, str], metrics: Mapping[str, float]) -> dict[st
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The records of a JSONL file; a last line that was cut off by a kill is left out.
 
-    Raises ValueError that names the line for anything else that is no JSON object in UTF-8.
+    Raises ValueError that names the line for anything else that is no JSON object in UTF-8, or a line without end.
     """
     records: list[dict[str, Any]] = []
-    lines = path.read_bytes().split(b"\n")  # splitlines would also split at U+2028 inside a text
-    if lines and not lines[-1]:
-        lines.pop()
-    for number, line in enumerate(lines):
+    refused = None  # by the line before, which may be the last one
+    for place, line in byte_lines(path):
+        if refused is not None:
+            raise refused
         try:
             record = json.loads(line.decode("utf-8"))
         except (ValueError, RecursionError) as error:  # a character of several bytes can be cut as well
-            if number == len(lines) - 1:
-                break
-            raise ValueError(f"{path}, line {number + 1} is not JSON: {str(error)[:200]}") from error
+            refused = ValueError(f"{place} is not JSON: {str(error)[:200]}")
+            continue
         if not isinstance(record, dict):
-            raise ValueError(f"{path}, line {number + 1} is not JSON that holds an object: {record!r:.80}")
+            raise ValueError(f"{place} is not JSON that holds an object: {record!r:.80}")
         records.append(record)
     return records
 

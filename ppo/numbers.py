@@ -5,7 +5,9 @@ This module knows their names and kinds; the tensors are :mod:`ppo.persistence`'
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +33,8 @@ def numbers(trainer: Trainer) -> dict[str, Any]:
         "num_not_finite": trainer.num_not_finite,
         "limits": asdict(trainer.limits),
         "num_prompts": len(trainer.prompts),
+        "prompts_sha256": ids_sha256([prompt.ids for prompt in trainer.prompts]),
+        "retain_sha256": ids_sha256(trainer.retain_loss.pieces) if trainer.retain_loss is not None else None,
         "config": trainer.config.to_dict(),
         "dtype": str(next(trainer.model.parameters()).dtype).removeprefix("torch."),
         "frozen": [name for name, p in trainer.model.named_parameters() if not p.requires_grad],
@@ -38,6 +42,11 @@ def numbers(trainer: Trainer) -> dict[str, Any]:
         "attention": getattr(config, "_attn_implementation", None),
         "device": str(trainer.device),
     }
+
+
+def ids_sha256(sequences: Sequence[Sequence[int]]) -> str:
+    """Hexadecimal SHA-256 of token ids and where they are cut, in this order."""
+    return hashlib.sha256(json.dumps([list(ids) for ids in sequences]).encode()).hexdigest()
 
 
 def take_numbers(trainer: Trainer, state: Mapping[str, Any]) -> None:
@@ -54,7 +63,7 @@ def take_numbers(trainer: Trainer, state: Mapping[str, Any]) -> None:
 _NUMBERS: dict[str, type | tuple[type, ...]] = {
     "step": int, "num_updates": int, "kl_coef": float, "num_prompts": int, "config": dict, "dtype": str,
     "frozen": (list, type(None)), "attention": (str, type(None)), "device": str, "moments": (dict, type(None)),
-    "num_not_finite": (int, type(None)),
+    "num_not_finite": (int, type(None)), "prompts_sha256": (str, type(None)), "retain_sha256": (str, type(None)),
 }  # fmt: skip
 
 

@@ -14,17 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from .adapters import has_adapter
-from .checkpoint import link_or_copy, load_tensors, prune, read_state, save_tensors, sha256, write_atomically
+from .checkpoint import link_or_copy, load_tensors, prune, read_state, save_tensors, unchanged, write_atomically
 from .config import Config
+from .config_bounds import check_room, read_config
 from .distributed import Processes
-from .files import read_json
 from .loading import check_weights, explained
-from .numbers import check_numbers, numbers, take_numbers
+from .numbers import check_numbers, ids_sha256, numbers, take_numbers
 from .random_state import random_state, set_random_state
-from .safetensors_header import check_sizes, weight_shapes
 from .sharding import laid_out, whole
 
 if TYPE_CHECKING:
@@ -52,7 +51,9 @@ def save(trainer: Trainer, path: Path) -> Path:
     policy = whole(trainer.model.state_dict(keep_vars=True))
     critic = whole({name: p for name, p in trainer.actor.state_dict().items() if _is_critic(name)})
     moments = whole(trainer.optimizer.state_tensors())
-    frozen = _reference_tensors(trainer)
+    old = trainer.processes.first(lambda: _old(trainer, _REFERENCE))
+    reference = trainer.frozen if trainer.frozen is not trainer.model else None
+    frozen = whole(_weights(reference)) if reference is not None and old is None else {}
     generators = {"trainer": trainer.generator.get_state(), "prompt_order": trainer.stream.order}
     for rank, states in enumerate(trainer.processes.gather(random_state())):
         generators |= {_of_rank(name, rank): state for name, state in states.items()}
@@ -60,8 +61,8 @@ def save(trainer: Trainer, path: Path) -> Path:
     def fill(folder: Path) -> dict[str, Any]:
         _write_policy(trainer, folder / "model", policy)
         save_tensors(folder / "value.safetensors", critic)
-        if frozen is not None:
-            _write_once(_old(trainer, _REFERENCE), folder / _REFERENCE, frozen)
+        if reference is not None:
+            _write_once(old, folder / _REFERENCE, frozen)
         save_tensors(folder / "optimizer.safetensors", moments)
         save_tensors(folder / "rng.safetensors", generators)
         return numbers(trainer)
@@ -115,20 +116,34 @@ def load(path: Path, model: nn.Module | None, tokenizer: Any | None, device: str
         parameter.requires_grad_(name not in (state.get("frozen") or ()))
     if tokenizer is None and (folder / "model" / "tokenizer_config.json").is_file():
         tokenizer = explained(
-            lambda: AutoTokenizer.from_pretrained(folder / "model", local_files_only=True),
+            lambda: AutoTokenizer.from_pretrained(folder / "model", local_files_only=True, trust_remote_code=False),
             failure=f"the tokenizer in {folder / 'model'} cannot be loaded",
             remedy="pass tokenizer=…",
         )
     return Snapshot(folder, state, config, model, tokenizer)
 
 
-def restore(trainer: Trainer, snapshot: Snapshot) -> None:
-    """Put everything but the policy's weights back into a freshly built trainer."""
+def check_texts(trainer: Trainer, snapshot: Snapshot) -> None:
+    """Raise ValueError for a trainer with other prompts than those that were saved: their order is one of places.
+
+    Other texts to keep are a RuntimeWarning only, since a model may have written them, and another machine rounds
+    otherwise. A checkpoint of format 1 knows no more than how many prompts there were.
+    """
     folder, state = snapshot.folder, snapshot.state
-    if state["num_prompts"] != len(trainer.prompts):
-        raise ValueError(
-            f"{folder} was saved with {state['num_prompts']} prompts, resume got {len(trainer.prompts)}: pass the same"
+    count, prompts, retain = (state.get(name) for name in ("num_prompts", "prompts_sha256", "retain_sha256"))
+    if count != len(trainer.prompts):
+        raise ValueError(f"{folder} was saved with {count} prompts, resume got {len(trainer.prompts)}: pass the same")
+    if prompts is not None and prompts != ids_sha256([prompt.ids for prompt in trainer.prompts]):
+        raise ValueError(f"{folder} was saved with other prompts, or in another order: pass the same ones as then")
+    if retain is not None and trainer.retain_loss is not None and retain != ids_sha256(trainer.retain_loss.pieces):
+        warnings.warn(
+            f"{folder} was saved with other texts to keep: the run goes on otherwise", RuntimeWarning, stacklevel=3
         )
+
+
+def restore(trainer: Trainer, snapshot: Snapshot) -> None:
+    """Put everything but the policy's weights back into a freshly built trainer of as many prompts."""
+    folder, state = snapshot.folder, snapshot.state
     critic, own = load_tensors(folder / "value.safetensors"), trainer.actor.state_dict()
     if unfit := sorted(name for name, x in critic.items() if name not in own or own[name].shape != x.shape):
         raise ValueError(f"{folder / 'value.safetensors'} holds weights that do not fit the value function: {unfit}")
@@ -149,8 +164,8 @@ def _load_policy(folder: Path, state: Mapping[str, Any]) -> nn.Module:
     """The policy of a checkpoint that is a plain Hugging Face folder, from its own files alone."""
 
     def load() -> nn.Module:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        check_sizes(config, weight_shapes(folder), name=str(folder))
+        config = read_config(folder)
+        check_room(config, folder)
         model, info = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
@@ -159,6 +174,7 @@ def _load_policy(folder: Path, state: Mapping[str, Any]) -> nn.Module:
             attn_implementation=state["attention"],
             use_safetensors=True,
             local_files_only=True,
+            trust_remote_code=False,
         )
         check_weights(info["missing_keys"], name=str(folder))
         loaded: nn.Module = model
@@ -180,10 +196,18 @@ def _take_generators(trainer: Trainer, tensors: Mapping[str, Tensor], file: Path
 
 
 def _device(name: str) -> torch.device:
-    """Where the model was; of several GPUs the one that this process has, where it is one of several processes."""
-    saved = torch.device(name)
-    if saved.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"the checkpoint was made on {name}, and there is no GPU here: pass device='cpu'")
+    """Where the model was; of several GPUs the one that this process has, where it is one of several processes.
+
+    Raises ValueError for a device that is not there: a GPU of another machine, or what is no device at all.
+    """
+    try:
+        saved = torch.device(name)
+    except RuntimeError:
+        saved = torch.device("meta")
+    here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    is_gpu = here is not None and saved.type == here.type and (saved.index or 0) < torch.accelerator.device_count()
+    if not is_gpu and (saved.type != "cpu" or saved.index):
+        raise ValueError(f"the device is {name!r:.80}, which is not there: pass device='cpu'")
     return saved if Processes.current().count == 1 else torch.device(saved.type)
 
 
@@ -211,24 +235,12 @@ def _write_policy(trainer: Trainer, target: Path, state: dict[str, Tensor]) -> N
         trainer.tokenizer.save_pretrained(target)
 
 
-def _reference_tensors(trainer: Trainer) -> dict[str, Tensor] | None:
-    """What the reference's file must hold, or None where there is no file to write."""
-    if trainer.frozen is None or trainer.frozen is trainer.model:
-        return None
-    if trainer.processes.first(lambda: _old(trainer, _REFERENCE)) is not None:
-        return {}
-    return whole(_weights(trainer.frozen))
-
-
 def _old(trainer: Trainer, name: str) -> Path | None:
     """What never changes lies in the checkpoint before, if there is one, and a later one shares that file.
 
     A file that was damaged meanwhile is not shared, or it would be taken for whole from then on.
     """
-    if trainer.last_checkpoint is None or not (trainer.last_checkpoint / name).is_file():
-        return None
-    file = trainer.last_checkpoint / name
-    return file if read_json(trainer.last_checkpoint / "state.json")["sha256"].get(name) == sha256(file) else None
+    return None if trainer.last_checkpoint is None else unchanged(trainer.last_checkpoint, name)
 
 
 def _write_once(old: Path | None, target: Path, tensors: Mapping[str, Tensor]) -> None:

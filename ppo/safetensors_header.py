@@ -1,7 +1,6 @@
 """What a folder's weights are, from the headers of its safetensors files alone, and whether a config fits them.
 
-A config is a small file that can ask for anything: a billion layers are built one by one before a weight is missed.
-This module reads no weights.
+:mod:`ppo.config_bounds` looks at the rest of a config. This module reads no weights.
 """
 
 from __future__ import annotations
@@ -12,6 +11,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from .files import read_json
+
 Shapes = Mapping[str, tuple[int, ...]]
 _SIZES = ("hidden_size", "vocab_size")
 
@@ -19,6 +20,8 @@ _SIZES = ("hidden_size", "vocab_size")
 def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor in a folder's safetensors files. Raises ValueError that names a damaged file."""
     shapes: dict[str, tuple[int, ...]] = {}
+    for path in sorted(folder.glob("*.safetensors.index.json")):
+        _check_index(path)
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, framework="pt") as file:
@@ -26,6 +29,17 @@ def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} is damaged: {error}") from error
     return shapes
+
+
+def _check_index(path: Path) -> None:
+    """Raise ValueError where an index says that weights lie in another folder."""
+    index = read_json(path)
+    files = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(files, dict):
+        raise ValueError(f"{path} is damaged: it has no weight_map")
+    for file in files.values():
+        if not isinstance(file, str) or file != Path(file).name or not file.endswith(".safetensors"):
+            raise ValueError(f"{path} names {file!r:.80}, which is no safetensors file of its folder")
 
 
 def check_sizes(config: Any, shapes: Shapes, *, name: str) -> None:

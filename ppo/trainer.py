@@ -354,6 +354,7 @@ class Trainer:
             out=out,
             use_tensorboard=use_tensorboard,
         )
+        persistence.check_texts(trainer, snapshot)
         persistence.restore(trainer, snapshot)
         return trainer
 

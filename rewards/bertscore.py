@@ -74,8 +74,9 @@ class BertScore:
         cls, name: str, *, layer: int = -1, baseline: float | None = None, device: str | torch.device = "cpu"
     ) -> BertScore:
         """An encoder by hub id or folder, in float32. The paper's choice is microsoft/deberta-large, layer 16."""
-        encoder = AutoModel.from_pretrained(name, dtype=torch.float32).to(device)
-        return cls(encoder, AutoTokenizer.from_pretrained(name), name=name, layer=layer, baseline=baseline)
+        encoder = AutoModel.from_pretrained(name, dtype=torch.float32, trust_remote_code=False).to(device)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        return cls(encoder, tokenizer, name=name, layer=layer, baseline=baseline)
 
     @torch.no_grad()
     def __call__(self, candidates: Sequence[str], references: Sequence[str]) -> Matches:

@@ -16,7 +16,6 @@ import json
 import random
 import resource
 import shutil
-import struct
 import sys
 import tempfile
 import time
@@ -28,75 +27,34 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from data.passages import load_passages
 from data.retain import load_retain
+from eval.challenge import read_guesses, read_truths
 from eval.results import read_settings
+from eval.utility import read_cloze, read_questions
 from models.gguf_header import check_gguf
 from models.lab.load import load_tokenizer
+from models.load import load
+from models.lora import LoraConfig, adapters, add_lora, load_adapter, save_adapter, unload
 from ppo import Config, Trainer
-from ppo.checkpoint import load_tensors, read_state, save_tensors, sha256
+from ppo.checkpoint import load_tensors, read_state, save_tensors
+from ppo.dump import read_dump, write_dump
+from ppo.loading import load_pretrained
 from ppo.log import read_jsonl
 from ppo.safetensors_header import weight_shapes
 from tests.fakes import tiny_gpt2
+from tests.fuzz_damage import changed_nodes, changed_tensors, damaged, make_right
+from tests.fuzz_files import gguf, npy, write_gguf
 
 SLOWEST_SECONDS = 5.0
-BITS = [
-    b"../", b"../../etc/passwd", b"/etc/passwd", b"\x00", b"\xff\xfe", b"\xc3\x28", b"NaN", b"Infinity", b"1e999",
-    b"-1",
-    b"9" * 5000, b"1000000000000", b"[" * 3000, b'{"a":' * 3000, b"null", b"true", b'"', b"'", b",", b"\r", b"\n",
-    b"\xe2\x80\xa8", b"<script>", b"\xff" * 8, b"\x7f" + b"\xff" * 7, struct.pack("<Q", 10**9),
-    struct.pack("<I", 2**31),
+SLOW = ("checkpoint", "model", "gguf model")
+ADAPTER = LoraConfig(("c_attn",), rank=2)
+SHAPES = [
+    "(3, 5)", "(1000000000000, 0)", "(1000000000, 4)", "(-1, 5)", "(True, 5)", "(3,)", "()", "(0, 7)", "(3, 2)",
 ]  # fmt: skip
-VALUES: list[Any] = [
-    None, True, -1, 0, 1, 2**63, 10**30, 1e308, float("nan"), "", "../x", "\x00", "cpu", "meta", "float16", "load", [],
-    {}, [[]], {"a": []}, "x" * 10_000, [0] * 1000,
-]  # fmt: skip
-
-
-# ---------------------------------------------------------------------- damage
-
-
-def damaged(good: bytes, rng: random.Random) -> bytes:
-    """A good file with one to four things done to it."""
-    content = bytearray(good)
-    for _ in range(rng.randint(1, 4)):
-        place, length = rng.randrange(len(content) + 1), rng.randint(1, 40)
-        kind = rng.randrange(7)
-        if kind == 0 and content:
-            content[min(place, len(content) - 1)] ^= 1 << rng.randrange(8)
-        elif kind == 1:
-            del content[place:]
-        elif kind == 2:
-            del content[place : place + length]
-        elif kind == 3:
-            content[place:place] = rng.choice(BITS)
-        elif kind == 4:
-            content[place : place + length] = rng.choice(BITS)
-        elif kind == 5:
-            content[place:place] = content[max(place - length, 0) : place]
-        else:
-            content[place : place + length] = rng.randbytes(length)
-    return bytes(content)
-
-
-def changed_nodes(record: Any, rng: random.Random) -> Any:
-    """JSON content with one to three of its nodes replaced, removed or renamed."""
-    record = json.loads(json.dumps(record))
-    for _ in range(rng.randint(1, 3)):
-        holder = record
-        while isinstance(holder, dict | list) and holder:
-            key = rng.choice(list(holder) if isinstance(holder, dict) else range(len(holder)))
-            if not isinstance(holder[key], dict | list) or not holder[key] or rng.random() < 0.3:
-                if isinstance(holder, dict) and rng.random() < 0.2:
-                    holder[rng.choice(["../x", "step", "\x00", "model"])] = holder.pop(key)
-                else:
-                    holder[key] = rng.choice(VALUES)
-                break
-            holder = holder[key]
-    return record
-
-
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "not enough memory", "Cannot allocate memory", "out of memory")
 # ---------------------------------------------------------------------- loaders
 
 
@@ -113,6 +71,13 @@ class Loaders:
         self.good = trainer.save(folder / "good")
         self.copy = folder / "checkpoint"
         shutil.copytree(self.good, self.copy)
+        trainer.out = folder
+        write_dump(trainer, "a check", "what it said", trainer.rollout(), None)
+        self.dump = next((folder / "dumps").iterdir())
+        self.base = tiny_gpt2()
+        add_lora(self.base, ADAPTER)
+        save_adapter(self.base, folder / "adapter", ADAPTER)
+        unload(self.base, keep=False)
 
     def kinds(self) -> dict[str, Callable[[random.Random], None]]:
         rows = '{"prefix": "The value of", "suffix": " pi is 3", "group": "forget"}\n' * 3
@@ -121,6 +86,9 @@ class Loaders:
         texts = '{"text": "' + "a word and another " * 40 + '"}\n'
         log = "".join(json.dumps({"step": i, "score/mean": 0.5}) + "\n" for i in range(4))
         settings = json.dumps({"options": {"steps": 3}, "config": Config().to_dict()})
+        guesses = 'Example ID,Suffix Guess,Confidence\n0,"[1,2]",-0.5\n1,"[3, 4]",-1e-3\n'
+        cloze = '{"text": "He gave it to Anna"}\n{"context": "a b", "target": " c"}\n'
+        questions = '{"context": "2 + 2 =", "choices": ["4", " 5"], "answer": 0}\n' * 2
         return {
             "config": self._file("config.json", json.dumps(Config().to_dict()), Config.load),
             "config nodes": self._nodes("config.json", Config().to_dict(), Config.load),
@@ -130,11 +98,19 @@ class Loaders:
             "jsonl ids": self._file("rows.jsonl", ids, self._passages),
             "retain": self._file("texts.jsonl", texts, lambda path: load_retain([path], self.tokenizer, 16)),
             "metrics": self._file("metrics.jsonl", log, read_jsonl),
+            "guesses": self._file("guesses.csv", guesses, read_guesses),
+            "cloze": self._file("cloze.jsonl", cloze, read_cloze),
+            "questions": self._file("questions.jsonl", questions, read_questions),
             "npy": self._npy,
+            "truths": self._truths,
             "gguf": self._file("model.gguf", gguf(), check_gguf),
             "safetensors": self._file("x.safetensors", (self.good / "value.safetensors").read_bytes(), self._tensors),
+            "adapter": self._adapter,
+            "dump": self._dump,
             "state.json": self._state,
             "checkpoint": self._checkpoint,
+            "model": self._model,
+            "gguf model": self._gguf_model,
         }
 
     def _file(self, name: str, good: str | bytes, load: Callable[[Path], object]) -> Callable[[random.Random], None]:
@@ -164,30 +140,26 @@ class Loaders:
         weight_shapes(path.parent)
 
     def _npy(self, rng: random.Random) -> None:
-        """Bytes, or a header that is well formed and lies."""
-        shapes = [
-            "(3, 5)",
-            "(1000000000000, 0)",
-            "(1000000000, 4)",
-            "(-1, 5)",
-            "(True, 5)",
-            "(3,)",
-            "()",
-            "(0, 7)",
-            "(3, 2)",
-        ]
         folder = self.folder / "npy"
         folder.mkdir(exist_ok=True)
         for part in ("prefix", "suffix"):
-            if rng.random() < 0.5:
-                np.save(folder / f"val_{part}.npy", np.arange(15, dtype=np.uint16).reshape(3, 5))
-                content = damaged((folder / f"val_{part}.npy").read_bytes(), rng)
-            else:
-                kind = rng.choice(["<u2", "<i8", "|O", "|V0", "<f4", "|S0", ">i4", "<U3", "|b1"])
-                content = npy(f"{{'descr': {kind!r}, 'fortran_order': False, 'shape': {rng.choice(shapes)}, }}")
-            (folder / f"val_{part}.npy").write_bytes(content)
+            self._array(folder / f"val_{part}.npy", rng)
         gpt2 = _PretendsToBeGPT2()
         load_passages(folder, gpt2, 50_257)  # type: ignore[arg-type]
+
+    def _truths(self, rng: random.Random) -> None:
+        self._array(self.folder / "truths.npy", rng)
+        read_truths(self.folder / "truths.npy")
+
+    def _array(self, path: Path, rng: random.Random) -> None:
+        """Bytes, or a header that is well formed and lies."""
+        if rng.random() < 0.5:
+            np.save(path, np.arange(15, dtype=np.uint16).reshape(3, 5))
+            content = damaged(path.read_bytes(), rng)
+        else:
+            kind = rng.choice(["<u2", "<i8", "|O", "|V0", "<f4", "|S0", ">i4", "<U3", "|b1"])
+            content = npy(f"{{'descr': {kind!r}, 'fortran_order': False, 'shape': {rng.choice(SHAPES)}, }}")
+        path.write_bytes(content)
 
     def _state(self, rng: random.Random) -> None:
         good = (self.good / "state.json").read_bytes()
@@ -196,13 +168,8 @@ class Loaders:
         (self.copy / "state.json").write_bytes(content)
         read_state(self.copy)
 
-    def _checkpoint(self, rng: random.Random) -> None:
-        """One file damaged, or tensors of other shapes and kinds, or other numbers; all checksums right again."""
-        shutil.rmtree(self.copy)
-        shutil.copytree(self.good, self.copy)
-        names = ["model/config.json", "model/generation_config.json", "model/model.safetensors", "value.safetensors",
-                 "optimizer.safetensors", "rng.safetensors", "reference.safetensors", "state.json"]  # fmt: skip
-        path = self.copy / rng.choice(names)
+    def _harmed(self, path: Path, rng: random.Random) -> None:
+        """One JSON or safetensors file: mostly with content of another kind, now and then other bytes."""
         if path.suffix == ".json" and rng.random() < 0.8:
             good = json.loads(path.read_text(encoding="utf-8"))
             path.write_text(json.dumps(changed_nodes(good, rng)), encoding="utf-8")
@@ -210,10 +177,58 @@ class Loaders:
             save_tensors(path, changed_tensors(load_tensors(path), rng))
         else:
             path.write_bytes(damaged(path.read_bytes(), rng))
+
+    def _adapter(self, rng: random.Random) -> None:
+        """A model that refuses is left as it was; one that takes it is freed from it for the next."""
+        copy = _fresh_copy(self.folder / "adapter", self.folder / "adapter copy")
+        self._harmed(copy / rng.choice(["adapter_config.json", "adapter_model.safetensors"]), rng)
+        try:
+            load_adapter(self.base, copy)
+        except ValueError:
+            if adapters(self.base):
+                raise RuntimeError("the model was refused an adapter and has it") from None
+            raise
+        unload(self.base, keep=False)
+
+    def _dump(self, rng: random.Random) -> None:
+        copy = _fresh_copy(self.dump, self.folder / "dump copy")
+        self._harmed(copy / rng.choice(["dump.json", "rows.safetensors"]), rng)
+        read_dump(copy)
+
+    def _model(self, rng: random.Random) -> None:
+        """A folder with a plain model, as somebody may have downloaded it."""
+        copy = _fresh_copy(self.good / "model", self.folder / "model copy")
+        self._harmed(copy / rng.choice(["config.json", "generation_config.json", "model.safetensors"]), rng)
+        load_pretrained(copy, tokenizer=self.tokenizer)
+
+    def _gguf_model(self, rng: random.Random) -> None:
+        good = self.folder / "whole.gguf"
+        if not good.exists():
+            config = LlamaConfig(
+                vocab_size=len(self.tokenizer), hidden_size=16, intermediate_size=8, num_hidden_layers=1,
+                num_attention_heads=2, max_position_embeddings=64, tie_word_embeddings=False,
+            )  # fmt: skip
+            write_gguf(good, LlamaForCausalLM(config), json.loads(self.tokenizer.backend_tokenizer.to_str()))
+        path = self.folder / "damaged.gguf"
+        path.write_bytes(damaged(good.read_bytes(), rng))
+        load(path)
+
+    def _checkpoint(self, rng: random.Random) -> None:
+        """One file damaged, or tensors of other shapes and kinds, or other numbers; all checksums right again."""
+        _fresh_copy(self.good, self.copy)
+        names = ["model/config.json", "model/generation_config.json", "model/model.safetensors", "value.safetensors",
+                 "optimizer.safetensors", "rng.safetensors", "reference.safetensors", "state.json"]  # fmt: skip
+        self._harmed(self.copy / rng.choice(names), rng)
         make_right(self.copy)
-        trainer = Trainer.resume(self.copy, self.prompts, lambda samples: [0.0] * len(samples), device="cpu")
+        device = rng.choice(["cpu", None])  # None: where state.json says
+        trainer = Trainer.resume(self.copy, self.prompts, lambda samples: [0.0] * len(samples), device=device)
         if trainer.step < 10**6:
             trainer.rollout()
+
+
+def _fresh_copy(good: Path, target: Path) -> Path:
+    shutil.rmtree(target, ignore_errors=True)
+    return Path(shutil.copytree(good, target))
 
 
 class _PretendsToBeGPT2:
@@ -221,53 +236,6 @@ class _PretendsToBeGPT2:
 
     def __call__(self, text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
         return {"input_ids": [{" the": 262, " and": 290, " of": 286}[text]]}
-
-
-def changed_tensors(tensors: dict[str, torch.Tensor], rng: random.Random) -> dict[str, torch.Tensor]:
-    """One tensor removed, renamed, or given another shape, kind or content."""
-    name = rng.choice(sorted(tensors))
-    value = tensors.pop(name)
-    kind = rng.randrange(6)
-    if kind == 0:
-        return tensors
-    if kind == 1:
-        return tensors | {rng.choice(["../x", "weight", name + "x"]): value}
-    changed = [value.flatten()[:-1], value.double(), torch.zeros(3, 3), torch.full_like(value, 77)][kind - 2]
-    return tensors | {name: changed}
-
-
-def make_right(folder: Path) -> None:
-    """Checksums that fit what is there, where state.json can still be read."""
-    try:
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        state["sha256"] = {
-            str(p.relative_to(folder)): sha256(p) for p in folder.rglob("*") if p.is_file() and p.name != "state.json"
-        }
-    except (ValueError, TypeError):
-        return
-    (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
-
-
-def npy(header: str) -> bytes:
-    text = header.encode("latin-1", "replace") + b"\n"
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + bytes(30)
-
-
-def gguf() -> bytes:
-    """A small header with keys of most kinds and one tensor."""
-
-    def string(text: bytes) -> bytes:
-        return struct.pack("<Q", len(text)) + text
-
-    words = b"".join(string(word) for word in (b"a", b"b", b"cc"))
-    return b"".join([
-        b"GGUF", struct.pack("<IQQ", 3, 1, 4),
-        string(b"llama.block_count"), struct.pack("<II", 4, 1),
-        string(b"general.name"), struct.pack("<I", 8), string(b"tiny"),
-        string(b"tokenizer.ggml.tokens"), struct.pack("<IIQ", 9, 8, 3), words,
-        string(b"tokenizer.ggml.scores"), struct.pack("<IIQ", 9, 6, 3), bytes(12),
-        string(b"token_embd.weight"), struct.pack("<IQQIQ", 2, 4, 3, 0, 0), bytes(64),
-    ])  # fmt: skip
 
 
 # ---------------------------------------------------------------------- the run
@@ -282,6 +250,8 @@ def outcomes(once: Callable[[random.Random], None], seeds: Iterator[int]) -> Ite
             outcome = "taken"
         except ValueError as error:
             outcome = "refused" if str(error) else "ValueError without a word"
+            if ran_out_of_memory(error):  # what a loader makes of that is no answer to the file
+                outcome = traceback.format_exc()
         except KeyboardInterrupt:
             raise
         except BaseException:  # a Rust panic is no Exception
@@ -289,6 +259,15 @@ def outcomes(once: Callable[[random.Random], None], seeds: Iterator[int]) -> Ite
         if time.perf_counter() - started > SLOWEST_SECONDS:
             outcome = f"took {time.perf_counter() - started:.1f} s"
         yield seed, outcome
+
+
+def ran_out_of_memory(error: BaseException | None) -> bool:
+    """Whether that is what an error comes from, whatever it was turned into on its way."""
+    while error is not None:
+        if isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def limit_memory(mib: int) -> None:
@@ -300,7 +279,7 @@ def limit_memory(mib: int) -> None:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--inputs", type=int, default=100, help="of each kind; of whole checkpoints a tenth")
+    parser.add_argument("--inputs", type=int, default=100, help="of each kind; of whole models and checkpoints a tenth")
     parser.add_argument("--memory-mib", type=int, default=1024, help="beyond what the process has at the start")
     parser.add_argument("--seed", type=int, default=0, help="of the first input; the others follow")
     parser.add_argument("--kind", action="append", help="only these")
@@ -312,7 +291,7 @@ def main(arguments: list[str]) -> int:
         kinds = Loaders(Path(folder)).kinds()
         limit_memory(options.memory_mib)
         for name in options.kind or kinds:
-            count = options.inputs // 10 if name == "checkpoint" else options.inputs
+            count = options.inputs // 10 if name in SLOW else options.inputs
             started, found = time.perf_counter(), collections.Counter()
             for seed, outcome in outcomes(kinds[name], iter(range(options.seed, options.seed + count))):
                 found[outcome if outcome in ("taken", "refused") else "failed"] += 1

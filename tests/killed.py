@@ -3,9 +3,10 @@
     python -m tests.killed FOLDER CASE --steps 4 --events 3 --times 10     prints a JSON report
 
 Every run is a child that this program forks, so torch is imported once. ``--events``: kills of each phase, at calls
-drawn at random from all that the unbroken run makes there: "rollout" (a token for every row), "reward", "update"
-(a microbatch, an optimiser step) and "write" (each file, flush and rename of a checkpoint). ``--every-write``: at each
-single call of the first checkpoint that replaces another. ``--times``: kills by the clock, from outside, at any moment.
+drawn at random from all that the unbroken run makes there: "rollout" (a token for every row), "reward", "update" (a
+microbatch, an optimiser step) and "write" (each file, flush, rename and deletion of a checkpoint). ``--every-write``:
+at each single call of the second checkpoint, as the unbroken run has noted them. ``--times``: kills by the clock, from
+outside, at any moment.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import torch
 
 from models.load import load
 from models.lora import LoraConfig, add_lora
-from ppo import Config, Trainer, checkpoint, files, gradients, optimizer
+from ppo import Config, Trainer, checkpoint, files, gradients, optimizer, persistence
 from ppo.checkpoint import list_checkpoints, save_tensors
 from ppo.distributed import Processes
 from ppo.generation.transcript import Transcript
@@ -43,6 +44,7 @@ CONFIG = Config(
 )  # fmt: skip
 CASES: dict[str, tuple[Callable, Config]] = {
     "tiny": (tiny_gpt2, CONFIG),
+    "one kept": (tiny_gpt2, CONFIG.replace(keep_checkpoints=1)),
     "critic": (tiny_llama, CONFIG.replace(value_head="critic", autocast="bfloat16")),
     "bf16": (lambda: tiny_gpt2().to(torch.bfloat16), CONFIG.replace(moment_dtype="bfloat16", value_head="mlp")),
     "lora": (lambda: adapted(), CONFIG.replace(advantage="rloo", samples_per_prompt=2, prompts_per_step=2)),
@@ -70,6 +72,8 @@ class Calls:
 
     def __init__(self, kill_at: tuple[str, int] | None = None) -> None:
         self.counts = dict.fromkeys(PHASES, 0)
+        self.saves: list[list[str]] = []  # the calls of each numbered checkpoint, by name
+        self.first_of_saves: list[int] = []  # how many calls of "write" came before it
         self.kill_at = kill_at
 
     def hit(self, phase: str) -> None:
@@ -82,6 +86,8 @@ class Calls:
         function = getattr(owner, name)
 
         def watched(*arguments, **named):
+            if phase == "write" and self.saves:
+                self.saves[-1] += [name, name]
             self.hit(phase)
             result = function(*arguments, **named)
             self.hit(phase)
@@ -89,13 +95,25 @@ class Calls:
 
         setattr(owner, name, watched)
 
+    def note_saves(self) -> None:
+        """From the call of save_numbered on, what is written and deleted is the new checkpoint's."""
+        function = persistence.save_numbered
+
+        def noted(trainer):
+            self.first_of_saves.append(self.counts["write"])
+            self.saves.append([])
+            return function(trainer)
+
+        persistence.save_numbered = noted
+
     def install(self) -> None:
+        self.note_saves()
         self.watch(Transcript, "advance", "rollout")
         self.watch(gradients, "ppo_loss", "update")
         self.watch(optimizer.Optimizer, "step", "update")
         for owner, name in (
             (checkpoint, "save_file"), (checkpoint, "sha256"), (checkpoint, "flush"), (files, "flush"), (os, "link"),
-            (os, "replace"), (shutil, "rmtree"),
+            (os, "replace"), (shutil, "rmtree"), (os, "unlink"), (os, "rmdir"),
         ):  # fmt: skip
             self.watch(owner, name, "write")
 
@@ -139,7 +157,8 @@ def train(case: str, out: Path, steps: int, calls: Calls) -> None:
         | {"numbers": torch.tensor([float(x) for x in numbers], dtype=torch.float64)}
         | {"order": trainer.stream.order, "generator": trainer.generator.get_state(), "torch": torch.get_rng_state()},
     )
-    (out / "calls.json").write_text(json.dumps(calls.counts), encoding="utf-8")
+    noted = {"counts": calls.counts, "saves": calls.saves, "first_of_saves": calls.first_of_saves}
+    (out / "calls.json").write_text(json.dumps(noted), encoding="utf-8")
 
 
 def in_child(action: Callable[[], None], *, kill_after: float | None = None) -> int:
@@ -181,20 +200,19 @@ def trial(case: str, folder: Path, steps: int, kill: tuple[str, int] | float, ex
     resumed = in_child(lambda: train(case, folder, steps, Calls()))
     found = fingerprint(folder) if resumed == 0 else {}
     return {
-        "kill": kill, "status": status, "checkpoint": saved[-1].name if saved else None, "leftovers": leftovers,
+        "kill": kill, "status": status, "checkpoints": [path.name for path in saved], "leftovers": leftovers,
         "resumed": resumed, "differs": [name for name in expected if found.get(name) != expected[name]],
     }  # fmt: skip
 
 
-def kills(counts: dict[str, int], steps: int, seconds: float, options: argparse.Namespace) -> list:
+def kills(calls: dict, seconds: float, options: argparse.Namespace) -> list:
     """The moments, drawn from a seed."""
-    generator = random.Random(options.seed)
+    generator, counts = random.Random(options.seed), calls["counts"]
     chosen: list = [
         (phase, generator.randrange(counts[phase])) for phase in PHASES for _ in range(options.events)
     ]  # fmt: skip
-    if options.every_write:  # all steps write alike but the first: take the second
-        first, each = counts["write"] % steps, counts["write"] // steps
-        chosen += [("write", first + each + call) for call in range(each)]
+    if options.every_write:  # the first one that is not the first deletes another if only one is kept
+        chosen += [("write", calls["first_of_saves"][1] + call) for call in range(len(calls["saves"][1]))]
     return chosen + [generator.uniform(0, seconds) for _ in range(options.times)]
 
 
@@ -214,12 +232,13 @@ def main(arguments: list[str]) -> None:
         sys.exit("the run that nobody kills failed")
     seconds = time.perf_counter() - started
     expected = fingerprint(unbroken)
-    counts = json.loads((unbroken / "calls.json").read_text(encoding="utf-8"))
+    calls = json.loads((unbroken / "calls.json").read_text(encoding="utf-8"))
     report = [
         trial(options.case, options.folder / "killed", options.steps, kill, expected)
-        for kill in kills(counts, options.steps, seconds, options)
+        for kill in kills(calls, seconds, options)
     ]
-    print(json.dumps({"seconds": seconds, "counts": counts, "trials": report}))
+    names = calls["saves"][1] if len(calls["saves"]) > 1 else []
+    print(json.dumps({"seconds": seconds, "counts": calls["counts"], "second_save": names, "trials": report}))
 
 
 if __name__ == "__main__":

@@ -100,6 +100,41 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_taken(tmp
         assert Trainer.resume(tmp_path, PROMPTS, noisy, retain=RETAIN).step == 1
 
 
+@pytest.mark.parametrize(
+    ("line", "other"),
+    [('"kl_coef": 0.05', '"kl_coef": 0.06'), ('"step": 2', '"step": 3'), ('"minibatch": 2', '"minibatch": 4'),
+     ('"state_sha256"', '"state_sha257"')],
+)  # fmt: skip
+def test_one_digit_that_flipped_in_the_numbers_is_damage(tmp_path, line, other):
+    config = CONFIG.replace(save_every_steps=1, kl_controller="fixed", kl_coef=0.05)
+    trainer = Trainer(tiny_gpt2(), PROMPTS, noisy, config, retain=RETAIN, out=tmp_path)
+    trainer.train(2, progress=False)
+    file = tmp_path / "checkpoints" / "step-000002" / "state.json"
+    text = file.read_text()
+    assert line in text
+    file.write_text(text.replace(line, other, 1))
+    with pytest.warns(
+        RuntimeWarning, match=r"step-000002/state.json is damaged: .*SHA-256.*: going on from .*step-000001"
+    ):
+        assert Trainer.resume(tmp_path, PROMPTS, noisy, retain=RETAIN).step == 1
+
+
+def test_a_checkpoint_of_the_format_before_is_read(tmp_path):
+    """It has no checksum of its numbers, no hash of its prompts."""
+    trainer = Trainer(tiny_gpt2(), PROMPTS, noisy, CONFIG, retain=RETAIN)
+    trainer.train(1, progress=False)
+    file = trainer.save(tmp_path / "ckpt") / "state.json"
+    state = json.loads(file.read_text()) | {"format": 1}
+    for name in ("state_sha256", "prompts_sha256", "retain_sha256"):
+        del state[name]
+    file.write_text(json.dumps(state))
+    resumed = Trainer.resume(tmp_path / "ckpt", PROMPTS, noisy, retain=RETAIN)
+    assert torch.equal(everything(trainer), everything(resumed))
+    file.write_text(json.dumps(state | {"format": 3}))
+    with pytest.raises(ValueError, match="has checkpoint format 3; this version reads 1 to 2"):
+        Trainer.resume(tmp_path / "ckpt", PROMPTS, noisy, retain=RETAIN)
+
+
 def test_a_kill_while_writing_leaves_the_old_checkpoint(tmp_path):
     trainer = Trainer(tiny_gpt2(), PROMPTS, noisy, CONFIG, retain=RETAIN)
     trainer.save(tmp_path / "ckpt")
@@ -125,6 +160,39 @@ def test_other_prompts_than_before_are_refused(tmp_path):
         Trainer.resume(tmp_path / "ckpt", PROMPTS[:5], noisy, retain=RETAIN)
     with pytest.raises(ValueError, match="holds no checkpoint"):
         Trainer.resume(tmp_path / "nowhere", PROMPTS, noisy, retain=RETAIN)
+
+
+def test_prompts_in_another_order_are_refused_and_other_texts_to_keep_are_said(tmp_path):
+    Trainer(tiny_gpt2(), PROMPTS, noisy, CONFIG, retain=RETAIN).save(tmp_path / "ckpt")
+    for other in (PROMPTS[::-1], [*PROMPTS[:5], [12, 14]], [[2, 3], [4, 5, 6], *PROMPTS[2:]]):
+        with pytest.raises(ValueError, match="saved with other prompts, or in another order"):
+            Trainer.resume(tmp_path / "ckpt", other, noisy, retain=RETAIN)
+    with pytest.warns(RuntimeWarning, match="saved with other texts to keep"):
+        Trainer.resume(tmp_path / "ckpt", PROMPTS, noisy, retain=[[2, 4, 6, 8, 10, 11]])
+
+
+@pytest.mark.parametrize("device", ["zzz", "cuda:99", "meta", "cpu:3", "cuda:-1"])
+def test_a_device_that_is_not_there_is_refused(tmp_path, device):
+    file = Trainer(tiny_gpt2(), PROMPTS, noisy, CONFIG, retain=RETAIN).save(tmp_path / "ckpt") / "state.json"
+    with pytest.raises(ValueError, match=f"device is '{device}', which is not there: pass device='cpu'"):
+        Trainer.resume(tmp_path / "ckpt", PROMPTS, noisy, retain=RETAIN, device=device)
+    state = json.loads(file.read_text()) | {"device": device}
+    file.write_text(json.dumps(state | {"state_sha256": checkpoint.state_sha256(state)}))
+    with pytest.raises(ValueError, match=f"device is '{device}', which is not there"):
+        Trainer.resume(tmp_path / "ckpt", PROMPTS, noisy, retain=RETAIN)
+    assert Trainer.resume(tmp_path / "ckpt", PROMPTS, noisy, retain=RETAIN, device="cpu").step == 0
+
+
+def test_the_next_checkpoint_is_written_whole_after_the_last_ones_state_was_damaged(tmp_path):
+    config = CONFIG.replace(save_every_steps=1, keep_checkpoints=2)
+    trainer = Trainer(tiny_gpt2(), PROMPTS, noisy, config, retain=RETAIN, out=tmp_path)
+    trainer.train(1, progress=False)
+    file = tmp_path / "checkpoints" / "step-000001" / "state.json"
+    for damage in ("{", "[]", "{}"):
+        file.write_text(damage)
+        trainer.train(1, progress=False)
+        assert Trainer.resume(trainer.last_checkpoint, PROMPTS, noisy, retain=RETAIN).step == trainer.step
+        file = trainer.last_checkpoint / "state.json"
 
 
 def test_ctrl_c_saves(tmp_path, capsys):

@@ -11,6 +11,7 @@ from eval import challenge
 from eval.challenge import Guess, recall_at_errors
 
 from .fakes import tiny_gpt2
+from .fuzz import npy
 from .test_eval_evaluate import make_passages, train_memorised
 
 TRUTHS = [(1, 1), (2, 2), (3, 3), (4, 4)]
@@ -78,13 +79,33 @@ def test_a_csv_of_others_is_ranked_by_its_order(tmp_path):
     with pytest.raises(ValueError, match=r"guesses\.csv, line 2"):
         challenge.read_guesses(path)
     path.write_text("Example,Suffix Guess\n")
-    with pytest.raises(ValueError, match="lacks Example ID"):
+    with pytest.raises(ValueError, match="must name the column 'Example ID' once"):
+        challenge.read_guesses(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'0,"[1,2]",nan', "Confidence is no number"),
+        (b'0,"' + b"[" * 50_000 + b'",1', "line 2: "),
+        (b'0,"[1,2]"x",1', "line 2 is malformed CSV"),
+        (b'0,"[1,\xff]",1', "line 2 is not UTF-8"),
+        (b'0,"[1,2]"', "line 2 has 2 fields, the header has 3"),
+    ],
+)
+def test_a_line_that_is_no_guess_is_named(tmp_path, line, message):
+    path = tmp_path / "guesses.csv"
+    path.write_bytes(b"Example ID,Suffix Guess,Confidence\n" + line + b"\n")
+    with pytest.raises(ValueError, match=rf"guesses\.csv, .*{message}"):
         challenge.read_guesses(path)
 
 
 def test_truths_are_read_without_unpickling(tmp_path):
     np.save(tmp_path / "suffix.npy", np.array([[1, 50256]], dtype=np.uint16))
     assert challenge.read_truths(tmp_path / "suffix.npy") == [(1, 50256)]
+    (tmp_path / "lying.npy").write_bytes(npy("{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000, 0), }"))
+    with pytest.raises(ValueError, match=r"lying\.npy"):
+        challenge.read_truths(tmp_path / "lying.npy")
     np.save(tmp_path / "wrong.npy", np.array([1.0]))
     with pytest.raises(ValueError, match="expected integers"):
         challenge.read_truths(tmp_path / "wrong.npy")

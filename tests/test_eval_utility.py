@@ -111,7 +111,7 @@ def test_items_from_jsonl(tmp_path):
         ('{"context": "a", "choices": ["b", "c"], "answer": 2}', "answer=2"),
         ('{"context": "a", "choices": ["b"], "answer": 0}', "two choices"),
         ('{"context": "a", "choices": "bc", "answer": 0}', "list of strings"),
-        ('{"context": "a"', "is no JSON"),
+        ('{"context": "a"', "is malformed JSON"),
     ):
         path.write_text(row + "\n")
         with pytest.raises(ValueError, match=rf"line 1.*{message}"):

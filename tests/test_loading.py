@@ -80,6 +80,11 @@ def test_broken_files(folder):
     assert failure in one_line(folder)
 
 
+def test_a_config_that_no_forward_pass_can_follow(folder):
+    edit(folder / "config.json", n_head=-1)
+    assert f"model={str(folder)!r} cannot be run: " in one_line(folder)
+
+
 def test_missing_weights_are_not_made_up(folder):
     tensors = load_file(folder / "model.safetensors")
     del tensors["transformer.h.0.mlp.c_fc.weight"]

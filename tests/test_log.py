@@ -25,8 +25,19 @@ def test_a_resumed_run_drops_later_lines_and_a_cut_off_one(tmp_path):
 
 def test_another_run_is_not_overwritten(tmp_path):
     RunLog(tmp_path).metrics(0, {"a/b": 1.0})
+    with pytest.raises(ValueError, match=r"holds a run without a checkpoint .* delete the folder"):
+        RunLog(tmp_path)
+    (tmp_path / "checkpoints" / "step-000001").mkdir(parents=True)
     with pytest.raises(ValueError, match="holds another run: resume it"):
         RunLog(tmp_path)
+
+
+def test_a_line_without_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("ppo.rows.MAX_LINE_BYTES", 100)
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"a": 1}\n{"a": "' + "x" * 200)
+    with pytest.raises(ValueError, match=r"x.jsonl, line 2 is longer than 100 bytes"):
+        read_jsonl(path)
 
 
 def test_a_broken_line_in_the_middle_is_named(tmp_path):

@@ -292,10 +292,19 @@ def test_file_errors_leave_no_adapter(tmp_path):
     weights.unlink()
     with pytest.raises(ValueError, match=r"adapter_model.safetensors is missing"):
         load_adapter(gpt_neo(), tmp_path)
-    for changes, message in (({"use_dora": True}, "uses use_dora"), ({"r": "x"}, "no LoRA description")):
+    wrong_values = [
+        ({"use_dora": True}, "uses use_dora"), ({"r": "x"}, "no LoRA description"), ({"r": 2.5}, "no LoRA description"),
+        ({"r": 10**9}, r"has r=1000000000; .* holds \[\d\]"), ({"target_modules": "("}, "no LoRA description"),
+        ({"lora_alpha": "x"}, "no LoRA description"), ({"lora_alpha": 10**400}, "no LoRA description"),
+    ]  # fmt: skip
+    save_file(tensors, weights)
+    for changes, message in wrong_values:
         description.write_text(json.dumps(values | changes))
         with pytest.raises(ValueError, match=message):
             load_adapter(gpt_neo(), tmp_path)
+    description.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"adapter_config.json is damaged"):
+        load_adapter(gpt_neo(), tmp_path)
     description.write_text("[]")
     with pytest.raises(ValueError, match="no LoRA description"):
         load_adapter(gpt_neo(), tmp_path)

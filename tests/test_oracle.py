@@ -1,7 +1,8 @@
 """Two whole steps of the library against the oracle, for every option that touches the mathematics.
 
-In float64 weights, values, rewards, moments and statistics agree to 1e-9, in float32 to 1e-5. The library samples; the
-oracle is given the responses and the raw rewards, and makes everything else itself (tests/oracle.py).
+In float64 weights, values, rewards, moments and statistics agree to 1e-9, in float32 to 1e-5 in all cases
+but two. The library samples; the oracle is given the responses and the raw rewards, and makes everything else itself
+(tests/oracle.py).
 """
 
 import copy
@@ -77,7 +78,12 @@ CASES = {
     "checkpointed": {"gradient_checkpointing": True},
 }
 UNMOVED = {"base", "chunks", "checkpointed"}
-FLOAT32 = ["base", "k3_loss", "top_k_top_p", "token_rewards", "rloo", "critic", "retain_kl", "lora", "microbatches"]
+
+# What float32 holds to less than 1e-5, and why.
+LOOSER_IN_FLOAT32 = {
+    "adam": 1e-3,  # with adam_eps=1e-8, see above
+    "lean_adam": 1e-3,  # a moment that differs in its last bit is rounded to the other neighbour in bfloat16
+}
 
 # The fields that no case sets, and why they need none.
 NOT_MATHEMATICS = {
@@ -213,9 +219,9 @@ def test_the_library_agrees_with_the_oracle_in_float64(name, base):
     assert moved == (name not in UNMOVED)
 
 
-@pytest.mark.parametrize("name", FLOAT32)
+@pytest.mark.parametrize("name", list(CASES))
 def test_the_library_agrees_with_the_oracle_in_float32(name):
-    assert_agreement(two_steps(name, torch.float32), 1e-5)
+    assert_agreement(two_steps(name, torch.float32), LOOSER_IN_FLOAT32.get(name, 1e-5))
 
 
 def test_every_option_is_held_against_the_oracle_or_named_as_no_mathematics():

@@ -42,9 +42,14 @@ def test_kills_by_the_clock_and_in_every_phase_on_the_lab_model(tmp_path):
 
 @pytest.mark.slow
 def test_a_kill_at_every_call_of_a_checkpoint_write(tmp_path):
-    report = killed(tmp_path, "tiny", "--steps", "3", "--events", "0", "--every-write")
-    assert any(trial["leftovers"] for trial in report["trials"])
-    assert len(report["trials"]) > 30
+    """Of the second one, which the first makes way for: in its files, its renames, and the deletion of the other."""
+    report = killed(tmp_path, "one kept", "--steps", "3", "--events", "0", "--every-write")
+    names, trials = report["second_save"], report["trials"]
+    assert {"save_file", "sha256", "flush", "link", "replace", "rmtree", "unlink", "rmdir"} <= set(names)
+    assert len(trials) == len(names) > 60
+    assert any(trial["leftovers"] for trial in trials)
+    found = [tuple(trial["checkpoints"]) for trial in trials]  # before, between and after rename and deletion
+    assert set(found) == {("step-000001",), ("step-000001", "step-000002"), ("step-000002",)}
 
 
 @pytest.mark.slow

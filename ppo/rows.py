@@ -1,24 +1,32 @@
-"""Reading untrusted text, CSV and JSONL files row by row, with errors that name file and line.
+"""Reading untrusted rows: text, CSV and JSONL files line by line, and arrays of token ids; errors name file and line.
 
 A row comes with its place ("rows.csv, line 3") for later errors. Lines are decoded one by one and bounded in length, so
-a hostile file cannot fill the memory at once. This module knows nothing about passages or tokenizers.
+a hostile file cannot fill the memory at once; an array's header that promises more than the file holds is an error
+before any memory is taken, and nothing is unpickled. This module knows nothing about prompts or tokenizers.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import tokenize
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 MAX_LINE_BYTES = 16 * 2**20
 Place = str
 """Where a row stands, for error messages: "rows.csv, line 3"."""
+_NPY_ERRORS = (
+    ValueError, EOFError, OSError, OverflowError, TypeError, SyntaxError, RecursionError, MemoryError, KeyError,
+    tokenize.TokenError,
+)  # what numpy raises on a header that is no header  # fmt: skip
 
 
-def text_lines(path: Path) -> Iterator[tuple[Place, str]]:
-    """(place, line with its line end) of a UTF-8 file, a byte-order mark left out; ValueError names file and line."""
+def byte_lines(path: Path) -> Iterator[tuple[Place, bytes]]:
+    """(place, line with its line end) of a file, not decoded; ValueError names a line that is too long."""
     if not path.is_file():
         raise ValueError(f"{path} is not a file; check the path")
     with path.open("rb") as file:
@@ -26,10 +34,16 @@ def text_lines(path: Path) -> Iterator[tuple[Place, str]]:
             place = f"{path}, line {number}"
             if len(line) > MAX_LINE_BYTES:
                 raise ValueError(f"{place} is longer than {MAX_LINE_BYTES} bytes; is this a text file?")
-            try:
-                yield place, line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{place} is not UTF-8 ({error}); convert the file to UTF-8") from error
+            yield place, line
+
+
+def text_lines(path: Path) -> Iterator[tuple[Place, str]]:
+    """(place, line with its line end) of a UTF-8 file, a byte-order mark left out; ValueError names file and line."""
+    for number, (place, line) in enumerate(byte_lines(path)):
+        try:
+            yield place, line.decode("utf-8-sig" if number == 0 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{place} is not UTF-8 ({error}); convert the file to UTF-8") from error
 
 
 def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[Place, dict[str, str]]]:
@@ -70,3 +84,19 @@ def jsonl_rows(path: Path) -> Iterator[tuple[Place, dict[str, Any]]]:
         if not isinstance(row, dict):
             raise ValueError(f"{place} holds a {type(row).__name__}; write one JSON object a line")
         yield place, row
+
+
+def read_ids(path: Path) -> np.ndarray:
+    """A memory-mapped [rows, tokens] integer array; ValueError names the file, what it holds and what is expected."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; check the path")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except _NPY_ERRORS as error:
+        raise ValueError(f"{path} is not a readable .npy array of numbers ({error})") from error
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "iu":
+        shape, dtype = getattr(array, "shape", None), getattr(array, "dtype", None)
+        raise ValueError(f"{path} holds shape {shape}, type {dtype}; expected integers of shape [rows, tokens]")
+    if len(array) > path.stat().st_size:  # rows of nothing take no bytes: a header could promise any number
+        raise ValueError(f"{path} holds shape {array.shape}, more rows than bytes; expected [rows, tokens]")
+    return array
