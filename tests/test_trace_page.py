@@ -4,6 +4,7 @@ import html.parser
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -131,6 +132,32 @@ def test_every_kind_of_trace_can_be_shown(changes):
     trace = trace_of(**changes)
     assert all(len(line) <= WIDTH for line in render_trace_text(trace).replace("語", "ww").splitlines())
     assert "</html>" in render_trace_page(trace)
+
+
+def moments(page):
+    return [moment["text"] for moment in json.loads(parsed(page).scripts[0])["minibatches"]]
+
+
+def test_a_skipped_minibatch_says_why():
+    ratio, broken = "the mean ratio is beyond max_mean_ratio", "something in it was not finite"
+    trace = trace_of(max_mean_ratio=0.5)
+    assert all(ratio in text and broken not in text for text in moments(render_trace_page(trace)))
+    assert f"since {ratio}: 1.1, 1.2, 2.1, 2.2, 3.1, 3.2." in " ".join(render_trace_text(trace).split())
+
+    trainer = make(stop_after_skipped_updates=9)
+    rollout = trainer.rollout()
+    advantages = rollout.advantages.clone()
+    advantages[3, 0] = math.inf
+    with pytest.warns(RuntimeWarning, match="policy/loss is -inf"):
+        trace = trainer.trace(replace(rollout, advantages=advantages), [3, 5])
+    skipped = [m.is_skipped for m in trace.minibatches]
+    assert sum(skipped) == 3  # the row is in one minibatch of each epoch
+    for is_skipped, text in zip(skipped, moments(render_trace_page(trace)), strict=True):
+        assert (broken in text) == is_skipped
+        assert ratio not in text
+    text = render_trace_text(trace)
+    assert f"since {broken}: " in " ".join(text.split())
+    assert "beyond max_mean_ratio" not in text
 
 
 def test_tokens_become_visible_words():

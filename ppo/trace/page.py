@@ -28,7 +28,7 @@ from .quantities import SECTIONS, Quantity, quantities
 from .records import Alternative, MinibatchTrace, RowTrace, TokenTrace, Trace
 from .script import SCRIPT
 from .style import CSS
-from .text import render_trace_text, token_label
+from .text import SKIP_REASONS, render_trace_text, token_label
 
 _DIGITS = 8  # significant, of a number inside a formula
 _COLOURS = ("advantage", "raw_advantage", "td_error", "reward", "value", "kl", "old_probability", "ratio",
@@ -159,7 +159,7 @@ def _moment(minibatch: MinibatchTrace, trace: Trace) -> dict[str, Any]:
         f"clipped {100 * statistics['policy/clip_fraction']:.1f} %",
     ]
     if minibatch.grad_norm is None:
-        parts.append("skipped: the mean ratio is beyond max_mean_ratio, and the gradient was thrown away")
+        parts.append(f"skipped: {SKIP_REASONS[minibatch.skip_reason]}, and the gradient was thrown away")
     else:
         limit = trace.config["max_grad_norm"]
         scale = f", scaled by {limit / minibatch.grad_norm:.3g}" if limit and minibatch.grad_norm > limit else ""

@@ -17,6 +17,10 @@ from .records import RowTrace, Trace
 
 WIDTH = 100
 _MOST_PASSES = 6  # columns of the second table; of more epochs the first and the last are shown
+SKIP_REASONS = {
+    "ratio": "the mean ratio is beyond max_mean_ratio",
+    "not finite": "something in it was not finite",
+}
 _MARKS = {"": " ", "above": "^", "below": "v"}
 _VISIBLE = {" ": "·", "\n": "⏎", "\t": "⇥"}
 _ROLLOUT_COLUMNS = (
@@ -58,6 +62,9 @@ def _head(trace: Trace) -> str:
         f"{config['gamma']:g}, lambda {config['gae_lambda']:g}; "
         + (f"learning rate {first.learning_rate:.3g}." if first.learning_rate is not None else "first one skipped."),
     ]
+    for reason, says in SKIP_REASONS.items():
+        if skipped := [f"{m.epoch + 1}.{m.index + 1}" for m in trace.minibatches if m.skip_reason == reason]:
+            lines.append(f"Skipped (epoch.minibatch), since {says}: {', '.join(skipped)}.")
     return "\n".join(_wrap(line) for line in lines)
 
 
