@@ -213,7 +213,7 @@ class Trainer:
             answered.scores.to(mask.device), kl, rewards, advantages, returns, token_rewards=token_rewards,
         )  # fmt: skip
         check_rollout(self, rollout)
-        metrics = rollout_metrics(rollout, kl_coef=self.kl_controller.coef) | answered.times
+        metrics = rollout_metrics(rollout, kl_coef=self.kl_controller.coef) | self.scorer.metrics() | answered.times
         self._fresh = replace(rollout, metrics=metrics)
         return self._fresh
 

@@ -22,8 +22,8 @@ def id_mean(samples):
     return [sum(s.ids) / len(s.ids) for s in samples]
 
 
-def make(retain=None, **changes):
-    trainer = Trainer(tiny_gpt2(), PROMPTS, id_mean, SMALL.replace(**changes), tokenizer=Letters(), retain=retain)
+def make(retain=None, reward=id_mean, **changes):
+    trainer = Trainer(tiny_gpt2(), PROMPTS, reward, SMALL.replace(**changes), tokenizer=Letters(), retain=retain)
     with torch.no_grad():  # a policy that has moved away from its reference
         trainer.model.transformer.h[0].mlp.c_fc.weight += 0.3
     return trainer

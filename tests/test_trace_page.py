@@ -8,12 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from ppo import Config
 from ppo.trace import render_trace_page, render_trace_text
-from ppo.trace.formulas import numbers_at, shown, substituted
-from ppo.trace.quantities import quantities
+from ppo.trace.formulas import numbers_at, quantities_of, shown, substituted
 from ppo.trace.text import WIDTH, token_label
-from tests.test_trace import GROUPS, make
+from tests.test_trace import GROUPS, all_rows, make
 
 EVIL = '</script><img src="http://x/y.png" onerror=alert(1)>&\u2028'
 
@@ -72,12 +70,15 @@ def assert_agrees(formula: str, result: str, where: str) -> None:
         {"advantage": "grpo", "kl_as": "loss", "kl_estimator": "k3", **GROUPS},
         {"advantage": "rloo", "kl_as": "loss", "kl_estimator": "k2", "entropy_coef": 0.1, **GROUPS},
         {"kl_coef": 0.0},
+        {"scale_scores": True},
+        {"missing_eos_penalty": 0.7},
+        {"scale_scores": True, "clip_scores": 4.0, "missing_eos_penalty": 0.3},
     ],
 )
 def test_every_formula_gives_its_number(changes):
-    trace = trace_of(**changes)
-    config, num_digits = Config.from_dict(trace.config), []
-    known = quantities(config, has_reference=config.kl_coef != 0)
+    trace, num_digits = trace_of(**changes), []
+    known = quantities_of(trace)
+    assert any(q.key == "token_reward" and q.formula for q in known)
     assert len({q.key for q in known}) == len(known)
     for row in trace.rows:
         for t, token in enumerate(row.tokens):
@@ -92,6 +93,35 @@ def test_every_formula_gives_its_number(changes):
                         num_digits.append(len(re.sub(r"^-?0?\.?0*|e.*|\.", "", result)))
     assert min(num_digits) >= 3
     assert sum(num_digits) / len(num_digits) > 5
+
+
+def test_the_reward_given_can_be_worked_out_from_the_score():
+    _, trace = all_rows(make(scale_scores=True, clip_scores=4.0, missing_eos_penalty=0.3))
+    assert {row.is_ended for row in trace.rows} == {True, False}
+    sides = set()
+    for row in trace.rows:
+        scaled = row.score / trace.numbers["score_std"]
+        sides.add(scaled > 4)
+        expected = min(scaled, 4) - (0 if row.is_ended else 0.3)
+        assert [token.token_reward for token in row.tokens[:-1]] == [0] * (len(row.tokens) - 1)
+        assert row.tokens[-1].token_reward == pytest.approx(expected, abs=1e-5)
+    assert sides == {True, False}
+    assert "= lastₜ \N{MULTIPLICATION SIGN} (clip(S / " in " ".join(render_trace_text(trace).split())
+
+
+def test_what_cannot_be_worked_out_says_what_is_missing():
+    def each_id(samples):
+        return [[float(i) for i in s.ids] for s in samples]
+
+    for changes, missing in (({}, ()), ({"scale_scores": True, "missing_eos_penalty": 0.5}, ("divided by", "0.5"))):
+        (given,) = (q for q in quantities_of(trace_of(reward=each_id, **changes)) if q.key == "token_reward")
+        assert given.formula == ""
+        assert all(word in given.says for word in missing)
+        assert ("not kept" in given.says) == bool(missing)
+    trainer = make(scale_scores=True)
+    trace = trainer.trace(replace(trainer.rollout(), metrics={}), [0, 3])  # what divided the scores was not handed on
+    assert not any(q.key == "token_reward" and q.formula for q in quantities_of(trace))
+    assert "</html>" in render_trace_page(trace)
 
 
 def test_results_are_printed_as_far_as_their_formula_can_vouch_for():
@@ -242,7 +272,7 @@ def path(page, tmp_path):
 
 
 def test_every_formula_on_the_page_gives_the_number_on_the_page(browser, path, trace):
-    known = quantities(Config.from_dict(trace.config), has_reference=True)
+    known = quantities_of(trace)
     with browser.open(path) as tab:
         found = tab.run(WALK)
         assert tab.errors == tab.requests == []

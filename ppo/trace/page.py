@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from ..config import Config
 from .formulas import (
     in_symbols,
     numbers_at,
+    quantities_of,
     row_numbers,
     shown,
     step_numbers,
@@ -24,7 +24,7 @@ from .formulas import (
     typeset,
     update_numbers,
 )
-from .quantities import SECTIONS, Quantity, quantities
+from .quantities import SECTIONS, Quantity
 from .records import Alternative, MinibatchTrace, RowTrace, TokenTrace, Trace
 from .script import SCRIPT
 from .style import CSS
@@ -74,9 +74,7 @@ def render_trace_page(
     trace: Trace, *, title: str = "One PPO step, token by token", meta: Mapping[str, Any] | None = None
 ) -> str:
     """The whole page as a string. ``meta``: what was run (model, commit, command), shown at the end."""
-    config = Config.from_dict(trace.config)
-    has_reference = trace.rows[0].tokens[0].ref_logprob is not None
-    known = quantities(config, has_reference=has_reference)
+    known = quantities_of(trace)
     body = _BODY.format(
         title=escape(title),
         lead=escape(_lead(trace)),

@@ -137,8 +137,8 @@ class Trace:
     """One PPO update seen from the inside; ``rows`` are those that were asked for.
 
     ``step``: PPO step, from 0. ``config``: :meth:`ppo.Config.to_dict`. ``numbers`` of the whole rollout: ``kl_coef``,
-    and mean and variance (over all ``num_tokens`` tokens) that whitening used. ``metrics``: what
-    :meth:`ppo.Trainer.update` returns.
+    ``score_std`` that rewards were divided by (with ``scale_scores``), and mean and variance (over all ``num_tokens``
+    tokens) that whitening used. ``metrics``: what :meth:`ppo.Trainer.update` returns.
     """
 
     step: int

@@ -10,9 +10,7 @@ import textwrap
 import unicodedata
 from collections.abc import Sequence
 
-from ..config import Config
-from .formulas import in_symbols, numbers_at, shown, substituted, typeset
-from .quantities import quantities
+from .formulas import in_symbols, numbers_at, quantities_of, shown, substituted, typeset
 from .records import RowTrace, Trace
 
 WIDTH = 100
@@ -114,7 +112,7 @@ def _by_hand(trace: Trace, row: RowTrace) -> str:
     t = max(range(len(row.tokens)), key=lambda i: abs(row.tokens[i].advantage))
     token = row.tokens[t]
     numbers = numbers_at(trace, row, t, len(token.updates) - 1 if token.updates else None)
-    known = quantities(Config.from_dict(trace.config), has_reference=token.ref_logprob is not None)
+    known = quantities_of(trace)
     symbols = {q.key: q for q in known}
     lines = [f"By hand, token {t} {token_label(token.text, token.id)}:"]
     for q in known:
