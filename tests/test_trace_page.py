@@ -164,6 +164,23 @@ def test_every_kind_of_trace_can_be_shown(changes):
     assert "</html>" in render_trace_page(trace)
 
 
+def update_tables(trace):
+    """The lines of each response's second table, one a token."""
+    tables = render_trace_text(trace).split("\n\n")[3::4]
+    return [table.splitlines()[1 : len(row.tokens) + 1] for table, row in zip(tables, trace.rows, strict=True)]
+
+
+def test_the_text_shows_what_could_have_come_instead(trace):
+    for row, lines in zip(trace.rows, update_tables(trace), strict=True):
+        for token, line in zip(row.tokens, lines, strict=True):
+            other = max((a for a in token.alternatives if a.id != token.id), key=lambda a: a.before)
+            *_, label, chance = line.split()
+            assert token_label(other.text, other.id).startswith(label.removesuffix("…"))
+            assert float(chance) == pytest.approx(other.before, abs=6e-4)
+    for line in update_tables(trace_of(top_k=1))[0]:  # a sampler that has no choice
+        assert len(line.split()) == 8
+
+
 def moments(page):
     return [moment["text"] for moment in json.loads(parsed(page).scripts[0])["minibatches"]]
 
