@@ -36,8 +36,9 @@ class TokenUpdate:
     ``minibatch``: index into ``Trace.minibatches``. ``surrogate`` = -advantage x ratio, ``clipped_surrogate`` the same
     with the ratio clipped, ``policy_loss`` the larger of the two; the losses here are not yet divided by the tokens of
     the minibatch. ``logprob_gradient`` is d loss / d log-prob as autograd found it, ``unclipped_gradient`` what the
-    surrogate would have given without the clip; ``value_gradient`` is d loss / d value. What belongs to the critic is
-    None where there is none.
+    surrogate would have given without the clip; ``value_gradient`` is d loss / d value. ``clip_side``: which bound of
+    the ratio cut the gradient, "above" or "below", "" for neither. What belongs to the critic is None where there is
+    none.
     """
 
     minibatch: int
