@@ -78,7 +78,7 @@ def attack(run: Run) -> Evaluation:
 def train(run: Run, before: Evaluation, page: LivePage | None = None) -> None:
     """PPO on the forget set until it is no longer extractable and its suffixes read like any stranger's.
 
-    ``page``: shown after every look at the forget set.
+    ``page``: shown after every look at the forget set; of the notebook's training, which takes none, after every step.
     """
     floor = chance_floor(run, before)
     forget, tokenizer = run.study.group("forget"), run.loaded.tokenizer
@@ -101,7 +101,8 @@ def train(run: Run, before: Evaluation, page: LivePage | None = None) -> None:
 
     trainer = make_trainer(run, floor)
     if run.options.preset == "paper-as-run":
-        train_as_published(trainer, run.options.most_steps)
+        shown = page.show if page is not None else None
+        train_as_published(trainer, run.options.most_steps, show=headline(run.config), after_step=shown)
     elif not (trainer.step > 0 and run.processes.first(lambda: is_done({}))):
         steps = max(run.options.most_steps - trainer.step, 0)
         trainer.train(steps, probe=look, stop_when=show_and_judge, show=headline(run.config))

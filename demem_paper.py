@@ -13,29 +13,45 @@ What was wrong in its evaluation is in :mod:`eval.paper`, with a table of all of
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
+from tqdm import tqdm
 
 import ppo
 from ppo.advantages import estimate_advantages, shape_rewards
 from ppo.kl import estimate_kl
-from ppo.log import RunLog
+from ppo.log import HEADLINE, RunLog, headline
 from ppo.statistics import rollout_metrics
 from ppo.types import Generation, Rollout, Sample
 
 
-def train_as_published(trainer: ppo.Trainer, steps: int) -> None:
-    """Train up to step ``steps``, with a checkpoint after each. ValueError for several processes."""
+def train_as_published(
+    trainer: ppo.Trainer,
+    steps: int,
+    *,
+    show: Mapping[str, str] = HEADLINE,
+    after_step: Callable[[int], None] | None = None,
+) -> None:
+    """Train up to step ``steps``, with a checkpoint after each. ValueError for several processes.
+
+    ``show``: labels on the progress bar, and the metrics that they name. ``after_step`` is told how many steps are
+    done, once the last one is logged and saved.
+    """
     if trainer.processes.count > 1:
         raise ValueError("--preset paper-as-run trains in one process: start it without torchrun")
     log = RunLog(trainer.out, first_step=trainer.step)
-    while trainer.step < steps:
-        step, rollout = trainer.step, with_sliced_responses(trainer, trainer.rollout())
+    bar = tqdm(range(trainer.step, steps), desc="PPO", unit="step")
+    for step in bar:
+        rollout = with_sliced_responses(trainer, trainer.rollout())
         metrics = {**rollout.metrics, **trainer.update(rollout)}
         log.metrics(step, metrics)
         log.samples(step, rollout)
+        bar.set_postfix(headline(show, metrics))
         trainer.save_numbered()
+        if after_step is not None:
+            after_step(trainer.step)
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ PAGE = ROOT / "docs" / "api.md"
 SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "ppo, the library": {
         "ppo": (),
+        "ppo.trace": (),
         "ppo.given": ("given_responses",),
         "ppo.compat.trl": (),
     },
@@ -51,7 +52,8 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "eval.perplexity": ("perplexity",),
         "eval.baselines.gradient_ascent": ("unlearn", "unlearn_with_difference"),
         "eval.baselines.preference": ("unlearn_npo", "unlearn_simnpo"),
-        "eval.baselines.decoding": ("dp_decoding", "MemFree"),
+        "eval.baselines.distillation": ("unlearn",),
+        "eval.baselines.decoding": ("dp_decoding", "logit_mixing", "MemFree"),
     },
 }
 

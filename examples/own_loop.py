@@ -27,6 +27,9 @@ def main(steps: int = 8, prompts_per_step: int = 32) -> list[dict[str, float]]:
     history = []
     with tempfile.TemporaryDirectory() as folder:
         for step in range(steps):
+            if step == steps // 2:
+                trainer.save(folder)
+                trainer = ppo.Trainer.resume(folder, PROMPTS, questions)  # goes on bit for bit
             rollout = trainer.rollout()
             if rollout.metrics["score/std"] == 0:
                 print(f"step {step}: all scores are the same, no update")
@@ -36,9 +39,6 @@ def main(steps: int = 8, prompts_per_step: int = 32) -> list[dict[str, float]]:
             print(
                 f"step {step}: score {metrics['score/mean']:.2f}, KL {metrics['kl/per_sequence']:.2f} nats a response"
             )
-            if step == steps // 2:
-                trainer.save(folder)
-                trainer = ppo.Trainer.resume(folder, PROMPTS, questions)  # goes on bit for bit
     return history
 
 

@@ -47,6 +47,11 @@ class RunningMoments:
             return 1.0
         return math.sqrt(self.squares / (self.count - 1))
 
+    @property
+    def divisor(self) -> float:
+        """``std``, but never so small that numbers without a spread would explode."""
+        return max(self.std, 1e-6)
+
 
 def call_reward(reward: RewardFn, samples: list[Sample]) -> tuple[Tensor, Tensor | None]:
     """Ask the reward function: scores float64 [B], and token rewards float64 [B, T] where it gave those.
@@ -134,9 +139,13 @@ class Scorer:
             token_rewards = token_rewards + place_scores(penalties, mask)
         return token_rewards * mask
 
+    def metrics(self) -> dict[str, float]:
+        """What the newest rewards were divided by, where they were."""
+        return {} if self.moments is None else {"score/running_std": self.moments.divisor}
+
     def _adjust(self, values: Tensor, mask: Tensor) -> Tensor:
         if self.moments is not None:
             self.moments.update(values[mask])
-            values = values / max(self.moments.std, 1e-6)
+            values = values / self.moments.divisor
         limit = self._config.clip_scores
         return values if limit is None else values.clamp(-limit, limit)

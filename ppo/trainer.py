@@ -222,7 +222,7 @@ class Trainer:
             answered.scores.to(mask.device), kl, rewards, advantages, returns, token_rewards=token_rewards,
         )  # fmt: skip
         check_rollout(self, rollout)
-        metrics = rollout_metrics(rollout, kl_coef=self.kl_controller.coef) | answered.metrics
+        metrics = rollout_metrics(rollout, kl_coef=self.kl_controller.coef) | self.scorer.metrics() | answered.metrics
         self._fresh = replace(rollout, metrics=metrics)
         return self._fresh
 

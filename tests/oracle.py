@@ -119,7 +119,7 @@ class Oracle:
         if c.scale_scores:
             self.raw_numbers += [x for a in given.answers for x in (a if is_dense else [a])]
             n, mean = len(self.raw_numbers), fmean(self.raw_numbers)
-            scale = math.sqrt(sum((x - mean) ** 2 for x in self.raw_numbers) / (n - 1))
+            scale = self.scale = math.sqrt(sum((x - mean) ** 2 for x in self.raw_numbers) / (n - 1))
         else:
             scale = 1.0
         limit = math.inf if c.clip_scores is None else c.clip_scores
@@ -207,7 +207,7 @@ class Oracle:
             "response/distinct_share": len({tuple(response) for response in given.responses}) / len(sizes),
             "response/entropy": fmean(flat["entropy"]),
             "response/logprob_per_sequence": sum(flat["old_logprobs"]) / len(sizes),
-        }
+        } | ({"score/running_std": self.scale} if self.config.scale_scores else {})
 
     # ------------------------------------------------------------------ the update
 

@@ -202,6 +202,28 @@ def write_rows(path, count):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("preset", "label"), [("default", "extracted="), ("paper-as-run", "score=")])
+def test_a_training_can_be_watched(tmp_path, capsys, monkeypatch, preset, label):
+    data, out, shown = write_rows(tmp_path / "rows.jsonl", 8), tmp_path / "run", []
+    show = demem.LivePage.show
+
+    def show_and_keep(page, step):
+        show(page, step)
+        shown.append((step, 'http-equiv="refresh"' in (out / "report.html").read_text()))
+
+    monkeypatch.setattr(demem.LivePage, "show", show_and_keep)
+    groups = ["--num-forget", "4", "--num-holdout", "2", "--num-never", "2", "--num-samples", "0", "--num-own", "8"]
+    sizes = ["--prompts-per-step", "4", "--minibatch", "4", "--epochs", "1", "--steps", "2", "--check-every", "1"]
+    options = ["--preset", preset, "--live", *groups, *sizes]
+    assert demem.main(["train", "--data", data, *options, "--out", str(out)]) == 0
+    assert shown == [(1, True), (2, True)]
+    assert 'http-equiv="refresh"' not in (out / "report.html").read_text()
+    line = capsys.readouterr().err
+    assert "1/2 [" in line
+    assert label in line
+
+
+@pytest.mark.slow
 def test_responses_are_as_long_as_the_suffixes_unless_said_otherwise(tmp_path):
     data = write_rows(tmp_path / "rows.jsonl", 8)
     common = ["attack", "--data", data, "--num-forget", "2", "--num-holdout", "2", "--num-never", "2"]

@@ -77,8 +77,11 @@ def test_the_reference_is_fresh():
 
 def test_the_reference_knows_every_public_name_and_its_docstring():
     page = read("api.md")
-    for name in generate_api.exported("ppo"):
-        assert f"\n### ppo.{name}\n" in page
+    for module in ("ppo", "ppo.trace"):
+        for name in generate_api.exported(module):
+            assert f"\n### {module}.{name}\n" in page
+    for name in ("distillation.unlearn", "decoding.logit_mixing"):
+        assert f"\n### eval.baselines.{name}\n" in page
     assert all(entry.count("```text") == 2 for entry in page.split("\n### ")[1:]), "a name without a docstring"
 
 

@@ -39,10 +39,21 @@ def test_an_adapter_is_trained_alone():
     assert trainer.frozen is trainer.model
 
 
-def test_an_own_loop_resumes_in_the_middle():
+def test_an_own_loop_resumes_in_the_middle(monkeypatch):
+    resume, calls = own_loop.ppo.Trainer.resume, []
+
+    def resume_and_count(*arguments):
+        calls.append(arguments)
+        return resume(*arguments)
+
+    monkeypatch.setattr(own_loop.ppo.Trainer, "resume", resume_and_count)
     history = own_loop.main(steps=3, prompts_per_step=16)
     assert all({"score/mean", "policy/loss"} <= metrics.keys() for metrics in history)
-    assert len(history) >= 1
+    assert 1 <= len(history) <= 3
+    assert len(calls) == 1
+    monkeypatch.setattr(own_loop, "questions", lambda samples: [0.0] * len(samples))  # no step is worth an update
+    assert own_loop.main(steps=3, prompts_per_step=16) == []
+    assert len(calls) == 2
 
 
 def test_grpo_needs_no_critic():

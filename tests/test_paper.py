@@ -126,9 +126,18 @@ def test_whole_responses_are_left_alone():
     assert with_sliced_responses(trainer, same) is same
 
 
-def test_it_trains_so_many_batches_and_no_more(tmp_path):
-    trainer = make_trainer(tmp_path)
-    train_as_published(trainer, 2)
+def test_it_trains_so_many_batches_and_no_more(tmp_path, capsys):
+    trainer, seen = make_trainer(tmp_path), []
+
+    def look(step):
+        seen.append((step, len(ppo.log.read_jsonl(tmp_path / "metrics.jsonl"))))
+
+    train_as_published(trainer, 2, after_step=look)
+    assert seen == [(1, 1), (2, 2)]
+    last = ppo.log.read_jsonl(tmp_path / "metrics.jsonl")[-1]
+    line = capsys.readouterr().err
+    assert "2/2" in line
+    assert f"score={last['score/mean']:.3f}" in line
     train_as_published(trainer, 2)
     assert trainer.step == 2
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2

@@ -22,8 +22,8 @@ def id_mean(samples):
     return [sum(s.ids) / len(s.ids) for s in samples]
 
 
-def make(retain=None, **changes):
-    trainer = Trainer(tiny_gpt2(), PROMPTS, id_mean, SMALL.replace(**changes), tokenizer=Letters(), retain=retain)
+def make(retain=None, reward=id_mean, **changes):
+    trainer = Trainer(tiny_gpt2(), PROMPTS, reward, SMALL.replace(**changes), tokenizer=Letters(), retain=retain)
     with torch.no_grad():  # a policy that has moved away from its reference
         trainer.model.transformer.h[0].mlp.c_fc.weight += 0.3
     return trainer
@@ -119,6 +119,7 @@ def test_a_gradient_that_is_not_finite_is_shown_as_left_out(monkeypatch):
     with pytest.warns(RuntimeWarning, match="not finite"):
         trace = trainer.trace(rollout, is_undone=True)
     assert [minibatch.is_skipped for minibatch in trace.minibatches] == [True] + [False] * (len(calls) - 1)
+    assert {minibatch.skip_reason for minibatch in trace.minibatches} == {"not finite", ""}
     assert trainer.num_not_finite == 0
 
 
@@ -279,6 +280,7 @@ def test_an_update_that_ends_early_and_one_that_is_skipped():
     assert any(not token.updates for row in trace.rows for token in row.tokens) or len(trace.minibatches) > 1
     _, trace = all_rows(make(max_mean_ratio=0.5))
     assert [m.is_skipped for m in trace.minibatches] == [True] * 6
+    assert {m.skip_reason for m in trace.minibatches} == {"ratio"}
     assert {m.grad_norm for m in trace.minibatches} == {None}
     for token in (token for row in trace.rows for token in row.tokens):
         assert token.final_logprob == pytest.approx(token.old_logprob, abs=1e-5)

@@ -4,15 +4,14 @@ import html.parser
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 
-from ppo import Config
 from ppo.trace import render_trace_page, render_trace_text
-from ppo.trace.formulas import numbers_at, shown, substituted
-from ppo.trace.quantities import quantities
+from ppo.trace.formulas import numbers_at, quantities_of, shown, substituted
 from ppo.trace.text import WIDTH, token_label
-from tests.test_trace import GROUPS, make
+from tests.test_trace import GROUPS, all_rows, make
 
 EVIL = '</script><img src="http://x/y.png" onerror=alert(1)>&\u2028'
 
@@ -71,12 +70,15 @@ def assert_agrees(formula: str, result: str, where: str) -> None:
         {"advantage": "grpo", "kl_as": "loss", "kl_estimator": "k3", **GROUPS},
         {"advantage": "rloo", "kl_as": "loss", "kl_estimator": "k2", "entropy_coef": 0.1, **GROUPS},
         {"kl_coef": 0.0},
+        {"scale_scores": True},
+        {"missing_eos_penalty": 0.7},
+        {"scale_scores": True, "clip_scores": 4.0, "missing_eos_penalty": 0.3},
     ],
 )
 def test_every_formula_gives_its_number(changes):
-    trace = trace_of(**changes)
-    config, num_digits = Config.from_dict(trace.config), []
-    known = quantities(config, has_reference=config.kl_coef != 0)
+    trace, num_digits = trace_of(**changes), []
+    known = quantities_of(trace)
+    assert any(q.key == "token_reward" and q.formula for q in known)
     assert len({q.key for q in known}) == len(known)
     for row in trace.rows:
         for t, token in enumerate(row.tokens):
@@ -91,6 +93,35 @@ def test_every_formula_gives_its_number(changes):
                         num_digits.append(len(re.sub(r"^-?0?\.?0*|e.*|\.", "", result)))
     assert min(num_digits) >= 3
     assert sum(num_digits) / len(num_digits) > 5
+
+
+def test_the_reward_given_can_be_worked_out_from_the_score():
+    _, trace = all_rows(make(scale_scores=True, clip_scores=4.0, missing_eos_penalty=0.3))
+    assert {row.is_ended for row in trace.rows} == {True, False}
+    sides = set()
+    for row in trace.rows:
+        scaled = row.score / trace.numbers["score_std"]
+        sides.add(scaled > 4)
+        expected = min(scaled, 4) - (0 if row.is_ended else 0.3)
+        assert [token.token_reward for token in row.tokens[:-1]] == [0] * (len(row.tokens) - 1)
+        assert row.tokens[-1].token_reward == pytest.approx(expected, abs=1e-5)
+    assert sides == {True, False}
+    assert "= lastₜ \N{MULTIPLICATION SIGN} (clip(S / " in " ".join(render_trace_text(trace).split())
+
+
+def test_what_cannot_be_worked_out_says_what_is_missing():
+    def each_id(samples):
+        return [[float(i) for i in s.ids] for s in samples]
+
+    for changes, missing in (({}, ()), ({"scale_scores": True, "missing_eos_penalty": 0.5}, ("divided by", "0.5"))):
+        (given,) = (q for q in quantities_of(trace_of(reward=each_id, **changes)) if q.key == "token_reward")
+        assert given.formula == ""
+        assert all(word in given.says for word in missing)
+        assert ("not kept" in given.says) == bool(missing)
+    trainer = make(scale_scores=True)
+    trace = trainer.trace(replace(trainer.rollout(), metrics={}), [0, 3])  # what divided the scores was not handed on
+    assert not any(q.key == "token_reward" and q.formula for q in quantities_of(trace))
+    assert "</html>" in render_trace_page(trace)
 
 
 def test_results_are_printed_as_far_as_their_formula_can_vouch_for():
@@ -131,6 +162,49 @@ def test_every_kind_of_trace_can_be_shown(changes):
     trace = trace_of(**changes)
     assert all(len(line) <= WIDTH for line in render_trace_text(trace).replace("語", "ww").splitlines())
     assert "</html>" in render_trace_page(trace)
+
+
+def update_tables(trace):
+    """The lines of each response's second table, one a token."""
+    tables = render_trace_text(trace).split("\n\n")[3::4]
+    return [table.splitlines()[1 : len(row.tokens) + 1] for table, row in zip(tables, trace.rows, strict=True)]
+
+
+def test_the_text_shows_what_could_have_come_instead(trace):
+    for row, lines in zip(trace.rows, update_tables(trace), strict=True):
+        for token, line in zip(row.tokens, lines, strict=True):
+            other = max((a for a in token.alternatives if a.id != token.id), key=lambda a: a.before)
+            *_, label, chance = line.split()
+            assert token_label(other.text, other.id).startswith(label.removesuffix("…"))
+            assert float(chance) == pytest.approx(other.before, abs=6e-4)
+    for line in update_tables(trace_of(top_k=1))[0]:  # a sampler that has no choice
+        assert len(line.split()) == 8
+
+
+def moments(page):
+    return [moment["text"] for moment in json.loads(parsed(page).scripts[0])["minibatches"]]
+
+
+def test_a_skipped_minibatch_says_why():
+    ratio, broken = "the mean ratio is beyond max_mean_ratio", "something in it was not finite"
+    trace = trace_of(max_mean_ratio=0.5)
+    assert all(ratio in text and broken not in text for text in moments(render_trace_page(trace)))
+    assert f"since {ratio}: 1.1, 1.2, 2.1, 2.2, 3.1, 3.2." in " ".join(render_trace_text(trace).split())
+
+    trainer = make(stop_after_skipped_updates=9)
+    rollout = trainer.rollout()
+    advantages = rollout.advantages.clone()
+    advantages[3, 0] = math.inf
+    with pytest.warns(RuntimeWarning, match="policy/loss is -inf"):
+        trace = trainer.trace(replace(rollout, advantages=advantages), [3, 5])
+    skipped = [m.is_skipped for m in trace.minibatches]
+    assert sum(skipped) == 3  # the row is in one minibatch of each epoch
+    for is_skipped, text in zip(skipped, moments(render_trace_page(trace)), strict=True):
+        assert (broken in text) == is_skipped
+        assert ratio not in text
+    text = render_trace_text(trace)
+    assert f"since {broken}: " in " ".join(text.split())
+    assert "beyond max_mean_ratio" not in text
 
 
 def test_tokens_become_visible_words():
@@ -215,7 +289,7 @@ def path(page, tmp_path):
 
 
 def test_every_formula_on_the_page_gives_the_number_on_the_page(browser, path, trace):
-    known = quantities(Config.from_dict(trace.config), has_reference=True)
+    known = quantities_of(trace)
     with browser.open(path) as tab:
         found = tab.run(WALK)
         assert tab.errors == tab.requests == []

@@ -76,7 +76,10 @@ def dp_decoding(model: Any, *, strength: float) -> Iterator[None]:
 
 @contextmanager
 def logit_mixing(model: Any, *, strength: float) -> Iterator[None]:
-    """The same with UL's code's mixture of logits, which is a temperature of 1 / ``strength`` for whoever asks."""
+    """Within the context the model's logits are mixed with their mean, as UL's code does; 1 changes nothing.
+
+    For whoever asks it is a temperature of 1 / ``strength``. Raises ValueError as :func:`dp_decoding` does.
+    """
     with _output_layer(model, LogitMixture, strength):
         yield
 

@@ -11,7 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .quantities import SYMBOLS, Quantity
+from ..config import Config
+from .quantities import SYMBOLS, Quantity, quantities
 from .records import RowTrace, TokenTrace, TokenUpdate, Trace
 
 _OPERAND_DIGITS = 8  # significant; printed with fewer an operand could cost its result the last digit
@@ -25,9 +26,22 @@ FUNCTIONS: dict[str, Any] = {
 }
 
 
+def quantities_of(trace: Trace) -> list[Quantity]:
+    """All quantities of this trace, in the order in which they come about.
+
+    The reward given has a formula where it comes from a score: nothing is given before the last token, and what scores
+    were divided by, if they were, is known.
+    """
+    early = (token.token_reward for row in trace.rows for token in row.tokens[:-1])
+    has_scores = not any(early) and ("score_std" in trace.numbers or not trace.config["scale_scores"])
+    has_reference = trace.rows[0].tokens[0].ref_logprob is not None
+    return quantities(Config.from_dict(trace.config), has_reference=has_reference, has_scores=has_scores)
+
+
 def step_numbers(trace: Trace) -> dict[str, float]:
     """What formulas need of the config and of the whole step."""
-    names = ("gamma", "gae_lambda", "policy_clip", "value_clip", "value_coef", "samples_per_prompt")
+    names = ("gamma", "gae_lambda", "policy_clip", "value_clip", "value_coef", "samples_per_prompt", "clip_scores",
+             "missing_eos_penalty")  # fmt: skip
     settings = {name: float(trace.config[name]) for name in names if trace.config[name] is not None}
     return settings | {name: value for name, value in trace.numbers.items() if name != "num_tokens"}
 
@@ -35,6 +49,7 @@ def step_numbers(trace: Trace) -> dict[str, float]:
 def row_numbers(row: RowTrace) -> dict[str, float]:
     """What formulas need of the whole response."""
     found = {"reward_total": row.reward_total, "group_mean": row.group_mean, "group_std": row.group_std}
+    found |= {"score": row.score, "is_cut": float(not row.is_ended)}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -53,6 +68,7 @@ def update_numbers(update: TokenUpdate, trace: Trace) -> dict[str, float]:
 def numbers_at(trace: Trace, row: RowTrace, t: int, visit: int | None = None) -> dict[str, float]:
     """All that formulas of token ``t`` may mention; ``visit`` counts the minibatches that the row was in."""
     numbers = step_numbers(trace) | row_numbers(row) | token_numbers(row.tokens[t])
+    numbers["is_last"] = float(t + 1 == len(row.tokens))
     following = token_numbers(row.tokens[t + 1]) if t + 1 < len(row.tokens) else {}
     numbers |= {f"next_{key}": following.get(key, 0.0) for key in ("value", "raw_advantage")}
     if visit is not None:

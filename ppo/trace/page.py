@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from ..config import Config
 from .formulas import (
     in_symbols,
     numbers_at,
+    quantities_of,
     row_numbers,
     shown,
     step_numbers,
@@ -24,11 +24,11 @@ from .formulas import (
     typeset,
     update_numbers,
 )
-from .quantities import SECTIONS, Quantity, quantities
+from .quantities import SECTIONS, Quantity
 from .records import Alternative, MinibatchTrace, RowTrace, TokenTrace, Trace
 from .script import SCRIPT
 from .style import CSS
-from .text import render_trace_text, token_label
+from .text import SKIP_REASONS, render_trace_text, token_label
 
 _DIGITS = 8  # significant, of a number inside a formula
 _COLOURS = ("advantage", "raw_advantage", "td_error", "reward", "value", "kl", "old_probability", "ratio",
@@ -74,9 +74,7 @@ def render_trace_page(
     trace: Trace, *, title: str = "One PPO step, token by token", meta: Mapping[str, Any] | None = None
 ) -> str:
     """The whole page as a string. ``meta``: what was run (model, commit, command), shown at the end."""
-    config = Config.from_dict(trace.config)
-    has_reference = trace.rows[0].tokens[0].ref_logprob is not None
-    known = quantities(config, has_reference=has_reference)
+    known = quantities_of(trace)
     body = _BODY.format(
         title=escape(title),
         lead=escape(_lead(trace)),
@@ -159,7 +157,7 @@ def _moment(minibatch: MinibatchTrace, trace: Trace) -> dict[str, Any]:
         f"clipped {100 * statistics['policy/clip_fraction']:.1f} %",
     ]
     if minibatch.grad_norm is None:
-        parts.append("skipped: the mean ratio is beyond max_mean_ratio, and the gradient was thrown away")
+        parts.append(f"skipped: {SKIP_REASONS[minibatch.skip_reason]}, and the gradient was thrown away")
     else:
         limit = trace.config["max_grad_norm"]
         scale = f", scaled by {limit / minibatch.grad_norm:.3g}" if limit and minibatch.grad_norm > limit else ""

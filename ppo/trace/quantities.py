@@ -53,6 +53,12 @@ SYMBOLS = {  # of what formulas mention besides the quantities themselves
     "group_mean": "mean(Σr)",
     "group_std": "std(Σr)",
     "samples_per_prompt": "n",
+    "score": "S",
+    "score_std": "σ_S",
+    "clip_scores": "c_S",
+    "missing_eos_penalty": "p_EOS",
+    "is_last": "lastₜ",
+    "is_cut": "cut",
 }
 
 _KL = {
@@ -67,9 +73,13 @@ _GROUP = {
 }
 
 
-def quantities(config: Config, *, has_reference: bool) -> list[Quantity]:
-    """All quantities that a step under ``config`` has, in the order in which they come about."""
-    found = [*_sampled(config, has_reference), *_rewarded(config, has_reference), *_judged(config)]
+def quantities(config: Config, *, has_reference: bool, has_scores: bool) -> list[Quantity]:
+    """All quantities that a step under ``config`` has, in the order in which they come about.
+
+    ``has_scores``: whether the reward is one score a response, not a number for each token.
+    """
+    found = [*_sampled(config, has_reference), _given(config, has_scores), *_rewarded(config, has_reference)]
+    found += _judged(config)
     found += _policy(config, has_reference)
     return [*found, *(_critic(config) if config.has_critic else []), *_after(config)]
 
@@ -98,6 +108,25 @@ def _sampled(config: Config, has_reference: bool) -> list[Quantity]:
     return found
 
 
+def _given(config: Config, has_scores: bool) -> Quantity:
+    says, raw, formula = "What the reward function gave for this token", "the number", "{score}"
+    if has_scores:
+        says, raw = "The score S of the whole response lands on its last token: lastₜ is 1 there, 0 elsewhere", "S"
+    if config.scale_scores:
+        says += f"; {raw} is divided by σ_S, the deviation of all that was given so far"
+        formula += " / {score_std}"
+    if config.clip_scores is not None:
+        says += f"; then held within ±{config.clip_scores:g}"
+        formula = f"clip({formula}, -{{clip_scores}}, {{clip_scores}})"
+    if config.missing_eos_penalty:
+        says += f"; {config.missing_eos_penalty:g} is taken off the last token if the response was cut before its end"
+        formula = f"({formula} - {{missing_eos_penalty}} * {{is_cut}})"
+    is_lost = not has_scores and formula != "{score}"
+    says += ". What the function gave before all that is not kept, so there is no formula." if is_lost else "."
+    return Quantity("token_reward", "reward given", "sₜ", "reward", says, "ppo/scoring.py: Scorer.shape",
+                    "{is_last} * " + formula if has_scores else "")  # fmt: skip
+
+
 def _rewarded(config: Config, has_reference: bool) -> list[Quantity]:
     is_penalised = has_reference and config.kl_as == "reward"
     formula = "{token_reward} - {kl_coef} * {kl}" if is_penalised else "{token_reward}"
@@ -105,9 +134,6 @@ def _rewarded(config: Config, has_reference: bool) -> list[Quantity]:
         "What the reward gave: KL is not taken off the reward here.")  # fmt: skip
     name = "shaped_reward" if config.whiten_rewards else "reward"
     found = [
-        Quantity("token_reward", "reward given", "sₜ", "reward",
-                 "What the reward function gave for this token, scaled and clipped if the config says so. A score for "
-                 "the whole response lands on its last token, and the others get 0.", "ppo/scoring.py: Scorer.shape"),
         Quantity(name, "reward after KL", "rₜ⁰" if config.whiten_rewards else "rₜ", "reward", says,
                  "ppo/advantages.py: shape_rewards", formula),
     ]  # fmt: skip

@@ -17,7 +17,7 @@ from ..actor_critic import Evaluation
 from ..config import Config
 from ..losses import policy_terms, value_terms
 from ..types import Rollout
-from .records import ClipSide, MinibatchTrace, TokenUpdate
+from .records import ClipSide, MinibatchTrace, SkipReason, TokenUpdate
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,15 @@ class Recorder:
             self._take(watched, number)
         self._watched = []
         epoch, index = divmod(number, self._per_epoch)
+        reason: SkipReason = "" if grad_norm is not None else self._skip_reason(statistics)
         self.minibatches.append(
-            MinibatchTrace(
-                epoch, index, self._num_tokens, grad_norm is None, grad_norm, learning_rate, dict(statistics)
-            )
+            MinibatchTrace(epoch, index, self._num_tokens, reason, grad_norm, learning_rate, dict(statistics))
         )
+
+    def _skip_reason(self, statistics: Mapping[str, float]) -> SkipReason:
+        """The update asks about the ratio first; what gets past it is left out for a number that is not finite."""
+        limit = self._config.max_mean_ratio
+        return "ratio" if limit is not None and statistics["policy/ratio"] > limit else "not finite"
 
     @torch.no_grad()
     def _take(self, watched: _Watched, number: int) -> None:

@@ -14,6 +14,10 @@ _DIGITS = 9  # what a float32 needs to come back as the same float32
 ClipSide = Literal["", "above", "below"]
 """Which bound of the ratio cut the gradient: "above" for 1 + clip, "below" for 1 - clip, "" for neither."""
 
+SkipReason = Literal["", "ratio", "not finite"]
+"""Why a minibatch's gradient was thrown away: its mean ratio was beyond ``max_mean_ratio``, or something was NaN or
+infinite; "" where it was used."""
+
 
 @dataclass(frozen=True)
 class Alternative:
@@ -32,8 +36,9 @@ class TokenUpdate:
     ``minibatch``: index into ``Trace.minibatches``. ``surrogate`` = -advantage x ratio, ``clipped_surrogate`` the same
     with the ratio clipped, ``policy_loss`` the larger of the two; the losses here are not yet divided by the tokens of
     the minibatch. ``logprob_gradient`` is d loss / d log-prob as autograd found it, ``unclipped_gradient`` what the
-    surrogate would have given without the clip; ``value_gradient`` is d loss / d value. What belongs to the critic is
-    None where there is none.
+    surrogate would have given without the clip; ``value_gradient`` is d loss / d value. ``clip_side``: which bound of
+    the ratio cut the gradient, "above" or "below", "" for neither. What belongs to the critic is None where there is
+    none.
     """
 
     minibatch: int
@@ -89,18 +94,22 @@ class TokenTrace:
 class MinibatchTrace:
     """One minibatch: its place in the update, its tokens, and the optimiser step that it led to.
 
-    ``is_skipped``: its mean ratio was beyond ``max_mean_ratio``, or something in it was not finite, and its gradient
-    was thrown away; then ``grad_norm`` (before clipping) and ``learning_rate`` are None. ``statistics``: as in the
-    step's metrics, for this one alone.
+    ``skip_reason``: why its gradient was thrown away ("ratio" or "not finite"), if it was; then ``grad_norm`` (before
+    clipping) and ``learning_rate`` are None. ``statistics``: as in the step's metrics, for this one alone.
     """
 
     epoch: int
     index: int
     num_tokens: int
-    is_skipped: bool
+    skip_reason: SkipReason
     grad_norm: float | None
     learning_rate: float | None
     statistics: dict[str, float]
+
+    @property
+    def is_skipped(self) -> bool:
+        """Whether its gradient was thrown away."""
+        return self.skip_reason != ""
 
 
 @dataclass(frozen=True)
@@ -129,8 +138,8 @@ class Trace:
     """One PPO update seen from the inside; ``rows`` are those that were asked for.
 
     ``step``: PPO step, from 0. ``config``: :meth:`ppo.Config.to_dict`. ``numbers`` of the whole rollout: ``kl_coef``,
-    and mean and variance (over all ``num_tokens`` tokens) that whitening used. ``metrics``: what
-    :meth:`ppo.Trainer.update` returns.
+    ``score_std`` that rewards were divided by (with ``scale_scores``), and mean and variance (over all ``num_tokens``
+    tokens) that whitening used. ``metrics``: what :meth:`ppo.Trainer.update` returns.
     """
 
     step: int

@@ -40,6 +40,8 @@ def trace_update(
         after = [look(trainer, rollout.generation.rows([row])) for row in rows]
     columns = _columns(rollout, trainer.config, kl_coef)
     shared = _numbers(columns, rollout.generation.mask, trainer.config) | {"kl_coef": kl_coef}
+    if "score/running_std" in rollout.metrics:
+        shared["score_std"] = rollout.metrics["score/running_std"]
     traces = [
         _row_trace(trainer, rollout, row, columns, recorder.updates[row], *looks, top_k=top_k)
         for row, *looks in zip(rows, before, after, strict=True)

@@ -34,6 +34,7 @@ SCRIPT = r"""
   function number(name, t) {
     if (name in data.numbers) return data.numbers[name];
     if (name in row().numbers) return row().numbers[name];
+    if (name === "is_last") return Number(t + 1 === row().tokens.length);
     if (name.indexOf("next_") === 0) return t + 1 < row().tokens.length ? entry(name.slice(5), t + 1, "n") : 0;
     return entry(name, t, "n");
   }

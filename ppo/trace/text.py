@@ -10,17 +10,19 @@ import textwrap
 import unicodedata
 from collections.abc import Sequence
 
-from ..config import Config
-from .formulas import in_symbols, numbers_at, shown, substituted, typeset
-from .quantities import quantities
-from .records import RowTrace, Trace
+from .formulas import in_symbols, numbers_at, quantities_of, shown, substituted, typeset
+from .records import RowTrace, TokenTrace, Trace
 
 WIDTH = 100
 _MOST_PASSES = 6  # columns of the second table; of more epochs the first and the last are shown
+SKIP_REASONS = {
+    "ratio": "the mean ratio is beyond max_mean_ratio",
+    "not finite": "something in it was not finite",
+}
 _MARKS = {"": " ", "above": "^", "below": "v"}
 _VISIBLE = {" ": "·", "\n": "⏎", "\t": "⇥"}
 _ROLLOUT_COLUMNS = (
-    ("π old", 5, "old_probability"),
+    ("H", 5, "entropy"),
     ("logπ", 7, "old_logprob"),
     ("ref", 7, "ref_logprob"),
     ("KL", 7, "kl"),
@@ -58,6 +60,9 @@ def _head(trace: Trace) -> str:
         f"{config['gamma']:g}, lambda {config['gae_lambda']:g}; "
         + (f"learning rate {first.learning_rate:.3g}." if first.learning_rate is not None else "first one skipped."),
     ]
+    for reason, says in SKIP_REASONS.items():
+        if skipped := [f"{m.epoch + 1}.{m.index + 1}" for m in trace.minibatches if m.skip_reason == reason]:
+            lines.append(f"Skipped (epoch.minibatch), since {says}: {', '.join(skipped)}.")
     return "\n".join(_wrap(line) for line in lines)
 
 
@@ -81,19 +86,28 @@ def _rollout_table(row: RowTrace) -> str:
 
 
 def _update_table(trace: Trace, row: RowTrace) -> str:
-    """What the update did: the ratio in every epoch, and where the clip cut the gradient."""
+    """What the update did: the ratio in every epoch, where the clip cut the gradient, and what else could have come."""
     passes = _passes(len(row.tokens[0].updates))
     epochs = [trace.minibatches[row.tokens[0].updates[i].minibatch].epoch + 1 for i in passes]
     titles = [f"ρ {epoch:4d} " for epoch in epochs]
-    head = [*titles, " gradient", "π old", "π new"]
+    head = [*titles, " gradient", "π old", "π new", _left("instead", 9), "    π"]
     lines = [_line("  t", "token", head)]
     for t, token in enumerate(row.tokens):
         cells = [_number(token.updates[i].ratio, 6) + _MARKS[token.updates[i].clip_side] for i in passes]
         gradient = f"{token.updates[-1].logprob_gradient:9.1e}" if token.updates else " " * 9
         ends = [_number(token.old_probability, 5), _number(token.final_probability, 5)]
-        lines.append(_line(f"{t:3d}", token_label(token.text, token.id), [*cells, gradient, *ends]))
+        lines.append(_line(f"{t:3d}", token_label(token.text, token.id), [*cells, gradient, *ends, *_instead(token)]))
     note = "ρ: ratio in each epoch; ^ v: above or below the clip, its gradient cut off. gradient: of the loss by log π "
-    return "\n".join([*lines, _wrap(note + "in the last epoch that it was in.")])
+    note += "in the last epoch that it was in. instead: the likeliest other token, and its probability before."
+    return "\n".join([*lines, _wrap(note)])
+
+
+def _instead(token: TokenTrace) -> list[str]:
+    """The likeliest token that was not drawn, and how likely it was; nothing where no other had a chance."""
+    for other in token.alternatives:
+        if other.id != token.id and other.before > 0:
+            return [_left(token_label(other.text, other.id), 9), _number(other.before, 5)]
+    return []
 
 
 def _passes(count: int) -> list[int]:
@@ -107,7 +121,7 @@ def _by_hand(trace: Trace, row: RowTrace) -> str:
     t = max(range(len(row.tokens)), key=lambda i: abs(row.tokens[i].advantage))
     token = row.tokens[t]
     numbers = numbers_at(trace, row, t, len(token.updates) - 1 if token.updates else None)
-    known = quantities(Config.from_dict(trace.config), has_reference=token.ref_logprob is not None)
+    known = quantities_of(trace)
     symbols = {q.key: q for q in known}
     lines = [f"By hand, token {t} {token_label(token.text, token.id)}:"]
     for q in known:
