@@ -34,11 +34,17 @@ WIDTH, DPI = 8.0, 110  # inches, dots an inch: as wide as a README shows
 INK, SOFT = "#1a1a1a", "#8a8a8a"
 MARKS = "osD^vP*X<>hpd8"
 FILLS = ("#1a1a1a", "#ffffff", "#9a9a9a")
-PANELS: tuple[tuple[str, str, bool], ...] = (
+Panel = tuple[str, str, bool]
+"""A quantity, its title, and whether it is a share."""
+PANELS: tuple[Panel, ...] = (
     ("forget_holdout/exact", "forget-holdout, exact\n(lower is better)", True),
     ("keep/exact", "records to keep, exact\n(higher is better)", True),
     ("perplexity_ratio", "perplexity ratio\n(lower is better)", False),
     ("fluency", "fluency\n(higher is better)", False),
+)
+SIZE_PANELS: tuple[Panel, ...] = (
+    ("forget/discoverable", "forget set, (n,p)\n(lower is better)", True),
+    *PANELS[:3],
 )
 LINES = {"base": ("DeMem", "o", "-"), "distil": ("distillation", "s", "--")}
 
@@ -124,8 +130,8 @@ def size_figure(rows: Sequence[Row]) -> Figure | None:
     found = {(n, s): r for s in SIZES for n, r in select(rows, size=s).items() if n in BOTH and r.seeds}
     if len({size for _, size in found}) < 2:
         return None
-    figure, axes = new_figure(len(PANELS), height=2.9)
-    for axis, (quantity, title, is_share) in zip(axes, PANELS, strict=True):
+    figure, axes = new_figure(len(SIZE_PANELS), height=2.9)
+    for axis, (quantity, title, is_share) in zip(axes, SIZE_PANELS, strict=True):
         for name, (text, mark, style) in LINES.items():
             known = [(s, r.values[quantity]) for (n, s), r in found.items() if n == name and r.values.get(quantity)]
             xs, ys = [s for s, _ in known], [statistics.fmean(v) for _, v in known]

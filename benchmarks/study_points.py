@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.study_variants import BOTH, VARIANTS, Variant
+from demem_methods import METHODS
 from demem_setup import PRESETS
 from ppo.files import read_json
 
@@ -119,6 +120,7 @@ def asked(point: Point, settings: Settings) -> dict[str, Any]:
             "reward": variant.reward,
             "reference": variant.reference,
             "distil_steps": distil_steps_of(variant, settings),
+            "distil_retain_weight": METHODS["distil"].default if variant.distil_steps else None,
             "is_trained": variant.is_trained,
         }
     return dict(json.loads(json.dumps(what)))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.study_points import NUM_SEEDS, ORIGINAL, SIZE, SIZES
-from benchmarks.study_rows import Row, as_good_as_both, better_and_worse, make_rows
+from benchmarks.study_rows import LOWER_IS_BETTER, Row, as_good_as_both, better_and_worse, make_rows
 from benchmarks.study_variants import BOTH, VARIANTS
 from eval.report.pareto_text import COLUMNS, Column, markdown, number
 from ppo.files import replace_text
@@ -75,29 +75,23 @@ def ingredients_page(rows: Sequence[Row]) -> str | None:
     for name, row in chosen.items():
         cells = [cell(row.values.get(q), kind) for q, _, kind in SHOWN]
         table.append([f"`{name}`", label(row), str(row.seeds), *cells])
-    others = [r for n, r in chosen.items() if n not in ("base", ORIGINAL) and r.seeds]
-    lines = [f"- `{r.variant}`: {difference(r, chosen['base'])}" for r in others]
     parts = [
         "# What each ingredient adds",
         f"The lab, {SIZE} forget records; one ingredient of the default recipe switched at a time. {LEGEND}",
         markdown(table),
     ]
-    if lines:
+    others = [r for n, r in chosen.items() if n not in ("base", ORIGINAL) and r.seeds >= NUM_SEEDS]
+    if others and chosen["base"].seeds >= NUM_SEEDS:
         parts += [
             "## Against the default recipe",
             "Named are the quantities in which *all* seeds of a variant lie on one side of all seeds of `base`. With "
-            f"{NUM_SEEDS} seeds each, chance alone does that to a quantity once in ten times, and there are "
-            f"{len(better_names())} of them.",
-            "\n".join(lines),
+            f"three seeds each, chance alone does that to a quantity once in ten times, and there are "
+            f"{len(LOWER_IS_BETTER)} of them.",
+            "\n".join(f"- `{r.variant}`: {difference(r, chosen['base'])}" for r in others),
         ]
     if warm := warm_lines(chosen):
         parts += ["## The warm start", "\n".join(warm)]
     return "\n\n".join(parts)
-
-
-def better_names() -> list[str]:
-    """The heads of the quantities that are compared."""
-    return [head for name, head in HEADS.items() if name not in ("steps", "minutes")]
 
 
 def difference(row: Row, base: Row) -> str:
@@ -117,13 +111,11 @@ def warm_lines(chosen: Mapping[str, Row]) -> list[str]:
         if not name.startswith("warm") or not row.seeds:
             continue
         good, short = as_good_as_both(row, rivals)
-        says = [f"as good as the better one of {' and '.join(f'`{b}`' for b in BOTH)} in "
-                f"{len(good)} of {len(good) + len(short)} quantities"]  # fmt: skip
-        if good and short:
-            says.append(f"({', '.join(HEADS[n] for n in good)})")
-        if short:
-            says.append(f"short of it in {', '.join(HEADS[n] for n in short)}")
-        lines.append(f"- `{name}` (means): " + " ".join(says))
+        both = " and ".join(f"`{b}`" for b in BOTH)
+        text = f"- `{name}`, means over {row.seeds} seed{'s' if row.seeds > 1 else ''}: as good as the better one of "
+        text += f"{both} in {len(good)} of {len(good) + len(short)} quantities"
+        text += f" ({', '.join(HEADS[n] for n in good)})" if good else ""
+        lines.append(text + (f"; short of it in {', '.join(HEADS[n] for n in short)}" if short else ""))
     return lines
 
 

@@ -306,6 +306,9 @@ def test_better_and_worse_need_all_seeds_on_one_side():
     assert "- `hot`: better: keep survives" in page
     assert "- `cool`: no quantity in which all its seeds differ" in page
     assert "85.0 % [80.0, 90.0]" in page
+    fewer = ingredients_page(make_rows([p for p in points if p["asked"]["seed"] < 2]))
+    assert fewer is not None
+    assert "Against the default recipe" not in fewer  # two seeds say too little
     assert make_rows(points[1:]) == []  # nothing to hold them against
 
 
@@ -319,7 +322,7 @@ def test_the_warm_start_is_held_against_the_better_one_of_both():
     assert short == ["perplexity_ratio"]
     page = ingredients_page(list(rows.values()))
     assert page is not None
-    assert "`warm` (means): as good as the better one of `base` and `distil` in 8 of 9 quantities" in page
+    assert "`warm`, means over 1 seed: as good as the better one of `base` and `distil` in 8 of 9 quantities" in page
     assert "short of it in perplexity ratio" in page
 
 
