@@ -8,7 +8,8 @@
 
 Every point (variant, number of records, seed) is one JSON file under ``points/``, whole or not at all; the pages
 (``ingredients.md``, ``size.md``, ``repeats.md``, ``shapes.md``) are written again after each. Set OMP_NUM_THREADS=1
-to measure on one core: what a seed leads to depends on the number of threads. study_points.py says what the parts are.
+to measure on one core: what a seed leads to depends on the number of threads. Two processes may work on different parts
+side by side, each with its own ``--work``. study_points.py says what the parts are.
 """
 
 from __future__ import annotations
@@ -44,23 +45,37 @@ from ppo.files import read_json, write_json
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Exit status: 0, 2 for what cannot be worked with (one line on stderr), 130 after Ctrl-C."""
     transformers.utils.logging.disable_progress_bar()
     options = read_options(arguments)
-    settings = QUICK if options.quick else Settings()
+    try:
+        work(options, QUICK if options.quick else Settings())
+    except (ValueError, OSError) as error:
+        print(f"study: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("study: interrupted; the same command goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def work(options: argparse.Namespace, settings: Settings) -> None:
+    """List the points, or measure those that are not there yet, and write the pages."""
     points = plan(options.part, seeds=options.seeds, variants=options.variants)
     found = read_points(options.out, settings)
     left = missing(points, found)
     if options.list:
         list_points(points, left, found)
-        return 0
+        return
     if not options.render:
         workshop = Workshop(settings, options.work)
         for number, point in enumerate(left):
+            if not missing([point], read_points(options.out, settings)):
+                continue  # another process has measured it meanwhile
             measure_point(point, workshop, options.out, label=f"{number + 1}/{len(left)}")
             write_pages(options.out, read_points(options.out, settings))
     pages = write_pages(options.out, read_points(options.out, settings))
     say("pages: " + (", ".join(map(str, pages)) if pages else f"none yet, {options.out} holds no point"))
-    return 0
 
 
 def measure_point(point: Point, workshop: Workshop, out: Path, *, label: str) -> None:
@@ -96,7 +111,9 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--variants", default=",".join(VARIANTS), help="of the ingredients (default: all)")
     parser.add_argument("--seeds", type=int, default=None, help=f"seeds 0, 1, … (default {NUM_SEEDS})")
     parser.add_argument("--out", type=Path, default=None, help="folder of points and pages (default results/study)")
-    parser.add_argument("--work", type=Path, default=Path("runs/study"), help="folder of what is not kept")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/study"), help="folder of what is not kept (and of the graded lab)"
+    )
     parser.add_argument("--quick", action="store_true", help="two steps, few records, 1 seed, into runs/study-quick")
     parser.add_argument("--list", action="store_true", help="measure nothing: the points and an estimate")
     parser.add_argument("--render", action="store_true", help="measure nothing: the pages of what is there")
