@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,13 @@ WIDTH, DPI = 8.0, 110  # inches, dots an inch: as wide as a README shows
 INK, SOFT = "#1a1a1a", "#8a8a8a"
 MARKS = "osD^vP*X<>hpd8"
 FILLS = ("#1a1a1a", "#ffffff", "#9a9a9a")
+LEGEND_COLUMNS = 6
+SCATTERS = (
+    ("forget/worst", "forget set, worst of 3 attacks", "keep/exact", "records to keep that survive"),
+    ("forget_holdout/worst", "forget-holdout, worst of 3 attacks", "keep/exact", "records to keep that survive"),
+    ("floor_distance_p", "forget set, p(true token) from chance", "perplexity_ratio", "held-out perplexity ratio"),
+)
+"""Quantity and title across, quantity and title up; the attacks: greedy, any of a few samples, (n, p)-discoverable."""
 Panel = tuple[str, str, bool]
 """A quantity, its title, and whether it is a share."""
 PANELS: tuple[Panel, ...] = (
@@ -53,44 +61,56 @@ LINES = {"base": ("DeMem", "o", "-"), "distil": ("distillation", "s", "--")}
 
 
 def pareto_figure(all_means: Sequence[Mean]) -> Figure | None:
-    """Sampled extraction against two kinds of damage; hollow is what has collapsed. Nothing lies left of the best."""
-    found = [m for m in all_means if m.get("perplexity_ratio") is not None and m.get("keep/exact") is not None]
+    """What can be extracted against what was damaged, a mark for every value of a method's knob."""
+    shown = (*(q for q, *_ in SCATTERS), *(q for _, _, q, _ in SCATTERS))
+    found = [m for m in all_means if all(place_of(m, quantity) is not None for quantity in shown)]
     if not found:
         return None
-    figure, axes = new_figure(2, height=3.9)
+    figure, axes = new_figure(len(SCATTERS), height=3.6)
     names = list(dict.fromkeys(m.method for m in found))
-    for axis, (quantity, text) in zip(
-        axes, (("perplexity_ratio", "held-out perplexity ratio"), ("keep/exact", "records to keep, exact")), strict=True
-    ):
+    for axis, (x, x_title, y, y_title) in zip(axes, SCATTERS, strict=True):
         for name in names:
-            draw_method(axis, [m for m in found if m.method == name], quantity, names.index(name))
-        axis.set_xlabel("forget set, any of a few samples exact")
-        axis.set_ylabel(text)
-        axis.set_xlim(-0.05, 1.05)
-    worst = max(m.values["perplexity_ratio"] for m in found)
-    if worst > 2:
-        axes[0].set_yscale("log")
-    axes[1].set_ylim(-0.05, 1.05)
+            draw_method(axis, [m for m in found if m.method == name], x, y, names.index(name))
+        axis.set_xlabel(x_title, fontsize=8.5)
+        axis.set_title(y_title, fontsize=8.5)
+        if x != "floor_distance_p":
+            axis.set_xlim(-0.06, 1.06)
+            axis.set_ylim(-0.06, 1.06)
+            axis.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+            axis.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+    if max(m.values["perplexity_ratio"] for m in found) > 2:
+        axes[-1].set_yscale("log")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, ncols=6, loc="lower center", frameon=False, fontsize=8)
-    figure.suptitle("Forgetting against utility: left is forgotten, below (left) and above (right) is undamaged")
-    figure.tight_layout(rect=(0, 0.05 * (1 + len(names) // 6), 1, 1))
+    figure.legend(handles, labels, ncols=LEGEND_COLUMNS, loc="lower center", frameon=False, fontsize=8)
+    seeds = max(m.seeds for m in found)
+    figure.suptitle(f"Forgetting (left is better) against damage; {seeds} seed(s); crossed: collapsed", fontsize=10)
+    figure.tight_layout(rect=(0, 0.06 * math.ceil(len(names) / LEGEND_COLUMNS), 1, 1))
     return figure
 
 
-def draw_method(axis: Axes, found: Sequence[Mean], quantity: str, place: int) -> None:
-    """One method's values of its knob, joined, with a deviation over the seeds; hollow and crossed where collapsed."""
+def place_of(mean: Mean, quantity: str) -> float | None:
+    """A mean, or, for "<group>/worst", the most that greedy decoding, sampling or (n, p) gets out of a group."""
+    group, _, name = quantity.partition("/")
+    if name != "worst":
+        return mean.get(quantity)
+    known = [mean.get(f"{group}/{attack}") for attack in ("exact", "exact_sampled", "discoverable")]
+    return max((value for value in known if value is not None), default=None)
+
+
+def draw_method(axis: Axes, found: Sequence[Mean], x: str, y: str, place: int) -> None:
+    """One method's values of its knob, joined, with a deviation over the seeds; crossed where collapsed."""
     rows = sorted(found, key=lambda m: (m.size, m.value))
-    xs, ys = [m.values["forget/exact_sampled"] for m in rows], [m.values[quantity] for m in rows]
+    xs, ys = [place_of(m, x) for m in rows], [place_of(m, y) for m in rows]
     axis.plot(xs, ys, color=SOFT, linewidth=0.8, zorder=1)
     fill, mark = FILLS[place % len(FILLS)], MARKS[place % len(MARKS)]
     for i, mean in enumerate(rows):
-        spreads = mean.spreads["forget/exact_sampled"], mean.spreads[quantity]
-        axis.errorbar(xs[i], ys[i], xerr=spreads[0], yerr=spreads[1], color=SOFT, linewidth=0.8, zorder=2)
+        axis.errorbar(
+            xs[i], ys[i], xerr=mean.spreads.get(x, 0), yerr=mean.spreads.get(y, 0), color=SOFT, linewidth=0.8, zorder=2
+        )
         label = mean.method if i == 0 else None
-        axis.plot(xs[i], ys[i], mark, color=fill, markeredgecolor=INK, markersize=7, label=label, zorder=3)
+        axis.plot(xs[i], ys[i], mark, color=fill, markeredgecolor=INK, markersize=6, label=label, zorder=3)
         if mean.collapsed:
-            axis.plot(xs[i], ys[i], "x", color=INK, markersize=12, zorder=4)
+            axis.plot(xs[i], ys[i], "x", color=INK, markersize=11, zorder=4)
 
 
 def ingredients_figure(rows: Sequence[Row]) -> Figure | None:
