@@ -75,10 +75,16 @@ def attack(run: Run) -> Evaluation:
     return found
 
 
-def train(run: Run, before: Evaluation, page: LivePage | None = None) -> None:
+def train(
+    run: Run,
+    before: Evaluation,
+    page: LivePage | None = None,
+    make: Callable[[Run, float], ppo.Trainer] | None = None,
+) -> None:
     """PPO on the forget set until it is no longer extractable and its suffixes read like any stranger's.
 
     ``page``: shown after every look at the forget set; of the notebook's training, which takes none, after every step.
+    ``make``: from the run and the chance floor to the trainer, where it is not to be :func:`make_trainer`'s.
     """
     floor = chance_floor(run, before)
     forget, tokenizer = run.study.group("forget"), run.loaded.tokenizer
@@ -99,7 +105,7 @@ def train(run: Run, before: Evaluation, page: LivePage | None = None) -> None:
             page.show(trainer.step)
         return is_done(metrics)
 
-    trainer = make_trainer(run, floor)
+    trainer = (make or make_trainer)(run, floor)
     if run.options.preset == "paper-as-run":
         shown = page.show if page is not None else None
         train_as_published(trainer, run.options.most_steps, show=headline(run.config), after_step=shown)
@@ -128,19 +134,23 @@ def is_forgotten(look: Mapping[str, float], target_exact: float, floor: float) -
     return look["forget/exact"] <= target_exact and is_at_chance and look["forget/empty"] == 0
 
 
-def make_trainer(run: Run, floor: float) -> ppo.Trainer:
+def rows_to_forget(run: Run) -> list[dict[str, Any]]:
     """The prompts are the prefixes, and earlier windows of the same text; the reward finds what truly follows a prompt
     in that prompt's row.
 
     More than one window keeps the policy from learning one way out for each prompt: it forgets the text.
     """
     count = run.options.windows or (1 if run.options.is_paper else 2)
-    rows = [
+    return [
         {"prompt": list(prompt), "suffix": run.loaded.decode(suffix), "suffix_ids": list(suffix)}
         for p in run.study.group("forget")
         for prompt, suffix in windows(p, count)
     ]
-    reward = make_reward(run, floor)
+
+
+def make_trainer(run: Run, floor: float) -> ppo.Trainer:
+    """The trainer of a run, new or as its last checkpoint left it."""
+    rows, reward = rows_to_forget(run), make_reward(run, floor)
     kept = run.processes.first(lambda: text_to_keep(run))
     more: dict[str, Any] = {"tokenizer": run.loaded.tokenizer, "retain": kept, "out": run.out}
     if run.options.resume and run.processes.first(lambda: bool(list_checkpoints(run.out / "checkpoints"))):

@@ -26,7 +26,7 @@ setup(
     install_requires=["torch>=2.13", "transformers>=5.0", "numpy>=1.26", "sacrebleu>=2.4", "tqdm>=4.66"],
     extras_require={
         "gguf": ["gguf>=0.10", "accelerate>=1.0"],
-        "report": ["matplotlib>=3.8"],
+        "plots": ["matplotlib>=3.8"],
         "tensorboard": ["tensorboard>=2.14"],
         "harness": ["lm-eval>=0.4.9"],
         "bench": ["trl==1.12.0", "datasets>=4.7"],

@@ -1,0 +1,168 @@
+"""The points of the lab study: which there are, what each one asks for, its file, and what it will cost.
+
+    ingredients   every variant at the lab's own size
+    size          the recipe and its rival at other numbers of forget records
+    repeats       the same two on a lab whose records were repeated less or more (study_graded.py)
+    shapes        a page of its own, from the points of ``ingredients``
+
+A point is one JSON file; one that is there is not measured again unless it was asked for with other settings. This
+module trains nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.study_variants import BOTH, VARIANTS, Variant
+from demem_methods import METHODS
+from demem_setup import PRESETS
+from ppo.files import read_json
+
+Lab = Literal["lab", "graded"]
+ORIGINAL = "original"
+SIZE = 64  # forget records of the lab
+SIZES = (16, 32, 64, 96, 128)  # 128 records were memorised in all; with all of them there is no forget-holdout
+PARTS = ("ingredients", "size", "repeats", "shapes")
+NUM_SEEDS = 3
+MINUTES = {"evaluation": 0.25, "ppo step": 0.092, "distillation step": 0.043, "own text": 0.35, "graded lab": 14.0}
+"""On one core, as far as no point of the folder tells: the ground of an estimate, not a result."""
+USUAL_STEPS = 48  # of the default recipe until it stops
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all points of a folder have in common.
+
+    share      1: the lab as it is; k: a k-th of each group, to look at whether it runs
+    most_steps, own_texts   limits on a variant's steps and own text; None: as the variant has it
+    """
+
+    share: int = 1
+    num_samples: int = 4
+    most_steps: int | None = None
+    own_texts: int | None = None
+    small_batches: bool = False
+
+
+QUICK = Settings(share=16, num_samples=1, most_steps=2, own_texts=16, small_batches=True)
+SMALL_BATCHES = {"prompts_per_step": 8, "minibatch": 8, "retain_sequences": 2, "retain_tokens": 48}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One variant (or "original": the model as it is) with one seed, on so many forget records of one lab."""
+
+    variant: str
+    size: int = SIZE
+    seed: int = 0
+    lab: Lab = "lab"
+
+    @property
+    def key(self) -> str:
+        """Its file's name without the ending."""
+        return f"{self.variant}-n{self.size}-seed{self.seed}" + ("" if self.lab == "lab" else f"-{self.lab}")
+
+    @property
+    def original(self) -> Point:
+        """What it is held against."""
+        return Point(ORIGINAL, self.size, 0, self.lab)
+
+
+def plan(parts: Sequence[str], *, seeds: int, variants: Sequence[str] = tuple(VARIANTS)) -> list[Point]:
+    """The points of some parts, none twice: part by part, the originals first, then seed by seed."""
+    points: list[Point] = []
+    for part in parts:
+        sizes = SIZES if part == "size" else (SIZE,)
+        names = [n for n in variants if part == "ingredients" or n in BOTH]
+        lab: Lab = "graded" if part == "repeats" else "lab"
+        if part == "shapes":
+            continue
+        points += [Point(ORIGINAL, size, 0, lab) for size in sizes]
+        points += [Point(n, size, seed, lab) for seed in range(seeds) for size in sizes for n in names]
+    return list(dict.fromkeys(points))
+
+
+def options_of(variant: Variant, settings: Settings) -> dict[str, Any]:
+    """What differs from the default options."""
+    options = {**variant.options, "num_samples": settings.num_samples}
+    if settings.most_steps is not None:
+        options["steps"] = settings.most_steps
+    if settings.own_texts is not None:
+        options["num_own"] = min(settings.own_texts, options.get("num_own", settings.own_texts))
+    return options
+
+
+def changes_of(variant: Variant, settings: Settings, seed: int) -> dict[str, Any]:
+    """What differs from ``ppo.Config``'s defaults."""
+    small = SMALL_BATCHES if settings.small_batches else {}
+    return {**PRESETS["default"], **variant.config, **small, "seed": seed}
+
+
+def distil_steps_of(variant: Variant, settings: Settings) -> int:
+    """Steps of distillation at most."""
+    most = settings.most_steps if settings.most_steps is not None else variant.distil_steps
+    return min(variant.distil_steps, most)
+
+
+def asked(point: Point, settings: Settings) -> dict[str, Any]:
+    """Everything that decides a point's numbers, but for the code: what :func:`is_current` compares. Plain JSON."""
+    what = {**asdict(point), "settings": asdict(settings)}
+    if point.variant != ORIGINAL:
+        variant = VARIANTS[point.variant]
+        what |= {
+            "options": options_of(variant, settings),
+            "config": changes_of(variant, settings, point.seed),
+            "reward": variant.reward,
+            "reference": variant.reference,
+            "distil_steps": distil_steps_of(variant, settings),
+            "distil_retain_weight": METHODS["distil"].default if variant.distil_steps else None,
+            "is_trained": variant.is_trained,
+        }
+    return dict(json.loads(json.dumps(what)))
+
+
+def is_current(known: Mapping[str, Any], settings: Settings) -> bool:
+    """Whether a file's point is one of today's, asked for as it would be now."""
+    try:
+        point = Point(*(known["asked"][name] for name in ("variant", "size", "seed", "lab")))
+    except (KeyError, TypeError):
+        return False
+    is_known = point.variant == ORIGINAL or point.variant in VARIANTS
+    return is_known and bool(known["asked"] == asked(point, settings))
+
+
+def path_of(out: Path, point: Point) -> Path:
+    """Where a point's file stands."""
+    return out / "points" / f"{point.key}.json"
+
+
+def read_points(out: Path, settings: Settings) -> list[dict[str, Any]]:
+    """The current points of a folder. ValueError for a damaged file, which has to be deleted."""
+    found = [dict(read_json(file)) for file in sorted((out / "points").glob("*.json"))]
+    return [point for point in found if is_current(point, settings)]
+
+
+def missing(points: Iterable[Point], found: Iterable[Mapping[str, Any]]) -> list[Point]:
+    """The points that are still to be measured, in order."""
+    there = {known["key"] for known in found}
+    return [point for point in points if point.key not in there]
+
+
+def minutes(point: Point, found: Sequence[Mapping[str, Any]]) -> float:
+    """What a point will take on one core: what its variant took before, else a sum over its steps."""
+    same = [k for k in found if k["asked"]["variant"] == point.variant and k["asked"]["lab"] == point.lab]
+    near = [k for k in same if k["asked"]["size"] == point.size] or same
+    if near:
+        return statistics.fmean(sum(k["seconds"].values()) for k in near) / 60
+    if point.variant == ORIGINAL:
+        return MINUTES["evaluation"] + (MINUTES["graded lab"] if point.lab == "graded" else 0)
+    variant = VARIANTS[point.variant]
+    steps = min(variant.options.get("steps", USUAL_STEPS), USUAL_STEPS) if variant.is_trained else 0
+    own = MINUTES["own text"] if variant.options.get("num_own", 1) else 0
+    work = MINUTES["ppo step"] * steps + MINUTES["distillation step"] * variant.distil_steps
+    return MINUTES["evaluation"] + own + work

@@ -1,0 +1,122 @@
+"""The points of the lab study as rows: seeds side by side, what follows from a summary, what differs from what.
+
+A *row* is one variant at one size on one lab, with a value of every quantity for each seed. This module knows numbers,
+no models, no files and no pages.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.study_points import ORIGINAL
+from eval.pareto import COLLAPSE_RULES, collapse, derived
+
+LOWER_IS_BETTER = {
+    "forget/exact": True,
+    "forget/exact_sampled": True,
+    "forget/discoverable": True,
+    "forget_holdout/exact": True,
+    "forget_holdout/exact_sampled": True,
+    "forget_holdout/discoverable": True,
+    "keep/exact": False,
+    "perplexity_ratio": True,
+    "floor_distance": True,
+    "floor_distance_p": True,
+    "fluency": False,
+}
+"""The quantities that are compared, and which way is better."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """``values``: quantity to one number a seed. ``parts``: "kind" or "repeats" to "group/what" to quantity to numbers.
+
+    ``broken``: seeds whose training broke off; they have no numbers. ``collapsed``: rules that a majority breaks.
+    """
+
+    variant: str
+    size: int
+    lab: str
+    values: dict[str, list[float]] = field(default_factory=dict)
+    parts: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
+    broken: int = 0
+    collapsed: tuple[str, ...] = ()
+
+    @property
+    def seeds(self) -> int:
+        """Seeds that were measured, those that broke off left out."""
+        return max(map(len, self.values.values()), default=0)
+
+
+def make_rows(points: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Points to rows, in the order in which they come; a point whose original is not there is left out."""
+    originals = {_place(p): p["summary"] for p in points if p["asked"]["variant"] == ORIGINAL}
+    groups: dict[tuple[str, int, str], list[Mapping[str, Any]]] = {}
+    for point in points:
+        if _place(point) in originals:
+            groups.setdefault((point["asked"]["variant"], *_place(point)), []).append(point)
+    return [_row(*key, members, originals[key[1:]]) for key, members in groups.items()]
+
+
+def _place(point: Mapping[str, Any]) -> tuple[int, str]:
+    return point["asked"]["size"], point["asked"]["lab"]
+
+
+def _row(variant: str, size: int, lab: str, points: Sequence[Mapping[str, Any]], original: Mapping[str, float]) -> Row:
+    whole = [p for p in sorted(points, key=lambda p: p["asked"]["seed"]) if not p["error"]]
+    numbers = [
+        {**p["summary"], **derived(p["summary"], original), "steps": float(sum(_steps(p))),
+         "minutes": sum(p["seconds"].values()) / 60}
+        for p in whole
+    ]  # fmt: skip
+    parts: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for name in ("kind", "repeats"):
+        tables = [p["parts"].get(name, {}) for p in whole]
+        labels = list(dict.fromkeys(label for table in tables for label in table))
+        parts[name] = {label: _columns([table[label] for table in tables if label in table]) for label in labels}
+    rules = [rule for p in whole for rule in collapse(p["summary"])]
+    collapsed = tuple(rule for rule in COLLAPSE_RULES if 2 * rules.count(rule) > len(whole))
+    return Row(variant, size, lab, _columns(numbers), parts, len(points) - len(whole), collapsed)
+
+
+def _steps(point: Mapping[str, Any]) -> list[int]:
+    return [point["steps"].get(name, 0) for name in ("distillation", "ppo")]
+
+
+def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """Quantity to its value in every row that has it."""
+    return {name: [float(row[name]) for row in rows if name in row] for name in (rows[0] if rows else {})}
+
+
+def better_and_worse(row: Row, base: Row) -> tuple[list[str], list[str]]:
+    """The quantities in which all seeds of ``row`` lie on one side of all seeds of ``base``: the good one, the bad one.
+
+    With three seeds each, chance does that to a quantity once in ten times.
+    """
+    better, worse = [], []
+    for name, is_lower_better in LOWER_IS_BETTER.items():
+        ours, theirs = row.values.get(name), base.values.get(name)
+        if not ours or not theirs:
+            continue
+        if max(ours) < min(theirs):
+            (better if is_lower_better else worse).append(name)
+        elif min(ours) > max(theirs):
+            (worse if is_lower_better else better).append(name)
+    return better, worse
+
+
+def as_good_as_both(row: Row, rivals: Iterable[Row]) -> tuple[list[str], list[str]]:
+    """The quantities in which the mean of ``row`` is as good as the better one of the rivals', and the others."""
+    rivals = list(rivals)
+    good, short = [], []
+    for name, is_lower_better in LOWER_IS_BETTER.items():
+        known = [statistics.fmean(r.values[name]) for r in rivals if r.values.get(name)]
+        if not row.values.get(name) or not known:
+            continue
+        mean = statistics.fmean(row.values[name])
+        is_good = mean <= min(known) if is_lower_better else mean >= max(known)
+        (good if is_good else short).append(name)
+    return good, short

@@ -1,0 +1,230 @@
+"""The pages of the lab study: tables in Markdown with means, lowest and highest, and what can be read off them.
+
+Everything that is said is computed from the points. This module runs no model; study_rows.py has the arithmetic.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.study_points import NUM_SEEDS, ORIGINAL, SIZE, SIZES
+from benchmarks.study_rows import LOWER_IS_BETTER, Row, as_good_as_both, better_and_worse, make_rows
+from benchmarks.study_variants import BOTH, VARIANTS
+from eval.report.pareto_text import COLUMNS, Column, markdown, number
+from ppo.files import replace_text
+
+COSTS: tuple[Column, ...] = (("steps", "steps", "score"), ("minutes", "minutes", "score"))
+SHOWN: tuple[Column, ...] = tuple(c for c in COLUMNS if not c[0].startswith(("cost/", "utility/"))) + COSTS
+HEADS = {name: head for name, head, _ in SHOWN}
+LEGEND = (
+    "A cell is the mean over the seeds, and [lowest, highest] where they differ. *exact*: greedy decoding gives the "
+    "whole suffix; *sampled*: one of a few samples does; *(n,p)*: 100 samples would, with a probability of 50 %; "
+    "*from chance*: distance from what the original does on records that it never met."
+)
+
+
+def write_pages(out: Path, points: Sequence[Mapping[str, Any]]) -> list[Path]:
+    """Write the pages that the points are enough for, and return them."""
+    rows = make_rows(points)
+    written = []
+    for name, make in PAGES.items():
+        text = make(rows)
+        if text is not None:
+            path = out / f"{name}.md"
+            replace_text(path, text + "\n\n" + provenance_lines(points) + "\n")
+            written.append(path)
+    return written
+
+
+def cell(values: Sequence[float] | None, kind: str) -> str:
+    """Mean, and the range where the seeds differ; a dash where there is nothing."""
+    if not values:
+        return "-"
+    mean = number(statistics.fmean(values), kind)
+    low, high = number(min(values), kind), number(max(values), kind)
+    return mean if low == high else f"{mean} [{low.removesuffix(' %')}, {high.removesuffix(' %')}]"
+
+
+def label(row: Row) -> str:
+    """What a variant switches, and whether something is wrong with it."""
+    text = "the model before unlearning" if row.variant == ORIGINAL else VARIANTS[row.variant].label
+    if row.broken:
+        text += f"; **{row.broken} of {row.broken + row.seeds} trainings broke off**"
+    return text + (f"; **collapsed: {', '.join(row.collapsed)}**" if row.collapsed else "")
+
+
+def select(rows: Sequence[Row], *, lab: str = "lab", size: int | None = SIZE) -> dict[str, Row]:
+    """Rows of one size on one lab by variant: the original first, then in the variants' own order."""
+    order = [ORIGINAL, *VARIANTS]
+    chosen = [r for r in rows if r.lab == lab and size in (None, r.size)]
+    return {r.variant: r for r in sorted(chosen, key=lambda r: order.index(r.variant))}
+
+
+# ---------------------------------------------------------------------- the pages
+
+
+def ingredients_page(rows: Sequence[Row]) -> str | None:
+    """Every variant beside the default recipe."""
+    chosen = select(rows)
+    if "base" not in chosen:
+        return None
+    table = [["variant", "what is switched", "seeds", *(head for _, head, _ in SHOWN)]]
+    for name, row in chosen.items():
+        cells = [cell(row.values.get(q), kind) for q, _, kind in SHOWN]
+        table.append([f"`{name}`", label(row), str(row.seeds), *cells])
+    parts = [
+        "# What each ingredient adds",
+        f"The lab, {SIZE} forget records; one ingredient of the default recipe switched at a time. {LEGEND}",
+        markdown(table),
+    ]
+    others = [r for n, r in chosen.items() if n not in ("base", ORIGINAL) and r.seeds >= NUM_SEEDS]
+    if others and chosen["base"].seeds >= NUM_SEEDS:
+        parts += [
+            "## Against the default recipe",
+            "Named are the quantities in which *all* seeds of a variant lie on one side of all seeds of `base`. With "
+            f"three seeds each, chance alone does that to a quantity once in ten times, and there are "
+            f"{len(LOWER_IS_BETTER)} of them.",
+            "\n".join(f"- `{r.variant}`: {difference(r, chosen['base'])}" for r in others),
+        ]
+    if warm := warm_lines(chosen):
+        parts += ["## The warm start", "\n".join(warm)]
+    return "\n\n".join(parts)
+
+
+def difference(row: Row, base: Row) -> str:
+    """Where a row is better and where it is worse, in words."""
+    better, worse = better_and_worse(row, base)
+    says = [f"{word}: {', '.join(HEADS[n] for n in names)}" for word, names in (("better", better), ("worse", worse))
+            if names]  # fmt: skip
+    return "; ".join(says) or "no quantity in which all its seeds differ"
+
+
+def warm_lines(chosen: Mapping[str, Row]) -> list[str]:
+    """Whether a distillation before PPO gives the better of the two in everything."""
+    if not all(name in chosen for name in BOTH):
+        return []
+    rivals, lines = [chosen[name] for name in BOTH], []
+    for name, row in chosen.items():
+        if not name.startswith("warm") or not row.seeds:
+            continue
+        good, short = as_good_as_both(row, rivals)
+        both = " and ".join(f"`{b}`" for b in BOTH)
+        text = f"- `{name}`, means over {row.seeds} seed{'s' if row.seeds > 1 else ''}: as good as the better one of "
+        text += f"{both} in {len(good)} of {len(good) + len(short)} quantities"
+        text += f" ({', '.join(HEADS[n] for n in good)})" if good else ""
+        lines.append(text + (f"; short of it in {', '.join(HEADS[n] for n in short)}" if short else ""))
+    return lines
+
+
+def size_page(rows: Sequence[Row]) -> str | None:
+    """Forgetting against the number of forget records."""
+    table = [["variant", "records", "held out", "seeds", *(head for _, head, _ in SHOWN)]]
+    sizes = [s for s in SIZES if any(r.size == s and r.lab == "lab" and r.variant in BOTH for r in rows)]
+    if len(sizes) < 2:
+        return None
+    for name in (ORIGINAL, *BOTH):
+        for size in sizes:
+            row = select(rows, size=size).get(name)
+            if row is not None:
+                held = row.values.get("forget_holdout/passages", [0.0])[0]
+                cells = [cell(row.values.get(q), kind) for q, _, kind in SHOWN]
+                table.append([f"`{name}`", str(size), f"{held:.0f}", str(row.seeds), *cells])
+    parts = [
+        "# Forgetting against the number of records",
+        "The lab memorised 128 private records; the first so many are to be forgotten, the rest are the forget-holdout "
+        f"(none is left at 128). More would need another model. {LEGEND}",
+        markdown(table),
+    ]
+    return "\n\n".join(parts)
+
+
+def repeats_page(rows: Sequence[Row]) -> str | None:
+    """Forgetting against how often a record was met."""
+    chosen = {n: r for n, r in select(rows, lab="graded").items() if n in (ORIGINAL, *BOTH)}
+    if ORIGINAL not in chosen:
+        return None
+    table = parts_table(
+        chosen, "repeats", "repeats",
+        (("exact", "exact", "share"), ("exact_sampled", "sampled", "share"), ("discoverable", "(n,p)", "share"),
+         ("bleu", "BLEU", "score"), ("true_token_p", "p(true)", "ratio")),
+        groups=("forget", "forget_holdout"),
+    )  # fmt: skip
+    parts = [
+        "# Forgetting against repetition",
+        "The built-in lab met every record 100 times. This is another model: the same corpus and recipe from scratch, "
+        "with the records of people 10, 25, 50 or 100 times in it (a quarter each, every shape alike), and the records "
+        f"to keep 100 times. All {SIZE} forget records are unlearned at once. {LEGEND}",
+        markdown(table),
+    ]
+    return "\n\n".join(parts)
+
+
+def shapes_page(rows: Sequence[Row]) -> str | None:
+    """How far forgetting reaches, by the shape of a record."""
+    chosen = select(rows)
+    if "base" not in chosen:
+        return None
+    columns: tuple[Column, ...] = (("exact", "exact", "share"),)
+    people = parts_table(chosen, "kind", "shape", columns, groups=("forget", "forget_holdout"), is_wide=True)
+    kept = parts_table(chosen, "kind", "shape", columns, groups=("keep",), is_wide=True)
+    parts = [
+        "# By the shape of a record",
+        "The points of the ingredients, nothing trained anew: share of records whose suffix greedy decoding gives, by "
+        "the shape of the record. All shapes of people were trained on in *forget*; *forget_holdout* has the same "
+        f"shapes, other people; *keep* has other shapes and must survive. {LEGEND}",
+        "## Records of people: forgotten, and held out",
+        markdown(people),
+        "## Records to keep",
+        markdown(kept),
+    ]
+    return "\n\n".join(parts)
+
+
+def parts_table(
+    chosen: Mapping[str, Row], name: str, head: str, columns: Sequence[Column], *, groups: Sequence[str],
+    is_wide: bool = False,
+) -> list[list[str]]:  # fmt: skip
+    """Rows by group and kind (or repeats); wide: one row a variant, and these as columns (of the first quantity)."""
+    labels = list(dict.fromkeys(k for r in chosen.values() for k in r.parts.get(name, {}) if k.split("/")[0] in groups))
+    labels.sort(key=lambda k: (groups.index(k.split("/")[0]), _as_number(k.split("/")[1])))
+    if is_wide:
+        quantity, _, kind = columns[0]
+        table = [["variant", "seeds", *(f"{k.replace('/', ': ')}" for k in labels)]]
+        for variant, row in chosen.items():
+            cells = [cell(row.parts[name].get(k, {}).get(quantity), kind) for k in labels]
+            table.append([f"`{variant}`", str(row.seeds), *cells])
+        return table
+    table = [["group", head, "variant", "records", *(c[1] for c in columns)]]
+    for k in labels:
+        for variant, row in chosen.items():
+            found = row.parts[name].get(k, {})
+            count = f"{found['passages'][0]:.0f}" if found else "-"
+            cells = [cell(found.get(q), kind) for q, _, kind in columns]
+            table.append([*k.split("/"), f"`{variant}`", count, *cells])
+    return table
+
+
+def _as_number(text: str) -> tuple[int, str]:
+    return (int(text), "") if text.isdigit() else (0, text)
+
+
+def provenance_lines(points: Sequence[Mapping[str, Any]]) -> str:
+    """Where the numbers come from, and whether they are more than a look."""
+    facts = []
+    for name in ("commit", "python", "torch", "transformers", "processor", "threads"):
+        facts.append(f"{name} {', '.join(sorted({str(p['meta'].get(name, '-')) for p in points}))}")
+    minutes = sum(sum(p["seconds"].values()) for p in points) / 60
+    text = f"{len(points)} points, {minutes:.0f} minutes in all; {'; '.join(facts)}. Config and seed: `points/`."
+    is_look = any(p["asked"]["settings"]["share"] != 1 for p in points)
+    return ("**A look at whether the program runs (`--quick`): the numbers mean nothing.** " if is_look else "") + text
+
+
+PAGES: dict[str, Callable[[Sequence[Row]], str | None]] = {
+    "ingredients": ingredients_page,
+    "size": size_page,
+    "repeats": repeats_page,
+    "shapes": shapes_page,
+}
