@@ -12,7 +12,8 @@ vocabulary counts as EOS, so that lengths are geometric), and more requests than
 ``ppo-hf`` is ``engine="hf"``; ``ppo-padded`` is the fast decoder without scheduling: batches of ``--batch`` requests,
 each decoded to the length of its longest response.
 
-Peak memory counts pages that the process had not touched before: only that of the first ``--batch`` tells the need.
+Peak memory counts pages that the process had not touched before. So only that of the first ``--batch`` tells the need,
+and only there it is set against cache, logits and the decoder's own weights.
 """
 
 from __future__ import annotations
@@ -25,14 +26,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import ContinuousBatchingConfig, GenerationConfig
 
 import ppo
 from benchmarks.machine import PeakMemory, timed, write_json
+from benchmarks.models import make_model, random_prompts
+from benchmarks.products import linears, needed_bytes, products
 from eval.provenance import provenance
 from models.load import load
 from ppo.generation.decoders import bind
-from ppo.generation.linear import Linear
 from ppo.generation.transformer import Network
 
 ENGINES = ("hf", "hf-static", "hf-continuous", "ppo-hf", "ppo-padded")
@@ -102,7 +104,7 @@ def main() -> None:
                 run(name, model, work, outcomes[name], outcomes["ppo"].lengths, is_warm_up=repeat == 0)
             if network is not None:
                 measure_limit(network, work, outcomes["ppo"], limit, is_warm_up=repeat == 0)
-        results.append(summarise(work, network, outcomes, limit))
+        results.append(summarise(work, network, outcomes, limit, is_first=not results))
         show(results[-1])
     write_json(options.json, {"options": vars(options), "results": results})
 
@@ -139,25 +141,17 @@ def names(text: str) -> list[str]:
 
 
 def load_model(name: str, dtype: torch.dtype) -> Any:
+    if name != "random:lab":
+        return make_model(name, dtype)
     torch.manual_seed(0)
-    if name == "random:smollm2":
-        config = LlamaConfig(
-            vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
-            num_key_value_heads=3, max_position_embeddings=2048, tie_word_embeddings=True,
-        )  # fmt: skip
-        return LlamaForCausalLM(config).to(dtype).eval()
-    if name == "random:lab":
-        lab = load("lab").model
-        return type(lab)(lab.config).to(dtype).eval()
-    return load(name, dtype=dtype).model
+    lab = load("lab").model
+    return type(lab)(lab.config).to(dtype).eval()
 
 
 def make_workload(model: Any, batch: int, options: argparse.Namespace) -> Workload:
-    vocab = model.config.vocab_size
-    generator = torch.Generator().manual_seed(0)
-    shape = (options.requests or batch, options.prompt_length)
-    eos_ids = tuple(range(1, 1 + vocab // options.mean_length)) if options.mean_length else ()
-    return Workload(torch.randint(1, vocab, shape, generator=generator), batch, options.response_length, eos_ids)
+    prompts = torch.tensor(random_prompts(model, options.requests or batch, options.prompt_length))
+    ends = model.config.vocab_size // options.mean_length if options.mean_length else 0
+    return Workload(prompts, batch, options.response_length, tuple(range(1, 1 + ends)))
 
 
 def run(name: str, model: Any, work: Workload, outcome: Outcome, lengths: Tensor | None, *, is_warm_up: bool) -> None:
@@ -210,12 +204,9 @@ def continuous_batching(model: Any, work: Workload) -> int:
         page_size=page, num_blocks=pages * work.batch, max_batch_tokens=max(256, 2 * work.batch)
     )
     settings = GenerationConfig(
-        max_new_tokens=work.response_length,
-        do_sample=True,
-        top_k=0,
-        pad_token_id=0,
+        max_new_tokens=work.response_length, do_sample=True, top_k=0, pad_token_id=0,
         eos_token_id=list(work.eos_ids) or -1,
-    )
+    )  # fmt: skip
     outputs = model.generate_batch(
         work.prompts.tolist(), generation_config=settings, continuous_batching_config=config, warmup=False
     )
@@ -231,9 +222,7 @@ def real_tokens(responses: Tensor, eos_ids: tuple[int, ...]) -> int:
 def measure_limit(network: Network, work: Workload, ours: Outcome, limit: Outcome, *, is_warm_up: bool) -> None:
     """Seconds of the matrix products alone: every prompt token once, then as many full steps as the tokens need."""
     num_prompt_tokens = work.prompts.numel()
-    steps = (
-        ours.tokens / work.batch - len(work.prompts) / work.batch
-    )  # the first token of a response comes from prefill
+    steps = (ours.tokens - len(work.prompts)) / work.batch  # the first token of a response comes from prefill
     chunk = min(1024, num_prompt_tokens)
     prefill = timed(lambda: products(network, chunk, last=max(1, chunk // work.prompts.shape[1]))) * num_prompt_tokens
     decode = statistics.median(timed(lambda: products(network, work.batch, last=work.batch)) for _ in range(5))
@@ -242,18 +231,9 @@ def measure_limit(network: Network, work: Workload, ours: Outcome, limit: Outcom
         limit.note(prefill / chunk + decode * steps)
 
 
-@torch.no_grad()
-def products(network: Network, rows: int, *, last: int) -> None:
-    """All linear layers once, in their order, on ``rows`` rows; the output layer on ``last`` of them."""
-    hidden = torch.zeros(rows, network.blocks[0].qkv.in_features, dtype=network.dtype)
-    for block in network.blocks:
-        attended = block.qkv(hidden)[:, : block.attention_out.in_features].contiguous()
-        hidden = block.attention_out(attended)
-        block.down(block.up(hidden)[:, : block.down.in_features].contiguous())
-    network.output(torch.zeros(last, network.output.in_features, dtype=network.dtype))
-
-
-def summarise(work: Workload, network: Network | None, outcomes: dict[str, Outcome], limit: Outcome) -> dict[str, Any]:
+def summarise(
+    work: Workload, network: Network | None, outcomes: dict[str, Outcome], limit: Outcome, *, is_first: bool
+) -> dict[str, Any]:
     """Medians and ratios of one batch size; see ``show`` for the units."""
     ours = outcomes["ppo"]
     result: dict[str, Any] = {
@@ -277,21 +257,12 @@ def summarise(work: Workload, network: Network | None, outcomes: dict[str, Outco
             "share_of_limit": ours.tokens_per_second / limit.tokens_per_second,
             "milliseconds_per_step": 1e3 * decode_seconds / steps,
             "gigabytes_per_second": read * steps / decode_seconds / 1e9,
-            "times_needed_memory": ours.peak_bytes / needed_bytes(network, work, ours.metrics["generate/cache_bytes"]),
             "gigaflops": 2 * weights * (ours.tokens - len(work.prompts)) / decode_seconds / 1e9,
         }
+        if is_first:
+            needed = needed_bytes(network, work.batch, ours.metrics["generate/cache_bytes"])
+            result["times_needed_memory"] = ours.peak_bytes / needed
     return result
-
-
-def linears(network: Network) -> list[Linear]:
-    layers = [layer for b in network.blocks for layer in (b.qkv, b.attention_out, b.up, b.down)]
-    return [*layers, network.output]
-
-
-def needed_bytes(network: Network, work: Workload, cache_bytes: float) -> float:
-    """What the fast engine cannot do without: its cache, one float32 matrix of logits, the weights it packed."""
-    packed = sum(layer.in_features * layer.out_features for layer in linears(network) if layer.is_packed)
-    return cache_bytes + 4 * work.batch * network.output.out_features + packed * network.embedding.element_size()
 
 
 def show(result: dict[str, Any]) -> None:
@@ -304,9 +275,10 @@ def show(result: dict[str, Any]) -> None:
             f"  ppo: {result['share_of_limit']:.0%} of that limit, {result['milliseconds_per_step']:.2f} ms per step, "
             f"{result['gigabytes_per_second']:.1f} GB/s read, {result['gigaflops']:.0f} GFLOP/s, "
             f"padding waste {result['metrics']['generate/padding_waste']:.1%}, "
-            f"cache {result['metrics']['generate/cache_bytes'] / 2**20:.0f} MiB, peak memory "
-            f"{result['times_needed_memory']:.2f} times cache + logits + packed weights"
+            f"cache {result['metrics']['generate/cache_bytes'] / 2**20:.0f} MiB"
         )
+    if "times_needed_memory" in result:
+        print(f"  peak memory {result['times_needed_memory']:.2f} times cache + logits + weights beside the model's")
     if "times_best_hf" in result:
         print(f"  {result['times_best_hf']:.2f} times the best of transformers")
 

@@ -215,6 +215,23 @@ def test_what_was_proven_holds_until_the_model_is_made_differently():
     assert len(calls) == before + 1
 
 
+def test_a_hook_in_the_place_of_a_proven_one_is_not_taken_for_it():
+    """Nor is a ``forward`` in the place of another, though both may have lived at the same address."""
+    model = build(FAMILIES["llama"]())
+    layer = model.model.layers[1].mlp
+    handle = layer.register_forward_hook(lambda module, inputs, output: None)
+    assert generate(model, PROMPTS, Sampling(response_length=2)).metrics["generate/is_fast"] == 1
+    handle.remove()
+    handle = layer.register_forward_hook(lambda module, inputs, output: output * -3)
+    assert "relative error" in fall_back(model)
+    handle.remove()
+    own, factors = layer.forward, [1.0]
+    layer.forward = lambda x: own(x) * factors[0]  # harmless until its factor changes
+    assert generate(model, PROMPTS, Sampling(response_length=2)).metrics["generate/is_fast"] == 1
+    factors[0] = -3.0
+    assert "relative error" in fall_back(model)
+
+
 def test_the_memo_of_proofs_keeps_no_model_alive():
     model = build(FAMILIES["gpt2"]())
     generate(model, PROMPTS, Sampling(response_length=2))

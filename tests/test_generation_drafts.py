@@ -166,6 +166,21 @@ def test_wrong_drafts_are_given_up_and_right_ones_are_not():
         assert torch.equal(generation.tokens, expected.tokens)
 
 
+@pytest.mark.parametrize("slots", [1, 4])
+def test_one_wrong_draft_says_nothing_about_the_others(slots: int):
+    """With few rows side by side drafts are read one after another; the first is wrong from its first token on."""
+    model = sharp(tiny_gpt2())
+    prompts = [[2 + index % 20, 3 + index // 20] for index in range(30)]
+    sampling = Sampling(response_length=LENGTH, eos_ids=())
+    expected = generate(model, prompts, sampling, slots=slots)
+    drafts = guesses("perfect", responses(expected))
+    drafts[0] = guesses("wrong", drafts[:1])[0]
+    actual = generate(model, prompts, sampling, slots=slots, drafts=drafts)
+    assert torch.equal(actual.tokens, expected.tokens)
+    assert actual.metrics["generate/draft_tokens"] == 30 * (LENGTH - 1)
+    assert actual.metrics["generate/draft_acceptance"] == pytest.approx(29 / 30)
+
+
 def test_the_models_own_forward_does_not_look_at_drafts():
     model = sharp(tiny_gpt2())
     sampling = Sampling(response_length=4)

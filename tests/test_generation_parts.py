@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from ppo import Sampling, generate
+from ppo.generation import admission as admission_module
 from ppo.generation import cache as cache_module
+from ppo.generation.attention import prefill
 from ppo.generation.cache import KVCache
 from ppo.generation.decoders import bind
 from ppo.generation.linear import Linear, has_packed_operators, pays_to_pack
@@ -145,6 +149,21 @@ def test_more_requests_than_slots_share_prefills_and_keep_slots_busy():
     metrics = generation.metrics
     assert metrics["generate/decode_steps"] == 8 * 9  # 64 requests in 8 slots; the first token comes from prefill
     assert metrics["generate/padding_waste"] == pytest.approx(1 - (64 * 9 + 5) / (64 * 9 + 6))  # 2 prompts, not 64
+
+
+def test_a_block_of_prompts_is_gone_before_the_next_one_is_computed(monkeypatch):
+    blocks: list[weakref.ref[torch.Tensor]] = []
+
+    def watched(*arguments):
+        assert not [block for block in blocks if block() is not None]
+        block, hidden = prefill(*arguments)
+        blocks.append(weakref.ref(block))
+        return block, hidden
+
+    monkeypatch.setattr(admission_module, "prefill", watched)
+    prompts = [[2 + index % 20, 3 + index // 20] for index in range(30)]
+    generate(tiny_gpt2().eval(), prompts, Sampling(response_length=6, eos_ids=(3, 4, 5)), slots=4)
+    assert len(blocks) > 5
 
 
 def test_f_linear_is_the_plain_path():

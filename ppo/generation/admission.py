@@ -17,13 +17,12 @@ from torch import Tensor
 
 from .attention import prefill
 from .requests import Requests, pad_right
-from .speculative import Drafts, first_tokens, padded
+from .speculative import TRIAL, Drafts, first_tokens, padded
 from .transcript import Transcript
 from .transformer import Network
 from .work import Work
 
 _BLOCK_TOKENS = 512  # twice as many are 1 % faster, and take twice the memory beside the cache
-_TRIAL = 8  # drafts that are checked before any is known to be good
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ class Admission:
         """As many as free rows want, or a few ahead, within the budget of tokens."""
         limit = max(1, _BLOCK_TOKENS // len(self._ids(self._unread[0])))
         if self._drafts is not None and not self._drafts.is_tried:
-            limit = min(limit, _TRIAL)
+            limit = min(limit, TRIAL)
         chosen: list[Start] = []
         wanted = 0
         while self._unread and len(chosen) < limit and (wanted < num_free or len(chosen) < max(1, self._slots // 4)):
@@ -146,13 +145,14 @@ class Admission:
         self._work.count(0, num_prompt_tokens + int(furthest.sum()))
         if self._drafts is None:
             return
-        computed = 0
+        computed, drafts = 0, 0
         for start in starts:
             if start.draft:  # a second draft for a prompt means to compute the prompt a second time
+                drafts += 1
                 computed += len(self._ids(start)) if start.prompt in self._computed_prompts else len(start.draft)
             self._computed_prompts.add(start.prompt)
         guessed, right = sum(len(start.draft) * len(start.requests) for start in starts), int(accepted.sum())
-        self._drafts.count(computed=computed, guessed=guessed, accepted=right)
+        self._drafts.count(drafts=drafts, computed=computed, guessed=guessed, accepted=right)
         self._work.draft_tokens += guessed
         self._work.accepted_tokens += right
         if not self._drafts.pays:

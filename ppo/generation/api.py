@@ -44,8 +44,9 @@ def generate(
 
     ``seed`` and a request's id (``request_ids``, by default 0, 1, 2, … in row order) fix its random numbers: a sample
     depends neither on ``slots`` (the most sequences decoded side by side) nor on its neighbours, beyond rounding.
-    ``drafts`` are guesses, token ids, one a response or one a prompt: where they are right they save time, and they
-    never change what is sampled (see ``speculative.py``). Memorised text is one, the last step's responses are another.
+    ``drafts`` are guesses, token ids, one a response or one a prompt: where they are right they save time, and samples
+    are the same with them and without, up to rounding, which in bfloat16 is coarse (see ``speculative.py``). Memorised
+    text is one, the last step's responses are another.
     The fast decoders check them as long as enough tokens come out right; the model's own forward does not look at them.
 
     ``value_fn`` is given the hidden states [N, H] that tokens are sampled from and returns [N], V before the token; the

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import math
 import warnings
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from .free_memory import free_memory
 from .transformer import Network
 
 _SHARE_OF_FREE_MEMORY = 0.8
@@ -125,16 +125,3 @@ def slots_that_fit(network: Network, slots: int, capacity: int) -> int:
         stacklevel=2,
     )
     return fitting
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be allocated; None where that cannot be told."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    meminfo = Path("/proc/meminfo")
-    if device.type != "cpu" or not meminfo.exists():
-        return None
-    for line in meminfo.read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None

@@ -40,8 +40,8 @@ class DecoderEngine:
         batch = Batch(self._network, slots, requests.max_length)
         work.cache_bytes = batch.cache.nbytes
         while True:
-            while batch.num_free and (ready := admission.pop(batch.num_free)) is not None:
-                batch.admit(ready)
+            while batch.num_free and batch.admit(admission.pop(batch.num_free)):
+                pass  # a name for what was popped would keep its block alive while the next one is computed
             if batch.num_rows == 0:
                 return work
             work.decode_steps += 1
@@ -72,8 +72,10 @@ class Batch:
         """Which request each row runs, int64 [M]."""
         return self._requests[: self.num_rows]
 
-    def admit(self, ready: Ready) -> None:
-        """Start requests in the first free rows."""
+    def admit(self, ready: Ready | None) -> bool:
+        """Start requests in the first free rows; False where there are none to start."""
+        if ready is None:
+            return False
         longest = int(ready.lengths.max())
         self.cache.reserve(longest + 1, self.num_rows)
         self.cache.insert(self.num_rows, ready.block, ready.indices.tolist(), longest)
@@ -82,6 +84,7 @@ class Batch:
         self._lengths[rows] = ready.lengths
         self._tokens[rows] = ready.tokens
         self.num_rows += len(ready)
+        return True
 
     def decode(self, work: Work) -> Tensor:
         """Feed the last tokens; returns the hidden states [M, H] that the next ones are sampled from."""

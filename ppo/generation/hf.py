@@ -2,8 +2,8 @@
 
 Nothing is assumed about padding or caches: a probe measures whether left padding, stepping with the cache, and dropping
 rows from it give what the plain forward gives, and what does not is not used. In the worst case every step computes the
-whole sequence again, prompts of equal length together: slow, but right. Groups of requests run from start to end;
-finished rows leave the batch, new ones wait for the next group.
+whole sequence again, prompts of equal length together: slow, but right. There is no continuous batching here: groups of
+requests run from start to end; finished rows leave the batch, new ones wait for the next group.
 """
 
 from __future__ import annotations

@@ -30,7 +30,9 @@ from .requests import Requests
 from .transcript import Transcript
 from .transformer import Network
 
-_PRICE, _FULL = 0.5, 32
+TRIAL = 8  # drafts that are checked before it is judged whether they pay
+
+_PRICE, _FULL = 0.65, 32
 _PRICE_OF_DISORDER = 0.2
 _AT_ONCE = 32  # positions: that many pass the output layer in little more time than a few
 _NOTHING = -1  # stands behind the end of a draft; no token equals it
@@ -40,30 +42,36 @@ class Drafts:
     """One guess a request, for as long as guesses pay.
 
     ``slots`` sequences are decoded side by side. A wrong guess costs the positions computed for it, and leaves rows of
-    different lengths behind. Measured with the lab model and with SmolLM2-135M on one core: where 32 or more rows share
-    a step, decoding a token costs as much as two positions, where fewer do, more in proportion; and different lengths
-    cost a fifth of what is decoded.
+    different lengths behind. The prices come from measurements with the lab model and with SmolLM2-135M's shape on one
+    core (docs/performance.md): where 32 or more rows share a step, drafts pay from 85 % accepted tokens on, one
+    response a prompt; where fewer do, a position costs less than decoding a token, in proportion.
     """
 
     def __init__(self, drafts: list[tuple[int, ...]], *, slots: int) -> None:
         self._drafts = drafts
         self._price = _PRICE * min(1.0, slots / _FULL)
-        self.is_tried = False
+        self._num_tried = 0
         self._computed = 0
         self._guessed = 0
         self._accepted = 0
 
     @property
+    def is_tried(self) -> bool:
+        """Whether enough drafts were checked to judge the others by them: a few are no sample."""
+        return self._num_tried >= TRIAL
+
+    @property
     def pays(self) -> bool:
         """False once too few of the guessed tokens were accepted."""
-        return self._accepted >= self._price * self._computed + _PRICE_OF_DISORDER * self._guessed
+        price = self._price * self._computed + _PRICE_OF_DISORDER * self._guessed
+        return not self.is_tried or self._accepted >= price
 
     def of(self, request: int) -> tuple[int, ...]:
         return self._drafts[request] if self.pays else ()
 
-    def count(self, *, computed: int, guessed: int, accepted: int) -> None:
-        """``guessed`` and ``accepted`` tokens of responses, ``computed`` positions that went into finding out."""
-        self.is_tried = True
+    def count(self, *, drafts: int, computed: int, guessed: int, accepted: int) -> None:
+        """``guessed`` and ``accepted`` tokens of responses to so many ``drafts``; positions ``computed`` for it."""
+        self._num_tried += drafts
         self._computed += computed
         self._guessed += guessed
         self._accepted += accepted

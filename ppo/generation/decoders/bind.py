@@ -78,8 +78,9 @@ def _reader_for(model: nn.Module) -> Callable[[Any, Reader], Network] | None:
 def _prove(network: Network, model: nn.Module, length: int) -> None:
     """Raise :class:`Unsupported` unless prefill and decoding give the model's own logits; once for every make of it."""
     rows = _probe_rows(network, length)
-    make = (_make(model), network.dtype, len(rows[0]))
-    if make in _PROVEN.get(model, ()):
+    make = _make(model)
+    proof = None if make is None else (make, network.dtype, len(rows[0]))
+    if proof is not None and proof in _PROVEN.get(model, ()):
         return
     ids, mask = pad_left(rows, network.device)
     own = model(input_ids=ids, attention_mask=mask.long(), position_ids=positions(mask), logits_to_keep=2)
@@ -90,22 +91,21 @@ def _prove(network: Network, model: nn.Module, length: int) -> None:
     error = float((actual - expected).norm() / expected.norm())
     if not error <= _TOLERANCE[network.dtype]:
         raise Unsupported(f"the decoder's logits are not the model's own, relative error {error:.2g}")
-    _PROVEN.setdefault(model, set()).add(make)
+    if proof is not None:
+        _PROVEN.setdefault(model, set()).add(proof)
 
 
-def _make(model: Any) -> object:
-    """What a model computes apart from its weights: its settings, its modules, what is hooked or put into them."""
-    modules = [
-        (
-            name,
-            type(module),
-            len(module._forward_hooks),
-            len(module._forward_pre_hooks),
-            id(module.__dict__.get("forward")),
-        )
-        for name, module in model.named_modules()
+def _make(model: Any) -> object | None:
+    """What a model computes apart from its weights: its settings, its modules, and their hooks, by numbers that torch
+    never gives twice. None where a ``forward`` was put into a module: one cannot be told from the next.
+    """
+    modules = list(model.named_modules())
+    if any("forward" in module.__dict__ for _, module in modules):
+        return None
+    parts = [
+        (name, type(module), tuple(module._forward_hooks), tuple(module._forward_pre_hooks)) for name, module in modules
     ]
-    return model.config.to_json_string(use_diff=False), tuple(modules)
+    return model.config.to_json_string(use_diff=False), tuple(parts)
 
 
 def _probe_rows(network: Network, length: int) -> list[list[int]]:

@@ -1,0 +1,40 @@
+"""What a decoder cannot do without: its matrix products, and the memory that they want beside the model's weights."""
+
+from __future__ import annotations
+
+import torch
+
+from ppo.generation.linear import Linear
+from ppo.generation.transformer import Network
+
+
+@torch.no_grad()
+def products(network: Network, rows: int, *, last: int) -> None:
+    """All linear layers once, in their order, on ``rows`` rows; the output layer on ``last`` of them."""
+    hidden = torch.zeros(rows, network.embedding.shape[1], dtype=network.dtype)
+    if network.project_in is not None:
+        hidden = network.project_in(hidden)
+    for block in network.blocks:
+        attended = block.qkv(hidden)[:, : block.attention_out.in_features].contiguous()
+        hidden = block.attention_out(attended)
+        block.down(block.up(hidden)[:, : block.down.in_features].contiguous())
+    if network.project_out is not None:
+        network.project_out(hidden[:last])
+    network.output(torch.zeros(last, network.output.in_features, dtype=network.dtype))
+
+
+def linears(network: Network) -> list[Linear]:
+    """All linear layers of a step."""
+    layers = [layer for b in network.blocks for layer in (b.qkv, b.attention_out, b.up, b.down)]
+    ends = [network.project_in, network.project_out, network.output]
+    return [*layers, *(layer for layer in ends if layer is not None)]
+
+
+def needed_bytes(network: Network, slots: int, cache_bytes: float) -> float:
+    """Its cache, one float32 matrix of logits for all slots, and weights of its own: those that it packed, and where it
+    did not, those that it put together (query, key and value; gate and up; for GPT-2 that is one too many).
+    """
+    joined = [layer for b in network.blocks for layer in (b.qkv, *([b.up] if b.gate is not None else []))]
+    own = [layer for layer in linears(network) if layer.is_packed or layer in joined]
+    weights = sum(layer.in_features * layer.out_features for layer in own)
+    return cache_bytes + 4 * slots * network.output.out_features + weights * network.embedding.element_size()
