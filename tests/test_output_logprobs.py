@@ -191,8 +191,9 @@ def test_only_filters_need_whole_rows_of_logits(monkeypatch):
     generation, layer = random_rollout([4, 1, 6]).generation, nn.Linear(D, 23)
     features = torch.randn(*generation.mask.shape, D, generator=torch.Generator().manual_seed(3))
     plain = token_logprobs(features, layer, generation, Sampling(), chunk_tokens=4)
-    filtered = token_logprobs(features, layer, generation, Sampling(top_k=3), chunk_tokens=4)
-    assert not torch.allclose(plain[0], filtered[0])
+    for top_k in (1, 3):
+        filtered = token_logprobs(features, layer, generation, Sampling(top_k=top_k), chunk_tokens=4)
+        assert not torch.allclose(plain[0], filtered[0])
     monkeypatch.setattr("ppo.logprobs._whole_row_logprobs", None)
     greedy = token_logprobs(features, layer, generation, Sampling(temperature=0.0, top_k=3), chunk_tokens=4)
     for found, expected in zip(greedy, plain, strict=True):
