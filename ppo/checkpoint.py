@@ -161,10 +161,10 @@ def unchanged(folder: Path, name: str) -> Path | None:
     """A file of a checkpoint that is still what its state.json says, or None: a damaged one is not to be passed on."""
     file = folder / name
     try:
-        state = _read(folder)
-    except ValueError:
+        is_whole = file.is_file() and _read(folder)["sha256"].get(name) == sha256(file)
+    except (ValueError, OSError):  # what cannot be read is damaged
         return None
-    return file if file.is_file() and state["sha256"].get(name) == sha256(file) else None
+    return file if is_whole else None
 
 
 def _read(folder: Path) -> dict[str, Any]:

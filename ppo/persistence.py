@@ -17,7 +17,16 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from .adapters import has_adapter
-from .checkpoint import link_or_copy, load_tensors, prune, read_state, save_tensors, unchanged, write_atomically
+from .checkpoint import (
+    link_or_copy,
+    list_checkpoints,
+    load_tensors,
+    prune,
+    read_state,
+    save_tensors,
+    unchanged,
+    write_atomically,
+)
 from .config import Config
 from .config_bounds import check_room, read_config
 from .distributed import Processes
@@ -92,6 +101,15 @@ def save_numbered(trainer: Trainer) -> Path:
         if trainer.processes.is_first:
             prune(folder, trainer.config.keep_checkpoints, newest=path)
     return path
+
+
+def finish_pruning(trainer: Trainer) -> None:
+    """Delete the checkpoints that a run should have deleted when it was killed, if it goes on from its newest one."""
+    newest = trainer.last_checkpoint
+    if trainer.out is not None and newest is not None and trainer.processes.is_first:
+        folder = trainer.out / "checkpoints"
+        if newest.parent == folder and list_checkpoints(folder)[-1:] == [newest]:
+            prune(folder, trainer.config.keep_checkpoints, newest=newest)
 
 
 def load(path: Path, model: nn.Module | None, tokenizer: Any | None, device: str | None = None) -> Snapshot:

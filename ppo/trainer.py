@@ -153,6 +153,7 @@ class Trainer:
         """
         processes = self.processes
         with processes.together():
+            persistence.finish_pruning(self)
             folder = self.out if processes.is_first else None
             log = RunLog(folder, first_step=self.step, use_tensorboard=self._use_tensorboard)
         is_silent = not progress or not processes.is_first

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,6 +142,17 @@ def full_after(monkeypatch, owner, name, calls):
         return function(*arguments, **named)
 
     monkeypatch.setattr(owner, name, limited)
+
+
+def test_what_a_kill_left_undeleted_goes_when_the_run_goes_on(tmp_path):
+    make(out=tmp_path).train(3, progress=False)
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(folder / "step-000002", folder / "step-000001")  # killed before it was deleted
+    shutil.copytree(folder / "step-000002", folder / "step-000004.tmp")
+    Trainer.resume(folder / "step-000002", PROMPTS, id_mean, out=tmp_path).train(0, progress=False)
+    assert len(list(folder.iterdir())) == 4  # an earlier one was asked for: the later one is not lost yet
+    Trainer.resume(tmp_path, PROMPTS, id_mean, out=tmp_path).train(0, progress=False)
+    assert sorted(p.name for p in folder.iterdir()) == ["step-000002", "step-000003"]
 
 
 @pytest.mark.parametrize(("owner", "name"), [(checkpoint, "save_file"), (checkpoint, "flush"), (checkpoint, "sha256")])
