@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -38,11 +38,11 @@ class Limits:
     @classmethod
     def smallest(cls, limits: Sequence[Limits]) -> Limits:
         """Of each kind the smallest that there is."""
-        kinds: dict[str, list[int]] = {
-            field.name: [value for one in limits if (value := getattr(one, field.name)) is not None]
-            for field in fields(cls)
-        }
-        return cls(**{name: min(values, default=None) for name, values in kinds.items()})
+        smallest: dict[str, Any] = {}
+        for field in fields(cls):
+            values = [getattr(one, field.name) for one in limits]
+            smallest[field.name] = min((value for value in values if value is not None), default=None)
+        return cls(**smallest)
 
     def halve_slots(self, rows: int) -> bool:
         """Fewer than ``rows`` sequences side by side; False where it is one already."""

@@ -197,7 +197,7 @@ def ask_reference(trainer: Trainer, generation: Generation, samples: list[Sample
     def ask() -> Tensor:
         if trainer.limits.reference_rows is None:
             return reference.logprobs(generation, samples)
-        parts = torch.arange(len(generation)).split(trainer.limits.reference_rows)
+        parts = torch.split(torch.arange(len(generation)), trainer.limits.reference_rows)
         return torch.cat([reference.logprobs(generation.rows(p), [samples[i] for i in p.tolist()]) for p in parts])
 
     # In the policy's precision, or KL(reference, reference) would not be 0.
