@@ -106,14 +106,18 @@ class Calls:
 
         persistence.save_numbered = noted
 
-    def install(self) -> None:
+    def install(self, *, has_deletions: bool = False) -> None:
+        """Watch from here on; with deletions, file by file, where only one checkpoint is kept."""
         self.note_saves()
+        if has_deletions:
+            self.watch(os, "unlink", "write")
+            self.watch(os, "rmdir", "write")
         self.watch(Transcript, "advance", "rollout")
         self.watch(gradients, "ppo_loss", "update")
         self.watch(optimizer.Optimizer, "step", "update")
         for owner, name in (
             (checkpoint, "save_file"), (checkpoint, "sha256"), (checkpoint, "flush"), (files, "flush"), (os, "link"),
-            (os, "replace"), (shutil, "rmtree"), (os, "unlink"), (os, "rmdir"),
+            (os, "replace"), (shutil, "rmtree"),
         ):  # fmt: skip
             self.watch(owner, name, "write")
 
@@ -129,7 +133,7 @@ def train(case: str, out: Path, steps: int, calls: Calls) -> None:
     torch.set_num_threads(1)
     processes = Processes.current()
     make, config = CASES[case]
-    calls.install()
+    calls.install(has_deletions=case == "one kept")
     if processes.first(lambda: bool(list_checkpoints(out / "checkpoints"))):
         model = make() if case == "lora" else None
         trainer = Trainer.resume(out, PROMPTS, calls.reward, model=model, retain=RETAIN, out=out)

@@ -147,7 +147,7 @@ def test_running_out_of_memory_is_no_refusal(kind):
 def test_a_hundred_thousand_damaged_files_in_little_memory():
     command = [sys.executable, "-m", "tests.fuzz", "--inputs", "5600", "--memory-mib", "1024", "--seed", "1000"]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    assert done.returncode == 0, done.stdout  # what stands in stderr are progress bars
 
 
 # ---------------------------------------------------------------------- small files with large promises
