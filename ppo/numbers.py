@@ -67,6 +67,10 @@ _NUMBERS: dict[str, type | tuple[type, ...]] = {
 }  # fmt: skip
 
 
+LARGEST_MOMENT = 1e100
+"""Of scores, in their own unit and squared: what is larger could not be squared once more. NaN is not smaller."""
+
+
 def check_numbers(state: Mapping[str, Any], file: Path) -> None:
     """Raise ValueError where state.json lacks something that a trainer needs, or holds it as something else."""
     for name, kind in _NUMBERS.items():
@@ -76,8 +80,9 @@ def check_numbers(state: Mapping[str, Any], file: Path) -> None:
     if not isinstance(getattr(torch, state["dtype"], None), torch.dtype):
         raise ValueError(f"{file} is damaged: dtype is {state['dtype']!r:.80}")
     moments, limits = state["moments"], _limits(state)
-    if not _is_record(moments, RunningMoments(), (int, float)) and not (
-        moments is None and not state["config"].get("scale_scores", False)
+    is_wanted = moments is not None or state["config"].get("scale_scores", False)
+    if is_wanted and not (
+        _is_record(moments, RunningMoments(), (int, float)) and all(abs(x) < LARGEST_MOMENT for x in moments.values())
     ):
         raise ValueError(f"{file} is damaged: moments is {moments!r:.80}")
     if not _is_record(limits, Limits(1, None, None), (int, type(None))) or not all(

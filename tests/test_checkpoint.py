@@ -183,6 +183,16 @@ def test_a_device_that_is_not_there_is_refused(tmp_path, device):
     assert Trainer.resume(tmp_path / "ckpt", PROMPTS, noisy, retain=RETAIN, device="cpu").step == 0
 
 
+@pytest.mark.parametrize("mean", [1e308, -1e200, float("nan")])
+def test_moments_that_no_score_could_have_are_damage(tmp_path, mean):
+    file = Trainer(tiny_gpt2(), PROMPTS, noisy, CONFIG, retain=RETAIN).save(tmp_path / "ckpt") / "state.json"
+    state = json.loads(file.read_text())
+    state["moments"]["mean"] = mean
+    file.write_text(json.dumps(state | {"state_sha256": checkpoint.state_sha256(state)}))
+    with pytest.raises(ValueError, match=r"state.json is damaged: moments is"):
+        Trainer.resume(tmp_path / "ckpt", PROMPTS, noisy, retain=RETAIN)
+
+
 def test_the_next_checkpoint_is_written_whole_after_the_last_ones_state_was_damaged(tmp_path):
     config = CONFIG.replace(save_every_steps=1, keep_checkpoints=2)
     trainer = Trainer(tiny_gpt2(), PROMPTS, noisy, config, retain=RETAIN, out=tmp_path)
