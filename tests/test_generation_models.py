@@ -8,6 +8,8 @@ import transformers as hf
 
 from ppo import Sampling, generate
 from ppo.backbone import Backbone
+from ppo.generation.hf_abilities import measure_abilities
+from ppo.generation.hf_model import LastPosition
 
 VOCAB = 61
 PROMPTS = [[5, 9, 13], [7], [3, 8, 22, 41, 17, 60, 2, 33, 19], [11, 12, 30, 9]]
@@ -37,6 +39,9 @@ ARCHITECTURES = {
     "olmo2": lambda: hf.Olmo2Config(**SMALL),
     "granite": lambda: hf.GraniteConfig(**SMALL, logits_scaling=3.0, embedding_multiplier=2.0),
 }  # fmt: skip
+
+# What may not join rows that run: windows and states are no columns that could be cut, or padding is out already.
+WITHOUT_JOINING = {"gemma2", "mamba", "recurrent-gemma"}
 
 
 def build(config) -> torch.nn.Module:
@@ -104,3 +109,37 @@ def test_logprobs_and_values_equal_a_teacher_forced_forward(name: str):
         torch.testing.assert_close(generation.logprobs[row], picked, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(generation.values[row], hidden.sum(-1), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(generation.entropy[row], -(logits.exp() * logits).sum(-1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_samples_do_not_depend_on_who_runs_beside_them(name: str):
+    """Rows of many lengths end at many lengths, so with few slots they join and leave all the time."""
+    model = build(ARCHITECTURES[name]())
+    prompts = [list(range(2, 3 + (7 * n) % 11)) for n in range(9)]
+    sampling = Sampling(response_length=14, eos_ids=tuple(range(6)), temperature=2.0, num_samples=2)
+    alone = generate(model, prompts, sampling, seed=5, slots=1, engine="hf")
+    assert len({len(response) for response in responses(alone)}) > 4
+    for slots in (3, 64):
+        together = generate(model, prompts, sampling, seed=5, slots=slots, engine="hf")
+        assert responses(together) == responses(alone)
+        torch.testing.assert_close(together.logprobs, alone.logprobs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_what_may_join(name: str):
+    with torch.no_grad():
+        abilities = measure_abilities(LastPosition(build(ARCHITECTURES[name]())), torch.device("cpu"))
+    assert abilities.joins == (name not in WITHOUT_JOINING)
+
+
+def test_a_free_slot_is_filled_while_the_others_run():
+    """One long response and many short ones: with two slots the short ones run beside the long one, one by one."""
+    model = build(ARCHITECTURES["starcoder2"]())
+    sampling = Sampling(response_length=24, eos_ids=tuple(range(12)), temperature=2.0)
+    prompts = [[5 + n] for n in range(12)]
+    lengths = [len(response) for response in responses(generate(model, prompts, sampling, slots=1, engine="hf"))]
+    metrics = generate(model, prompts, sampling, slots=2, engine="hf").metrics
+    # Each response has its first token from the prefill. Two slots that are never idle need half of the other steps.
+    assert metrics["generate/decode_steps"] <= sum(length - 1 for length in lengths) / 2 + max(lengths) / 2
+    groups = sum(max(lengths[n : n + 2]) - 1 for n in range(0, 12, 2))
+    assert metrics["generate/decode_steps"] < groups
