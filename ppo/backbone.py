@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 _LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
@@ -194,6 +195,11 @@ def blocks(model: nn.Module) -> list[Any]:
         return [m for m in marked if not any(m is not o and m in set(o.modules()) for o in marked)]
     lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList)]
     return max(lists, key=len, default=[])
+
+
+def is_split(model: nn.Module) -> bool:
+    """Whether this process has only a part of some weights at this moment (:mod:`ppo.sharding`)."""
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 def vocabulary_size(model: Any) -> int:

@@ -155,6 +155,7 @@ class Config:
 
     # Several processes (torchrun)
     sharding: Literal["none", "fsdp"] = "none"  # "fsdp" splits weights, gradients and moments among them
+    gather_for_rollouts: bool = True  # with "fsdp"; False: a block at a time there too, for what fits no device; slow
 
     # What goes wrong
     checks: Literal["on", "off"] = "on"  # "off": rollouts and first minibatches are not looked at
@@ -221,6 +222,12 @@ class Config:
             self,
             "kl_estimator",
             "must be 'k2' or 'k3' for kl_as='loss': the gradient of k1 is 0 on average",
+        )
+        require(
+            self.gather_for_rollouts or self.sharding == "fsdp",
+            self,
+            "gather_for_rollouts",
+            "needs sharding='fsdp': without it all weights are whole everywhere",
         )
         require(self.temperature > 0, self, "temperature", "must be above 0: a greedy policy has no gradient")
 

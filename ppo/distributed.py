@@ -46,6 +46,10 @@ class LostProcessError(RuntimeError):
     """Raised where another process went without a word, killed by the system say, while this one waited for it."""
 
 
+class OutOfStepError(RuntimeError):
+    """Raised where this process failed while the others wait inside the same forward: none of them can go on."""
+
+
 @contextmanager
 def process_group() -> Iterator[Processes]:
     """Join the processes that torchrun started, and leave them at the end; without torchrun do nothing.
@@ -199,6 +203,8 @@ class Processes:
         error: Exception | None = None
         try:
             yield
+        except OutOfStepError:
+            raise  # the others are busy and could not be told
         except Exception as caught:  # whatever it is, it is raised again below, once the others know
             error = caught
         told = self._exchange(None if error is None else _told(error))

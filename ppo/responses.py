@@ -21,7 +21,6 @@ from .generation import generate
 from .memory import with_less
 from .precision import statistics_dtype
 from .prompts import Prompt, make_samples
-from .sharding import gathered
 from .statistics import mean_gaps
 from .types import Generation, Sample
 
@@ -53,7 +52,7 @@ def respond(trainer: Trainer, prompts: Sequence[Prompt]) -> Responses:
     """Sample, score, and ask policy, critic and reference, in this order."""
     processes, started = trainer.processes, time.perf_counter()
     own = processes.share(len(prompts))
-    with processes.together(), gathered(trainer.actor):
+    with processes.together(), trainer.reading(trainer.actor):
         generation = _sample(trainer, prompts[own], range(own.start, own.stop))
         samples = make_samples(prompts[own], generation, trainer.tokenizer)
         sampled = time.perf_counter()
@@ -201,7 +200,7 @@ def ask_reference(trainer: Trainer, generation: Generation, samples: list[Sample
         return torch.cat([reference.logprobs(generation.rows(p), [samples[i] for i in p.tolist()]) for p in parts])
 
     # In the policy's precision, or KL(reference, reference) would not be 0.
-    with trainer.processes.together(), gathered(asked), trainer.precision():
+    with trainer.processes.together(), trainer.reading(asked), trainer.precision():
         return with_less(ask, lambda: trainer.limits.halve_reference(_reference_rows(trainer, generation)))
 
 

@@ -2,15 +2,16 @@
 
 Weights, gradients and Adam's moments are split; a transformer block is whole only while it computes. The policy and its
 value function are one FSDP2 root, entered through :meth:`ppo.actor_critic.ActorCritic.run`; of a frozen copy the blocks
-are split and the rest stays whole. A rollout gathers the weights of one model at a time (:func:`gathered`) and then
-samples as ever: it must fit one device without gradients and moments.
+are split and the rest stays whole. A rollout gathers the weights of one model at a time and then samples as ever: it
+must fit one device without gradients and moments. Where it does not, blocks are put together one at a time in a rollout
+too, by all processes in step (:mod:`ppo.lockstep`): :func:`readable` is the door to both.
 
 This module knows modules and tensors, nothing about PPO. It was run on the CPU (gloo) only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -24,6 +25,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from .actor_critic import ActorCritic
 from .backbone import blocks
+from .distributed import Processes
+from .lockstep import in_step
 
 
 def shard(actor: ActorCritic, frozen: nn.Module | None) -> None:
@@ -70,9 +73,24 @@ def _fix_backward_order(actor: ActorCritic) -> None:
 
 
 @contextmanager
-def gathered(model: nn.Module | None) -> Iterator[None]:
-    """Within the context every process holds the whole weights of ``model``, as plain tensors; not for training."""
+def readable(model: nn.Module | None, processes: Processes, *, is_gathered: bool) -> Iterator[None]:
+    """Within the context every process may call ``model``, which may be split, as often as it likes; not for training.
+
+    ``is_gathered``: the weights are whole there, as plain tensors. Otherwise blocks are whole only while they compute.
+    """
     modules = _split_modules(model) if model is not None else []
+    if model is None or not modules:
+        yield
+    elif is_gathered:
+        with _gathered(modules):
+            yield
+    else:
+        with _root_whole(model), in_step(_causal_lms(model), processes):
+            yield
+
+
+@contextmanager
+def _gathered(modules: Sequence[FSDPModule]) -> Iterator[None]:
     for module in modules:
         module.set_reshard_after_forward(False, recurse=False)
         module.unshard()
@@ -82,6 +100,25 @@ def gathered(model: nn.Module | None) -> Iterator[None]:
         for module in modules:
             module.reshard()
             module.set_reshard_after_forward(not isinstance(module, ActorCritic), recurse=False)
+
+
+@contextmanager
+def _root_whole(model: Any) -> Iterator[None]:
+    """What belongs to no block: embeddings, last norm, output layer, value head."""
+    is_root = isinstance(model, ActorCritic)
+    if is_root:
+        model.unshard()  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        if is_root:
+            model.reshard()  # type: ignore[operator]
+
+
+def _causal_lms(model: nn.Module) -> list[nn.Module]:
+    if isinstance(model, ActorCritic):
+        return [model.policy] if model.critic is None else [model.policy, model.critic]
+    return [model]
 
 
 def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -43,7 +43,7 @@ from .reference import freeze, make_reference, resolve_adapter
 from .responses import Responses, respond
 from .retain import make_retain_loss
 from .scoring import Scorer
-from .sharding import gathered, shard
+from .sharding import readable, shard
 from .statistics import Averages, rollout_metrics
 from .trace import Trace, trace_update
 from .trace.recorder import Recorder
@@ -165,7 +165,7 @@ class Trainer:
                 rollout = self.rollout()
                 metrics = {**rollout.metrics, **self.update(rollout)}
                 if probe is not None:
-                    with processes.together(), gathered(self.actor):
+                    with processes.together(), self.reading(self.actor):
                         metrics |= probe(self)
                     metrics = processes.same(metrics)
                 with processes.together():
@@ -292,6 +292,10 @@ class Trainer:
                     has_entropy_gradient=self.config.entropy_coef != 0,
                 )
             )
+
+    def reading(self, model: nn.Module | None) -> AbstractContextManager[None]:
+        """The context in which a model whose weights may be split can be called on every process; not for training."""
+        return readable(model, self.processes, is_gathered=self.config.gather_for_rollouts)
 
     def precision(self) -> AbstractContextManager[Any]:
         """The context that the model is called in: autocast, or nothing."""

@@ -18,6 +18,7 @@ import torch
 import ppo
 from models.lora import LoraConfig, adapters, add_lora
 from ppo import Config, Trainer, dump, gradients
+from ppo.backbone import is_split
 from ppo.distributed import OtherProcessError, Processes
 from ppo.sharding import whole
 from tests.fakes import Letters, tiny_gpt2, tiny_llama
@@ -269,6 +270,34 @@ def fsdp(folder):
     return result | {"unbroken": state(trainer), "resumed": state(again), "local": local_share(trainer)}
 
 
+def fsdp_in_step(folder):
+    """Split weights that are never whole, not in rollouts either; what a reward that fails on one process leads to."""
+    changes = {"sharding": "fsdp", "gather_for_rollouts": False}
+    result = {name: updates(UPDATES[name] | changes) for name in ("gae", "grpo", "retain_kl", "critic")}
+    for name, (more, kind) in PARTLY_TRAINED.items():
+        result[name] = updates(more | changes, model=adapted(kind))
+    result["llama"] = updates(changes, model=tiny_llama())
+    was_split, text = [], ""
+
+    def looking(samples):
+        was_split.append(is_split(trainer.model))
+        return count_fives(samples)
+
+    trainer = make(SMALL.replace(**changes), reward=looking)
+    trainer.train(1, progress=False, probe=lambda t: {"probe/length": float(greedy(t.model).shape[1])})
+
+    def failing(samples):
+        if Processes.current().rank == 1:
+            raise KeyError("suffix")
+        return count_fives(samples)
+
+    try:
+        make(SMALL.replace(**changes), reward=failing).train(1, progress=False)
+    except (KeyError, OtherProcessError) as error:
+        text = f"{type(error).__name__}: {error}"
+    return result | {"was_split": was_split, "text": text}
+
+
 def greedy(model):
     return ppo.generate(model, [[2, 3]], ppo.Sampling(temperature=0.0, response_length=4, eos_ids=())).tokens
 
@@ -297,8 +326,8 @@ def cases():
 def main(folder: Path, names: list[str]) -> None:
     torch.set_num_threads(1)
     with ppo.process_group() as processes:
-        every = cases() | {"fsdp": fsdp, "continued": continued}
-        for name in names or [*cases(), "fsdp"]:
+        every = cases() | {"fsdp": fsdp, "fsdp_in_step": fsdp_in_step, "continued": continued}
+        for name in names or [*cases(), "fsdp", "fsdp_in_step"]:
             torch.save(every[name](folder), folder / f"{name}-{processes.rank}.pt")
 
 

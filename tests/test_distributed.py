@@ -185,6 +185,25 @@ def test_split_weights_give_the_update_of_whole_ones(folder, tmp_path):
     assert 0.4 < first["local"] < 0.6
 
 
+def test_weights_that_are_never_whole_give_the_rollout_and_the_update_of_whole_ones(folder, tmp_path):
+    first, second = of_two(folder, "fsdp_in_step")
+    for name in ("gae", "grpo", "retain_kl", "critic"):
+        one = of_one(processes_cases.cases()[name], tmp_path)
+        assert one["samples"] == first[name]["samples"]
+        assert_same_training(one, first[name], tolerance=TOLERANCE["float32"], case=name)
+        assert first[name]["metrics"] == second[name]["metrics"]
+    for name, (changes, kind) in processes_cases.PARTLY_TRAINED.items():
+        one = processes_cases.updates(changes, model=processes_cases.adapted(kind))
+        assert_same_training(one, first[name], tolerance=TOLERANCE["float32"], case=name)
+    one = processes_cases.updates({}, model=processes_cases.tiny_llama())
+    assert_same_training(one, first["llama"], tolerance=TOLERANCE["float32"], case="llama")
+    assert first["was_split"] == second["was_split"] == [True]  # while the reward was asked, in the middle of a rollout
+    assert first["text"].startswith(
+        "OtherProcessError: process 1: KeyError: 'suffix'; in step 0, the reward being asked"
+    )
+    assert second["text"] == "KeyError: 'suffix'"
+
+
 def test_split_weights_are_saved_as_a_plain_folder_and_go_on_from_it(folder):
     from transformers import AutoModelForCausalLM
 

@@ -91,6 +91,7 @@ ONLY_IN_FLOAT32 = {"adam": {"adam_eps": BASE.adam_eps}}
 NOT_MATHEMATICS = {
     "reference_dtype": "precision: a frozen copy in bfloat16 is another reference (tests/test_reference.py)",
     "autocast": "precision: off is the default and exact; bfloat16 is held to its own bounds (tests/test_trainer.py)",
+    "gather_for_rollouts": "several processes: equal to one within rounding (tests/test_distributed.py)",
     "sharding": "several processes: equal to one within rounding (tests/test_distributed.py)",
     "deterministic": "bits, not numbers (tests/test_determinism.py)",
     "checks": "they look on (tests/test_checks.py)",

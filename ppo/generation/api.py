@@ -53,8 +53,9 @@ def generate(
     hidden states are for looking at (inference tensors), not for training on.
 
     ``engine="hf"`` always goes through the model's own forward; "auto" takes a fast decoder where there is one for the
-    model's family that reproduces the model's own logits. The model samples in eval mode and in its own dtype (autocast
-    is off), sampling is in float32. Tensors stay on the model's device and may be used in training.
+    model's family that reproduces the model's own logits, and all weights are whole (:mod:`ppo.sharding`). The model
+    samples in eval mode and in its own dtype (autocast is off), sampling is in float32. Tensors stay on the model's
+    device and may be used in training.
 
     Raises ValueError, with value and remedy, for bad prompts, ids, lengths and options.
     """

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ...backbone import positions
+from ...backbone import is_split, positions
 from ..attention import DecodeAttention, decode, prefill
 from ..cache import KVCache
 from ..requests import pad_left, pad_right
@@ -29,15 +29,16 @@ _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, tor
 
 @torch.no_grad()
 def bind(model: nn.Module, *, rows: int, length: int) -> Network | None:
-    """The model as a :class:`Network` for ``rows`` sequences of at most ``length`` tokens; None for an unknown family.
+    """The model as a :class:`Network` for ``rows`` sequences of at most ``length`` tokens.
 
+    None for an unknown family, and where the weights are split among processes, so that nobody has them to read.
     Raises :class:`Unsupported` for a model of a known family that the decoder cannot, or does not, reproduce.
     """
     inner: Any = model
     if hasattr(inner, "get_base_model"):  # PEFT's wrapper
         inner = inner.get_base_model()
     read = _reader_for(inner)
-    if read is None:
+    if read is None or is_split(inner):
         return None
     kinds = {(parameter.dtype, parameter.device) for parameter in _own_parameters(inner)}
     if len(kinds) > 1:
