@@ -62,6 +62,8 @@ def read_options() -> argparse.Namespace:
         flag, kind = "--" + field.name.replace("_", "-"), {"bool": bool}.get(str(field.type), int)
         if field.name in _CHOICES:
             parser.add_argument(flag, default=field.default, choices=_CHOICES[field.name])
+        elif kind is bool and field.default:
+            parser.add_argument(flag.replace("--", "--no-", 1), dest=field.name, action="store_false")
         elif kind is bool:
             parser.add_argument(flag, action="store_true")
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -25,9 +25,12 @@ from benchmarks.cost.memory import step_memory
 from benchmarks.cost.page import page
 from benchmarks.cost.parameters import count
 from benchmarks.cost.plan import Plan
-from benchmarks.cost.work import attention_operations, rollout_work, update_work
+from benchmarks.cost.work import PROBES, attention_operations, reference_work, rollout_work, update_work
+from benchmarks.cost_model import read_options
 from benchmarks.models import llama_config
 from models.lora import LoraConfig, add_lora
+from ppo import Sampling, generate
+from ppo.backbone import blocks
 
 TINY = Architecture(
     "tiny", layers=2, width=4, heads=2, kv_heads=1, head_width=2, mlp_width=6, vocabulary=10,
@@ -133,6 +136,26 @@ def test_memory_of_a_tiny_run():
     assert memory.phases["rollout"]["decoder's copies"] == 4 * 2 * (4 * 8 + 2 * 24)  # joined: QKV, gate and up
 
 
+def test_a_rollout_from_weights_that_are_never_whole():
+    plan = Plan(
+        prompts=4, prompt_length=3, response_length=2, devices=2, sharding="fsdp", gather_for_rollouts=False,
+        precision="autocast",
+    )  # fmt: skip
+    memory = step_memory(TINY, plan, SLOW).phases
+    root, block = 10 * 4 + 4 + 5, 128  # tied table, last norm, value head
+    assert memory["rollout"]["gathered blocks"] == 4 * (root + 2 * block)
+    assert memory["rollout"]["key/value cache"] == 4 * 2 * 2 * (3 * 2 * 5)  # one layer's twice, while it grows
+    assert "decoder's copies" not in memory["rollout"]
+    assert memory["rollout"]["reference"] == 4 * (2 * block / 2 + 10 * 4 + 4)  # outside its blocks the copy is whole
+    assert memory["reference"]["gathered blocks"] == 4 * (root + 3 * block)  # the old policy is asked, one block ahead
+    sent = sum(piece.sent for piece in rollout_work(TINY, plan, packs_weights=False))
+    assert sent == 4 * (root + 2 * block * (PROBES + 2)) / 2  # a prompt and one step, 1/2 of everything is here already
+    assert sum(piece.sent for piece in reference_work(TINY, plan)) == 4 * (2 * block + 2 * block) / 2
+    adapted = replace(plan, lora_rank=2)
+    weights = count(TINY, adapted).policy + 5
+    assert sum(piece.sent for piece in reference_work(TINY, adapted)) == 4 * (2 * weights - root) / 2
+
+
 def test_seconds_are_the_slowest_resource_and_the_link():
     assert SLOW.seconds([Work("update", "x", moved=1e6, fresh=1e9)]) == pytest.approx(1)
     assert replace(SLOW, fresh_bandwidth=1e8).seconds([Work("update", "x", moved=1e6, fresh=1e8)]) == pytest.approx(2)
@@ -235,6 +258,21 @@ def test_activations_are_those_that_autograd_keeps(name, precision):
     assert hidden.requires_grad
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_forwards_of_a_rollout_are_those_of_the_models_own_engine(name):
+    model, arch = family(name)
+    passes: list[int] = []
+    blocks(model)[0].register_forward_hook(lambda *_: passes.append(1))
+    generate(model, [[1, 2, 3], [2, 2, 3], [3, 2, 3]], Sampling(response_length=4, eos_ids=()), slots=2, engine="hf")
+    plan = Plan(
+        prompts=6, prompt_length=3, response_length=4, devices=2, sharding="fsdp", gather_for_rollouts=False,
+        rollout_slots=2,
+    )  # fmt: skip
+    work = {piece.name: piece for piece in rollout_work(arch, plan, packs_weights=False)}
+    gathered = work["all-gather, block by block"].sent
+    assert gathered == len(passes) * 4 * arch.layers * arch.block_parameters / 2
+
+
 # ---------------------------------------------------------------------- what must grow, and what must not
 
 
@@ -276,10 +314,34 @@ def test_one_device_sends_nothing_and_splitting_sends_more():
     assert sent(devices=8) == pytest.approx(4 * 2 * 7 / 8 * 4 * (KNOWN["gpt-neo-1.3b"].parameters + 2049))
 
 
+def test_weights_that_are_never_whole_take_less_memory_and_are_sent_for_every_token():
+    whole = Plan(prompts=64, devices=8, sharding="fsdp")
+    split = replace(whole, gather_for_rollouts=False)
+    for name in ("opt-1.3b", "llama-3.1-70b"):
+        arch = KNOWN[name]
+        for lora_rank in (0, 8):
+            one, other = (estimate(arch, replace(plan, lora_rank=lora_rank), H100) for plan in (whole, split))
+            for phase in ("rollout", "reference"):
+                assert other.memory.total(phase) < one.memory.total(phase)
+            for phase in ("update", "optimiser"):
+                assert other.memory.phases[phase] == one.memory.phases[phase]
+            assert other.seconds("rollout") > one.seconds("rollout")
+            assert other.seconds("update") == one.seconds("update")
+            more = other.sent - one.sent
+            assert more == pytest.approx(
+                7 / 8 * 4 * arch.layers * count(arch, other.plan).block * (PROBES + split.response_length - 1)
+            )
+        longer = estimate(arch, replace(split, response_length=51), H100).sent - estimate(arch, split, H100).sent
+        assert longer == 7 / 8 * 4 * arch.layers * arch.block_parameters
+    alone = replace(split, devices=1)  # nothing is split there
+    assert estimate(arch, alone, H100) == replace(estimate(arch, Plan(prompts=64), H100), plan=alone)
+
+
 def test_a_plan_that_cannot_be_dealt_out_is_refused():
     for wrong in ({"prompts": 10, "devices": 4}, {"minibatch": 6, "prompts": 32}, {"microbatch": 3, "minibatch": 8},
                   {"lora_rank": 4, "train_top_layers": 1}, {"sharding": "fsdp", "precision": "bfloat16"},
-                  {"sharding": "fsdp", "value_head": "critic", "lora_rank": 4}, {"epochs": 0}):  # fmt: skip
+                  {"sharding": "fsdp", "value_head": "critic", "lora_rank": 4}, {"epochs": 0},
+                  {"gather_for_rollouts": False}):  # fmt: skip
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Plan(**wrong)
 
@@ -293,9 +355,14 @@ def test_remedies_stop_where_it_fits_and_say_so_where_it_never_does():
     assert found.fits
     assert names
     assert not estimate(KNOWN["gpt-neo-2.7b"], plan, H100).fits
-    names, found = remedies(KNOWN["llama-3.1-70b"], plan, H100)
+    large = KNOWN["llama-3.1-70b"]
+    names, found = remedies(large, Plan(prompts=64, precision="autocast"), H100)
     assert not found.fits
     assert found.plan.lora_rank > 0
+    names, found = remedies(large, plan, H100)  # a split critic and an adapter do not go together
+    assert found.fits
+    assert found.plan.is_never_whole
+    assert {"gather_for_rollouts=False", "value_head='linear'", "LoRA of rank 16"} < set(names)
     assert remedies(KNOWN["gpt-neo-125m"], Plan(), H100)[0] == []
 
 
@@ -333,4 +400,20 @@ def test_table_marks_what_is_too_far_off():
 def test_page_says_what_it_is_and_what_does_not_fit():
     text = page(None)
     assert "Computed, never run" in text
-    assert "Nothing that this library can be told makes it fit an H100" in text.split("llama-3.1-70b")[1]
+    for name in ("gpt-neo", "opt"):
+        assert "block by block" not in text.split(f"## {name}")[1].split("\n## ")[0]
+    large = text.split("## llama-3.1-70b")[1]
+    assert "Nothing that the library can be told makes it fit" in large
+    rows = [line for line in large.splitlines() if line.startswith("|") and "block by block" in line]
+    assert [row.split("|")[1].strip() for row in rows] == ["8", "64"]
+    assert not any("**" in row for row in rows)  # README.md says so, too
+
+
+def test_every_field_of_a_plan_is_an_option(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["cost_model", "--sharding", "fsdp", "--no-gather-for-rollouts"])
+    options = vars(read_options())
+    assert Plan(**{field.name: options[field.name] for field in fields(Plan)}) == Plan(
+        sharding="fsdp", gather_for_rollouts=False
+    )
+    monkeypatch.setattr("sys.argv", ["cost_model"])
+    assert read_options().gather_for_rollouts

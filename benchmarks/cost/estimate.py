@@ -71,19 +71,22 @@ REMEDIES: tuple[Remedy, ...] = (
     ("reference_dtype='bfloat16'", lambda plan: replace(plan, reference="copy-bfloat16")),
     ("microbatch=1", lambda plan: replace(plan, microbatch=1)),
     ("sharding='fsdp'", lambda plan: replace(plan, sharding="fsdp") if _can_split(plan) else plan),
+    ("gather_for_rollouts=False", lambda plan: replace(plan, gather_for_rollouts=not plan.is_sharded)),
+    ("autocast='off'", lambda plan: replace(plan, precision="float32") if plan.precision == "autocast" else plan),
     ("value_head='linear'", lambda plan: replace(plan, value_head="linear")),
+    ("LoRA of rank 16", lambda plan: replace(plan, lora_rank=16) if _can_adapt(plan) else plan),
     (
         "bfloat16 weights and moments, whole on every device",
-        lambda plan: replace(plan, sharding="none", precision="bfloat16", moments="bfloat16"),
+        lambda plan: replace(plan, sharding="none", gather_for_rollouts=True, precision="bfloat16", moments="bfloat16"),
     ),
-    ("LoRA of rank 16", lambda plan: replace(plan, lora_rank=16)),
 )  # mildest first; each keeps what the ones before it changed
 
 
 def remedies(arch: Architecture, plan: Plan, device: Device) -> tuple[list[str], Estimate]:
     """The changes, one after another, until the step fits, and the estimate with them; all of them if it never does.
 
-    Where it fits, what turns out not to be needed is left out again; where it does not, the estimate is the smallest.
+    Where it fits, what turns out not to be needed is left out again, the harshest first; where it does not, the
+    estimate is the smallest.
     """
     chosen: list[Remedy] = []
     found = estimate(arch, plan, device)
@@ -93,7 +96,7 @@ def remedies(arch: Architecture, plan: Plan, device: Device) -> tuple[list[str],
         if remedy[1](_changed(plan, chosen)) != _changed(plan, chosen):
             chosen.append(remedy)
             found = estimate(arch, _changed(plan, chosen), device)
-    for remedy in chosen[:-1]:
+    for remedy in reversed(chosen[:-1]):
         fewer = [other for other in chosen if other is not remedy]
         without = estimate(arch, _changed(plan, fewer), device)
         if without.fits:
@@ -105,6 +108,10 @@ def _changed(plan: Plan, chosen: list[Remedy]) -> Plan:
     for _, change in chosen:
         plan = change(plan)
     return plan
+
+
+def _can_adapt(plan: Plan) -> bool:
+    return not (plan.sharding == "fsdp" and plan.value_head == "critic")
 
 
 def _can_split(plan: Plan) -> bool:

@@ -7,7 +7,7 @@ second microbatch on at its start with both.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .architecture import Architecture
 from .device import Device
@@ -79,6 +79,8 @@ def _rollout(arch: Architecture, plan: Plan, counts: Counts, *, packs_weights: b
     rows = min(plan.rollout_slots, plan.own_sequences)
     read = min(_PREFILL_TOKENS, plan.own_sequences // plan.samples * plan.prompt_length)
     numbers = 2 * arch.kv_width * ((arch.layers + 1) * rows * plan.length + arch.layers * read)
+    if plan.is_never_whole:
+        return _rollout_by_blocks(arch, plan, counts, rows)
     gathered = plan.weight_bytes * (counts.policy + counts.critic) if plan.is_sharded else 0
     return {
         "gathered model": gathered,
@@ -88,16 +90,36 @@ def _rollout(arch: Architecture, plan: Plan, counts: Counts, *, packs_weights: b
     }
 
 
+def _rollout_by_blocks(arch: Architecture, plan: Plan, counts: Counts, rows: int) -> dict[str, float]:
+    """The model's own forward: all prompts at once, and a cache of which one layer at a time is written anew."""
+    read = -(-rows // plan.samples) * plan.prompt_length
+    return {
+        "gathered blocks": plan.weight_bytes * (counts.root + 2 * counts.block),  # as it arrives, and as it is used
+        "key/value cache": plan.weight_bytes * 2 * arch.kv_width * (arch.layers + 1) * rows * plan.length,
+        "logits": 2 * 4 * rows * arch.vocabulary,
+        "activations": _working(arch, replace(plan, precision="float32"), read),
+    }
+
+
 def _reference(arch: Architecture, plan: Plan, counts: Counts) -> dict[str, float]:
     """Passes without gradients: a few layers' worth of activations, one layer's weights cast."""
-    gathered = 0.0
-    if plan.is_sharded:
-        whole = plan.weight_bytes * (counts.policy + counts.critic)
-        gathered = whole if plan.lora_rank else plan.reference_bytes * counts.copied_blocks
+    gathered = _gathered_reference(arch, plan, counts) if plan.is_sharded else 0.0
     tokens = min(plan.reference_batch_tokens, plan.own_sequences * plan.length)
     if plan.is_asked_again:
         tokens = max(tokens, plan.own_microbatch * plan.length)
-    return {"gathered model": gathered, "activations": _working(arch, plan, tokens), "tile of logits": _TILE}
+    name = "gathered blocks" if plan.is_never_whole else "gathered model"
+    return {name: gathered, "activations": _working(arch, plan, tokens), "tile of logits": _TILE}
+
+
+def _gathered_reference(arch: Architecture, plan: Plan, counts: Counts) -> float:
+    """Bytes of split weights that are together at one moment, of the policy or of the frozen copy after it."""
+    if plan.is_never_whole:
+        asked = 3 if plan.is_asked_again else 2 if plan.lora_rank else 0  # a pass of the policy's gathers one ahead
+        policy = plan.weight_bytes * (counts.root + asked * counts.block) if asked else 0
+        return max(policy, plan.reference_bytes * 2 * arch.block_parameters if counts.copied else 0)
+    if plan.lora_rank:
+        return plan.weight_bytes * (counts.policy + counts.critic)
+    return plan.reference_bytes * counts.copied_blocks
 
 
 def _update(arch: Architecture, plan: Plan, counts: Counts, gradients: float) -> dict[str, float]:

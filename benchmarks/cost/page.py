@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from .architecture import KNOWN, Architecture
@@ -12,6 +13,7 @@ from .device import H100
 from .estimate import Estimate, estimate, remedies
 from .memory import PHASES
 from .plan import Plan
+from .work import PROBES
 
 Checked = tuple[str, Mapping[str, Any], list[Comparison]]
 """A result's file, its content, and the model beside it."""
@@ -70,6 +72,10 @@ def _assumptions() -> str:
 - Rollouts run in the precision of the weights, float32 here, whatever `autocast` says, and each FSDP2 process gathers
   the whole model for them; so does the reference. The fast decoder holds a copy of what it joins (query, key and value;
   gate and up), under LoRA of every adapted weight.
+- Rollouts block by block (`gather_for_rollouts=False`) go through the model's own forward. What lies outside the blocks
+  is whole there, and one block, beside the buffer that it arrived in; the reference is asked in the same way. Of a
+  frozen copy only the blocks are split. Every process needs equally many forwards, and their agreement before each of
+  them costs nothing.
 - Under autocast PyTorch keeps a bfloat16 cast of every trained weight for the length of a forward pass, and FSDP2 does
   not split those.
 - All responses have their full length, no prompt repeats, the reward costs nothing, saving and evaluating are left out.
@@ -105,15 +111,17 @@ the shares assumed above."""
 
 def _model(arch: Architecture) -> str:
     found = [estimate(arch, plan_for(devices, changes), H100) for devices, changes in _LAYOUTS]
+    changed = [remedies(arch, one.plan, H100) for one in found if not one.fits]
+    by_blocks = {one.plan: one for _, one in changed if one.fits and one.plan.is_never_whole}
     return f"""## {arch.name}: {arch.parameters / 1e9:.2f} billion parameters
 
 Per GPU: operations, bytes of its memory moved, bytes sent, memory in each phase, seconds; of all GPUs together:
 response tokens a second. **Bold** memory does not fit {H100.memory / 1e9:.0f} GB; the seconds of such a row are those
 of a GPU that had the room.
 
-{_costs(found)}
+{_costs([*found, *by_blocks.values()])}
 
-{_advice(found)}"""
+{_advice(found, changed, list(by_blocks.values()))}"""
 
 
 def _costs(found: list[Estimate]) -> str:
@@ -140,19 +148,21 @@ def label(plan: Plan) -> str:
     words = ["one GPU" if plan.devices == 1 else "FSDP2" if plan.is_sharded else "DDP"]
     words += ["separate critic"] if plan.value_head == "critic" else []
     words += [f"LoRA {plan.lora_rank}"] if plan.lora_rank else []
+    words += ["rollouts block by block"] if plan.is_never_whole else []
+    words += ["float32"] if plan.precision == "float32" else []
+    words += ["bfloat16 reference"] if plan.reference == "copy-bfloat16" else []
+    words += ["checkpointing"] if plan.gradient_checkpointing else []
+    words += [f"microbatch {plan.microbatch}"] if plan.microbatch else []
     return ", ".join(words)
 
 
-def _advice(found: list[Estimate]) -> str:
+def _advice(found: list[Estimate], changed: list[tuple[list[str], Estimate]], by_blocks: list[Estimate]) -> str:
     """What does not fit, why, and what makes it fit; or the least that the library can be brought to."""
     full = [one for one in found if not one.fits]
     if not full:
         return "Everything fits."
-    changed = [remedies(one.arch, one.plan, one.device) for one in full]
     lines = [f"- {_reason(one)} {_remedy(*pair)}" for one, pair in zip(full, changed, strict=True)]
-    if not any(pair[1].fits for pair in changed):
-        lines = [f"- {_reason(one)}" for one in full]
-        lines.append("\n" + _hopeless(full[0].arch, changed))
+    lines += ["", _by_blocks(by_blocks)] if by_blocks else []
     return "\n".join(["What does not fit:", "", *lines])
 
 
@@ -173,16 +183,21 @@ def _remedy(names: list[str], changed: Estimate) -> str:
     )
 
 
-def _hopeless(arch: Architecture, changed: list[tuple[list[str], Estimate]]) -> str:
-    """For a model that fits nowhere: the least it needs, and what the library would have to learn."""
-    names, least = min(changed, key=lambda pair: pair[1].memory.peak)
-    plan = plan_for(64, {"sharding": "fsdp", "precision": "float32", "gradient_checkpointing": True, "microbatch": 1})
-    split = estimate(arch, plan, H100)
-    rest = {phase: f"{split.memory.total(phase) / 1e9:.0f}" for phase in PHASES}
-    return f"""**Nothing that this library can be told makes it fit an {H100.name}.** The least, {", ".join(names)}, is
-{least.memory.peak / 1e9:.0f} GB on every GPU, in the {least.memory.fullest}. What stands in the way is that a rollout
-wants the whole model, and the decoder's copies beside it, on every device. Split over 64 GPUs in float32, with
-checkpointing and microbatch=1, the update takes {rest["update"]} GB and the optimiser {rest["optimiser"]} GB, but the
-rollout {rest["rollout"]} GB and the reference {rest["reference"]} GB: with sampling and reference from split weights it
-would fit, and this library has neither. The host memory of a node of {H100.node_size} would have to hold
-{split.host_bytes / 1e12:.1f} TB before the weights are split, since every process loads the whole model."""
+def _by_blocks(changed: list[Estimate]) -> str:
+    """For a model that fits only where it is never whole: what that costs, and what stays in the way."""
+    lines = [
+        "**It fits only where no GPU ever holds it whole** (`gather_for_rollouts=False`), on paper. Each token of a",
+        f"rollout then gathers every block, and so do {PROBES} forwards before it that try the model's cache:",
+        "",
+    ]
+    for one in changed:
+        whole = estimate(one.arch, replace(one.plan, gather_for_rollouts=True), one.device)
+        sent = sum(piece.sent for piece in one.work if piece.part == "rollout")
+        lines.append(
+            f"- {one.plan.devices} GPUs, {label(one.plan)}: {sent / 1e12:.1f} TB sent in a rollout of "
+            f"{one.seconds('rollout'):.0f} s. With the whole model on every GPU it would take "
+            f"{whole.seconds('rollout'):.0f} s and {whole.memory.total('rollout') / 1e9:.0f} GB. The host memory of a "
+            f"node of {one.device.node_size} has to hold {one.host_bytes / 1e12:.1f} TB before the weights are split: "
+            "every process loads the whole model."
+        )
+    return "\n".join(lines)

@@ -25,6 +25,11 @@ class Counts:
     root: int
     block: int
 
+    @property
+    def blocks(self) -> int:
+        """Of the policy and the critic, what lies in their blocks."""
+        return self.policy + self.critic - self.root
+
 
 def count(arch: Architecture, plan: Plan) -> Counts:
     """Of one run. A critic of its own is a copy of the policy's trained weights, with a value head."""

@@ -15,6 +15,7 @@ class Plan:
     ``precision``: "autocast" is bfloat16 products over float32 weights, "bfloat16" the weights themselves. All
     responses have their full length. ``lora_rank`` > 0 adapts every linear layer of the blocks, with the adapter
     switched off as the reference. ``train_top_layers``: the blocks below are frozen, computed once a step and shared.
+    ``gather_for_rollouts=False``: with FSDP2 no model is whole in rollout and reference either, only a block at a time.
     """
 
     prompts: int = 32
@@ -33,6 +34,7 @@ class Plan:
     gradient_checkpointing: bool = False
     devices: int = 1
     sharding: Literal["none", "fsdp"] = "none"
+    gather_for_rollouts: bool = True
     rollout_slots: int = 64
     reference_batch_tokens: int = 8192
 
@@ -46,6 +48,8 @@ class Plan:
             )
         if self.sharding == "fsdp" and (self.precision == "bfloat16" or self.moments == "bfloat16"):
             raise ValueError("sharding='fsdp' needs float32 weights and moments; take precision='autocast'")
+        if not self.gather_for_rollouts and self.sharding != "fsdp":
+            raise ValueError("gather_for_rollouts=False needs sharding='fsdp': without it all weights are whole")
         shares_frozen = self.lora_rank > 0 or self.train_top_layers is not None
         if self.sharding == "fsdp" and self.value_head == "critic" and shares_frozen:
             raise ValueError(
@@ -111,6 +115,11 @@ class Plan:
     @property
     def is_sharded(self) -> bool:
         return self.sharding == "fsdp" and self.devices > 1
+
+    @property
+    def is_never_whole(self) -> bool:
+        """Whether rollout and reference too put split weights together a block at a time."""
+        return self.is_sharded and not self.gather_for_rollouts
 
     @property
     def is_asked_again(self) -> bool:

@@ -1,8 +1,8 @@
 """What devices send each other in one step: bytes that each of them passes on, by the ring algorithms' counts.
 
 Without sharding gradients are summed once a minibatch (all-reduce). FSDP2 gathers every block for the forward pass and
-again for the backward pass, of every microbatch, and scatters the sums of gradients; a rollout gathers the whole model.
-Generations and numbers that are exchanged besides are small.
+again for the backward pass, of every microbatch, and scatters the sums of gradients; a rollout gathers the whole model,
+or every block for every token. Generations and numbers that are exchanged besides are small.
 """
 
 from __future__ import annotations
@@ -18,6 +18,12 @@ def gather(part: str, size: float, plan: Plan) -> Work:
     return Work(part, "all-gather", sent=_share(plan) * size if plan.is_sharded else 0.0)
 
 
+def gather_blocks(part: str, size: float, plan: Plan, *, passes: int) -> Work:
+    """``size`` bytes of blocks, one after another in each of so many passes, and copied out of what has arrived."""
+    moved, sent = 2 * size * passes, _share(plan) * size * passes
+    return Work(part, "all-gather, block by block", moved=moved, sent=sent)
+
+
 def sum_gradients(plan: Plan, counts: Counts) -> Work:
     """All-reduce once a minibatch; under FSDP2 reduce-scatter once a microbatch."""
     size = plan.weight_bytes * counts.trained
@@ -31,8 +37,7 @@ def update_gathers(arch: Architecture, plan: Plan, counts: Counts) -> list[Work]
     """Blocks twice, the rest once, for every microbatch."""
     if not plan.is_sharded:
         return []
-    blocks = counts.policy + counts.critic - counts.root
-    size = plan.weight_bytes * (2 * blocks + counts.root)
+    size = plan.weight_bytes * (2 * counts.blocks + counts.root)
     return [gather("update", size * plan.epochs * plan.microbatches, plan)]
 
 

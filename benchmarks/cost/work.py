@@ -13,13 +13,15 @@ from .device import Rate, Work
 from .kept import frozen_layers, kept_activations
 from .parameters import Counts, count
 from .plan import Plan
-from .sending import gather, sum_gradients, update_gathers
+from .sending import gather, gather_blocks, sum_gradients, update_gathers
 
 _SAMPLING_SWEEPS = 8  # of a step's logits: copy, peak, exp2, sums, the search for the token
 _TILE_SWEEPS = {"forward": 12, "backward": 13}  # of a tile of logits, in ppo.output_logprobs
 _ADAMW_SWEEPS = 7  # weight, gradient and both moments read; weight and moments written
 _CLIP_SWEEPS = 3  # the norm reads gradients, the clipping reads and writes them
 _LEAN_SWEEPS = 30  # ppo.lean_adamw works in blocks, operation by operation, in float32
+
+PROBES = 19  # forwards that try what a model's own cache can do, before every rollout; ppo.generation.hf
 
 PARTS = ("rollout", "reference", "update")
 """As ``Trainer`` times them; "reference" holds the old log-probs and the frozen trunk as well."""
@@ -39,6 +41,8 @@ def step_work(arch: Architecture, plan: Plan, *, packs_weights: bool = False) ->
 
 def rollout_work(arch: Architecture, plan: Plan, *, packs_weights: bool) -> list[Work]:
     """In the weights' own precision, whatever the training's. Every distinct prompt is computed once."""
+    if plan.is_never_whole:
+        return _rollout_by_blocks(arch, plan)
     rate: Rate = "bfloat16" if plan.precision == "bfloat16" else "float32"
     size, weights = plan.weight_bytes, _decoded_weights(arch)
     copied = copied_weights(arch, plan, packs_weights=packs_weights)
@@ -68,6 +72,36 @@ def rollout_work(arch: Architecture, plan: Plan, *, packs_weights: bool) -> list
             launches=steps * (arch.layers * LAUNCHES["decode"] + 40), rate=rate,
         ),
     ]  # fmt: skip
+
+
+def _rollout_by_blocks(arch: Architecture, plan: Plan) -> list[Work]:
+    """Through the model's own forward, in float32; each of its passes gathers all blocks, and nothing overlaps.
+
+    A step reads the cache, writes it anew with a column more, and reads it again for attention.
+    """
+    counts, rows = count(arch, plan), min(plan.rollout_slots, plan.own_sequences)
+    prompt_tokens, waves = plan.own_sequences // plan.samples * plan.prompt_length, -(-plan.own_sequences // rows)
+    steps, weights = waves * (plan.response_length - 1), arch.layers * arch.block_linear_weights
+    beside = arch.layers * block_traffic(arch, "float32", keys=plan.length).forward
+    columns = plan.prompt_length + plan.response_length / 2
+
+    def forwards(name: str, passes: int, tokens: int, sampled: int, cached: float = 0) -> Work:
+        output = arch.embedding_parameters * bool(sampled)
+        operations = 2 * (weights * tokens + output * sampled) + 4 * arch.layers * arch.query_width * cached
+        moved = 4 * (weights + output) * passes + beside * tokens + 3 * 4 * 2 * arch.layers * arch.kv_width * cached
+        moved += _SAMPLING_SWEEPS * 4 * arch.vocabulary * sampled
+        launches = passes * arch.layers * LAUNCHES["forward"] * (2 if plan.lora_rank else 1)
+        return Work("rollout", name, operations, moved, launches=launches)
+
+    attention = attention_operations(arch, prompt_tokens, plan.prompt_length, arch.layers)
+    return [
+        gather("rollout", plan.weight_bytes * counts.root, plan),
+        gather_blocks("rollout", plan.weight_bytes * arch.layers * counts.block, plan, passes=PROBES + waves + steps),
+        Work("rollout", "prefill, attention", attention, rate="float32 attention"),
+        forwards("probes", PROBES, 0, 0),
+        forwards("prefill", waves, prompt_tokens, plan.own_sequences),
+        forwards("decode", steps, steps * rows, steps * rows, steps * rows * columns),
+    ]
 
 
 def _decoded_weights(arch: Architecture) -> int:
@@ -108,15 +142,26 @@ def reference_work(arch: Architecture, plan: Plan) -> list[Work]:
         for name in ("policy", "critic")[: 2 if plan.value_head == "critic" else 1]:
             work += _forward("reference", f"old {name}", arch, plan, tokens, layers=trained, passes=passes)
         work += _output_forward("reference", "old output", arch, plan, rows, is_summed_ahead=False)
+        if plan.is_never_whole:
+            blocks = plan.weight_bytes * count(arch, plan).blocks
+            work.append(gather_blocks("reference", blocks, plan, passes=passes))
     if plan.reference == "none" and not plan.lora_rank:
         return work
-    counts = count(arch, plan)
-    gathered = actor_bytes(arch, plan) if plan.lora_rank else plan.reference_bytes * counts.copied_blocks
     passes = -(-tokens // plan.reference_batch_tokens)
     asked = "bfloat16" if plan.precision == "float32" and plan.reference_bytes == 2 else plan.precision
-    work += [gather("reference", gathered, plan)]
+    work += _reference_gathers(arch, plan, passes)
     work += _forward("reference", "reference", arch, plan, tokens, layers=trained, passes=passes, precision=asked)
     return work + _output_forward("reference", "reference output", arch, plan, rows, is_summed_ahead=False)
+
+
+def _reference_gathers(arch: Architecture, plan: Plan, passes: int) -> list[Work]:
+    """Of a frozen copy only the blocks are split; with an adapter the policy itself is the reference."""
+    counts = count(arch, plan)
+    root = plan.weight_bytes * counts.root if plan.lora_rank else 0
+    blocks = plan.weight_bytes * counts.blocks if plan.lora_rank else plan.reference_bytes * counts.copied_blocks
+    if not plan.is_never_whole:
+        return [gather("reference", root + blocks, plan)]
+    return [gather("reference", root, plan), gather_blocks("reference", blocks, plan, passes=passes)]
 
 
 # ---------------------------------------------------------------------- update
