@@ -148,6 +148,9 @@ def test_a_rollout_from_weights_that_are_never_whole():
     assert "decoder's copies" not in memory["rollout"]
     assert memory["rollout"]["reference"] == 4 * (2 * block / 2 + 10 * 4 + 4)  # outside its blocks the copy is whole
     assert memory["reference"]["gathered blocks"] == 4 * (root + 3 * block)  # the old policy is asked, one block ahead
+    assert memory["reference"]["casts"] == 2 * 2 * 120  # autocast keeps them without gradients, too
+    gathered = step_memory(TINY, replace(plan, gather_for_rollouts=True), SLOW).phases["reference"]
+    assert gathered["gathered model"] == 4 * (300 + 5)
     sent = sum(piece.sent for piece in rollout_work(TINY, plan, packs_weights=False))
     assert sent == 4 * (root + 2 * block * (PROBES + 2)) / 2  # a prompt and one step, 1/2 of everything is here already
     assert sum(piece.sent for piece in reference_work(TINY, plan)) == 4 * (2 * block + 2 * block) / 2

@@ -29,6 +29,13 @@ def kept_activations(arch: Architecture, plan: Plan, tokens: int) -> float:
     return models * (kept + casts + tokens * stream * arch.width)
 
 
+def kept_casts(arch: Architecture, plan: Plan) -> float:
+    """That autocast keeps of trained weights for the length of a forward pass, without gradients as well."""
+    models = 2 if plan.value_head == "critic" else 1
+    layers = 0 if plan.lora_rank or plan.precision != "autocast" else arch.layers - frozen_layers(arch, plan)
+    return 2 * models * layers * arch.block_linear_weights
+
+
 def adapter_activations(arch: Architecture, plan: Plan) -> float:
     """Bytes a token and block: the low-rank product of each adapter, and under autocast nothing in float32."""
     size = 2 if plan.precision == "autocast" else 4

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from .architecture import Architecture
 from .device import Device
-from .kept import kept_activations
+from .kept import kept_activations, kept_casts
 from .parameters import Counts, count
 from .plan import Plan
 from .work import copied_weights
@@ -102,13 +102,18 @@ def _rollout_by_blocks(arch: Architecture, plan: Plan, counts: Counts, rows: int
 
 
 def _reference(arch: Architecture, plan: Plan, counts: Counts) -> dict[str, float]:
-    """Passes without gradients: a few layers' worth of activations, one layer's weights cast."""
+    """Passes without gradients: a few layers' worth of activations, and the casts of what is trained."""
     gathered = _gathered_reference(arch, plan, counts) if plan.is_sharded else 0.0
     tokens = min(plan.reference_batch_tokens, plan.own_sequences * plan.length)
     if plan.is_asked_again:
         tokens = max(tokens, plan.own_microbatch * plan.length)
     name = "gathered blocks" if plan.is_never_whole else "gathered model"
-    return {name: gathered, "activations": _working(arch, plan, tokens), "tile of logits": _TILE}
+    return {
+        name: gathered,
+        "casts": kept_casts(arch, plan) if plan.is_asked_again else 0.0,
+        "activations": _working(arch, plan, tokens),
+        "tile of logits": _TILE,
+    }
 
 
 def _gathered_reference(arch: Architecture, plan: Plan, counts: Counts) -> float:
@@ -117,9 +122,9 @@ def _gathered_reference(arch: Architecture, plan: Plan, counts: Counts) -> float
         asked = 3 if plan.is_asked_again else 2 if plan.lora_rank else 0  # a pass of the policy's gathers one ahead
         policy = plan.weight_bytes * (counts.root + asked * counts.block) if asked else 0
         return max(policy, plan.reference_bytes * 2 * arch.block_parameters if counts.copied else 0)
-    if plan.lora_rank:
-        return plan.weight_bytes * (counts.policy + counts.critic)
-    return plan.reference_bytes * counts.copied_blocks
+    asked = plan.is_asked_again or plan.lora_rank
+    policy = plan.weight_bytes * (counts.policy + counts.critic) if asked else 0
+    return max(policy, plan.reference_bytes * counts.copied_blocks)
 
 
 def _update(arch: Architecture, plan: Plan, counts: Counts, gradients: float) -> dict[str, float]:
