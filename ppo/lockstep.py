@@ -8,15 +8,15 @@ no use for it, or has finished, makes one of four tokens along with the others a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import torch
 from torch import nn
 
-from .backbone import causal_lm, probe_ids
+from .backbone import causal_lm, probe_ids, swapped_forwards
 from .distributed import OutOfStepError, Processes
 
 _NOTHING = -1
@@ -34,7 +34,7 @@ def in_step(models: Sequence[nn.Module], processes: Processes) -> Iterator[None]
         try:
             yield
         except Exception as error:
-            if step.is_inside:
+            if step.is_broken:
                 raise OutOfStepError(f"in a forward that all processes share: {error}") from error
             step.finish()  # the others do not know yet, and go on
             raise
@@ -46,33 +46,39 @@ class _Lockstep:
         self._models = models
         self._trunks = [getattr(model, "base_model", model) for model in models]
         self._processes = processes
-        self._is_idle = False
-        self.is_inside = False
+        self._is_inside = False
+        self.is_broken = False
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Every forward of the models asks the others first."""
-        with ExitStack() as hooks:
-            for index, trunk in enumerate(self._trunks):
-                for hook in (
-                    trunk.register_forward_pre_hook(partial(self._before, index)),
-                    trunk.register_forward_hook(self._after),
-                ):
-                    hooks.callback(hook.remove)
+        """Every forward of a model, or of its trunk alone, asks the others first."""
+        with ExitStack() as stack:
+            for index, parts in enumerate(zip(self._models, self._trunks, strict=True)):
+                stack.enter_context(swapped_forwards(list(dict.fromkeys(parts)), partial(self._shared, index)))
             yield
 
-    def _before(self, index: int, *_: Any) -> None:
-        if self._is_idle:
-            return
-        if self.is_inside:
-            raise OutOfStepError("a forward that all processes share has failed here, so no other one can begin")
-        while (chosen := self._agreed(index)) != index:
-            self._go_along(chosen)
-        self.is_inside = True
+    def _shared(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(forward)  # keeps the signature, by which others tell what a model takes
+        def shared(*arguments: Any, **named: Any) -> Any:
+            if self._is_inside:  # a model calling its trunk
+                return forward(*arguments, **named)
+            if self.is_broken:
+                raise OutOfStepError("a forward that all processes share has failed here, so no other one can begin")
+            while (chosen := self._agreed(index)) != index:
+                self._go_along(chosen)
+            with self._inside():
+                return forward(*arguments, **named)
 
-    def _after(self, *_: Any) -> None:
-        if not self._is_idle:
-            self.is_inside = False
+        return shared
+
+    @contextmanager
+    def _inside(self) -> Iterator[None]:
+        self._is_inside, self.is_broken = True, True
+        try:
+            yield
+            self.is_broken = False
+        finally:
+            self._is_inside = False
 
     def finish(self) -> None:
         """Go along until nobody needs a forward any more."""
@@ -85,8 +91,5 @@ class _Lockstep:
 
     @torch.no_grad()
     def _go_along(self, index: int) -> None:
-        self._is_idle = True
-        try:
+        with self._inside():
             self._trunks[index](input_ids=probe_ids(self._models[index]))
-        finally:
-            self._is_idle = False

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import torch
-from transformers import BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
 
 from ppo.types import Generation, Rollout, Sample
 
@@ -27,6 +36,16 @@ def tiny_llama(seed: int = 0, *, vocab: int = VOCAB):
         num_key_value_heads=2, max_position_embeddings=48, bos_token_id=0, eos_token_id=1, attention_dropout=0.1,
     )  # fmt: skip
     return LlamaForCausalLM(config)
+
+
+def tiny_opt(seed: int = 0):
+    """Its forward goes past its trunk, straight to the trunk's decoder."""
+    torch.manual_seed(seed)
+    config = OPTConfig(
+        vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, ffn_dim=16,
+        word_embed_proj_dim=16, max_position_embeddings=48, pad_token_id=1, bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    return OPTForCausalLM(config)
 
 
 def tiny_bloom(seed: int = 0):

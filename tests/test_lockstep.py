@@ -8,7 +8,7 @@ from ppo import Config
 from ppo.distributed import OutOfStepError, Processes
 from ppo.lockstep import in_step
 from ppo.memory import with_less
-from tests.fakes import tiny_gpt2
+from tests.fakes import tiny_gpt2, tiny_opt
 
 IDS = torch.tensor([[2, 3, 4]])
 
@@ -64,6 +64,19 @@ def test_an_error_inside_a_forward_cannot_be_mended():
         model(IDS)
     with pytest.raises(OutOfStepError, match="no other one can begin"), in_step([model], processes):
         with_less(lambda: model(IDS), lambda: True)  # once more, with half as many rows, say
+
+
+def test_a_model_that_goes_past_its_trunk_asks_too():
+    """OPT calls its decoder itself; a model that calls its trunk asks once all the same."""
+    for model in (tiny_opt().eval(), tiny_gpt2().eval()):
+        asked = []
+        processes = Busy(0, index=0)
+        object.__setattr__(processes, "most", lambda number, asked=asked: asked.append(number) or number)
+        with torch.no_grad(), in_step([model], processes):
+            model(IDS)
+            model.base_model(IDS)
+        assert asked == [0, 0, -1]
+        assert "forward" not in vars(model)
 
 
 def fail(*_):

@@ -21,7 +21,7 @@ _ADAMW_SWEEPS = 7  # weight, gradient and both moments read; weight and moments 
 _CLIP_SWEEPS = 3  # the norm reads gradients, the clipping reads and writes them
 _LEAN_SWEEPS = 30  # ppo.lean_adamw works in blocks, operation by operation, in float32
 
-PROBES = 19  # forwards that try what a model's own cache can do, before every rollout; ppo.generation.hf
+PROBES = 2  # forwards before every rollout that look where the model can be cut; ppo.backbone
 
 PARTS = ("rollout", "reference", "update")
 """As ``Trainer`` times them; "reference" holds the old log-probs and the frozen trunk as well."""

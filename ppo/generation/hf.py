@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .hf_abilities import measure_abilities
+from .hf_abilities import abilities_of
 from .hf_cache import append_rows, cache_bytes, cut_left, select_rows
 from .hf_model import Features, LastPosition
 from .requests import Requests, pad_left
@@ -52,7 +52,7 @@ class HFEngine:
         self._device = next(model.parameters()).device
         self._slots = slots
         self._model = LastPosition(model)
-        self._abilities = measure_abilities(self._model, self._device)
+        self._abilities = abilities_of(model, self._model, self._device)
 
     def run(self, requests: Requests, transcript: Transcript) -> Work:
         """Sample every request to its end, at most ``slots`` side by side."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .hf_cache import append_rows, cut_left, has_all_columns, select_rows
 from .hf_model import LastPosition
@@ -23,6 +24,21 @@ class Abilities:
     steps: bool  # one more token through the cache
     selects: bool  # rows can be dropped from the cache, doubled in it and reordered
     joins: bool  # rows that started later can be put beside those that run, and columns that no row needs cut
+
+
+_MEASURED: WeakKeyDictionary[nn.Module, dict[object, Abilities]] = WeakKeyDictionary()  # a memo, for time alone
+
+
+def abilities_of(model: nn.Module, last: LastPosition, device: torch.device) -> Abilities:
+    """Measured once for a model, on a device and in a precision: they lie in its code, not in its weights."""
+    known = _MEASURED.setdefault(model, {})
+    key = (device, next(model.parameters()).dtype)
+    if key in known:
+        return known[key]
+    found = measure_abilities(last, device)
+    if found.pads or found.steps:  # else perhaps its weights are not finite today
+        known[key] = found
+    return found
 
 
 def measure_abilities(model: LastPosition, device: torch.device) -> Abilities:
