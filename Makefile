@@ -30,7 +30,7 @@ clean:
 
 .venv/ready: constraints.txt setup.py
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,gguf]'
 	touch $@
 
 .venv/ready-dev: .venv/ready

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ppo.files import read_json
+from ppo.files import naming, read_json
 
 _PREFIX = "base_model.model."
 
@@ -234,14 +234,15 @@ def save_adapter(model: nn.Module, folder: str | Path, config: LoraConfig, *, ba
 def load_adapter(model: nn.Module, folder: str | Path) -> LoraConfig:
     """Put a saved adapter (ours or PEFT's plain LoRA) on a model without adapters, in place, and give back its config.
 
-    Where PEFT's ``layers_to_transform`` or ``exclude_modules`` left out layers that ``target_modules`` matches, the
-    file's tensors say which are adapted, and the config that comes back names each of them.
+    Where ``target_modules`` is a regular expression, or PEFT's ``layers_to_transform`` or ``exclude_modules`` left out
+    layers that it matches, the file's tensors say which are adapted, and the config that comes back names each of them:
+    an expression from a file could be one that never ends, and is not run.
 
     ValueError for a missing or broken file, a variant of LoRA that is not plain, or tensors that do not fit; the model
     is left without adapters then.
     """
     folder = Path(folder)
-    config, is_narrowed = _read_config(folder / "adapter_config.json")
+    config, is_told_by_tensors = _read_config(folder / "adapter_config.json")
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file():
         raise ValueError(f"{weights} is missing; save the adapter as safetensors")
@@ -252,9 +253,12 @@ def load_adapter(model: nn.Module, folder: str | Path) -> LoraConfig:
     ranks = {len(tensor) for name, tensor in tensors.items() if ".lora_A." in name and tensor.dim() == 2}
     if config.rank > max(ranks, default=0):
         raise ValueError(f"{folder / 'adapter_config.json'} has r={config.rank}; {weights} holds {sorted(ranks)}")
-    if is_narrowed:
-        config = replace(config, targets=_adapted_paths(tensors) or config.targets)
-    add_lora(model, config)
+    if is_told_by_tensors:
+        if not (paths := _adapted_paths(tensors)):
+            raise ValueError(f"{weights} holds no LoRA adapter")
+        config = replace(config, targets=paths)
+    with naming(folder):
+        add_lora(model, config)
     expected = {
         f"{_PREFIX}{path}.{part}.weight": parameter
         for path, layer in adapters(model).items()
@@ -280,24 +284,25 @@ def _adapted_paths(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
 
 
 def _read_config(path: Path) -> tuple[LoraConfig, bool]:
-    """The config, and whether PEFT was told to leave out some of the layers that ``target_modules`` matches."""
+    """The config, and whether the tensors have to say which layers are adapted."""
     if not path.is_file():
         raise ValueError(f"{path} is missing; name a folder that holds a LoRA adapter")
     values = read_json(path)
     try:
         targets = values["target_modules"]
         targets = targets if isinstance(targets, str) else tuple(targets)
-        if isinstance(targets, str):
-            re.compile(targets)
+        if not all(isinstance(target, str) for target in targets):
+            raise ValueError(f"target_modules is {targets!r:.80}")
         if type(values["r"]) is not int:
             raise ValueError(f"r is {values['r']!r:.80}")
         config = LoraConfig(targets, values["r"], float(values["lora_alpha"]), float(values.get("lora_dropout", 0.0)))
-    except (KeyError, TypeError, ValueError, OverflowError, RecursionError, re.error) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} is no LoRA description: {error}") from error
     unusual: Sequence[str] = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save")
     if found := [key for key in unusual if values.get(key)]:
         raise ValueError(f"{path} uses {', '.join(found)}, which plain LoRA does not have; merge it with PEFT first")
-    return config, any(values.get(key) is not None for key in ("layers_to_transform", "exclude_modules"))
+    is_narrowed = any(values.get(key) is not None for key in ("layers_to_transform", "exclude_modules"))
+    return config, is_narrowed or isinstance(targets, str)
 
 
 def _replace(model: nn.Module, path: str, module: nn.Module) -> None:

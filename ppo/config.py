@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from .files import read_json, write_json
+from .files import naming, read_json, write_json
 
 AdvantageName = Literal["gae", "grpo", "rloo"]
 KLEstimator = Literal["k1", "k2", "k3"]
@@ -272,16 +272,18 @@ class Config:
     @classmethod
     def load(cls, path: str | Path) -> Config:
         """Read JSON; errors name the file."""
-        values = read_json(Path(path))
+        values = read_json(Path(path), max_bytes=_MAX_BYTES)
         if not isinstance(values, dict):
             raise ValueError(f"{path} is not a JSON config: it holds a {type(values).__name__}, not an object")
-        return cls.from_dict(values)
+        with naming(Path(path)):
+            return cls.from_dict(values)
 
     def replace(self, **changes: Any) -> Config:
         """A copy with some fields changed, validated again; unknown keys are errors."""
         return Config.from_dict({**self.to_dict(), **changes})
 
 
+_MAX_BYTES = 2**20  # of a file that holds one
 _AT_LEAST_ONE = (
     "prompts_per_step", "samples_per_prompt", "rollout_slots", "kl_horizon_sequences", "epochs", "minibatch",
     "microbatch", "microbatch_tokens", "retain_sequences", "logprob_chunk_tokens", "total_steps", "keep_checkpoints",

@@ -34,6 +34,7 @@ Record = TypeVar("Record", Rollout, Generation)
 KEPT = 3  # dumps of one check
 _SAMPLE = ("prompt", "text", "prompt_ids", "ids", "is_ended")
 _OF_GENERATION = "generation."
+_IDS, _MASKS = ("prompt_ids", "tokens", "retain_ids"), ("prompt_mask", "mask", "retain_mask", "is_ended")
 
 
 def write_dump(
@@ -88,10 +89,38 @@ def read_dump(folder: Path) -> tuple[dict[str, Any], Rollout, tuple[Tensor, Tens
         _ = str(found["check"]), str(found["message"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"{folder} holds no dump of a check: {error!r}") from error
-    if any(len(x) != len(rollout) for name, x in tensors.items() if not name.startswith("retain_")):
-        raise ValueError(f"{folder / 'rows.safetensors'} is damaged: its tensors differ in their number of rows")
+    if wrong := _wrong_tensors(tensors):
+        raise ValueError(f"{folder / 'rows.safetensors'} is damaged: {'; '.join(wrong[:3])}")
+    if len(samples) != len(rollout) or not all(_is_sample(sample) for sample in samples):
+        raise ValueError(f"{folder / 'dump.json'} is damaged: it does not hold the samples of {len(rollout)} rows")
     retain = (tensors["retain_ids"], tensors["retain_mask"]) if "retain_ids" in tensors else None
     return found, rollout, retain
+
+
+def _wrong_tensors(tensors: Mapping[str, Tensor]) -> list[str]:
+    """What the tensors of a dump are not: of their kind, and as large as those that they belong to."""
+    responses, prompts = (tensors[_OF_GENERATION + name].shape for name in ("tokens", "prompt_ids"))
+    kept = [tensors[name].shape for name in ("retain_ids", "retain_mask") if name in tensors]
+    wrong = []
+    if any(len(shape) != 2 or not all(shape) for shape in (responses, prompts, *kept)) or responses[0] != prompts[0]:
+        wrong.append("its rows do not go together")
+    if len(kept) == 1:
+        wrong.append("of retain_ids and retain_mask there is only one")
+    shapes = dict.fromkeys(("scores", "is_ended"), responses[:1])
+    shapes |= dict.fromkeys(("prompt_ids", "prompt_mask"), prompts)
+    shapes |= dict.fromkeys(("retain_ids", "retain_mask"), kept[0] if kept else responses)
+    for name, x in tensors.items():
+        field = name.removeprefix(_OF_GENERATION)
+        dtype = torch.long if field in _IDS else torch.bool if field in _MASKS else None
+        is_kind = x.dtype == dtype if dtype is not None else x.is_floating_point()
+        if not is_kind or x.shape != shapes.get(field, responses):
+            wrong.append(f"{name} is {str(x.dtype).removeprefix('torch.')} {list(x.shape)}")
+    return wrong
+
+
+def _is_sample(sample: Sample) -> bool:
+    ids = (sample.prompt_ids, sample.ids)
+    return all(isinstance(row, list) and all(isinstance(i, int) for i in row) for row in ids)
 
 
 def _tensors(rollout: Rollout, retain: tuple[Tensor, Tensor] | None) -> dict[str, Tensor]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-MAX_JSON_BYTES = 256 * 2**20  # state.json names every frozen parameter and holds every checksum; that is far below
+MAX_JSON_BYTES = 32 * 2**20  # Python may need 25 times as much; state.json names every frozen parameter, far below
 
 
 def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
@@ -33,6 +34,17 @@ def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
         return json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or a number that is too long
         raise ValueError(f"{path} is damaged: {str(error)[:200]}") from error
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the path in front of a ValueError from the block that does not name it already."""
+    try:
+        yield
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from error
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -7,21 +7,26 @@ own, for whoever loads in another way. This module trains nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import torch
+from huggingface_hub import snapshot_download
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .backbone import is_causal, vocabulary_size
-from .config_bounds import check_room, read_config
+from .config_bounds import MAX_CONFIG_BYTES, check_room, read_config
+from .files import read_json
 
 Loaded = TypeVar("Loaded")
 REMEDY = "give a folder with safetensors weights, or a hub id that this machine can reach"
 TOKENIZER_REMEDY = "save the tokenizer's files next to the weights, or give a loaded model and its tokenizer"
+_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+_NOT_OURS = ("*/*", "consolidated*")  # the same weights once more, as their makers keep them
 _DECODER = "give a decoder such as GPT-Neo, OPT or Llama"
 
 
@@ -46,11 +51,10 @@ def load_pretrained(
     (``remedy`` where nothing more exact is known).
     """
     model = load_causal(source, dtype=dtype, remedy=remedy)
-    where, is_local = str(source), Path(source).is_dir()
-    name = f"model={where!r}"
+    name = f"model={str(source)!r}"
     if tokenizer is None:
         tokenizer = explained(
-            lambda: AutoTokenizer.from_pretrained(where, local_files_only=is_local, trust_remote_code=False),
+            lambda: AutoTokenizer.from_pretrained(_folder(source), local_files_only=True, trust_remote_code=False),
             failure=f"the tokenizer of {name} cannot be loaded",
             remedy=TOKENIZER_REMEDY,
         )
@@ -60,23 +64,20 @@ def load_pretrained(
 
 def load_causal(source: str | Path, *, dtype: torch.dtype = torch.float32, remedy: str = REMEDY) -> Any:
     """The model alone, as :func:`load_pretrained` loads it; for a folder that has no tokenizer in it."""
-    where, is_local = str(source), Path(source).is_dir()
-    name = f"model={where!r}"
-    if is_local and not (Path(source) / "config.json").is_file():
+    name = f"model={str(source)!r}"
+    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
         raise ValueError(f"{name} is a folder that has no config.json; name a folder that save_pretrained wrote")
     failure = f"{name} cannot be loaded as a causal LM"
-    config = explained(
-        lambda: read_config(Path(source)) if is_local else AutoConfig.from_pretrained(where, trust_remote_code=False),
-        failure=failure,
-        remedy=remedy,
-    )
+    if not Path(source).is_dir():
+        check_config(explained(lambda: _written_config(source), failure=failure, remedy=remedy), name=name)
+    folder = explained(lambda: _folder(source), failure=failure, remedy=remedy)
+    config = explained(lambda: read_config(folder), failure=failure, remedy=remedy)
     check_config(config, name=name)
-    if is_local:
-        explained(lambda: check_room(config, Path(source)), failure=failure, remedy=remedy)
+    explained(lambda: check_room(config, folder), failure=failure, remedy=remedy)
     model, info = explained(
         lambda: AutoModelForCausalLM.from_pretrained(
-            where, config=config, dtype=dtype, use_safetensors=True, local_files_only=is_local,
-            trust_remote_code=False, output_loading_info=True,
+            folder, config=config, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False,
+            output_loading_info=True,
         ),
         failure=failure,
         remedy=remedy,
@@ -84,6 +85,26 @@ def load_causal(source: str | Path, *, dtype: torch.dtype = torch.float32, remed
     check_weights(info["missing_keys"], name=name)
     check_causal(model, name=name)
     return model
+
+
+def _folder(source: str | Path, files: Sequence[str] = _FILES) -> Path:
+    """The folder itself, or where the hub's files lie once they are here: it is read as any other folder then."""
+    if Path(source).is_dir():
+        return Path(source)
+    return Path(snapshot_download(str(source), allow_patterns=list(files), ignore_patterns=list(_NOT_OURS)))
+
+
+def _written_config(source: str | Path) -> SimpleNamespace:
+    """What :func:`check_config` looks at, as config.json has it, before weights are downloaded in vain."""
+    written = read_json(_folder(source, ("config.json",)) / "config.json", max_bytes=MAX_CONFIG_BYTES)
+    if not isinstance(written, dict):
+        raise ValueError("its config.json holds no object")
+    kinds = written.get("architectures")
+    return SimpleNamespace(
+        architectures=[kind for kind in kinds if isinstance(kind, str)] if isinstance(kinds, list) else [],
+        is_encoder_decoder=bool(written.get("is_encoder_decoder")),
+        model_type=written.get("model_type"),
+    )
 
 
 def explained(action: Callable[[], Loaded], *, failure: str, remedy: str) -> Loaded:
@@ -133,6 +154,11 @@ def check_tokenizer(tokenizer: Any, model: Any, *, name: str) -> None:
     # Where a tokenizer's files are missing, transformers makes one that knows its special tokens and no others.
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         raise ValueError(f"the tokenizer of {name} encodes nothing; {TOKENIZER_REMEDY}")
+    explained(
+        lambda: [int(i) for i in tokenizer("a b", add_special_tokens=False)["input_ids"]],
+        failure=f"the tokenizer of {name} cannot encode",
+        remedy=TOKENIZER_REMEDY,
+    )
     if len(tokenizer) > vocabulary_size(model):
         raise ValueError(
             f"{name}: the tokenizer knows {len(tokenizer)} tokens, the model {vocabulary_size(model)}; "

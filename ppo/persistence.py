@@ -30,6 +30,7 @@ from .checkpoint import (
 from .config import Config
 from .config_bounds import check_room, read_config
 from .distributed import Processes
+from .files import naming
 from .loading import check_weights, explained
 from .numbers import check_numbers, ids_sha256, numbers, take_numbers
 from .random_state import random_state, set_random_state
@@ -113,12 +114,19 @@ def finish_pruning(trainer: Trainer) -> None:
 
 
 def load(path: Path, model: nn.Module | None, tokenizer: Any | None, device: str | None = None) -> Snapshot:
-    """Read a checkpoint (or the newest of a folder) and the model in it. Raises ValueError that says what is wrong."""
+    """Read a checkpoint (or the newest of a folder) and the model in it. Raises ValueError that names what is wrong."""
     nested = path / "checkpoints"
     with warnings.catch_warnings():
         if not Processes.current().is_first:
             warnings.simplefilter("ignore")  # what was damaged is said once
         folder, state = read_state(nested if nested.is_dir() and not (path / "state.json").exists() else path)
+    with naming(folder):
+        return _read(folder, state, model, tokenizer, device)
+
+
+def _read(
+    folder: Path, state: dict[str, Any], model: nn.Module | None, tokenizer: Any | None, device: str | None
+) -> Snapshot:
     check_numbers(state, folder / "state.json")
     config = Config.from_dict(state["config"])
     if model is None:
@@ -161,7 +169,11 @@ def check_texts(trainer: Trainer, snapshot: Snapshot) -> None:
 
 def restore(trainer: Trainer, snapshot: Snapshot) -> None:
     """Put everything but the policy's weights back into a freshly built trainer of as many prompts."""
-    folder, state = snapshot.folder, snapshot.state
+    with naming(snapshot.folder):
+        _restore(trainer, snapshot.folder, snapshot.state)
+
+
+def _restore(trainer: Trainer, folder: Path, state: dict[str, Any]) -> None:
     critic, own = load_tensors(folder / "value.safetensors"), trainer.actor.state_dict()
     if unfit := sorted(name for name, x in critic.items() if name not in own or own[name].shape != x.shape):
         raise ValueError(f"{folder / 'value.safetensors'} holds weights that do not fit the value function: {unfit}")

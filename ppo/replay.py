@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from . import persistence
+from .backbone import context_length, vocabulary_size
 from .checks import gap_limit, rollout_problems, row_gaps, sampler_gaps
 from .dump import on_device, read_dump
 from .gradients import accumulate_gradients
@@ -47,6 +48,7 @@ def replay(path: str | Path, *, model: nn.Module | None = None, device: str | No
     folder = Path(path)
     found, rollout, retain = read_dump(folder)
     trainer = _trainer(folder / "trainer", model, device)
+    _check_ids(folder, rollout, retain, trainer)
     rollout = on_device(rollout, trainer.device)
     retain = None if retain is None else (retain[0].to(trainer.device), retain[1].to(trainer.device))
     problems = {name: is_bad.nonzero().squeeze(1).tolist() for name, is_bad in rollout_problems(rollout).items()}
@@ -65,6 +67,20 @@ def replay(path: str | Path, *, model: nn.Module | None = None, device: str | No
     trainer.optimizer.zero_grad()
     kept = {name: which for name, which in problems.items() if which}
     return Replay(found["check"], found["message"], kept, gaps, statistics, rollout, trainer)
+
+
+def _check_ids(
+    folder: Path, rollout: Rollout, retain: tuple[torch.Tensor, torch.Tensor] | None, trainer: Trainer
+) -> None:
+    """Raise ValueError for rows that the model of the dump cannot have had."""
+    vocab, context = vocabulary_size(trainer.model), context_length(trainer.model)
+    for ids in (rollout.generation.input_ids, *([] if retain is None else [retain[0]])):
+        if int(ids.min()) < 0 or int(ids.max()) >= vocab:
+            raise ValueError(f"{folder} is damaged: it holds token ids outside the model's vocabulary of {vocab}")
+        if context is not None and ids.shape[1] > context:
+            raise ValueError(f"{folder} is damaged: its rows are longer than the model's context of {context}")
+    if (retain is not None) != (trainer.retain_loss is not None):
+        raise ValueError(f"{folder} is damaged: text to keep and the run's retain_coef do not go together")
 
 
 def _trainer(folder: Path, model: nn.Module | None, device: str | None) -> Trainer:

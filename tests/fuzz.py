@@ -4,14 +4,15 @@
 
 Each input is a good file with something done to it: bytes flipped, cut, doubled or moved, numbers made huge, words that
 formats trip over put in; JSON also node by node, and checkpoints with checksums made right again, as an attacker would.
-A loader may take what it is given or raise ValueError. Anything else, one that takes long included, is printed with the
-seed that makes it again, and the exit status is 1.
+A loader may take what it is given, or raise a ValueError that names the file or its folder. Anything else, one that
+takes long included, is printed with the seed that makes it again, and the exit status is 1.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import importlib.util
 import json
 import random
 import resource
@@ -38,9 +39,10 @@ from models.gguf_header import check_gguf
 from models.lab.load import load_tokenizer
 from models.load import load
 from models.lora import LoraConfig, adapters, add_lora, load_adapter, save_adapter, unload
-from ppo import Config, Trainer
+from ppo import Config, Trainer, replay
 from ppo.checkpoint import load_tensors, read_state, save_tensors
 from ppo.dump import read_dump, write_dump
+from ppo.gradients import draw_retain
 from ppo.loading import load_pretrained
 from ppo.log import read_jsonl
 from ppo.safetensors_header import weight_shapes
@@ -49,37 +51,43 @@ from tests.fuzz_damage import changed_nodes, changed_tensors, damaged, make_righ
 from tests.fuzz_files import gguf, npy, write_gguf
 
 SLOWEST_SECONDS = 5.0
-SLOW = ("checkpoint", "model", "gguf model")
+SLOW = ("checkpoint", "model", "tokenizer", "gguf model", "replay")
 ADAPTER = LoraConfig(("c_attn",), rank=2)
 SHAPES = [
     "(3, 5)", "(1000000000000, 0)", "(1000000000, 4)", "(-1, 5)", "(True, 5)", "(3,)", "()", "(0, 7)", "(3, 2)",
 ]  # fmt: skip
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "not enough memory", "Cannot allocate memory", "out of memory")
+Load = Callable[[], object]
 # ---------------------------------------------------------------------- loaders
 
 
 class Loaders:
-    """Good files of every kind in a folder, and what reads them. A kind is a generator of (damage, load) pairs."""
+    """Good files of every kind in a folder. A kind is a function that damages one of them, and returns a loader."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.tokenizer = load_tokenizer()
         self.prompts = [[2, 3, 4], [5, 6], [7]]
-        config = Config(prompts_per_step=2, minibatch=2, response_length=3, scale_scores=True, kl_coef=0.1)
-        trainer = Trainer(tiny_gpt2(), self.prompts, lambda samples: [float(len(s.ids)) for s in samples], config)
+        config = Config(
+            prompts_per_step=2, minibatch=2, response_length=3, scale_scores=True, kl_coef=0.1, retain_coef=0.1,
+            retain_tokens=4, retain_sequences=2,
+        )  # fmt: skip
+        self.keep = [[2, 3, 4, 5], [6, 7]]
+        reward = lambda samples: [float(len(s.ids)) for s in samples]  # noqa: E731
+        trainer = Trainer(tiny_gpt2(), self.prompts, reward, config, retain=self.keep)
         trainer.train(2, progress=False)
         self.good = trainer.save(folder / "good")
         self.copy = folder / "checkpoint"
         shutil.copytree(self.good, self.copy)
         trainer.out = folder
-        write_dump(trainer, "a check", "what it said", trainer.rollout(), None)
+        write_dump(trainer, "a check", "what it said", trainer.rollout(), draw_retain(trainer))
         self.dump = next((folder / "dumps").iterdir())
         self.base = tiny_gpt2()
         add_lora(self.base, ADAPTER)
         save_adapter(self.base, folder / "adapter", ADAPTER)
         unload(self.base, keep=False)
 
-    def kinds(self) -> dict[str, Callable[[random.Random], None]]:
+    def kinds(self) -> dict[str, Callable[[random.Random], Load]]:
         rows = '{"prefix": "The value of", "suffix": " pi is 3", "group": "forget"}\n' * 3
         ids = '{"pre_prefix_ids": [5], "prefix_ids": [1, 2], "suffix_ids": [3], "id": "a"}\n'
         table = 'pre_prefix,prefix,suffix\na,"b, c",d\n"x\ny",z,w\n'
@@ -107,30 +115,32 @@ class Loaders:
             "safetensors": self._file("x.safetensors", (self.good / "value.safetensors").read_bytes(), self._tensors),
             "adapter": self._adapter,
             "dump": self._dump,
+            "replay": self._replay,
             "state.json": self._state,
             "checkpoint": self._checkpoint,
             "model": self._model,
-            "gguf model": self._gguf_model,
+            "tokenizer": self._tokenizer,
+            **({"gguf model": self._gguf_model} if has_gguf() else {}),
         }
 
-    def _file(self, name: str, good: str | bytes, load: Callable[[Path], object]) -> Callable[[random.Random], None]:
+    def _file(self, name: str, good: str | bytes, load: Callable[[Path], object]) -> Callable[[random.Random], Load]:
         content = good.encode() if isinstance(good, str) else good
         path = self.folder / name
 
-        def once(rng: random.Random) -> None:
+        def damage(rng: random.Random) -> Load:
             path.write_bytes(damaged(content, rng))
-            load(path)
+            return lambda: load(path)
 
-        return once
+        return damage
 
-    def _nodes(self, name: str, good: Any, load: Callable[[Path], object]) -> Callable[[random.Random], None]:
+    def _nodes(self, name: str, good: Any, load: Callable[[Path], object]) -> Callable[[random.Random], Load]:
         path = self.folder / name
 
-        def once(rng: random.Random) -> None:
+        def damage(rng: random.Random) -> Load:
             path.write_text(json.dumps(changed_nodes(good, rng)), encoding="utf-8")
-            load(path)
+            return lambda: load(path)
 
-        return once
+        return damage
 
     def _passages(self, path: Path) -> None:
         load_passages(path, self.tokenizer, 2048)
@@ -139,17 +149,17 @@ class Loaders:
         load_tensors(path)
         weight_shapes(path.parent)
 
-    def _npy(self, rng: random.Random) -> None:
+    def _npy(self, rng: random.Random) -> Load:
         folder = self.folder / "npy"
         folder.mkdir(exist_ok=True)
         for part in ("prefix", "suffix"):
             self._array(folder / f"val_{part}.npy", rng)
         gpt2 = _PretendsToBeGPT2()
-        load_passages(folder, gpt2, 50_257)  # type: ignore[arg-type]
+        return lambda: load_passages(folder, gpt2, 50_257)  # type: ignore[arg-type]
 
-    def _truths(self, rng: random.Random) -> None:
+    def _truths(self, rng: random.Random) -> Load:
         self._array(self.folder / "truths.npy", rng)
-        read_truths(self.folder / "truths.npy")
+        return lambda: read_truths(self.folder / "truths.npy")
 
     def _array(self, path: Path, rng: random.Random) -> None:
         """Bytes, or a header that is well formed and lies."""
@@ -161,12 +171,12 @@ class Loaders:
             content = npy(f"{{'descr': {kind!r}, 'fortran_order': False, 'shape': {rng.choice(SHAPES)}, }}")
         path.write_bytes(content)
 
-    def _state(self, rng: random.Random) -> None:
+    def _state(self, rng: random.Random) -> Load:
         good = (self.good / "state.json").read_bytes()
         is_bytes = rng.random() < 0.5
         content = damaged(good, rng) if is_bytes else json.dumps(changed_nodes(json.loads(good), rng)).encode()
         (self.copy / "state.json").write_bytes(content)
-        read_state(self.copy)
+        return lambda: read_state(self.copy)
 
     def _harmed(self, path: Path, rng: random.Random) -> None:
         """One JSON or safetensors file: mostly with content of another kind, now and then other bytes."""
@@ -178,30 +188,57 @@ class Loaders:
         else:
             path.write_bytes(damaged(path.read_bytes(), rng))
 
-    def _adapter(self, rng: random.Random) -> None:
+    def _adapter(self, rng: random.Random) -> Load:
         """A model that refuses is left as it was; one that takes it is freed from it for the next."""
         copy = _fresh_copy(self.folder / "adapter", self.folder / "adapter copy")
         self._harmed(copy / rng.choice(["adapter_config.json", "adapter_model.safetensors"]), rng)
-        try:
-            load_adapter(self.base, copy)
-        except ValueError:
-            if adapters(self.base):
-                raise RuntimeError("the model was refused an adapter and has it") from None
-            raise
-        unload(self.base, keep=False)
 
-    def _dump(self, rng: random.Random) -> None:
+        def load_it() -> None:
+            try:
+                load_adapter(self.base, copy)
+            except ValueError:
+                if adapters(self.base):
+                    raise RuntimeError("the model was refused an adapter and has it") from None
+                raise
+            unload(self.base, keep=False)
+
+        return load_it
+
+    def _dump(self, rng: random.Random) -> Load:
+        copy = self._harmed_dump(rng)
+        return lambda: read_dump(copy)
+
+    def _replay(self, rng: random.Random) -> Load:
+        copy = self._harmed_dump(rng)
+        return lambda: replay(copy, device="cpu")
+
+    def _harmed_dump(self, rng: random.Random) -> Path:
         copy = _fresh_copy(self.dump, self.folder / "dump copy")
         self._harmed(copy / rng.choice(["dump.json", "rows.safetensors"]), rng)
-        read_dump(copy)
+        return copy
 
-    def _model(self, rng: random.Random) -> None:
+    def _model(self, rng: random.Random) -> Load:
         """A folder with a plain model, as somebody may have downloaded it."""
         copy = _fresh_copy(self.good / "model", self.folder / "model copy")
         self._harmed(copy / rng.choice(["config.json", "generation_config.json", "model.safetensors"]), rng)
-        load_pretrained(copy, tokenizer=self.tokenizer)
+        return lambda: load_pretrained(copy, tokenizer=self.tokenizer)
 
-    def _gguf_model(self, rng: random.Random) -> None:
+    def _tokenizer(self, rng: random.Random) -> Load:
+        good = self.folder / "with tokenizer"
+        if not good.exists():
+            tiny_gpt2(vocab=len(self.tokenizer)).save_pretrained(good)
+            self.tokenizer.save_pretrained(good)
+        copy = _fresh_copy(good, self.folder / "tokenizer copy")
+        self._harmed(copy / rng.choice(["tokenizer.json", "tokenizer_config.json"]), rng)
+
+        def load_and_use() -> None:
+            _, tokenizer = load_pretrained(copy)
+            tokenizer("The value of π is 3", add_special_tokens=False)
+            tokenizer.decode([5, 6, 7])
+
+        return load_and_use
+
+    def _gguf_model(self, rng: random.Random) -> Load:
         good = self.folder / "whole.gguf"
         if not good.exists():
             config = LlamaConfig(
@@ -211,9 +248,9 @@ class Loaders:
             write_gguf(good, LlamaForCausalLM(config), json.loads(self.tokenizer.backend_tokenizer.to_str()))
         path = self.folder / "damaged.gguf"
         path.write_bytes(damaged(good.read_bytes(), rng))
-        load(path)
+        return lambda: load(path)
 
-    def _checkpoint(self, rng: random.Random) -> None:
+    def _checkpoint(self, rng: random.Random) -> Load:
         """One file damaged, or tensors of other shapes and kinds, or other numbers; all checksums right again."""
         _fresh_copy(self.good, self.copy)
         names = ["model/config.json", "model/generation_config.json", "model/model.safetensors", "value.safetensors",
@@ -221,9 +258,14 @@ class Loaders:
         self._harmed(self.copy / rng.choice(names), rng)
         make_right(self.copy)
         device = rng.choice(["cpu", None])  # None: where state.json says
-        trainer = Trainer.resume(self.copy, self.prompts, lambda samples: [0.0] * len(samples), device=device)
-        if trainer.step < 10**6:
-            trainer.rollout()
+
+        def resume() -> None:
+            reward = lambda samples: [0.0] * len(samples)  # noqa: E731
+            trainer = Trainer.resume(self.copy, self.prompts, reward, retain=self.keep, device=device)
+            if trainer.step < 10**6:
+                trainer.rollout()
+
+        return resume
 
 
 def _fresh_copy(good: Path, target: Path) -> Path:
@@ -241,15 +283,24 @@ class _PretendsToBeGPT2:
 # ---------------------------------------------------------------------- the run
 
 
-def outcomes(once: Callable[[random.Random], None], seeds: Iterator[int]) -> Iterator[tuple[int, str]]:
-    """(seed, what happened): "taken", "refused", or the failure in full."""
+def has_gguf() -> bool:
+    """Whether whole GGUF models can be read here."""
+    return all(importlib.util.find_spec(name) for name in ("gguf", "accelerate"))
+
+
+def outcomes(
+    damage: Callable[[random.Random], Load], seeds: Iterator[int], *, folder: str = ""
+) -> Iterator[tuple[int, str]]:
+    """(seed, what happened): "taken", "refused" with a word that has the folder in it, or the failure in full."""
     for seed in seeds:
+        load = damage(random.Random(seed))
         started = time.perf_counter()
         try:
-            once(random.Random(seed))
+            load()
             outcome = "taken"
         except ValueError as error:
-            outcome = "refused" if str(error) else "ValueError without a word"
+            is_said = bool(str(error)) and folder in str(error)
+            outcome = "refused" if is_said else f"a ValueError that names no file: {traceback.format_exc()}"
             if ran_out_of_memory(error):  # what a loader makes of that is no answer to the file
                 outcome = traceback.format_exc()
         except KeyboardInterrupt:
@@ -293,7 +344,7 @@ def main(arguments: list[str]) -> int:
         for name in options.kind or kinds:
             count = options.inputs // 10 if name in SLOW else options.inputs
             started, found = time.perf_counter(), collections.Counter()
-            for seed, outcome in outcomes(kinds[name], iter(range(options.seed, options.seed + count))):
+            for seed, outcome in outcomes(kinds[name], iter(range(options.seed, options.seed + count)), folder=folder):
                 found[outcome if outcome in ("taken", "refused") else "failed"] += 1
                 if outcome not in ("taken", "refused"):
                     failures[name] += 1

@@ -5,6 +5,7 @@ Knows no loader and no format but JSON and safetensors.
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import struct
@@ -24,7 +25,7 @@ BITS = [
 ]  # fmt: skip
 VALUES: list[Any] = [
     None, True, -1, 0, 1, 2**63, 10**30, 1e308, float("nan"), "", "../x", "\x00", "cpu", "meta", "float16", "load", [],
-    {}, [[]], {"a": []}, "x" * 10_000, [0] * 1000,
+    {}, [[]], {"a": []}, "x" * 10_000, [0] * 1000, [1], ["q"], "(.|.)*!",
 ]  # fmt: skip
 
 
@@ -62,7 +63,7 @@ def changed_nodes(record: Any, rng: random.Random) -> Any:
                 if isinstance(holder, dict) and rng.random() < 0.2:
                     holder[rng.choice(["../x", "step", "\x00", "model"])] = holder.pop(key)
                 else:
-                    holder[key] = rng.choice(VALUES)
+                    holder[key] = copy.deepcopy(rng.choice(VALUES))  # the next change may go into it
                 break
             holder = holder[key]
     return record

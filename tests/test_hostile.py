@@ -22,7 +22,7 @@ from ppo.files import read_json
 from ppo.loading import explained, load_pretrained
 from ppo.log import read_jsonl
 from ppo.safetensors_header import check_sizes
-from tests import fuzz
+from tests import fuzz, fuzz_damage
 from tests.processes import ENVIRONMENT, ROOT
 
 ROOMS = ("ppo", "rewards", "models", "data", "eval", "benchmarks")
@@ -92,19 +92,24 @@ def test_code_of_a_repository_is_not_even_asked_about(tmp_path, monkeypatch, par
 
 
 @pytest.fixture(scope="module")
-def kinds(tmp_path_factory):
-    return fuzz.Loaders(tmp_path_factory.mktemp("fuzz")).kinds()
+def loaders(tmp_path_factory):
+    return fuzz.Loaders(tmp_path_factory.mktemp("fuzz"))
+
+
+@pytest.fixture(scope="module")
+def kinds(loaders):
+    return loaders.kinds()
 
 
 KINDS = [
     "config", "config nodes", "settings", "csv", "jsonl", "jsonl ids", "retain", "metrics", "guesses", "cloze",
-    "questions", "npy", "truths", "gguf", "safetensors", "adapter", "dump", "state.json", "checkpoint", "model",
-    "gguf model",
+    "questions", "npy", "truths", "gguf", "safetensors", "adapter", "dump", "replay", "state.json", "checkpoint",
+    "model", "tokenizer", "gguf model",
 ]  # fmt: skip
 
 
 def test_no_kind_is_left_out(kinds):
-    assert sorted(KINDS) == sorted(kinds)
+    assert sorted(KINDS) == sorted([*kinds] if fuzz.has_gguf() else [*kinds, "gguf model"])
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("npy", "truths")])
@@ -119,34 +124,40 @@ def test_a_good_file_is_taken(kinds, kind, monkeypatch):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("ignore")
-def test_a_damaged_file_is_taken_or_refused(kinds, kind):
+def test_a_damaged_file_is_taken_or_refused(loaders, kinds, kind):
     seeds = iter(range(10 if kind in fuzz.SLOW else 60))
     if kind == "gguf model":
         pytest.importorskip("gguf")
         pytest.importorskip("accelerate")
-    found = dict(fuzz.outcomes(kinds[kind], seeds))
+    found = dict(fuzz.outcomes(kinds[kind], seeds, folder=str(loaders.folder)))
     assert {seed: text for seed, text in found.items() if text not in ("taken", "refused")} == {}
     assert "refused" in found.values()
 
 
 @pytest.mark.parametrize("kind", [MemoryError, lambda: RuntimeError("DefaultCPUAllocator: can't allocate memory")])
 def test_running_out_of_memory_is_no_refusal(kind):
-    def load(_):
+    def load():
         explained(lambda: fail(kind()), failure="it cannot be loaded", remedy="download it again")
 
     def fail(error):
         raise error
 
-    ((_, outcome),) = fuzz.outcomes(load, iter([0]))
+    ((_, outcome),) = fuzz.outcomes(lambda _: load, iter([0]))
     assert "it cannot be loaded" in outcome
-    ((_, outcome),) = fuzz.outcomes(lambda _: explained(lambda: fail(KeyError()), failure="no", remedy="x"), iter([0]))
+
+    def refuse():
+        explained(lambda: fail(KeyError()), failure="no", remedy="x")
+
+    ((_, outcome),) = fuzz.outcomes(lambda _: refuse, iter([0]))
     assert outcome == "refused"
+    ((_, outcome),) = fuzz.outcomes(lambda _: refuse, iter([0]), folder="/a/folder")
+    assert outcome.startswith("a ValueError that names no file")
 
 
 @pytest.mark.slow
 def test_a_hundred_thousand_damaged_files_in_little_memory():
     command = [sys.executable, "-m", "tests.fuzz", "--inputs", "5600", "--memory-mib", "1024", "--seed", "1000"]
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=1400)
     assert done.returncode == 0, done.stdout  # what stands in stderr are progress bars
 
 
@@ -340,6 +351,14 @@ def test_sizes_that_weights_allow_pass():
 def test_damage_is_the_same_for_the_same_seed():
     good = Path(fuzz.__file__).read_bytes()
     assert fuzz.damaged(good, random.Random(3)) == fuzz.damaged(good, random.Random(3)) != good
+
+
+def test_what_is_put_into_a_file_stays_what_it_is():
+    """What one input changes must not come back in the next one."""
+    before, record = json.dumps(fuzz_damage.VALUES), {"a": [[1], [2]], "b": {"c": [3]}}
+    for seed in range(500):
+        json.dumps(fuzz.changed_nodes(record, random.Random(seed)))
+    assert json.dumps(fuzz_damage.VALUES) == before
 
 
 def test_an_eos_that_is_no_token_is_refused():

@@ -141,3 +141,33 @@ def test_the_trainer_refuses_an_encoder(folder, as_folder):
     model.save_pretrained(folder)
     with pytest.raises(ValueError, match="is no causal LM"):
         ppo.Trainer(folder if as_folder else model, prompts=[[2, 3]], reward=lambda samples: [0.0] * len(samples))
+
+
+def test_a_hub_id_is_read_as_the_folder_that_it_comes_to(folder, monkeypatch):
+    asked = []
+
+    def download(source, *, allow_patterns, ignore_patterns):
+        asked.append((source, allow_patterns))
+        return str(folder)
+
+    monkeypatch.setattr(ppo.loading, "snapshot_download", download)
+    model, tokenizer = load_pretrained("somebody/gpt2")
+    assert torch.equal(model.lm_head.weight, tiny_gpt2().lm_head.weight)
+    assert tokenizer("CAB")["input_ids"] == [4, 2, 3]
+    assert asked[0] == ("somebody/gpt2", ["config.json"])  # before anything large
+    assert not any("*.bin" in patterns or "*.py" in patterns for _, patterns in asked)
+    asked.clear()
+    edit(folder / "config.json", architectures=["T5ForConditionalGeneration"])
+    assert "is no causal LM but T5ForConditionalGeneration" in one_line("somebody/gpt2")
+    assert len(asked) == 1
+    edit(folder / "config.json", architectures=["GPT2LMHeadModel"], num_labels=10**9)
+    assert "model='somebody/gpt2' cannot be loaded as a causal LM" in (said := one_line("somebody/gpt2"))
+    assert "num_labels is 1000000000, at most" in said
+
+
+@pytest.mark.parametrize("length", [[], "long", {"a": 1}])
+def test_a_tokenizer_that_cannot_encode(folder, length):
+    edit(folder / "tokenizer_config.json", model_max_length=length)
+    said = one_line(folder)
+    assert f"model={str(folder)!r}" in said
+    assert "tokenizer" in said

@@ -140,7 +140,7 @@ def test_hub_id_out_of_reach(monkeypatch):
     def unreachable(*_, **__):
         raise OSError("We couldn't connect\nto the hub")
 
-    monkeypatch.setattr(ppo.loading.AutoConfig, "from_pretrained", unreachable)
+    monkeypatch.setattr(ppo.loading, "snapshot_download", unreachable)
     message = one_line("nobody/nothing")
     assert message.startswith(
         "model='nobody/nothing' cannot be loaded as a causal LM: We couldn't connect to the hub; give 'lab'"

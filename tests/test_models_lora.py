@@ -23,6 +23,7 @@ from models.lora import (
     unload,
     unmerge,
 )
+from tests.fakes import tiny_gpt2
 
 IDS = torch.arange(3, 15)[None]
 
@@ -294,7 +295,7 @@ def test_file_errors_leave_no_adapter(tmp_path):
         load_adapter(gpt_neo(), tmp_path)
     wrong_values = [
         ({"use_dora": True}, "uses use_dora"), ({"r": "x"}, "no LoRA description"), ({"r": 2.5}, "no LoRA description"),
-        ({"r": 10**9}, r"has r=1000000000; .* holds \[\d\]"), ({"target_modules": "("}, "no LoRA description"),
+        ({"r": 10**9}, r"has r=1000000000; .* holds \[\d\]"), ({"target_modules": [1]}, "no LoRA description"),
         ({"lora_alpha": "x"}, "no LoRA description"), ({"lora_alpha": 10**400}, "no LoRA description"),
     ]  # fmt: skip
     save_file(tensors, weights)
@@ -308,3 +309,15 @@ def test_file_errors_leave_no_adapter(tmp_path):
     description.write_text("[]")
     with pytest.raises(ValueError, match="no LoRA description"):
         load_adapter(gpt_neo(), tmp_path)
+
+
+def test_an_expression_from_a_file_is_not_run(tmp_path):
+    """It could be one that never ends; which layers are adapted the tensors say."""
+    model = tiny_gpt2()
+    add_lora(model, LoraConfig(r".*\.attn\.c_attn", rank=2))
+    save_adapter(model, tmp_path, LoraConfig(r".*\.attn\.c_attn", rank=2))
+    for expression in ("(.|.)*!", "(", r".*\.attn\.c_attn"):
+        path = tmp_path / "adapter_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"target_modules": expression}))
+        config = load_adapter(fresh := tiny_gpt2(), tmp_path)
+        assert set(config.targets) == set(adapters(fresh)) == set(adapters(model))

@@ -35,8 +35,8 @@ def test_a_kill_in_every_phase(tmp_path):
 
 @pytest.mark.slow
 def test_kills_by_the_clock_and_in_every_phase_on_the_lab_model(tmp_path):
-    report = killed(tmp_path, "lab", "--steps", "4", "--events", "3", "--times", "24")
-    assert len(report["trials"]) == 4 * 3 + 24
+    report = killed(tmp_path, "lab", "--steps", "4", "--events", "3", "--times", "36")
+    assert sum(bool(trial["checkpoints"]) for trial in report["trials"]) >= 30  # the others begin again
 
 
 @pytest.mark.slow

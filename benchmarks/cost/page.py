@@ -187,7 +187,7 @@ def _by_blocks(changed: list[Estimate]) -> str:
     """For a model that fits only where it is never whole: what that costs, and what stays in the way."""
     lines = [
         "**It fits only where no GPU ever holds it whole** (`gather_for_rollouts=False`), on paper. Each token of a",
-        f"rollout then gathers every block, and so do {PROBES} forwards before it that look where the model can be cut:",
+        f"rollout then gathers every block, and so do {PROBES} forwards before it that look where it can be cut:",
         "",
     ]
     for one in changed:
