@@ -244,7 +244,7 @@ class Trainer:
         """
         started = time.perf_counter()
         buffer, averages, gap = RolloutBuffer(self.generator), Averages(), None
-        buffer.add(rollout)
+        buffer.add(rollout if recorder is None else recorder.marked)
         with checkpointed_layers(self.actor) if self.config.gradient_checkpointing else nullcontext():
             for minibatch in self._epochs(buffer):
                 lesson = learn_from(self, minibatch, recorder, is_fresh=rollout is self._fresh)
