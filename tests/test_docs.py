@@ -136,12 +136,43 @@ def test_the_table_shows_means_and_ranges_and_counts_what_is_missing():
     points = [point("base", seed, score, settings) for seed, score in enumerate((1.0, 2.0, 6.0))]
     points[1]["machine"] = points[1]["machine"] | {"commit": "def"}
     table, missing = ablations.render(points, seeds=3)
-    assert "| `base` | everything as it is by default | 3 [1, 6] |" in table
+    assert "| `base` | the task's base: the library's defaults, but response_length 24 (not 50), " in table
+    assert "learning_rate 0.0001 (not 1.41e-05), " in table
+    assert " | 3 [1, 6] |" in table
     assert "commit abc, def," in table
     assert missing == 3 * (len(VARIANTS) - 1)
     page = f"a\n{ablations.BEGIN}\nold\n{ablations.END}\nb\n"
     assert ablations.with_table(page, "new") == page.replace("old", "new")
     assert ablations.with_table(read("algorithm.md"), "new").count("new\n<!--") == 1
+
+
+def committed_points():
+    return ablations.read_points(ROOT / "results" / "ablations", ablations.Settings())
+
+
+def test_the_page_shows_the_table_of_the_committed_points():
+    table, missing = ablations.render(committed_points(), seeds=3)
+    assert missing == 0
+    page = read("algorithm.md")
+    assert page == ablations.with_table(page, table), "run python -m benchmarks.ablations --render"
+
+
+def test_the_reading_of_the_table_names_every_variant_that_lies_outside_the_base():
+    values = {}
+    for found in committed_points():
+        for column in ablations.COLUMNS:
+            values.setdefault((found["variant"], column), []).append(found["found"][column])
+    apart = [
+        name
+        for (name, column), mine in values.items()
+        if max(mine) < min(values["base", column]) or min(mine) > max(values["base", column])
+    ]
+    text = read("algorithm.md").split("## Measured")[1]
+    assert f"200 comparisons\nbelow about 20 would if no switch did anything. {len(apart)} do." in text
+    assert (len(VARIANTS) - 1) * len(ablations.COLUMNS) == 200
+    shows, nothing_seen = text.split("What this shows")[1].split("*Nothing to see here*")
+    assert set(re.findall(r"`([\w.-]+)`", shows)) >= set(apart)
+    assert set(re.findall(r"`([\w.-]+)`", nothing_seen)) == set(VARIANTS) - set(apart) - {"base"}
 
 
 def test_a_point_is_measured_once_and_measured_again_with_other_settings(tmp_path, monkeypatch):
