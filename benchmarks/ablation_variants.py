@@ -26,8 +26,8 @@ BASE = ppo.Config(
     value_learning_rate=1e-3,
     kl_coef=0.05,
 )
-"""What every variant is a change of: the library's defaults, but for five fields that a model as small as the lab's, short
-responses and 30 steps ask for.
+"""What every variant is a change of: the library's defaults, but for what so small a model, short responses and 30
+steps ask for.
 """
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from ppo.trace import render_trace_page, render_trace_text
 from ppo.trace.formulas import numbers_at, quantities_of, shown, substituted
-from ppo.trace.text import WIDTH, token_label
+from ppo.trace.text import WIDTH, opening_token, token_label
 from tests.test_trace import GROUPS, all_rows, make
 
 EVIL = '</script><img src="http://x/y.png" onerror=alert(1)>&\u2028'
@@ -162,6 +162,36 @@ def test_every_kind_of_trace_can_be_shown(changes):
     trace = trace_of(**changes)
     assert all(len(line) <= WIDTH for line in render_trace_text(trace).replace("語", "ww").splitlines())
     assert "</html>" in render_trace_page(trace)
+
+
+def test_a_step_without_a_reference_says_why_and_speaks_of_no_kl(trace):
+    bare, why = trace_of(kl_coef=0.0), "kl_coef is 0, so no reference was asked"
+    assert why in " ".join(render_trace_text(bare).split())
+    assert why in render_trace_page(bare)
+    assert why not in render_trace_text(trace)
+    assert why not in render_trace_page(trace)
+
+    def labels(some):
+        return [q.label for q in quantities_of(some) if q.section == "reward"]
+
+    assert labels(bare) == ["reward given", "reward"]
+    assert labels(trace_of(kl_as="loss", kl_estimator="k3")) == ["reward given", "reward"]
+    assert labels(trace) == ["reward given", "reward after KL"]
+
+
+def test_reading_begins_at_the_largest_advantage_and_among_equals_at_what_was_clipped(trace):
+    row = trace.rows[0]
+    tokens = [replace(token, advantage=-2.0, updates=[token.updates[0]]) for token in row.tokens[:5]]
+    tokens[1] = replace(tokens[1], advantage=1.0)
+    tokens = [replace(x, updates=[replace(x.updates[0], ratio=r, is_clipped=False)]) for x, r in
+              zip(tokens, (1.1, 9.0, 1.3, 0.6, 1.2), strict=True)]  # fmt: skip
+    equal = replace(row, tokens=tokens)
+    assert opening_token(equal) == 3
+    tokens[4] = replace(tokens[4], updates=[replace(tokens[4].updates[0], is_clipped=True)])
+    assert opening_token(equal) == 4
+    tokens[1] = replace(tokens[1], advantage=-3.0)
+    assert opening_token(equal) == 1
+    assert opening_token(replace(equal, tokens=[replace(token, updates=[]) for token in tokens])) == 1
 
 
 def update_tables(trace):
@@ -319,6 +349,7 @@ CARD = "return [document.getElementById('token').textContent, document.getElemen
 def test_it_can_be_read_by_keyboard_and_mouse(browser, path, trace):
     count = len(trace.rows[0].tokens)
     with browser.open(path) as tab:
+        assert tab.run(CARD)[0].startswith(f"Token {opening_token(trace.rows[0])},")
         for _ in range(len(trace.rows) + 1):
             tab.press("Tab")
         tab.press("Home")

@@ -28,7 +28,7 @@ from .quantities import SECTIONS, Quantity
 from .records import Alternative, MinibatchTrace, RowTrace, TokenTrace, Trace
 from .script import SCRIPT
 from .style import CSS
-from .text import SKIP_REASONS, render_trace_text, token_label
+from .text import SKIP_REASONS, no_reference, opening_token, render_trace_text, token_label
 
 _DIGITS = 8  # significant, of a number inside a formula
 _COLOURS = ("advantage", "raw_advantage", "td_error", "reward", "value", "kl", "old_probability", "ratio",
@@ -94,11 +94,12 @@ def render_trace_page(
 
 def _lead(trace: Trace) -> str:
     config = trace.config
-    return (
+    text = (
         f"Step {trace.step}: {trace.num_rows} responses with {trace.numbers['num_tokens']:.0f} tokens, then "
         f"{config['epochs']} epochs over them in minibatches of {config['minibatch']}. Choose a token to see every "
         "number of it, point at a number to see how it is worked out, and move through the epochs of the update."
     )
+    return f"{text} {no_reference(trace)}".rstrip()
 
 
 def _facts(title: str, facts: Mapping[str, Any]) -> str:
@@ -171,6 +172,7 @@ def _row(trace: Trace, row: RowTrace, known: Sequence[Quantity], keys: Mapping[s
         "title": f"Response {row.index}",
         "note": typeset(f"score {row.score:.4g}") + f" · {len(row.tokens)} tokens, {end}",
         "prompt": [piece or token_label(piece, i) for piece, i in zip(row.pieces, row.prompt_ids, strict=True)],
+        "first": opening_token(row),
         "numbers": {name: _rounded(x) for name, x in row_numbers(row).items()},
         "tokens": [_token(trace, row, t, known, keys) for t in range(len(row.tokens))],
     }

@@ -133,9 +133,9 @@ def _rewarded(config: Config, has_reference: bool) -> list[Quantity]:
     says = "What the reward gave, minus the price β of leaving the reference." if is_penalised else (
         "What the reward gave: KL is not taken off the reward here.")  # fmt: skip
     name = "shaped_reward" if config.whiten_rewards else "reward"
+    label, symbol = "reward after KL" if is_penalised else "reward", "rₜ⁰" if config.whiten_rewards else "rₜ"
     found = [
-        Quantity(name, "reward after KL", "rₜ⁰" if config.whiten_rewards else "rₜ", "reward", says,
-                 "ppo/advantages.py: shape_rewards", formula),
+        Quantity(name, label, symbol, "reward", says, "ppo/advantages.py: shape_rewards", formula),
     ]  # fmt: skip
     if config.whiten_rewards:
         found.append(

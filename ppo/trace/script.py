@@ -45,10 +45,6 @@ SCRIPT = r"""
       return x === null ? "?" : x < 0 && !isFirst ? "(" + x + ")" : String(x);
     }));
   }
-  function mostJudged() { // where to begin: at the token with the largest advantage
-    var sizes = row().tokens.map(function (_, t) { return Math.abs(entry("advantage", t, "n") || 0); });
-    return sizes.indexOf(Math.max.apply(null, sizes));
-  }
   function isShown(q) {
     if (q.section === "policy" || q.section === "value") return visit(0) !== null;
     return q.section !== "after" || state.moment === visits() + 1;
@@ -63,7 +59,7 @@ SCRIPT = r"""
       button.appendChild(make("span", "", r.note));
       button.setAttribute("aria-pressed", String(i === state.row));
       button.addEventListener("click", function () {
-        state.row = i; state.token = mostJudged(); state.hoverToken = null; drawRow(); $("rows").children[i].focus();
+        state.row = i; state.token = row().first; state.hoverToken = null; drawRow(); $("rows").children[i].focus();
       });
       box.appendChild(button);
     });
@@ -248,7 +244,7 @@ SCRIPT = r"""
   $("colour").addEventListener("change", function () { state.colour = $("colour").value; drawColours(); });
 
   $("app").hidden = false;
-  state.token = mostJudged();
+  state.token = row().first;
   drawRow();
 })();
 """

@@ -50,6 +50,26 @@ def token_label(text: str, token: int) -> str:
     return shown_as or f"#{token}"
 
 
+def opening_token(row: RowTrace) -> int:
+    """Where to begin to read: the token with the largest advantage; among equals one that the clip cut in its last
+    minibatch, then the one whose ratio has gone furthest.
+    """
+
+    def weight(t: int) -> tuple[float, bool, float]:
+        token = row.tokens[t]
+        last = token.updates[-1] if token.updates else None
+        return abs(token.advantage), last is not None and last.is_clipped, abs(last.ratio - 1) if last else 0.0
+
+    return max(range(len(row.tokens)), key=weight)
+
+
+def no_reference(trace: Trace) -> str:
+    """Why there is nothing about KL, in a sentence; "" where there is."""
+    if trace.rows[0].tokens[0].ref_logprob is not None:
+        return ""
+    return "kl_coef is 0, so no reference was asked: there is no KL here, and nothing is taken off the reward for it."
+
+
 def _head(trace: Trace) -> str:
     config, first = trace.config, trace.minibatches[0]
     tokens = f"{trace.numbers['num_tokens']:.0f} tokens of {trace.num_rows} responses"
@@ -60,6 +80,7 @@ def _head(trace: Trace) -> str:
         f"{config['gamma']:g}, lambda {config['gae_lambda']:g}; "
         + (f"learning rate {first.learning_rate:.3g}." if first.learning_rate is not None else "first one skipped."),
     ]
+    lines += [no_reference(trace)] if no_reference(trace) else []
     for reason, says in SKIP_REASONS.items():
         if skipped := [f"{m.epoch + 1}.{m.index + 1}" for m in trace.minibatches if m.skip_reason == reason]:
             lines.append(f"Skipped (epoch.minibatch), since {says}: {', '.join(skipped)}.")
@@ -117,8 +138,8 @@ def _passes(count: int) -> list[int]:
 
 
 def _by_hand(trace: Trace, row: RowTrace) -> str:
-    """The formulas of one token with its own numbers: the one with the largest advantage, in its last minibatch."""
-    t = max(range(len(row.tokens)), key=lambda i: abs(row.tokens[i].advantage))
+    """The formulas of one token with its own numbers, in its last minibatch."""
+    t = opening_token(row)
     token = row.tokens[t]
     numbers = numbers_at(trace, row, t, len(token.updates) - 1 if token.updates else None)
     known = quantities_of(trace)
