@@ -40,7 +40,7 @@ import ppo
 from data.study import windows
 from demem_attacks import AttackOptions, run_attacks
 from demem_compare import Comparison, compare
-from demem_paper import train_as_published
+from demem_paper import published_rollout, train_as_published
 from demem_setup import Options, Run, prepare, say
 from demem_trace import Wish, floor_of, prepare_trace, write_trace
 from eval.evaluate import Evaluation, evaluate, probe
@@ -325,7 +325,8 @@ def run_memorise(run: Run) -> None:
 def run_trace(parsed: argparse.Namespace) -> None:
     """One PPO step of a run, token by token, as text, trace.html and trace.json; the run stays as it is."""
     run, wish = prepare_trace(parsed)
-    say(write_trace(make_trainer(run, floor_of(run)), run.out, wish, run.meta()))
+    draw = published_rollout if run.options.preset == "paper-as-run" else ppo.Trainer.rollout
+    say(write_trace(make_trainer(run, floor_of(run)), run.out, wish, run.meta(), draw=draw))
     say(f"trace: {run.out / 'trace.html'}   numbers: {run.out / 'trace.json'}")
 
 
