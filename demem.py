@@ -25,6 +25,7 @@ import argparse
 import copy
 import os
 import random
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -165,6 +166,8 @@ def forget_training(out: Path) -> None:
     """Delete the log of a training that left no checkpoint."""
     for name in ("metrics.jsonl", "metrics.csv", "samples.jsonl"):
         (out / name).unlink(missing_ok=True)
+    if (out / "tensorboard").is_dir():
+        shutil.rmtree(out / "tensorboard")
 
 
 def make_reward(run: Run, floor: float) -> Reward:

@@ -14,6 +14,7 @@ What was wrong in its evaluation is in :mod:`eval.paper`, with a table of all of
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 
 import torch
@@ -39,17 +40,18 @@ def train_as_published(
     """
     if trainer.processes.count > 1:
         raise ValueError("--preset paper-as-run trains in one process: start it without torchrun")
-    log = RunLog(trainer.out, first_step=trainer.step)
+    log = RunLog(trainer.out, first_step=trainer.step, use_tensorboard=None)
     bar = tqdm(range(trainer.step, steps), desc="PPO", unit="step")
-    for step in bar:
-        rollout = published_rollout(trainer)
-        metrics = {**rollout.metrics, **trainer.update(rollout)}
-        log.metrics(step, metrics)
-        log.samples(step, rollout)
-        bar.set_postfix(headline(show, metrics))
-        trainer.save_numbered()
-        if after_step is not None:
-            after_step(trainer.step)
+    with closing(log):
+        for step in bar:
+            rollout = published_rollout(trainer)
+            metrics = {**rollout.metrics, **trainer.update(rollout)}
+            log.metrics(step, metrics)
+            log.samples(step, rollout)
+            bar.set_postfix(headline(show, metrics))
+            trainer.save_numbered()
+            if after_step is not None:
+                after_step(trainer.step)
 
 
 def published_rollout(trainer: ppo.Trainer) -> Rollout:

@@ -84,6 +84,16 @@ def test_a_damaged_folder_is_named(tmp_path, capsys):
     assert "evaluation.json is damaged: KeyError('before')" in fails(capsys, "report", "--out", str(tmp_path))
 
 
+def test_a_training_without_a_checkpoint_is_forgotten_with_all_its_logs(tmp_path):
+    logs, kept = ("metrics.jsonl", "metrics.csv", "samples.jsonl", "tensorboard/events.1"), "config.json"
+    (tmp_path / "tensorboard").mkdir()
+    for name in (*logs, kept):
+        (tmp_path / name).write_text("{}\n")
+    for _ in range(2):
+        demem.forget_training(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == [kept]
+
+
 def test_an_unknown_option_is_argparse_s(tmp_path, capsys):
     with pytest.raises(SystemExit) as error:
         demem.main(["run", "--lerning-rate", "1"])

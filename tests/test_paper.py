@@ -14,7 +14,7 @@ from demem_paper import train_as_published, with_sliced_responses
 from eval.paper import DEFINITIONS, as_published
 from ppo.types import Generation
 
-from .fakes import Letters, tiny_gpt2
+from .fakes import Letters, fake_tensorboard, tiny_gpt2
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,15 @@ def test_whole_responses_are_left_alone():
     only = rollout.generation.rows(whole)
     same = replace(rollout, generation=only)
     assert with_sliced_responses(trainer, same) is same
+
+
+def test_it_writes_events_like_any_training(tmp_path, monkeypatch):
+    writers = fake_tensorboard(monkeypatch)
+    train_as_published(make_trainer(tmp_path), 1)
+    (writer,) = writers
+    assert writer.log_dir == str(tmp_path / "tensorboard")
+    assert "score/mean" in {name for name, _, step in writer.scalars if step == 0}
+    assert writer.is_closed
 
 
 def test_it_trains_so_many_batches_and_no_more(tmp_path, capsys):
