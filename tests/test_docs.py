@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import ppo.compat.trl
 from benchmarks import ablations
 from benchmarks.ablation_variants import VARIANTS, nothing
 from docs import generate_api
@@ -94,6 +95,26 @@ def test_the_reference_knows_every_public_name_and_its_docstring():
     for name in ("distillation.unlearn", "decoding.logit_mixing"):
         assert f"\n### eval.baselines.{name}\n" in page
     assert all(entry.count("```text") == 2 for entry in page.split("\n### ")[1:]), "a name without a docstring"
+
+
+def test_the_reference_has_a_link_to_every_name_and_whole_docstrings_of_methods():
+    page = read("api.md")
+    headings = [heading.replace(".", "").lower() for heading in re.findall(r"^### (.*)$", page, re.MULTILINE)]
+    links = re.findall(r"\]\(#([\w-]+)\)", page)
+    assert [link.removesuffix("-1") for link in links] == headings
+    assert len(links) == len(set(links))  # ppo.Replay and ppo.replay
+    assert not re.search(r":[a-z]+:`", page)
+    names = {"Trainer": ppo.Trainer, "PPOTrainer": ppo.compat.trl.PPOTrainer}
+    words = " ".join(page.split())
+    for owner in names.values():
+        for name, method in vars(owner).items():
+            doc = getattr(getattr(method, "__func__", method), "__doc__", None)
+            if not name.startswith("_") and doc:
+                assert " ".join(generate_api.plain(doc).split()) in words, name
+    for said in ("which of the B responses to look at", "a second Ctrl-C ends at once", "newest undamaged one"):
+        assert said in words
+    for name in ("harness.run_tasks", "utility.cloze_accuracy", "attacks.suite.run_attacks"):
+        assert f"\n### eval.{name}\n" in page
 
 
 def test_cells_know_their_output_and_can_be_given_another():
