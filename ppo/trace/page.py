@@ -16,15 +16,17 @@ from typing import Any
 from .formulas import (
     in_symbols,
     numbers_at,
+    operand,
     quantities_of,
     row_numbers,
     shown,
     step_numbers,
+    symbols_of,
     token_numbers,
     typeset,
     update_numbers,
 )
-from .quantities import SECTIONS, Quantity
+from .quantities import SECTIONS, SYMBOLS, Quantity
 from .records import Alternative, MinibatchTrace, RowTrace, TokenTrace, Trace
 from .script import SCRIPT
 from .style import CSS
@@ -79,7 +81,9 @@ def render_trace_page(
         title=escape(title),
         lead=escape(_lead(trace)),
         text=escape(render_trace_text(trace)),
-        facts=_facts("What was run", meta or {}) + _facts("Configuration", trace.config),
+        facts=_facts("Symbols", _symbols(trace, known))
+        + _facts("What was run", meta or {})
+        + _facts("Configuration", trace.config),
         data=_embedded(_page_data(trace, known)),
         script=SCRIPT,
     )
@@ -100,6 +104,13 @@ def _lead(trace: Trace) -> str:
         "number of it, point at a number to see how it is worked out, and move through the epochs of the update."
     )
     return f"{text} {no_reference(trace)}".rstrip()
+
+
+def _symbols(trace: Trace, known: Sequence[Quantity]) -> dict[str, str]:
+    """Each sign of the formulas that is no quantity of a token: what it means, and its value where the step has one."""
+    numbers = step_numbers(trace)
+    values = {name: f" = {typeset(operand(numbers[name]))}" if name in numbers else "" for name in SYMBOLS}
+    return {symbol.sign: symbol.says + values[name] for name, symbol in symbols_of(known).items()}
 
 
 def _facts(title: str, facts: Mapping[str, Any]) -> str:

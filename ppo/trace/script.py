@@ -38,7 +38,9 @@ SCRIPT = r"""
     if (name.indexOf("next_") === 0) return t + 1 < row().tokens.length ? entry(name.slice(5), t + 1, "n") : 0;
     return entry(name, t, "n");
   }
-  function typeset(text) { return text.replace(/\*\*2/g, "\u00b2").replace(/\*/g, "\u00d7").replace(/-/g, "\u2212"); }
+  function typeset(text) {
+    return text.replace(/\*\*2/g, "\u00b2").replace(/\*/g, "\u00d7").replace(/-/g, "\u2212").replace(/>=/g, "\u2265");
+  }
   function substituted(q, t) {
     return typeset(q.formula.replace(/\{(\w+)\}/g, function (_, name, at) {
       var x = number(name, t), isFirst = at === 0 || /(\(|, )$/.test(q.formula.slice(0, at));
