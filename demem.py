@@ -25,6 +25,7 @@ import argparse
 import copy
 import os
 import random
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,7 +41,7 @@ import ppo
 from data.study import windows
 from demem_attacks import AttackOptions, run_attacks
 from demem_compare import Comparison, compare
-from demem_paper import train_as_published
+from demem_paper import published_rollout, train_as_published
 from demem_setup import Options, Run, prepare, say
 from demem_trace import Wish, floor_of, prepare_trace, write_trace
 from eval.evaluate import Evaluation, evaluate, probe
@@ -83,7 +84,8 @@ def train(
 ) -> None:
     """PPO on the forget set until it is no longer extractable and its suffixes read like any stranger's.
 
-    ``page``: shown after every look at the forget set; of the notebook's training, which takes none, after every step.
+    ``page``: shown at once and after every look at the forget set; of the notebook's training, which takes none, after
+    every step.
     ``make``: from the run and the chance floor to the trainer, where it is not to be :func:`make_trainer`'s.
     """
     floor = chance_floor(run, before)
@@ -94,11 +96,17 @@ def train(
             return {}
         return probe(trainer.model, tokenizer, forget, run.study.holdout[:32])
 
-    def is_done(_: Mapping[str, float]) -> bool:
+    def looks() -> list[dict[str, Any]]:
         """Asked of the log, not of this process, so that a resumed run stops where an unbroken one does."""
-        known = [row for row in read_jsonl(run.out / "metrics.jsonl") if row["step"] < trainer.step]  # the rest is lost
-        looks = [row for row in known if "forget/exact" in row][-LOOKS:]
-        return len(looks) == LOOKS and all(is_forgotten(look, run.options.target_exact, floor) for look in looks)
+        log = run.out / "metrics.jsonl"
+        known = (
+            [row for row in read_jsonl(log) if row["step"] < trainer.step] if log.is_file() else []
+        )  # the rest is lost
+        return [row for row in known if "forget/exact" in row]
+
+    def is_done(_: Mapping[str, float]) -> bool:
+        last = looks()[-LOOKS:]
+        return len(last) == LOOKS and all(is_forgotten(look, run.options.target_exact, floor) for look in last)
 
     def show_and_judge(metrics: Mapping[str, float]) -> bool:
         if page is not None and trainer.step % run.options.check_every == 0:
@@ -106,12 +114,16 @@ def train(
         return is_done(metrics)
 
     trainer = (make or make_trainer)(run, floor)
+    if page is not None:
+        page.show(trainer.step)
     if run.options.preset == "paper-as-run":
         shown = page.show if page is not None else None
         train_as_published(trainer, run.options.most_steps, show=headline(run.config), after_step=shown)
     elif not (trainer.step > 0 and run.processes.first(lambda: is_done({}))):
         steps = max(run.options.most_steps - trainer.step, 0)
-        trainer.train(steps, probe=look, stop_when=show_and_judge, show=headline(run.config))
+        extracted = run.processes.first(lambda: (looks() or [before.summary])[-1]["forget/exact"])
+        known = {"forget/exact": extracted}
+        trainer.train(steps, probe=look, stop_when=show_and_judge, show=headline(run.config), known=known)
     trainer.save_model(run.out / "model")
 
 
@@ -165,6 +177,8 @@ def forget_training(out: Path) -> None:
     """Delete the log of a training that left no checkpoint."""
     for name in ("metrics.jsonl", "metrics.csv", "samples.jsonl"):
         (out / name).unlink(missing_ok=True)
+    if (out / "tensorboard").is_dir():
+        shutil.rmtree(out / "tensorboard")
 
 
 def make_reward(run: Run, floor: float) -> Reward:
@@ -325,7 +339,8 @@ def run_memorise(run: Run) -> None:
 def run_trace(parsed: argparse.Namespace) -> None:
     """One PPO step of a run, token by token, as text, trace.html and trace.json; the run stays as it is."""
     run, wish = prepare_trace(parsed)
-    say(write_trace(make_trainer(run, floor_of(run)), run.out, wish, run.meta()))
+    draw = published_rollout if run.options.preset == "paper-as-run" else ppo.Trainer.rollout
+    say(write_trace(make_trainer(run, floor_of(run)), run.out, wish, run.meta(), draw=draw))
     say(f"trace: {run.out / 'trace.html'}   numbers: {run.out / 'trace.json'}")
 
 

@@ -14,17 +14,16 @@ What was wrong in its evaluation is in :mod:`eval.paper`, with a table of all of
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 
 import torch
 from tqdm import tqdm
 
 import ppo
-from ppo.advantages import estimate_advantages, shape_rewards
-from ppo.kl import estimate_kl
 from ppo.log import HEADLINE, RunLog, headline
-from ppo.statistics import rollout_metrics
-from ppo.types import Generation, Rollout, Sample
+from ppo.responses import Responses, ask_policy, ask_reference
+from ppo.types import Generation, Rollout
 
 
 def train_as_published(
@@ -41,17 +40,23 @@ def train_as_published(
     """
     if trainer.processes.count > 1:
         raise ValueError("--preset paper-as-run trains in one process: start it without torchrun")
-    log = RunLog(trainer.out, first_step=trainer.step)
+    log = RunLog(trainer.out, first_step=trainer.step, use_tensorboard=None)
     bar = tqdm(range(trainer.step, steps), desc="PPO", unit="step")
-    for step in bar:
-        rollout = with_sliced_responses(trainer, trainer.rollout())
-        metrics = {**rollout.metrics, **trainer.update(rollout)}
-        log.metrics(step, metrics)
-        log.samples(step, rollout)
-        bar.set_postfix(headline(show, metrics))
-        trainer.save_numbered()
-        if after_step is not None:
-            after_step(trainer.step)
+    with closing(log):
+        for step in bar:
+            rollout = published_rollout(trainer)
+            metrics = {**rollout.metrics, **trainer.update(rollout)}
+            log.metrics(step, metrics)
+            log.samples(step, rollout)
+            bar.set_postfix(headline(show, metrics))
+            trainer.save_numbered()
+            if after_step is not None:
+                after_step(trainer.step)
+
+
+def published_rollout(trainer: ppo.Trainer) -> Rollout:
+    """The trainer's next rollout, as the notebook would have taken it."""
+    return with_sliced_responses(trainer, trainer.rollout())
 
 
 @torch.no_grad()
@@ -69,10 +74,14 @@ def with_sliced_responses(trainer: ppo.Trainer, rollout: Rollout) -> Rollout:
         for s, tokens in zip(rollout.samples, ids, strict=True)
     ]
     generation = sliced(rollout.generation, ids)
-    asked = trainer.evaluate(generation)
-    generation = replace(generation, logprobs=asked.logprobs, values=asked.values)
-    found = judged(trainer, generation, samples, kl_coef=rollout.metrics["kl/coef"])
-    return replace(found, metrics={**rollout.metrics, **found.metrics})
+    scores, token_rewards = trainer.scorer.ask(samples, step=trainer.step)
+    old = ask_policy(trainer, generation)
+    generation = replace(generation, logprobs=old.logprobs, entropy=old.entropy, values=old.values)
+    ref_logprobs = ask_reference(trainer, generation, samples)
+    times = {name: x for name, x in rollout.metrics.items() if name.startswith("time/")}
+    return trainer.appraise(
+        Responses(generation, samples, scores, token_rewards, old.logprobs, old.values, ref_logprobs, times)
+    )
 
 
 def sliced(generation: Generation, ids: list[list[int]]) -> Generation:
@@ -85,20 +94,3 @@ def sliced(generation: Generation, ids: list[list[int]]) -> Generation:
         generation, tokens=tokens, mask=mask, logprobs=unknown, entropy=unknown, values=unknown, trunk=None,
         is_ended=torch.zeros_like(generation.is_ended),
     )  # fmt: skip
-
-
-def judged(trainer: ppo.Trainer, generation: Generation, samples: list[Sample], *, kl_coef: float) -> Rollout:
-    """Scores, KL, rewards and advantages of responses, as the trainer works them out for its own."""
-    scores, token_rewards = trainer.scorer(samples, generation)
-    old_logprobs, old_values = generation.logprobs, generation.values
-    assert old_values is not None  # evaluate gave them
-    ref_logprobs = trainer.reference.logprobs(generation, samples) if trainer.reference is not None else None
-    kl = torch.zeros_like(old_logprobs)
-    if ref_logprobs is not None:
-        kl = estimate_kl(old_logprobs, ref_logprobs, estimator=trainer.config.kl_estimator)
-    rewards = shape_rewards(token_rewards, kl, generation.mask, kl_coef=kl_coef)
-    rewards, advantages, returns = estimate_advantages(rewards, old_values, generation.mask, trainer.config)
-    found = Rollout(
-        generation, samples, old_logprobs, old_values, ref_logprobs, scores, kl, rewards, advantages, returns
-    )
-    return replace(found, metrics=rollout_metrics(found, kl_coef=kl_coef))

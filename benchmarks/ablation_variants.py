@@ -26,7 +26,16 @@ BASE = ppo.Config(
     value_learning_rate=1e-3,
     kl_coef=0.05,
 )
-"""What every variant is a change of: the library's defaults, at a rate that a model as small as the lab's needs."""
+"""What every variant is a change of: the library's defaults, but for what so small a model, short responses and 30
+steps ask for.
+"""
+
+
+def differences() -> str:
+    """Where ``BASE`` is not the library's default, in words."""
+    defaults = ppo.Config().to_dict()
+    changed = {name: value for name, value in BASE.to_dict().items() if value != defaults[name]}
+    return ", ".join(f"{name} {value:g} (not {defaults[name]})" for name, value in changed.items())
 
 
 def nothing(trainer: ppo.Trainer) -> None:
@@ -77,7 +86,7 @@ def evaluate_at_another_temperature(trainer: ppo.Trainer) -> None:
 _UNCHECKED = {"max_logprob_gap_nats": 1e3}  # the library stops at the first minibatch of these two mistakes
 
 VARIANTS: dict[str, Variant] = {
-    "base": Variant("everything as it is by default"),
+    "base": Variant(f"the task's base: the library's defaults, but {differences()}"),
     "recompute": Variant(
         "old log-probs from the training forward (float32: another rounding, nothing else)",
         {"old_logprobs": "recompute"},
@@ -118,7 +127,9 @@ VARIANTS: dict[str, Variant] = {
     "separate-critic": Variant(
         "a separate critic, at the policy's rate", {"value_head": "critic", "value_learning_rate": 1e-4}
     ),
-    "one-rate": Variant("the value head at the policy's rate", {"value_learning_rate": None}),
+    "one-rate": Variant(
+        "the value head at the policy's rate, as the library has it by default", {"value_learning_rate": None}
+    ),
     "no-value-clip": Variant("the value loss is not clipped", {"value_clip": None}),
     "value-coef-1": Variant("value loss weighs 1, not 0.1", {"value_coef": 1.0}),
     "no-clip": Variant("the ratio is not clipped", {"policy_clip": 1e9}),

@@ -4,14 +4,17 @@
     python -m docs.generate_api --check    # exit status 1 if it is stale
 
 Sources are parsed, not imported: the page does not depend on what is installed. A class is shown with its fields (a
-dataclass's, with the comments behind them) or the arguments of its ``__init__``, and its public methods.
+dataclass's, with the comments behind them) or the arguments of its ``__init__``, and its public methods; all docstrings
+are whole, and cross-references are bare names. The names come first as a list of links.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
+import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +57,19 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "eval.baselines.preference": ("unlearn_npo", "unlearn_simnpo"),
         "eval.baselines.distillation": ("unlearn",),
         "eval.baselines.decoding": ("dp_decoding", "logit_mixing", "MemFree"),
+        "eval.attacks.suite": ("run_attacks", "make_attacks", "AttackSettings"),
+        "eval.attacks.result": ("AttackResult",),
+        "eval.utility": (
+            "cloze_accuracy",
+            "Cloze",
+            "read_cloze",
+            "multiple_choice",
+            "MultipleChoice",
+            "Question",
+            "read_questions",
+            "Accuracy",
+        ),
+        "eval.harness": ("run_tasks",),
     },
 }
 
@@ -73,14 +89,36 @@ def render() -> str:
     """The whole page."""
     parts = [
         "# Reference\n\nGenerated from the docstrings by `python -m docs.generate_api`; "
-        "shapes and words are those of the glossary in `ppo/types.py`.\n"
+        "shapes and words are those of the glossary in `ppo/types.py`.\n",
+        contents(),
     ]
-    for title, modules in SECTIONS.items():
-        parts.append(f"\n## {title}\n")
-        for module, names in modules.items():
-            for name in names or exported(module):
-                parts.append(entry(*find(module, name), name=name, module=module))
+    section = ""
+    for title, module, name in listed():
+        parts += [f"\n## {title}\n"] if title != section else []
+        section = title
+        parts.append(entry(*find(module, name), name=name, module=module))
     return "".join(parts)
+
+
+def listed() -> Iterator[tuple[str, str, str]]:
+    """All that the page shows, in order: section, module, name."""
+    for title, modules in SECTIONS.items():
+        for module, names in modules.items():
+            yield from ((title, module, name) for name in names or exported(module))
+
+
+def contents() -> str:
+    """A list of links for each section: its names, module by module."""
+    text, before, seen = "", ("", ""), Counter[str]()
+    for title, module, name in listed():
+        anchor = re.sub(r"[^\w-]", "", f"{module}.{name}".lower())  # as Markdown renderers make them of headings
+        link = f"[{name}](#{anchor}{f'-{seen[anchor]}' if seen[anchor] else ''})"
+        seen[anchor] += 1
+        if title != before[0]:
+            text += f"\n\n**{title}**\n"
+        text += f", {link}" if (title, module) == before else f"\n- `{module}`: {link}"
+        before = (title, module)
+    return text.removeprefix("\n") + "\n"
 
 
 def source_of(module: str) -> Path:
@@ -129,12 +167,11 @@ def entry(node: ast.stmt, doc: str, path: Path, *, name: str, module: str) -> st
     lines = path.read_text(encoding="utf-8").splitlines()
     where = path.relative_to(ROOT).as_posix()
     text = f"\n### {module}.{name}\n\n`{where}`\n\n```text\n{_signature(node, lines)}\n```\n"
-    text += f"\n```text\n{doc}\n```\n" if doc else ""  # as text: ruff would format Python in a page
+    text += f"\n```text\n{plain(doc)}\n```\n" if doc else ""  # as text: ruff would format Python in a page
     if isinstance(node, ast.ClassDef):
         for method in _methods(node):
             head = f"{'@property ' if _is_property(method) else ''}{_call(method)}"
-            text += f"\n- `{head}`: {_one_line(ast.get_docstring(method) or '')}"
-        text += "\n" if any(True for _ in _methods(node)) else ""
+            text += f"\n- `{head}`: {_item(plain(ast.get_docstring(method) or ''))}\n"
     return text
 
 
@@ -181,9 +218,14 @@ def _is_dataclass(node: ast.ClassDef) -> bool:
     return any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list)
 
 
-def _one_line(doc: str) -> str:
-    """The first paragraph, in one line."""
-    return " ".join(doc.split("\n\n")[0].split())
+def _item(doc: str) -> str:
+    """A docstring behind a list mark: each paragraph in one line, the later ones indented."""
+    return "\n\n  ".join(" ".join(paragraph.split()) for paragraph in doc.split("\n\n"))
+
+
+def plain(doc: str) -> str:
+    """A docstring with bare names where Sphinx would put links."""
+    return re.sub(r":(?:class|func|meth|mod):`~?([\w.]+)`", r"`\1`", doc)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ class TensorBoard:
 def open_tensorboard(folder: Path, *, first_step: int, is_wanted: bool | None) -> TensorBoard | None:
     """Event files in ``folder``, or None where they are not wanted; ``is_wanted=None``: where they can be written.
 
-    A resumed run hides what an interrupted one wrote from ``first_step`` on. Raises ValueError where they are wanted
+    What an earlier run wrote there from ``first_step`` on is hidden. Raises ValueError where they are wanted
     and the package is not installed.
     """
     if is_wanted is False:
@@ -40,4 +40,4 @@ def open_tensorboard(folder: Path, *, first_step: int, is_wanted: bool | None) -
         if is_wanted is None:
             return None
         raise ValueError("use_tensorboard=True needs the package tensorboard: pip install tensorboard") from error
-    return TensorBoard(SummaryWriter(str(folder), purge_step=first_step or None))  # type: ignore[no-untyped-call]
+    return TensorBoard(SummaryWriter(str(folder), purge_step=first_step))  # type: ignore[no-untyped-call]

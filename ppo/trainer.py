@@ -141,12 +141,14 @@ class Trainer:
         stop_when: StopRule | None = None,
         progress: bool = True,
         show: Mapping[str, str] = HEADLINE,
+        known: Mapping[str, float] | None = None,
     ) -> None:
         """Run ``steps`` more steps. With ``out`` every step is logged, and saved every ``config.save_every_steps``
         and at the end.
 
         Of several processes the first one writes, shows the bar and asks ``stop_when``; all of them call ``probe``,
-        and the first one's numbers count. ``show``: labels on the bar, and the metrics whose last values they name.
+        and the first one's numbers count. ``show``: labels on the bar, and the metrics whose last values they name;
+        ``known``: values of those from before the first step.
 
         Ctrl-C (or SIGTERM) lets the step finish, saves a checkpoint (with ``out``), says where, and raises
         KeyboardInterrupt; a second Ctrl-C ends at once, and the last checkpoint stands.
@@ -159,7 +161,8 @@ class Trainer:
         is_silent = not progress or not processes.is_first
         end = self.step + steps
         bar = tqdm(range(self.step, end), desc="PPO", unit="step", disable=is_silent)
-        known: dict[str, float] = {}
+        newest = dict(known or {})
+        bar.set_postfix(headline(show, newest))
         with closing(log), deferred_interrupts() as interrupt:
             for step in bar:
                 rollout = self.rollout()
@@ -171,8 +174,8 @@ class Trainer:
                 with processes.together():
                     log.metrics(step, metrics)
                     log.samples(step, rollout)
-                known |= metrics
-                bar.set_postfix(headline(show, known))
+                newest |= metrics
+                bar.set_postfix(headline(show, newest))
                 is_over = stop_when is not None and processes.first(partial(stop_when, metrics))
                 is_saved = self.out is not None and self._is_to_be_saved(is_over or step == end - 1)
                 if is_saved:
@@ -244,7 +247,7 @@ class Trainer:
         """
         started = time.perf_counter()
         buffer, averages, gap = RolloutBuffer(self.generator), Averages(), None
-        buffer.add(rollout)
+        buffer.add(rollout if recorder is None else recorder.marked)
         with checkpointed_layers(self.actor) if self.config.gradient_checkpointing else nullcontext():
             for minibatch in self._epochs(buffer):
                 lesson = learn_from(self, minibatch, recorder, is_fresh=rollout is self._fresh)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import torch
 from transformers import (
     BloomConfig,
@@ -52,6 +55,28 @@ def tiny_bloom(seed: int = 0):
     """ALiBi: no position ids."""
     torch.manual_seed(seed)
     return BloomForCausalLM(BloomConfig(vocab_size=VOCAB, hidden_size=16, n_layer=2, n_head=2, eos_token_id=1))
+
+
+def fake_tensorboard(monkeypatch):
+    """The package as if it were installed; answers with a list that fills with the writers that are opened."""
+    writers = []
+
+    class SummaryWriter:
+        def __init__(self, log_dir, *, purge_step):
+            self.log_dir, self.purge_step, self.scalars, self.is_closed = log_dir, purge_step, [], False
+            writers.append(self)
+
+        def add_scalar(self, name, value, step):
+            self.scalars.append((name, value, step))
+
+        def flush(self):
+            """Nothing is held back."""
+
+        def close(self):
+            self.is_closed = True
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=SummaryWriter))
+    return writers
 
 
 class Letters:

@@ -84,6 +84,16 @@ def test_a_damaged_folder_is_named(tmp_path, capsys):
     assert "evaluation.json is damaged: KeyError('before')" in fails(capsys, "report", "--out", str(tmp_path))
 
 
+def test_a_training_without_a_checkpoint_is_forgotten_with_all_its_logs(tmp_path):
+    logs, kept = ("metrics.jsonl", "metrics.csv", "samples.jsonl", "tensorboard/events.1"), "config.json"
+    (tmp_path / "tensorboard").mkdir()
+    for name in (*logs, kept):
+        (tmp_path / name).write_text("{}\n")
+    for _ in range(2):
+        demem.forget_training(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == [kept]
+
+
 def test_an_unknown_option_is_argparse_s(tmp_path, capsys):
     with pytest.raises(SystemExit) as error:
         demem.main(["run", "--lerning-rate", "1"])
@@ -103,7 +113,7 @@ def test_a_short_run_writes_everything(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(demem.LivePage, "show", show_and_keep)
     assert demem.main(["run", "--live", "--out", str(out), *SHORT]) == 0
-    assert shown == [(1, True), (2, True)]
+    assert shown == [(0, True), (1, True), (2, True)]
     assert 'http-equiv="refresh"' not in (out / "report.html").read_text()
     names = {p.name for p in out.iterdir()}
     wanted = {"config.json", "metrics.jsonl", "metrics.csv", "samples.jsonl", "evaluation.json",
@@ -216,11 +226,13 @@ def test_a_training_can_be_watched(tmp_path, capsys, monkeypatch, preset, label)
     sizes = ["--prompts-per-step", "4", "--minibatch", "4", "--epochs", "1", "--steps", "2", "--check-every", "1"]
     options = ["--preset", preset, "--live", *groups, *sizes]
     assert demem.main(["train", "--data", data, *options, "--out", str(out)]) == 0
-    assert shown == [(1, True), (2, True)]
+    assert shown == [(0, True), (1, True), (2, True)]
     assert 'http-equiv="refresh"' not in (out / "report.html").read_text()
     line = capsys.readouterr().err
     assert "1/2 [" in line
     assert label in line
+    if preset == "default":  # known from the attack before the first step is over
+        assert "extracted=" in next(part for part in line.split("\r") if "0/2 [" in part and "extracted" in part)
 
 
 @pytest.mark.slow

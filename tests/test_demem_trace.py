@@ -1,10 +1,12 @@
 """``demem.py trace``: which responses it shows, what it refuses, and that a run is read and not changed."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 import demem
+import ppo.responses
 from demem_trace import choose_rows
 from tests.test_demem import fails, write_rows
 
@@ -16,6 +18,31 @@ def test_rows_go_from_the_worst_score_to_the_best():
     assert sorted(choose_rows([2, 2, 2], 3)) == [0, 1, 2]
     assert sorted(choose_rows([2, 2], 5)) == [0, 1]
     assert choose_rows(range(9), 3) == [0, 4, 8]
+
+
+@pytest.mark.parametrize("preset", ["paper-as-run", "paper"])
+def test_a_preset_s_trace_shows_the_step_that_the_preset_takes(tmp_path, monkeypatch, preset):
+    data, out = write_rows(tmp_path / "rows.jsonl", 8), tmp_path / "trace"
+    groups = ["--num-forget", "4", "--num-holdout", "2", "--num-never", "2"]
+    sizes = ["--prompts-per-step", "4", "--minibatch", "4", "--epochs", "1", "--num-own", "8"]
+    generate = ppo.responses.generate
+
+    def generate_two_tokens(*arguments, **named):  # as an early end would leave them
+        result = generate(*arguments, **named)
+        names = ("tokens", "mask", "logprobs", "entropy", "values")
+        return replace(result, **{name: getattr(result, name)[:, :2] for name in names})
+
+    monkeypatch.setattr(ppo.responses, "generate", generate_two_tokens)
+    arguments = ["trace", "--preset", preset, "--data", data, *groups, *sizes, "--after", "1", "--rows", "1"]
+    assert demem.main([*arguments, "--out", str(out)]) == 0
+    row = json.loads((out / "trace.json").read_text())["trace"]["rows"][0]
+    ids = [token["id"] for token in row["tokens"]]
+    if preset == "paper":
+        assert len(ids) == 2
+    else:  # prompt tokens stand before them as actions
+        whole = [*row["prompt_ids"], *ids[-2:]]
+        assert ids == whole[-55:]
+        assert len(ids) > 2
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):

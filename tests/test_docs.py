@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import ppo.compat.trl
 from benchmarks import ablations
 from benchmarks.ablation_variants import VARIANTS, nothing
 from docs import generate_api
@@ -65,10 +66,21 @@ def test_every_step_of_the_tutorial_names_its_place():
         assert re.search(r"`[\w/]+\.py:[\w.]+`", section), section.splitlines()[0]
 
 
-def test_a_step_by_hand_has_at_most_forty_lines():
-    (code,) = (cell.code for cell in read_cells(read("tutorial.md")) if "def ppo_step_by_hand" in cell.code)
-    body = code[code.index("def ppo_step_by_hand") :]
-    assert len([line for line in body.splitlines() if line.strip()]) <= 40
+def test_a_step_by_hand_has_forty_lines_with_all_that_it_calls():
+    sources = {}
+    for cell in read_cells(read("tutorial.md")):
+        for node in ast.parse(cell.code).body:
+            if isinstance(node, ast.FunctionDef):
+                sources[node.name] = ast.get_source_segment(cell.code, node)
+    needed, waiting = set(), ["ppo_step_by_hand"]
+    while waiting:
+        name = waiting.pop()
+        needed.add(name)
+        mentioned = {node.id for node in ast.walk(ast.parse(sources[name])) if isinstance(node, ast.Name)}
+        waiting += (mentioned & sources.keys()) - needed
+    assert needed == {"ppo_step_by_hand", "statistics", "clipped_loss"}
+    lines = [line for name in needed for line in sources[name].splitlines() if line.strip()]
+    assert len(lines) == 40
 
 
 def test_the_reference_is_fresh():
@@ -83,6 +95,26 @@ def test_the_reference_knows_every_public_name_and_its_docstring():
     for name in ("distillation.unlearn", "decoding.logit_mixing"):
         assert f"\n### eval.baselines.{name}\n" in page
     assert all(entry.count("```text") == 2 for entry in page.split("\n### ")[1:]), "a name without a docstring"
+
+
+def test_the_reference_has_a_link_to_every_name_and_whole_docstrings_of_methods():
+    page = read("api.md")
+    headings = [heading.replace(".", "").lower() for heading in re.findall(r"^### (.*)$", page, re.MULTILINE)]
+    links = re.findall(r"\]\(#([\w-]+)\)", page)
+    assert [link.removesuffix("-1") for link in links] == headings
+    assert len(links) == len(set(links))  # ppo.Replay and ppo.replay
+    assert not re.search(r":[a-z]+:`", page)
+    names = {"Trainer": ppo.Trainer, "PPOTrainer": ppo.compat.trl.PPOTrainer}
+    words = " ".join(page.split())
+    for owner in names.values():
+        for name, method in vars(owner).items():
+            doc = getattr(getattr(method, "__func__", method), "__doc__", None)
+            if not name.startswith("_") and doc:
+                assert " ".join(generate_api.plain(doc).split()) in words, name
+    for said in ("which of the B responses to look at", "a second Ctrl-C ends at once", "newest undamaged one"):
+        assert said in words
+    for name in ("harness.run_tasks", "utility.cloze_accuracy", "attacks.suite.run_attacks"):
+        assert f"\n### eval.{name}\n" in page
 
 
 def test_cells_know_their_output_and_can_be_given_another():
@@ -136,12 +168,43 @@ def test_the_table_shows_means_and_ranges_and_counts_what_is_missing():
     points = [point("base", seed, score, settings) for seed, score in enumerate((1.0, 2.0, 6.0))]
     points[1]["machine"] = points[1]["machine"] | {"commit": "def"}
     table, missing = ablations.render(points, seeds=3)
-    assert "| `base` | everything as it is by default | 3 [1, 6] |" in table
+    assert "| `base` | the task's base: the library's defaults, but response_length 24 (not 50), " in table
+    assert "learning_rate 0.0001 (not 1.41e-05), " in table
+    assert " | 3 [1, 6] |" in table
     assert "commit abc, def," in table
     assert missing == 3 * (len(VARIANTS) - 1)
     page = f"a\n{ablations.BEGIN}\nold\n{ablations.END}\nb\n"
     assert ablations.with_table(page, "new") == page.replace("old", "new")
     assert ablations.with_table(read("algorithm.md"), "new").count("new\n<!--") == 1
+
+
+def committed_points():
+    return ablations.read_points(ROOT / "results" / "ablations", ablations.Settings())
+
+
+def test_the_page_shows_the_table_of_the_committed_points():
+    table, missing = ablations.render(committed_points(), seeds=3)
+    assert missing == 0
+    page = read("algorithm.md")
+    assert page == ablations.with_table(page, table), "run python -m benchmarks.ablations --render"
+
+
+def test_the_reading_of_the_table_names_every_variant_that_lies_outside_the_base():
+    values = {}
+    for found in committed_points():
+        for column in ablations.COLUMNS:
+            values.setdefault((found["variant"], column), []).append(found["found"][column])
+    apart = [
+        name
+        for (name, column), mine in values.items()
+        if max(mine) < min(values["base", column]) or min(mine) > max(values["base", column])
+    ]
+    text = read("algorithm.md").split("## Measured")[1]
+    assert f"200 comparisons\nbelow about 20 would if no switch did anything. {len(apart)} do." in text
+    assert (len(VARIANTS) - 1) * len(ablations.COLUMNS) == 200
+    shows, nothing_seen = text.split("What this shows")[1].split("*Nothing to see here*")
+    assert set(re.findall(r"`([\w.-]+)`", shows)) >= set(apart)
+    assert set(re.findall(r"`([\w.-]+)`", nothing_seen)) == set(VARIANTS) - set(apart) - {"base"}
 
 
 def test_a_point_is_measured_once_and_measured_again_with_other_settings(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from ppo.log import HEADLINE, RunLog, headline, read_jsonl
-from tests.fakes import random_rollout
+from tests.fakes import fake_tensorboard, random_rollout
 
 
 def test_a_resumed_run_drops_later_lines_and_a_cut_off_one(tmp_path):
@@ -108,6 +108,27 @@ def test_tensorboard_shows_every_step_once(tmp_path):
     resumed.close()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(e.step, e.value) for e in events.Scalars("a/b")] == [(0, 0.0), (1, 1.0), (2, 12.0), (3, 13.0), (4, 14.0)]
+
+
+def test_tensorboard_hides_what_another_run_wrote_before_this_one_began_at_0(tmp_path, monkeypatch):
+    writers = fake_tensorboard(monkeypatch)
+    for first_step in (0, 3):
+        RunLog(tmp_path / str(first_step), first_step=first_step, use_tensorboard=True)
+    assert [writer.purge_step for writer in writers] == [0, 3]
+
+
+def test_tensorboard_shows_the_second_of_two_runs_in_one_folder(tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for value in (1.0, 2.0):
+        log = RunLog(tmp_path, use_tensorboard=True)
+        log.metrics(0, {"a/b": value})
+        log.close()
+        for name in ("metrics.jsonl", "metrics.csv"):
+            (tmp_path / name).unlink()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("a/b")] == [(0, 2.0)]
 
 
 def test_tensorboard_is_asked_for_or_used_where_it_is(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from demem_paper import train_as_published, with_sliced_responses
 from eval.paper import DEFINITIONS, as_published
 from ppo.types import Generation
 
-from .fakes import Letters, tiny_gpt2
+from .fakes import Letters, fake_tensorboard, tiny_gpt2
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,21 @@ def test_prompt_tokens_become_actions_after_an_early_end():
         logprobs = trainer.model.eval()(ids).logits[0, 3:-1].log_softmax(-1)
     expected = logprobs.gather(1, ids[0, 4:, None])[:, 0]
     torch.testing.assert_close(found.old_logprobs[i, : len(expected)], expected, atol=1e-4, rtol=0)
+    assert found.token_rewards is not None  # a trace shows them
+    assert bool((found.token_rewards.sum(dim=1) == found.scores).all())
+    assert float(found.generation.entropy[i, : len(expected)].min()) > 0
+    assert {"score/mean", "kl/coef", "time/rollout_s", "generate/is_fast"} <= found.metrics.keys()
     assert found.kl.abs().max() < 1e-4  # the reference is the policy before the first update: the penalty is 0
     assert abs(trainer.update(found)["rollout/logprob_gap"]) < 1e-4
+
+
+def test_its_rollouts_are_held_to_ratio_one():
+    trainer = make_trainer()
+    found = with_sliced_responses(trainer, trainer.rollout())
+    with torch.no_grad():
+        trainer.model.transformer.wte.weight += torch.randn(trainer.model.transformer.wte.weight.shape)
+    with pytest.raises(ppo.CheckError, match="the first minibatch has a ratio other than 1"):
+        trainer.update(found)
 
 
 def test_whole_responses_are_left_alone():
@@ -124,6 +137,15 @@ def test_whole_responses_are_left_alone():
     only = rollout.generation.rows(whole)
     same = replace(rollout, generation=only)
     assert with_sliced_responses(trainer, same) is same
+
+
+def test_it_writes_events_like_any_training(tmp_path, monkeypatch):
+    writers = fake_tensorboard(monkeypatch)
+    train_as_published(make_trainer(tmp_path), 1)
+    (writer,) = writers
+    assert writer.log_dir == str(tmp_path / "tensorboard")
+    assert "score/mean" in {name for name, _, step in writer.scalars if step == 0}
+    assert writer.is_closed
 
 
 def test_it_trains_so_many_batches_and_no_more(tmp_path, capsys):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ppo import Config, Trainer
+from ppo import CheckError, Config, Trainer
 from ppo.random_state import random_state
 from ppo.trace.look import Writer
 from tests.fakes import Letters, random_rollout, tiny_gpt2
@@ -86,6 +86,32 @@ def test_an_undone_trace_leaves_no_mark(changes):
         done = trainer.trace(rollout, [1])
         assert done.rows == undone.rows
         assert any(not torch.equal(before[name], x) for name, x in everything(trainer).items())
+
+
+def spoil(trainer):
+    """Weights that did not sample the rollout any more."""
+    with torch.no_grad():
+        trainer.model.transformer.wte.weight += torch.randn(trainer.model.transformer.wte.weight.shape)
+
+
+@pytest.mark.parametrize("is_undone", [False, True])
+def test_a_traced_update_asks_for_ratio_one_as_the_update_does(is_undone):
+    plain, traced = make(), make()
+    for trainer, learn in ((plain, plain.update), (traced, lambda r: traced.trace(r, is_undone=is_undone))):
+        rollout = trainer.rollout()
+        spoil(trainer)
+        for _ in range(2):  # what was refused is refused again
+            with pytest.raises(CheckError, match="the first minibatch has a ratio other than 1"):
+                learn(rollout)
+
+
+def test_an_update_after_an_undone_trace_still_asks_for_ratio_one():
+    trainer = make()
+    rollout = trainer.rollout()
+    trainer.trace(rollout, is_undone=True)
+    spoil(trainer)
+    with pytest.raises(CheckError, match="the first minibatch has a ratio other than 1"):
+        trainer.update(rollout)
 
 
 def test_an_update_that_fails_is_undone_too(monkeypatch):

@@ -223,6 +223,8 @@ def test_the_bar_shows_what_is_asked_for_and_keeps_what_is_measured_seldom(capsy
     assert "2/2" in last
     assert "seen=1.000" in last
     assert "no=" not in last
+    trainer.train(1, show={"seen": "probe/step"}, known={"probe/step": 7.0})
+    assert "seen=7.000" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

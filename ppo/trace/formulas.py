@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..config import Config
-from .quantities import SYMBOLS, Quantity, quantities
+from .quantities import SYMBOLS, Quantity, Symbol, quantities
 from .records import RowTrace, TokenTrace, TokenUpdate, Trace
 
 _OPERAND_DIGITS = 8  # significant; printed with fewer an operand could cost its result the last digit
@@ -81,7 +81,9 @@ def numbers_at(trace: Trace, row: RowTrace, t: int, visit: int | None = None) ->
 
 def in_symbols(formula: str, known: Mapping[str, Quantity]) -> str:
     """The formula with each quantity's symbol, typeset."""
-    return typeset(re.sub(r"\{(\w+)\}", lambda m: SYMBOLS[m[1]] if m[1] in SYMBOLS else known[m[1]].symbol, formula))
+    return typeset(
+        re.sub(r"\{(\w+)\}", lambda m: SYMBOLS[m[1]].sign if m[1] in SYMBOLS else known[m[1]].symbol, formula)
+    )
 
 
 def substituted(formula: str, numbers: Mapping[str, float]) -> str:
@@ -97,7 +99,16 @@ def substituted(formula: str, numbers: Mapping[str, float]) -> str:
 
 def typeset(formula: str) -> str:
     """Python's operators as a reader knows them."""
-    return formula.replace("**2", "²").replace("*", "\N{MULTIPLICATION SIGN}").replace("-", "\N{MINUS SIGN}")
+    signs = {"**2": "²", "*": "\N{MULTIPLICATION SIGN}", "-": "\N{MINUS SIGN}", ">=": "\N{GREATER-THAN OR EQUAL TO}"}
+    for written, sign in signs.items():
+        formula = formula.replace(written, sign)
+    return formula
+
+
+def symbols_of(known: Sequence[Quantity]) -> dict[str, Symbol]:
+    """What their formulas mention besides quantities, by name, in the order of the table."""
+    mentioned = {name for q in known for name in re.findall(r"\{(\w+)\}", q.formula)}
+    return {name: symbol for name, symbol in SYMBOLS.items() if name in mentioned}
 
 
 def evaluate(formula: str, numbers: Mapping[str, float]) -> float:
@@ -113,11 +124,11 @@ def operand(x: float) -> str:
 
 def shown(value: float, formula: str, numbers: Mapping[str, float]) -> str:
     """A result, to the digits that its formula can vouch for; six significant ones at most, and none behind an integer
-    that was not computed.
+    that was not computed, or that says whether something holds.
     """
     if not math.isfinite(value):
         return "not finite"
-    if not formula and value.is_integer():
+    if value.is_integer() and (not formula or " if " in formula):
         return f"{value:.0f}"
     error = _error(formula, numbers) + abs(value) * _ROUNDING if formula else 0.0
     size = math.floor(math.log10(abs(value))) if value else -_SHOWN_DIGITS - 1

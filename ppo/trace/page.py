@@ -16,19 +16,21 @@ from typing import Any
 from .formulas import (
     in_symbols,
     numbers_at,
+    operand,
     quantities_of,
     row_numbers,
     shown,
     step_numbers,
+    symbols_of,
     token_numbers,
     typeset,
     update_numbers,
 )
-from .quantities import SECTIONS, Quantity
+from .quantities import SECTIONS, SYMBOLS, Quantity
 from .records import Alternative, MinibatchTrace, RowTrace, TokenTrace, Trace
 from .script import SCRIPT
 from .style import CSS
-from .text import SKIP_REASONS, render_trace_text, token_label
+from .text import SKIP_REASONS, no_reference, opening_token, render_trace_text, token_label
 
 _DIGITS = 8  # significant, of a number inside a formula
 _COLOURS = ("advantage", "raw_advantage", "td_error", "reward", "value", "kl", "old_probability", "ratio",
@@ -79,7 +81,9 @@ def render_trace_page(
         title=escape(title),
         lead=escape(_lead(trace)),
         text=escape(render_trace_text(trace)),
-        facts=_facts("What was run", meta or {}) + _facts("Configuration", trace.config),
+        facts=_facts("Symbols", _symbols(trace, known))
+        + _facts("What was run", meta or {})
+        + _facts("Configuration", trace.config),
         data=_embedded(_page_data(trace, known)),
         script=SCRIPT,
     )
@@ -94,11 +98,19 @@ def render_trace_page(
 
 def _lead(trace: Trace) -> str:
     config = trace.config
-    return (
+    text = (
         f"Step {trace.step}: {trace.num_rows} responses with {trace.numbers['num_tokens']:.0f} tokens, then "
         f"{config['epochs']} epochs over them in minibatches of {config['minibatch']}. Choose a token to see every "
         "number of it, point at a number to see how it is worked out, and move through the epochs of the update."
     )
+    return f"{text} {no_reference(trace)}".rstrip()
+
+
+def _symbols(trace: Trace, known: Sequence[Quantity]) -> dict[str, str]:
+    """Each sign of the formulas that is no quantity of a token: what it means, and its value where the step has one."""
+    numbers = step_numbers(trace)
+    values = {name: f" = {typeset(operand(numbers[name]))}" if name in numbers else "" for name in SYMBOLS}
+    return {symbol.sign: symbol.says + values[name] for name, symbol in symbols_of(known).items()}
 
 
 def _facts(title: str, facts: Mapping[str, Any]) -> str:
@@ -171,6 +183,7 @@ def _row(trace: Trace, row: RowTrace, known: Sequence[Quantity], keys: Mapping[s
         "title": f"Response {row.index}",
         "note": typeset(f"score {row.score:.4g}") + f" · {len(row.tokens)} tokens, {end}",
         "prompt": [piece or token_label(piece, i) for piece, i in zip(row.pieces, row.prompt_ids, strict=True)],
+        "first": opening_token(row),
         "numbers": {name: _rounded(x) for name, x in row_numbers(row).items()},
         "tokens": [_token(trace, row, t, known, keys) for t in range(len(row.tokens))],
     }

@@ -35,30 +35,38 @@ class Quantity:
     formula: str = ""
 
 
-SYMBOLS = {  # of what formulas mention besides the quantities themselves
-    "next_value": "Vₜ₊₁",
-    "next_raw_advantage": "Aₜ₊₁",
-    "gamma": "γ",
-    "gae_lambda": "λ",
-    "kl_coef": "β",
-    "policy_clip": "ε",
-    "value_clip": "ε_V",
-    "value_coef": "c_V",
-    "num_tokens": "N",
-    "reward_mean": "mean(r)",
-    "reward_variance": "var(r)",
-    "advantage_mean": "mean(A)",
-    "advantage_variance": "var(A)",
-    "reward_total": "Σr",
-    "group_mean": "mean(Σr)",
-    "group_std": "std(Σr)",
-    "samples_per_prompt": "n",
-    "score": "S",
-    "score_std": "σ_S",
-    "clip_scores": "c_S",
-    "missing_eos_penalty": "p_EOS",
-    "is_last": "lastₜ",
-    "is_cut": "cut",
+@dataclass(frozen=True)
+class Symbol:
+    """What a formula mentions besides the quantities themselves."""
+
+    sign: str
+    says: str
+
+
+SYMBOLS = {
+    "next_value": Symbol("Vₜ₊₁", "the value before the next token, 0 after the last"),
+    "next_raw_advantage": Symbol("Aₜ₊₁", "the advantage of the next token, 0 after the last"),
+    "gamma": Symbol("γ", "discount a token (gamma)"),
+    "gae_lambda": Symbol("λ", "how far GAE looks beyond the critic (gae_lambda)"),
+    "kl_coef": Symbol("β", "KL coefficient of this step (kl_coef, adapted since)"),
+    "policy_clip": Symbol("ε", "how far the ratio may go from 1 (policy_clip)"),
+    "value_clip": Symbol("ε_V", "how far a value may go in a step (value_clip)"),
+    "value_coef": Symbol("c_V", "weight of the value loss (value_coef)"),
+    "num_tokens": Symbol("N", "tokens of the minibatch"),
+    "reward_mean": Symbol("mean(r)", "over all tokens of the step, before whitening"),
+    "reward_variance": Symbol("var(r)", "over all tokens of the step, before whitening"),
+    "advantage_mean": Symbol("mean(A)", "over all tokens of the step, before whitening"),
+    "advantage_variance": Symbol("var(A)", "over all tokens of the step, before whitening"),
+    "reward_total": Symbol("Σr", "the rewards of the response together"),
+    "group_mean": Symbol("mean(Σr)", "over the responses to the same prompt"),
+    "group_std": Symbol("std(Σr)", "over the responses to the same prompt"),
+    "samples_per_prompt": Symbol("n", "responses to a prompt (samples_per_prompt)"),
+    "score": Symbol("S", "score of the response"),
+    "score_std": Symbol("σ_S", "deviation of all that was given so far"),
+    "clip_scores": Symbol("c_S", "where scores are clipped (clip_scores)"),
+    "missing_eos_penalty": Symbol("p_EOS", "price of a response that was cut (missing_eos_penalty)"),
+    "is_last": Symbol("lastₜ", "1 on the last token, 0 elsewhere"),
+    "is_cut": Symbol("cut", "1 where the response was cut before its end, else 0"),
 }
 
 _KL = {
@@ -133,9 +141,9 @@ def _rewarded(config: Config, has_reference: bool) -> list[Quantity]:
     says = "What the reward gave, minus the price β of leaving the reference." if is_penalised else (
         "What the reward gave: KL is not taken off the reward here.")  # fmt: skip
     name = "shaped_reward" if config.whiten_rewards else "reward"
+    label, symbol = "reward after KL" if is_penalised else "reward", "rₜ⁰" if config.whiten_rewards else "rₜ"
     found = [
-        Quantity(name, "reward after KL", "rₜ⁰" if config.whiten_rewards else "rₜ", "reward", says,
-                 "ppo/advantages.py: shape_rewards", formula),
+        Quantity(name, label, symbol, "reward", says, "ppo/advantages.py: shape_rewards", formula),
     ]  # fmt: skip
     if config.whiten_rewards:
         found.append(
@@ -200,10 +208,10 @@ def _policy(config: Config, has_reference: bool) -> list[Quantity]:
                  "ppo/losses.py: policy_loss", "max({surrogate}, {clipped_surrogate})"),
         Quantity("gate", "gate", "gₜ", "policy",
                  "1 where the gradient passes; 0 where the clipped loss is the larger one, which does not depend on "
-                 "the policy.", "ppo/losses.py: PolicyTerms.is_cut"),
+                 "the policy.", "ppo/losses.py: PolicyTerms.is_cut", "1 if {surrogate} >= {clipped_surrogate} else 0"),
         Quantity("unclipped_gradient", "gradient without the clip", "∂Jₜ/N∂log π", "policy",
                  "What this token would pull with; N is the number of tokens in the minibatch.",
-                 "torch.autograd", "-{advantage} * {ratio} / {num_tokens}"),
+                 "ppo/trace/recorder.py: Recorder", "-{advantage} * {ratio} / {num_tokens}"),
         Quantity("logprob_gradient", "gradient", "∂loss/∂log π", "policy",
                  "What this token pulls with, as autograd found it: below 0 the optimiser makes the token likelier, "
                  "above 0 less likely, and 0 means that the clip cut it off." + extra, "torch.autograd", slope),
@@ -228,7 +236,8 @@ def _critic(config: Config) -> list[Quantity]:
                  else "."), "ppo/losses.py: value_loss",
                  f"max({error}, {clipped}) / 2" if len(found) > 1 else f"{error} / 2"),
         Quantity("value_gate", "gate of the critic", "gₜⱽ", "value",
-                 "1 where the gradient passes; 0 where the value has moved far enough for this step.",
+                 "1 where the gradient passes; 0 where the value has moved by more than ε_V and the clipped one is the "
+                 "further from the return." if len(found) > 1 else "1: values are not clipped here.",
                  "ppo/losses.py: ValueTerms.is_cut"),
         Quantity("value_gradient", "gradient of the critic", "∂loss/∂V", "value",
                  "What this token pulls the critic with, as autograd found it: above 0 the value goes down.",

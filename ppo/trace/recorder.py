@@ -30,17 +30,17 @@ class _Watched:
 class Recorder:
     """Watches ``rows`` of ``rollout`` through one update.
 
-    ``rollout`` is the one to hand to the update. ``minibatches``: all of them, in order; ``updates[row][t]``: one entry
-    for each minibatch that the row was in.
+    ``marked``: the same rollout with samples that can be told apart, for the minibatches. ``minibatches``: all of them,
+    in order; ``updates[row][t]``: one entry for each minibatch that the row was in.
     """
 
     def __init__(self, rollout: Rollout, rows: Sequence[int], config: Config) -> None:
         # Shuffled minibatches carry their samples along, so a row is known by its sample, if no two are the same.
-        self.rollout = replace(rollout, samples=[replace(sample) for sample in rollout.samples])
+        self.marked = replace(rollout, samples=[replace(sample) for sample in rollout.samples])
         self.minibatches: list[MinibatchTrace] = []
         lengths = rollout.generation.lengths.tolist()
         self.updates: dict[int, list[list[TokenUpdate]]] = {row: [[] for _ in range(lengths[row])] for row in rows}
-        self._row_of = {id(self.rollout.samples[row]): row for row in rows}
+        self._row_of = {id(self.marked.samples[row]): row for row in rows}
         self._config = config
         self._per_epoch = len(rollout) // config.minibatch
         self._watched: list[_Watched] = []

@@ -36,7 +36,7 @@ def trace_update(
     recorder = Recorder(rollout, rows, trainer.config)
     with unchanged(trainer) if is_undone else nullcontext():
         before = [look(trainer, rollout.generation.rows([row])) for row in rows]
-        metrics = trainer.update(recorder.rollout, recorder=recorder)
+        metrics = trainer.update(rollout, recorder=recorder)
         after = [look(trainer, rollout.generation.rows([row])) for row in rows]
     columns = _columns(rollout, trainer.config, kl_coef)
     shared = _numbers(columns, rollout.generation.mask, trainer.config) | {"kl_coef": kl_coef}
@@ -67,7 +67,7 @@ def unchanged(trainer: Trainer) -> Iterator[None]:
     weights = {name: p.detach().clone() for name, p in trainer.actor.trained_parameters().items()}
     moments = {name: x.clone() for name, x in trainer.optimizer.state_tensors().items()}
     num_updates, step, kl_coef = trainer.optimizer.num_updates, trainer.step, trainer.kl_controller.coef
-    num_not_finite = trainer.num_not_finite
+    num_not_finite, fresh = trainer.num_not_finite, trainer._fresh
     generator, other_generators = trainer.generator.get_state(), random_state()
     try:
         yield
@@ -77,7 +77,8 @@ def unchanged(trainer: Trainer) -> Iterator[None]:
                 p.copy_(weights[name])
         trainer.optimizer.zero_grad()
         trainer.optimizer.load_state_tensors(moments, num_updates)
-        trainer.step, trainer.kl_controller.coef, trainer.num_not_finite = step, kl_coef, num_not_finite
+        trainer.step, trainer.kl_controller.coef = step, kl_coef
+        trainer.num_not_finite, trainer._fresh = num_not_finite, fresh
         trainer.generator.set_state(generator)
         set_random_state(other_generators)
 

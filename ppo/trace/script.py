@@ -38,16 +38,14 @@ SCRIPT = r"""
     if (name.indexOf("next_") === 0) return t + 1 < row().tokens.length ? entry(name.slice(5), t + 1, "n") : 0;
     return entry(name, t, "n");
   }
-  function typeset(text) { return text.replace(/\*\*2/g, "\u00b2").replace(/\*/g, "\u00d7").replace(/-/g, "\u2212"); }
+  function typeset(text) {
+    return text.replace(/\*\*2/g, "\u00b2").replace(/\*/g, "\u00d7").replace(/-/g, "\u2212").replace(/>=/g, "\u2265");
+  }
   function substituted(q, t) {
     return typeset(q.formula.replace(/\{(\w+)\}/g, function (_, name, at) {
       var x = number(name, t), isFirst = at === 0 || /(\(|, )$/.test(q.formula.slice(0, at));
       return x === null ? "?" : x < 0 && !isFirst ? "(" + x + ")" : String(x);
     }));
-  }
-  function mostJudged() { // where to begin: at the token with the largest advantage
-    var sizes = row().tokens.map(function (_, t) { return Math.abs(entry("advantage", t, "n") || 0); });
-    return sizes.indexOf(Math.max.apply(null, sizes));
   }
   function isShown(q) {
     if (q.section === "policy" || q.section === "value") return visit(0) !== null;
@@ -63,7 +61,7 @@ SCRIPT = r"""
       button.appendChild(make("span", "", r.note));
       button.setAttribute("aria-pressed", String(i === state.row));
       button.addEventListener("click", function () {
-        state.row = i; state.token = mostJudged(); state.hoverToken = null; drawRow(); $("rows").children[i].focus();
+        state.row = i; state.token = row().first; state.hoverToken = null; drawRow(); $("rows").children[i].focus();
       });
       box.appendChild(button);
     });
@@ -248,7 +246,7 @@ SCRIPT = r"""
   $("colour").addEventListener("change", function () { state.colour = $("colour").value; drawColours(); });
 
   $("app").hidden = false;
-  state.token = mostJudged();
+  state.token = row().first;
   drawRow();
 })();
 """

@@ -10,7 +10,7 @@ import textwrap
 import unicodedata
 from collections.abc import Sequence
 
-from .formulas import in_symbols, numbers_at, quantities_of, shown, substituted, typeset
+from .formulas import in_symbols, numbers_at, quantities_of, shown, substituted, symbols_of, typeset
 from .records import RowTrace, TokenTrace, Trace
 
 WIDTH = 100
@@ -19,21 +19,22 @@ SKIP_REASONS = {
     "ratio": "the mean ratio is beyond max_mean_ratio",
     "not finite": "something in it was not finite",
 }
+_NOT_BY_HAND = ("sample", "after")  # sections whose formulas are left out
 _MARKS = {"": " ", "above": "^", "below": "v"}
 _VISIBLE = {" ": "·", "\n": "⏎", "\t": "⇥"}
 _ROLLOUT_COLUMNS = (
-    ("H", 5, "entropy"),
-    ("logπ", 7, "old_logprob"),
-    ("ref", 7, "ref_logprob"),
-    ("KL", 7, "kl"),
-    ("given", 7, "token_reward"),
-    ("reward", 7, "reward"),
-    ("value", 7, "value"),
-    ("TD", 7, "td_error"),
-    ("A", 7, "raw_advantage"),
-    ("Â", 7, "advantage"),
-    ("return", 7, "return_value"),
-)
+    ("H", 5, "entropy", "entropy"),
+    ("logπ", 7, "old_logprob", "log-prob when it was drawn"),
+    ("ref", 7, "ref_logprob", "the reference's"),
+    ("KL", 7, "kl", "estimate of this token, nats"),
+    ("given", 7, "token_reward", "by the reward function"),
+    ("reward", 7, "reward", "what is learned from"),
+    ("value", 7, "value", "what the critic expected from here on"),
+    ("TD", 7, "td_error", "what this token brought beyond that"),
+    ("A", 7, "raw_advantage", "advantage by GAE"),
+    ("Â", 7, "advantage", "advantage as it is used"),
+    ("return", 7, "return_value", "what the critic is to learn"),
+)  # title, width, key, meaning
 
 
 def render_trace_text(trace: Trace) -> str:
@@ -41,7 +42,7 @@ def render_trace_text(trace: Trace) -> str:
     parts = [_head(trace)]
     for row in trace.rows:
         parts += [_row_head(row), _rollout_table(row), _update_table(trace, row), _by_hand(trace, row)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, _signs(trace)]) + "\n"
 
 
 def token_label(text: str, token: int) -> str:
@@ -50,16 +51,37 @@ def token_label(text: str, token: int) -> str:
     return shown_as or f"#{token}"
 
 
+def opening_token(row: RowTrace) -> int:
+    """Where to begin to read: the token with the largest advantage; among equals one that the clip cut in its last
+    minibatch, then the one whose ratio has gone furthest.
+    """
+
+    def weight(t: int) -> tuple[float, bool, float]:
+        token = row.tokens[t]
+        last = token.updates[-1] if token.updates else None
+        return abs(token.advantage), last is not None and last.is_clipped, abs(last.ratio - 1) if last else 0.0
+
+    return max(range(len(row.tokens)), key=weight)
+
+
+def no_reference(trace: Trace) -> str:
+    """Why there is nothing about KL, in a sentence; "" where there is."""
+    if trace.rows[0].tokens[0].ref_logprob is not None:
+        return ""
+    return "kl_coef is 0, so no reference was asked: there is no KL here, and nothing is taken off the reward for it."
+
+
 def _head(trace: Trace) -> str:
     config, first = trace.config, trace.minibatches[0]
     tokens = f"{trace.numbers['num_tokens']:.0f} tokens of {trace.num_rows} responses"
     passes = f"{config['epochs']} epochs in minibatches of {config['minibatch']}"
     lines = [
         f"PPO step {trace.step}, token by token: {tokens}; {passes}.",
-        f"KL coefficient {trace.numbers['kl_coef']:.4g}, policy clip {config['policy_clip']:g}, gamma "
-        f"{config['gamma']:g}, lambda {config['gae_lambda']:g}; "
+        f"KL coefficient β {trace.numbers['kl_coef']:.4g}, policy clip ε {config['policy_clip']:g}, gamma γ "
+        f"{config['gamma']:g}, lambda λ {config['gae_lambda']:g}; "
         + (f"learning rate {first.learning_rate:.3g}." if first.learning_rate is not None else "first one skipped."),
     ]
+    lines += [no_reference(trace)] if no_reference(trace) else []
     for reason, says in SKIP_REASONS.items():
         if skipped := [f"{m.epoch + 1}.{m.index + 1}" for m in trace.minibatches if m.skip_reason == reason]:
             lines.append(f"Skipped (epoch.minibatch), since {says}: {', '.join(skipped)}.")
@@ -75,14 +97,15 @@ def _row_head(row: RowTrace) -> str:
 
 def _rollout_table(row: RowTrace) -> str:
     """What was known of every token before the update."""
-    known = {key for _, _, key in _ROLLOUT_COLUMNS if getattr(row.tokens[0], key) is not None}
+    known = {key for _, _, key, _ in _ROLLOUT_COLUMNS if getattr(row.tokens[0], key) is not None}
     known -= set() if "ref_logprob" in known else {"kl"}
     columns = [column for column in _ROLLOUT_COLUMNS if column[2] in known]
-    lines = [_line("  t", "token", [_right(title, width) for title, width, _ in columns])]
+    lines = [_line("  t", "token", [_right(title, width) for title, width, *_ in columns])]
     for t, token in enumerate(row.tokens):
-        cells = [_number(getattr(token, key), width) for _, width, key in columns]
+        cells = [_number(getattr(token, key), width) for _, width, key, _ in columns]
         lines.append(_line(f"{t:3d}", token_label(token.text, token.id), cells))
-    return "\n".join(lines)
+    note = "; ".join(f"{title}: {says}" for title, _, _, says in columns) + "."
+    return "\n".join([*lines, _wrap(note)])
 
 
 def _update_table(trace: Trace, row: RowTrace) -> str:
@@ -97,8 +120,11 @@ def _update_table(trace: Trace, row: RowTrace) -> str:
         gradient = f"{token.updates[-1].logprob_gradient:9.1e}" if token.updates else " " * 9
         ends = [_number(token.old_probability, 5), _number(token.final_probability, 5)]
         lines.append(_line(f"{t:3d}", token_label(token.text, token.id), [*cells, gradient, *ends, *_instead(token)]))
-    note = "ρ: ratio in each epoch; ^ v: above or below the clip, its gradient cut off. gradient: of the loss by log π "
-    note += "in the last epoch that it was in. instead: the likeliest other token, and its probability before."
+    note = (
+        "ρ: ratio in each epoch; ^ v: above or below the clip, its gradient cut off. gradient: of the loss by log π in "
+        "the last epoch that it was in (thrown away where skipped). instead: the likeliest other token, and its "
+        "probability before."
+    )
     return "\n".join([*lines, _wrap(note)])
 
 
@@ -117,19 +143,26 @@ def _passes(count: int) -> list[int]:
 
 
 def _by_hand(trace: Trace, row: RowTrace) -> str:
-    """The formulas of one token with its own numbers: the one with the largest advantage, in its last minibatch."""
-    t = max(range(len(row.tokens)), key=lambda i: abs(row.tokens[i].advantage))
+    """The formulas of one token with its own numbers, in its last minibatch."""
+    t = opening_token(row)
     token = row.tokens[t]
     numbers = numbers_at(trace, row, t, len(token.updates) - 1 if token.updates else None)
     known = quantities_of(trace)
     symbols = {q.key: q for q in known}
     lines = [f"By hand, token {t} {token_label(token.text, token.id)}:"]
     for q in known:
-        if q.formula and q.key in numbers and q.section not in ("sample", "after"):
+        if q.formula and q.key in numbers and q.section not in _NOT_BY_HAND:
             result = typeset(shown(numbers[q.key], q.formula, numbers))
             text = f"{q.symbol} = {in_symbols(q.formula, symbols)} = {substituted(q.formula, numbers)} = {result}"
             lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="      ")
     return "\n".join(lines)
+
+
+def _signs(trace: Trace) -> str:
+    """What stands in the formulas and is no quantity of a token."""
+    known = [q for q in quantities_of(trace) if q.section not in _NOT_BY_HAND]
+    signs = "; ".join(f"{symbol.sign}: {symbol.says}" for symbol in symbols_of(known).values())
+    return _wrap(f"In the formulas: {signs}.")
 
 
 def _line(t: str, token: str, cells: Sequence[str]) -> str:
