@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -31,9 +32,16 @@ def files(out) -> dict[str, int]:
     return {p.name: p.stat().st_mtime_ns for p in (out / "points").iterdir()}
 
 
-def test_all_kinds_of_methods_and_going_on(tmp_path, command, capsys):
-    out = tmp_path / "out"
+def test_all_kinds_of_methods_and_going_on(tmp_path, command, capsys, monkeypatch):
+    out, drawn, draw = tmp_path / "out", Counter(), demem.text_to_keep
+
+    def text_to_keep(run):
+        drawn[run.config.seed] += 1
+        return draw(run)
+
+    monkeypatch.setattr(demem, "text_to_keep", text_to_keep)
     assert demem.main([*command, "--knobs", "one", "--methods", "demem,distil,dp,memfree"]) == 0
+    assert drawn == {0: 2, 1: 2}  # by DeMem's training, and once for the rivals, with each seed
     first = files(out)
     assert set(first) == {
         "original-n2-seed0.json",
@@ -49,8 +57,14 @@ def test_all_kinds_of_methods_and_going_on(tmp_path, command, capsys):
     assert point["paper"].keys() >= {"paper/n_bleu", "paper/dropped"}
     assert point["cost"]["flops"] > 0
     assert point["notes"]["steps"] == 2
-    original, memfree = (json.loads((out / "points" / name).read_text())["summary"]
-                         for name in ("original-n2-seed0.json", "memfree-n-10-n2-seed0.json"))  # fmt: skip
+    points = [json.loads((out / "points" / name).read_text())
+              for name in ("original-n2-seed0.json", "memfree-n-10-n2-seed0.json")]  # fmt: skip
+    original, memfree = (point["summary"] for point in points)
+    assert points[0]["signatures"]["discoverable"] + "|vetoed:0" == points[1]["signatures"]["discoverable"]
+    low, high = points[0]["intervals"]["forget/bleu"]
+    assert low <= original["forget/bleu"] <= high
+    assert "forget/discoverable" in points[0]["intervals"]
+    assert "forget/discoverable" not in points[1]["intervals"]  # those of the model, not of the decoding
     assert memfree["holdout/perplexity"] == pytest.approx(original["holdout/perplexity"], rel=1e-6)
     assert "demem" in (out / "compare.md").read_text()
 

@@ -10,6 +10,7 @@ from eval.pareto import collapse, derived, dominates, front, means, target, verd
 from eval.report.pareto import render_comparison, write_pages
 from eval.report.pareto_charts import ratio_ticks, share_ticks
 from eval.report.pareto_text import document, latex, markdown, number, paper_table, sentences
+from eval.settings import Settings
 
 from .test_report import read
 
@@ -213,6 +214,14 @@ def test_the_page_is_whole_and_says_what_the_text_says(tmp_path):
     assert page.count('class="error"') > 0
     assert "abc&lt;b&gt;" in page
     assert "not beaten by any of 2 points of a training-time baseline, all of them collapsed." in page
+    assert "Share of passages that at least one of 4 samples reproduces exactly." in page  # nothing told: the defaults
+    assert "top_p:1|samples:4|seed:0|" in page
+    points[0]["settings"] = Settings(num_samples=9).to_dict()
+    page = render_comparison(means(points), points)
+    assert "at least one of 9 samples reproduces" in page
+    assert "|samples:9|" in page  # worked out of the settings
+    points[0]["signatures"] = {"exact_sampled": "as measured<"}
+    assert "as measured&lt;" in render_comparison(means(points), points)
     write_pages(tmp_path, points, order=["original", "demem", "ul"])
     assert {p.name for p in tmp_path.iterdir()} == {"compare.html", "compare.md", "compare.tex"}
     text = (tmp_path / "compare.md").read_text()
