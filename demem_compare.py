@@ -172,6 +172,8 @@ def open_folder(run: Run, changes: dict[str, Any]) -> None:
     check_folder(run.out, is_new=not path.is_file())
     if path.is_file():
         known = json.loads(path.read_text(encoding="utf-8"))
+        plain = {name: value for name, value in asdict(Options()).items() if name in mine}  # of options that are new
+        known = {**known, "options": json.loads(json.dumps(plain)) | known.get("options", {})}
         if known != settings:
             both = [(part, n) for part in ("options", "config") for n in {**known.get(part, {}), **settings[part]}]
             wrong = [n for part, n in both if known.get(part, {}).get(n) != settings[part].get(n)]
@@ -242,7 +244,8 @@ def _seconds(row: dict[str, float]) -> float:
 
 def measure(run: Run, defended: Defended, original: nn.Module) -> dict[str, Any]:
     """The evaluation of a defended model, the same for all: summary, and the paper's own numbers beside it."""
-    settings = Settings(num_samples=run.options.num_samples, seed=run.config.seed)
+    options = run.options
+    settings = Settings(num_samples=options.num_samples, el_stride=options.el_stride, seed=run.config.seed)
     study, tokenizer = run.study, run.loaded.tokenizer
     more: dict[str, Any] = {"generate": defended.generate}
     with defended.context():

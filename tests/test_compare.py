@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
 import demem
 from data.study import Study
 from data.types import Passage
-from demem_compare import Comparison, Point, plan, resized
+from demem_compare import Comparison, Point, open_folder, plan, resized
 from demem_methods import METHODS
+from demem_setup import Options
 from tests.test_demem import fails, write_rows
 
 QUICK = ["--num-samples", "1", "--num-own", "8", "--steps", "2", "--check-every", "2", "--prompts-per-step", "4",
@@ -88,6 +90,21 @@ def test_what_cannot_be_compared_is_refused(tmp_path, command, capsys):
     (tmp_path / "out" / "compare.json").unlink()
     (tmp_path / "out" / "other").write_text("x")
     assert "is not empty" in fails(capsys, *command, "--methods", "dp")
+
+
+def test_a_folder_goes_on_when_there_are_new_options(tmp_path):
+    run = SimpleNamespace(options=Options(out=str(tmp_path)), out=tmp_path)
+    open_folder(run, {})
+    written = (tmp_path / "compare.json").read_text()
+    known = json.loads(written)
+    del known["options"]["el_stride"]  # it was begun when there was no such option
+    (tmp_path / "compare.json").write_text(json.dumps(known))
+    with pytest.raises(ValueError, match=r"begun with other settings \(el_stride\)"):
+        open_folder(SimpleNamespace(options=Options(out=str(tmp_path), el_stride=5), out=tmp_path), {})
+    open_folder(run, {})
+    assert (tmp_path / "compare.json").read_text() == written
+    with pytest.raises(ValueError, match="el_stride"):
+        Options(el_stride=-1)
 
 
 def test_the_plan_has_defaults_first_and_every_seed():

@@ -226,5 +226,6 @@ def test_the_page_is_whole_and_says_what_the_text_says(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"compare.html", "compare.md", "compare.tex"}
     text = (tmp_path / "compare.md").read_text()
     assert text == document(means(points))
+    assert (tmp_path / "compare.tex").read_text().startswith("% needs \\usepackage{booktabs}\n\\begin{tabular}")
     assert "collapsed: empty" in text
     assert "± " in text

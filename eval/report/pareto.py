@@ -28,6 +28,7 @@ main { max-width:84rem; } thead th { white-space:normal; vertical-align:bottom; 
 .verdict { border-left:3px solid var(--after); padding-left:.9rem; } .front td:first-child { font-weight:600; }
 td:nth-child(2).mark,th:nth-child(2).mark { text-align:left; white-space:normal; min-width:7rem; }
 """
+LATEX_HEAD = "% needs \\usepackage{booktabs}\n"
 MARK = ' class="mark"'
 OWN = {
     "records": "Records to be forgotten.",
@@ -45,7 +46,7 @@ def write_pages(out: Path, points: Sequence[Mapping[str, Any]], *, order: Sequen
     rank = {name: i for i, name in enumerate(order)}
     found = means(sorted(points, key=lambda p: (p["size"], rank.get(p["method"], len(rank)))))
     replace_text(out / "compare.md", document(found))
-    replace_text(out / "compare.tex", latex(paper_table(found)) + "\n")
+    replace_text(out / "compare.tex", LATEX_HEAD + latex(paper_table(found)) + "\n")
     replace_text(out / "compare.html", render_comparison(found, points))
 
 
