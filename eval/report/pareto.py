@@ -32,7 +32,8 @@ LATEX_HEAD = "% needs \\usepackage{booktabs}\n"
 MARK = ' class="mark"'
 OWN = {
     "records": "Records to be forgotten.",
-    "seeds": "Trainings, each with another seed; the evaluation takes the same random numbers everywhere.",
+    "seeds": "Trainings, each with another seed; the evaluation takes the same random numbers everywhere. ul draws "
+    "none: its seeds differ by rounding alone.",
     "mark": "front: no training-time point at matched forgetting beats it. collapsed: rules that the outputs break. "
     "target: trained without the records. twin: trained anew in another way.",
     "cost/seconds": "Wall clock of the training, its looks included.",
