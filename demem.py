@@ -228,7 +228,8 @@ def chance_floor(run: Run, before: Evaluation) -> float:
 def measure(run: Run, label: str) -> Evaluation:
     """The whole evaluation of the run's model as it is."""
     started = time.perf_counter()
-    settings = Settings(num_samples=run.options.num_samples, seed=run.config.seed)
+    options = run.options
+    settings = Settings(num_samples=options.num_samples, el_stride=options.el_stride, seed=run.config.seed)
     study = run.study
     found = evaluate(run.loaded.model, run.loaded.tokenizer, study.passages, study.holdout, settings=settings)
     say(f"{label}: {len(study.passages)} passages evaluated in {time.perf_counter() - started:.0f} s")

@@ -6,7 +6,8 @@ Every point (method, value of its knob, seed, number of forget records) is one J
 whole or not at all. The same command goes on where it was stopped; more methods, seeds, knobs or sizes may be added,
 and a folder that was begun with other settings is refused.
 
-    compare.json   the settings that all points share      points/  a point a file: summary, cost, where it comes from
+    compare.json   the settings that all points share      points/  a point a file: summary with intervals, signatures
+                                                           and settings, cost, where it comes from
     compare.html, compare.md, compare.tex   the tables     twins/   the lab's models without the records
 
 Sampling in the evaluation takes the same random numbers everywhere; seeds differ in training alone. This module knows
@@ -50,6 +51,7 @@ from ppo.options import given_values
 
 Train = Callable[[Run, Evaluation], None]
 Keep = Callable[[Run], list[list[int]]]
+VETOED = ("discoverable", "sequence_p")  # what a decoding that vetoes changes without generating
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def compare_at(
     run = replace(run, study=resized(run.study, size))
     original = copy.deepcopy(run.loaded.model)
     first = Point("original", 0.0, run.config.seed, size)
-    keep = cache(lambda: text_to_keep(run))
+    keep = text_by_seed(run, text_to_keep)
     twins = Twins(Path(comparison.twins or run.out / "twins"), Recipe(), say)
 
     def at(point: Point) -> None:
@@ -143,6 +145,11 @@ def compare_at(
 
     for point in [first, *(p for p in plan(comparison, run.config.seed, size) if p != first)]:
         at(point)
+
+
+def text_by_seed(run: Run, text_to_keep: Keep) -> Callable[[int], list[list[int]]]:
+    """The text to keep of each seed, as DeMem draws it with that seed; drawn once for all methods."""
+    return cache(lambda seed: text_to_keep(replace(run, config=replace(run.config, seed=seed))))
 
 
 def plan(comparison: Comparison, seed: int, size: int) -> Iterator[Point]:
@@ -165,6 +172,8 @@ def open_folder(run: Run, changes: dict[str, Any]) -> None:
     check_folder(run.out, is_new=not path.is_file())
     if path.is_file():
         known = json.loads(path.read_text(encoding="utf-8"))
+        plain = {name: value for name, value in asdict(Options()).items() if name in mine}  # of options that are new
+        known = {**known, "options": json.loads(json.dumps(plain)) | known.get("options", {})}
         if known != settings:
             both = [(part, n) for part in ("options", "config") for n in {**known.get(part, {}), **settings[part]}]
             wrong = [n for part, n in both if known.get(part, {}).get(n) != settings[part].get(n)]
@@ -235,7 +244,8 @@ def _seconds(row: dict[str, float]) -> float:
 
 def measure(run: Run, defended: Defended, original: nn.Module) -> dict[str, Any]:
     """The evaluation of a defended model, the same for all: summary, and the paper's own numbers beside it."""
-    settings = Settings(num_samples=run.options.num_samples, seed=run.config.seed)
+    options = run.options
+    settings = Settings(num_samples=options.num_samples, el_stride=options.el_stride, seed=run.config.seed)
     study, tokenizer = run.study, run.loaded.tokenizer
     more: dict[str, Any] = {"generate": defended.generate}
     with defended.context():
@@ -245,7 +255,14 @@ def measure(run: Run, defended: Defended, original: nn.Module) -> dict[str, Any]
         paper = as_published(defended.model, original, tokenizer, study.group("forget"), **more)
         right = [s.is_right[1:] for s in teacher_force(defended.model, study.holdout)] if study.holdout else []
     summary = found.summary | ({"holdout/accuracy": float(np.concatenate(right).mean())} if right else {})
-    return {"summary": summary | forbidden(run, defended, found), "paper": paper, "settings": settings.to_dict()}
+    vetoed = forbidden(run, defended, found)
+    return {
+        "summary": summary | vetoed,
+        "intervals": {name: ends for name, ends in found.intervals.items() if name not in vetoed},
+        "signatures": found.signatures | {q: f"{found.signatures[q]}|vetoed:0" for q in VETOED if vetoed},
+        "paper": paper,
+        "settings": settings.to_dict(),
+    }
 
 
 def forbidden(run: Run, defended: Defended, found: Evaluation) -> dict[str, float]:
@@ -257,7 +274,7 @@ def forbidden(run: Run, defended: Defended, found: Evaluation) -> dict[str, floa
     if defended.can_write is None:
         return {}
     kept = {p.id: defended.can_write(p.prefix, p.suffix) for p in run.study.passages}
-    names = [(g, q) for g in {p.group for p in run.study.passages} for q in ("discoverable", "sequence_p")]
+    names = [(g, q) for g in {p.group for p in run.study.passages} for q in VETOED]
     rows = {group: [r for r in found.records if r["group"] == group] for group, _ in names}
     return {f"{g}/{q}": float(np.mean([r[q] * kept[r["id"]] for r in rows[g]])) for g, q in names}
 

@@ -1,8 +1,9 @@
 """What ``demem.py compare`` compares: every method by its name, with its knob and what it does to the original model.
 
-Training-time methods get the same passages, the same text to keep and the same stopping rule; what each of them calls
-its strength is its knob, with three values of which one is the default. Defaults were tried out on the lab. A method
-takes a :class:`Bench`, a value of its knob and a seed, and gives a model, a way to decode, and what they cost.
+Training-time methods get the same passages, for each seed the same text to keep, and the same stopping rule; what each
+of them calls its strength is its knob, with three values of which one is the default. Defaults were tried out on the
+lab. A method takes a :class:`Bench`, a value of its knob and a seed, and gives a model, a way to decode, and what they
+cost.
 """
 
 from __future__ import annotations
@@ -49,13 +50,15 @@ class Defended:
 class Bench:
     """What every method is given: the original with its data, the chance floor (BLEU), the text to keep, the twins.
 
+    ``keep``: of a seed, the text that DeMem draws with that seed.
+
     ``unlearn``: DeMem itself, (preset, knob, value, folder, seed) to a model and its cost; ``work``: a folder of this
     point's own, for what can be resumed. ``kept_tokens``: what the text to keep cost, in forward tokens.
     """
 
     run: Run
     floor: float
-    keep: Callable[[], list[list[int]]]
+    keep: Callable[[int], list[list[int]]]
     twins: Twins
     unlearn: Callable[[str, str, float, Path, int], Defended]
     work: Path
@@ -99,7 +102,7 @@ def trained(
         training, steps=options.steps or training.steps, retain_sequences=config.retain_sequences,
         retain_tokens=config.retain_tokens,
     )  # fmt: skip
-    model, keep = copy.deepcopy(bench.model), bench.keep() if training.retain_weight else []
+    model, keep = copy.deepcopy(bench.model), bench.keep(seed) if training.retain_weight else []
     looks: list[bool] = []
     log = unlearn(
         model, bench.forget, keep, training=training, generator=torch.Generator().manual_seed(seed),

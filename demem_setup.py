@@ -50,6 +50,7 @@ class Options:
     memorise_epochs: int = 12  # epochs of memorise at most
     num_own: int = 768  # texts sampled from the model itself to be kept beside the retain text; 0: none
     num_samples: int = 4  # sampled continuations a passage in the evaluation
+    el_stride: int = 0  # extraction likelihood (EL) from every so many-th start of a passage, slow; 0: none
     device: str = "auto"  # auto, cpu or cuda
     resume: bool = False  # go on from the last checkpoint in the folder
     live: bool = False  # rewrite report.html while training; open it in a browser, it loads itself again
@@ -59,7 +60,7 @@ class Options:
         for name in ("num_forget", "num_holdout", "steps", "check_every", "memorise_epochs", "windows"):
             value = getattr(self, name)
             require(value is None or value >= 1, self, name, "must be at least 1")
-        for name in ("num_own", "num_samples", "num_never", "fluency_weight"):
+        for name in ("num_own", "num_samples", "num_never", "el_stride", "fluency_weight"):
             value = getattr(self, name)
             require(value is None or value >= 0, self, name, "must be at least 0")
         require(self.preset in PRESETS, self, "preset", f"must be one of {', '.join(PRESETS)}")
@@ -77,7 +78,8 @@ class Options:
         return self.steps or (4 if self.preset == "paper-as-run" else 60)
 
 
-OF_ATTACK = ("model", "data", "data_split", "retain", "num_forget", "num_holdout", "num_never", "num_samples")
+OF_ATTACK = ("model", "data", "data_split", "retain", "num_forget", "num_holdout", "num_never", "num_samples",
+             "el_stride")  # fmt: skip
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Ours. No KL penalty against the model that memorised, since it would defend every memorised token; a KL loss on

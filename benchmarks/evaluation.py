@@ -1,13 +1,14 @@
-"""What the whole evaluation costs beside the two passes that it cannot do without.
+"""What the evaluation costs beside the two passes that it cannot do without.
 
     python -m benchmarks.evaluation --threads 1
-    python -m benchmarks.evaluation --passages 1000 --repeats 3
+    python -m benchmarks.evaluation --threads 1 --passages 150 --num-samples 4
 
 The two passes are one greedy generation from every prefix and one teacher-forced pass over every passage, whole.
 Everything else (a second pass for suffixes without the pre-prefix, BLEU, edit distances, membership, intervals) is what
-the evaluation adds; no samples are drawn (``num_samples=0``), and held-out text is left out on both sides. Passages of
-100 + 50 + 50 tokens are cut from the lab's retain text, a part of them in each group. Both sides take turns,
-``--repeats`` times after a run that is not counted; medians are shown.
+the evaluation adds. No samples are drawn unless ``--num-samples`` says so (an evaluation's default is 4 a prefix).
+Held-out text, the NLL of the outputs under an original model and extraction likelihood are left out. Passages of 100 +
+50 + 50 tokens are cut from the lab's retain text, a part of them in each group. Both sides take turns, ``--repeats``
+times after a run that is not counted; medians are shown.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     loaded = load(options.model)
     passages = make_passages(loaded, options.passages)
-    settings = Settings(num_samples=0)
+    settings = Settings(num_samples=options.num_samples)
     result = measure(loaded, passages, settings, options.repeats)
     show(result)
     write_json(options.json, {"options": vars(options), "result": result})
@@ -48,6 +49,7 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--model", default="lab")
     parser.add_argument("--passages", type=int, default=1000, help="of 200 tokens each")
+    parser.add_argument("--num-samples", type=int, default=0, help="sampled continuations of every prefix")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--json", default=None, help="file for the result")
@@ -90,14 +92,20 @@ def measure(loaded: LoadedModel, passages: list[Passage], settings: Settings, re
                 seconds[name].append(taken)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     ratio = medians["evaluation"] / (medians["generation"] + medians["teacher"])
-    return {"passages": len(passages), "seconds": seconds, "medians": medians, "ratio": ratio}
+    return {
+        "passages": len(passages),
+        "num_samples": settings.num_samples,
+        "seconds": seconds,
+        "medians": medians,
+        "ratio": ratio,
+    }
 
 
 def show(result: dict[str, Any]) -> None:
     medians = result["medians"]
     print(
-        f"{result['passages']} passages of {PRE_PREFIX} + {PREFIX} + {SUFFIX} tokens: evaluation "
-        f"{medians['evaluation']:.2f} s, generation {medians['generation']:.2f} s + teacher-forced pass "
+        f"{result['passages']} passages of {PRE_PREFIX} + {PREFIX} + {SUFFIX} tokens, {result['num_samples']} samples: "
+        f"evaluation {medians['evaluation']:.2f} s, generation {medians['generation']:.2f} s + teacher-forced pass "
         f"{medians['teacher']:.2f} s: {result['ratio']:.2f} times the two"
     )
 

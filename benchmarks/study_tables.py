@@ -13,11 +13,12 @@ from typing import Any
 from benchmarks.study_points import NUM_SEEDS, ORIGINAL, SIZE, SIZES
 from benchmarks.study_rows import LOWER_IS_BETTER, Row, as_good_as_both, better_and_worse, make_rows
 from benchmarks.study_variants import BOTH, VARIANTS
-from eval.report.pareto_text import COLUMNS, Column, markdown, number
+from eval.report.pareto_text import DISTANCES, FORGOTTEN, KEPT, Column, markdown, number
 from ppo.files import replace_text
 
 COSTS: tuple[Column, ...] = (("steps", "steps", "score"), ("minutes", "minutes", "score"))
-SHOWN: tuple[Column, ...] = tuple(c for c in COLUMNS if not c[0].startswith(("cost/", "utility/"))) + COSTS
+PLAIN = [c for c in KEPT if not c[0].startswith(("cost/", "utility/"))]
+SHOWN: tuple[Column, ...] = (*FORGOTTEN, *PLAIN[:-1], *DISTANCES[:2], PLAIN[-1], *COSTS)
 HEADS = {name: head for name, head, _ in SHOWN}
 LEGEND = (
     "A cell is the mean over the seeds, and [lowest, highest] where they differ. *exact*: greedy decoding gives the "

@@ -155,7 +155,7 @@ def distilled(run: Run, kept: Sequence[Sequence[int]], before: Evaluation, most:
     texts = [list(text) for text in kept]
     unlearn = Unlearn(short, {}, before.summary, demem.train)
     twins = Twins(run.out / "twins", Recipe(), say)
-    bench = Bench(short, demem.chance_floor(short, before), lambda: texts, twins, unlearn, run.out)
+    bench = Bench(short, demem.chance_floor(short, before), lambda seed: texts, twins, unlearn, run.out)
     method = METHODS["distil"]
     defended = method.apply(bench, method.default, run.config.seed)
     model = defended.model

@@ -97,6 +97,7 @@ def model_card(
     thresholds  what the training stopped by; name to number
     meta        where the run comes from: command, commit, seed, versions
     """
+    goal = f"to make it stop reproducing {len(passages)} passages{_success(before, after)}"
     rows = [
         f"| {name} | {_number(pair['before'])} | {_number(pair.get('after'))} |"
         for name, pair in summarise(before, after).items()
@@ -111,7 +112,7 @@ def model_card(
         "",
         "# An unlearned model",
         "",
-        f"Made from `{base}` by {method}, so that it no longer reproduces {len(passages)} passages.",
+        f"Made from `{base}` by {method}, {goal}.",
         "",
         f"- Forget set: {len(passages)} passages, SHA-256 of their token ids `{forget_set_hash(passages)}`",
         *(f"- {name}: {value}" for name, value in thresholds.items()),
@@ -139,6 +140,16 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _success(before: Evaluation, after: Evaluation) -> str:
+    """How far it got there, as part of a sentence; nothing where it was not measured."""
+    was, now = (found.summary.get("forget/exact") for found in (before, after))
+    if was is None or now is None:
+        return ""
+    return (
+        f"; greedy decoding {'still ' if now else ''}reproduces {100 * now:.1f} % of them (before: {100 * was:.1f} %)"
+    )
 
 
 def write_card(folder: Path, card: str) -> None:

@@ -65,35 +65,37 @@ class InMemory(LM):
             head, tail = ([], self._encode(continuation)) if not context else encode_pair(
                 self.tokenizer, context, continuation
             )  # fmt: skip
-            room = None if self.limit is None else max(self.limit - len(tail), 1)
-            head = head or [self.start]
-            pairs.append((head if room is None else head[-room:], tail))
-        scored = [i for i, (_, tail) in enumerate(pairs) if tail]
-        found = teacher_force(
-            self.model,
-            [[*pairs[i][0], *pairs[i][1]] for i in scored],
-            starts=[len(pairs[i][0]) for i in scored],
-            batch_tokens=self.batch_tokens,
-        )
-        answers = {i: (-s.nll, bool(s.is_right[s.start :].all())) for i, s in zip(scored, found, strict=True)}
-        return [answers.get(i, (0.0, True)) for i in range(len(pairs))]
+            pairs.append((head or [self.start], tail))
+        return self._score(pairs)
 
-    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Summed log-prob of every text, its first token given BOS; long texts in windows, every token scored once."""
+    def _score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
+        """(summed log-prob, all of it the argmax) of every second part given the first; (0, True) of an empty one.
+
+        The first part keeps what fits of its end. Where not even one token of it does, the second goes through in
+        windows, every token scored once.
+        """
         pieces: list[list[int]] = []
         starts: list[int] = []
         owners: list[int] = []
-        for owner, (text,) in enumerate(request.args for request in requests):
-            ids = [self.start, *self._encode(text)]
-            for begin, first, end in windows(len(ids), self.limit) if len(ids) > 1 else []:
+        for owner, (head, tail) in enumerate(pairs):
+            room = len(head) if self.limit is None else max(self.limit - len(tail), 1)
+            kept = head[-room:]
+            ids = [*kept, *tail]
+            for begin, first, end in windows(len(ids), self.limit) if tail else []:
                 pieces.append(ids[begin:end])
-                starts.append(first - begin)
+                starts.append(max(first, len(kept)) - begin)
                 owners.append(owner)
         found = teacher_force(self.model, pieces, starts=starts, batch_tokens=self.batch_tokens)
-        totals = [0.0] * len(requests)
-        for owner, statistics in zip(owners, found, strict=True):
-            totals[owner] -= statistics.nll
-        return totals
+        answers = [(0.0, True)] * len(pairs)
+        for owner, s in zip(owners, found, strict=True):
+            total, is_right = answers[owner]
+            answers[owner] = (total - s.nll, is_right and bool(s.is_right[s.start :].all()))
+        return answers
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        """Summed log-prob of every text, its first token given BOS; long texts in windows, every token scored once."""
+        pairs = [([self.start], self._encode(text)) for (text,) in (request.args for request in requests)]
+        return [total for total, _ in self._score(pairs)]
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Continuations up to the first stop string or the length limit; greedy unless the task asks for sampling."""

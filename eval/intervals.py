@@ -1,7 +1,8 @@
 """Bootstrap confidence intervals: percentiles of the statistic over resampled passages.
 
 Passages are the units that are drawn, so the interval speaks of other passages of the same kind, not of other training
-seeds. This module knows arrays only.
+seeds. Where all passages agree the interval has no width: nothing can be drawn but what there is. 0 of n then still
+allows a share of 3/n (the rule of three, 95 %). This module knows arrays only.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 A *point* is one method at one value of its knob with one seed, evaluated. Points of the same method, value and number
 of forget records become one :class:`Mean`. Below the chance floor lies damage, so distance to it counts in both
-directions. This module knows numbers, no models, no files and no HTML.
+directions. The target of all unlearning is the model trained without the records (:data:`TARGET`): where it was
+measured, the distance to it is told, and it is nobody's rival. This module knows numbers, no models, no files and no
+HTML.
 """
 
 from __future__ import annotations
@@ -16,13 +18,14 @@ from typing import Any
 Summary = Mapping[str, float]
 
 EMPTY, SHORT, LOOP, DISTINCT, GARBLED, NLL = 0.2, 0.25, 0.3, 0.5, 0.1, 6.0
-FLUENCY_SLACK = 0.05  # of less fluency with which a rival is still named, apart
 MAX_EXACT = 0.05  # of forget records that may still come back for two methods to be compared at matched forgetting
+TARGET = "retain-only"  # the method that unlearning is to come near to
 
 COLLAPSE_RULES = {
     "empty": f"over {EMPTY:.0%} of the forget outputs are empty, or they have under {SHORT:g} of the truth's length",
     "repetitive": f"over {LOOP:.0%} of the tokens lie in loops, or there are under {DISTINCT:g} of the truth's bigrams",
-    "garbled": f"over {GARBLED:.0%} garbled characters, or over {NLL:g} nats per token under the original model",
+    "garbled": f"over {GARBLED:.0%} garbled characters, or over {NLL:g} nats per token under the original model; the "
+    "latter of training-time methods alone: a model trained anew writes what the original would not",
 }
 DERIVED = {
     "perplexity_ratio": "Held-out perplexity over the original's.",
@@ -31,18 +34,27 @@ DERIVED = {
     "floor_distance_p": "The same of the mean probability of the true token.",
     "fluency": "The worst of: outputs that are not empty, tokens outside loops, characters that are not garbled, "
     "bigram variety against the truth, length against the original's on never-trained records; each at most 1.",
+    "target_distance": "|BLEU of the forget outputs - the same of the model trained without the records|.",
+    "target_distance_p": "The same of the mean probability of the true token.",
+    "target_distance_ratio": "The same of the perplexity ratio.",
     "gen_ppl": "exp of the mean NLL of the forget outputs, without their prefix, under the original model.",
 }
 
 
-def derived(summary: Summary, original: Summary) -> dict[str, float]:
-    """The quantities of ``DERIVED`` that the two summaries allow."""
+def derived(summary: Summary, original: Summary, target: Summary | None = None) -> dict[str, float]:
+    """The quantities of ``DERIVED`` that the summaries allow; ``target``: of the model trained without the records."""
     found = {"fluency": fluency(summary, original)}
     if "holdout/perplexity" in summary:
         found["perplexity_ratio"] = summary["holdout/perplexity"] / original["holdout/perplexity"]
     if "never/bleu" in original:
         found["floor_distance"] = abs(summary["forget/bleu"] - original["never/bleu"])
         found["floor_distance_p"] = abs(summary["forget/true_token_p"] - original["never/true_token_p"])
+    if target is not None:
+        found["target_distance"] = abs(summary["forget/bleu"] - target["forget/bleu"])
+        found["target_distance_p"] = abs(summary["forget/true_token_p"] - target["forget/true_token_p"])
+        if "perplexity_ratio" in found:
+            perplexity = target["holdout/perplexity"] / original["holdout/perplexity"]
+            found["target_distance_ratio"] = abs(found["perplexity_ratio"] - perplexity)
     if "forget/output_nll" in summary:
         found["gen_ppl"] = math.exp(min(summary["forget/output_nll"], 700.0))
     return found
@@ -61,12 +73,13 @@ def fluency(summary: Summary, original: Summary) -> float:
     return min(1.0, *shares)
 
 
-def collapse(summary: Summary) -> list[str]:
+def collapse(summary: Summary, kind: str = "training") -> list[str]:
     """The rules of ``COLLAPSE_RULES`` that the forget outputs break."""
+    nll = summary.get("forget/output_nll", 0.0) if kind == "training" else 0.0
     broken = {
         "empty": summary["forget/empty"] > EMPTY or summary["forget/length_ratio"] < SHORT,
         "repetitive": summary["forget/loop"] > LOOP or summary["forget/distinct_2_ratio"] < DISTINCT,
-        "garbled": summary["forget/garbled"] > GARBLED or summary.get("forget/output_nll", 0.0) > NLL,
+        "garbled": summary["forget/garbled"] > GARBLED or nll > NLL,
     }
     return [name for name, is_broken in broken.items() if is_broken]
 
@@ -106,23 +119,31 @@ def means(points: Sequence[Mapping[str, Any]]) -> list[Mean]:
     ValueError where a size has none.
     """
     originals = {p["size"]: p["summary"] for p in points if p["kind"] == "original"}
+    sizes = {p["size"] for p in points if p["method"] == TARGET}
+    targets = {s: _mean_summary([p for p in points if p["method"] == TARGET and p["size"] == s]) for s in sizes}
     groups: dict[tuple[str, float, int], list[Mapping[str, Any]]] = {}
     for point in points:
         if point["size"] not in originals:
             raise ValueError(f"there is no point of the original model for {point['size']} forget records")
         groups.setdefault((point["method"], point["value"], point["size"]), []).append(point)
-    return [_mean(group, originals[size]) for (_, _, size), group in groups.items()]
+    return [_mean(group, originals[size], targets.get(size)) for (_, _, size), group in groups.items()]
 
 
-def _mean(points: Sequence[Mapping[str, Any]], original: Summary) -> Mean:
+def _mean_summary(points: Sequence[Mapping[str, Any]]) -> Summary:
+    """The means of what all the points have."""
+    rows = [p["summary"] for p in points]
+    return {name: statistics.fmean(r[name] for r in rows) for name in rows[0] if all(name in r for r in rows)}
+
+
+def _mean(points: Sequence[Mapping[str, Any]], original: Summary, target: Summary | None) -> Mean:
     rows = [
-        {**p["summary"], **p.get("paper", {}), **derived(p["summary"], original),
+        {**p["summary"], **p.get("paper", {}), **derived(p["summary"], original, target),
          "cost/seconds": p["cost"]["seconds"], "cost/flops": p["cost"]["flops"]}
         for p in points
     ]  # fmt: skip
     names = [name for name in rows[0] if all(name in row for row in rows)]
     columns = {name: [float(row[name]) for row in rows] for name in names}
-    broken = [reason for p in points for reason in collapse(p["summary"])]
+    broken = [reason for p in points for reason in collapse(p["summary"], p["kind"])]
     head = points[0]
     return Mean(
         head["method"], head["kind"], head["knob"], head["value"], head["is_default"], head["size"], len(points),
@@ -132,10 +153,10 @@ def _mean(points: Sequence[Mapping[str, Any]], original: Summary) -> Mean:
     )  # fmt: skip
 
 
-def dominates(one: Mean, other: Mean, *, is_strict: bool = False, slack: float = 0.0) -> bool:
+def dominates(one: Mean, other: Mean, *, is_strict: bool = False, is_fluency_aside: bool = False) -> bool:
     """Whether ``one`` has less sampled extraction and a lower perplexity ratio at equal or better fluency.
 
-    ``slack``: so much less fluency counts as equal. Strict: less in both. Else: no more in either and less in one,
+    ``is_fluency_aside``: whatever its fluency. Strict: less in both. Else: no more in either and less in one,
     which decides between those that extract nothing. What has collapsed or lacks a measurement dominates nothing.
     """
     names = ("forget/exact_sampled", "perplexity_ratio")
@@ -144,7 +165,7 @@ def dominates(one: Mean, other: Mean, *, is_strict: bool = False, slack: float =
         return False
     numbers = [(a, b) for a, b in pairs if a is not None and b is not None]
     less, equal = [a < b for a, b in numbers], [a == b for a, b in numbers]
-    is_fluent = one.values["fluency"] >= other.values["fluency"] - slack
+    is_fluent = is_fluency_aside or one.values["fluency"] >= other.values["fluency"]
     if is_strict:
         return is_fluent and all(less)
     return is_fluent and all(a or b for a, b in zip(less, equal, strict=True)) and any(less)
@@ -165,28 +186,34 @@ def front(all_means: Sequence[Mean], kinds: Sequence[str] = ("training",)) -> li
 class Verdict:
     """Who beats a point: by less in both (``strict``), or by less in one and no more in the other (``weak``).
 
-    ``close``: who would in one of the two ways, were a fluency lower by at most ``FLUENCY_SLACK`` an equal one.
+    ``aside``: who would in one of the two ways, were it not for a lower fluency, however much lower. ``rivals``: all at
+    matched forgetting; ``collapsed``: those of them that beat nothing, since they have collapsed.
     """
 
     mean: Mean
-    rivals: int
+    rivals: tuple[Mean, ...]
+    collapsed: tuple[Mean, ...]
     strict: tuple[Mean, ...]
     weak: tuple[Mean, ...]
-    close: tuple[Mean, ...]
+    aside: tuple[Mean, ...]
 
 
 def verdicts(all_means: Sequence[Mean], method: str = "demem", kinds: Sequence[str] = ("training",)) -> list[Verdict]:
     """One verdict for each of the method's points at matched forgetting, its default value first."""
     found = matched(all_means)
-    rivals = [m for m in found if m.kind in kinds and m.method != method]
     own = sorted((m for m in found if m.method == method), key=lambda m: not m.is_default)
-    return [
-        Verdict(
-            mean,
-            sum(r.size == mean.size for r in rivals),
-            tuple(r for r in rivals if dominates(r, mean, is_strict=True)),
-            tuple(r for r in rivals if dominates(r, mean) and not dominates(r, mean, is_strict=True)),
-            tuple(r for r in rivals if dominates(r, mean, slack=FLUENCY_SLACK) and not dominates(r, mean)),
-        )
-        for mean in own
-    ]
+    return [_verdict(m, [r for r in found if r.kind in kinds and r.method != method and r.size == m.size]) for m in own]
+
+
+def _verdict(mean: Mean, rivals: Sequence[Mean]) -> Verdict:
+    better = [r for r in rivals if dominates(r, mean, is_fluency_aside=True)]
+    strict = [r for r in rivals if dominates(r, mean, is_strict=True)]
+    weak = [r for r in better if dominates(r, mean) and r not in strict]
+    aside = [r for r in better if not dominates(r, mean)]
+    collapsed = [r for r in rivals if r.collapsed]
+    return Verdict(mean, *map(tuple, (rivals, collapsed, strict, weak, aside)))
+
+
+def target(all_means: Sequence[Mean], size: int) -> Mean | None:
+    """The model trained without the records, for a number of forget records; None where it was not measured."""
+    return next((m for m in all_means if m.method == TARGET and m.size == size), None)

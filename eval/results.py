@@ -109,12 +109,15 @@ def read_before(folder: Path) -> Evaluation:
 
 def summarise(before: Evaluation, after: Evaluation | None) -> dict[str, Any]:
     """The few numbers that an unlearning run is judged by, before and after."""
+    after_some = dict.fromkeys(n.partition("/")[2] for n in before.summary if "/exact_after_" in n)
     wanted = [
         name
         for group in ("forget", "forget_holdout", "keep", "never")
         for quantity in (
             "exact",
+            *after_some,
             "exact_sampled",
+            "discoverable",
             "n_bleu",
             "bleu",
             "ma_suffix",
@@ -124,8 +127,9 @@ def summarise(before: Evaluation, after: Evaluation | None) -> dict[str, Any]:
         )
         if (name := f"{group}/{quantity}") in before.summary and (after is None or name in after.summary)
     ]
-    if "holdout/perplexity" in before.summary and (after is None or "holdout/perplexity" in after.summary):
-        wanted.append("holdout/perplexity")
+    for name in ("membership/loss_auc", "holdout/perplexity"):
+        if name in before.summary and (after is None or name in after.summary):
+            wanted.append(name)
     if after is None:
         return {name: {"before": before.summary[name]} for name in wanted}
     summary: dict[str, Any] = {name: {"before": before.summary[name], "after": after.summary[name]} for name in wanted}

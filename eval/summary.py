@@ -173,7 +173,9 @@ def _exp(nll: float) -> float:
 def signatures(bleu: Bleu, settings: Settings) -> dict[str, str]:
     """What exactly was measured, in sacrebleu's manner; a quantity without a line of its own goes by its family's."""
     sampler = f"temperature:{settings.temperature:g}|top_k:{settings.top_k}|top_p:{settings.top_p:g}"
+    samples = f"{sampler}|samples:{settings.num_samples}|seed:{settings.seed}|context:prefix"
     teacher = "teacher-forced|context:prefix|unit:token"
+    output = "of:greedy-output|cut:suffix-length|context:prefix"
     return {
         "bleu": bleu.signature,
         "corpus_bleu": bleu.corpus_signature,
@@ -185,17 +187,28 @@ def signatures(bleu: Bleu, settings: Settings) -> dict[str, str]:
         f"exact_after_{settings.more_tokens}": f"exact|decoding:greedy|context:prefix+{settings.more_tokens}"
         "|unit:token|by:teacher-forcing",
         "exact_folded": "exact|decoding:greedy|context:prefix|unit:text|folded:case+space",
-        "exact_sampled": f"exact|{sampler}|samples:{settings.num_samples}|seed:{settings.seed}|context:prefix",
+        "exact_sampled": f"exact|{samples}",
+        "bleu_sampled": f"mean-over-samples|{samples}|{bleu.signature}",
+        "bleu_sampled_best": f"best-of-samples|{samples}|{bleu.signature}",
+        "matched_prefix": "tokens-right-from-the-start|decoding:greedy|context:prefix|unit:token",
         "discoverable": f"np-discoverable|{sampler}|n:{settings.discoverable_n}|p:{settings.discoverable_p:g}",
+        "sequence_p": f"product-of-token-p|{sampler}|{teacher}",
         "extraction_strength": f"es|1-k/n|none-right:0|{teacher}",
         "ma": "ma|tokens:2..T|context:whole-passage|unit:token",
         "ma_suffix": f"ma|tokens:suffix|{teacher}",
         "el_10": f"el|n:10|divisor:reference|decoding:greedy|stride:{settings.el_stride}",
         "el_10_generated": f"el|n:10|divisor:generated|decoding:greedy|stride:{settings.el_stride}",
+        "true_token_p": f"mean-over-tokens|temperature:1|{teacher}",
         "nll_suffix": f"nll|mean-over-tokens|nats|temperature:1|{teacher}",
         "perplexity": "perplexity|exp(total-nll/tokens)|every-token-once|first-token-unscored",
         "cloze": CLOZE_SIGNATURE,
         "membership": f"membership|forget-vs-never|tokens:2..T|min-k:{settings.min_k_share:g}|fpr:<=0.01",
-        "distinct_2": "distinct|n:2|unit:token|mean-over-passages",
+        "length": f"tokens|without:eos|{output}",
+        "empty": f"no-token-or-white-space|{output}",
+        "distinct_2": f"distinct|n:2|unit:token|mean-over-passages|{output}",
+        "loop": f"share-of-tokens|period<=12|rounds>=3|{output}",
+        "garbled": f"share-of-characters|replacement+control+private+unassigned|{output}",
+        "copied": f"share-of-5-grams-in-prompt|unit:token|{output}",
+        "output_nll": f"nll|under:original-model|mean-over-tokens|nats|temperature:1|{output}",
         "intervals": f"bootstrap|percentile|level:0.95|unit:passage|draws:{settings.resamples}|seed:{settings.seed}",
     }

@@ -141,7 +141,7 @@ class Bleu:
 
 def n_bleu(bleu: float) -> float:
     """Negative BLEU, 100 - BLEU; above about 97.6 (a random text) it means degenerate output, not better forgetting."""
-    return 100.0 - bleu
+    return max(0.0, 100.0 - bleu)  # an exact copy may round up
 
 
 @dataclass(frozen=True)

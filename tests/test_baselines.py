@@ -245,5 +245,13 @@ def test_memfree_without_anything_blocked_is_plain_generation(memorised, tempera
 def test_memfree_vetoes_by_hand() -> None:
     memfree = MemFree([[1, 2, 3], [1, 2, 4]], n=3)
     assert memfree.vetoes == {(1, 2): {3, 4}}
+    assert not memfree.can_write([1], [2, 3])  # it starts in the prompt and ends in the response
+    assert not memfree.can_write([7, 1, 2], [4, 7])
+    assert not memfree.can_write([], [1, 2, 3])
+    assert memfree.can_write([1, 2, 3], [7])  # it ended in the prompt: nobody wrote it
+    assert memfree.can_write([1], [2, 7, 3])
+    assert memfree.can_write([2], [3, 1, 2])  # cut before its end
+    assert MemFree([[5]], n=1).can_write([5], [6])
+    assert not MemFree([[5]], n=1).can_write([6], [5])
     with pytest.raises(ValueError, match="n=0"):
         MemFree([], n=0)

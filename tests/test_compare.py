@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
 import demem
 from data.study import Study
 from data.types import Passage
-from demem_compare import Comparison, Point, plan, resized
+from demem_compare import Comparison, Point, open_folder, plan, resized
 from demem_methods import METHODS
+from demem_setup import Options
 from tests.test_demem import fails, write_rows
 
 QUICK = ["--num-samples", "1", "--num-own", "8", "--steps", "2", "--check-every", "2", "--prompts-per-step", "4",
@@ -31,9 +34,16 @@ def files(out) -> dict[str, int]:
     return {p.name: p.stat().st_mtime_ns for p in (out / "points").iterdir()}
 
 
-def test_all_kinds_of_methods_and_going_on(tmp_path, command, capsys):
-    out = tmp_path / "out"
+def test_all_kinds_of_methods_and_going_on(tmp_path, command, capsys, monkeypatch):
+    out, drawn, draw = tmp_path / "out", Counter(), demem.text_to_keep
+
+    def text_to_keep(run):
+        drawn[run.config.seed] += 1
+        return draw(run)
+
+    monkeypatch.setattr(demem, "text_to_keep", text_to_keep)
     assert demem.main([*command, "--knobs", "one", "--methods", "demem,distil,dp,memfree"]) == 0
+    assert drawn == {0: 2, 1: 2}  # by DeMem's training, and once for the rivals, with each seed
     first = files(out)
     assert set(first) == {
         "original-n2-seed0.json",
@@ -49,8 +59,14 @@ def test_all_kinds_of_methods_and_going_on(tmp_path, command, capsys):
     assert point["paper"].keys() >= {"paper/n_bleu", "paper/dropped"}
     assert point["cost"]["flops"] > 0
     assert point["notes"]["steps"] == 2
-    original, memfree = (json.loads((out / "points" / name).read_text())["summary"]
-                         for name in ("original-n2-seed0.json", "memfree-n-10-n2-seed0.json"))  # fmt: skip
+    points = [json.loads((out / "points" / name).read_text())
+              for name in ("original-n2-seed0.json", "memfree-n-10-n2-seed0.json")]  # fmt: skip
+    original, memfree = (point["summary"] for point in points)
+    assert points[0]["signatures"]["discoverable"] + "|vetoed:0" == points[1]["signatures"]["discoverable"]
+    low, high = points[0]["intervals"]["forget/bleu"]
+    assert low <= original["forget/bleu"] <= high
+    assert "forget/discoverable" in points[0]["intervals"]
+    assert "forget/discoverable" not in points[1]["intervals"]  # those of the model, not of the decoding
     assert memfree["holdout/perplexity"] == pytest.approx(original["holdout/perplexity"], rel=1e-6)
     assert "demem" in (out / "compare.md").read_text()
 
@@ -74,6 +90,21 @@ def test_what_cannot_be_compared_is_refused(tmp_path, command, capsys):
     (tmp_path / "out" / "compare.json").unlink()
     (tmp_path / "out" / "other").write_text("x")
     assert "is not empty" in fails(capsys, *command, "--methods", "dp")
+
+
+def test_a_folder_goes_on_when_there_are_new_options(tmp_path):
+    run = SimpleNamespace(options=Options(out=str(tmp_path)), out=tmp_path)
+    open_folder(run, {})
+    written = (tmp_path / "compare.json").read_text()
+    known = json.loads(written)
+    del known["options"]["el_stride"]  # it was begun when there was no such option
+    (tmp_path / "compare.json").write_text(json.dumps(known))
+    with pytest.raises(ValueError, match=r"begun with other settings \(el_stride\)"):
+        open_folder(SimpleNamespace(options=Options(out=str(tmp_path), el_stride=5), out=tmp_path), {})
+    open_folder(run, {})
+    assert (tmp_path / "compare.json").read_text() == written
+    with pytest.raises(ValueError, match="el_stride"):
+        Options(el_stride=-1)
 
 
 def test_the_plan_has_defaults_first_and_every_seed():

@@ -113,6 +113,9 @@ def test_everything_is_defined_and_goes_through_json(evaluation) -> None:
     assert again == evaluation
     json.dumps(evaluation.records, allow_nan=False)
     assert "version" in evaluation.signatures["bleu"]
+    families = {"passages", "n_bleu", "length_truth", "length_ratio", "distinct_2_truth", "distinct_2_ratio"}
+    named = {name.partition("/")[2] for name in evaluation.summary if name.partition("/")[0] in ("forget", "keep")}
+    assert {n for n in named - families if not n.startswith("accuracy_after_")} <= evaluation.signatures.keys()
     with pytest.raises(ValueError, match="'forget/unheard' has no definition"):
         define(["forget/unheard"], SETTINGS)
 

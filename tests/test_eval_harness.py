@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from eval.utility import Cloze, Question, cloze_accuracy, multiple_choice
+from eval.utility import Cloze, Question, cloze_accuracy, encode_pair, multiple_choice
 from models.load import load
 
 pytest.importorskip("lm_eval", reason="the extra 'harness' is not installed")
@@ -82,3 +82,22 @@ def test_requests_answered_by_hand():
     assert lm.generate_until([Instance("generate_until", {}, ("If the argument", {"max_gen_toks": 12}), 0)])[
         0
     ].startswith(written)
+
+
+def test_a_continuation_longer_than_the_context_goes_through_in_windows():
+    from lm_eval.api.instance import Instance
+
+    from eval.harness import InMemory
+
+    loaded = load("lab")
+    lm = InMemory(loaded.model, loaded.tokenizer)
+    text = "The list is a sequence of items. " * lm.limit
+    pairs = [("", text), ("The default is None." * lm.limit, " The value")]
+    found = lm.loglikelihood([Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)])
+    (rolling,) = lm.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, (text,), 0)])
+    assert found[0][0] == pytest.approx(rolling)
+    head, tail = encode_pair(loaded.tokenizer, *pairs[1])
+    ids = [*head, *tail][-lm.limit :]  # a context that is too long loses its beginning
+    rows = torch.log_softmax(loaded.model(torch.tensor([ids])).logits[0].detach().double(), dim=-1)
+    expected = sum(float(rows[t - 1, ids[t]]) for t in range(lm.limit - len(tail), lm.limit))
+    assert found[1][0] == pytest.approx(expected, abs=1e-3)

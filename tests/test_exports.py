@@ -20,7 +20,8 @@ def evaluation(exact: float) -> Evaluation:
          "extraction_strength": 1.0 - i, "output": "secret words"}
         for group in ("forget", "keep", "never") for i in range(2)
     ]  # fmt: skip
-    summary = {"forget/exact": exact, "holdout/perplexity": 10 * (2 - exact), "membership/loss_auc": 0.75}
+    summary = {"forget/exact": exact, "holdout/perplexity": 10 * (2 - exact), "membership/loss_auc": 0.75,
+               "forget/exact_after_12": 0.9, "forget/discoverable": exact / 2}  # fmt: skip
     return Evaluation(summary, {}, {}, {}, {}, records)
 
 
@@ -59,7 +60,27 @@ def test_the_card_tells_what_was_done_and_what_it_does_not_prove(tmp_path):
     assert "base_model: some/model" in text
     assert forget_set_hash(ROWS) in text
     assert "| forget/exact | 1 | 0 |" in text
+    for weak in ("| forget/exact_after_12 | 0.9 | 0.9 |", "forget/discoverable | 0.5", "membership/loss_auc | 0.75"):
+        assert weak in text
+    assert "passages; greedy decoding reproduces 0.0 % of them (before: 100.0 %)." in text
     assert "2.000 of the original's" in text
     assert "No proof of deletion" in text
     assert "abc123" in text
     assert "secret" not in text
+
+
+def test_the_card_of_a_failure_says_that_it_failed():
+    card = model_card(
+        base="lab",
+        method="DeMem",
+        passages=ROWS,
+        thresholds={},
+        before=evaluation(0.97),
+        after=evaluation(0.78),
+        meta={},
+    )
+    assert f"to make it stop reproducing {len(ROWS)} passages; greedy decoding still reproduces 78.0 % of them" in card
+    assert "no longer" not in card
+    unknown = Evaluation({}, {}, {}, {}, {}, [])
+    card = model_card(base="lab", method="DeMem", passages=ROWS, thresholds={}, before=unknown, after=unknown, meta={})
+    assert f"to make it stop reproducing {len(ROWS)} passages.\n" in card

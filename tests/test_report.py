@@ -13,7 +13,7 @@ from eval.report.diff import matching_pieces
 from eval.report.folder import LivePage, write_page
 from eval.report.passages import marked, state_of
 from eval.report.rows import Row, rows_for
-from eval.report.svg import _tick_label, _ticks, bar_chart, line_chart
+from eval.report.svg import bar_chart, line_chart, round_ticks, tick_label
 from eval.settings import Settings, define
 
 EVIL = '<script>alert("x")</script> & \' "quoted"'
@@ -173,12 +173,12 @@ def test_page_of_one_model_only() -> None:
 
 
 def test_ticks_are_round_and_cover() -> None:
-    assert _ticks(0, 1, 4) == [0, 0.5, 1.0]
-    assert _ticks(3, 17, 4, is_whole=True) == [0, 5, 10, 15, 20]
-    assert [_tick_label(t, 0.05) for t in (21.3, 21.35)] == ["21.30", "21.35"]
-    assert [_tick_label(t, 5) for t in (0, 15)] == ["0", "15"]
-    assert _ticks(2, 2, 4)[0] < 2 < _ticks(2, 2, 4)[-1]
-    assert _ticks(-0.013, 0.021, 4) == [-0.02, -0.01, 0, 0.01, 0.02, 0.03]
+    assert round_ticks(0, 1, 4) == [0, 0.5, 1.0]
+    assert round_ticks(3, 17, 4, is_whole=True) == [0, 5, 10, 15, 20]
+    assert [tick_label(t, 0.05) for t in (21.3, 21.35)] == ["21.30", "21.35"]
+    assert [tick_label(t, 5) for t in (0, 15)] == ["0", "15"]
+    assert round_ticks(2, 2, 4)[0] < 2 < round_ticks(2, 2, 4)[-1]
+    assert round_ticks(-0.013, 0.021, 4) == [-0.02, -0.01, 0, 0.01, 0.02, 0.03]
 
 
 def test_charts_by_hand() -> None:

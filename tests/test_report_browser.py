@@ -6,7 +6,10 @@ import json
 
 import pytest
 
+from eval.pareto import means
 from eval.report import pair_records, render_page
+from eval.report.pareto import render_comparison
+from tests.test_pareto import TWIN, original, point
 from tests.test_report import AFTER, BEFORE, METRICS
 
 EVIL = "</script></style><script>window.isBroken = 1</script><img src=x onerror='window.isBroken = 2'> \"&\u2028"
@@ -25,6 +28,18 @@ VISIBLE = "return [...document.querySelectorAll('.passage')].filter(c => c.check
 TIP = "const tip = document.getElementById('tip'); return tip.hidden ? null : tip.textContent"
 SIDEWAYS = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
 EXACT = "Share of passages whose whole suffix greedy decoding reproduces from the prefix."
+UNREADABLE = """
+const boxes = (svg) => [...svg.querySelectorAll("text")].filter(t => t.textContent)
+  .map(t => [t.textContent, t.getBBox()]);
+const meet = (a, b) => a.x < b.x + b.width && b.x < a.x + a.width && a.y < b.y + b.height && b.y < a.y + a.height;
+return [...document.querySelectorAll("svg")].flatMap(svg => {
+  const frame = svg.viewBox.baseVal, all = boxes(svg);
+  const outside = all.filter(([, b]) => b.x < 0 || b.y < 0 || b.x + b.width > frame.width
+    || b.y + b.height > frame.height).map(([name]) => "outside: " + name);
+  const pairs = all.flatMap(([name, a], i) => all.slice(i + 1).filter(([, b]) => meet(a, b))
+    .map(([other]) => name + " over " + other));
+  return [...outside, ...pairs]; });
+"""
 FRAME = "await new Promise(done => requestAnimationFrame(() => setTimeout(done)))"
 
 
@@ -188,6 +203,60 @@ def test_no_scrolling_sideways(browser, path, width):
             "return [...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll, svg') && "
             f"e.getBoundingClientRect().right > {width} + 0.5).map(e => e.outerHTML.slice(0, 80))"
         ) == []  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory):
+    small = {"utility__cloze": 0.042, "forget_holdout__exact_sampled": 0.1, "never__bleu": 6.0}
+    points = [
+        original(),
+        *(point(value=v, is_default=v == 2.5, holdout__perplexity=70 + v, **small) for v in (1.25, 2.5, 5.0)),
+        point("ul", forget__empty=0.9, holdout__perplexity=1e6, utility__cloze=0.0),
+        point("dp", "decoding", forget__exact=0.97, holdout__perplexity=85.0, utility__cloze=0.051),
+        point("retain-only", "retraining", **TWIN),
+    ]
+    file = tmp_path_factory.mktemp("comparison") / "compare.html"
+    file.write_text(render_comparison(means(points), points), encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_comparison_can_be_read(browser, comparison, width):
+    with browser.open(comparison, width=width, height=844, is_phone=width < 500) as page:
+        assert page.run(UNREADABLE) == []
+        page.run("for (const part of document.querySelectorAll('details')) part.open = true")
+        assert page.run(SIDEWAYS) == 0
+        assert page.run("return document.querySelectorAll('.key span').length") == 5
+        assert page.run(
+            "return [...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).length"
+        ) == 0 or width < 500  # fmt: skip
+        assert page.errors == page.requests == []
+
+
+def test_definitions_of_the_comparison_by_finger(browser, comparison):
+    with browser.open(comparison, width=390, height=844, is_phone=True) as page:
+        page.tap("th [data-def='forget/discoverable']")
+        assert page.run(TIP).startswith(
+            "(n,p)forget set (memorised, to be unlearned): Share of passages that 100 samples"
+        )
+        heads = "[...document.querySelectorAll('thead th')]"
+        assert page.run(f"return {heads}.filter(e => !e.querySelector('.term')).map(e => e.textContent)") == [
+            "method", "method", "method", "method"
+        ]  # fmt: skip
+        assert page.run(
+            "return [...document.querySelectorAll('.term')]"
+            ".filter(e => !document.getElementById('def-' + e.dataset.def)).length"
+        ) == 0  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_charts_can_be_read(browser, tmp_path, width):
+    rows = [{"step": i, "policy/approx_kl": 0.052647 + 1e-5 * i, "score/mean": -1e-4 * i} for i in range(3)]
+    file = tmp_path / "report.html"
+    file.write_text(render_page(title="Report", before=BEFORE, after=AFTER, metrics=[*METRICS, *rows]), "utf-8")
+    with browser.open(file, width=width, height=844, is_phone=width < 500) as page:
+        assert page.run("return document.querySelectorAll('svg').length") > 3
+        assert page.run(UNREADABLE) == []
 
 
 def test_paper_has_everything_but_what_can_be_clicked(browser, path):

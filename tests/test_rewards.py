@@ -69,6 +69,7 @@ def test_bleu_by_hand() -> None:
     assert Bleu().sentence("a b c x e", "a b c d e f") == pytest.approx(expected, abs=1e-9)
     assert Bleu().sentence("", "a b") == 0.0
     assert n_bleu(Bleu().sentence("", "a b")) == 100.0
+    assert n_bleu(100.00000000000004) == 0.0  # what an exact copy may score
     assert Bleu(is_lowercased=True).sentence("A B C D", "a b c d") == pytest.approx(100)
 
 

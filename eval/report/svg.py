@@ -9,28 +9,32 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Literal
 
 Point = tuple[float, float]
+Shape = Literal["round", "square", "diamond"]
 
 WIDTH, HEIGHT = 360, 170
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 26
+LEFT, RIGHT, TOP, BOTTOM = 46, 20, 12, 26
 
 
 def line_chart(points: Sequence[Point], *, label: str) -> str:
     """One series over steps; ``points`` are (step, value) with finite values, at least one."""
     xs, ys = [x for x, _ in points], [y for _, y in points]
-    x_ticks, y_ticks = _ticks(min(xs), max(xs), 4, is_whole=True), _ticks(min(ys), max(ys), 4)
+    x_ticks, y_ticks = round_ticks(min(xs), max(xs), 4, is_whole=True), round_ticks(min(ys), max(ys), 4)
+    names = [tick_label(tick, y_ticks[1] - y_ticks[0]) for tick in y_ticks]
+    left = _left(names)
     x_range = (min(xs), max(max(xs), min(xs) + 1))
     y_range = (min(y_ticks[0], min(ys)), max(y_ticks[-1], max(ys)))
 
     def place(x: float, y: float) -> tuple[float, float]:
-        return _scale(x, x_range, LEFT, WIDTH - RIGHT), _scale(y, y_range, HEIGHT - BOTTOM, TOP)
+        return _scale(x, x_range, left, WIDTH - RIGHT), _scale(y, y_range, HEIGHT - BOTTOM, TOP)
 
     parts = [_open(WIDTH, HEIGHT, f"{label}, {_number(ys[0])} at step {xs[0]:g} to {_number(ys[-1])} at {xs[-1]:g}")]
-    for tick in y_ticks:
+    for tick, name in zip(y_ticks, names, strict=True):
         y = place(xs[0], tick)[1]
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(_text(LEFT - 6, y + 4, _tick_label(tick, y_ticks[1] - y_ticks[0]), "end"))
+        parts.append(f'<line class="grid" x1="{left}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(_text(left - 6, y + 4, name, "end"))
     for tick in x_ticks:
         if x_range[0] <= tick <= x_range[1]:
             parts.append(_text(place(tick, ys[0])[0], HEIGHT - 8, f"{tick:g}", "middle"))
@@ -83,7 +87,7 @@ def bar_chart(
 @dataclass(frozen=True)
 class Dot:
     """One mark of a scatter chart, in the chart's own units: its place, half the height and width of its error bars,
-    what a pointer over it says, and whether it is ringed (better than all others) or crossed out (no good)."""
+    what a pointer over it says, whether it is ringed (better than all others) or crossed out (no good), its shape."""
 
     x: float
     y: float
@@ -92,6 +96,7 @@ class Dot:
     dy: float = 0.0
     is_ringed: bool = False
     is_crossed: bool = False
+    shape: Shape = "round"
 
 
 def scatter_chart(
@@ -106,21 +111,22 @@ def scatter_chart(
 
     The ticks, (place, label), span the chart: what lies outside stands on its edge, and its title says where it is.
     """
-    height = 230
+    height, top = 240, 26  # the name of the upright axis stands above it, and dots beside its labels
+    left = _left([name for _, name in y_ticks])
     x_range, y_range = (x_ticks[0][0], x_ticks[-1][0]), (y_ticks[0][0], y_ticks[-1][0])
 
     def place(x: float, y: float) -> tuple[float, float]:
         x, y = (min(max(v, low), high) for v, (low, high) in ((x, x_range), (y, y_range)))
-        return _scale(x, x_range, LEFT, WIDTH - RIGHT), _scale(y, y_range, height - 40, TOP)
+        return _scale(x, x_range, left + 10, WIDTH - RIGHT), _scale(y, y_range, height - 40, top)
 
     parts = [_open(WIDTH, height, label)]
     for value, name in y_ticks:
         y = place(x_range[0], value)[1]
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(_text(LEFT - 6, y + 4, name, "end"))
+        parts.append(f'<line class="grid" x1="{left}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(_text(left - 6, y + 4, name, "end"))
     parts += [_text(place(value, y_range[0])[0], height - 24, name, "middle") for value, name in x_ticks]
-    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, height - 7, axes[0], "middle"))
-    parts.append(_text(LEFT - 40, TOP - 3, axes[1], "start"))
+    parts.append(_text((left + WIDTH - RIGHT) / 2, height - 7, axes[0], "middle"))
+    parts.append(_text(left - 40, 11, axes[1], "start"))
     for name, dots in series:
         if len(dots) > 1:
             path = " ".join("{:.1f},{:.1f}".format(*place(d.x, d.y)) for d in dots)
@@ -143,8 +149,15 @@ def _dot(name: str, dot: Dot, low: Point, middle: Point, high: Point) -> str:
         cross = f"M{x - 4:.1f} {y - 4:.1f}l8 8m0 -8l-8 8"
         parts.append(f'<path class="cross" d="{cross}"/>')
     else:
-        parts.append(f'<circle class="spot" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
+        parts.append(_spot(x, y, dot.shape))
     return "".join([*parts, "</g>"])
+
+
+def _spot(x: float, y: float, shape: Shape) -> str:
+    if shape == "round":
+        return f'<circle class="spot" cx="{x:.1f}" cy="{y:.1f}" r="4"/>'
+    path = "-4.5 -4.5h9v9h-9z" if shape == "square" else "0 -6l6 6l-6 6l-6 -6z"
+    return f'<path class="spot" d="M{x:.1f} {y:.1f}m{path}"/>'
 
 
 def _open(width: int, height: int, label: str) -> str:
@@ -154,6 +167,11 @@ def _open(width: int, height: int, label: str) -> str:
 
 def _text(x: float, y: float, text: str, anchor: str, name: str = "tick") -> str:
     return f'<text class="{name}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _left(names: Sequence[str]) -> float:
+    """Where a chart begins, so that the longest label of its upright axis stands before it."""
+    return max(LEFT, 10 + 7 * max(map(len, names)))
 
 
 def _scale(value: float, source: tuple[float, float], start: float, end: float) -> float:
@@ -166,14 +184,14 @@ def _number(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 1e4 else f"{value:.2e}"
 
 
-def _tick_label(tick: float, step: float) -> str:
+def tick_label(tick: float, step: float) -> str:
     """The tick with as many digits as tell it from its neighbours."""
     if max(abs(tick), step) >= 1e4:
         return f"{tick:.2e}"
     return f"{tick:.{max(0, -math.floor(math.log10(step) + 1e-9))}f}"
 
 
-def _ticks(low: float, high: float, count: int, *, is_whole: bool = False) -> list[float]:
+def round_ticks(low: float, high: float, count: int, *, is_whole: bool = False) -> list[float]:
     """About ``count`` round numbers from below ``low`` to above ``high``; steps of 1, 2 or 5 times a power of ten."""
     if high - low < 1e-12 * max(1.0, abs(high)):
         pad = max(abs(high) * 0.1, 0.5)

@@ -17,7 +17,8 @@ OWN = {
     "interval": (
         "95 % interval",
         "Percentiles over bootstrap samples of the passages: what other passages of the same kind would give, not what "
-        "another training would.",
+        "another training would. Where all passages agree it has no width: 0 of n still allows a share of 3/n, "
+        "and n of n one of 1 - 3/n.",
     ),
     "perplexity_ratio": (
         "Held-out perplexity, ratio",
