@@ -10,7 +10,8 @@ between; prefill is part of everything. ``random:lab`` and ``random:smollm2`` ar
 does not depend on weights. With ``--mean-length`` responses end at random (untrained models only: a share of the
 vocabulary counts as EOS, so that lengths are geometric), and more requests than ``--batch`` show what scheduling does.
 ``ppo-hf`` is ``engine="hf"``; ``ppo-padded`` is the fast decoder without scheduling: batches of ``--batch`` requests,
-each decoded to the length of its longest response.
+each decoded to the length of its longest response; ``ppo-compiled`` is ``compiled=True``, which compiles in the run
+that is not counted: its seconds are kept as those of the warm-up.
 
 Peak memory counts pages that the process had not touched before. So only that of the first ``--batch`` tells the need,
 and only there it is set against cache, logits and the decoder's own weights.
@@ -37,7 +38,7 @@ from models.load import load
 from ppo.generation.decoders import bind
 from ppo.generation.transformer import Network
 
-ENGINES = ("hf", "hf-static", "hf-continuous", "ppo-hf", "ppo-padded")
+ENGINES = ("hf", "hf-static", "hf-continuous", "ppo-hf", "ppo-padded", "ppo-compiled")
 
 
 @dataclass
@@ -65,6 +66,7 @@ class Outcome:
     speeds: list[float] = field(default_factory=list)
     tokens: int = 0
     lengths: Tensor | None = None
+    warm_up_seconds: float = 0.0
     peak_bytes: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
 
@@ -158,9 +160,11 @@ def run(name: str, model: Any, work: Workload, outcome: Outcome, lengths: Tensor
     """One run of one candidate; a warm-up measures memory instead of time. ``lengths``: those of "ppo" just before."""
     with PeakMemory() as memory:
         started = time.perf_counter()
-        if name in ("ppo", "ppo-hf"):
-            engine = "hf" if name == "ppo-hf" else "auto"
-            generation = ppo.generate(model, work.prompts, work.sampling, slots=work.batch, engine=engine)
+        if name in ("ppo", "ppo-hf", "ppo-compiled"):
+            engine, compiled = ("hf" if name == "ppo-hf" else "auto"), name == "ppo-compiled"
+            generation = ppo.generate(
+                model, work.prompts, work.sampling, slots=work.batch, engine=engine, compiled=compiled
+            )
             outcome.lengths = generation.mask.sum(dim=1)
             outcome.tokens = int(outcome.lengths.sum())
             outcome.metrics = dict(generation.metrics)
@@ -174,7 +178,7 @@ def run(name: str, model: Any, work: Workload, outcome: Outcome, lengths: Tensor
             outcome.tokens = sum(static_batch(model, part, work, is_static=name == "hf-static") for part in parts)
         seconds = time.perf_counter() - started
     if is_warm_up:
-        outcome.peak_bytes = memory.peak_bytes
+        outcome.warm_up_seconds, outcome.peak_bytes = seconds, memory.peak_bytes
     else:
         outcome.note(seconds)
 
@@ -241,6 +245,7 @@ def summarise(
         "requests": len(work.prompts),
         "tokens_per_second": {name: outcome.tokens_per_second for name, outcome in outcomes.items()},
         "seconds": {name: outcome.seconds for name, outcome in outcomes.items()},
+        "warm_up_seconds": {name: outcome.warm_up_seconds for name, outcome in outcomes.items()},
         "peak_bytes": {name: outcome.peak_bytes for name, outcome in outcomes.items()},
         "metrics": ours.metrics,
     }
@@ -268,7 +273,10 @@ def summarise(
 def show(result: dict[str, Any]) -> None:
     print(f"\nbatch {result['batch']}, {result['requests']} requests")
     for name, speed in result["tokens_per_second"].items():
-        print(f"  {name:14} {speed:8.0f} tokens/s   peak memory +{result['peak_bytes'][name] / 2**20:.0f} MiB")
+        print(
+            f"  {name:14} {speed:8.0f} tokens/s   peak memory +{result['peak_bytes'][name] / 2**20:.0f} MiB, "
+            f"warm-up {result['warm_up_seconds'][name]:.1f} s"
+        )
     if "limit_tokens_per_second" in result:
         print(f"  products alone {result['limit_tokens_per_second']:8.0f} tokens/s")
         print(

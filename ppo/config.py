@@ -84,6 +84,7 @@ class Config:
     top_k: int = 0
     top_p: float = 1.0
     rollout_slots: int = 64  # sequences decoded side by side
+    compiled_rollout: bool = False  # decode by torch.compile; meant for CUDA, untested there (docs/performance.md)
     old_logprobs: Literal["rollout", "recompute"] = "rollout"  # "recompute" asks the training forward once more
 
     # Score and reward

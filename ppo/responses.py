@@ -106,6 +106,7 @@ def _sample(trainer: Trainer, prompts: Sequence[Prompt], request_ids: Sequence[i
             request_ids=request_ids,
             slots=trainer.limits.rollout_slots,
             value_fn=trainer.actor.value_fn,
+            compiled=trainer.config.compiled_rollout,
         )
 
     return with_less(sample, lambda: trainer.limits.halve_slots(len(prompts)))

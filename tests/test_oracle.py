@@ -93,6 +93,7 @@ NOT_MATHEMATICS = {
     "autocast": "precision: off is the default and exact; bfloat16 is held to its own bounds (tests/test_trainer.py)",
     "gather_for_rollouts": "several processes: equal to one within rounding (tests/test_distributed.py)",
     "sharding": "several processes: equal to one within rounding (tests/test_distributed.py)",
+    "compiled_rollout": "the same samples by another step (tests/test_generation_static.py)",
     "deterministic": "bits, not numbers (tests/test_determinism.py)",
     "checks": "they look on (tests/test_checks.py)",
     "max_logprob_gap_nats": "a bound of the checks (tests/test_checks.py)",

@@ -18,6 +18,7 @@ from .engine import DecoderEngine
 from .hf import HFEngine
 from .requests import Requests, read_requests
 from .speculative import Drafts, read_drafts
+from .static import compiled_step, static_width
 from .transcript import Transcript
 from .work import Work
 
@@ -35,6 +36,7 @@ def generate(
     slots: int = 64,
     value_fn: ValueFn | None = None,
     engine: Literal["auto", "hf"] = "auto",
+    compiled: bool = False,
 ) -> Generation:
     """Sample ``sampling.num_samples`` responses to every prompt.
 
@@ -57,19 +59,25 @@ def generate(
     samples in eval mode and in its own dtype (autocast is off), sampling is in float32. Tensors stay on the model's
     device and may be used in training.
 
+    ``compiled=True`` decodes with a step of static shapes that ``torch.compile`` takes as one graph: the same samples,
+    up to rounding. It is meant for CUDA, where it was never run; on the CPU it needs a C++ compiler and time to compile
+    (docs/performance.md). Without a fast decoder for the model it changes nothing, and warns.
+
     Raises ValueError, with value and remedy, for bad prompts, ids, lengths and options.
     """
     if slots < 1:
         raise ValueError(f"slots={slots} must be at least 1")
     if engine not in ("auto", "hf"):
         raise ValueError(f"engine={engine!r} must be 'auto' or 'hf'")
+    if compiled and engine == "hf":
+        raise ValueError("compiled=True compiles the step of a fast decoder: take engine='auto'")
     device = next(model.parameters()).device
     requests = read_requests(model, prompts, sampling, tokenizer=tokenizer, seed=seed, request_ids=request_ids)
     guesses = None if drafts is None else read_drafts(drafts, requests, vocabulary_size(model))
     transcript = Transcript(requests, device, value_fn)
     started = time.perf_counter()
     with evaluation_mode(model), torch.autocast(device.type, enabled=False):
-        chosen = _engine(model, requests, guesses, slots=min(slots, len(requests)), engine=engine)
+        chosen = _engine(model, requests, guesses, slots=min(slots, len(requests)), engine=engine, compiled=compiled)
         # The transcript was made outside, so what comes back may be trained on; a model's own forward may keep things.
         with torch.inference_mode() if isinstance(chosen, DecoderEngine) else torch.no_grad():
             work = chosen.run(requests, transcript)
@@ -84,11 +92,15 @@ def _engine(
     *,
     slots: int,
     engine: Literal["auto", "hf"],
+    compiled: bool,
 ) -> DecoderEngine | HFEngine:
     """The fast engine where the model's family has a decoder that reproduces it, else the model's own forward."""
     if engine == "auto":
         try:
-            network = bind(model, rows=slots, length=requests.max_length)
+            if compiled:
+                network = bind(model, rows=None, length=static_width(requests.max_length))
+            else:
+                network = bind(model, rows=slots, length=requests.max_length)
         except Unsupported as reason:
             warnings.warn(
                 f"{type(model).__name__} is sampled through its own forward, which is slower: {reason}",
@@ -98,7 +110,14 @@ def _engine(
         else:
             if network is not None:
                 drafts = None if guesses is None else Drafts(guesses, slots=slots)
-                return DecoderEngine(network, slots=slots, drafts=drafts)
+                step = compiled_step(network.device.type) if compiled else None
+                return DecoderEngine(network, slots=slots, drafts=drafts, static_step=step)
+    if compiled:
+        warnings.warn(
+            f"{type(model).__name__} is sampled through its own forward, which compiled=True does not compile",
+            RuntimeWarning,
+            stacklevel=4,
+        )
     return HFEngine(model, slots=slots)
 
 

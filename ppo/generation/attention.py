@@ -62,7 +62,6 @@ class DecodeAttention:
     def __init__(self, network: Network, cache: KVCache) -> None:
         self._network = network
         self._cache = cache
-        self._groups = network.num_heads // network.num_kv_heads
         # A window that no sequence outgrows is no window.
         self._windows = [
             block.window if block.window is not None and block.window < cache.capacity else None
@@ -90,25 +89,12 @@ class DecodeAttention:
         self._masks = {window: self._mask(window) for window in set(self._windows)}
 
     def __call__(self, layer: int, query: Tensor, key_value: Tensor) -> Tensor:
-        rows = len(query)
         self._cache.write(layer, self._positions, key_value, self._column)
-        keys, values = self._cache.read(layer, rows)
-        # One score matrix a key/value head: its query heads are the rows of one product.
-        grouped = query.reshape(-1, self._groups, self._network.head_width)
-        mask = self._masks[self._windows[layer]].expand(-1, self._groups, -1)
-        scores = torch.baddbmm(mask, grouped, keys, alpha=self._network.blocks[layer].scale)
-        return torch.bmm(torch.softmax(scores, dim=-1, out=scores), values).view(rows, -1)
+        keys, values = self._cache.read(layer, len(query))
+        return attended(self._network, layer, query, keys, values, self._masks[self._windows[layer]])
 
     def _mask(self, window: int | None) -> Tensor:
-        """0 where a row's new token may look, -inf elsewhere: [M * kv heads, 1, columns]."""
-        column = torch.arange(self._cache.columns, device=self._positions.device)
-        position = self._positions.unsqueeze(-1)
-        hidden = column > position
-        if window is not None:
-            hidden |= column <= position - window
-        mask = torch.zeros(hidden.shape, dtype=self._network.dtype, device=hidden.device)
-        mask.masked_fill_(hidden, -torch.inf)
-        return mask.repeat_interleave(self._network.num_kv_heads, dim=0).unsqueeze(1)
+        return past_mask(self._network, self._positions, self._cache.columns, window)
 
     def _extend(self, mask: Tensor, window: int | None) -> None:
         """Show the newest column of each row, and hide the one that has left the window."""
@@ -123,6 +109,29 @@ class DecodeAttention:
         if window is not None:
             is_out = self._positions >= window
             rows[index[is_out], :, self._positions[is_out] - window] = -torch.inf
+
+
+def past_mask(network: Network, positions: Tensor, columns: int, window: int | None) -> Tensor:
+    """0 where a new token at ``positions`` int64 [M] may look, -inf elsewhere: [M * kv heads, 1, columns]."""
+    column = torch.arange(columns, device=positions.device)
+    position = positions.unsqueeze(-1)
+    hidden = column > position
+    if window is not None:
+        hidden |= column <= position - window
+    mask = torch.zeros(hidden.shape, dtype=network.dtype, device=hidden.device)
+    mask.masked_fill_(hidden, -torch.inf)
+    return mask.repeat_interleave(network.num_kv_heads, dim=0).unsqueeze(1)
+
+
+def attended(network: Network, layer: int, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """What M new tokens see in their past, [M, heads * width]: queries [M, heads, width], keys, turned,
+    [M * kv heads, width, columns], values [M * kv heads, columns, width], mask [M * kv heads, 1, columns].
+    """
+    # One score matrix a key/value head: its query heads are the rows of one product.
+    groups = network.num_heads // network.num_kv_heads
+    grouped = query.reshape(-1, groups, network.head_width)
+    scores = torch.baddbmm(mask.expand(-1, groups, -1), grouped, keys, alpha=network.blocks[layer].scale)
+    return torch.bmm(torch.softmax(scores, dim=-1, out=scores), values).view(len(query), -1)
 
 
 def prefill(network: Network, ids: Tensor, lengths: Tensor, tails: Tensor | None = None) -> tuple[Tensor, Tensor]:

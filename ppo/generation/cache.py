@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -23,45 +24,54 @@ _MULTIPLE = 8  # columns come in multiples of this: oneDNN builds a new kernel f
 _MORE = 24  # columns at least beyond the need; a wider cache makes every step slower, widening takes two steps' time
 
 
+def wider(columns: int) -> int:
+    """How many columns are made where so many are needed: somewhat more, so as to widen seldom."""
+    return _rounded(columns + max(_MORE, columns // 8))
+
+
 class KVCache:
     """Keys and values of ``rows`` sequences of at most ``capacity`` tokens; room for none before ``reserve``.
 
     A layer is a view [2, rows, heads, columns, width] of a buffer that is large enough for the capacity. There is one
-    buffer more than layers: widening copies layer by layer into the one that is free.
+    buffer more than layers: widening copies layer by layer into the one that is free. ``widen`` says how far.
     """
 
-    def __init__(self, network: Network, *, rows: int, capacity: int) -> None:
+    def __init__(self, network: Network, *, rows: int, capacity: int, widen: Callable[[int], int] = wider) -> None:
         self._shape = (2, rows, network.num_kv_heads)
         self._head_width = network.head_width
         self.capacity = capacity
+        self._widen = widen
         self._rows = torch.arange(rows, device=network.device)
         size = math.prod(self._shape) * capacity * network.head_width
         count = len(network.blocks)
-        self._buffers = list(torch.empty(count + 1, size, dtype=network.dtype, device=network.device))
+        # One storage each: what is compiled may write to a layer only if no other one can lie under it.
+        self._buffers = [torch.empty(size, dtype=network.dtype, device=network.device) for _ in range(count + 1)]
         self.columns = 0
         self._layers = [self._view(buffer, 0) for buffer in self._buffers[:count]]
         self._views: list[tuple[Tensor, Tensor]] = []
         self._views_for = (0, 0)
 
     @property
+    def layers(self) -> list[Tensor]:
+        """Keys and values [2, rows, heads, columns, width] of each layer, until columns are added."""
+        return self._layers
+
+    @property
     def nbytes(self) -> int:
         return sum(buffer.numel() * buffer.element_size() for buffer in self._buffers)
 
     def reserve(self, columns: int, rows: int) -> None:
-        """Make room for sequences of so many tokens; widens by more than asked for, so as to do it seldom.
-
-        Of what is there the first ``rows`` rows are kept.
-        """
+        """Make room for sequences of so many tokens. Of what is there the first ``rows`` rows are kept."""
         if columns <= self.columns:
             return
-        wider = min(_rounded(columns + max(_MORE, columns // 8)), self.capacity)
+        width = min(self._widen(columns), self.capacity)
         for index, narrow in enumerate(self._layers):
-            wide = self._view(self._buffers[-1], wider)
+            wide = self._view(self._buffers[-1], width)
             wide[:, :rows, :, : self.columns] = narrow[:, :rows]
             wide[:, :rows, :, self.columns :] = 0
             self._layers[index] = wide
             self._buffers[index], self._buffers[-1] = self._buffers[-1], self._buffers[index]
-        self.columns = wider
+        self.columns = width
 
     def write(self, layer: int, positions: Tensor, key_value: Tensor, column: int | None) -> None:
         """One token for each of the first M rows: ``positions`` int64 [M], ``key_value`` [M, 2, heads, width].

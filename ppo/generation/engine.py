@@ -3,8 +3,9 @@
 A round is: admit requests that wait into free rows, decode one position for every row, sample a token from each, drop
 what has ended. Requests come with their first token already sampled, by ``admission.py``.
 
-Nothing here is specific to a device, but only the CPU was ever run: on CUDA it is untried, and every round waits for
-the device once or twice to learn which rows have ended.
+A round computes as many rows as are in use or, where ``static.py`` does it, always all of them, so that the step can be
+compiled. Nothing here is specific to a device, but only the CPU was ever run: on CUDA it is untried, and every round
+waits for the device, to learn whether its logits were sound and which rows have ended.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from torch import Tensor
 
 from .admission import Admission, Ready
 from .attention import DecodeAttention, decode
-from .cache import KVCache, slots_that_fit
+from .cache import KVCache, slots_that_fit, wider
 from .requests import Requests
 from .speculative import Drafts
+from .static import StaticDecoder, Step, static_width
 from .transcript import Transcript
 from .transformer import Network
 from .work import Work
@@ -25,40 +27,67 @@ _MULTIPLE = 8
 
 
 class DecoderEngine:
-    """Runs requests through a :class:`Network`, at most ``slots`` side by side."""
+    """Runs requests through a :class:`Network`, at most ``slots`` side by side; by ``static_step``, if there is one."""
 
-    def __init__(self, network: Network, *, slots: int, drafts: Drafts | None = None) -> None:
+    def __init__(
+        self, network: Network, *, slots: int, drafts: Drafts | None = None, static_step: Step | None = None
+    ) -> None:
         self._network = network
         self._slots = slots
         self._drafts = drafts
+        self._static_step = static_step
 
     def run(self, requests: Requests, transcript: Transcript) -> Work:
         """Sample every request to its end."""
         work = Work(is_fast=True)
-        slots = slots_that_fit(self._network, self._slots, requests.max_length)
+        step = self._static_step
+        length = requests.max_length if step is None else static_width(requests.max_length)
+        slots = slots_that_fit(self._network, self._slots, length)
         admission = Admission(self._network, requests, transcript, work, self._drafts, slots=slots)
-        batch = Batch(self._network, slots, requests.max_length)
+        batch = Batch(self._network, slots, length, is_static=step is not None)
         work.cache_bytes = batch.cache.nbytes
+        decoder = (
+            Decoder(self._network, batch.cache, transcript)
+            if step is None
+            else StaticDecoder(self._network, batch.cache, transcript, step)
+        )
         while True:
             while batch.num_free and batch.admit(admission.pop(batch.num_free)):
                 pass  # a name for what was popped would keep its block alive while the next one is computed
             if batch.num_rows == 0:
                 return work
             work.decode_steps += 1
-            hidden = batch.decode(work)
-            tokens, is_finished = transcript.advance(batch.requests, self._network.output(hidden), hidden)
-            batch.keep(tokens, is_finished)
+            tokens, positions, requests_of = batch.rows()
+            work.count(len(tokens), batch.num_rows)
+            batch.keep(*decoder.advance(tokens, positions, requests_of, batch.num_rows))
+
+
+class Decoder:
+    """Takes rows one token further, however many there are."""
+
+    def __init__(self, network: Network, cache: KVCache, transcript: Transcript) -> None:
+        self._network = network
+        self._attention = DecodeAttention(network, cache)
+        self._transcript = transcript
+
+    def advance(self, tokens: Tensor, positions: Tensor, requests: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
+        """Last tokens, where they stand, and of which requests, int64 [M]; the first ``num_rows`` are real.
+
+        Returns for those the next tokens int64 [num_rows], and which requests are now finished, bool [num_rows].
+        """
+        hidden = decode(self._network, self._attention, tokens, positions)[:num_rows]
+        return self._transcript.advance(requests[:num_rows], self._network.output(hidden), hidden)
 
 
 class Batch:
     """The rows that are being decoded; those in use are the first ``num_rows`` of the cache."""
 
-    def __init__(self, network: Network, slots: int, length: int) -> None:
-        self._network = network
-        self.cache = KVCache(network, rows=slots, capacity=length)
-        self._attention = DecodeAttention(network, self.cache)
+    def __init__(self, network: Network, slots: int, length: int, *, is_static: bool) -> None:
+        self.cache = KVCache(network, rows=slots, capacity=length, widen=static_width if is_static else wider)
         self._slots = slots
+        self._is_static = is_static
         self.num_rows = 0
+        self._longest = 0  # of the lengths of the rows in use
         self._requests = torch.zeros(slots, dtype=torch.long, device=network.device)
         self._tokens = torch.zeros(slots, dtype=torch.long, device=network.device)
         self._lengths = torch.zeros(slots, dtype=torch.long, device=network.device)
@@ -66,11 +95,6 @@ class Batch:
     @property
     def num_free(self) -> int:
         return self._slots - self.num_rows
-
-    @property
-    def requests(self) -> Tensor:
-        """Which request each row runs, int64 [M]."""
-        return self._requests[: self.num_rows]
 
     def admit(self, ready: Ready | None) -> bool:
         """Start requests in the first free rows; False where there are none to start."""
@@ -83,23 +107,25 @@ class Batch:
         self._requests[rows] = ready.requests
         self._lengths[rows] = ready.lengths
         self._tokens[rows] = ready.tokens
+        self._longest = max(self._longest, longest)
         self.num_rows += len(ready)
         return True
 
-    def decode(self, work: Work) -> Tensor:
-        """Feed the last tokens; returns the hidden states [M, H] that the next ones are sampled from."""
-        rows = min(self._slots, _rounded(self.num_rows))
-        self._lengths[self.num_rows : rows] = self._lengths[0]  # free rows, computed along, must stay inside the cache
-        positions = self._lengths[:rows]
-        self.cache.reserve(int(positions.max()) + 1, self.num_rows)
-        hidden = decode(self._network, self._attention, self._tokens[:rows], positions)
-        self._lengths[: self.num_rows] += 1
-        work.count(rows, self.num_rows)
-        return hidden[: self.num_rows]
+    def rows(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Last tokens, their positions, which the cache has room for, and their requests, int64 [M] each.
+
+        Behind the rows in use come free ones, to be computed along.
+        """
+        rows = self._slots if self._is_static else min(self._slots, _rounded(self.num_rows))
+        self._lengths[self.num_rows : rows] = self._lengths[0]  # free rows must stay inside the cache
+        self.cache.reserve(self._longest + 1, self.num_rows)
+        return self._tokens[:rows], self._lengths[:rows], self._requests[:rows]
 
     def keep(self, tokens: Tensor, is_finished: Tensor) -> None:
         """Note the sampled tokens [M] and drop the rows that are finished; the last rows take their places."""
         self._tokens[: self.num_rows] = tokens
+        self._lengths[: self.num_rows] += 1
+        self._longest += 1
         if not bool(is_finished.any()):
             return
         lengths = self._lengths.tolist()
@@ -111,6 +137,7 @@ class Batch:
                 lengths[row] = lengths[last]
                 for state in (self._requests, self._tokens, self._lengths):
                     state[row] = state[last]
+        self._longest = max(lengths[: self.num_rows], default=0)
 
 
 def _rounded(rows: int) -> int:

@@ -35,16 +35,18 @@ _FLOAT32_MIN_WEIGHTS = 90_000
 class Linear:
     """``activation(x W^T + b)``: weight [out, in], bias [out] or None, x [N, in] -> [N, out].
 
-    ``rows`` is how many rows most calls will have; it decides about packing. The weight is read when the object is
-    made: later changes of it are not seen.
+    ``rows`` is how many rows most calls will have; it decides about packing, and None forbids it. The weight is read
+    when the object is made: later changes of it are not seen.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, activation: Activation = "none", *, rows: int) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, activation: Activation = "none", *, rows: int | None
+    ) -> None:
         self.out_features, self.in_features = weight.shape
         self._bias = bias
         self._activation = activation
         self._post = _POST_OPERATION[activation]
-        self.is_packed = pays_to_pack(weight, rows)
+        self.is_packed = rows is not None and pays_to_pack(weight, rows)
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows) if self.is_packed else weight
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ class Draw:
     logprobs: Tensor
     entropy: Tensor
 
-    def __getitem__(self, rows: Tensor) -> Draw:
+    def __getitem__(self, rows: Tensor | slice) -> Draw:
         return Draw(self.tokens[rows], self.logprobs[rows], self.entropy[rows])
 
 
@@ -89,7 +89,7 @@ def _filter_floor(scaled: Tensor, top_k: int, top_p: float) -> Tensor:
 
 def _nucleus_floor(scaled: Tensor, log_total: Tensor, top_p: float) -> Tensor:
     """The logit of the last token in the nucleus, [N, 1]; a token is in it if those before it hold less than top_p."""
-    if scaled.shape[-1] <= _SORTED_WHOLE:
+    if scaled.shape[-1] <= _SORTED_WHOLE or torch.compiler.is_compiling():  # there no shape may hang on numbers
         return _last_inside(_descending(scaled), log_total, top_p)[0]
     floor, is_cut_short = _last_inside(scaled.topk(_NUCLEUS_GUESS, dim=-1).values, log_total, top_p)
     rows = is_cut_short.nonzero().squeeze(-1)
@@ -109,7 +109,8 @@ def _last_inside(likeliest: Tensor, log_total: Tensor, top_p: float) -> tuple[Te
 
 def _descending(values: Tensor) -> Tensor:
     """Every row sorted; on the CPU by numpy, whose sort is vectorised and several times faster."""
-    if values.device.type != "cpu" or values.dtype not in (torch.float32, torch.float64):
+    is_for_numpy = values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64)
+    if not is_for_numpy or torch.compiler.is_compiling():
         return values.sort(dim=-1, descending=True).values
     return torch.from_numpy(np.sort(values.numpy(), axis=-1)).flip(-1)
 
@@ -136,6 +137,22 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Draw:
 
 
 def _draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Draw:
+    drawn, total = draw_blindly(logits, uniform, sampling)
+    check(total)
+    return drawn
+
+
+def check(total: Tensor) -> None:
+    """Raise ValueError where the rows' total weights [N] say that a row of logits was no distribution."""
+    if not math.isfinite(float(total.sum())):  # at most V a row, unless one is broken
+        raise ValueError("the model's logits are NaN or infinite, nothing can be sampled: lower the learning rate")
+
+
+def draw_blindly(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Draw, Tensor]:
+    """``draw`` for all rows at once, in a fixed number of steps that look at no number: one graph, if compiled.
+
+    The second result, each row's total weight [N], is for :func:`check`; a broken row gives some token or other.
+    """
     is_filtered = not sampling.is_greedy and (sampling.top_k > 0 or sampling.top_p < 1)
     if is_filtered:
         logits = filter_logits(logits, sampling.temperature, sampling.top_k, sampling.top_p)
@@ -147,13 +164,11 @@ def _draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Draw:
     weights = F.threshold(exponents.exp2(), _NO_CHANCE, 0.0, inplace=True)
     cumulative = weights.sum(dim=-1).cumsum(dim=-1)
     total = cumulative[:, -1]
-    if not math.isfinite(float(total.sum())):  # at most V a row, unless one is broken
-        raise ValueError("the model's logits are NaN or infinite, nothing can be sampled: lower the learning rate")
     tokens = _likeliest(exponents, peaks) if sampling.is_greedy else _invert(weights, cumulative, uniform * total)
     log_total = total.log2()
     picked = exponents.flatten(1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
     mean_exponent = exponents.mul_(weights).sum(dim=(-2, -1)) / total
-    return Draw(tokens, (picked - log_total) / _LOG2_E, (log_total - mean_exponent) / _LOG2_E)
+    return Draw(tokens, (picked - log_total) / _LOG2_E, (log_total - mean_exponent) / _LOG2_E), total
 
 
 def _in_blocks(logits: Tensor) -> Tensor:
@@ -176,9 +191,10 @@ def _invert(weights: Tensor, cumulative: Tensor, target: Tensor) -> Tensor:
     ``cumulative`` [N, V/128] sums up whole blocks of ``weights`` [N, V/128, 128]. The token's weight is never 0.
     """
     target = target.unsqueeze(-1)
-    block = torch.searchsorted(cumulative, target, right=True)
+    # The clamps are for NaN, which is larger than everything: the look at the totals comes later.
+    block = torch.searchsorted(cumulative, target, right=True).clamp_(max=cumulative.shape[-1] - 1)
     before = cumulative.gather(-1, (block - 1).clamp(min=0)).where(block > 0, 0.0)
     inside = weights.gather(1, block.unsqueeze(-1).expand(-1, 1, _BLOCK)).squeeze(1).cumsum(dim=-1)
     # Rounding may put the target at the very end of the block, behind its last token: step back by one bit.
     target = torch.minimum(target - before, inside[:, -1:] * (1 - 2.0**-_UNIFORM_BITS))
-    return (block * _BLOCK + torch.searchsorted(inside, target, right=True)).squeeze(-1)
+    return (block * _BLOCK + torch.searchsorted(inside, target, right=True).clamp_(max=_BLOCK - 1)).squeeze(-1)

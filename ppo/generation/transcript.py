@@ -20,9 +20,9 @@ class Transcript:
     def __init__(self, requests: Requests, device: torch.device, value_fn: ValueFn | None) -> None:
         count, length = len(requests), requests.sampling.response_length
         self._requests = requests
-        self._sampling = requests.sampling
+        self.sampling = requests.sampling
         self._value_fn = value_fn
-        self._eos = torch.tensor(requests.sampling.eos_ids, dtype=torch.long, device=device)
+        self.eos = torch.tensor(requests.sampling.eos_ids, dtype=torch.long, device=device)
         self._uniforms = requests.uniforms.to(device)
         self._tokens = torch.zeros(count, length, dtype=torch.long, device=device)
         self._logprobs = torch.zeros(count, length, device=device)
@@ -36,17 +36,29 @@ class Transcript:
         ``logits`` [N, V] are overwritten if float32; ``hidden`` [N, H] is what they were computed from and what the
         value function sees. Returns the tokens int64 [N] and which requests are now finished, bool [N].
         """
+        drawn = self.draw(rows, self._lengths[rows], logits)
+        return drawn.tokens, self.follow(rows, drawn, hidden)
+
+    def follow(self, rows: Tensor, drawn: Draw, hidden: Tensor) -> Tensor:
+        """Note the next tokens of the requests ``rows`` [N]; returns which requests are now finished, bool [N]."""
         steps = self._lengths[rows]
-        drawn = self.draw(rows, steps, logits)
         self.note(rows, steps, drawn, hidden)
-        return drawn.tokens, self.is_finished(drawn.tokens, steps)
+        return self.is_finished(drawn.tokens, steps)
+
+    def next_draw(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """For the next token of the requests ``rows`` [N], finished ones among them: the uniforms float32 [N], and
+        where no EOS may be drawn, bool [N].
+        """
+        steps = self._lengths[rows]
+        uniforms = self._uniforms[rows, steps.clamp(max=self._uniforms.shape[1] - 1)]
+        return uniforms, steps < self.sampling.min_response_length
 
     def draw(self, rows: Tensor, steps: Tensor, logits: Tensor) -> Draw:
         """Draw token ``steps`` [N] of the requests ``rows`` [N] from logits [N, V] (overwritten if float32)."""
         logits = logits.float()
-        if self._sampling.min_response_length and self._eos.numel():
-            ban(logits, steps < self._sampling.min_response_length, self._eos)
-        return draw(logits, self._uniforms[rows, steps], self._sampling)
+        if self.sampling.min_response_length and self.eos.numel():
+            ban(logits, steps < self.sampling.min_response_length, self.eos)
+        return draw(logits, self._uniforms[rows, steps], self.sampling)
 
     def note(self, rows: Tensor, steps: Tensor, drawn: Draw, hidden: Tensor) -> None:
         """Keep what was drawn; a request may come several times, its steps following what was noted before."""
@@ -59,9 +71,9 @@ class Transcript:
 
     def is_finished(self, tokens: Tensor, steps: Tensor) -> Tensor:
         """Whether responses end with ``tokens`` [N], which are number ``steps`` [N] in them."""
-        is_finished = steps + 1 >= self._sampling.response_length
-        if self._eos.numel():
-            is_finished |= torch.isin(tokens, self._eos)
+        is_finished = steps + 1 >= self.sampling.response_length
+        if self.eos.numel():
+            is_finished |= torch.isin(tokens, self.eos)
         return is_finished
 
     @property
@@ -81,7 +93,7 @@ class Transcript:
             mask=torch.arange(length, device=self._tokens.device) < self._lengths.unsqueeze(-1),
             logprobs=self._logprobs[:, :length].contiguous(),
             entropy=self._entropy[:, :length].contiguous(),
-            is_ended=torch.isin(last, self._eos),
+            is_ended=torch.isin(last, self.eos),
             values=None if self._values is None else self._values[:, :length].contiguous(),
             metrics=metrics,
         )

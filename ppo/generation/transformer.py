@@ -98,7 +98,7 @@ class Network:
 
     ``residual``: "sequential" (norm, attention, add; norm, MLP, add), "parallel" (both read the same input), or "post"
     (norms behind the additions). ``positions`` [L, H] is a learned table whose row p is for position p; ``rotation``
-    complex [L, R/2] turns the first R dimensions of every query and key head, adjacent pairs together.
+    [L, R/2, 2], cosine and sine, turns the first R dimensions of every query and key head, adjacent pairs together.
     """
 
     embedding: Tensor
@@ -124,7 +124,7 @@ class Network:
             x = self.project_in(x)
         if self.positions is not None:
             x += F.embedding(positions, self.positions)
-        rotation = self.rotation[positions].unsqueeze(1) if self.rotation is not None else None
+        rotation = rotation_at(self.rotation, positions) if self.rotation is not None else None
         for layer, block in enumerate(self.blocks):
             is_last = layer == len(self.blocks) - 1
             x = self._layer(layer, block, x, rotation, attend, wanted if is_last else None)
@@ -155,7 +155,7 @@ class Network:
             if block.head_norm is not None:
                 query_key.copy_(block.head_norm(query_key))
             if rotation is not None:
-                rotate_(query_key[..., : 2 * rotation.shape[-1]], rotation)
+                rotate_(query_key[..., : 2 * rotation.shape[2]], rotation)
         query, key_value = torch.split(heads, [self.num_heads, 2 * self.num_kv_heads], dim=1)
         return attend(layer, query, torch.unflatten(key_value, 1, (2, self.num_kv_heads)))
 
@@ -168,8 +168,21 @@ class Network:
         return self.embedding.device
 
 
+def rotation_at(table: Tensor, positions: Tensor) -> Tensor:
+    """Rows of a table of cosines and sines as :func:`rotate_` wants them: complex [N, 1, R/2], but real [N, 1, R/2, 2]
+    for torch.compile, which makes no code for complex numbers.
+    """
+    rows = table[positions].unsqueeze(1)
+    return rows if torch.compiler.is_compiling() else torch.view_as_complex(rows)
+
+
 def rotate_(x: Tensor, rotation: Tensor) -> None:
-    """Turn adjacent pairs of x [N, heads, R] by complex numbers [N, 1, R/2], in place; always in float32 or better."""
+    """Turn adjacent pairs of x [N, heads, R] in place, always in float32 or better; see :func:`rotation_at`."""
+    if not rotation.is_complex():
+        (left, right), (cosine, sine) = torch.unflatten(x, -1, (-1, 2)).unbind(-1), rotation.unbind(-1)
+        turned = torch.stack([left * cosine - right * sine, left * sine + right * cosine], dim=-1)
+        x.copy_(turned.flatten(-2))
+        return
     if x.dtype in (torch.float32, torch.float64):
         torch.view_as_complex(torch.unflatten(x, -1, (-1, 2))).mul_(rotation)
         return

@@ -28,10 +28,11 @@ _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, tor
 
 
 @torch.no_grad()
-def bind(model: nn.Module, *, rows: int, length: int) -> Network | None:
+def bind(model: nn.Module, *, rows: int | None, length: int) -> Network | None:
     """The model as a :class:`Network` for ``rows`` sequences of at most ``length`` tokens.
 
     None for an unknown family, and where the weights are split among processes, so that nobody has them to read.
+    ``rows=None`` leaves weights unpacked, as what is compiled wants them.
     Raises :class:`Unsupported` for a model of a known family that the decoder cannot, or does not, reproduce.
     """
     inner: Any = model

@@ -18,7 +18,7 @@ def read(model: Any, reader: Reader) -> Network:
     heads = config.num_attention_heads
     width = config.hidden_size // heads
     rotation = reader.rotation(trunk.rotary_emb)
-    rotated = 2 * rotation.shape[-1]
+    rotated = rotation[0].numel()
 
     def split(tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query, key, value = torch.unflatten(tensor, 0, (heads, 3, width)).unbind(1)

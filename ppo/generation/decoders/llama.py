@@ -20,7 +20,7 @@ def read(model: Any, reader: Reader) -> Network:
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     rotation = reader.rotation(trunk.rotary_emb)
     width = int(trunk.layers[0].self_attn.head_dim)
-    rotated = 2 * rotation.shape[-1]
+    rotated = rotation[0].numel()
 
     def paired(module: Any) -> tuple[Tensor, Tensor | None]:
         weight, bias = matrix(module)

@@ -45,9 +45,11 @@ class StandIn(Protocol):
 
 @dataclass(frozen=True)
 class Reader:
-    """Makes the step's layers for ``rows`` tokens at a time, weights of ``dtype``, positions up to ``length``."""
+    """Makes the step's layers for ``rows`` tokens at a time (None: unpacked), weights of ``dtype``, positions up to
+    ``length``.
+    """
 
-    rows: int
+    rows: int | None
     length: int
     dtype: torch.dtype
 
@@ -68,14 +70,14 @@ class Reader:
         return Linear(torch.cat([w for w, _ in parts]), bias, activation, rows=self.rows)
 
     def rotation(self, module: Any) -> Tensor:
-        """Complex table [length, R/2] from a model's own rotary embedding module."""
+        """Cosine and sine, [length, R/2, 2], from a model's own rotary embedding module."""
         kind = getattr(module, "rope_type", "default")
         if kind not in _STATIC_ROTATIONS:
             raise Unsupported(f"its rotary embedding is of type {kind!r}, which depends on the sequence")
         positions = torch.arange(self.length, device=module.inv_freq.device)
         cosine, sine = module(torch.zeros(1, device=positions.device), positions.unsqueeze(0))
         half = cosine.shape[-1] // 2
-        return torch.complex(cosine[0, :, :half].contiguous(), sine[0, :, :half].contiguous())
+        return torch.stack([cosine[0, :, :half], sine[0, :, :half]], dim=-1)
 
 
 def is_stand_in(module: Any) -> bool:
