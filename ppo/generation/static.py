@@ -2,9 +2,10 @@
 
 It computes what the ordinary step computes, but always for all slots, and over a cache that widens in few, large steps
 (:func:`static_width`): few shapes occur, and each is compiled once in the life of the process. Inside it nothing looks
-at a number: where a row is, what it may see and whether it is in use at all are tensors. What is left to the host is
-done between two steps, as ever: to see what has ended, to admit, to move rows, to widen the cache. Weights come in as
-arguments, since PPO reads them anew for every rollout; for the compiler they must not be packed (``linear.py``).
+at a number: where a row is and what it may see are tensors, and whether it is in use makes no difference. What is left
+to the host is done between two steps, as ever: to see what has ended, to admit, to move rows, to widen the cache.
+Weights come in as arguments, since PPO reads them anew for every rollout; for the compiler they must not be packed
+(``linear.py``).
 
 On the CPU this was tested with inductor. On CUDA, for which it is written (``mode="reduce-overhead"``, which replays
 the step as a CUDA graph), it was never run: neither that the step is captured there nor what that gains is known. A
