@@ -195,7 +195,7 @@ class Processes:
         """If the block raises on one process it raises on all of them, so that none waits for one that has gone.
 
         The lowest of those that failed raises its own error, the others :class:`OtherProcessError`. Nothing in the
-        block may wait for another process.
+        block may wait for another process, but for the forwards of :mod:`ppo.lockstep`.
         """
         if self.count == 1:
             yield

@@ -33,9 +33,9 @@ def in_step(models: Sequence[nn.Module], processes: Processes) -> Iterator[None]
     with step.watching():
         try:
             yield
-        except Exception as error:
-            if step.is_broken:
-                raise OutOfStepError(f"in a forward that all processes share: {error}") from error
+        except Exception:
+            if step.cause is not None:
+                raise OutOfStepError(f"in a forward that all processes share: {step.cause}") from step.cause
             step.finish()  # the others do not know yet, and go on
             raise
         step.finish()
@@ -47,7 +47,7 @@ class _Lockstep:
         self._trunks = [getattr(model, "base_model", model) for model in models]
         self._processes = processes
         self._is_inside = False
-        self.is_broken = False
+        self.cause: BaseException | None = None  # why a shared forward did not come to its end here
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -62,7 +62,7 @@ class _Lockstep:
         def shared(*arguments: Any, **named: Any) -> Any:
             if self._is_inside:  # a model calling its trunk
                 return forward(*arguments, **named)
-            if self.is_broken:
+            if self.cause is not None:
                 raise OutOfStepError("a forward that all processes share has failed here, so no other one can begin")
             while (chosen := self._agreed(index)) != index:
                 self._go_along(chosen)
@@ -73,10 +73,12 @@ class _Lockstep:
 
     @contextmanager
     def _inside(self) -> Iterator[None]:
-        self._is_inside, self.is_broken = True, True
+        self._is_inside = True
         try:
             yield
-            self.is_broken = False
+        except BaseException as error:
+            self.cause = error
+            raise
         finally:
             self._is_inside = False
 

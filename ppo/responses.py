@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from .actor_critic import Evaluation
+from .backbone import is_split
 from .buffer import microbatches, trim
 from .generation import generate
-from .memory import with_less
+from .memory import Limits, with_less
 from .precision import statistics_dtype
 from .prompts import Prompt, make_samples
 from .statistics import mean_gaps
@@ -76,6 +77,7 @@ def respond(trainer: Trainer, prompts: Sequence[Prompt]) -> Responses:
         generation = processes.gather_generation(generation)
         samples = make_samples(prompts, generation, trainer.tokenizer)
     old_logprobs = processes.gather_rows(old_logprobs)
+    trainer.limits = Limits.smallest(processes.gather(trainer.limits))  # all make equally many forwards from here on
     return Responses(
         generation,
         samples,
@@ -113,9 +115,12 @@ def _sample(trainer: Trainer, prompts: Sequence[Prompt], request_ids: Sequence[i
 
 
 def _with_trunk(trainer: Trainer, generation: Generation) -> Generation:
-    """With what the frozen blocks say, if there are any: no epoch and no reference needs to ask them again."""
+    """With what the frozen blocks say, if there are any: no epoch and no reference needs to ask them again.
+
+    Not where weights are split now: what is recorded breaks off a forward in the middle, and other processes are in it.
+    """
     trunk = trainer.trunk
-    if trunk is None:
+    if trunk is None or is_split(trainer.model):
         return generation
 
     def record() -> Tensor:

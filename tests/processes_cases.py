@@ -49,6 +49,24 @@ PARTLY_TRAINED = {
 }
 
 
+# Responses that end early on one process and late on another, a trunk, and forwards behind it.
+UNEVEN = {
+    "train_top_layers": 1,
+    "old_logprobs": "recompute",
+    "microbatch": 1,
+    "response_length": 12,
+    "rollout_slots": 2,
+}
+
+
+def eager_to_end():
+    """tiny_gpt2 that often draws its EOS, id 1."""
+    model = tiny_gpt2()
+    with torch.no_grad():
+        model.lm_head.weight[1] += 0.3 * model.lm_head.weight.abs().max()
+    return model
+
+
 def adapted(kind):
     """tiny_gpt2, with an adapter where there is a kind of it."""
     model = tiny_gpt2()
@@ -277,6 +295,7 @@ def fsdp_in_step(folder):
     for name, (more, kind) in PARTLY_TRAINED.items():
         result[name] = updates(more | changes, model=adapted(kind))
     result["llama"] = updates(changes, model=tiny_llama())
+    result["uneven"] = updates(changes | UNEVEN, model=eager_to_end())
     was_split, text = [], ""
 
     def looking(samples):

@@ -197,6 +197,11 @@ def test_weights_that_are_never_whole_give_the_rollout_and_the_update_of_whole_o
         assert_same_training(one, first[name], tolerance=TOLERANCE["float32"], case=name)
     one = processes_cases.updates({}, model=processes_cases.tiny_llama())
     assert_same_training(one, first["llama"], tolerance=TOLERANCE["float32"], case="llama")
+    one = processes_cases.updates(processes_cases.UNEVEN, model=processes_cases.eager_to_end())
+    assert_same_training(one, first["uneven"], tolerance=TOLERANCE["float32"], case="uneven")
+    lengths = [len(ids) for ids in first["uneven"]["samples"]]
+    assert len(lengths) == 8
+    assert sum(lengths[:4]) != sum(lengths[4:])  # the two processes had other numbers of forwards to make
     assert first["was_split"] == second["was_split"] == [True]  # while the reward was asked, in the middle of a rollout
     assert first["text"].startswith(
         "OtherProcessError: process 1: KeyError: 'suffix'; in step 0, the reward being asked"
