@@ -121,8 +121,9 @@ def _is_plain_head(model: Any, trunk: nn.Module, output_layer: nn.Module) -> boo
 
 
 def probe_ids(model: Any) -> Tensor:
-    """Four tokens to ask a model with, int64 [1, 4]."""
-    return torch.arange(4, device=next(model.parameters()).device).unsqueeze(0) % vocabulary_size(model)
+    """Four tokens to ask a model with, int64 [1, 4]; fewer where its context ends before."""
+    length = min(4, context_length(model) or 4)
+    return torch.arange(length, device=next(model.parameters()).device).unsqueeze(0) % vocabulary_size(model)
 
 
 @contextmanager

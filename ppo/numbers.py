@@ -68,6 +68,7 @@ _NUMBERS: dict[str, type | tuple[type, ...]] = {
 
 
 LARGEST_MOMENT = 1e100
+LARGEST_LIMIT = 2**31  # rows or tokens; torch counts in 64 bits
 """Of scores, in their own unit and squared: what is larger could not be squared once more. NaN is not smaller."""
 
 
@@ -86,7 +87,7 @@ def check_numbers(state: Mapping[str, Any], file: Path) -> None:
     ):
         raise ValueError(f"{file} is damaged: moments is {moments!r:.80}")
     if not _is_record(limits, Limits(1, None, None), (int, type(None))) or not all(
-        x is None or x > 0 for x in limits.values()
+        x is None or 0 < x < LARGEST_LIMIT for x in limits.values()
     ):
         raise ValueError(f"{file} is damaged: limits is {limits!r:.80}")
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from .adapters import has_adapter
+from .backbone import end_ids
 from .checkpoint import (
     link_or_copy,
     list_checkpoints,
@@ -138,6 +139,7 @@ def _read(
         model = _load_policy(folder / "model", state).to(_device(device or state["device"]))
     else:
         _load_exactly(model, _policy_tensors(folder / "model"))
+    end_ids(model)  # what a damaged config names as one is refused here, by the checkpoint's name
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in (state.get("frozen") or ()))
     if tokenizer is None and (folder / "model" / "tokenizer_config.json").is_file():

@@ -19,10 +19,16 @@ SMALL = {
 }  # fmt: skip
 GPT = {"vocab_size": VOCAB, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64, "eos_token_id": None}
 
+# Turns every position otherwise once one is beyond the twelfth.
+LONGROPE = {"rope_type": "longrope", "short_factor": [1.0, 1.0], "long_factor": [3.0, 6.0], "factor": 5.3,
+            "original_max_position_embeddings": 12, "rope_theta": 1e4}  # fmt: skip
+
 ARCHITECTURES = {
     "bloom": lambda: hf.BloomConfig(vocab_size=VOCAB, hidden_size=16, n_layer=2, n_head=2, eos_token_id=None),
     "gemma": lambda: hf.GemmaConfig(**SMALL, head_dim=8),
     "gemma2": lambda: hf.Gemma2Config(**SMALL, head_dim=8, sliding_window=4, final_logit_softcapping=2.0),
+    "phi3-longrope": lambda: hf.Phi3Config(**SMALL | {"num_key_value_heads": 4}, rope_parameters=LONGROPE),
+    "llama-longrope": lambda: hf.LlamaConfig(**SMALL, rope_parameters=LONGROPE),
     "phi": lambda: hf.PhiConfig(**SMALL),
     "falcon": lambda: hf.FalconConfig(**SMALL, multi_query=True),
     "falcon-alibi": lambda: hf.FalconConfig(**SMALL, multi_query=False, alibi=True),
@@ -41,7 +47,7 @@ ARCHITECTURES = {
 }  # fmt: skip
 
 # What may not join rows that run: windows and states are no columns that could be cut, or padding is out already.
-WITHOUT_JOINING = {"gemma2", "mamba", "recurrent-gemma"}
+WITHOUT_JOINING = {"gemma2", "mamba", "recurrent-gemma", "phi3-longrope", "llama-longrope"}
 
 
 def build(config) -> torch.nn.Module:
@@ -143,3 +149,26 @@ def test_a_free_slot_is_filled_while_the_others_run():
     assert metrics["generate/decode_steps"] <= sum(length - 1 for length in lengths) / 2 + max(lengths) / 2
     groups = sum(max(lengths[n : n + 2]) - 1 for n in range(0, 12, 2))
     assert metrics["generate/decode_steps"] < groups
+
+
+def test_abilities_follow_the_config():
+    model = build(hf.MistralConfig(**SMALL, sliding_window=None))
+    sampling = Sampling(response_length=12, temperature=0.0)
+    generate(model, PROMPTS, sampling, engine="hf")
+    model.config.sliding_window = 4
+    generation = generate(model, PROMPTS, sampling, engine="hf", slots=3)
+    assert responses(generation) == [greedy_without_cache(model, prompt, 12, ()) for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize("context", [2, 4, 6])
+def test_a_context_too_short_to_try_things_out(context: int):
+    model = build(hf.GPTJConfig(**GPT | {"n_positions": context}, rotary_dim=4))
+    generation = generate(model, [[5], [7]], Sampling(response_length=context - 1, temperature=0.0))
+    expected = [greedy_without_cache(model, prompt, context - 1, ()) for prompt in ([5], [7])]
+    assert responses(generation) == expected
+
+
+def test_positions_computed_again_are_padding_waste():
+    model = build(ARCHITECTURES["recurrent-gemma"]())
+    metrics = generate(model, [[5, 6, 7]], Sampling(response_length=4, temperature=0.0)).metrics
+    assert metrics["generate/padding_waste"] == pytest.approx(1 - 6 / (3 + 4 + 5 + 6))

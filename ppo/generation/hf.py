@@ -116,7 +116,7 @@ class HFEngine:
         else:
             features = self._model(rows.ids[:, -1:], rows.mask, rows.cache, use_cache=True)
         work.decode_steps += 1
-        work.count(len(rows), len(rows))
+        work.count(rows.ids.numel() if rows.cache is None else len(rows), len(rows))
         work.cache_bytes = max(work.cache_bytes, cache_bytes(features.cache))
         return features
 

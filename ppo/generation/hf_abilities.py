@@ -9,11 +9,15 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from ..backbone import causal_lm
 from .hf_cache import append_rows, cut_left, has_all_columns, select_rows
 from .hf_model import LastPosition
 from .requests import pad_left
 
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}  # of the largest
+
+
+_LONGEST, _SHORTEST = 7, 5  # tokens of a probe
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,10 @@ _MEASURED: WeakKeyDictionary[nn.Module, dict[object, Abilities]] = WeakKeyDictio
 
 
 def abilities_of(model: nn.Module, last: LastPosition, device: torch.device) -> Abilities:
-    """Measured once for a model, on a device and in a precision: they lie in its code, not in its weights."""
-    known = _MEASURED.setdefault(model, {})
-    key = (device, next(model.parameters()).dtype)
+    """Measured once for a model, a config, a device and a precision: weights do not matter, nor should hooks."""
+    known, config = _MEASURED.setdefault(model, {}), causal_lm(model).config
+    how = getattr(config, "_attn_implementation", None)
+    key = (device, next(model.parameters()).dtype, config.to_json_string(use_diff=False), how)
     if key in known:
         return known[key]
     found = measure_abilities(last, device)
@@ -42,8 +47,14 @@ def abilities_of(model: nn.Module, last: LastPosition, device: torch.device) -> 
 
 
 def measure_abilities(model: LastPosition, device: torch.device) -> Abilities:
-    """Try padding, stepping, selecting and joining, and hold the results against the plain forward."""
-    long, short = _probe(model.vocab, 7), _probe(model.vocab, 5)[::-1]
+    """Try padding, stepping, selecting and joining, and hold the results against the plain forward.
+
+    None where the context is too short to try, or what is computed for a token does not last.
+    """
+    longest = _LONGEST if model.context is None else min(_LONGEST, model.context)
+    if longest < _SHORTEST or not model.is_lasting:
+        return Abilities(pads=False, steps=False, selects=False, joins=False)
+    long, short = _probe(model.vocab, longest), _probe(model.vocab, longest - 2)[::-1]
     alone = torch.cat([_plain(model, [row], device) for row in (long, short)])
     pads = _is_close(_plain(model, [long, short], device), alone)
     pair = [long, short] if pads else [long, long]

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..backbone import Backbone, positions, vocabulary_size
+from ..backbone import Backbone, context_length, positions, vocabulary_size
+from .decoders.weights import STATIC_ROTATIONS
 
 _CACHE_NAMES = ("past_key_values", "cache_params")
 
@@ -23,13 +24,18 @@ class Features:
 
 
 class LastPosition:
-    """A causal LM as a function from token ids to the features of the last position; [B, T, V] never exists."""
+    """A causal LM as a function from token ids to the features of the last position; [B, T, V] never exists.
+
+    ``is_lasting``: what it computes for a token stays right when the sequence, or one beside it, grows longer.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         backbone = Backbone(model)
         inner: Any = backbone.model
         self.output_layer = backbone.output_layer
         self.vocab = vocabulary_size(inner)
+        self.context = context_length(inner)
+        self.is_lasting = not any(_turns_anew(module) for module in inner.modules())
         self._is_cut = backbone.is_cut_before_logits
         self._called: Any = inner.base_model if self._is_cut else inner
         parameters = inspect.signature(self._called.forward).parameters
@@ -57,3 +63,9 @@ class LastPosition:
             last = output.last_hidden_state[:, -1]
             return Features(last, last, new_cache)
         return Features(output.hidden_states[-1][:, -1], output.logits[:, -1], new_cache)
+
+
+def _turns_anew(module: nn.Module) -> bool:
+    """Whether it is a rotary embedding that turns all positions otherwise once one of them is far out ("longrope")."""
+    kinds = getattr(module, "rope_type", "default")
+    return any(kind not in STATIC_ROTATIONS for kind in (kinds.values() if isinstance(kinds, dict) else [kinds]))

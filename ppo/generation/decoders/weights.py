@@ -25,7 +25,7 @@ _ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
     "swish": "silu",
 }
-_STATIC_ROTATIONS = ("default", "linear", "llama3", "yarn", "proportional")
+STATIC_ROTATIONS = ("default", "linear", "llama3", "yarn", "proportional")
 
 
 class Unsupported(Exception):
@@ -72,7 +72,7 @@ class Reader:
     def rotation(self, module: Any) -> Tensor:
         """Cosine and sine, [length, R/2, 2], from a model's own rotary embedding module."""
         kind = getattr(module, "rope_type", "default")
-        if kind not in _STATIC_ROTATIONS:
+        if kind not in STATIC_ROTATIONS:
             raise Unsupported(f"its rotary embedding is of type {kind!r}, which depends on the sequence")
         positions = torch.arange(self.length, device=module.inv_freq.device)
         cosine, sine = module(torch.zeros(1, device=positions.device), positions.unsqueeze(0))
