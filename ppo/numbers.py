@@ -68,8 +68,8 @@ _NUMBERS: dict[str, type | tuple[type, ...]] = {
 
 
 LARGEST_MOMENT = 1e100
-LARGEST_LIMIT = 2**31  # rows or tokens; torch counts in 64 bits
 """Of scores, in their own unit and squared: what is larger could not be squared once more. NaN is not smaller."""
+LARGEST_LIMIT = 2**31  # rows or tokens; torch counts in 64 bits
 
 
 def check_numbers(state: Mapping[str, Any], file: Path) -> None:
