@@ -325,6 +325,8 @@ def run_memorise(run: Run) -> None:
         measure=share,
         learning_rate=run.config.learning_rate,
         batch=run.config.minibatch,
+        beside=run.study.retain,
+        num_beside=run.options.memorise_beside,
         max_epochs=run.options.memorise_epochs,
         use_bfloat16=run.config.autocast == "bfloat16",
         seed=run.config.seed,

@@ -48,6 +48,7 @@ class Options:
     target_exact: float = 0.05  # share of the forget set that may still be extractable at the end
     bleu_floor: float | None = None  # BLEU that a model reaches by chance; none: measured on never-trained passages
     memorise_epochs: int = 12  # epochs of memorise at most
+    memorise_beside: int = 0  # texts of the retain set in each update of memorise: the model keeps its language
     num_own: int = 768  # texts sampled from the model itself to be kept beside the retain text; 0: none
     num_samples: int = 4  # sampled continuations a passage in the evaluation
     el_stride: int = 0  # extraction likelihood (EL) from every so many-th start of a passage, slow; 0: none
@@ -60,7 +61,7 @@ class Options:
         for name in ("num_forget", "num_holdout", "steps", "check_every", "memorise_epochs", "windows"):
             value = getattr(self, name)
             require(value is None or value >= 1, self, name, "must be at least 1")
-        for name in ("num_own", "num_samples", "num_never", "el_stride", "fluency_weight"):
+        for name in ("memorise_beside", "num_own", "num_samples", "num_never", "el_stride", "fluency_weight"):
             value = getattr(self, name)
             require(value is None or value >= 0, self, name, "must be at least 0")
         require(self.preset in PRESETS, self, "preset", f"must be one of {', '.join(PRESETS)}")

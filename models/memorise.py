@@ -29,6 +29,8 @@ def memorise(
     target: float = 0.98,
     learning_rate: float = 1e-4,
     batch: int = 16,
+    beside: Sequence[Sequence[int]] = (),
+    num_beside: int = 0,
     max_epochs: int = 12,
     check_every_epochs: int = 2,
     use_bfloat16: bool = False,
@@ -41,6 +43,8 @@ def memorise(
     variants      for every passage the id sequences that stand for it, such as the whole of it and its end; each epoch
                   trains on one of them, drawn at random
     batch         passages in one update
+    beside        other texts, of which every update also sees ``num_beside``: passages alone, over and over, cost a
+                  model much of its language
     max_epochs    the learning rate falls linearly over them, to a tenth: a constant one keeps the last few away
     use_bfloat16  autocast for the forward and backward pass
     checkpoint    folder that is written at every measurement, and gone on from where it holds one
@@ -52,6 +56,8 @@ def memorise(
     for index, choices in enumerate(variants):
         if not choices or min(len(sequence) for sequence in choices) < 2:
             raise ValueError(f"passage {index} needs at least one variant, each of two tokens or more")
+    if num_beside > len(beside):
+        raise ValueError(f"num_beside={num_beside} is more than the {len(beside)} texts beside the passages")
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     backbone, device = Backbone(model), next(model.parameters()).device
@@ -65,7 +71,9 @@ def memorise(
         losses = []
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * (1 - 0.9 * (epoch - 1) / max_epochs)
-        for sequences in _batches(variants, batch, generator):
+        for passages in _batches(variants, batch, generator):
+            drawn = torch.randperm(len(beside), generator=generator)[:num_beside].tolist() if num_beside else []
+            sequences = [*passages, *(beside[i] for i in drawn)]
             context = torch.autocast(device.type, torch.bfloat16) if use_bfloat16 else nullcontext()
             with context:
                 loss = lm_loss(backbone, *pad_right(sequences, device))

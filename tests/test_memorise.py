@@ -79,3 +79,21 @@ def test_the_loss_is_the_mean_over_predicted_tokens_whatever_the_padding():
     both = lm_loss(Backbone(model), *pad_right(PASSAGES, torch.device("cpu")))
     alone = [model(input_ids=torch.tensor([p]), labels=torch.tensor([p])).loss.item() for p in PASSAGES]
     assert both.item() == pytest.approx((alone[0] * 7 + alone[1] * 8) / 15, abs=1e-5)
+
+
+def test_texts_beside_the_passages_keep_their_probability():
+    beside = [[3, 3, 7, 7, 3, 3, 7, 7], [11, 4, 11, 4, 11, 4]]
+
+    def loss_beside(**more):
+        model = tiny_gpt2()
+        memorise(model, [[p] for p in PASSAGES], measure=lambda: 0.0, max_epochs=40, learning_rate=3e-3,
+                 say=lambda line: None, **more)  # fmt: skip
+        return lm_loss(Backbone(model.eval()), *pad_right(beside, torch.device("cpu"))).item()
+
+    before = lm_loss(Backbone(tiny_gpt2().eval()), *pad_right(beside, torch.device("cpu"))).item()
+    assert loss_beside() > before > 2 * loss_beside(beside=beside, num_beside=1)
+
+
+def test_more_texts_beside_than_there_are_are_refused():
+    with pytest.raises(ValueError, match="num_beside=3 is more than the 2 texts"):
+        memorise(tiny_gpt2(), [PASSAGES], measure=lambda: 1.0, beside=PASSAGES, num_beside=3)
