@@ -90,8 +90,7 @@ def test_texts_beside_the_passages_keep_their_probability():
                  say=lambda line: None, **more)  # fmt: skip
         return lm_loss(Backbone(model.eval()), *pad_right(beside, torch.device("cpu"))).item()
 
-    before = lm_loss(Backbone(tiny_gpt2().eval()), *pad_right(beside, torch.device("cpu"))).item()
-    assert loss_beside() > before > 2 * loss_beside(beside=beside, num_beside=1)
+    assert loss_beside() > 2 * loss_beside(beside=beside, num_beside=1)
 
 
 def test_more_texts_beside_than_there_are_are_refused():
