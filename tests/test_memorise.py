@@ -86,7 +86,7 @@ def test_texts_beside_the_passages_keep_their_probability():
 
     def loss_beside(**more):
         model = tiny_gpt2()
-        memorise(model, [[p] for p in PASSAGES], measure=lambda: 0.0, max_epochs=40, learning_rate=3e-3,
+        memorise(model, [[p] for p in PASSAGES], measure=lambda: 0.0, max_epochs=200, learning_rate=3e-3,
                  say=lambda line: None, **more)  # fmt: skip
         return lm_loss(Backbone(model.eval()), *pad_right(beside, torch.device("cpu"))).item()
 
