@@ -35,6 +35,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 
 import ppo
@@ -49,8 +50,8 @@ from eval.exports import model_card, write_card, write_open_unlearning
 from eval.report import render_passage, render_table
 from eval.report.folder import LivePage, write_page
 from eval.results import read_before, read_results, write_json, write_results
-from eval.settings import Settings
 from models.load import load
+from models.lora import LoraConfig, add_lora, linear_targets, unload
 from models.memorise import memorise
 from models.own_text import own_text
 from ppo.backbone import context_length
@@ -124,6 +125,8 @@ def train(
         extracted = run.processes.first(lambda: (looks() or [before.summary])[-1]["forget/exact"])
         known = {"forget/exact": extracted}
         trainer.train(steps, probe=look, stop_when=show_and_judge, show=headline(run.config), known=known)
+    if run.options.lora_rank:
+        unload(trainer.model, keep=True)
     trainer.save_model(run.out / "model")
 
 
@@ -165,12 +168,17 @@ def make_trainer(run: Run, floor: float) -> ppo.Trainer:
     rows, reward = rows_to_forget(run), make_reward(run, floor)
     kept = run.processes.first(lambda: text_to_keep(run))
     more: dict[str, Any] = {"tokenizer": run.loaded.tokenizer, "retain": kept, "out": run.out}
+    model, rank = run.loaded.model, run.options.lora_rank
+    if rank:  # from the seed alone, so that a resumed run finds the adapter that it began with
+        start = torch.Generator().manual_seed(run.config.seed)
+        add_lora(model, LoraConfig(linear_targets(model), rank=rank, alpha=2.0 * rank), generator=start)
     if run.options.resume and run.processes.first(lambda: bool(list_checkpoints(run.out / "checkpoints"))):
         device = str(next(run.loaded.model.parameters()).device)
-        return ppo.Trainer.resume(run.out, rows, reward, device=device, **more)
+        base = model if rank else None
+        return ppo.Trainer.resume(run.out, rows, reward, model=base, device=device, **more)
     if run.options.resume:  # killed before its first checkpoint: it starts again from nothing
         run.processes.first(lambda: forget_training(run.out))
-    return ppo.Trainer(run.loaded.model, rows, reward, run.config, **more)
+    return ppo.Trainer(model, rows, reward, run.config, **more)
 
 
 def forget_training(out: Path) -> None:
@@ -228,9 +236,7 @@ def chance_floor(run: Run, before: Evaluation) -> float:
 def measure(run: Run, label: str) -> Evaluation:
     """The whole evaluation of the run's model as it is."""
     started = time.perf_counter()
-    options = run.options
-    settings = Settings(num_samples=options.num_samples, el_stride=options.el_stride, seed=run.config.seed)
-    study = run.study
+    study, settings = run.study, run.options.evaluation(run.config.seed)
     found = evaluate(run.loaded.model, run.loaded.tokenizer, study.passages, study.holdout, settings=settings)
     say(f"{label}: {len(study.passages)} passages evaluated in {time.perf_counter() - started:.0f} s")
     return found

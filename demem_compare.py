@@ -32,15 +32,17 @@ from torch import nn
 
 import ppo
 from data.study import Study
+from demem_attacks import AttackOptions
 from demem_methods import METHODS, Bench, Defended, Method
 from demem_setup import PRESETS, Options, Run, load_run, say
 from demem_twins import Twins
+from eval.attacks.result import summarise
+from eval.attacks.suite import AttackSettings, chosen_names, make_attacks, run_attacks
 from eval.cost import Cost, Tokens, count_parameters, ppo_tokens
 from eval.evaluate import Evaluation, evaluate
 from eval.paper import as_published
 from eval.report.pareto import write_pages
 from eval.results import check_folder, write_json
-from eval.settings import Settings
 from eval.teacher import teacher_force
 from models.lab.recipe import Recipe
 from models.load import load
@@ -51,6 +53,7 @@ from ppo.options import given_values
 
 Train = Callable[[Run, Evaluation], None]
 Keep = Callable[[Run], list[list[int]]]
+LORA_RATE = 5.0  # times the learning rate of full training, for an adapter
 VETOED = ("discoverable", "sequence_p")  # what a decoding that vetoes changes without generating
 
 
@@ -111,17 +114,54 @@ def compare(parsed: argparse.Namespace, *, train: Train, text_to_keep: Keep) -> 
     is_lab = options.model == "lab" and options.data == "lab"
     for name in comparison.names:
         require(is_lab or METHODS[name].kind != "retraining", options, "model", f"has no twin: leave out {name}")
+    attacker = read_attacker(parsed)
     run = load_run(options, {**PRESETS["default"], **changes}, Processes())
-    open_folder(run, changes)
+    open_folder(run, changes, attacker)
     for size in sizes_of(comparison, run.study):
-        compare_at(size, comparison, run, changes, train, text_to_keep)
+        compare_at(size, comparison, run, changes, attacker, train, text_to_keep)
     files = sorted((run.out / "points").glob("*.json"))
     write_pages(run.out, [json.loads(f.read_text(encoding="utf-8")) for f in files], order=list(METHODS))
     say(f"page: {run.out / 'compare.html'}   tables: {run.out / 'compare.md'}")
 
 
+@dataclass(frozen=True)
+class Attacker:
+    """Attacks beyond the evaluation, by name: none unless --attacks asks for them."""
+
+    names: tuple[str, ...] = ()
+    settings: AttackSettings = AttackSettings()
+
+    def attack(self, run: Run, defended: Defended) -> list[dict[str, Any]]:
+        """What they get out of a model; its weights are the attacker's, so a decoding defence is none."""
+        if not self.names:
+            return []
+        results = run_attacks(
+            defended.model, run.loaded.tokenizer, run.study.passages, names=self.names, settings=self.settings,
+            say=lambda name: say(f"attack: {name}"),
+        )  # fmt: skip
+        return [summarise(result, seed=self.settings.seed) for result in results]
+
+
+def read_attacker(parsed: argparse.Namespace) -> Attacker:
+    """From --attacks and the options that go with it. ValueError for what cannot work."""
+    given = given_values(parsed, AttackOptions)
+    if "attacks" not in given:
+        require(not given, AttackOptions(**given), next(iter(given), ""), "goes with --attacks")
+        return Attacker()
+    options = AttackOptions(**given)
+    settings = options.settings()
+    make_attacks(options.attacks, settings)
+    return Attacker(tuple(chosen_names(options.attacks)), settings)
+
+
 def compare_at(
-    size: int, comparison: Comparison, run: Run, changes: dict[str, Any], train: Train, text_to_keep: Keep
+    size: int,
+    comparison: Comparison,
+    run: Run,
+    changes: dict[str, Any],
+    attacker: Attacker,
+    train: Train,
+    text_to_keep: Keep,
 ) -> None:
     """The points of one number of forget records."""
     run = replace(run, study=resized(run.study, size))
@@ -140,7 +180,10 @@ def compare_at(
         say(f"{point.key} …")
         method = METHODS[point.name]
         defended = method.apply(bench, point.value, point.seed)
-        write_json(path, describe(point, method, defended, run, measure(run, defended, original)))
+        measured = measure(run, defended, original)
+        if attacker.names and method.kind != "decoding":
+            measured["attacks"] = attacker.attack(run, defended)
+        write_json(path, describe(point, method, defended, run, measured))
         shutil.rmtree(bench.work, ignore_errors=True)
 
     for point in [first, *(p for p in plan(comparison, run.config.seed, size) if p != first)]:
@@ -164,18 +207,20 @@ def plan(comparison: Comparison, seed: int, size: int) -> Iterator[Point]:
     return (point for *_, point in sorted(points, key=lambda row: row[:3]))
 
 
-def open_folder(run: Run, changes: dict[str, Any]) -> None:
+def open_folder(run: Run, changes: dict[str, Any], attacker: Attacker = Attacker()) -> None:
     """Create the folder, or check that it was begun with the same settings: they are what all points share."""
     mine = {name: value for name, value in asdict(run.options).items() if name not in ("out", "resume", "device")}
-    settings = json.loads(json.dumps({"options": mine, "config": changes}))
+    attacks = {"names": attacker.names, **attacker.settings.to_dict()} if attacker.names else {}
+    settings = json.loads(json.dumps({"options": mine, "config": changes, "attacks": attacks}))
     path = run.out / "compare.json"
     check_folder(run.out, is_new=not path.is_file())
     if path.is_file():
         known = json.loads(path.read_text(encoding="utf-8"))
         plain = {name: value for name, value in asdict(Options()).items() if name in mine}  # of options that are new
-        known = {**known, "options": json.loads(json.dumps(plain)) | known.get("options", {})}
+        known = {"attacks": {}, **known, "options": json.loads(json.dumps(plain)) | known.get("options", {})}
         if known != settings:
-            both = [(part, n) for part in ("options", "config") for n in {**known.get(part, {}), **settings[part]}]
+            parts = ("options", "config", "attacks")
+            both = [(part, n) for part in parts for n in {**known.get(part, {}), **settings[part]}]
             wrong = [n for part, n in both if known.get(part, {}).get(n) != settings[part].get(n)]
             raise ValueError(f"--out {run.out} was begun with other settings ({', '.join(wrong)}): name another folder")
     (run.out / "points").mkdir(exist_ok=True)
@@ -213,10 +258,12 @@ class Unlearn:
     train: Train
 
     def __call__(self, preset: str, knob: str, value: float, folder: Path, seed: int) -> Defended:
-        more = {"steps": round(value)} if knob == "steps" else {}
+        more = {knob: round(value)} if knob in ("steps", "lora_rank") else {}
         is_begun = (folder / "config.json").is_file()
         options = replace(self.run.options, preset=preset, out=str(folder), resume=is_begun, **more)
         config = {**PRESETS[preset], **self.changes, "seed": seed} | ({} if more else {knob: value})
+        if options.lora_rank:
+            config["learning_rate"] = LORA_RATE * float(config["learning_rate"])
         run = replace(load_run(options, config, Processes()), study=self.run.study)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "config.json", {"options": asdict(options), "config": run.config.to_dict()})
@@ -244,8 +291,7 @@ def _seconds(row: dict[str, float]) -> float:
 
 def measure(run: Run, defended: Defended, original: nn.Module) -> dict[str, Any]:
     """The evaluation of a defended model, the same for all: summary, and the paper's own numbers beside it."""
-    options = run.options
-    settings = Settings(num_samples=options.num_samples, el_stride=options.el_stride, seed=run.config.seed)
+    settings = run.options.evaluation(run.config.seed)
     study, tokenizer = run.study, run.loaded.tokenizer
     more: dict[str, Any] = {"generate": defended.generate}
     with defended.context():

@@ -95,12 +95,12 @@ def trained(
 ) -> Defended:
     """One training-time baseline on a copy of the original, stopped when the forget set is gone.
 
-    Its retain batches are DeMem's, and so is a number of steps that was asked for.
+    Its retain batches and its precision are DeMem's, and so is a number of steps that was asked for.
     """
     started, options, config = time.perf_counter(), bench.run.options, bench.run.config
     training = replace(
         training, steps=options.steps or training.steps, retain_sequences=config.retain_sequences,
-        retain_tokens=config.retain_tokens,
+        retain_tokens=config.retain_tokens, autocast=config.autocast,
     )  # fmt: skip
     model, keep = copy.deepcopy(bench.model), bench.keep(seed) if training.retain_weight else []
     looks: list[bool] = []
@@ -210,6 +210,7 @@ def _twin(kind: Literal["retain-only", "dedup"], bench: Bench, value: float, see
 METHODS: dict[str, Method] = {
     "original": Method("original", _original, is_seeded=False),
     "demem": Method("training", partial(_demem, "default", "retain_coef"), "retain_coef", (5.0, 2.5, 1.25), 2.5),
+    "demem-lora": Method("training", partial(_demem, "default", "lora_rank"), "lora_rank", (4, 16, 64), 16),
     "paper": Method("training", partial(_demem, "paper", "steps"), "steps", (4, 15, 60), 60),
     "paper-as-run": Method("training", partial(_demem, "paper-as-run", "steps"), "steps", (1, 2, 4), 4),
     "ul": Method("training", _ascent, "learning_rate", (2e-5, 5e-5, 1e-4), 5e-5),

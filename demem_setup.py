@@ -17,6 +17,7 @@ import ppo
 from data.study import Study, check_fits, load_study
 from eval.provenance import provenance
 from eval.results import check_folder, check_same, check_untrained, read_settings, write_json
+from eval.settings import Settings
 from models.load import LoadedModel, load
 from ppo.backbone import context_length, vocabulary_size
 from ppo.config import check_types, require
@@ -42,6 +43,7 @@ class Options:
     fluency_weight: float = 0.0  # reward lost for a nat per token outside the fluency band; 0: no band
     fluency_low: float = 0.5  # nats per token under the original model; below lie loops and memorised text
     fluency_high: float = 6.0  # nats per token under the original model; above lies gibberish
+    lora_rank: int = 0  # of an adapter that is trained in the weights' place and merged at the end; 0: the weights
     windows: int | None = None  # places of a passage to train on, half a suffix apart; none: 2 (paper: 1, the suffix)
     steps: int | None = None  # PPO steps at most; none: 60 (paper-as-run: 4)
     check_every: int = 2  # steps between two looks at the forget set
@@ -52,21 +54,34 @@ class Options:
     num_own: int = 768  # texts sampled from the model itself to be kept beside the retain text; 0: none
     num_samples: int = 4  # sampled continuations a passage in the evaluation
     el_stride: int = 0  # extraction likelihood (EL) from every so many-th start of a passage, slow; 0: none
+    el_passages: int | None = None  # EL of the first so many passages of each group; none: of all
     device: str = "auto"  # auto, cpu or cuda
     resume: bool = False  # go on from the last checkpoint in the folder
     live: bool = False  # rewrite report.html while training; open it in a browser, it loads itself again
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("num_forget", "num_holdout", "steps", "check_every", "memorise_epochs", "windows"):
+        for name in ("el_passages", "num_forget", "num_holdout", "steps", "check_every", "memorise_epochs", "windows"):
             value = getattr(self, name)
             require(value is None or value >= 1, self, name, "must be at least 1")
-        for name in ("memorise_beside", "num_own", "num_samples", "num_never", "el_stride", "fluency_weight"):
+        for name in (
+            "lora_rank",
+            "memorise_beside",
+            "num_own",
+            "num_samples",
+            "num_never",
+            "el_stride",
+            "fluency_weight",
+        ):
             value = getattr(self, name)
             require(value is None or value >= 0, self, name, "must be at least 0")
         require(self.preset in PRESETS, self, "preset", f"must be one of {', '.join(PRESETS)}")
         require(self.encoder is None or self.is_paper, self, "encoder", "goes with --preset paper: ours takes BLEU")
         require(0 <= self.fluency_low < self.fluency_high, self, "fluency_low", "must lie between 0 and fluency_high")
+
+    def evaluation(self, seed: int) -> Settings:
+        """How a model is evaluated."""
+        return Settings(num_samples=self.num_samples, el_stride=self.el_stride, el_passages=self.el_passages, seed=seed)
 
     @property
     def is_paper(self) -> bool:
@@ -80,7 +95,7 @@ class Options:
 
 
 OF_ATTACK = ("model", "data", "data_split", "retain", "num_forget", "num_holdout", "num_never", "num_samples",
-             "el_stride")  # fmt: skip
+             "el_stride", "el_passages")  # fmt: skip
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Ours. No KL penalty against the model that memorised, since it would defend every memorised token; a KL loss on
@@ -164,6 +179,8 @@ def load_run(options: Options, changes: Mapping[str, Any], processes: Processes)
     if options.preset == "default" and "min_response_length" not in changes:
         # Else it learns to end early: of a short text little is right, and nothing is wrong.
         config = config.replace(min_response_length=config.response_length)
+    if options.lora_rank and config.sharding != "none":
+        raise ValueError(f"--lora-rank {options.lora_rank} merges the adapter at the end: leave --sharding at none")
     check_fits(study, context_length(loaded.model), config.response_length)
     device = next(loaded.model.parameters()).device
     encoder = BertScore.load(options.encoder, device=device) if options.encoder else None

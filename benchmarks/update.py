@@ -38,7 +38,7 @@ from benchmarks.machine import peak_memory_bytes, write_json
 from benchmarks.models import make_model, random_prompts
 from benchmarks.rates import machine_rates
 from eval.provenance import provenance
-from models.lora import LoraConfig, add_lora
+from models.lora import LoraConfig, add_lora, linear_targets
 from ppo.backbone import blocks
 from ppo.buffer import align, microbatches, trim
 from ppo.logprobs import response_positions
@@ -145,7 +145,7 @@ def make_trainer(options: argparse.Namespace) -> ppo.Trainer:
     """Random prompts, and a reward that costs nothing, so that the time is PPO's."""
     model = make_model(options.model, torch.bfloat16 if options.variant == "pure-bf16" else torch.float32)
     if options.variant.startswith("lora"):
-        add_lora(model, LoraConfig(lora_targets(model), rank=options.lora_rank))
+        add_lora(model, LoraConfig(linear_targets(model), rank=options.lora_rank))
     prompts = random_prompts(model, options.prompts, options.prompt_length)
     config = ppo.Config(
         prompts_per_step=options.prompts,
@@ -160,12 +160,6 @@ def make_trainer(options: argparse.Namespace) -> ppo.Trainer:
         for block in blocks(trainer.model):
             block.compile(dynamic=False)  # once for every shape
     return trainer
-
-
-def lora_targets(model: Any) -> tuple[str, ...]:
-    """The linear layers of the blocks, by the ends of their names."""
-    layers = [name for name, module in blocks(model)[0].named_modules() if hasattr(module, "weight")]
-    return tuple(name for name in layers if blocks(model)[0].get_submodule(name).weight.dim() == 2)
 
 
 def bare_pass(trainer: ppo.Trainer, rollout: Rollout) -> float:

@@ -8,6 +8,7 @@ passage. This module knows no files, no training and no reports.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -202,13 +203,25 @@ def _output_nll(
 def _extraction_likelihood(
     model: nn.Module, passages: Sequence[Passage], settings: Settings, generate: Generate
 ) -> list[Record]:
+    chosen = _first_of_each_group(passages, settings.el_passages)
     written = memorization.continue_from_starts(
-        model, [whole(p) for p in passages], stride=settings.el_stride, slots=settings.slots, generate=generate
+        model, [whole(passages[i]) for i in chosen], stride=settings.el_stride, slots=settings.slots, generate=generate
     )
-    return [
-        {
+    found: list[Record] = [{"el_10": None, "el_10_generated": None} for _ in passages]
+    for i, pairs in zip(chosen, written, strict=True):
+        found[i] = {
             "el_10": memorization.mean_overlap(pairs, 10),
             "el_10_generated": memorization.mean_overlap(pairs, 10, divisor="generated"),
         }
-        for pairs in written
-    ]
+    return found
+
+
+def _first_of_each_group(passages: Sequence[Passage], count: int | None) -> list[int]:
+    """Places of the first ``count`` passages of every group, or of all."""
+    seen: Counter[str] = Counter()
+    places = []
+    for place, passage in enumerate(passages):
+        seen[passage.group] += 1
+        if count is None or seen[passage.group] <= count:
+            places.append(place)
+    return places

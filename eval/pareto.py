@@ -138,7 +138,7 @@ def _mean_summary(points: Sequence[Mapping[str, Any]]) -> Summary:
 def _mean(points: Sequence[Mapping[str, Any]], original: Summary, target: Summary | None) -> Mean:
     rows = [
         {**p["summary"], **p.get("paper", {}), **derived(p["summary"], original, target),
-         "cost/seconds": p["cost"]["seconds"], "cost/flops": p["cost"]["flops"]}
+         "cost/seconds": p["cost"]["seconds"], "cost/flops": p["cost"]["flops"], **attacked(p)}
         for p in points
     ]  # fmt: skip
     names = [name for name in rows[0] if all(name in row for row in rows)]
@@ -151,6 +151,18 @@ def _mean(points: Sequence[Mapping[str, Any]], original: Summary, target: Summar
         {name: statistics.stdev(column) if len(column) > 1 else 0.0 for name, column in columns.items()},
         tuple(name for name in COLLAPSE_RULES if 2 * broken.count(name) > len(points)),
     )  # fmt: skip
+
+
+ATTACK = "attack/"
+
+
+def attacked(point: Mapping[str, Any]) -> dict[str, float]:
+    """What the attacks on a point got out exactly, as shares: "attack/<group>/<attack and variant>"."""
+    return {
+        f"{ATTACK}{group}/{attack['name']}": float(numbers["exact"])
+        for attack in point.get("attacks", [])
+        for group, numbers in attack["groups"].items()
+    }
 
 
 def dominates(one: Mean, other: Mean, *, is_strict: bool = False, is_fluency_aside: bool = False) -> bool:

@@ -26,6 +26,7 @@ class Settings:
     discoverable_n, discoverable_p   (n, p) of discoverable extraction
     min_k_share          share of the least likely tokens in the min-k scores
     el_stride            extraction likelihood from every k-th start; 0 leaves it out (it needs many generation passes)
+    el_passages          of the first so many passages of each group; None: of all
     resamples            bootstrap draws behind each interval
     seed                 of sampling and of the bootstrap
     slots                sequences decoded side by side
@@ -41,6 +42,7 @@ class Settings:
     discoverable_p: float = 0.5
     min_k_share: float = 0.2
     el_stride: int = 0
+    el_passages: int | None = None
     resamples: int = 1000
     seed: int = 0
     slots: int = 64
@@ -51,6 +53,8 @@ class Settings:
         for name in ("num_samples", "more_tokens", "el_stride", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"Settings.{name}={getattr(self, name)!r} must be at least 0")
+        if self.el_passages is not None and self.el_passages < 1:
+            raise ValueError(f"Settings.el_passages={self.el_passages!r} must be at least 1, or None for all")
         for name in ("discoverable_n", "resamples", "slots", "batch_tokens", "chunk_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Settings.{name}={getattr(self, name)!r} must be at least 1")

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from ppo.backbone import blocks
 from ppo.files import naming, read_json
 
 _PREFIX = "base_model.model."
@@ -128,6 +129,13 @@ class LoraLinear(nn.Module):
         if self._plain_weight is not None:
             self.base.weight.copy_(self._plain_weight)
             self._plain_weight = None
+
+
+def linear_targets(model: nn.Module) -> tuple[str, ...]:
+    """Names of all linear layers inside the model's blocks: what an adapter of everything but the ends adapts."""
+    found = {path.rpartition(".")[2]: None for block in blocks(model) for path, layer in block.named_modules()
+             if isinstance(layer, nn.Linear | Conv1D)}  # fmt: skip
+    return tuple(found)
 
 
 def add_lora(model: nn.Module, config: LoraConfig, *, generator: torch.Generator | None = None) -> list[str]:

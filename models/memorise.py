@@ -41,7 +41,7 @@ def memorise(
     """Train in place until ``measure()`` (a share, 0 to 1) reaches ``target``; returns a record an epoch.
 
     variants      for every passage the id sequences that stand for it, such as the whole of it and its end; each epoch
-                  trains on one of them, drawn at random
+                  trains on one of them, drawn at random for a batch
     batch         passages in one update
     beside        other texts, of which every update also sees ``num_beside``: passages alone, over and over, cost a
                   model much of its language
@@ -149,8 +149,9 @@ def pad_right(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple
 def _batches(
     variants: Sequence[Sequence[Sequence[int]]], batch: int, generator: torch.Generator
 ) -> Iterator[list[Sequence[int]]]:
-    """One epoch: every passage once, in random order, each by a random variant."""
+    """One epoch: every passage once, in random order. A batch is of one random variant: of like length, little padded."""
     order = torch.randperm(len(variants), generator=generator).tolist()
     for start in range(0, len(order), batch):
         chosen = [variants[i] for i in order[start : start + batch]]
-        yield [c[int(torch.randint(len(c), (), generator=generator))] for c in chosen]
+        which = int(torch.randint(max(map(len, chosen)), (), generator=generator))
+        yield [c[which % len(c)] for c in chosen]

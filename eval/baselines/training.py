@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,7 @@ class Training:
     retain_loss        "lm": NLL of retain text; "kl": KL(original || model) at every token of it
     retain_sequences, retain_tokens   retain pieces a step and their length
     chunk_tokens       tokens that pass the output layer at once
+    autocast           "bfloat16": forward and backward pass in it; weights and Adam stay as they are
     """
 
     steps: int = 20
@@ -59,6 +61,7 @@ class Training:
     retain_sequences: int = 8
     retain_tokens: int = 128
     chunk_tokens: int = 512
+    autocast: Literal["off", "bfloat16"] = "off"
 
     def __post_init__(self) -> None:
         for name in ("steps", "microbatch", "retain_sequences", "retain_tokens", "chunk_tokens"):
@@ -71,6 +74,12 @@ class Training:
                 f"Training.learning_rate={self.learning_rate!r} must be above 0 and "
                 f"Training.retain_weight={self.retain_weight!r} at least 0"
             )
+
+    def precision(self, model: nn.Module) -> AbstractContextManager[Any]:
+        """The context of every forward pass."""
+        if self.autocast == "off":
+            return nullcontext()
+        return torch.autocast(next(model.parameters()).device.type, torch.bfloat16)
 
 
 def pairs_of(passages: Sequence[Passage], scope: Scope) -> list[Pair]:
@@ -91,7 +100,7 @@ def nll_of(pairs: Sequence[Pair], backbone: Backbone, indices: Sequence[int], ch
 def frozen_nll(model: nn.Module, pairs: Sequence[Pair], training: Training) -> Tensor:
     """The same [N] under the model as it is now: what the methods with a reference compare with."""
     backbone = Backbone(model)
-    with evaluation_mode(model):
+    with evaluation_mode(model), training.precision(model):
         parts = [nll_of(pairs, backbone, part, training.chunk_tokens) for part in _cut(range(len(pairs)), training)]
     return torch.cat(parts)
 
@@ -139,7 +148,8 @@ def train(
 def _forget_gradients(backbone: Backbone, chosen: list[int], forget_loss: ForgetLoss, training: Training) -> float:
     total = 0.0
     for part in _cut(chosen, training):
-        loss = forget_loss(backbone, part) / len(chosen)
+        with training.precision(backbone.model):
+            loss = forget_loss(backbone, part) / len(chosen)
         loss.backward()
         total += float(loss.detach())
     return total
@@ -147,7 +157,8 @@ def _forget_gradients(backbone: Backbone, chosen: list[int], forget_loss: Forget
 
 def _retain_gradients(backbone: Backbone, retain_loss: RetainLoss, training: Training) -> float:
     ids, mask = retain_loss.draw(next(backbone.model.parameters()).device)
-    loss = retain_loss(backbone, ids, mask, num_tokens=count_predictions(mask))
+    with training.precision(backbone.model):
+        loss = retain_loss(backbone, ids, mask, num_tokens=count_predictions(mask))
     (training.retain_weight * loss).backward()
     return float(loss.detach())
 

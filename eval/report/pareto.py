@@ -13,12 +13,25 @@ from typing import Any
 from rewards.bleu import Bleu
 
 from ..paper import DEFINITIONS as AS_PUBLISHED_DEFINITIONS
-from ..pareto import COLLAPSE_RULES, DERIVED, Mean, means
+from ..pareto import ATTACK, COLLAPSE_RULES, DERIVED, Mean, means
 from ..results import replace_text
 from ..settings import Settings, define
 from ..summary import signatures
 from .pareto_charts import chart_css, chart_section
-from .pareto_text import AS_PUBLISHED, PAPER, PAPER_NOTE, TABLES, Column, document, latex, paper_table, sentences, table
+from .pareto_text import (
+    AS_PUBLISHED,
+    ATTACKS,
+    PAPER,
+    PAPER_NOTE,
+    TABLES,
+    Column,
+    attack_columns,
+    document,
+    latex,
+    paper_table,
+    sentences,
+    table,
+)
 from .script import DEFINITIONS
 from .style import CSS
 from .terms import Terms
@@ -42,6 +55,9 @@ OWN = {
 }
 
 
+ATTACKED = "Share of the passages that an attack got exactly, token by token, in any try. Group, attack, variant: {}."
+
+
 def write_pages(out: Path, points: Sequence[Mapping[str, Any]], *, order: Sequence[str]) -> None:
     """compare.html, compare.md and compare.tex from the points of a folder, methods in the given order."""
     rank = {name: i for i, name in enumerate(order)}
@@ -54,7 +70,7 @@ def write_pages(out: Path, points: Sequence[Mapping[str, Any]], *, order: Sequen
 def render_comparison(all_means: Sequence[Mean], points: Sequence[Mapping[str, Any]]) -> str:
     """The whole page as a string; ``points`` are what the means were taken of, for where they come from."""
     says = "".join(f"<p>{escape(line)}</p>" for line in sentences(all_means))
-    columns = [column for _, some in TABLES for column in some] + [*PAPER, *AS_PUBLISHED]
+    columns = [column for _, some in TABLES for column in some] + [*PAPER, *AS_PUBLISHED, *attack_columns(all_means)]
     terms = collect_terms(columns, settings_of(points))
     num_methods = len({m.method for m in all_means})
     body = [
@@ -63,6 +79,7 @@ def render_comparison(all_means: Sequence[Mean], points: Sequence[Mapping[str, A
         f'<h2>What the comparison says</h2><div class="verdict">{says}</div>',
         f"<h2>Forgetting against utility</h2>{chart_section(all_means)}",
         *(_table(title, all_means, columns, terms) for title, columns in TABLES),
+        _table(ATTACKS, all_means, attack_columns(all_means), terms),
         _paper(all_means, terms),
         _table("The paper's numbers as its script computes them", all_means, AS_PUBLISHED, terms),
         "<h2>Definitions and settings</h2>",
@@ -101,7 +118,8 @@ def _table(title: str, all_means: Sequence[Mean], columns: Sequence[Column], ter
 
 def collect_terms(columns: Sequence[Column], settings: Settings) -> Terms:
     """What every head of the page means, under the settings of its points."""
-    more = {**DERIVED, **AS_PUBLISHED_DEFINITIONS, **OWN}
+    attacked = {name: ATTACKED.format(head) for name, head, _ in columns if name.startswith(ATTACK)}
+    more = {**DERIVED, **AS_PUBLISHED_DEFINITIONS, **OWN, **attacked}
     found = {name: (head, more[name]) for name, head, _ in columns if name in more}
     known = define([name for name, *_ in columns if name not in more], settings)
     heads = {name: head for name, head, _ in columns}

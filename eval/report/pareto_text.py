@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..pareto import COLLAPSE_RULES, MAX_EXACT, TARGET, Mean, Verdict, front, matched, target, verdicts
+from ..pareto import ATTACK, COLLAPSE_RULES, MAX_EXACT, TARGET, Mean, Verdict, front, matched, target, verdicts
 
 Column = tuple[str, str, str]
 """A quantity, its head, and its format: a share in percent, a number with some digits, or a size like 1.2e+09."""
@@ -29,6 +29,17 @@ DISTANCES: tuple[Column, ...] = (
     ("forget/true_token_p", "p(true)", "ratio"),
     ("membership/loss_auc", "membership AUC", "number"),
 )
+MEMORISED: tuple[Column, ...] = (
+    ("forget/extraction_strength", "ES", "ratio"),
+    ("forget/ma", "MA", "share"),
+    ("forget/ma_suffix", "MA, suffix", "share"),
+    ("forget/el_10", "EL10", "ratio"),
+    ("forget/n_bleu", "N-BLEU", "score"),
+    ("forget_holdout/extraction_strength", "holdout ES", "ratio"),
+    ("forget_holdout/ma_suffix", "holdout MA, suffix", "share"),
+    ("forget_holdout/el_10", "holdout EL10", "ratio"),
+    ("forget_holdout/n_bleu", "holdout N-BLEU", "score"),
+)
 KEPT: tuple[Column, ...] = (
     ("keep/exact", "keep survives", "share"),
     ("perplexity_ratio", "perplexity ratio", "ratio"),
@@ -39,9 +50,11 @@ KEPT: tuple[Column, ...] = (
 )
 TABLES = (
     ("Every point: what still comes out", FORGOTTEN),
+    ("Every point: other measures of memorisation", MEMORISED),
     ("Every point: how far from chance, and from never having seen the records", DISTANCES),
     ("Every point: what is left of the model, and the cost", KEPT),
 )
+ATTACKS = "Every point: what attacks get out exactly"
 PAPER: tuple[Column, ...] = (
     ("forget/n_bleu", "N-BLEU", "score"),
     ("holdout/perplexity", "PPL", "score"),
@@ -61,6 +74,12 @@ AS_PUBLISHED: tuple[Column, ...] = (
     ("paper/ma", "MA", "share"),
     ("paper/dropped", "rows dropped", "share"),
 )
+
+
+def attack_columns(all_means: Sequence[Mean]) -> list[Column]:
+    """A column for every group and variant that was attacked, in the order of the attacks."""
+    names = dict.fromkeys(name for mean in all_means for name in mean.values if name.startswith(ATTACK))
+    return [(name, " ".join(name.removeprefix(ATTACK).split("/", 1)), "share") for name in names]
 
 
 def number(value: float | None, kind: str) -> str:
@@ -257,6 +276,8 @@ def document(all_means: Sequence[Mean]) -> str:
     num = len(matched(all_means))
     every = [part for title, columns in TABLES if (rows := table(all_means, columns))
              for part in (f"### {title}", markdown(rows))]  # fmt: skip
+    if attacks := table(all_means, attack_columns(all_means)):
+        every += [f"### {ATTACKS}", markdown(attacks)]
     parts = [
         "# Comparison",
         *sentences(all_means),
