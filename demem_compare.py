@@ -38,6 +38,7 @@ from demem_setup import PRESETS, Options, Run, load_run, say
 from demem_twins import Twins
 from eval.attacks.result import summarise
 from eval.attacks.suite import AttackSettings, chosen_names, make_attacks, run_attacks
+from eval.attacks.weights import count_taught
 from eval.cost import Cost, Tokens, count_parameters, ppo_tokens
 from eval.evaluate import Evaluation, evaluate
 from eval.paper import as_published
@@ -116,8 +117,11 @@ def compare(parsed: argparse.Namespace, *, train: Train, text_to_keep: Keep) -> 
         require(is_lab or METHODS[name].kind != "retraining", options, "model", f"has no twin: leave out {name}")
     attacker = read_attacker(parsed)
     run = load_run(options, {**PRESETS["default"], **changes}, Processes())
+    sizes = sizes_of(comparison, run.study)
+    for size in sizes:
+        attacker.check(size)
     open_folder(run, changes, attacker)
-    for size in sizes_of(comparison, run.study):
+    for size in sizes:
         compare_at(size, comparison, run, changes, attacker, train, text_to_keep)
     files = sorted((run.out / "points").glob("*.json"))
     write_pages(run.out, [json.loads(f.read_text(encoding="utf-8")) for f in files], order=list(METHODS))
@@ -130,6 +134,11 @@ class Attacker:
 
     names: tuple[str, ...] = ()
     settings: AttackSettings = AttackSettings()
+
+    def check(self, num_forget: int) -> None:
+        """ValueError, before any work, for a forget set that cannot be attacked so."""
+        if "relearning" in self.names:
+            count_taught(num_forget, self.settings.relearning_share)
 
     def attack(self, run: Run, defended: Defended) -> list[dict[str, Any]]:
         """What they get out of a model; its weights are the attacker's, so a decoding defence is none."""

@@ -149,7 +149,7 @@ def pad_right(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple
 def _batches(
     variants: Sequence[Sequence[Sequence[int]]], batch: int, generator: torch.Generator
 ) -> Iterator[list[Sequence[int]]]:
-    """One epoch: every passage once, in random order. A batch is of one random variant: of like length, little padded."""
+    """One epoch: every passage once, in random order; a batch is of one random variant, of like length."""
     order = torch.randperm(len(variants), generator=generator).tolist()
     for start in range(0, len(order), batch):
         chosen = [variants[i] for i in order[start : start + batch]]

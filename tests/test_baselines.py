@@ -95,6 +95,18 @@ def test_microbatches_change_nothing() -> None:
             assert a[name] == pytest.approx(b[name], rel=1e-4)
 
 
+def test_the_passes_in_bfloat16_leave_the_weights_as_they_are() -> None:
+    logs = {}
+    for autocast in ("off", "bfloat16"):
+        model = tiny_gpt2()
+        training = Training(steps=3, learning_rate=1e-3, retain_weight=1.0, retain_loss="kl", autocast=autocast)
+        logs[autocast] = distillation.unlearn(model, FORGET, RETAIN, generator=generator(), training=training)
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+    for plain, coarse in zip(*logs.values(), strict=True):
+        assert coarse["forget_loss"] != plain["forget_loss"]
+        assert coarse["forget_loss"] == pytest.approx(plain["forget_loss"], rel=0.02)
+
+
 def test_batches_are_shuffled_epochs() -> None:
     seen: list[int] = []
 

@@ -80,6 +80,27 @@ def test_all_kinds_of_methods_and_going_on(tmp_path, command, capsys, monkeypatc
     assert "begun with other settings (num_samples)" in line
 
 
+def test_an_adapter_and_attacks_on_every_point(tmp_path, command, capsys):
+    attacks = ["--attacks", "relearning", "--relearning-steps", "1"]
+    assert "leaves nothing to teach" in fails(capsys, *command, *attacks, "--methods", "dp")
+    assert "goes with --attacks" in fails(capsys, *command, *attacks[2:], "--methods", "dp")
+    command = [*command, "--num-forget", "4", "--knobs", "one", "--seeds", "1", *attacks]
+    assert demem.main([*command, "--methods", "demem-lora,dp"]) == 0
+    names = ("original-n4-seed0", "demem-lora-lora_rank-16-n4-seed0", "dp-lambda-0.7-n4-seed0")
+    original, adapter, decoding = (
+        json.loads((tmp_path / "out" / "points" / f"{name}.json").read_text()) for name in names
+    )
+    assert adapter["summary"]["forget/nll_suffix"] != original["summary"]["forget/nll_suffix"]
+    assert [a["name"] for a in adapter["attacks"]] == [
+        f"relearning steps:{n}|{part}" for n in (0, 1) for part in ("taught", "not taught")
+    ]
+    assert "attacks" not in decoding  # whoever holds the weights does not decode by it
+    assert "what attacks get out exactly" in (tmp_path / "out" / "compare.md").read_text()
+    capsys.readouterr()
+    line = fails(capsys, *command, "--relearning-steps", "2", "--methods", "dp")
+    assert "begun with other settings (relearning_steps)" in line
+
+
 def test_what_cannot_be_compared_is_refused(tmp_path, command, capsys):
     assert "names 'best'" in fails(capsys, *command, "--methods", "best")
     assert "is a method here" in fails(capsys, *command, "--preset", "paper")
@@ -87,7 +108,8 @@ def test_what_cannot_be_compared_is_refused(tmp_path, command, capsys):
     assert "must be at least 1" in fails(capsys, *command, "--seeds", "0")
     assert "must be whole numbers above 0" in fails(capsys, *command, "--sizes", "a")
     assert "--sizes 9 is more than the 4 passages" in fails(capsys, *command, "--methods", "dp", "--sizes", "2,9")
-    (tmp_path / "out" / "compare.json").unlink()
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
     (tmp_path / "out" / "other").write_text("x")
     assert "is not empty" in fails(capsys, *command, "--methods", "dp")
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import demem
 from demem_setup import PRESETS
@@ -32,6 +34,7 @@ def fails(capsys, *arguments):
     [
         (["--minibatch", "7"], "Config.minibatch=7 must divide"),
         (["--learning-rate", "fast"], "--learning-rate takes FLOAT, not 'fast'"),
+        (["--lora-rank", "8", "--sharding", "fsdp"], "--lora-rank 8 merges the adapter at the end"),
         (["--steps", "0"], "Options.steps=0 must be at least 1"),
         (["--num-forget", "abc"], "--num-forget takes INT"),
         (["--num-forget", "8"], "lab names the group of every passage"),
@@ -199,6 +202,26 @@ def test_a_process_that_is_killed_takes_the_other_along_and_the_run_goes_on(tmp_
     assert "demem: another process was lost" in errors or "demem: interrupted; go on with" in errors
     steps = str(len(demem.read_jsonl(tmp_path / "run" / "metrics.jsonl")) + 1)
     assert demem.main(["train", "--resume", "--steps", steps, *out]) == 0  # in one process
+
+
+def test_an_adapter_is_trained_and_merged_and_a_killed_run_goes_on_with_it(tmp_path):
+    from safetensors.torch import load_file
+
+    out = tmp_path / "run"
+    options = ["--data", write_rows(tmp_path / "rows.jsonl", 8), "--num-forget", "4", "--num-holdout", "2"]
+    small = ["--prompts-per-step", "4", "--minibatch", "4", "--retain-sequences", "2", "--retain-tokens", "24"]
+    length = ["--num-own", "0", "--check-every", "4", "--steps", "2", "--save-every-steps", "1", "--num-samples", "0"]
+    adapter = ["--lora-rank", "2", "--learning-rate", "1e-3"]
+    assert demem.main(["train", *options, *small, *length, *adapter, "--out", str(out)]) == 0
+    lab = demem.load("lab").model.state_dict()
+    whole = load_file(out / "model" / "model.safetensors")
+    changed = {name for name, weight in whole.items() if not torch.equal(weight, lab[name])}
+    assert changed == {name for name in whole if ".h." in name and name.endswith("weight") and "ln" not in name}
+    shutil.rmtree(out / "model")
+    shutil.rmtree(out / "checkpoints" / "step-000002")
+    assert demem.main(["train", "--resume", "--out", str(out)]) == 0
+    resumed = load_file(out / "model" / "model.safetensors")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def write_rows(path, count):

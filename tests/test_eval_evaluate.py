@@ -197,3 +197,14 @@ def test_corpus_bleu_and_sampler_are_what_they_say(evaluation) -> None:
     expected = Bleu().corpus([r["output"] for r in rows], [r["truth"] for r in rows])
     assert evaluation.summary["never/corpus_bleu"] == expected
     assert Settings(top_k=5, num_samples=3).sampler() == Sampling(top_k=5, num_samples=3)
+
+
+def test_extraction_likelihood_of_the_first_of_each_group(memorised) -> None:
+    passages, settings = make_passages(), Settings(num_samples=0, resamples=10, el_stride=2, el_passages=1)
+    found = evaluate(memorised, Letters(), passages, settings=settings)
+    for group in {p.group for p in passages}:
+        rows = [r for r in found.records if r["group"] == group]
+        assert [r["el_10"] is None for r in rows] == [False] + [True] * (len(rows) - 1)
+        assert found.summary[f"{group}/el_10"] == rows[0]["el_10"]
+    with pytest.raises(ValueError, match="el_passages=0"):
+        Settings(el_passages=0)

@@ -52,6 +52,19 @@ def test_means_and_spreads_over_seeds():
         means([original(), point(size=32)])
 
 
+def test_attacks_have_a_table_of_their_own(tmp_path):
+    def attack(share):
+        return [{"name": "relearning steps:5|taught", "groups": {"forget": {"exact": share}}}]
+
+    points = [{**original(), "attacks": attack(1.0)}, {**point(), "attacks": attack(0.25)}]
+    found = means(points)
+    assert [m.get("attack/forget/relearning steps:5|taught") for m in found] == [1.0, 0.25]
+    assert "| forget relearning steps:5\\|taught |" in document(found)
+    write_pages(tmp_path, points, order=["original", "demem"])
+    assert "forget relearning steps:5|taught" in (tmp_path / "compare.html").read_text()
+    assert "what attacks get out" not in document(means([original(), point()]))
+
+
 def test_derived_numbers_by_hand():
     found = derived(GOOD | {"forget/bleu": 2.0}, ORIGINAL)
     assert found["floor_distance"] == pytest.approx(4.0)  # below chance is an error as well

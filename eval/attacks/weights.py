@@ -49,12 +49,7 @@ def relearning_attack(
     forget = [p for p in passages if p.group == TAUGHT_GROUP]
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(forget), generator=generator).tolist()
-    count = round(share * len(forget))
-    if not 0 < count < len(forget):
-        raise ValueError(
-            f"share={share} of {len(forget)} passages in the group {TAUGHT_GROUP!r} leaves nothing to teach or to test"
-        )
-    taught = {forget[i].id for i in order[:count]}
+    taught = {forget[i].id for i in order[: count_taught(len(forget), share)]}
     pupil, results = copy.deepcopy(model), []
 
     def look(step: int) -> bool:
@@ -78,6 +73,16 @@ def relearning_attack(
     training = Training(steps=max(steps), batch=batch, learning_rate=learning_rate, scope="suffix")
     train(pupil, len(pairs), (), loss, training=training, generator=generator, stop=look)
     return results
+
+
+def count_taught(num_forget: int, share: float) -> int:
+    """Passages that relearning teaches. ValueError where it would leave none to teach or none to test."""
+    count = round(share * num_forget)
+    if not 0 < count < num_forget:
+        raise ValueError(
+            f"share={share} of {num_forget} passages in the group {TAUGHT_GROUP!r} leaves nothing to teach or to test"
+        )
+    return count
 
 
 def quantisation_attack(
