@@ -21,7 +21,7 @@ import copy
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -67,12 +67,14 @@ class Comparison:
     twin_seeds: int | None = None  # the same for retain-only and dedup, minutes each; none: seeds
     knobs: Literal["all", "one"] = "all"  # three values of each method's knob, or its default alone
     sizes: str = ""  # numbers of forget records, such as 32,64; none: as many as the data has
+    baseline_rate: float | None = None  # learning rate of graddiff, npo, simnpo, distil; none: what the lab takes
     twins: str | None = None  # folder of the lab's retrained twins, shared between comparisons; none: twins in --out
 
     def __post_init__(self) -> None:
         check_types(self)
         for name in ("seeds", "twin_seeds"):
             require(getattr(self, name) is None or getattr(self, name) >= 1, self, name, "must be at least 1")
+        require(self.baseline_rate is None or self.baseline_rate > 0, self, "baseline_rate", "must be above 0")
         for name in self.names:
             require(name in METHODS, self, "methods", f"names {name!r}; known are {', '.join(METHODS)}")
         for size in self.sizes.split(",") if self.sizes else []:
@@ -115,12 +117,15 @@ def compare(parsed: argparse.Namespace, *, train: Train, text_to_keep: Keep) -> 
     is_lab = options.model == "lab" and options.data == "lab"
     for name in comparison.names:
         require(is_lab or METHODS[name].kind != "retraining", options, "model", f"has no twin: leave out {name}")
+    for preset in PRESETS:
+        if preset in comparison.names:
+            ppo.Config.from_dict(settings_of(preset, changes))
     attacker = read_attacker(parsed)
     run = load_run(options, {**PRESETS["default"], **changes}, Processes())
     sizes = sizes_of(comparison, run.study)
     for size in sizes:
         attacker.check(size)
-    open_folder(run, changes, attacker)
+    open_folder(run, changes, attacker.to_dict() | {"baseline_rate": comparison.baseline_rate})
     for size in sizes:
         compare_at(size, comparison, run, changes, attacker, train, text_to_keep)
     files = sorted((run.out / "points").glob("*.json"))
@@ -134,6 +139,10 @@ class Attacker:
 
     names: tuple[str, ...] = ()
     settings: AttackSettings = AttackSettings()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON; {} where nothing attacks."""
+        return {"attacks": self.names, **self.settings.to_dict()} if self.names else {}
 
     def check(self, num_forget: int) -> None:
         """ValueError, before any work, for a forget set that cannot be attacked so."""
@@ -185,7 +194,8 @@ def compare_at(
             return
         before = None if point == first else read_point(run.out, first)["summary"]
         unlearn = Unlearn(run, changes, before or {}, train)
-        bench = Bench(run, (before or {}).get("never/bleu", 0.0), keep, twins, unlearn, run.out / "work" / point.key)
+        floor, work = (before or {}).get("never/bleu", 0.0), run.out / "work" / point.key
+        bench = Bench(run, floor, keep, twins, unlearn, work, comparison.baseline_rate)
         say(f"{point.key} …")
         method = METHODS[point.name]
         defended = method.apply(bench, point.value, point.seed)
@@ -216,19 +226,19 @@ def plan(comparison: Comparison, seed: int, size: int) -> Iterator[Point]:
     return (point for *_, point in sorted(points, key=lambda row: row[:3]))
 
 
-def open_folder(run: Run, changes: dict[str, Any], attacker: Attacker = Attacker()) -> None:
+def open_folder(run: Run, changes: dict[str, Any], more: Mapping[str, Any] | None = None) -> None:
     """Create the folder, or check that it was begun with the same settings: they are what all points share."""
     mine = {name: value for name, value in asdict(run.options).items() if name not in ("out", "resume", "device")}
-    attacks = {"names": attacker.names, **attacker.settings.to_dict()} if attacker.names else {}
-    settings = json.loads(json.dumps({"options": mine, "config": changes, "attacks": attacks}))
+    given = {name: value for name, value in (more or {}).items() if value is not None}
+    settings = json.loads(json.dumps({"options": mine, "config": changes, "comparison": given}))
     path = run.out / "compare.json"
     check_folder(run.out, is_new=not path.is_file())
     if path.is_file():
         known = json.loads(path.read_text(encoding="utf-8"))
         plain = {name: value for name, value in asdict(Options()).items() if name in mine}  # of options that are new
-        known = {"attacks": {}, **known, "options": json.loads(json.dumps(plain)) | known.get("options", {})}
+        known = {"comparison": {}, **known, "options": json.loads(json.dumps(plain)) | known.get("options", {})}
         if known != settings:
-            parts = ("options", "config", "attacks")
+            parts = ("options", "config", "comparison")
             both = [(part, n) for part in parts for n in {**known.get(part, {}), **settings[part]}]
             wrong = [n for part, n in both if known.get(part, {}).get(n) != settings[part].get(n)]
             raise ValueError(f"--out {run.out} was begun with other settings ({', '.join(wrong)}): name another folder")
@@ -257,6 +267,12 @@ def resized(study: Study, size: int) -> Study:
     return replace(study, passages=passages)
 
 
+def settings_of(preset: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A preset with what the command line changes; what the paper sets stays the paper's."""
+    fixed = PRESETS[preset] if preset != "default" else {}
+    return {**PRESETS[preset], **changes, **fixed}
+
+
 @dataclass(frozen=True)
 class Unlearn:
     """DeMem as a method: a preset with one value of a knob, trained in a folder where it can be gone on with."""
@@ -270,7 +286,7 @@ class Unlearn:
         more = {knob: round(value)} if knob in ("steps", "lora_rank") else {}
         is_begun = (folder / "config.json").is_file()
         options = replace(self.run.options, preset=preset, out=str(folder), resume=is_begun, **more)
-        config = {**PRESETS[preset], **self.changes, "seed": seed} | ({} if more else {knob: value})
+        config = settings_of(preset, self.changes) | {"seed": seed} | ({} if more else {knob: value})
         if options.lora_rank:
             config["learning_rate"] = LORA_RATE * float(config["learning_rate"])
         run = replace(load_run(options, config, Processes()), study=self.run.study)

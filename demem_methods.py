@@ -53,7 +53,8 @@ class Bench:
     ``keep``: of a seed, the text that DeMem draws with that seed.
 
     ``unlearn``: DeMem itself, (preset, knob, value, folder, seed) to a model and its cost; ``work``: a folder of this
-    point's own, for what can be resumed. ``kept_tokens``: what the text to keep cost, in forward tokens.
+    point's own, for what can be resumed. ``rate``: learning rate of the baselines that keep text, where it is not the
+    lab's.
     """
 
     run: Run
@@ -62,6 +63,7 @@ class Bench:
     twins: Twins
     unlearn: Callable[[str, str, float, Path, int], Defended]
     work: Path
+    rate: float | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -112,7 +114,8 @@ def trained(
     tokens = baseline_tokens(pairs, training, log, asks_once=asks == "once", asks_always=asks == "always")
     tokens = tokens + look_tokens(bench) * len(looks) + (own_tokens(bench) if training.retain_weight else Tokens())
     cost = Cost(time.perf_counter() - started, tokens, count_parameters(model))
-    return Defended(model, cost, notes={"steps": len(log), "is_stopped": len(log) < training.steps})
+    notes = {"steps": len(log), "is_stopped": len(log) < training.steps, "learning_rate": training.learning_rate}
+    return Defended(model, cost, notes=notes)
 
 
 def stop_rule(bench: Bench, model: nn.Module, looks: list[bool]) -> Stop:
@@ -152,24 +155,28 @@ def _ascent(bench: Bench, value: float, seed: int) -> Defended:
     return trained(bench, seed, replace(ASCENT, learning_rate=value), gradient_ascent.unlearn)
 
 
+def balanced(bench: Bench, learning_rate: float, retain_weight: float) -> Training:
+    """Of the baselines that keep text beside forgetting."""
+    return replace(BALANCED, learning_rate=bench.rate or learning_rate, retain_weight=retain_weight)
+
+
 def _difference(bench: Bench, value: float, seed: int) -> Defended:
-    training = replace(BALANCED, scope="suffix", learning_rate=1e-4, retain_weight=value)
+    training = replace(balanced(bench, 1e-4, value), scope="suffix")
     return trained(bench, seed, training, gradient_ascent.unlearn_with_difference)
 
 
 def _npo(bench: Bench, value: float, seed: int) -> Defended:
     unlearn = partial(preference.unlearn_npo, beta=0.1)
-    return trained(bench, seed, replace(BALANCED, learning_rate=2e-4, retain_weight=value), unlearn, asks="once")
+    return trained(bench, seed, balanced(bench, 2e-4, value), unlearn, asks="once")
 
 
 def _simnpo(bench: Bench, value: float, seed: int) -> Defended:
     unlearn = partial(preference.unlearn_simnpo, beta=2.5, delta=0.0)
-    return trained(bench, seed, replace(BALANCED, learning_rate=2e-4, retain_weight=value), unlearn)
+    return trained(bench, seed, balanced(bench, 2e-4, value), unlearn)
 
 
 def _distil(bench: Bench, value: float, seed: int) -> Defended:
-    training = replace(BALANCED, learning_rate=2e-4, retain_weight=value)
-    return trained(bench, seed, training, distillation.unlearn, asks="always")
+    return trained(bench, seed, balanced(bench, 2e-4, value), distillation.unlearn, asks="always")
 
 
 def _demem(preset: str, knob: str, bench: Bench, value: float, seed: int) -> Defended:

@@ -11,9 +11,9 @@ import pytest
 import demem
 from data.study import Study
 from data.types import Passage
-from demem_compare import Comparison, Point, open_folder, plan, resized
+from demem_compare import Comparison, Point, open_folder, plan, resized, settings_of
 from demem_methods import METHODS
-from demem_setup import Options
+from demem_setup import PRESETS, Options
 from tests.test_demem import fails, write_rows
 
 QUICK = ["--num-samples", "1", "--num-own", "8", "--steps", "2", "--check-every", "2", "--prompts-per-step", "4",
@@ -80,12 +80,19 @@ def test_all_kinds_of_methods_and_going_on(tmp_path, command, capsys, monkeypatc
     assert "begun with other settings (num_samples)" in line
 
 
+def test_what_the_paper_sets_stays_the_paper_s():
+    changes = {"learning_rate": 1e-3, "microbatch": 4}
+    assert settings_of("default", changes)["learning_rate"] == 1e-3
+    assert settings_of("paper", changes) == PRESETS["paper"] | {"microbatch": 4}
+
+
 def test_an_adapter_and_attacks_on_every_point(tmp_path, command, capsys):
     attacks = ["--attacks", "relearning", "--relearning-steps", "1"]
     assert "leaves nothing to teach" in fails(capsys, *command, *attacks, "--methods", "dp")
     assert "goes with --attacks" in fails(capsys, *command, *attacks[2:], "--methods", "dp")
     command = [*command, "--num-forget", "4", "--knobs", "one", "--seeds", "1", *attacks]
-    assert demem.main([*command, "--methods", "demem-lora,dp"]) == 0
+    command += ["--baseline-rate", "3e-5"]
+    assert demem.main([*command, "--methods", "demem-lora,dp,npo"]) == 0
     names = ("original-n4-seed0", "demem-lora-lora_rank-16-n4-seed0", "dp-lambda-0.7-n4-seed0")
     original, adapter, decoding = (
         json.loads((tmp_path / "out" / "points" / f"{name}.json").read_text()) for name in names
@@ -97,8 +104,11 @@ def test_an_adapter_and_attacks_on_every_point(tmp_path, command, capsys):
     assert "attacks" not in decoding  # whoever holds the weights does not decode by it
     assert "what attacks get out exactly" in (tmp_path / "out" / "compare.md").read_text()
     capsys.readouterr()
-    line = fails(capsys, *command, "--relearning-steps", "2", "--methods", "dp")
-    assert "begun with other settings (relearning_steps)" in line
+    npo = json.loads(next((tmp_path / "out" / "points").glob("npo-*.json")).read_text())
+    assert npo["notes"]["learning_rate"] == 3e-5
+    line = fails(capsys, *command, "--relearning-steps", "2", "--baseline-rate", "1e-4", "--methods", "dp")
+    assert "begun with other settings (relearning_steps, baseline_rate)" in line
+    assert "microbatch=16" in fails(capsys, *command, "--microbatch", "16", "--methods", "paper")
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path, command, capsys):
