@@ -1,10 +1,11 @@
 """The pictures of the README and of docs/, drawn from measured points (extra ``plots``: matplotlib).
 
-    python -m benchmarks.plots --study results/study --compare runs/compare --out docs/plots
+    python -m benchmarks.plots --study results/study --compare results/compare --real results/smollm2-135m
 
     pareto.png        forgetting against utility, a mark a method, from the points of ``demem.py compare``
     ingredients.png   what each ingredient of the recipe adds, as ranges over the seeds
     size.png          forgetting and survival against the number of forget records
+    real.png          a comparison on a real model: damage, chance and fluency, relearning
 
 A picture whose points are not there is left out, and said so. Light background; marks and line styles, not colours,
 tell things apart, so that they print in grey. This module measures nothing.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -42,6 +44,7 @@ SCATTERS = (
     ("floor_distance_p", "forget set, p(true token) from chance", "perplexity_ratio", "held-out perplexity ratio"),
 )
 """Quantity and title across, quantity and title up; the attacks: greedy, any of a few samples, (n, p)-discoverable."""
+RELEARNED = re.compile(r"attack/forget/relearning steps:(\d+)\|not taught")
 Panel = tuple[str, str, bool]
 """A quantity, its title, and whether it is a share."""
 PANELS: tuple[Panel, ...] = (
@@ -86,6 +89,47 @@ def pareto_figure(all_means: Sequence[Mean]) -> Figure | None:
     figure.suptitle(f"Forgetting (left is better) against damage; {seeds} seed(s); crossed: collapsed", fontsize=10)
     figure.tight_layout(rect=(0, 0.06 * math.ceil(len(names) / LEGEND_COLUMNS), 1, 1))
     return figure
+
+
+def real_figure(all_means: Sequence[Mean]) -> Figure | None:
+    """A comparison without records to keep: what is extracted against damage, how the outputs read, what comes back."""
+    shown = ("forget/worst", "perplexity_ratio", "floor_distance", "fluency")
+    found = [m for m in all_means if all(place_of(m, quantity) is not None for quantity in shown)]
+    if len(found) < 2:
+        return None
+    figure, axes = new_figure(3, height=3.4)
+    names = list(dict.fromkeys(m.method for m in found))
+    for name in names:
+        rows = [m for m in found if m.method == name]
+        draw_method(axes[0], rows, "forget/worst", "perplexity_ratio", names.index(name))
+        draw_method(axes[1], rows, "floor_distance", "fluency", names.index(name))
+        for mean in rows[:1]:
+            draw_relearning(axes[2], mean, names.index(name))
+    titles = (
+        ("forget set, worst of 3 attacks", "held-out perplexity ratio"),
+        ("forget set, BLEU from chance", "fluency"),
+        ("relearning steps on a quarter", "the rest of the forget set, exact"),
+    )
+    for axis, (across, up) in zip(axes, titles, strict=True):
+        axis.set_xlabel(across, fontsize=8.5)
+        axis.set_title(up, fontsize=8.5)
+    axes[0].set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+    axes[2].set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+    if max(m.values["perplexity_ratio"] for m in found) > 2:
+        axes[0].set_yscale("log")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, ncols=LEGEND_COLUMNS, loc="lower center", frameon=False, fontsize=8)
+    figure.tight_layout(rect=(0, 0.06 * math.ceil(len(names) / LEGEND_COLUMNS), 1, 1))
+    return figure
+
+
+def draw_relearning(axis: Axes, mean: Mean, place: int) -> None:
+    """What comes back of the forget passages that were not taught again, over the steps."""
+    found = {int(m[1]): v for name, v in mean.values.items() if (m := RELEARNED.fullmatch(name))}
+    steps = sorted(found)
+    mark, fill = MARKS[place % len(MARKS)], FILLS[place % len(FILLS)]
+    axis.plot(steps, [found[s] for s in steps], marker=mark, color=SOFT, markerfacecolor=fill, markeredgecolor=INK,
+              markersize=6, linewidth=0.8)  # fmt: skip
 
 
 def place_of(mean: Mean, quantity: str) -> float | None:
@@ -193,7 +237,8 @@ def read_comparison(folder: Path) -> list[Mapping[str, Any]]:
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--study", type=Path, default=Path("results/study"), help="folder of the lab study")
-    parser.add_argument("--compare", type=Path, default=Path("runs/compare"), help="folder of demem.py compare")
+    parser.add_argument("--compare", type=Path, default=Path("results/compare"), help="folder of demem.py compare")
+    parser.add_argument("--real", type=Path, default=Path("results/smollm2-135m"), help="the same, of a real model")
     parser.add_argument("--out", type=Path, default=Path("docs/plots"), help="where the pictures go")
     options = parser.parse_args(arguments)
     rows = make_rows(read_points(options.study, Settings()))
@@ -202,6 +247,7 @@ def main(arguments: Sequence[str]) -> int:
         "pareto": (pareto_figure(means(points)), options.compare),
         "ingredients": (ingredients_figure(rows), options.study),
         "size": (size_figure(rows), options.study),
+        "real": (real_figure(means(read_comparison(options.real))), options.real),
     }
     options.out.mkdir(parents=True, exist_ok=True)
     for name, (figure, folder) in pictures.items():

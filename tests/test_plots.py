@@ -57,12 +57,26 @@ def test_the_collapsed_are_crossed_in_the_scatter():
     assert plots.pareto_figure([]) is None
 
 
+def test_relearning_is_a_line_a_method():
+    def relearned(*shares):
+        return [{"name": f"relearning steps:{n}|{part}", "groups": {"forget": {"exact": share}}}
+                for n, share in zip((0, 5, 20), shares, strict=True) for part in ("taught", "not taught")]  # fmt: skip
+
+    points = [{**original(), "attacks": relearned(1.0, 1.0, 1.0)}, {**point(), "attacks": relearned(0.0, 0.25, 0.5)}]
+    figure = plots.real_figure(means(points))
+    assert figure is not None
+    assert [list(line.get_ydata()) for line in figure.axes[2].lines] == [[1.0, 1.0, 1.0], [0.0, 0.25, 0.5]]
+    assert list(figure.axes[2].lines[0].get_xdata()) == [0, 5, 20]
+    assert plots.real_figure(means([original()])) is None
+
+
 def test_the_program_draws_what_it_has(tmp_path, capsys):
     folder = tmp_path / "compare" / "points"
     folder.mkdir(parents=True)
     for i, row in enumerate([original(), point(seed=0), point(seed=1, keep__exact=0.8)]):
         (folder / f"{i}.json").write_text(json.dumps(row))
-    wanted = ["--study", str(tmp_path / "none"), "--compare", str(folder.parent), "--out", str(tmp_path / "out")]
+    none = ["--real", str(tmp_path / "none")]
+    wanted = [*none, "--study", str(tmp_path / "none"), "--compare", str(folder.parent), "--out", str(tmp_path / "out")]
     assert plots.main(wanted) == 0
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["pareto.png"]
     assert (tmp_path / "out" / "pareto.png").read_bytes()[:4] == b"\x89PNG"
