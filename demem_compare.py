@@ -67,12 +67,13 @@ class Comparison:
     twin_seeds: int | None = None  # the same for retain-only and dedup, minutes each; none: seeds
     knobs: Literal["all", "one"] = "all"  # three values of each method's knob, or its default alone
     sizes: str = ""  # numbers of forget records, such as 32,64; none: as many as the data has
+    most_holdout: int | None = None  # passages of forget-holdout that are measured; none: all
     baseline_rate: float | None = None  # learning rate of graddiff, npo, simnpo, distil; none: what the lab takes
     twins: str | None = None  # folder of the lab's retrained twins, shared between comparisons; none: twins in --out
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("seeds", "twin_seeds"):
+        for name in ("seeds", "twin_seeds", "most_holdout"):
             require(getattr(self, name) is None or getattr(self, name) >= 1, self, name, "must be at least 1")
         require(self.baseline_rate is None or self.baseline_rate > 0, self, "baseline_rate", "must be above 0")
         for name in self.names:
@@ -125,7 +126,8 @@ def compare(parsed: argparse.Namespace, *, train: Train, text_to_keep: Keep) -> 
     sizes = sizes_of(comparison, run.study)
     for size in sizes:
         attacker.check(size)
-    open_folder(run, changes, attacker.to_dict() | {"baseline_rate": comparison.baseline_rate})
+    own = {name: getattr(comparison, name) for name in ("baseline_rate", "most_holdout")}
+    open_folder(run, changes, attacker.to_dict() | own)
     for size in sizes:
         compare_at(size, comparison, run, changes, attacker, train, text_to_keep)
     files = sorted((run.out / "points").glob("*.json"))
@@ -138,11 +140,14 @@ class Attacker:
     """Attacks beyond the evaluation, by name: none unless --attacks asks for them."""
 
     names: tuple[str, ...] = ()
+    groups: tuple[str, ...] = AttackOptions.attack_groups
     settings: AttackSettings = AttackSettings()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; {} where nothing attacks."""
-        return {"attacks": self.names, **self.settings.to_dict()} if self.names else {}
+        if not self.names:
+            return {}
+        return {"attacks": self.names, "attack_groups": self.groups, **self.settings.to_dict()}
 
     def check(self, num_forget: int) -> None:
         """ValueError, before any work, for a forget set that cannot be attacked so."""
@@ -153,8 +158,9 @@ class Attacker:
         """What they get out of a model; its weights are the attacker's, so a decoding defence is none."""
         if not self.names:
             return []
+        passages = [p for p in run.study.passages if p.group in self.groups]
         results = run_attacks(
-            defended.model, run.loaded.tokenizer, run.study.passages, names=self.names, settings=self.settings,
+            defended.model, run.loaded.tokenizer, passages, names=self.names, settings=self.settings,
             say=lambda name: say(f"attack: {name}"),
         )  # fmt: skip
         return [summarise(result, seed=self.settings.seed) for result in results]
@@ -169,7 +175,7 @@ def read_attacker(parsed: argparse.Namespace) -> Attacker:
     options = AttackOptions(**given)
     settings = options.settings()
     make_attacks(options.attacks, settings)
-    return Attacker(tuple(chosen_names(options.attacks)), settings)
+    return Attacker(tuple(chosen_names(options.attacks)), tuple(options.attack_groups), settings)
 
 
 def compare_at(
@@ -182,7 +188,7 @@ def compare_at(
     text_to_keep: Keep,
 ) -> None:
     """The points of one number of forget records."""
-    run = replace(run, study=resized(run.study, size))
+    run = replace(run, study=resized(run.study, size, most_holdout=comparison.most_holdout))
     original = copy.deepcopy(run.loaded.model)
     first = Point("original", 0.0, run.config.seed, size)
     keep = text_by_seed(run, text_to_keep)
@@ -256,15 +262,20 @@ def sizes_of(comparison: Comparison, study: Study) -> list[int]:
     return sizes
 
 
-def resized(study: Study, size: int) -> Study:
-    """The first ``size`` of the forget and forget-holdout passages are to be forgotten, the others held out."""
+def resized(study: Study, size: int, *, most_holdout: int | None = None) -> Study:
+    """The first ``size`` of the forget and forget-holdout passages are to be forgotten, the others held out.
+
+    Of those, the first ``most_holdout`` are kept; None: all.
+    """
     pool = iter(range(len(study.passages)))
     passages = []
     for p in study.passages:
         if p.group in ("forget", "forget_holdout"):
             p = replace(p, group="forget" if next(pool) < size else "forget_holdout")
         passages.append(p)
-    return replace(study, passages=passages)
+    held_out = [p for p in passages if p.group == "forget_holdout"]
+    left_out = {p.id for p in held_out[len(held_out) if most_holdout is None else most_holdout :]}
+    return replace(study, passages=[p for p in passages if p.id not in left_out])
 
 
 def settings_of(preset: str, changes: Mapping[str, Any]) -> dict[str, Any]:

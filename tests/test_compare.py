@@ -87,7 +87,7 @@ def test_what_the_paper_sets_stays_the_paper_s():
 
 
 def test_an_adapter_and_attacks_on_every_point(tmp_path, command, capsys):
-    attacks = ["--attacks", "relearning", "--relearning-steps", "1"]
+    attacks = ["--attacks", "relearning", "--relearning-steps", "1", "--attack-groups", "forget"]
     assert "leaves nothing to teach" in fails(capsys, *command, *attacks, "--methods", "dp")
     assert "goes with --attacks" in fails(capsys, *command, *attacks[2:], "--methods", "dp")
     command = [*command, "--num-forget", "4", "--knobs", "one", "--seeds", "1", *attacks]
@@ -101,6 +101,7 @@ def test_an_adapter_and_attacks_on_every_point(tmp_path, command, capsys):
     assert [a["name"] for a in adapter["attacks"]] == [
         f"relearning steps:{n}|{part}" for n in (0, 1) for part in ("taught", "not taught")
     ]
+    assert all(set(a["groups"]) == {"forget"} for a in adapter["attacks"])
     assert "attacks" not in decoding  # whoever holds the weights does not decode by it
     assert "what attacks get out exactly" in (tmp_path / "out" / "compare.md").read_text()
     capsys.readouterr()
@@ -156,6 +157,7 @@ def test_a_size_moves_the_border_between_forget_and_holdout():
     assert [p.id for p in resized(study, 3).group("forget")] == ["0", "1", "3"]
     assert [p.id for p in resized(study, 1).group("forget_holdout")] == ["1", "3", "4"]
     assert resized(study, 2) == study
+    assert [p.id for p in resized(study, 1, most_holdout=2).passages] == ["0", "1", "2", "3", "5"]
 
 
 def test_the_notebook_s_preset_from_the_command_line(tmp_path, command):
