@@ -241,7 +241,7 @@ def test_definitions_of_the_comparison_by_finger(browser, comparison):
         )
         heads = "[...document.querySelectorAll('thead th')]"
         assert page.run(f"return {heads}.filter(e => !e.querySelector('.term')).map(e => e.textContent)") == [
-            "method", "method", "method", "method"
+            "method", "method", "method", "method", "method"
         ]  # fmt: skip
         assert page.run(
             "return [...document.querySelectorAll('.term')]"
