@@ -237,7 +237,8 @@ def measure(run: Run, label: str) -> Evaluation:
     """The whole evaluation of the run's model as it is."""
     started = time.perf_counter()
     study, settings = run.study, run.options.evaluation(run.config.seed)
-    found = evaluate(run.loaded.model, run.loaded.tokenizer, study.passages, study.holdout, settings=settings)
+    model = run.options.evaluated(run.loaded.model)
+    found = evaluate(model, run.loaded.tokenizer, study.passages, study.holdout, settings=settings)
     say(f"{label}: {len(study.passages)} passages evaluated in {time.perf_counter() - started:.0f} s")
     return found
 

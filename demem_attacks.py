@@ -71,7 +71,7 @@ def run_attacks(parsed: argparse.Namespace) -> None:
     names, settings = chosen_names(options.attacks), options.settings()
     make_attacks(names, settings)
     run = prepare("attacks", parsed)
-    settings = replace(settings, seed=run.config.seed)
+    settings = replace(settings, seed=run.config.seed, autocast=run.config.autocast)
     passages = [p for p in run.study.passages if p.group in options.attack_groups]
     if not passages:
         raise ValueError(f"--attack-groups {' '.join(options.attack_groups)}: the data has no passage in these groups")

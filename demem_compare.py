@@ -118,10 +118,12 @@ def compare(parsed: argparse.Namespace, *, train: Train, text_to_keep: Keep) -> 
     is_lab = options.model == "lab" and options.data == "lab"
     for name in comparison.names:
         require(is_lab or METHODS[name].kind != "retraining", options, "model", f"has no twin: leave out {name}")
+        is_copied = options.eval_dtype != "same"
+        require(not (is_copied and METHODS[name].kind == "decoding"), options, "eval_dtype", f"does not go with {name}")
     for preset in PRESETS:
         if preset in comparison.names:
             ppo.Config.from_dict(settings_of(preset, changes))
-    attacker = read_attacker(parsed)
+    attacker = read_attacker(parsed, changes.get("autocast", "off"))
     run = load_run(options, {**PRESETS["default"], **changes}, Processes())
     sizes = sizes_of(comparison, run.study)
     for size in sizes:
@@ -166,14 +168,14 @@ class Attacker:
         return [summarise(result, seed=self.settings.seed) for result in results]
 
 
-def read_attacker(parsed: argparse.Namespace) -> Attacker:
+def read_attacker(parsed: argparse.Namespace, autocast: Literal["off", "bfloat16"]) -> Attacker:
     """From --attacks and the options that go with it. ValueError for what cannot work."""
     given = given_values(parsed, AttackOptions)
     if "attacks" not in given:
         require(not given, AttackOptions(**given), next(iter(given), ""), "goes with --attacks")
         return Attacker()
     options = AttackOptions(**given)
-    settings = options.settings()
+    settings = replace(options.settings(), autocast=autocast)
     make_attacks(options.attacks, settings)
     return Attacker(tuple(chosen_names(options.attacks)), tuple(options.attack_groups), settings)
 
@@ -330,12 +332,11 @@ def measure(run: Run, defended: Defended, original: nn.Module) -> dict[str, Any]
     settings = run.options.evaluation(run.config.seed)
     study, tokenizer = run.study, run.loaded.tokenizer
     more: dict[str, Any] = {"generate": defended.generate}
+    model, original = run.options.evaluated(defended.model), run.options.evaluated(original)
     with defended.context():
-        found = evaluate(
-            defended.model, tokenizer, study.passages, study.holdout, original=original, settings=settings, **more
-        )
-        paper = as_published(defended.model, original, tokenizer, study.group("forget"), **more)
-        right = [s.is_right[1:] for s in teacher_force(defended.model, study.holdout)] if study.holdout else []
+        found = evaluate(model, tokenizer, study.passages, study.holdout, original=original, settings=settings, **more)
+        paper = as_published(model, original, tokenizer, study.group("forget"), **more)
+        right = [s.is_right[1:] for s in teacher_force(model, study.holdout)] if study.holdout else []
     summary = found.summary | ({"holdout/accuracy": float(np.concatenate(right).mean())} if right else {})
     vetoed = forbidden(run, defended, found)
     return {

@@ -80,6 +80,18 @@ def test_all_kinds_of_methods_and_going_on(tmp_path, command, capsys, monkeypatc
     assert "begun with other settings (num_samples)" in line
 
 
+def test_the_evaluation_of_a_copy_in_bfloat16(tmp_path, command):
+    found = {}
+    for dtype in ("same", "bfloat16"):
+        out = ["--out", str(tmp_path / dtype), "--eval-dtype", dtype, "--autocast", "bfloat16"]
+        assert demem.main([*command, "--methods", "ul", "--knobs", "one", "--seeds", "1", *out]) == 0
+        found[dtype] = {f.name: json.loads(f.read_text())["summary"] for f in (tmp_path / dtype / "points").iterdir()}
+    for name, plain in found["same"].items():
+        coarse = found["bfloat16"][name]
+        assert coarse["holdout/perplexity"] != plain["holdout/perplexity"]
+        assert coarse["holdout/perplexity"] == pytest.approx(plain["holdout/perplexity"], rel=0.05)
+
+
 def test_what_the_paper_sets_stays_the_paper_s():
     changes = {"learning_rate": 1e-3, "microbatch": 4}
     assert settings_of("default", changes)["learning_rate"] == 1e-3
@@ -90,6 +102,7 @@ def test_an_adapter_and_attacks_on_every_point(tmp_path, command, capsys):
     attacks = ["--attacks", "relearning", "--relearning-steps", "1", "--attack-groups", "forget"]
     assert "leaves nothing to teach" in fails(capsys, *command, *attacks, "--methods", "dp")
     assert "goes with --attacks" in fails(capsys, *command, *attacks[2:], "--methods", "dp")
+    assert "does not go with dp" in fails(capsys, *command, "--eval-dtype", "bfloat16", "--methods", "dp")
     command = [*command, "--num-forget", "4", "--knobs", "one", "--seeds", "1", *attacks]
     command += ["--baseline-rate", "3e-5"]
     assert demem.main([*command, "--methods", "demem-lora,dp,npo"]) == 0

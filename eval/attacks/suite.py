@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -29,6 +29,7 @@ class AttackSettings:
     kept                              tokens that shortened prefixes keep
     hints                             true suffix tokens that are shown
     relearning_share, relearning_steps, relearning_rate   of the forget passages; looks at the curve; learning rate
+    autocast                          the precision of relearning's passes
     bits                              of the quantised weights
     seed, slots                       of sampling and of the split; sequences decoded side by side
     """
@@ -43,6 +44,7 @@ class AttackSettings:
     relearning_share: float = 0.25
     relearning_steps: tuple[int, ...] = (5, 10, 20)
     relearning_rate: float = 2e-4
+    autocast: Literal["off", "bfloat16"] = "off"
     bits: tuple[int, ...] = (8, 4)
     seed: int = 0
     slots: int = 64
@@ -82,6 +84,7 @@ def make_attacks(names: Sequence[str], settings: AttackSettings) -> dict[str, At
             share=settings.relearning_share,
             steps=settings.relearning_steps,
             learning_rate=settings.relearning_rate,
+            autocast=settings.autocast,
             seed=seed,
             slots=slots,
         ),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ def relearning_attack(
     steps: Sequence[int] = (5, 10, 20),
     learning_rate: float = 2e-4,
     batch: int = 8,
+    autocast: Literal["off", "bfloat16"] = "off",
     seed: int = 0,
     slots: int = 64,
 ) -> list[AttackResult]:
@@ -70,7 +71,7 @@ def relearning_attack(
         nll = nll_of(pairs, backbone, indices, training.chunk_tokens)
         return (nll / sizes.to(nll.device)).sum()
 
-    training = Training(steps=max(steps), batch=batch, learning_rate=learning_rate, scope="suffix")
+    training = Training(steps=max(steps), batch=batch, learning_rate=learning_rate, scope="suffix", autocast=autocast)
     train(pupil, len(pairs), (), loss, training=training, generator=generator, stop=look)
     return results
 
