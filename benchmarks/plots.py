@@ -48,15 +48,13 @@ RELEARNED = re.compile(r"attack/forget/relearning steps:(\d+)\|not taught")
 Panel = tuple[str, str, bool]
 """A quantity, its title, and whether it is a share."""
 PANELS: tuple[Panel, ...] = (
+    ("forget/discoverable", "forget set, (n,p)\n(lower is better)", True),
     ("forget_holdout/exact", "forget-holdout, exact\n(lower is better)", True),
-    ("keep/exact", "records to keep, exact\n(higher is better)", True),
+    ("keep/exact", "to keep, exact\n(higher is better)", True),
     ("perplexity_ratio", "perplexity ratio\n(lower is better)", False),
     ("fluency", "fluency\n(higher is better)", False),
 )
-SIZE_PANELS: tuple[Panel, ...] = (
-    ("forget/discoverable", "forget set, (n,p)\n(lower is better)", True),
-    *PANELS[:3],
-)
+SIZE_PANELS = PANELS[:4]
 LINES = {"base": ("DeMem", "o", "-"), "distil": ("distillation", "s", "--")}
 
 
@@ -176,7 +174,8 @@ def ingredients_figure(rows: Sequence[Row]) -> Figure | None:
             axis.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
         axis.grid(axis="y", color="#ececec", linewidth=0.8)
     seeds = max(r.seeds for r in chosen.values())
-    figure.suptitle(f"One ingredient switched at a time: mean and range over {seeds} seeds (hollow: collapsed)")
+    over = "one seed" if seeds == 1 else f"mean and range over up to {seeds} seeds"
+    figure.suptitle(f"One ingredient switched at a time: {over} (hollow: collapsed)")
     figure.tight_layout()
     return figure
 
