@@ -87,12 +87,23 @@ def continue_from_starts(
     for i, sequence in enumerate(sequences):
         if len(sequence) <= n:
             raise ValueError(f"sequence {i} has {len(sequence)} tokens: EL_{n} needs more than {n}")
+    starts = [(len(s) - i, k) for k, s in enumerate(sequences) for i in range(1, len(s) - n + 1, stride)]
     found: list[list[Pair]] = [[] for _ in sequences]
-    for rest in sorted({len(s) - i for s in sequences for i in range(1, len(s) - n + 1, stride)}):
-        chosen = [k for k, s in enumerate(sequences) if rest < len(s) and (len(s) - rest - 1) % stride == 0]
-        sampling = Sampling(response_length=rest, temperature=0.0)
-        generation = generate(model, [list(sequences[k][:-rest]) for k in chosen], sampling, slots=slots)
-        for row, k in enumerate(chosen):
-            continuation = generation.tokens[row][generation.mask[row]].tolist()
+    for part in _of_like_length(sorted(starts)):
+        sampling = Sampling(response_length=part[-1][0], temperature=0.0)
+        generation = generate(model, [list(sequences[k][:-rest]) for rest, k in part], sampling, slots=slots)
+        for row, (rest, k) in enumerate(part):
+            continuation = generation.tokens[row][generation.mask[row]].tolist()[:rest]
             found[k].append((continuation, list(sequences[k][-rest:])))
     return found
+
+
+def _of_like_length(starts: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """Rising (rest, sequence) in parts that are generated side by side, up to a quarter further than the shortest."""
+    parts: list[list[tuple[int, int]]] = []
+    for start in starts:
+        if parts and start[0] <= 1.25 * parts[-1][0][0]:
+            parts[-1].append(start)
+        else:
+            parts.append([start])
+    return parts

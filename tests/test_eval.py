@@ -108,7 +108,7 @@ def scripted_generate(continuation):
 def test_extraction_likelihood_of_a_perfect_and_of_a_forgetful_model() -> None:
     sequence = list(range(10, 22))
     perfect = scripted_generate(lambda prompt, length: sequence[len(prompt) : len(prompt) + length])
-    early = scripted_generate(lambda prompt, length: sequence[len(prompt) : len(prompt) + length - 1])
+    early = scripted_generate(lambda prompt, length: sequence[len(prompt) : len(sequence) - 1][:length])
     blank = scripted_generate(lambda prompt, length: [1] * length)
 
     def el(generate, **options) -> float:
@@ -120,6 +120,16 @@ def test_extraction_likelihood_of_a_perfect_and_of_a_forgetful_model() -> None:
     assert el(early) == pytest.approx(np.mean([(k - 1) / k for k in range(9, 0, -1)]))
     assert el(early, divisor="generated") == pytest.approx(8 / 9)  # only the last start has no trigram left
     assert el(early, stride=4) == pytest.approx(np.mean([8 / 9, 4 / 5, 0]))
+    calls: list[int] = []
+
+    def counted(model, prompts, sampling, *, slots):
+        calls.append(len(prompts))
+        return perfect(model, prompts, sampling, slots=slots)
+
+    ragged = [sequence, sequence[:-1], sequence[:-2]]
+    assert memorization.extraction_likelihood(None, ragged, n=3, generate=counted) == [1.0, 1.0, 1.0]
+    assert sum(calls) == 9 + 8 + 7  # a request for every start,
+    assert len(calls) == 5  # side by side with those that have about as far to go: 3, 4 to 5, 6 to 7, 8 to 10, 11
     with pytest.raises(ValueError, match="sequence 0 has 3 tokens: EL_3"):
         memorization.extraction_likelihood(None, [[1, 2, 3]], n=3, generate=perfect)
 
