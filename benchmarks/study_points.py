@@ -26,7 +26,7 @@ from ppo.files import read_json
 Lab = Literal["lab", "graded"]
 ORIGINAL = "original"
 SIZE = 64  # forget records of the lab
-SIZES = (16, 32, 64, 96, 128)  # 128 records were memorised in all; with all of them there is no forget-holdout
+SIZES = (16, 32, 64, 128)  # 128 records were memorised in all; with all of them there is no forget-holdout
 PARTS = ("ingredients", "size", "repeats", "shapes")
 NUM_SEEDS = 3
 MINUTES = {"evaluation": 0.25, "ppo step": 0.092, "distillation step": 0.043, "own text": 0.35, "graded lab": 14.0}
