@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from demem_setup import Run
 from demem_twins import Twins
@@ -106,10 +107,11 @@ def trained(
     )  # fmt: skip
     model, keep = copy.deepcopy(bench.model), bench.keep(seed) if training.retain_weight else []
     looks: list[bool] = []
-    log = unlearn(
-        model, bench.forget, keep, training=training, generator=torch.Generator().manual_seed(seed),
-        stop=stop_rule(bench, model, looks),
-    )  # fmt: skip
+    with tqdm(total=training.steps, desc="baseline", unit="step") as bar:
+        log = unlearn(
+            model, bench.forget, keep, training=training, generator=torch.Generator().manual_seed(seed),
+            stop=stop_rule(bench, model, looks, bar),
+        )  # fmt: skip
     pairs = pairs_of(bench.forget, training.scope)
     tokens = baseline_tokens(pairs, training, log, asks_once=asks == "once", asks_always=asks == "always")
     tokens = tokens + look_tokens(bench) * len(looks) + (own_tokens(bench) if training.retain_weight else Tokens())
@@ -118,18 +120,21 @@ def trained(
     return Defended(model, cost, notes=notes)
 
 
-def stop_rule(bench: Bench, model: nn.Module, looks: list[bool]) -> Stop:
-    """True when two looks running find hardly a suffix exactly and BLEU at the chance floor; ``looks`` collects them.
+def stop_rule(bench: Bench, model: nn.Module, looks: list[bool], bar: tqdm[Any]) -> Stop:
+    """True when two looks running find hardly a suffix exactly and BLEU at the chance floor; ``looks`` collects them,
+    ``bar`` shows them.
 
     DeMem's own rule, but for its condition that no output is empty, which some baselines would never meet.
     """
     options, tokenizer = bench.run.options, bench.run.loaded.tokenizer
 
     def is_gone(steps: int) -> bool:
+        bar.update()
         if steps % options.check_every:
             return False
         look = probe(model, tokenizer, bench.forget)
         is_at_chance = look["forget/bleu"] <= bench.floor if bench.floor else look["forget/approximate"] == 0
+        bar.set_postfix(extracted=look["forget/exact"], bleu=look["forget/bleu"])
         looks.append(look["forget/exact"] <= options.target_exact and is_at_chance)
         return len(looks) >= LOOKS and all(looks[-LOOKS:])
 
