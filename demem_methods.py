@@ -29,6 +29,7 @@ from eval.baselines.training import StepLog, Stop, Training, pairs_of
 from eval.cost import Cost, Tokens, baseline_tokens, count_parameters
 from eval.evaluate import probe
 from eval.protocols import Generate
+from ppo.files import read_json, write_json
 from ppo.generation import generate as ppo_generate
 
 Kind = Literal["original", "training", "decoding", "retraining"]
@@ -103,10 +104,12 @@ def trained(
     started, options, config = time.perf_counter(), bench.run.options, bench.run.config
     training = replace(
         training, steps=options.steps or training.steps, retain_sequences=config.retain_sequences,
-        retain_tokens=config.retain_tokens, autocast=config.autocast,
+        retain_tokens=config.retain_tokens, microbatch=config.microbatch or training.microbatch,
+        autocast=config.autocast, checkpoint=bench.work / "checkpoint",
     )  # fmt: skip
     model, keep = copy.deepcopy(bench.model), bench.keep(seed) if training.retain_weight else []
-    looks: list[bool] = []
+    bench.work.mkdir(parents=True, exist_ok=True)
+    looks = Looks(bench.work / "looks.json")
     with tqdm(total=training.steps, desc="baseline", unit="step") as bar:
         log = unlearn(
             model, bench.forget, keep, training=training, generator=torch.Generator().manual_seed(seed),
@@ -114,14 +117,37 @@ def trained(
         )  # fmt: skip
     pairs = pairs_of(bench.forget, training.scope)
     tokens = baseline_tokens(pairs, training, log, asks_once=asks == "once", asks_always=asks == "always")
-    tokens = tokens + look_tokens(bench) * len(looks) + (own_tokens(bench) if training.retain_weight else Tokens())
-    cost = Cost(time.perf_counter() - started, tokens, count_parameters(model))
+    tokens = (
+        tokens
+        + look_tokens(bench) * len(looks.until(len(log)))
+        + (own_tokens(bench) if training.retain_weight else Tokens())
+    )
+    cost = Cost(max(time.perf_counter() - started, log[-1]["seconds"]), tokens, count_parameters(model))
     notes = {"steps": len(log), "is_stopped": len(log) < training.steps, "learning_rate": training.learning_rate}
     return Defended(model, cost, notes=notes)
 
 
-def stop_rule(bench: Bench, model: nn.Module, looks: list[bool], bar: tqdm[Any]) -> Stop:
-    """True when two looks running find hardly a suffix exactly and BLEU at the chance floor; ``looks`` collects them,
+@dataclass(frozen=True)
+class Looks:
+    """What the looks at the forget set found, by step, in a file: a killed training goes on with them."""
+
+    path: Path
+
+    def until(self, steps: int) -> list[bool]:
+        """In order, those up to a step: what came after a training's last checkpoint is lost with it."""
+        known = read_json(self.path) if self.path.is_file() else {}
+        return [found for step, found in known.items() if int(step) <= steps]
+
+    def add(self, steps: int, is_gone: bool) -> list[bool]:
+        """All up to this one."""
+        known = read_json(self.path) if self.path.is_file() else {}
+        earlier = {step: found for step, found in known.items() if int(step) < steps}
+        write_json(self.path, {**earlier, str(steps): is_gone})
+        return self.until(steps)
+
+
+def stop_rule(bench: Bench, model: nn.Module, looks: Looks, bar: tqdm[Any]) -> Stop:
+    """True when two looks running find hardly a suffix exactly and BLEU at the chance floor; ``looks`` keeps them,
     ``bar`` shows them.
 
     DeMem's own rule, but for its condition that no output is empty, which some baselines would never meet.
@@ -129,14 +155,14 @@ def stop_rule(bench: Bench, model: nn.Module, looks: list[bool], bar: tqdm[Any])
     options, tokenizer = bench.run.options, bench.run.loaded.tokenizer
 
     def is_gone(steps: int) -> bool:
-        bar.update()
+        bar.update(steps - bar.n)
         if steps % options.check_every:
             return False
         look = probe(model, tokenizer, bench.forget)
         is_at_chance = look["forget/bleu"] <= bench.floor if bench.floor else look["forget/approximate"] == 0
         bar.set_postfix(extracted=look["forget/exact"], bleu=look["forget/bleu"])
-        looks.append(look["forget/exact"] <= options.target_exact and is_at_chance)
-        return len(looks) >= LOOKS and all(looks[-LOOKS:])
+        found = looks.add(steps, bool(look["forget/exact"] <= options.target_exact and is_at_chance))
+        return len(found) >= LOOKS and all(found[-LOOKS:])
 
     return is_gone
 

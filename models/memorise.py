@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppo.backbone import Backbone
-from ppo.checkpoint import load_tensors, read_state, save_tensors, write_atomically
+from ppo.loop_checkpoint import has_loop, restore_loop, save_loop
 
 History = list[dict[str, float]]
 
@@ -62,8 +61,8 @@ def memorise(
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     backbone, device = Backbone(model), next(model.parameters()).device
     history: History = []
-    if checkpoint is not None and (checkpoint.is_dir() or checkpoint.with_name(checkpoint.name + ".old").is_dir()):
-        history = restore(checkpoint, model, optimizer, generator)
+    if checkpoint is not None and has_loop(checkpoint):
+        history = list(restore_loop(checkpoint, model, optimizer, generator)["history"])
         say(f"going on after epoch {len(history)}")
     model.eval()
     while len(history) < max_epochs and (not history or history[-1].get("share", 0.0) < target):
@@ -89,43 +88,8 @@ def memorise(
         history.append(record)
         say(f"epoch {epoch}: " + ", ".join(f"{name} {value:.3f}" for name, value in record.items() if name != "epoch"))
         if is_look and checkpoint is not None:
-            save(checkpoint, model, optimizer, generator, history)
+            save_loop(checkpoint, model, optimizer, generator, {"history": history})
     return history
-
-
-def save(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator, history: History
-) -> None:
-    """Write weights, Adam's moments, generator state and history; a kill leaves the old checkpoint or the new one."""
-
-    def fill(target: Path) -> dict[str, Any]:
-        save_tensors(target / "weights.safetensors", dict(model.named_parameters()))
-        moments = {
-            f"{name}/{key}": value
-            for name, parameter in model.named_parameters()
-            for key, value in optimizer.state[parameter].items()
-        }
-        save_tensors(target / "optimizer.safetensors", moments)
-        save_tensors(target / "rng.safetensors", {"generator": generator.get_state()})
-        return {"history": history}
-
-    write_atomically(folder, fill)
-
-
-@torch.no_grad()
-def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> History:
-    """Put back what :func:`save` wrote and return the history. Raises ValueError for what is damaged or another's."""
-    folder, state = read_state(folder)
-    weights, parameters = load_tensors(folder / "weights.safetensors"), dict(model.named_parameters())
-    if weights.keys() != parameters.keys():
-        raise ValueError(f"{folder} belongs to another model: they differ in {sorted(weights.keys() ^ parameters)[:3]}")
-    for name, parameter in parameters.items():
-        parameter.copy_(weights[name])
-    for full_name, value in load_tensors(folder / "optimizer.safetensors").items():
-        name, _, key = full_name.rpartition("/")
-        optimizer.state[parameters[name]][key] = value if key == "step" else value.to(parameters[name].device)
-    generator.set_state(load_tensors(folder / "rng.safetensors")["generator"])
-    return list(state["history"])
 
 
 def lm_loss(backbone: Backbone, ids: Tensor, mask: Tensor) -> Tensor:

@@ -107,6 +107,28 @@ def test_the_passes_in_bfloat16_leave_the_weights_as_they_are() -> None:
         assert coarse["forget_loss"] == pytest.approx(plain["forget_loss"], rel=0.02)
 
 
+def test_a_killed_baseline_goes_on_to_the_same_bits(tmp_path) -> None:
+    plain = Training(steps=5, batch=2, learning_rate=1e-3, retain_weight=1.0, retain_loss="kl")
+    saved = replace(plain, checkpoint=tmp_path / "c", save_every_steps=2)
+
+    def run(training, stop=None):
+        model = tiny_gpt2()
+        log = distillation.unlearn(model, FORGET, RETAIN, generator=generator(), training=training, stop=stop)
+        return model, log
+
+    def kill(steps):
+        if steps == 3:
+            raise KeyboardInterrupt
+        return False
+
+    whole, expected = run(plain)
+    with pytest.raises(KeyboardInterrupt):
+        run(saved, kill)
+    again, log = run(saved)
+    assert [{**row, "seconds": 0} for row in log] == [{**row, "seconds": 0} for row in expected]
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+
+
 def test_batches_are_shuffled_epochs() -> None:
     seen: list[int] = []
 

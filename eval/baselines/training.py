@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from ppo.backbone import Backbone
 from ppo.generation.api import evaluation_mode
+from ppo.loop_checkpoint import has_loop, restore_loop, save_loop
 from ppo.retain import RetainLoss, count_predictions
 from rewards.fluency import sequence_nll
 
@@ -46,6 +48,7 @@ class Training:
     retain_sequences, retain_tokens   retain pieces a step and their length
     chunk_tokens       tokens that pass the output layer at once
     autocast           "bfloat16": forward and backward pass in it; weights and Adam stay as they are
+    checkpoint         folder that is written every ``save_every_steps``, and gone on from where it holds one
     """
 
     steps: int = 20
@@ -62,9 +65,11 @@ class Training:
     retain_tokens: int = 128
     chunk_tokens: int = 512
     autocast: Literal["off", "bfloat16"] = "off"
+    checkpoint: Path | None = None
+    save_every_steps: int = 5
 
     def __post_init__(self) -> None:
-        for name in ("steps", "microbatch", "retain_sequences", "retain_tokens", "chunk_tokens"):
+        for name in ("steps", "microbatch", "save_every_steps", "retain_sequences", "retain_tokens", "chunk_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Training.{name}={getattr(self, name)!r} must be at least 1")
         if self.batch is not None and self.batch < 1:
@@ -125,9 +130,12 @@ def train(
     optimizer = torch.optim.Adam(parameters, lr=training.learning_rate, betas=(training.beta1, training.beta2))
     order: list[int] = []
     log: StepLog = []
-    started = time.perf_counter()
+    if training.checkpoint is not None and has_loop(training.checkpoint):
+        state = restore_loop(training.checkpoint, model, optimizer, generator)
+        log, order = list(state["log"]), list(state["order"])
+    started = time.perf_counter() - (log[-1]["seconds"] if log else 0.0)
     with evaluation_mode(model):
-        for step in range(training.steps):
+        for step in range(len(log), training.steps):
             size = num_passages if training.batch is None else min(training.batch, num_passages)
             if len(order) < size:
                 order = torch.randperm(num_passages, generator=generator).tolist()
@@ -142,6 +150,8 @@ def train(
             log.append(row | {"seconds": time.perf_counter() - started})
             if stop is not None and stop(step + 1):
                 break
+            if training.checkpoint is not None and (step + 1) % training.save_every_steps == 0:
+                save_loop(training.checkpoint, model, optimizer, generator, {"log": log, "order": order})
     return log
 
 
