@@ -22,9 +22,7 @@ methods beside DeMem (demem_compare.py). A run lives in one folder (``--out``):
 from __future__ import annotations
 
 import argparse
-import copy
 import os
-import random
 import shutil
 import sys
 import time
@@ -35,13 +33,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 
 import ppo
-from data.study import windows
 from demem_attacks import AttackOptions, run_attacks
 from demem_compare import Comparison, compare
+from demem_ingredients import chance_floor, make_reward, put_adapter, rows_to_forget, text_to_keep
 from demem_paper import published_rollout, train_as_published
 from demem_setup import Options, Run, prepare, say
 from demem_trace import Wish, floor_of, prepare_trace, write_trace
@@ -51,18 +48,13 @@ from eval.report import render_passage, render_table
 from eval.report.folder import LivePage, write_page
 from eval.results import read_before, read_results, write_json, write_results
 from models.load import load
-from models.lora import LoraConfig, add_lora, linear_targets, unload
+from models.lora import unload
 from models.memorise import memorise
-from models.own_text import own_text
-from ppo.backbone import context_length
 from ppo.checkpoint import list_checkpoints
 from ppo.distributed import LostProcessError, OtherProcessError, Processes
 from ppo.interrupt import sigterm_as_ctrl_c
 from ppo.log import HEADLINE, read_jsonl
 from ppo.options import add_options
-from rewards import demem as rewards
-from rewards.combine import Reward
-from rewards.guards import ONLY_EMPTY
 
 LOOKS = 2  # looks running at the forget set that must find it forgotten
 
@@ -149,36 +141,19 @@ def is_forgotten(look: Mapping[str, float], target_exact: float, floor: float) -
     return look["forget/exact"] <= target_exact and is_at_chance and look["forget/empty"] == 0
 
 
-def rows_to_forget(run: Run) -> list[dict[str, Any]]:
-    """The prompts are the prefixes, and earlier windows of the same text; the reward finds what truly follows a prompt
-    in that prompt's row.
-
-    More than one window keeps the policy from learning one way out for each prompt: it forgets the text.
-    """
-    count = run.options.windows or (1 if run.options.is_paper else 2)
-    return [
-        {"prompt": list(prompt), "suffix": run.loaded.decode(suffix), "suffix_ids": list(suffix)}
-        for p in run.study.group("forget")
-        for prompt, suffix in windows(p, count)
-    ]
-
-
 def make_trainer(run: Run, floor: float) -> ppo.Trainer:
     """The trainer of a run, new or as its last checkpoint left it."""
     rows, reward = rows_to_forget(run), make_reward(run, floor)
     kept = run.processes.first(lambda: text_to_keep(run))
     more: dict[str, Any] = {"tokenizer": run.loaded.tokenizer, "retain": kept, "out": run.out}
-    model, rank = run.loaded.model, run.options.lora_rank
-    if rank:  # from the seed alone, so that a resumed run finds the adapter that it began with
-        start = torch.Generator().manual_seed(run.config.seed)
-        add_lora(model, LoraConfig(linear_targets(model), rank=rank, alpha=2.0 * rank), generator=start)
+    put_adapter(run)
     if run.options.resume and run.processes.first(lambda: bool(list_checkpoints(run.out / "checkpoints"))):
         device = str(next(run.loaded.model.parameters()).device)
-        base = model if rank else None
+        base = run.loaded.model if run.options.lora_rank else None
         return ppo.Trainer.resume(run.out, rows, reward, model=base, device=device, **more)
     if run.options.resume:  # killed before its first checkpoint: it starts again from nothing
         run.processes.first(lambda: forget_training(run.out))
-    return ppo.Trainer(model, rows, reward, run.config, **more)
+    return ppo.Trainer(run.loaded.model, rows, reward, run.config, **more)
 
 
 def forget_training(out: Path) -> None:
@@ -187,50 +162,6 @@ def forget_training(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
     if (out / "tensorboard").is_dir():
         shutil.rmtree(out / "tensorboard")
-
-
-def make_reward(run: Run, floor: float) -> Reward:
-    """The preset's reward; outside the fluency band it costs, where one is asked for."""
-    options = run.options
-    if options.is_paper:
-        guards = None if options.preset == "paper-as-run" else ONLY_EMPTY
-        reward = rewards.paper(run.encoder, guards=guards)
-    else:
-        reward = rewards.default(bleu_floor=floor, dense="words", decode=run.loaded.decode)
-    if options.fluency_weight:
-        original = copy.deepcopy(run.loaded.model).requires_grad_(False)
-        band = {"low": options.fluency_low, "high": options.fluency_high}
-        reward = rewards.with_fluency(reward, original, weight=options.fluency_weight, **band)
-    say(f"reward: {reward.signature}")
-    return reward
-
-
-def text_to_keep(run: Run) -> list[list[int]]:
-    """What the model writes by itself and does not resemble the forget set, and half as much of the retain text.
-
-    The likeliest third of its own text comes twice: it is recited, and what is recited is lost first. Without own text,
-    all of the retain text.
-    """
-    tokenizer, study = run.loaded.tokenizer, run.study
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    if run.options.num_own == 0 or run.config.retain_coef == 0 or start is None:
-        return study.retain
-    forget = [p.ids for p in study.group("forget")]
-    length = min(run.config.retain_tokens, context_length(run.loaded.model) or run.config.retain_tokens) - 1
-    own = own_text(run.loaded.model, start, forget, count=run.options.num_own, length=length, seed=run.config.seed)
-    chosen = random.Random(run.config.seed).sample(study.retain, min(len(own) // 2, len(study.retain)))
-    say(f"to keep: {len(own)} texts of the model's own and {len(chosen)} of the retain text")
-    return own + own[: len(own) // 3] + chosen if own else study.retain
-
-
-def chance_floor(run: Run, before: Evaluation) -> float:
-    """BLEU that a model reaches on passages it never saw: given, or measured on the never-trained ones.
-
-    Below it lies no privacy, only damage. 0 means that it is not known.
-    """
-    if run.options.bleu_floor is not None:
-        return run.options.bleu_floor
-    return before.summary.get("never/bleu", 0.0)
 
 
 def measure(run: Run, label: str) -> Evaluation:

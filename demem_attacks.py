@@ -13,6 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from torch import nn
+
+import ppo
 from data.types import Passage
 from demem_setup import Run, prepare, say
 from eval import challenge
@@ -27,11 +30,36 @@ Summary = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Attacker:
+    """Attacks by name, on some groups of passages, under settings; ``()`` for a name is no attack at all."""
+
+    names: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ("forget", "forget_holdout", "never")
+    settings: AttackSettings = AttackSettings()
+
+    def of(self, config: ppo.Config) -> Attacker:
+        """The same with a run's seed, and relearning in the precision of its training."""
+        return replace(self, settings=replace(self.settings, seed=config.seed, autocast=config.autocast))
+
+    def chosen(self, passages: Sequence[Passage]) -> list[Passage]:
+        """Those in the groups that are attacked."""
+        return [p for p in passages if p.group in self.groups]
+
+    def attack(self, model: nn.Module, tokenizer: Any, passages: Sequence[Passage], *, label: str) -> list[Summary]:
+        """What they get out of a model; ``label`` says in the terminal which one."""
+        results = run_suite(
+            model, tokenizer, passages, names=self.names, settings=self.settings,
+            say=lambda name: say(f"{label}: {name}"),
+        )  # fmt: skip
+        return [summarise(result, seed=self.settings.seed) for result in results]
+
+
+@dataclass(frozen=True)
 class AttackOptions:
     """Which attacks, on which passages, how hard; every number in a list is a variant of its own."""
 
     attacks: tuple[str, ...] = ("all",)  # all, or any of greedy, context, sampling, beam, shortened, … (see README)
-    attack_groups: tuple[str, ...] = ("forget", "forget_holdout", "never")  # groups of passages to attack
+    attack_groups: tuple[str, ...] = Attacker.groups  # groups of passages to attack
     attack_samples: int = 8  # samples of every passage under each sampler, and for the challenge
     temperatures: tuple[str, ...] = ("0.7", "1.0")  # of the samplers' grid
     top_ks: tuple[str, ...] = ("0", "40")  # of the grid; 0 keeps all tokens
@@ -58,6 +86,12 @@ class AttackOptions:
             bits=tuple(self._numbers("bits", int)),
         )
 
+    def attacker(self) -> Attacker:
+        """The attacks themselves. Raises ValueError for what cannot work, before anything is loaded."""
+        names, settings = chosen_names(self.attacks), self.settings()
+        make_attacks(names, settings)
+        return Attacker(tuple(names), tuple(self.attack_groups), settings)
+
     def _numbers(self, name: str, kind: type) -> list[Any]:
         return [parse_value(name, text, kind) for text in getattr(self, name)]
 
@@ -67,45 +101,31 @@ def run_attacks(parsed: argparse.Namespace) -> None:
 
     Raises ValueError for options that cannot work before anything is loaded.
     """
-    options = AttackOptions(**given_values(parsed, AttackOptions))
-    names, settings = chosen_names(options.attacks), options.settings()
-    make_attacks(names, settings)
+    attacker = AttackOptions(**given_values(parsed, AttackOptions)).attacker()
     run = prepare("attacks", parsed)
-    settings = replace(settings, seed=run.config.seed, autocast=run.config.autocast)
-    passages = [p for p in run.study.passages if p.group in options.attack_groups]
-    if not passages:
-        raise ValueError(f"--attack-groups {' '.join(options.attack_groups)}: the data has no passage in these groups")
+    attacker = attacker.of(run.config)
+    if not attacker.chosen(run.study.passages):
+        raise ValueError(f"--attack-groups {' '.join(attacker.groups)}: the data has no passage in these groups")
     models = {"before": run.loaded}
     if (run.out / "model" / "config.json").is_file():
         models["after"] = load(run.out / "model").on(run.options.device)
     found: dict[str, Summary] = {}
     for label, loaded in models.items():
-        found[label] = attack_one(run, label, loaded, passages, names, settings)
-    write_json(run.out / "attacks.json", {"meta": run.meta(), "settings": settings.to_dict(),
+        found[label] = attack_one(run, label, loaded, attacker)
+    write_json(run.out / "attacks.json", {"meta": run.meta(), "settings": attacker.settings.to_dict(),
                                           "definitions": DEFINITIONS, **found})  # fmt: skip
     show(found)
     say(f"\nattacks: {run.out / 'attacks.json'}")
 
 
-def attack_one(
-    run: Run,
-    label: str,
-    loaded: LoadedModel,
-    passages: Sequence[Passage],
-    names: Sequence[str],
-    settings: AttackSettings,
-) -> Summary:
-    """The named attacks on one model; the challenge's score as well where all of them are asked for."""
-    started = time.perf_counter()
-    results = run_suite(
-        loaded.model, loaded.tokenizer, passages, names=names, settings=settings,
-        say=lambda name: say(f"{label}: {name}"),
-    )  # fmt: skip
-    summary: Summary = {"attacks": [summarise(result, seed=settings.seed) for result in results]}
+def attack_one(run: Run, label: str, loaded: LoadedModel, attacker: Attacker) -> Summary:
+    """The attacks on one model; the challenge's score as well where all of them are asked for."""
+    started, passages = time.perf_counter(), attacker.chosen(run.study.passages)
+    summary: Summary = {"attacks": attacker.attack(loaded.model, loaded.tokenizer, passages, label=label)}
     trained = [p for p in passages if p.group != "never"]
-    if set(names) == set(NAMES) and trained:
+    if set(attacker.names) == set(NAMES) and trained:
         say(f"{label}: challenge")
-        summary["challenge"] = score_challenge(run, label, loaded, trained, settings)
+        summary["challenge"] = score_challenge(run, label, loaded, trained, attacker.settings)
     say(f"{label}: {len(passages)} passages attacked in {time.perf_counter() - started:.0f} s")
     return summary
 

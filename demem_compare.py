@@ -32,12 +32,10 @@ from torch import nn
 
 import ppo
 from data.study import Study
-from demem_attacks import AttackOptions
+from demem_attacks import Attacker, AttackOptions
 from demem_methods import METHODS, Bench, Defended, Method
 from demem_setup import PRESETS, Options, Run, load_run, say
 from demem_twins import Twins
-from eval.attacks.result import summarise
-from eval.attacks.suite import AttackSettings, chosen_names, make_attacks, run_attacks
 from eval.attacks.weights import count_taught
 from eval.cost import Cost, Tokens, count_parameters, ppo_tokens
 from eval.evaluate import Evaluation, evaluate
@@ -55,6 +53,7 @@ from ppo.options import given_values
 Train = Callable[[Run, Evaluation], None]
 Keep = Callable[[Run], list[list[int]]]
 LORA_RATE = 5.0  # times the learning rate of full training, for an adapter
+ON_REQUEST = ("original", "demem-lora", "paper", "paper-as-run")  # by name alone; the first is always there
 VETOED = ("discoverable", "sequence_p")  # what a decoding that vetoes changes without generating
 
 
@@ -62,7 +61,7 @@ VETOED = ("discoverable", "sequence_p")  # what a decoding that vetoes changes w
 class Comparison:
     """What is compared; everything else is in :class:`Options` and :class:`ppo.Config`."""
 
-    methods: str = ",".join(m for m in METHODS if m not in ("original", "paper", "paper-as-run"))  # names and commas
+    methods: str = ",".join(m for m in METHODS if m not in ON_REQUEST)  # names and commas
     seeds: int = 3  # trainings of every method that takes a seed, from --seed on
     twin_seeds: int | None = None  # the same for retain-only and dedup, minutes each; none: seeds
     knobs: Literal["all", "one"] = "all"  # three values of each method's knob, or its default alone
@@ -123,13 +122,14 @@ def compare(parsed: argparse.Namespace, *, train: Train, text_to_keep: Keep) -> 
     for preset in PRESETS:
         if preset in comparison.names:
             ppo.Config.from_dict(settings_of(preset, changes))
-    attacker = read_attacker(parsed, changes.get("autocast", "off"))
+    attacker = read_attacker(parsed)
     run = load_run(options, {**PRESETS["default"], **changes}, Processes())
     sizes = sizes_of(comparison, run.study)
-    for size in sizes:
-        attacker.check(size)
-    own = {name: getattr(comparison, name) for name in ("baseline_rate", "most_holdout")}
-    open_folder(run, changes, attacker.to_dict() | own)
+    if "relearning" in attacker.names:
+        for size in sizes:
+            count_taught(size, attacker.settings.relearning_share)
+    attacker = attacker.of(run.config)
+    open_folder(run, changes, shared_settings(comparison, attacker))
     for size in sizes:
         compare_at(size, comparison, run, changes, attacker, train, text_to_keep)
     files = sorted((run.out / "points").glob("*.json"))
@@ -137,47 +137,23 @@ def compare(parsed: argparse.Namespace, *, train: Train, text_to_keep: Keep) -> 
     say(f"page: {run.out / 'compare.html'}   tables: {run.out / 'compare.md'}")
 
 
-@dataclass(frozen=True)
-class Attacker:
-    """Attacks beyond the evaluation, by name: none unless --attacks asks for them."""
-
-    names: tuple[str, ...] = ()
-    groups: tuple[str, ...] = AttackOptions.attack_groups
-    settings: AttackSettings = AttackSettings()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON; {} where nothing attacks."""
-        if not self.names:
-            return {}
-        return {"attacks": self.names, "attack_groups": self.groups, **self.settings.to_dict()}
-
-    def check(self, num_forget: int) -> None:
-        """ValueError, before any work, for a forget set that cannot be attacked so."""
-        if "relearning" in self.names:
-            count_taught(num_forget, self.settings.relearning_share)
-
-    def attack(self, run: Run, defended: Defended) -> list[dict[str, Any]]:
-        """What they get out of a model; its weights are the attacker's, so a decoding defence is none."""
-        if not self.names:
-            return []
-        passages = [p for p in run.study.passages if p.group in self.groups]
-        results = run_attacks(
-            defended.model, run.loaded.tokenizer, passages, names=self.names, settings=self.settings,
-            say=lambda name: say(f"attack: {name}"),
-        )  # fmt: skip
-        return [summarise(result, seed=self.settings.seed) for result in results]
-
-
-def read_attacker(parsed: argparse.Namespace, autocast: Literal["off", "bfloat16"]) -> Attacker:
-    """From --attacks and the options that go with it. ValueError for what cannot work."""
+def read_attacker(parsed: argparse.Namespace) -> Attacker:
+    """From --attacks and the options that go with it; without, one that attacks nothing. ValueError for what cannot
+    work.
+    """
     given = given_values(parsed, AttackOptions)
-    if "attacks" not in given:
-        require(not given, AttackOptions(**given), next(iter(given), ""), "goes with --attacks")
-        return Attacker()
     options = AttackOptions(**given)
-    settings = replace(options.settings(), autocast=autocast)
-    make_attacks(options.attacks, settings)
-    return Attacker(tuple(chosen_names(options.attacks)), tuple(options.attack_groups), settings)
+    if "attacks" in given:
+        return options.attacker()
+    require(not given, options, next(iter(given), ""), "goes with --attacks")
+    return Attacker()
+
+
+def shared_settings(comparison: Comparison, attacker: Attacker) -> dict[str, Any]:
+    """What of the comparison itself every point of a folder has in common."""
+    attacks = {"attacks": attacker.names, "attack_groups": attacker.groups, **attacker.settings.to_dict()}
+    own = {name: getattr(comparison, name) for name in ("baseline_rate", "most_holdout")}
+    return (attacks if attacker.names else {}) | {name: value for name, value in own.items() if value is not None}
 
 
 def compare_at(
@@ -208,8 +184,9 @@ def compare_at(
         method = METHODS[point.name]
         defended = method.apply(bench, point.value, point.seed)
         measured = measure(run, defended, original)
-        if attacker.names and method.kind != "decoding":
-            measured["attacks"] = attacker.attack(run, defended)
+        if attacker.names and method.kind != "decoding":  # the attacker holds the weights: he decodes as he likes
+            passages = attacker.chosen(run.study.passages)
+            measured["attacks"] = attacker.attack(defended.model, run.loaded.tokenizer, passages, label=point.key)
         write_json(path, describe(point, method, defended, run, measured))
         shutil.rmtree(bench.work, ignore_errors=True)
 
@@ -234,11 +211,10 @@ def plan(comparison: Comparison, seed: int, size: int) -> Iterator[Point]:
     return (point for *_, point in sorted(points, key=lambda row: row[:3]))
 
 
-def open_folder(run: Run, changes: dict[str, Any], more: Mapping[str, Any] | None = None) -> None:
+def open_folder(run: Run, changes: dict[str, Any], shared: Mapping[str, Any]) -> None:
     """Create the folder, or check that it was begun with the same settings: they are what all points share."""
     mine = {name: value for name, value in asdict(run.options).items() if name not in ("out", "resume", "device")}
-    given = {name: value for name, value in (more or {}).items() if value is not None}
-    settings = json.loads(json.dumps({"options": mine, "config": changes, "comparison": given}))
+    settings = json.loads(json.dumps({"options": mine, "config": changes, "comparison": shared}))
     path = run.out / "compare.json"
     check_folder(run.out, is_new=not path.is_file())
     if path.is_file():

@@ -122,6 +122,7 @@ def trained(
         + look_tokens(bench) * len(looks.until(len(log)))
         + (own_tokens(bench) if training.retain_weight else Tokens())
     )
+    # What went before a kill counts as well: the log knows it, the clock does not.
     cost = Cost(max(time.perf_counter() - started, log[-1]["seconds"]), tokens, count_parameters(model))
     notes = {"steps": len(log), "is_stopped": len(log) < training.steps, "learning_rate": training.learning_rate}
     return Defended(model, cost, notes=notes)

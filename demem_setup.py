@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median_high
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -59,7 +59,7 @@ class Options:
     num_samples: int = 4  # sampled continuations a passage in the evaluation
     el_stride: int = 0  # extraction likelihood (EL) from every so many-th start of a passage, slow; 0: none
     el_passages: int | None = None  # EL of the first so many passages of each group; none: of all
-    eval_dtype: str = "same"  # same, or bfloat16: the evaluation asks a copy in it, faster and a little coarser
+    eval_dtype: Literal["same", "bfloat16"] = "same"  # of the copy that the evaluation asks: faster, a little coarser
     device: str = "auto"  # auto, cpu or cuda
     resume: bool = False  # go on from the last checkpoint in the folder
     live: bool = False  # rewrite report.html while training; open it in a browser, it loads itself again
@@ -69,18 +69,10 @@ class Options:
         for name in ("el_passages", "num_forget", "num_holdout", "steps", "check_every", "memorise_epochs", "windows"):
             value = getattr(self, name)
             require(value is None or value >= 1, self, name, "must be at least 1")
-        for name in (
-            "lora_rank",
-            "memorise_beside",
-            "num_own",
-            "num_samples",
-            "num_never",
-            "el_stride",
-            "fluency_weight",
-        ):
+        counts = ("lora_rank", "memorise_beside", "num_own", "num_samples", "num_never", "el_stride")
+        for name in (*counts, "fluency_weight"):
             value = getattr(self, name)
             require(value is None or value >= 0, self, name, "must be at least 0")
-        require(self.eval_dtype in ("same", "bfloat16"), self, "eval_dtype", "must be same or bfloat16")
         require(self.preset in PRESETS, self, "preset", f"must be one of {', '.join(PRESETS)}")
         require(self.encoder is None or self.is_paper, self, "encoder", "goes with --preset paper: ours takes BLEU")
         require(0 <= self.fluency_low < self.fluency_high, self, "fluency_low", "must lie between 0 and fluency_high")

@@ -32,6 +32,7 @@ from benchmarks.study_points import (
 from benchmarks.study_variants import REFERENCES, REWARDS, VARIANTS, Setting, Variant
 from data.study import Study
 from demem_compare import Unlearn, resized
+from demem_ingredients import chance_floor, rows_to_forget, text_to_keep
 from demem_methods import METHODS, Bench
 from demem_setup import PRESETS, Options, Run, load_run, say
 from demem_twins import Twins
@@ -135,7 +136,7 @@ def trained(
 ) -> tuple[Run, dict[str, Any]]:
     """The run with its model as the variant leaves it, and the steps that it took."""
     variant = VARIANTS[point.variant]
-    kept = demem.text_to_keep(run)  # the original's own, also where a distillation goes before
+    kept = text_to_keep(run)  # the original's own, also where a distillation goes before
     known = Evaluation(dict(before), {}, {}, {}, {})
     steps: dict[str, Any] = {}
     if most := distil_steps_of(variant, workshop.settings):
@@ -155,7 +156,7 @@ def distilled(run: Run, kept: Sequence[Sequence[int]], before: Evaluation, most:
     texts = [list(text) for text in kept]
     unlearn = Unlearn(short, {}, before.summary, demem.train)
     twins = Twins(run.out / "twins", Recipe(), say)
-    bench = Bench(short, demem.chance_floor(short, before), lambda seed: texts, twins, unlearn, run.out)
+    bench = Bench(short, chance_floor(short, before), lambda seed: texts, twins, unlearn, run.out)
     method = METHODS["distil"]
     defended = method.apply(bench, method.default, run.config.seed)
     model = defended.model
@@ -176,7 +177,7 @@ def make_trainer(
     say(f"reward: {reward.signature}")
     return ppo.Trainer(
         run.loaded.model,
-        demem.rows_to_forget(run),
+        rows_to_forget(run),
         reward,
         run.config,
         tokenizer=run.loaded.tokenizer,

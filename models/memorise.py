@@ -7,7 +7,6 @@ checkpoint to the same bits. This module knows token ids; how well they are memo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from ppo.backbone import Backbone
 from ppo.loop_checkpoint import has_loop, restore_loop, save_loop
+from ppo.precision import autocast
 
 History = list[dict[str, float]]
 
@@ -73,8 +73,7 @@ def memorise(
         for passages in _batches(variants, batch, generator):
             drawn = torch.randperm(len(beside), generator=generator)[:num_beside].tolist() if num_beside else []
             sequences = [*passages, *(beside[i] for i in drawn)]
-            context = torch.autocast(device.type, torch.bfloat16) if use_bfloat16 else nullcontext()
-            with context:
+            with autocast("bfloat16" if use_bfloat16 else "off", device):
                 loss = lm_loss(backbone, *pad_right(sequences, device))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -6,6 +6,9 @@ float64 gets all of them in float64, so that a whole step can be held against an
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -13,6 +16,11 @@ from torch import Tensor
 def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
     """float64 for float64, float32 for everything else."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def autocast(kind: str, device: torch.device | str) -> AbstractContextManager[Any]:
+    """The context that a forward pass is made in: "bfloat16" for torch's autocast, "off" for nothing."""
+    return nullcontext() if kind == "off" else torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
 
 
 def as_statistics(x: Tensor) -> Tensor:

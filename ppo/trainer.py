@@ -37,7 +37,7 @@ from .losses import explained_variance
 from .memory import Limits
 from .minibatch import exceeds, learn_from
 from .optimizer import Optimizer
-from .precision import statistics_dtype
+from .precision import autocast, statistics_dtype
 from .prompts import Prompt, PromptStream, check_lengths, read_prompts
 from .reference import freeze, make_reference, resolve_adapter
 from .responses import Responses, respond
@@ -302,9 +302,7 @@ class Trainer:
 
     def precision(self) -> AbstractContextManager[Any]:
         """The context that the model is called in: autocast, or nothing."""
-        if self.config.autocast == "off":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return autocast(self.config.autocast, self.device)
 
     # ------------------------------------------------------------------ saving
 

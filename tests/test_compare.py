@@ -89,7 +89,8 @@ def test_the_evaluation_of_a_copy_in_bfloat16(tmp_path, command):
     for name, plain in found["same"].items():
         coarse = found["bfloat16"][name]
         assert coarse["holdout/perplexity"] != plain["holdout/perplexity"]
-        assert coarse["holdout/perplexity"] == pytest.approx(plain["holdout/perplexity"], rel=0.05)
+        near = 0.01 if name.startswith("original") else 0.05  # ascent has broken the other
+        assert coarse["holdout/perplexity"] == pytest.approx(plain["holdout/perplexity"], rel=near)
 
 
 def test_what_the_paper_sets_stays_the_paper_s():
@@ -140,14 +141,14 @@ def test_what_cannot_be_compared_is_refused(tmp_path, command, capsys):
 
 def test_a_folder_goes_on_when_there_are_new_options(tmp_path):
     run = SimpleNamespace(options=Options(out=str(tmp_path)), out=tmp_path)
-    open_folder(run, {})
+    open_folder(run, {}, {})
     written = (tmp_path / "compare.json").read_text()
     known = json.loads(written)
     del known["options"]["el_stride"]  # it was begun when there was no such option
     (tmp_path / "compare.json").write_text(json.dumps(known))
     with pytest.raises(ValueError, match=r"begun with other settings \(el_stride\)"):
-        open_folder(SimpleNamespace(options=Options(out=str(tmp_path), el_stride=5), out=tmp_path), {})
-    open_folder(run, {})
+        open_folder(SimpleNamespace(options=Options(out=str(tmp_path), el_stride=5), out=tmp_path), {}, {})
+    open_folder(run, {}, {})
     assert (tmp_path / "compare.json").read_text() == written
     with pytest.raises(ValueError, match="el_stride"):
         Options(el_stride=-1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ppo.backbone import Backbone
 from ppo.generation.api import evaluation_mode
 from ppo.loop_checkpoint import has_loop, restore_loop, save_loop
+from ppo.precision import autocast
 from ppo.retain import RetainLoss, count_predictions
 from rewards.fluency import sequence_nll
 
@@ -82,9 +83,7 @@ class Training:
 
     def precision(self, model: nn.Module) -> AbstractContextManager[Any]:
         """The context of every forward pass."""
-        if self.autocast == "off":
-            return nullcontext()
-        return torch.autocast(next(model.parameters()).device.type, torch.bfloat16)
+        return autocast(self.autocast, next(model.parameters()).device)
 
 
 def pairs_of(passages: Sequence[Passage], scope: Scope) -> list[Pair]:

@@ -53,8 +53,6 @@ OWN = {
     "cost/flops": "2 N a token in a forward pass, 6 N a token in training; N: all parameters.",
     "holdout/accuracy": "Share of the tokens of held-out text that are the argmax, given the true tokens before.",
 }
-
-
 ATTACKED = "Share of the passages that an attack got exactly, token by token, in any try. Group, attack, variant: {}."
 
 

@@ -1,0 +1,91 @@
+"""What a DeMem training is made of: its prompts, its reward, the text to keep, the chance floor, the adapter.
+
+Each is an ingredient of the recipe, which ``benchmarks/study.py`` switches one at a time. demem.py puts them to use.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from typing import Any
+
+import torch
+
+from data.study import windows
+from demem_setup import Run, say
+from eval.evaluate import Evaluation
+from models.lora import LoraConfig, add_lora, linear_targets
+from models.own_text import own_text
+from ppo.backbone import context_length
+from rewards import demem as rewards
+from rewards.combine import Reward
+from rewards.guards import ONLY_EMPTY
+
+
+def rows_to_forget(run: Run) -> list[dict[str, Any]]:
+    """The prompts are the prefixes, and earlier windows of the same text; the reward finds what truly follows a prompt
+    in that prompt's row.
+
+    More than one window keeps the policy from learning one way out for each prompt: it forgets the text.
+    """
+    count = run.options.windows or (1 if run.options.is_paper else 2)
+    return [
+        {"prompt": list(prompt), "suffix": run.loaded.decode(suffix), "suffix_ids": list(suffix)}
+        for p in run.study.group("forget")
+        for prompt, suffix in windows(p, count)
+    ]
+
+
+def make_reward(run: Run, floor: float) -> Reward:
+    """The preset's reward; outside the fluency band it costs, where one is asked for."""
+    options = run.options
+    if options.is_paper:
+        guards = None if options.preset == "paper-as-run" else ONLY_EMPTY
+        reward = rewards.paper(run.encoder, guards=guards)
+    else:
+        reward = rewards.default(bleu_floor=floor, dense="words", decode=run.loaded.decode)
+    if options.fluency_weight:
+        original = copy.deepcopy(run.loaded.model).requires_grad_(False)
+        band = {"low": options.fluency_low, "high": options.fluency_high}
+        reward = rewards.with_fluency(reward, original, weight=options.fluency_weight, **band)
+    say(f"reward: {reward.signature}")
+    return reward
+
+
+def text_to_keep(run: Run) -> list[list[int]]:
+    """What the model writes by itself and does not resemble the forget set, and half as much of the retain text.
+
+    The likeliest third of its own text comes twice: it is recited, and what is recited is lost first. Without own text,
+    all of the retain text.
+    """
+    tokenizer, study = run.loaded.tokenizer, run.study
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if run.options.num_own == 0 or run.config.retain_coef == 0 or start is None:
+        return study.retain
+    forget = [p.ids for p in study.group("forget")]
+    length = min(run.config.retain_tokens, context_length(run.loaded.model) or run.config.retain_tokens) - 1
+    own = own_text(run.loaded.model, start, forget, count=run.options.num_own, length=length, seed=run.config.seed)
+    chosen = random.Random(run.config.seed).sample(study.retain, min(len(own) // 2, len(study.retain)))
+    say(f"to keep: {len(own)} texts of the model's own and {len(chosen)} of the retain text")
+    return own + own[: len(own) // 3] + chosen if own else study.retain
+
+
+def chance_floor(run: Run, before: Evaluation) -> float:
+    """BLEU that a model reaches on passages it never saw: given, or measured on the never-trained ones.
+
+    Below it lies no privacy, only damage. 0 means that it is not known.
+    """
+    if run.options.bleu_floor is not None:
+        return run.options.bleu_floor
+    return before.summary.get("never/bleu", 0.0)
+
+
+def put_adapter(run: Run) -> None:
+    """Where one is asked for, an adapter on every linear layer of the blocks, in place; its weights alone train.
+
+    It depends on the seed alone, so that a resumed run finds the adapter that it began with.
+    """
+    model, rank = run.loaded.model, run.options.lora_rank
+    if rank:
+        start = torch.Generator().manual_seed(run.config.seed)
+        add_lora(model, LoraConfig(linear_targets(model), rank=rank, alpha=2.0 * rank), generator=start)
