@@ -38,7 +38,15 @@ import transformers
 import ppo
 from demem_attacks import AttackOptions, run_attacks
 from demem_compare import Comparison, compare
-from demem_ingredients import chance_floor, make_reward, put_adapter, rows_to_forget, text_to_keep
+from demem_ingredients import (
+    LOOKS,
+    chance_floor,
+    is_forgotten,
+    make_reward,
+    put_adapter,
+    rows_to_forget,
+    text_to_keep,
+)  # fmt: skip
 from demem_paper import published_rollout, train_as_published
 from demem_setup import Options, Run, prepare, say
 from demem_trace import Wish, floor_of, prepare_trace, write_trace
@@ -55,9 +63,6 @@ from ppo.distributed import LostProcessError, OtherProcessError, Processes
 from ppo.interrupt import sigterm_as_ctrl_c
 from ppo.log import HEADLINE, read_jsonl
 from ppo.options import add_options
-
-LOOKS = 2  # looks running at the forget set that must find it forgotten
-
 
 # ---------------------------------------------------------------------- the method
 
@@ -81,7 +86,7 @@ def train(
     every step.
     ``make``: from the run and the chance floor to the trainer, where it is not to be :func:`make_trainer`'s.
     """
-    floor = chance_floor(run, before)
+    floor = chance_floor(run, before.summary)
     forget, tokenizer = run.study.group("forget"), run.loaded.tokenizer
 
     def look(trainer: ppo.Trainer) -> dict[str, float]:
@@ -129,16 +134,6 @@ def headline(config: ppo.Config) -> dict[str, str]:
     """
     moved = HEADLINE if config.kl_coef else {"score": HEADLINE["score"], "update_kl": "policy/approx_kl"}
     return {**moved, "extracted": "forget/exact"}
-
-
-def is_forgotten(look: Mapping[str, float], target_exact: float, floor: float) -> bool:
-    """Hardly a suffix comes back exactly, BLEU has come down to the chance floor, and no output is empty.
-
-    Where the floor is not known (0), hardly a suffix may come back approximately (BLEU of 75 and more). Training stops
-    after ``LOOKS`` such looks running, since one may be luck.
-    """
-    is_at_chance = look["forget/bleu"] <= floor if floor else look["forget/approximate"] <= target_exact
-    return look["forget/exact"] <= target_exact and is_at_chance and look["forget/empty"] == 0
 
 
 def make_trainer(run: Run, floor: float) -> ppo.Trainer:
@@ -238,7 +233,7 @@ def card(run: Run, before: Evaluation, after: Evaluation) -> str:
     """The model card of an unlearned model."""
     thresholds = {
         "Share of the forget set that may still come back": run.options.target_exact,
-        "BLEU of chance, down to which it was trained": round(chance_floor(run, before), 2),
+        "BLEU of chance, down to which it was trained": round(chance_floor(run, before.summary), 2),
         "PPO steps at most": run.options.most_steps,
     }
     method = f"DeMem (PPO with a negative-similarity reward, preset {run.options.preset})"

@@ -33,6 +33,7 @@ from torch import nn
 import ppo
 from data.study import Study
 from demem_attacks import Attacker, AttackOptions
+from demem_ingredients import chance_floor
 from demem_methods import METHODS, Bench, Defended, Method
 from demem_setup import PRESETS, Options, Run, load_run, say
 from demem_twins import Twins
@@ -114,6 +115,7 @@ def compare(parsed: argparse.Namespace, *, train: Train, text_to_keep: Keep) -> 
     comparison = Comparison(**given_values(parsed, Comparison))
     options, changes = Options(**given_values(parsed, Options)), given_values(parsed, ppo.Config)
     require(options.preset == "default", options, "preset", "is a method here: --methods paper,paper-as-run")
+    require(not options.lora_rank, options, "lora_rank", "is a method here: --methods demem-lora")
     is_lab = options.model == "lab" and options.data == "lab"
     for name in comparison.names:
         require(is_lab or METHODS[name].kind != "retraining", options, "model", f"has no twin: leave out {name}")
@@ -178,15 +180,17 @@ def compare_at(
             return
         before = None if point == first else read_point(run.out, first)["summary"]
         unlearn = Unlearn(run, changes, before or {}, train)
-        floor, work = (before or {}).get("never/bleu", 0.0), run.out / "work" / point.key
+        floor, work = chance_floor(run, before or {}), run.out / "work" / point.key
         bench = Bench(run, floor, keep, twins, unlearn, work, comparison.baseline_rate)
         say(f"{point.key} …")
         method = METHODS[point.name]
         defended = method.apply(bench, point.value, point.seed)
+        started = time.perf_counter()
         measured = measure(run, defended, original)
         if attacker.names and method.kind != "decoding":  # the attacker holds the weights: he decodes as he likes
             passages = attacker.chosen(run.study.passages)
             measured["attacks"] = attacker.attack(defended.model, run.loaded.tokenizer, passages, label=point.key)
+        measured["seconds"] = time.perf_counter() - started
         write_json(path, describe(point, method, defended, run, measured))
         shutil.rmtree(bench.work, ignore_errors=True)
 
@@ -339,7 +343,7 @@ def forbidden(run: Run, defended: Defended, found: Evaluation) -> dict[str, floa
 
 
 def describe(point: Point, method: Method, defended: Defended, run: Run, measured: dict[str, Any]) -> dict[str, Any]:
-    """What a point's file holds."""
+    """What a point's file holds; ``seconds``: of the evaluation and the attacks, those of the method are its cost."""
     return {
         "method": point.name, "kind": method.kind, "knob": method.knob, "value": point.value,
         "is_default": point.value == method.default, "seed": point.seed, "size": point.size,

@@ -1,4 +1,4 @@
-"""What a DeMem training is made of: its prompts, its reward, the text to keep, the chance floor, the adapter.
+"""What a DeMem training is made of: its prompts, reward, text to keep, adapter, chance floor, and when it ends.
 
 Each is an ingredient of the recipe, which ``benchmarks/study.py`` switches one at a time. demem.py puts them to use.
 """
@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from data.study import windows
 from demem_setup import Run, say
-from eval.evaluate import Evaluation
 from models.lora import LoraConfig, add_lora, linear_targets
 from models.own_text import own_text
 from ppo.backbone import context_length
 from rewards import demem as rewards
 from rewards.combine import Reward
 from rewards.guards import ONLY_EMPTY
+
+LOOKS = 2  # looks running at the forget set that must find it forgotten
 
 
 def rows_to_forget(run: Run) -> list[dict[str, Any]]:
@@ -70,14 +72,24 @@ def text_to_keep(run: Run) -> list[list[int]]:
     return own + own[: len(own) // 3] + chosen if own else study.retain
 
 
-def chance_floor(run: Run, before: Evaluation) -> float:
+def chance_floor(run: Run, before: Mapping[str, float]) -> float:
     """BLEU that a model reaches on passages it never saw: given, or measured on the never-trained ones.
 
-    Below it lies no privacy, only damage. 0 means that it is not known.
+    ``before``: summary of the model as it was. Below the floor lies no privacy, only damage; 0: it is not known.
     """
     if run.options.bleu_floor is not None:
         return run.options.bleu_floor
-    return before.summary.get("never/bleu", 0.0)
+    return before.get("never/bleu", 0.0)
+
+
+def is_forgotten(look: Mapping[str, float], target_exact: float, floor: float, *, may_be_empty: bool = False) -> bool:
+    """Hardly a suffix comes back exactly, BLEU has come down to the chance floor, and no output is empty.
+
+    Where the floor is not known (0), hardly a suffix may come back approximately (BLEU of 75 and more). DeMem and its
+    rivals end after ``LOOKS`` such looks running, since one may be luck.
+    """
+    is_at_chance = look["forget/bleu"] <= floor if floor else look["forget/approximate"] <= target_exact
+    return look["forget/exact"] <= target_exact and is_at_chance and (may_be_empty or look["forget/empty"] == 0)
 
 
 def put_adapter(run: Run) -> None:

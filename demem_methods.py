@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from demem_ingredients import LOOKS, is_forgotten
 from demem_setup import Run
 from demem_twins import Twins
 from eval.baselines import distillation, gradient_ascent, preference
@@ -33,7 +34,6 @@ from ppo.files import read_json, write_json
 from ppo.generation import generate as ppo_generate
 
 Kind = Literal["original", "training", "decoding", "retraining"]
-LOOKS = 2  # looks running that must find the forget set gone
 
 
 @dataclass(frozen=True)
@@ -148,10 +148,9 @@ class Looks:
 
 
 def stop_rule(bench: Bench, model: nn.Module, looks: Looks, bar: tqdm[Any]) -> Stop:
-    """True when two looks running find hardly a suffix exactly and BLEU at the chance floor; ``looks`` keeps them,
-    ``bar`` shows them.
+    """True when two looks running find the forget set forgotten; ``looks`` keeps them, ``bar`` shows them.
 
-    DeMem's own rule, but for its condition that no output is empty, which some baselines would never meet.
+    DeMem's own rule, but that outputs may be empty: some baselines would never end otherwise.
     """
     options, tokenizer = bench.run.options, bench.run.loaded.tokenizer
 
@@ -160,9 +159,8 @@ def stop_rule(bench: Bench, model: nn.Module, looks: Looks, bar: tqdm[Any]) -> S
         if steps % options.check_every:
             return False
         look = probe(model, tokenizer, bench.forget)
-        is_at_chance = look["forget/bleu"] <= bench.floor if bench.floor else look["forget/approximate"] == 0
         bar.set_postfix(extracted=look["forget/exact"], bleu=look["forget/bleu"])
-        found = looks.add(steps, bool(look["forget/exact"] <= options.target_exact and is_at_chance))
+        found = looks.add(steps, is_forgotten(look, options.target_exact, bench.floor, may_be_empty=True))
         return len(found) >= LOOKS and all(found[-LOOKS:])
 
     return is_gone

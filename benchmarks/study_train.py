@@ -156,7 +156,7 @@ def distilled(run: Run, kept: Sequence[Sequence[int]], before: Evaluation, most:
     texts = [list(text) for text in kept]
     unlearn = Unlearn(short, {}, before.summary, demem.train)
     twins = Twins(run.out / "twins", Recipe(), say)
-    bench = Bench(short, chance_floor(short, before), lambda seed: texts, twins, unlearn, run.out)
+    bench = Bench(short, chance_floor(short, before.summary), lambda seed: texts, twins, unlearn, run.out)
     method = METHODS["distil"]
     defended = method.apply(bench, method.default, run.config.seed)
     model = defended.model

@@ -31,13 +31,17 @@ def provenance(device: str | torch.device = "cpu") -> dict[str, Any]:
 
 def command() -> str:
     """How this program was called, from the project's folder; modules are shown as ``python -m``."""
-    program = Path(sys.argv[0])
+    program, *arguments = map(below_the_project, sys.argv)
+    parts = Path(program).with_suffix("").parts
+    name = "-m " + ".".join(parts) if len(parts) > 1 else program
+    return " ".join(["python", name, *arguments])
+
+
+def below_the_project(argument: str) -> str:
+    """An absolute path inside the project's folder, from there; anything else as it is."""
     root = Path(__file__).resolve().parent.parent
-    if program.is_absolute() and program.is_relative_to(root):
-        program = program.relative_to(root)
-    is_module = len(program.parts) > 1
-    name = "-m " + ".".join(program.with_suffix("").parts) if is_module else str(program)
-    return " ".join(["python", name, *sys.argv[1:]])
+    path = Path(argument)
+    return str(path.relative_to(root)) if path.is_absolute() and path.is_relative_to(root) else argument
 
 
 def commit() -> str:

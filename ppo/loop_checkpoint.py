@@ -53,6 +53,10 @@ def restore_loop(
     if weights.keys() != parameters.keys():
         raise ValueError(f"{folder} belongs to another model: they differ in {sorted(weights.keys() ^ parameters)[:3]}")
     for name, parameter in parameters.items():
+        if weights[name].shape != parameter.shape:
+            shapes = f"{list(weights[name].shape)} there, {list(parameter.shape)} here"
+            raise ValueError(f"{folder} belongs to another model: {name} has the shape {shapes}")
+    for name, parameter in parameters.items():
         parameter.copy_(weights[name])
     for full_name, value in load_tensors(folder / "optimizer.safetensors").items():
         name, _, key = full_name.rpartition("/")

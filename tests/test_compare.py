@@ -7,12 +7,13 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+from tqdm import tqdm
 
 import demem
 from data.study import Study
 from data.types import Passage
 from demem_compare import Comparison, Point, open_folder, plan, resized, settings_of
-from demem_methods import METHODS
+from demem_methods import METHODS, Bench, Looks, stop_rule
 from demem_setup import PRESETS, Options
 from tests.test_demem import fails, write_rows
 
@@ -58,6 +59,7 @@ def test_all_kinds_of_methods_and_going_on(tmp_path, command, capsys, monkeypatc
     assert point["summary"].keys() >= {"forget/exact_sampled", "forget_holdout/discoverable", "holdout/accuracy"}
     assert point["paper"].keys() >= {"paper/n_bleu", "paper/dropped"}
     assert point["cost"]["flops"] > 0
+    assert point["seconds"] > 0
     assert point["notes"]["steps"] == 2
     points = [json.loads((out / "points" / name).read_text())
               for name in ("original-n2-seed0.json", "memfree-n-10-n2-seed0.json")]  # fmt: skip
@@ -129,6 +131,7 @@ def test_an_adapter_and_attacks_on_every_point(tmp_path, command, capsys):
 def test_what_cannot_be_compared_is_refused(tmp_path, command, capsys):
     assert "names 'best'" in fails(capsys, *command, "--methods", "best")
     assert "is a method here" in fails(capsys, *command, "--preset", "paper")
+    assert "is a method here: --methods demem-lora" in fails(capsys, *command, "--lora-rank", "4")
     assert "has no twin: leave out dedup" in fails(capsys, *command, "--methods", "dedup")
     assert "must be at least 1" in fails(capsys, *command, "--seeds", "0")
     assert "must be whole numbers above 0" in fails(capsys, *command, "--sizes", "a")
@@ -152,6 +155,25 @@ def test_a_folder_goes_on_when_there_are_new_options(tmp_path):
     assert (tmp_path / "compare.json").read_text() == written
     with pytest.raises(ValueError, match="el_stride"):
         Options(el_stride=-1)
+
+
+def test_a_rival_ends_after_two_good_looks_running_and_not_before(tmp_path, monkeypatch):
+    """By DeMem's own rule, the floor that was asked for included; a look that is lost with a kill is not counted."""
+    good = {"forget/exact": 0.04, "forget/bleu": 9.0, "forget/approximate": 0.0, "forget/empty": 1.0}
+    found = iter([good, good | {"forget/bleu": 11.0}, good, good | {"forget/exact": 0.06}, good, good])
+    monkeypatch.setattr("demem_methods.probe", lambda *_: next(found))
+    run = SimpleNamespace(
+        options=Options(check_every=2, target_exact=0.05),
+        loaded=SimpleNamespace(tokenizer=None),
+        study=Study([], [], []),
+    )
+    bench = Bench(run, 10.0, lambda _: [], None, None, tmp_path)
+    looks = Looks(tmp_path / "looks.json")
+    with tqdm(total=12, disable=True) as bar:
+        stop = stop_rule(bench, None, looks, bar)
+        assert [stop(steps) for steps in range(1, 13)] == [False] * 11 + [True]
+    assert looks.until(8) == [True, False, True, False]
+    assert looks.add(8, True) == [True, False, True, True]
 
 
 def test_the_plan_has_defaults_first_and_every_seed():

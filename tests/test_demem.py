@@ -300,6 +300,7 @@ def test_training_stops_at_the_floor_or_where_none_is_known_at_approximate_copie
     assert demem.is_forgotten(look, 0.05, 0.0)
     assert not demem.is_forgotten(look | {"forget/approximate": 0.1}, 0.05, 0.0)
     assert not demem.is_forgotten(look | {"forget/empty": 0.01}, 0.05, 21.0)
+    assert demem.is_forgotten(look | {"forget/empty": 0.01}, 0.05, 21.0, may_be_empty=True)
 
 
 @pytest.mark.slow

@@ -1,0 +1,61 @@
+"""The checkpoint of a plain training loop: what comes back is what was saved, and another model's is refused."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from ppo.loop_checkpoint import has_loop, restore_loop, save_loop
+
+
+def make(width: int = 3) -> tuple[nn.Module, torch.optim.Optimizer, torch.Generator]:
+    """A model that has taken one step."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, width), nn.Linear(width, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    step(model, optimizer)
+    return model, optimizer, torch.Generator().manual_seed(5)
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    model(torch.ones(4, 2)).square().sum().backward()
+    optimizer.step()
+
+
+def test_what_goes_on_is_what_would_have_gone_on(tmp_path):
+    model, optimizer, generator = make()
+    torch.rand(3, generator=generator)
+    save_loop(tmp_path / "loop", model, optimizer, generator, {"steps": 1})
+    assert has_loop(tmp_path / "loop")
+    assert not has_loop(tmp_path / "none")
+    other, its_optimizer, its_generator = make()
+    step(other, its_optimizer)  # elsewhere by now
+    assert restore_loop(tmp_path / "loop", other, its_optimizer, its_generator)["steps"] == 1
+    for _ in range(2):
+        step(model, optimizer)
+        step(other, its_optimizer)
+    for mine, its in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(mine, its)
+    assert torch.equal(torch.rand(3, generator=generator), torch.rand(3, generator=its_generator))
+
+
+def test_another_models_is_refused_before_anything_is_changed(tmp_path):
+    save_loop(tmp_path / "loop", *make(), {})
+    wider = make(width=4)
+    before = [p.clone() for p in wider[0].parameters()]
+    with pytest.raises(ValueError, match=re.escape("0.weight has the shape [3, 2] there, [4, 2] here")):
+        restore_loop(tmp_path / "loop", *wider)
+    assert all(torch.equal(a, b) for a, b in zip(before, wider[0].parameters(), strict=True))
+    one = nn.Sequential(nn.Linear(2, 3))
+    with pytest.raises(ValueError, match=r"1\.bias"):
+        restore_loop(tmp_path / "loop", one, torch.optim.Adam(one.parameters()), torch.Generator())
+
+
+def test_damage_is_found(tmp_path):
+    save_loop(tmp_path / "loop", *make(), {})
+    file = tmp_path / "loop" / "optimizer.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match=r"optimizer\.safetensors is damaged"):
+        restore_loop(tmp_path / "loop", *make())

@@ -1,0 +1,30 @@
+"""A number says where it comes from, without the folders of the machine that it was measured on."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from eval import provenance
+
+ROOT = Path(provenance.__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize(
+    ("argv", "shown"),
+    [
+        ([str(ROOT / "demem.py"), "run", "--steps", "2"], "python demem.py run --steps 2"),
+        ([str(ROOT / "benchmarks" / "study.py"), "--list"], "python -m benchmarks.study --list"),
+        (["demem.py", "run", "--out", str(ROOT / "runs" / "a")], "python demem.py run --out runs/a"),
+        (["demem.py", "run", "--data", "/elsewhere/a.csv"], "python demem.py run --data /elsewhere/a.csv"),
+    ],
+)
+def test_a_command_is_shown_from_the_projects_folder(monkeypatch, argv, shown):
+    monkeypatch.setattr(sys, "argv", argv)
+    assert provenance.command() == shown
+
+
+def test_everything_that_decides_a_number_is_named():
+    known = provenance.provenance()
+    assert set(known) >= {"command", "commit", "python", "torch", "transformers", "processor", "threads", "device"}
+    assert all(known.values())
