@@ -6,12 +6,14 @@ no models, no files and no pages.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.study_points import ORIGINAL
+from demem_methods import BALANCED
 from eval.pareto import COLLAPSE_RULES, collapse, derived
 
 LOWER_IS_BETTER = {
@@ -68,8 +70,7 @@ def _place(point: Mapping[str, Any]) -> tuple[int, str]:
 def _row(variant: str, size: int, lab: str, points: Sequence[Mapping[str, Any]], original: Mapping[str, float]) -> Row:
     whole = [p for p in sorted(points, key=lambda p: p["asked"]["seed"]) if not p["error"]]
     numbers = [
-        {**p["summary"], **derived(p["summary"], original), "steps": float(sum(_steps(p))),
-         "minutes": sum(p["seconds"].values()) / 60}
+        {**p["summary"], **derived(p["summary"], original), **effort(p), "minutes": sum(p["seconds"].values()) / 60}
         for p in whole
     ]  # fmt: skip
     parts: dict[str, dict[str, dict[str, list[float]]]] = {}
@@ -82,8 +83,25 @@ def _row(variant: str, size: int, lab: str, points: Sequence[Mapping[str, Any]],
     return Row(variant, size, lab, _columns(numbers), parts, len(points) - len(whole), collapsed)
 
 
-def _steps(point: Mapping[str, Any]) -> list[int]:
-    return [point["steps"].get(name, 0) for name in ("distillation", "ppo")]
+def effort(point: Mapping[str, Any]) -> dict[str, float]:
+    """What a training did: its steps, its updates of the weights, how often it met a record to forget, and whether its
+    number of steps ended it ("cap": 1) instead of the stopping rule.
+
+    A step of distillation is one update over up to 32 records; a PPO step is some, over responses to prompts, each of
+    which is a window of one record.
+    """
+    steps, config, size = point["steps"], point["config"] or {}, point["asked"]["size"]
+    distilled, ppo = steps.get("distillation", 0), steps.get("ppo", 0)
+    found = {"steps": float(distilled + ppo), "updates": float(distilled), "visits": 0.0, "cap": 0.0}
+    if distilled:
+        found["visits"] += distilled * min(BALANCED.batch or size, size) / size
+        found["cap"] = float(distilled >= point["asked"].get("distil_steps", 0))
+    if ppo:
+        responses = config["prompts_per_step"] * config["samples_per_prompt"]
+        found["updates"] += ppo * config["epochs"] * math.ceil(responses / config["minibatch"])
+        found["visits"] += ppo * responses / size
+        found["cap"] = float(not steps.get("is_stopped", False))
+    return found
 
 
 def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
@@ -109,7 +127,10 @@ def better_and_worse(row: Row, base: Row) -> tuple[list[str], list[str]]:
 
 
 def as_good_as_both(row: Row, rivals: Iterable[Row]) -> tuple[list[str], list[str]]:
-    """The quantities in which the mean of ``row`` is as good as the better one of the rivals', and the others."""
+    """The quantities in which the mean of ``row`` is as good as the better one of the rivals', and the others.
+
+    What all of them bring to the same value, as none of the records to forget, tells nothing and is left out.
+    """
     rivals = list(rivals)
     good, short = [], []
     for name, is_lower_better in LOWER_IS_BETTER.items():
@@ -117,6 +138,8 @@ def as_good_as_both(row: Row, rivals: Iterable[Row]) -> tuple[list[str], list[st
         if not row.values.get(name) or not known:
             continue
         mean = statistics.fmean(row.values[name])
+        if {mean} == set(known):
+            continue
         is_good = mean <= min(known) if is_lower_better else mean >= max(known)
         (good if is_good else short).append(name)
     return good, short

@@ -16,14 +16,21 @@ from benchmarks.study_variants import BOTH, VARIANTS
 from eval.report.pareto_text import DISTANCES, FORGOTTEN, KEPT, Column, markdown, number
 from ppo.files import replace_text
 
-COSTS: tuple[Column, ...] = (("steps", "steps", "score"), ("minutes", "minutes", "score"))
+COSTS: tuple[Column, ...] = (
+    ("steps", "steps", "score"),
+    ("updates", "updates", "score"),
+    ("visits", "met", "score"),
+    ("minutes", "minutes", "score"),
+)
 PLAIN = [c for c in KEPT if not c[0].startswith(("cost/", "utility/"))]
 SHOWN: tuple[Column, ...] = (*FORGOTTEN, *PLAIN[:-1], *DISTANCES[:2], PLAIN[-1], *COSTS)
 HEADS = {name: head for name, head, _ in SHOWN}
 LEGEND = (
     "A cell is the mean over the seeds, and [lowest, highest] where they differ. *exact*: greedy decoding gives the "
     "whole suffix; *sampled*: one of a few samples does; *(n,p)*: 100 samples would, with a probability of 50 %; "
-    "*from chance*: distance from what the original does on records that it never met."
+    "*from chance*: distance from what the original does on records that it never met; *updates* of the weights: a "
+    "step of distillation is one, a PPO step four; *met*: how often training came across each record to forget, "
+    "windows of it counted alike; *cap*: the number of steps ended a training, not the stopping rule."
 )
 
 
@@ -47,6 +54,14 @@ def cell(values: Sequence[float] | None, kind: str) -> str:
     mean = number(statistics.fmean(values), kind)
     low, high = number(min(values), kind), number(max(values), kind)
     return mean if low == high else f"{mean} [{low.removesuffix(' %')}, {high.removesuffix(' %')}]"
+
+
+def cells_of(row: Row) -> list[str]:
+    """A row's cells of ``SHOWN``."""
+    texts = [cell(row.values.get(quantity), kind) for quantity, _, kind in SHOWN]
+    if any(row.values.get("cap", [])):
+        texts[[quantity for quantity, *_ in SHOWN].index("steps")] += " (cap)"
+    return texts
 
 
 def label(row: Row) -> str:
@@ -74,8 +89,7 @@ def ingredients_page(rows: Sequence[Row]) -> str | None:
         return None
     table = [["variant", "what is switched", "seeds", *(head for _, head, _ in SHOWN)]]
     for name, row in chosen.items():
-        cells = [cell(row.values.get(q), kind) for q, _, kind in SHOWN]
-        table.append([f"`{name}`", label(row), str(row.seeds), *cells])
+        table.append([f"`{name}`", label(row), str(row.seeds), *cells_of(row)])
     parts = [
         "# What each ingredient adds",
         f"The lab, {SIZE} forget records; one ingredient of the default recipe switched at a time. {LEGEND}",
@@ -86,8 +100,9 @@ def ingredients_page(rows: Sequence[Row]) -> str | None:
         parts += [
             "## Against the default recipe",
             "Named are the quantities in which *all* seeds of a variant lie on one side of all seeds of `base`. With "
-            f"three seeds each, chance alone does that to a quantity once in ten times, and there are "
-            f"{len(LOWER_IS_BETTER)} of them.",
+            "three seeds each, chance alone does that to a quantity once in ten times: of the "
+            f"{len(LOWER_IS_BETTER)} x {len(others)} here about {len(LOWER_IS_BETTER) * len(others) / 10:.0f}, so that "
+            "one name means little.",
             "\n".join(f"- `{r.variant}`: {difference(r, chosen['base'])}" for r in others),
         ]
     if warm := warm_lines(chosen):
@@ -131,12 +146,13 @@ def size_page(rows: Sequence[Row]) -> str | None:
             row = select(rows, size=size).get(name)
             if row is not None:
                 held = row.values.get("forget_holdout/passages", [0.0])[0]
-                cells = [cell(row.values.get(q), kind) for q, _, kind in SHOWN]
-                table.append([f"`{name}`", str(size), f"{held:.0f}", str(row.seeds), *cells])
+                table.append([f"`{name}`", str(size), f"{held:.0f}", str(row.seeds), *cells_of(row)])
     parts = [
         "# Forgetting against the number of records",
         "The lab memorised 128 private records; the first so many are to be forgotten, the rest are the forget-holdout "
-        f"(none is left at 128). More would need another model. {LEGEND}",
+        "(none is left at 128). More would need another model. A step takes the same number of prompts whatever the "
+        "size, and trainings end when the records are forgotten, so fewer records are met more often each; nor is the "
+        f"forget-holdout of one size that of another. {LEGEND}",
         markdown(table),
     ]
     return "\n\n".join(parts)
@@ -175,13 +191,27 @@ def shapes_page(rows: Sequence[Row]) -> str | None:
         "# By the shape of a record",
         "The points of the ingredients, nothing trained anew: share of records whose suffix greedy decoding gives, by "
         "the shape of the record. All shapes of people were trained on in *forget*; *forget_holdout* has the same "
-        f"shapes, other people; *keep* has other shapes and must survive. {LEGEND}",
+        "shapes, other people, so no shape of theirs is new; *keep* has other shapes and must survive. "
+        f"{cell_size(chosen)}{LEGEND}",
         "## Records of people: forgotten, and held out",
         markdown(people),
         "## Records to keep",
         markdown(kept),
     ]
     return "\n\n".join(parts)
+
+
+def cell_size(chosen: Mapping[str, Row]) -> str:
+    """How many records a cell of the table by shape stands for."""
+    counts = {v[0] for k, v in _passages(chosen["base"]).items() if not k.startswith("keep/")}
+    if len(counts) != 1:
+        return ""
+    (count,) = counts
+    return f"A cell of theirs is {count:.0f} records: one is {1 / count:.1%}. ".replace("%", " %")
+
+
+def _passages(row: Row) -> dict[str, list[float]]:
+    return {k: found["passages"] for k, found in row.parts.get("kind", {}).items() if found.get("passages")}
 
 
 def parts_table(

@@ -28,7 +28,7 @@ from benchmarks.study_points import (
     options_of,
     plan,
 )
-from benchmarks.study_rows import as_good_as_both, better_and_worse, make_rows
+from benchmarks.study_rows import as_good_as_both, better_and_worse, effort, make_rows
 from benchmarks.study_tables import ingredients_page, repeats_page, shapes_page, size_page
 from benchmarks.study_train import Workshop, make_point, parted, shrunk
 from benchmarks.study_variants import BOTH, REFERENCES, REWARDS, VARIANTS, AboveFloor, Setting
@@ -50,6 +50,9 @@ SMALL = Recipe(width=16, layers=2, heads=2, context=32, local_window=16, epochs=
 # ---------------------------------------------------------------------- made-up points
 
 
+CONFIG = {"prompts_per_step": 64, "samples_per_prompt": 1, "minibatch": 32, "epochs": 2}
+
+
 def made_up(variant: str, seed: int = 0, size: int = SIZE, lab: str = "lab", error: str | None = None, **changes):
     """What a point's file holds; ``keep__exact`` stands for "keep/exact"."""
     base = UNTOUCHED if variant == ORIGINAL else GOOD
@@ -63,7 +66,7 @@ def made_up(variant: str, seed: int = 0, size: int = SIZE, lab: str = "lab", err
         "repeats": {"forget/100": {"passages": 16, "exact": 0.25}, "forget/25": {"passages": 16, "exact": 0.5}},
     }  # fmt: skip
     return {
-        "key": point.key, "asked": asked(point, Settings()), "config": {}, "steps": {"ppo": 40}, "error": error,
+        "key": point.key, "asked": asked(point, Settings()), "config": CONFIG, "steps": {"ppo": 40}, "error": error,
         "seconds": {"training": 240.0, "evaluation": 60.0}, "summary": {} if error else summary,
         "parts": {} if error else parts, "meta": {"commit": "abc", "threads": 1},
     }  # fmt: skip
@@ -312,6 +315,17 @@ def test_better_and_worse_need_all_seeds_on_one_side():
     assert make_rows(points[1:]) == []  # nothing to hold them against
 
 
+def test_what_a_training_did_is_counted():
+    base = {"asked": {"size": 16, "distil_steps": 0}, "config": CONFIG, "steps": {"ppo": 10, "is_stopped": True}}
+    assert effort(base) == {"steps": 10, "updates": 40, "visits": 40, "cap": 0}  # 2 epochs of 2 minibatches; 640 / 16
+    both = {**base, "asked": {"size": 64, "distil_steps": 6}, "steps": {"distillation": 6, "ppo": 1}}
+    assert effort(both) == {"steps": 7, "updates": 10, "visits": 4, "cap": 1}  # 6 x 32 / 64 and 64 / 64
+    alone = {**base, "asked": {"size": 16, "distil_steps": 6}, "steps": {"distillation": 5}}
+    assert effort(alone) == {"steps": 5, "updates": 5, "visits": 5, "cap": 0}  # all 16 in every step
+    assert effort({**alone, "steps": {"distillation": 6}})["cap"] == 1
+    assert effort({"asked": {"size": 64}, "config": None, "steps": {}})["updates"] == 0
+
+
 def test_the_warm_start_is_held_against_the_better_one_of_both():
     points = [made_up(ORIGINAL), made_up("base", keep__exact=0.9, holdout__perplexity=70.0)]
     points += [made_up("distil", keep__exact=0.98, holdout__perplexity=69.0)]
@@ -322,7 +336,7 @@ def test_the_warm_start_is_held_against_the_better_one_of_both():
     assert short == ["perplexity_ratio"]
     page = ingredients_page(list(rows.values()))
     assert page is not None
-    assert "`warm`, means over 1 seed: as good as the better one of `base` and `distil` in 8 of 9 quantities" in page
+    assert "`warm`, means over 1 seed: as good as the better one of `base` and `distil` in 1 of 2 quantities" in page
     assert "short of it in perplexity ratio" in page
 
 

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import plots
 from benchmarks.study_points import ORIGINAL
 from benchmarks.study_rows import make_rows
-from eval.pareto import means
+from benchmarks.study_variants import VARIANTS
 from tests.test_lab_study import made_up, three
 from tests.test_pareto import original, point
 
@@ -25,7 +25,7 @@ def test_a_range_and_a_mean_for_every_variant():
     figure = plots.ingredients_figure(make_rows(points))
     assert figure is not None
     keep = figure.axes[2]
-    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["base", "hot"]
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["the default recipe", "rollouts at 1.3"]
     lines = {tuple(map(float, line.get_xdata())) for line in keep.lines}
     assert (0.7, 0.9) in lines
     assert (1.0, 1.0) in lines
@@ -44,30 +44,49 @@ def test_lines_over_the_sizes():
     assert plots.size_figure(make_rows(points[:4])) is None
 
 
-def test_the_collapsed_are_crossed_in_the_scatter():
-    points = [original(), point(), point("ul", forget__empty=0.9)]
-    figure = plots.pareto_figure(means(points))
+def marks(axis) -> list[tuple[float, str]]:
+    """Where the dots of a panel stand, from top to bottom, and what fills them."""
+    dots = [line for line in axis.lines if line.get_marker() == "o"]
+    return [(round(float(line.get_xdata()[0]), 6), line.get_markerfacecolor()) for line in dots]
+
+
+def test_a_line_a_method_and_the_collapsed_are_hollow():
+    points = [original(), point(seed=0), point(seed=1, keep__exact=0.5), point("ul", forget__empty=0.9)]
+    figure = plots.methods_figure(points)
     assert figure is not None
-    crosses = [line for line in figure.axes[0].lines if line.get_marker() == "x"]
-    assert len(crosses) == 1
-    assert list(crosses[0].get_xdata()) == [pytest.approx(0.3)]  # (n, p) is the worst of the three
-    spots = [float(x) for line in figure.axes[2].lines for x in line.get_xdata()]
-    assert any(x == pytest.approx(0.1) for x in spots)  # 0.6 against 0.5 by chance
-    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["original", "demem", "ul"]
-    assert plots.pareto_figure([]) is None
-
-
-def test_relearning_is_a_line_a_method():
-    def relearned(*shares):
-        return [{"name": f"relearning steps:{n}|{part}", "groups": {"forget": {"exact": share}}}
-                for n, share in zip((0, 5, 20), shares, strict=True) for part in ("taught", "not taught")]  # fmt: skip
-
-    points = [{**original(), "attacks": relearned(1.0, 1.0, 1.0)}, {**point(), "attacks": relearned(0.0, 0.25, 0.5)}]
-    figure = plots.real_figure(means(points))
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["before", "DeMem", "UL"]
+    fills = [fill for _, fill in marks(figure.axes[0])]
+    assert fills == [plots.INK, plots.INK, "#ffffff"]
+    assert marks(figure.axes[0])[1][0] == 0.3  # (n, p) is the worst of the three
+    keep = points[1]["summary"]["keep/exact"]
+    assert marks(figure.axes[2])[1][0] == pytest.approx((keep + 0.5) / 2)
+    assert not [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]  # no target was measured
+    figure = plots.methods_figure([*points, point("retain-only", forget__true_token_p=0.1)])
     assert figure is not None
-    assert [list(line.get_ydata()) for line in figure.axes[2].lines] == [[1.0, 1.0, 1.0], [0.0, 0.25, 0.5]]
-    assert list(figure.axes[2].lines[0].get_xdata()) == [0, 5, 20]
-    assert plots.real_figure(means([original()])) is None
+    (dashed,) = [line for line in figure.axes[4].lines if line.get_linestyle() == "--"]
+    assert list(dashed.get_xdata()) == [0.1, 0.1]
+    assert plots.methods_figure([]) is None
+
+
+def test_relearning_goes_from_before_to_after():
+    def relearned(*values):
+        return [{"name": f"relearning steps:{n}|{part}", "groups": {"forget": {"bleu": value}}}
+                for n, value in zip((0, 5, 20), values, strict=True) for part in ("taught", "not taught")]  # fmt: skip
+
+    points = [{**original(), "attacks": relearned(90.0, 91.0, 92.0)}, {**point(), "attacks": relearned(4.0, 9.0, 25.0)}]
+    for row in points:
+        row["summary"] = {**row["summary"], "forget/n_bleu": 5.0, "never/n_bleu": 80.0, "never/exact": 0.02}
+    figure = plots.real_figure(points)
+    assert figure is not None
+    assert marks(figure.axes[-1]) == [(90.0, "#ffffff"), (92.0, plots.INK), (4.0, "#ffffff"), (25.0, plots.INK)]
+    (chance,) = [line for line in figure.axes[1].lines if line.get_linestyle() == "--"]
+    assert list(chance.get_xdata()) == [80.0, 80.0]
+    assert plots.real_figure([original()]) is None
+
+
+def test_every_variant_has_a_short_name():
+    assert set(plots.SHORT) == set(VARIANTS)
+    assert all(len(name) <= 30 for name in plots.SHORT.values())
 
 
 def test_the_program_draws_what_it_has(tmp_path, capsys):
@@ -78,6 +97,6 @@ def test_the_program_draws_what_it_has(tmp_path, capsys):
     none = ["--real", str(tmp_path / "none")]
     wanted = [*none, "--study", str(tmp_path / "none"), "--compare", str(folder.parent), "--out", str(tmp_path / "out")]
     assert plots.main(wanted) == 0
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["pareto.png"]
-    assert (tmp_path / "out" / "pareto.png").read_bytes()[:4] == b"\x89PNG"
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["methods.png"]
+    assert (tmp_path / "out" / "methods.png").read_bytes()[:4] == b"\x89PNG"
     assert "size: " in capsys.readouterr().out
