@@ -3,17 +3,18 @@
     python -m benchmarks.cost_model --model gpt-neo-1.3b --devices 8 --prompts 256 --precision autocast
     python -m benchmarks.cost_model --model meta-folder/ --devices 8 --sharding fsdp
     python -m benchmarks.cost_model --check update.json     # beside what benchmarks.update measured, part by part
-    python -m benchmarks.cost_model --page docs/scale.md --check update.json
+    python -m benchmarks.cost_model --check results/speed/update*.json --page docs/scale.md
 
 Nothing is run but arithmetic: no model is made, and no weight is needed. ``--model`` is one of the known shapes, or a
 folder with a transformers config.json of a GPT-2, GPT-Neo, OPT or Llama. ``--check`` measures nothing either: its rates
-come from the same file (``--measure-rates`` for a file from before it held them).
+come from the same file. Of several files those from before they held rates are left out; for a single one there is
+``--measure-rates``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from typing import Any
 from transformers import AutoConfig
 
 from benchmarks.cost.architecture import KNOWN, Architecture, from_config
+from benchmarks.cost.check import Check, has_rates, plan_of, read_checks, read_result, table
 from benchmarks.cost.check import architecture as model_shape
-from benchmarks.cost.check import compare, plan_of, table
 from benchmarks.cost.device import H100
 from benchmarks.cost.estimate import Estimate, estimate, remedies
 from benchmarks.cost.page import page
@@ -41,18 +42,26 @@ _CHOICES = {
 
 def main() -> None:
     options = read_options()
-    comparisons = None
-    if options.check is not None:
-        result = json.loads(Path(options.check).read_text(encoding="utf-8"))
-        rates = measure_rates(result["options"]) if options.measure_rates else None
-        comparisons = compare(result, rates)
-        print("predicted / measured\n\n" + table(comparisons))
+    checks = [] if options.check is None else make_checks(options.check, is_measured=options.measure_rates)
+    for check in checks:
+        print(f"{check.file}: predicted / measured\n\n{table(check.comparisons)}\n")
     if options.page is not None:
-        checked = None if comparisons is None else (options.check, result, comparisons)
-        Path(options.page).write_text(page(checked), encoding="utf-8")
+        Path(options.page).write_text(page(checks), encoding="utf-8")
     if options.check is None and options.page is None:
         plan = Plan(**{field.name: getattr(options, field.name) for field in fields(Plan)})
         show(estimate(architecture(options.model), plan, H100))
+
+
+def make_checks(files: Sequence[str], *, is_measured: bool) -> list[Check]:
+    """Of all files that hold rates, or of one with rates ``is_measured`` now; says what is left out."""
+    if is_measured or len(files) == 1:
+        if len(files) > 1:
+            raise SystemExit(f"--measure-rates fits one measurement, not {len(files)}: name a single file")
+        return read_checks(files, measure_rates(read_result(files[0])["options"]) if is_measured else None)
+    lacking = [file for file in files if not has_rates(read_result(file))]
+    for file in lacking:
+        print(f"{file}: left out, it holds no rates (--check {file} --measure-rates)\n")
+    return read_checks(file for file in files if file not in lacking)
 
 
 def read_options() -> argparse.Namespace:
@@ -68,7 +77,7 @@ def read_options() -> argparse.Namespace:
             parser.add_argument(flag, action="store_true")
         else:
             parser.add_argument(flag, default=field.default, type=int)
-    parser.add_argument("--check", default=None, help="JSON of benchmarks.update")
+    parser.add_argument("--check", nargs="+", default=None, metavar="FILE", help="JSON of benchmarks.update")
     parser.add_argument("--measure-rates", action="store_true", help="on this machine, now, for a file that holds none")
     parser.add_argument("--page", default=None, help="write docs/scale.md there")
     return parser.parse_args()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from .architecture import Architecture
 from .plan import Precision
 
-LAUNCHES = {"forward": 40, "backward": 80, "decode": 20}  # operations a block, each a kernel on a GPU
+LAUNCHES = {"forward": 40, "backward": 80, "decode": 15, "decode attention": 5}  # operations a block, kernels on a GPU
 
 
 @dataclass(frozen=True)

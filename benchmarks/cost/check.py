@@ -6,8 +6,10 @@ variant, and the memory that the process held before it had a model; nothing is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from benchmarks.models import SHAPES, llama_config
@@ -20,6 +22,7 @@ from .plan import Plan
 from .work import PARTS
 
 LIMIT = 0.25  # by how much prediction and measurement of a step's time and of its peak may differ
+LEAST_OF_ROLLOUT = 0.5  # of a measured rollout; why a prediction is low stands in ``rollout``
 _CHANGES: dict[str, dict[str, Any]] = {
     "shared": {},
     "shared-bf16": {"precision": "autocast"},
@@ -54,11 +57,44 @@ class Comparison:
 
     @property
     def is_judged(self) -> bool:
-        return self.quantity in ("step", "peak")
+        return self.quantity in ("rollout", "step", "peak")
 
     @property
     def is_close(self) -> bool:
-        return abs(self.ratio - 1) <= LIMIT
+        least = LEAST_OF_ROLLOUT if self.quantity == "rollout" else 1 - LIMIT
+        return least <= self.ratio <= 1 + LIMIT
+
+
+@dataclass(frozen=True)
+class Check:
+    """A result of ``benchmarks.update``: its file, its content, and the model beside it."""
+
+    file: str
+    result: Mapping[str, Any]
+    comparisons: list[Comparison]
+
+    @property
+    def name(self) -> str:
+        """Of the file, without its folder."""
+        return Path(self.file).name
+
+
+def read_checks(files: Iterable[str], rates: Mapping[str, float] | None = None) -> list[Check]:
+    """The files one by one; ``rates`` and errors: see :func:`compare`."""
+    results = {file: read_result(file) for file in files}
+    return [Check(file, result, compare(result, rates)) for file, result in results.items()]
+
+
+def read_result(file: str) -> dict[str, Any]:
+    """Of ``benchmarks.update --json``."""
+    result: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
+    return result
+
+
+def has_rates(result: Mapping[str, Any]) -> bool:
+    """Whether every variant that the model knows holds the rates of its machine."""
+    own = [outcome for variant, outcome in result["results"].items() if variant in _CHANGES]
+    return all(_own_rates(outcome).keys() >= _NEEDED for outcome in own)
 
 
 def compare(result: Mapping[str, Any], rates: Mapping[str, float] | None = None) -> list[Comparison]:
@@ -90,13 +126,17 @@ def predict(
     rates: Mapping[str, float] | None = None,
 ) -> Estimate:
     """What the variant should have cost on the machine whose rates the outcome holds."""
-    own = {**outcome.get("rates", {}), **{name: outcome[name] for name in ("start_memory_bytes",) if name in outcome}}
+    own = _own_rates(outcome)
     known = next((found for found in (own, rates or {}) if found.keys() >= _NEEDED), None)
     if known is None:
         missing = ", ".join(sorted(_NEEDED - own.keys()))
         raise ValueError(f"the result of {variant!r} lacks {missing}: measure it again, or rates now (--measure-rates)")
     device = measured(known, memory=float("inf"), start=known["start_memory_bytes"])
     return estimate(arch, plan_of(variant, options), device)
+
+
+def _own_rates(outcome: Mapping[str, Any]) -> dict[str, float]:
+    return {**outcome.get("rates", {}), **{name: outcome[name] for name in ("start_memory_bytes",) if name in outcome}}
 
 
 def plan_of(variant: str, options: Mapping[str, Any]) -> Plan:
@@ -107,22 +147,24 @@ def plan_of(variant: str, options: Mapping[str, Any]) -> Plan:
 
 
 def _compare(variant: str, predicted: Estimate, outcome: Mapping[str, Any]) -> list[Comparison]:
-    seconds, medians = predicted.seconds_by_part(), outcome["median_seconds"]
+    seconds, medians = predicted.seconds_by_part(), dict(outcome["median_seconds"])
+    medians["reference"] += medians.get("old_policy", 0.0)  # one part of the model's, two of newer measurements
     found = [Comparison(variant, part, seconds[part], medians[part]) for part in (*PARTS, "step")]
     return [*found, Comparison(variant, "peak", predicted.memory.peak, outcome["peak_memory_bytes"])]
 
 
 def table(comparisons: list[Comparison]) -> str:
-    """One line a variant, predicted / measured by quantity; a star where step or peak is further off than ``LIMIT``."""
+    """One line a variant, predicted / measured by quantity; a star where one is further off than it may be."""
     names = [*PARTS, "step", "peak"]
     lines = ["| variant | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for variant in dict.fromkeys(c.variant for c in comparisons):
-        cells = [_cell(next(c for c in comparisons if (c.variant, c.quantity) == (variant, name))) for name in names]
+        cells = [cell(next(c for c in comparisons if (c.variant, c.quantity) == (variant, name))) for name in names]
         lines.append(f"| {variant} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _cell(comparison: Comparison) -> str:
+def cell(comparison: Comparison) -> str:
+    """Predicted / measured and their ratio."""
     scale, unit = (2**30, "GiB") if comparison.quantity == "peak" else (1, "s")
     mark = " *" if comparison.is_judged and not comparison.is_close else ""
     figures = f"{comparison.predicted / scale:.2f} / {comparison.measured / scale:.2f} {unit}"

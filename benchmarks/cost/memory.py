@@ -2,7 +2,7 @@
 
 What lasts (weights, frozen copy, moments) is counted by its tensors. What comes and goes is counted at the phase's
 fullest moment: a backward pass is fullest at its start (all activations) or at its end (all gradients), and from the
-second microbatch on at its start with both.
+second microbatch on at its start with both. FSDP2's own buffers were read in torch 2.13 and seen in its profiler.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from .device import Device
 from .kept import kept_activations, kept_casts
 from .parameters import Counts, count
 from .plan import Plan
-from .work import copied_weights
+from .rollout import copied_weights
 
-_TILE = 1024 * 2048 * 4 * 3  # logits, their chances and gradients; ppo.output_logprobs
+_TILE_ROWS, _TILE_WIDTH = 1024, 2048  # ppo.output_logprobs
 _BUCKET = 2**23  # numbers; ppo.distributed
 _PREFILL_TOKENS = 512  # prompt tokens that are read at once; ppo.generation.admission
 PHASES = ("rollout", "reference", "update", "optimiser")
@@ -105,45 +105,52 @@ def _reference(arch: Architecture, plan: Plan, counts: Counts) -> dict[str, floa
     """Passes without gradients: a few layers' worth of activations, and the casts of what is trained."""
     gathered = _gathered_reference(arch, plan, counts) if plan.is_sharded else 0.0
     tokens = min(plan.reference_batch_tokens, plan.own_sequences * plan.length)
-    if plan.is_asked_again:
+    if plan.asked_again:
         tokens = max(tokens, plan.own_microbatch * plan.length)
     name = "gathered blocks" if plan.is_never_whole else "gathered model"
     return {
         name: gathered,
-        "casts": kept_casts(arch, plan) if plan.is_asked_again else 0.0,
+        "casts": kept_casts(arch, plan) if plan.asked_again else 0.0,
         "activations": _working(arch, plan, tokens),
-        "tile of logits": _TILE,
+        "tile of logits": _tile(arch, plan, tokens // plan.length),
     }
 
 
 def _gathered_reference(arch: Architecture, plan: Plan, counts: Counts) -> float:
     """Bytes of split weights that are together at one moment, of the policy or of the frozen copy after it."""
     if plan.is_never_whole:
-        asked = 3 if plan.is_asked_again else 2 if plan.lora_rank else 0  # a pass of the policy's gathers one ahead
+        asked = 3 if plan.asked_again else 2 if plan.lora_rank else 0  # a pass of the policy's gathers one ahead
         policy = plan.weight_bytes * (counts.root + asked * counts.block) if asked else 0
         return max(policy, plan.reference_bytes * 2 * arch.block_parameters if counts.copied else 0)
-    asked = plan.is_asked_again or plan.lora_rank
-    policy = plan.weight_bytes * (counts.policy + counts.critic) if asked else 0
+    is_asked = bool(plan.asked_again or plan.lora_rank)
+    policy = plan.weight_bytes * (counts.policy + counts.critic) if is_asked else 0
     return max(policy, plan.reference_bytes * counts.copied_blocks)
 
 
 def _update(arch: Architecture, plan: Plan, counts: Counts, gradients: float) -> dict[str, float]:
-    tokens = plan.own_microbatch * plan.length
-    kept = kept_activations(arch, plan, tokens)
+    """At the fullest of three moments: as a forward pass begins, as a backward pass begins, and as it ends."""
+    size, tokens = plan.weight_bytes, plan.own_microbatch * plan.length
     trains_output = not plan.lora_rank and plan.train_top_layers is None
-    output_gradient = plan.weight_bytes * arch.embedding_parameters if trains_output else 0
-    is_split = plan.own_microbatch < plan.own_minibatch
-    if is_split:  # gradients of the microbatches before stand beside all activations
-        fullest = {"activations": kept, "gradients": gradients}
-    else:
-        fullest = {"activations": kept, "gradients": 0.0} if kept > gradients else {"gradients": gradients}
-    units = plan.weight_bytes * (counts.root + 2 * counts.block) if plan.is_sharded else 0
-    return fullest | {
-        "gathered blocks": 2 * units,  # weights and their gradients before they are scattered
-        "gradient of the output layer": output_gradient,
-        "working memory": _working(arch, plan, tokens),
-        "tile of logits": _TILE,
-    }
+    table = size * arch.embedding_parameters if trains_output else 0.0
+    is_split = plan.own_microbatch < plan.own_minibatch  # gradients of the microbatches before stand all the while
+    working = {"working memory": _working(arch, plan, tokens)}
+    forward = {"gradients": gradients if is_split else 0.0}
+    turn = forward | working | {
+        "activations": kept_activations(arch, plan, tokens),
+        "gradient of the output layer": table,
+        "tile of logits": _tile(arch, plan, plan.own_microbatch),
+    }  # fmt: skip
+    end = {"gradients": gradients} | working
+    if plan.is_sharded:
+        # What lies outside the blocks is there twice when it arrives. Of the blocks one is used and the next arrives;
+        # the gradients of one come about, those of the last are sent. A tied embedding has two gradients at the end.
+        forward["gathered blocks"] = size * (2 * counts.root + counts.block)
+        turn["gathered blocks"] = size * (counts.root + 2 * counts.block)
+        turn["gradients of gathered blocks"] = size * 2 * counts.trained_block
+        end["gathered blocks"] = size * counts.root
+        end["gradients of gathered blocks"] = size * (counts.trained_root + counts.trained_block)
+        end["gradient of the output layer"] = table if arch.is_tied else 0.0
+    return max(forward, turn, end, key=lambda parts: sum(parts.values()))
 
 
 def _working(arch: Architecture, plan: Plan, tokens: int) -> float:
@@ -152,6 +159,11 @@ def _working(arch: Architecture, plan: Plan, tokens: int) -> float:
     inner = arch.mlp_width * (3 if arch.is_gated or arch.activation == "gelu_tanh" else 2)
     scores = 0 if arch.has_fused_attention else 3 * arch.heads * plan.length * 4
     return tokens * (4 * 4 * arch.width + size * inner + scores)
+
+
+def _tile(arch: Architecture, plan: Plan, sequences: int) -> float:
+    """Logits in float32, their chances and gradients."""
+    return 3 * 4 * min(_TILE_ROWS, sequences * plan.response_length) * min(_TILE_WIDTH, arch.vocabulary)
 
 
 def _largest_tensor(arch: Architecture, plan: Plan) -> int:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from .architecture import KNOWN, Architecture
-from .check import LIMIT, Comparison, table
+from .check import Check
 from .device import H100
 from .estimate import Estimate, estimate, remedies
 from .memory import PHASES
+from .page_check import beside_measurements
 from .plan import Plan
-from .work import PROBES
-
-Checked = tuple[str, Mapping[str, Any], list[Comparison]]
-"""A result's file, its content, and the model beside it."""
+from .rollout import PROBES
 
 _MODELS = ("gpt-neo-1.3b", "gpt-neo-2.7b", "opt-1.3b", "llama-3.1-70b")
 _PROMPTS, _MINIBATCH, _EPOCHS = 32, 8, 8  # on each GPU; the paper's batch, minibatch and epochs
@@ -32,9 +29,19 @@ _LAYOUTS: tuple[tuple[int, dict[str, Any]], ...] = (
 )
 
 
-def page(checked: Checked | None) -> str:
-    """The whole page, as Markdown. ``checked`` puts the comparison with a measurement into it."""
-    parts = [_introduction(), _assumptions(), _check(checked)]
+_BY_BLOCKS: dict[str, Any] = {"sharding": "fsdp", "gather_for_rollouts": False, "gradient_checkpointing": True}
+_IN_SHORT: tuple[tuple[str, tuple[tuple[int, dict[str, Any]], ...]], ...] = (
+    ("gpt-neo-1.3b", _LAYOUTS[:5]),
+    ("gpt-neo-2.7b", _LAYOUTS[:5]),
+    ("llama-3.1-70b", (
+        *_LAYOUTS[:5], (8, {**_BY_BLOCKS, "lora_rank": 16}), (64, {**_BY_BLOCKS, "precision": "float32"})
+    )),
+)  # fmt: skip
+
+
+def page(checks: Sequence[Check] = ()) -> str:
+    """The whole page, as Markdown. ``checks`` puts the comparison with measurements into it."""
+    parts = [_introduction(), _in_short(), _assumptions(), beside_measurements(checks)]
     for name in _MODELS:
         parts.append(_model(KNOWN[name]))
     return "\n\n".join(parts) + "\n"
@@ -54,11 +61,34 @@ def _introduction() -> str:
 
 **Computed, never run.** No model of these sizes and no GPU was touched: every number comes out of
 `python -m benchmarks.cost_model`, which counts what this library's code does from the shapes of a model. This page is
-its output too (`--page docs/scale.md`); do not edit it by hand.
+its output too, do not edit it by hand:
+`python -m benchmarks.cost_model --check results/speed/update*.json --page docs/scale.md`.
 
 The step: on every GPU {_PROMPTS} prompts of 50 tokens, 50 response tokens to each, {_EPOCHS} epochs in minibatches
 of {_MINIBATCH} (DeMem's published batch, minibatch and epochs, on each GPU), bfloat16 autocast over float32 weights,
 a linear value head and a frozen float32 copy as the reference, unless a row says otherwise."""
+
+
+def _in_short() -> str:
+    lines = [
+        "| model | GPUs | | peak memory | TFLOP | GB moved in its memory | GB sent | step |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, layouts in _IN_SHORT:
+        for devices, changes in layouts:
+            one = estimate(KNOWN[name], plan_for(devices, changes), H100)
+            verdict = f"{one.seconds():,.1f} s" if one.fits else "**does not fit**"
+            cells = [
+                name, str(devices), label(one.plan), f"{one.memory.peak / 1e9:,.1f} GB",
+                f"{one.operations / 1e12:,.0f}", f"{one.moved / 1e9:,.0f}", f"{one.sent / 1e9:,.0f}", verdict,
+            ]  # fmt: skip
+            lines.append("| " + " | ".join(cells) + " |")
+    return f"""## In short
+
+One step; figures are those of one GPU, which has {H100.memory / 1e9:.0f} GB. All layouts, phases and parts follow
+further down.
+
+{chr(10).join(lines)}"""
 
 
 def _assumptions() -> str:
@@ -76,37 +106,12 @@ def _assumptions() -> str:
   is whole there, and one block, beside the buffer that it arrived in; the reference is asked in the same way. Of a
   frozen copy only the blocks are split. Every process needs equally many forwards, and their agreement before each of
   them costs nothing.
+- In an update FSDP2 holds what lies outside the blocks, twice while it arrives, and two blocks, beside the gradients of
+  those trained weights that are gathered: the output layer's, two blocks', and at the end all that lie outside.
 - Under autocast PyTorch keeps a bfloat16 cast of every trained weight for the length of a forward pass, and FSDP2 does
   not split those.
 - All responses have their full length, no prompt repeats, the reward costs nothing, saving and evaluating are left out.
 - {H100.reserved / 1e9:.0f} GB of each GPU are taken by CUDA, NCCL and fragmentation. GB are 10⁹ bytes."""
-
-
-def _check(checked: Checked | None) -> str:
-    if checked is None:
-        return (
-            "## The same model beside a measurement\n\nNot in this copy of the page: it was written without `--check`."
-        )
-    file, result, comparisons = checked
-    judged = [c for c in comparisons if c.is_judged]
-    close = [c for c in judged if c.is_close]
-    machine, options = result["machine"], result["options"]
-    threads = "one thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
-    return f"""## The same model beside a measurement
-
-On a CPU the same arithmetic can be checked: `{shlex.quote(file)}`, measured by `{machine["command"]}` on
-{machine["processor"]}, {threads}, commit {machine["commit"]}
-({options["model"]}, {options["prompts"]} prompts, {options["prompt_length"]}+{options["response_length"]} tokens,
-{options["epochs"]} epochs). From the measurement the model takes the rates of the three matrix products of one linear
-layer, of fused attention, of reading memory and of writing to new memory, and what the process held before it had a
-model: nothing is fitted to a result. Predicted / measured, a star where step time or peak memory is more than
-{LIMIT:.0%} off; {len(close)} of {len(judged)} are within.
-
-{table(comparisons)}
-
-Decoding is underestimated: with few rows the processor reaches neither rate. A peak is underestimated by what the C
-library keeps between freed pieces, most with LoRA. All this says how well the counting is done, not that a GPU reaches
-the shares assumed above."""
 
 
 def _model(arch: Architecture) -> str:

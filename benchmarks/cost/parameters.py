@@ -15,6 +15,7 @@ from .plan import Plan
 class Counts:
     """Numbers, not bytes. ``copied`` are the reference's own, ``copied_blocks`` those of them that FSDP2 splits;
     ``root``: what the policy and the critic hold outside their blocks; ``block``: the largest unit that is gathered.
+    Of those two ``trained_root`` and ``trained_block`` have gradients: under LoRA the value head and the adapters.
     """
 
     policy: int
@@ -24,6 +25,8 @@ class Counts:
     trained: int
     root: int
     block: int
+    trained_root: int
+    trained_block: int
 
     @property
     def blocks(self) -> int:
@@ -37,8 +40,9 @@ def count(arch: Architecture, plan: Plan) -> Counts:
     head = arch.width + 1
     block = arch.block_parameters + adapter // arch.layers
     policy = arch.parameters + adapter
+    trained_block = block
     if plan.lora_rank:
-        trained, copied = adapter, 0
+        trained, copied, trained_block = adapter, 0, adapter // arch.layers
     elif plan.train_top_layers is not None:
         trained = copied = min(plan.train_top_layers, arch.layers) * arch.block_parameters
     else:
@@ -50,12 +54,16 @@ def count(arch: Architecture, plan: Plan) -> Counts:
     has_critic = plan.value_head == "critic"
     # The copy's own output layer, where it has one, is held but never moved: no value depends on it.
     idle = 0 if arch.is_tied or trained < arch.parameters else arch.embedding_parameters
+    root = (arch.parameters - arch.layers * arch.block_parameters) * (2 if has_critic else 1) + head
+    has_trained_root = not plan.lora_rank and plan.train_top_layers is None
     return Counts(
         policy=policy,
         critic=(trained if has_critic else 0) + head,
         copied=copied,
         copied_blocks=min(copied, arch.layers * arch.block_parameters),
         trained=trained + head + (trained - idle if has_critic else 0),
-        root=(arch.parameters - arch.layers * arch.block_parameters) * (2 if has_critic else 1) + head,
+        root=root,
         block=block,
+        trained_root=root - (idle if has_critic else 0) if has_trained_root else head,
+        trained_block=trained_block,
     )

@@ -122,6 +122,7 @@ class Plan:
         return self.is_sharded and not self.gather_for_rollouts
 
     @property
-    def is_asked_again(self) -> bool:
-        """Whether the training forward is asked for the old log-probs or values, as the sampler's will not do."""
-        return self.precision != "float32" or self.value_head == "critic"
+    def asked_again(self) -> tuple[str, ...]:
+        """Which training forwards are asked for old log-probs or values, where the sampler's will not do."""
+        policy = ("policy",) if self.precision != "float32" else ()
+        return (*policy, "critic") if self.value_head == "critic" else policy

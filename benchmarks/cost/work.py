@@ -1,4 +1,4 @@
-"""The work of one PPO step on one device: sampling, asking the policy and the reference again, the update.
+"""The work of one PPO step on one device: a rollout's (see ``rollout``), asking old policy and reference, the update.
 
 The parts are those of ``ppo.responses`` and ``ppo.trainer``, in their order. A weight costs two operations a row;
 attention counts its two products; a backward pass is twice the forward one where weights are trained, once where only
@@ -8,20 +8,19 @@ what lies below them is. Bytes are those of weights, activations and the cache t
 from __future__ import annotations
 
 from .architecture import Architecture
+from .attention import attention_operations, attention_rate
 from .block import LAUNCHES, block_traffic
 from .device import Rate, Work
 from .kept import frozen_layers, kept_activations
 from .parameters import Counts, count
 from .plan import Plan
+from .rollout import rollout_work
 from .sending import gather, gather_blocks, sum_gradients, update_gathers
 
-_SAMPLING_SWEEPS = 8  # of a step's logits: copy, peak, exp2, sums, the search for the token
 _TILE_SWEEPS = {"forward": 12, "backward": 13}  # of a tile of logits, in ppo.output_logprobs
 _ADAMW_SWEEPS = 7  # weight, gradient and both moments read; weight and moments written
 _CLIP_SWEEPS = 3  # the norm reads gradients, the clipping reads and writes them
 _LEAN_SWEEPS = 30  # ppo.lean_adamw works in blocks, operation by operation, in float32
-
-PROBES = 2  # forwards before every rollout that look where the model can be cut; ppo.backbone
 
 PARTS = ("rollout", "reference", "update")
 """As ``Trainer`` times them; "reference" holds the old log-probs and the frozen trunk as well."""
@@ -36,98 +35,6 @@ def step_work(arch: Architecture, plan: Plan, *, packs_weights: bool = False) ->
     ]
 
 
-# ---------------------------------------------------------------------- rollout
-
-
-def rollout_work(arch: Architecture, plan: Plan, *, packs_weights: bool) -> list[Work]:
-    """In the weights' own precision, whatever the training's. Every distinct prompt is computed once."""
-    if plan.is_never_whole:
-        return _rollout_by_blocks(arch, plan)
-    rate: Rate = "bfloat16" if plan.precision == "bfloat16" else "float32"
-    size, weights = plan.weight_bytes, _decoded_weights(arch)
-    copied = copied_weights(arch, plan, packs_weights=packs_weights)
-    prompts, rows = plan.own_sequences // plan.samples, min(plan.rollout_slots, plan.own_sequences)
-    prompt_tokens = prompts * plan.prompt_length
-    last = arch.block_linear_weights - arch.width * (arch.query_width + 2 * arch.kv_width)  # for one token a prompt
-    prefill = 2 * (arch.layers * arch.block_linear_weights - last) * prompt_tokens + 2 * last * prompts
-    prefill += 2 * arch.embedding_parameters * plan.own_sequences
-    blocks = -(-prompt_tokens // 512)  # ppo.generation.admission reads so many tokens at once
-    touched = 10 * arch.width + 3 * arch.mlp_width
-    steps = -(-plan.own_sequences // rows) * (plan.response_length - 1)
-    columns = mean_columns(plan)
-    cached = 2 * arch.layers * arch.kv_width * columns * rows
-    decode = 2 * weights * rows + arch.layers * 4 * arch.query_width * columns * rows
-    moved = size * (weights + cached) + _SAMPLING_SWEEPS * 4 * rows * arch.vocabulary
-    attention = arch.layers * _pairs(arch, plan.prompt_length) * prompts
-    return [
-        gather("rollout", actor_bytes(arch, plan), plan),
-        Work("rollout", "prefill, attention", attention, rate=_attention_rate(rate)),
-        Work("rollout", "bind", moved=size * (2 * copied + 3 * weights), rate=rate),
-        Work(
-            "rollout", "prefill", prefill, size * (weights * blocks + touched * arch.layers * prompt_tokens),
-            launches=blocks * arch.layers * LAUNCHES["decode"], rate=rate,
-        ),
-        Work(
-            "rollout", "decode", steps * decode, steps * moved,
-            launches=steps * (arch.layers * LAUNCHES["decode"] + 40), rate=rate,
-        ),
-    ]  # fmt: skip
-
-
-def _rollout_by_blocks(arch: Architecture, plan: Plan) -> list[Work]:
-    """Through the model's own forward, in float32; each of its passes gathers all blocks, and nothing overlaps.
-
-    A step reads the cache, writes it anew with a column more, and reads it again for attention.
-    """
-    counts, rows = count(arch, plan), min(plan.rollout_slots, plan.own_sequences)
-    prompt_tokens, waves = plan.own_sequences // plan.samples * plan.prompt_length, -(-plan.own_sequences // rows)
-    steps, weights = waves * (plan.response_length - 1), arch.layers * arch.block_linear_weights
-    beside = arch.layers * block_traffic(arch, "float32", keys=plan.length).forward
-    columns = plan.prompt_length + plan.response_length / 2
-
-    def forwards(name: str, passes: int, tokens: int, sampled: int, cached: float = 0) -> Work:
-        output = arch.embedding_parameters * bool(sampled)
-        operations = 2 * (weights * tokens + output * sampled) + 4 * arch.layers * arch.query_width * cached
-        moved = 4 * (weights + output) * passes + beside * tokens + 3 * 4 * 2 * arch.layers * arch.kv_width * cached
-        moved += _SAMPLING_SWEEPS * 4 * arch.vocabulary * sampled
-        launches = passes * arch.layers * LAUNCHES["forward"] * (2 if plan.lora_rank else 1)
-        return Work("rollout", name, operations, moved, launches=launches)
-
-    attention = attention_operations(arch, prompt_tokens, plan.prompt_length, arch.layers)
-    return [
-        gather("rollout", plan.weight_bytes * counts.root, plan),
-        gather_blocks("rollout", plan.weight_bytes * arch.layers * counts.block, plan, passes=PROBES + waves + steps),
-        Work("rollout", "prefill, attention", attention, rate="float32 attention"),
-        forwards("probes", PROBES, 0, 0),
-        forwards("prefill", waves, prompt_tokens, plan.own_sequences),
-        forwards("decode", steps, steps * rows, steps * rows, steps * rows * columns),
-    ]
-
-
-def _decoded_weights(arch: Architecture) -> int:
-    """Weights that every decoding step multiplies with: the blocks and the output layer."""
-    return arch.layers * arch.block_linear_weights + arch.embedding_parameters
-
-
-def copied_weights(arch: Architecture, plan: Plan, *, packs_weights: bool) -> int:
-    """Weights that the fast decoder holds a copy of in a rollout: all that it packs, joins or adds an adapter to."""
-    if packs_weights:
-        return _decoded_weights(arch)
-    return arch.layers * (arch.block_linear_weights if plan.lora_rank else arch.joined_weights)
-
-
-def mean_columns(plan: Plan) -> float:
-    """Of the key/value cache, which is kept wider than the sequences in it; see ``ppo.generation.cache``."""
-    middle = plan.prompt_length + plan.response_length / 2
-    return min(plan.length, middle + max(24, middle / 8) / 2)
-
-
-def actor_bytes(arch: Architecture, plan: Plan) -> float:
-    """Of the whole policy and critic, as a rollout under FSDP2 gathers them."""
-    counts = count(arch, plan)
-    return plan.weight_bytes * (counts.policy + counts.critic)
-
-
 # ---------------------------------------------------------------------- reference
 
 
@@ -137,13 +44,13 @@ def reference_work(arch: Architecture, plan: Plan) -> list[Work]:
     tokens, rows = plan.own_sequences * plan.length, plan.own_sequences * plan.response_length
     trained = arch.layers - frozen
     work = _forward("reference", "trunk", arch, plan, tokens, layers=frozen, passes=1) if frozen else []
-    if plan.is_asked_again:
-        passes = plan.own_sequences // plan.own_microbatch
-        for name in ("policy", "critic")[: 2 if plan.value_head == "critic" else 1]:
-            work += _forward("reference", f"old {name}", arch, plan, tokens, layers=trained, passes=passes)
-        work += _output_forward("reference", "old output", arch, plan, rows, is_summed_ahead=False)
+    passes = plan.own_sequences // plan.own_microbatch
+    for name in plan.asked_again:
+        work += _forward("reference", f"old {name}", arch, plan, tokens, layers=trained, passes=passes)
+        if name == "policy":
+            work += _output_forward("reference", "old output", arch, plan, rows, is_summed_ahead=False)
         if plan.is_never_whole:
-            blocks = plan.weight_bytes * count(arch, plan).blocks
+            blocks = plan.weight_bytes * arch.layers * count(arch, plan).block
             work.append(gather_blocks("reference", blocks, plan, passes=passes))
     if plan.reference == "none" and not plan.lora_rank:
         return work
@@ -224,7 +131,7 @@ def _forward(
     attention = attention_operations(arch, tokens, plan.length, layers)
     return [
         Work(part, name, operations, size * _product_numbers(arch, tokens, layers, passes), rate=rate),
-        Work(part, f"{name}, attention", attention, rate=_attention_rate(rate)),
+        Work(part, f"{name}, attention", attention, rate=attention_rate(rate)),
         Work(part, f"{name}, beside products", 0, moved + cast, launches=passes * layers * launches),
     ]
 
@@ -235,7 +142,8 @@ def _backward(name: str, arch: Architecture, plan: Plan, tokens: int, *, layers:
     operations = products if plan.lora_rank else 2 * products
     if plan.lora_rank:
         operations += 4 * tokens * layers * adapter_weights(arch, plan)
-    attention = 2.5 * attention_operations(arch, tokens, plan.length, layers)
+    # Two products back for each one forth; the fused kernel, which has not kept the scores, makes them again.
+    attention = (2.5 if arch.has_fused_attention else 2) * attention_operations(arch, tokens, plan.length, layers)
     traffic = block_traffic(arch, plan.precision, keys=plan.length)
     moved, launches = traffic.backward * tokens * layers, LAUNCHES["backward"]
     if plan.gradient_checkpointing:
@@ -251,7 +159,7 @@ def _backward(name: str, arch: Architecture, plan: Plan, tokens: int, *, layers:
     numbers = 2 * _product_numbers(arch, tokens, layers, passes)
     return [
         Work("update", name, operations, plan.product_bytes * numbers, rate=rate),
-        Work("update", f"{name}, attention", attention, rate=_attention_rate(rate)),
+        Work("update", f"{name}, attention", attention, rate=attention_rate(rate)),
         Work("update", f"{name}, beside products", 0, moved, launches=passes * layers * launches),
     ]
 
@@ -273,24 +181,9 @@ def _output_backward(arch: Architecture, plan: Plan, rows: int) -> Work:
     return Work("update", "output backward", 6 * arch.embedding_parameters * rows, sweeps, rate=rate)
 
 
-def attention_operations(arch: Architecture, tokens: int, length: int, layers: int) -> float:
-    """Of scores and values in ``layers`` blocks over ``tokens`` in sequences of ``length``, forward."""
-    return layers * tokens / length * _pairs(arch, length)
-
-
-def _attention_rate(rate: Rate) -> Rate:
-    return "bfloat16 attention" if rate == "bfloat16" else "float32 attention"
-
-
 def adapter_weights(arch: Architecture, plan: Plan) -> int:
     """Of all adapters of one block."""
     return plan.lora_rank * sum(inputs + outputs for inputs, outputs in arch.linears)
-
-
-def _pairs(arch: Architecture, length: int) -> float:
-    """Operations of scores and values in one layer for one sequence; fused attention leaves out what is masked."""
-    pairs = length * (length + 1) / 2 if arch.has_fused_attention else length**2
-    return 4 * arch.query_width * pairs
 
 
 def _product_numbers(arch: Architecture, tokens: int, layers: int, passes: int) -> float:
