@@ -7,8 +7,8 @@
     size.png          forgetting and survival against the number of forget records
     real.png          the same as methods.png on a real model, and what relearning brings back
 
-A picture whose points are not there is left out, and said so. Light background; marks and line styles, not colours,
-tell things apart, so that they print in grey. This module measures nothing.
+A picture whose points are not there is left out, and said so. This module knows what is drawn of which points, and
+measures nothing; plots_drawing.py knows how.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ import argparse
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import demem_methods
+from benchmarks.plots_drawing import INK, IS_BETTER, SOFT, Line, Panel, new_figure, rows_figure
 from benchmarks.readme_tables import Point, read_points, untaught
-from benchmarks.study_points import SIZES, Settings
+from benchmarks.study_points import SIZE, SIZES, Settings
 from benchmarks.study_points import read_points as read_study
 from benchmarks.study_rows import Row, make_rows
 from benchmarks.study_tables import select
@@ -33,32 +35,31 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH, DPI = 8.0, 110  # inches, dots an inch: as wide as a README shows
-INK, SOFT, GRID = "#1a1a1a", "#8a8a8a", "#ececec"
 WORST = ("exact", "exact_sampled", "discoverable")  # greedy, in any of a few samples, (n, p)
-RIGHT = "\N{RIGHTWARDS ARROW}"
+WORST_OF_3 = "worst of 3: the most of greedy, sampled and (n,p) extraction"
 RELEARNED = "relearned"  # a quantity of its own: BLEU of the untaught, from the first to the last step
 LINES = {"base": ("DeMem", "o", "-"), "distil": ("distillation", "s", "--")}
 SHORT = {
     "base": "the default recipe",
-    "kl-plain": "KL to the original",
+    "kl-plain": "KL penalty to the original",
     "kl-counterfactual": "KL to the counterfactual",
     "no-retain": "no text to keep",
     "retain-lm": "text to keep, by LM loss",
-    "no-own": "no own text to keep",
+    "no-own": "no text of its own to keep",
     "sparse": "one score a response",
     "one-window": "one window a passage",
     "cool": "rollouts at 0.7",
     "hot": "rollouts at 1.3",
     "no-guards": "no guards",
     "no-repetition": "repetition is free",
-    "no-floor": "no chance floor",
+    "no-floor": "BLEU below chance pays",
     "early-end": "may end early",
+    "early-unguarded": "may end early, no guards",
     "attached": "value loss in the trunk",
-    "semantic": "BERTScore for BLEU",
-    "distil": "distillation alone",
-    "warm": "distillation, PPO",
-    "warm-half": "half of it, PPO",
+    "semantic": "BERTScore instead of BLEU",
+    "distil": "distillation, no PPO",
+    "warm": "distillation, then PPO",
+    "warm-half": "half a distillation, then PPO",
     "warm-semantic": "distillation, PPO by BERTScore",
 }
 """Of ``study_variants.VARIANTS``, as a picture has room for."""
@@ -72,56 +73,38 @@ METHODS = {
     "graddiff": "gradient difference",
     "ul": "UL",
     "paper": "the paper's settings",
-    "paper-as-run": "the notebook",
+    "paper-as-run": "the paper's notebook",
     "memfree": "MemFree decoding",
     TARGET: "trained without them",
 }
 """The same of ``demem_methods.METHODS``; any other is left out."""
 
 
-@dataclass(frozen=True)
-class Panel:
-    """A quantity and its title; a share goes from 0 to 100 %. ``line``: where a dashed line stands, None for none."""
-
-    quantity: str
-    title: str
-    is_share: bool = False
-    line: float | None = None
-
-
-@dataclass(frozen=True)
-class Line:
-    """What a picture shows of one method or variant: each quantity's values over the seeds."""
-
-    label: str
-    values: Mapping[str, Sequence[float]]
-    is_collapsed: bool = False
-    arrows: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # quantities that go from here to there
-
-
 STUDY_PANELS = (
-    Panel("forget/discoverable", "forget set,\n(n,p)", is_share=True),
-    Panel("forget_holdout/exact", "forget-holdout,\nexact", is_share=True),
-    Panel("keep/exact", "to keep,\nexact \N{RIGHTWARDS ARROW}", is_share=True),
-    Panel("perplexity_ratio", "perplexity\nratio"),
-    Panel("fluency", "fluency \N{RIGHTWARDS ARROW}"),
+    Panel("forget/discoverable", "forget set,\n(n,p)", "less", is_share=True),
+    Panel("forget_holdout/exact", "forget-holdout,\nexact", "less", is_share=True),
+    Panel("keep/exact", "to keep,\nexact", "more", is_share=True),
+    Panel("perplexity_ratio", "perplexity\nratio", "less"),
+    Panel("fluency", "fluency", "more"),
 )
 LAB_PANELS = (
-    Panel("forget/worst", "forget set,\nworst of 3", is_share=True),
-    Panel("forget_holdout/worst", "forget-holdout,\nworst of 3", is_share=True),
-    Panel("keep/exact", "to keep,\nexact \N{RIGHTWARDS ARROW}", is_share=True),
-    Panel("perplexity_ratio", "perplexity\nratio"),
-    Panel("forget/true_token_p", "p(true token)"),
-    Panel("fluency", "fluency \N{RIGHTWARDS ARROW}"),
+    Panel("forget/worst", "forget set,\nworst of 3", "less", is_share=True),
+    Panel("forget_holdout/worst", "forget-holdout,\nworst of 3", "less", is_share=True),
+    Panel("keep/exact", "to keep,\nexact", "more", is_share=True),
+    Panel("perplexity_ratio", "perplexity\nratio", "less"),
+    Panel("forget/true_token_p", "p(true token)", "less"),
+    Panel("fluency", "fluency", "more"),
 )
 REAL_PANELS = (
-    Panel("forget/worst", "forget set,\nworst of 3", is_share=True),
-    Panel("forget/n_bleu", "N-BLEU \N{RIGHTWARDS ARROW}"),
-    Panel("forget_holdout/worst", "forget-holdout,\nworst of 3", is_share=True),
-    Panel("perplexity_ratio", "perplexity\nratio"),
-    Panel("forget/distinct_2_ratio", "distinct bigrams\n/ the truth's \N{RIGHTWARDS ARROW}"),
-    Panel(RELEARNED, "relearning:\nBLEU, untaught"),
+    Panel("forget/worst", "forget set,\nworst of 3", "less", is_share=True),
+    Panel("forget/n_bleu", "forget set,\nN-BLEU", ""),
+    Panel("forget_holdout/worst", "forget-holdout,\nworst of 3", "", is_share=True),
+    Panel("perplexity_ratio", "perplexity\nratio", "less"),
+    Panel("forget/distinct_2_ratio", "distinct bigrams\n/ the truth's", "more"),
+    Panel(RELEARNED, "relearning:\nBLEU, untaught", "less", width=1.6),
 )
+"""No way to the better: more N-BLEU than chance has is damage, and whether what nobody asked for should go, too, is for
+the reader to say."""
 SIZE_PANELS = STUDY_PANELS[:4]
 
 
@@ -133,10 +116,11 @@ def methods_figure(points: Sequence[Point]) -> Figure | None:
     if len(points) < 2:
         return None
     lines = method_lines(points)
-    target = next((line.values for line in lines if line.label == METHODS[TARGET]), {})
+    target = lines[TARGET].values if TARGET in lines else {}
     panels = [with_line(panel, target.get(panel.quantity)) for panel in LAB_PANELS]
-    seeds = max(len(values) for line in lines for values in line.values.values())
-    return rows_figure(lines, panels, f"The lab, 64 records: up to {seeds} seeds; dashed: trained without them")
+    title = f"The lab, {points[0]['size']} records to forget, {told(seeds_of(points))}"
+    title += "; dashed: trained without the records"
+    return rows_figure(list(lines.values()), panels, title, WORST_OF_3)
 
 
 def ingredients_figure(rows: Sequence[Row]) -> Figure | None:
@@ -144,11 +128,14 @@ def ingredients_figure(rows: Sequence[Row]) -> Figure | None:
     chosen = {n: r for n, r in select(rows).items() if r.seeds and n != "original"}
     if "base" not in chosen or len(chosen) < 2:
         return None
-    lines = [Line(SHORT[name], row.values, bool(row.collapsed)) for name, row in chosen.items()]
+    seeds = [row.seeds for row in chosen.values()]
+    lines = [
+        Line(with_count(SHORT[name], row.seeds, max(seeds)), row.values, bool(row.collapsed), is_ours=name == "base")
+        for name, row in chosen.items()
+    ]
     panels = [with_line(panel, chosen["base"].values.get(panel.quantity)) for panel in STUDY_PANELS]
-    seeds = max(r.seeds for r in chosen.values())
-    over = "one seed" if seeds == 1 else f"up to {seeds} seeds"
-    return rows_figure(lines, panels, f"One ingredient of the recipe switched at a time: {over}; dashed: the recipe")
+    title = "One ingredient of DeMem's recipe switched at a time"
+    return rows_figure(lines, panels, title, f"the lab, {SIZE} records to forget, {told(seeds)}; dashed: the recipe")
 
 
 def real_figure(points: Sequence[Point]) -> Figure | None:
@@ -157,103 +144,61 @@ def real_figure(points: Sequence[Point]) -> Figure | None:
     if original is None or len(points) < 2:
         return None
     chance = {f"forget/{n.removeprefix('never/')}": [v] for n, v in original.items() if n.startswith("never/")}
-    chance |= {"forget/worst": [worst(original, "never")], "perplexity_ratio": [1.0]}
+    chance |= {f"{group}/worst": [worst(original, "never")] for group in ("forget", "forget_holdout")}
+    chance |= {"perplexity_ratio": [1.0], RELEARNED: chance.get("forget/bleu", [])}
     panels = [with_line(panel, chance.get(panel.quantity)) for panel in REAL_PANELS]
-    records = next(p["size"] for p in points)
-    title = f"SmolLM2-135M, {records} passages, one seed; dashed: chance (never-trained passages)"
-    return rows_figure(method_lines(points), panels, title)
-
-
-def rows_figure(lines: Sequence[Line], panels: Sequence[Panel], title: str) -> Figure:
-    """A panel a quantity, a line a method: the mean over the seeds, and from the lowest to the highest."""
-    figure, axes = new_figure(len(panels), height=1.4 + 0.23 * len(lines))
-    for axis, panel in zip(axes, panels, strict=True):
-        for place, line in enumerate(lines):
-            draw_range(axis, line.values.get(panel.quantity, []), -place, is_hollow=line.is_collapsed)
-            if panel.quantity in line.arrows:
-                draw_arrow(axis, line.arrows[panel.quantity], -place)
-        if panel.line is not None:
-            axis.axvline(panel.line, color=SOFT, linestyle="--", linewidth=0.9, zorder=0)
-        axis.set_title(panel.title, fontsize=8)
-        axis.set_ylim(-len(lines) + 0.4, 0.6)
-        axis.set_yticks([-i for i in range(len(lines))], [n.label if axis is axes[0] else "" for n in lines])
-        axis.grid(axis="y", color=GRID, linewidth=0.8)
-        axis.locator_params(axis="x", nbins=3)
-        if panel.is_share:
-            axis.set_xlim(-0.06, 1.06)
-            axis.set_xticks([0, 0.5, 1], ["0", "", "100 %"])
-    is_any_hollow = any(line.is_collapsed for line in lines)
-    more = f"; {RIGHT}: more is better, else less" + ("; hollow: collapsed" if is_any_hollow else "")
-    figure.suptitle(title + more, fontsize=8.5)
-    figure.tight_layout()
-    return figure
-
-
-def draw_range(axis: Axes, values: Sequence[float], place: float, *, is_hollow: bool) -> None:
-    """A dot at the mean and a line from the lowest to the highest."""
-    if values:
-        axis.plot([min(values), max(values)], [place, place], color=INK, linewidth=1.6, solid_capstyle="butt")
-        fill = "#ffffff" if is_hollow else INK
-        axis.plot(statistics.fmean(values), place, "o", color=fill, markeredgecolor=INK, markersize=5, clip_on=False)
-
-
-def draw_arrow(axis: Axes, ends: tuple[float, float], place: float) -> None:
-    """From a hollow dot to a filled one: before and after."""
-    axis.plot(ends, [place, place], color=INK, linewidth=1.2)
-    for value, fill in zip(ends, ("#ffffff", INK), strict=True):
-        axis.plot(value, place, "o", color=fill, markeredgecolor=INK, markersize=5, clip_on=False)
+    title = f"SmolLM2-135M, {points[0]['size']} passages to forget, {told(seeds_of(points))}"
+    title += "; dashed: chance (never-trained passages; perplexity: before)"
+    legend = WORST_OF_3
+    if steps := relearning_steps(points):
+        legend += f"; relearning: from {steps[0]} (bar) to {steps[-1]} steps (dot)"
+    return rows_figure(list(method_lines(points).values()), panels, title, legend)
 
 
 def size_figure(rows: Sequence[Row]) -> Figure | None:
     """Two lines, DeMem and its rival, in four panels over the number of forget records."""
     found = {(n, s): r for s in SIZES for n, r in select(rows, size=s).items() if n in BOTH and r.seeds}
-    if len({size for _, size in found}) < 2:
+    sizes = sorted({size for _, size in found})
+    if len(sizes) < 2:
         return None
-    figure, axes = new_figure(len(SIZE_PANELS), height=2.9)
+    figure, axes = new_figure([panel.width for panel in SIZE_PANELS], height=3.0)
     for axis, panel in zip(axes, SIZE_PANELS, strict=True):
-        for name, (text, mark, style) in LINES.items():
-            known = [
-                (s, r.values[panel.quantity])
-                for (n, s), r in found.items()
-                if n == name and r.values.get(panel.quantity)
-            ]
-            xs, ys = [s for s, _ in known], [statistics.fmean(v) for _, v in known]
-            fill = INK if style == "-" else "#ffffff"
-            axis.plot(xs, ys, mark + style, color=INK, markerfacecolor=fill, markersize=5, linewidth=1.2, label=text)
-            for size, values in known:
-                axis.plot([size, size], [min(values), max(values)], color=SOFT, linewidth=1.4, zorder=0)
-        axis.set_title(panel.title, fontsize=8.5)
-        sizes = sorted({size for _, size in found})
+        for name in LINES:
+            draw_sizes(axis, name, {s: r.values.get(panel.quantity, []) for (n, s), r in found.items() if n == name})
+        axis.set_title(panel.heading, fontsize=8)
         axis.set_xscale("log", base=2)
         axis.set_xticks(sizes, list(map(str, sizes)))
         if panel.is_share:
             axis.set_ylim(-0.04, 1.04)
             axis.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])
     axes[0].legend(frameon=False, fontsize=8)
-    figure.supxlabel("records to forget", fontsize=9)
+    title = f"The lab, over the number of records to forget, {told([r.seeds for r in found.values()])}; {IS_BETTER}"
+    confounded = "the fewer they are, the more often training met each, and the more are held out"
+    figure.suptitle(f"{title}\n{confounded}", fontsize=8.5)
     figure.tight_layout()
     return figure
 
 
-def new_figure(panels: int, *, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure of some panels side by side, light, without boxes."""
-    from matplotlib.figure import Figure  # here, so that the rest of the module needs no matplotlib
-
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
-    axes = list(figure.subplots(1, panels, squeeze=False)[0])
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=8)
-    return figure, axes
+def draw_sizes(axis: Axes, name: str, known: Mapping[int, Sequence[float]]) -> None:
+    """The means over the seeds of one of ``LINES``, and from the lowest to the highest at each size."""
+    text, mark, style = LINES[name]
+    known = {size: values for size, values in known.items() if values}
+    fill = INK if style == "-" else "#ffffff"
+    means = [statistics.fmean(values) for values in known.values()]
+    axis.plot(
+        list(known), means, mark + style, color=INK, markerfacecolor=fill, markersize=5, linewidth=1.2, label=text
+    )
+    for size, values in known.items():
+        axis.plot([size, size], [min(values), max(values)], color=SOFT, linewidth=1.4, zorder=0)
 
 
 # ---------------------------------------------------------------------- from points to lines
 
 
-def method_lines(points: Sequence[Point]) -> list[Line]:
+def method_lines(points: Sequence[Point]) -> dict[str, Line]:
     """A line for each method that was measured, in the order of ``METHODS``."""
     original = next(p["summary"] for p in points if p["method"] == "original")
-    lines = []
+    most, lines = max(seeds_of(points), default=1), {}
     for name, label in METHODS.items():
         members = [p for p in points if p["method"] == name]
         if not members:
@@ -263,9 +208,14 @@ def method_lines(points: Sequence[Point]) -> list[Line]:
         values = {n: [row[n] for row in rows] for n in rows[0] if all(n in row for row in rows)}
         values |= {f"{group}/worst": [worst(row, group) for row in rows] for group in groups}
         fallen = sum(bool(collapse(p["summary"], p["kind"])) for p in members)
-        is_collapsed = name not in ("original", TARGET) and 2 * fallen > len(members)
-        found = untaught(members[0], "bleu")
-        lines.append(Line(label, values, is_collapsed, {RELEARNED: (found[0], found[-1])} if found else {}))
+        found = [steps for p in members if (steps := untaught(p, "bleu"))]
+        lines[name] = Line(
+            with_count(label, len(members), most) if demem_methods.METHODS[name].is_seeded else label,
+            values,
+            is_collapsed=name not in ("original", TARGET) and 2 * fallen > len(members),
+            is_ours=name == "demem",
+            paths={RELEARNED: [statistics.fmean(step) for step in zip(*found, strict=True)]} if found else {},
+        )
     return lines
 
 
@@ -274,10 +224,32 @@ def worst(summary: Mapping[str, float], group: str) -> float:
     return max(summary[f"{group}/{attack}"] for attack in WORST if f"{group}/{attack}" in summary)
 
 
+def relearning_steps(points: Sequence[Point]) -> list[int]:
+    """After which steps of relearning was measured; [] where it was not."""
+    names = [a["name"] for p in points for a in p.get("attacks", []) if a["name"].startswith("relearning steps:")]
+    return sorted({int(name.partition(":")[2].partition("|")[0]) for name in names})
+
+
 def with_line(panel: Panel, values: Sequence[float] | None) -> Panel:
     """The panel with a dashed line at the mean of some values, if there are any."""
-    line = statistics.fmean(values) if values else None
-    return Panel(panel.quantity, panel.title, is_share=panel.is_share, line=line)
+    return replace(panel, line=statistics.fmean(values) if values else None)
+
+
+def seeds_of(points: Sequence[Point]) -> list[int]:
+    """How many each method has that a seed changes."""
+    names = [p["method"] for p in points if demem_methods.METHODS[p["method"]].is_seeded]
+    return [names.count(name) for name in dict.fromkeys(names)]
+
+
+def told(seeds: Sequence[int]) -> str:
+    """What a title says of the numbers of seeds."""
+    most = max(seeds)
+    return "one seed" if most == 1 else f"{'up to ' if min(seeds) < most else ''}{most} seeds"
+
+
+def with_count(label: str, seeds: int, most: int) -> str:
+    """A label, with its number of seeds where it has fewer than others."""
+    return label if seeds >= most else f"{label}, n = {seeds}"
 
 
 # ---------------------------------------------------------------------- the program

@@ -17,20 +17,25 @@ from eval.report.pareto_text import DISTANCES, FORGOTTEN, KEPT, Column, markdown
 from ppo.files import replace_text
 
 COSTS: tuple[Column, ...] = (
-    ("steps", "steps", "score"),
-    ("updates", "updates", "score"),
-    ("visits", "met", "score"),
+    ("steps", "steps", "count"),
+    ("updates", "updates", "count"),
+    ("visits", "met", "count"),
     ("minutes", "minutes", "score"),
 )
 PLAIN = [c for c in KEPT if not c[0].startswith(("cost/", "utility/"))]
 SHOWN: tuple[Column, ...] = (*FORGOTTEN, *PLAIN[:-1], *DISTANCES[:2], PLAIN[-1], *COSTS)
 HEADS = {name: head for name, head, _ in SHOWN}
+STEPS = [name for name, *_ in SHOWN].index("steps")
+SEEDS = "A cell is the mean over the seeds, and [lowest, highest] where they differ. "
+EXTRACTED = (
+    "*exact*: greedy decoding gives the whole suffix; *sampled*: one of a few samples does; *(n,p)*: 100 samples "
+    "would, with a probability of 50 %"
+)
+CAP = "*cap*: the number of steps ended a training, not the stopping rule."
 LEGEND = (
-    "A cell is the mean over the seeds, and [lowest, highest] where they differ. *exact*: greedy decoding gives the "
-    "whole suffix; *sampled*: one of a few samples does; *(n,p)*: 100 samples would, with a probability of 50 %; "
-    "*from chance*: distance from what the original does on records that it never met; *updates* of the weights: a "
-    "step of distillation is one, a PPO step four; *met*: how often training came across each record to forget, "
-    "windows of it counted alike; *cap*: the number of steps ended a training, not the stopping rule."
+    f"{SEEDS}{EXTRACTED}; *from chance*: distance from what the original does on records that it never met; "
+    "*updates* of the weights: a step of distillation is one, a PPO step one for each minibatch of each epoch; *met*: "
+    f"how often training drew each record to forget, PPO a window of it, distillation all of it; {CAP}"
 )
 
 
@@ -51,17 +56,29 @@ def cell(values: Sequence[float] | None, kind: str) -> str:
     """Mean, and the range where the seeds differ; a dash where there is nothing."""
     if not values:
         return "-"
-    mean = number(statistics.fmean(values), kind)
-    low, high = number(min(values), kind), number(max(values), kind)
+    mean, low, high = (written(value, kind) for value in (statistics.fmean(values), min(values), max(values)))
     return mean if low == high else f"{mean} [{low.removesuffix(' %')}, {high.removesuffix(' %')}]"
+
+
+def written(value: float, kind: str) -> str:
+    """A number; a count goes without decimals."""
+    return f"{value:.0f}" if kind == "count" else number(value, kind)
 
 
 def cells_of(row: Row) -> list[str]:
     """A row's cells of ``SHOWN``."""
     texts = [cell(row.values.get(quantity), kind) for quantity, _, kind in SHOWN]
-    if any(row.values.get("cap", [])):
-        texts[[quantity for quantity, *_ in SHOWN].index("steps")] += " (cap)"
+    if capped := caps(row):
+        texts[STEPS] += f" ({capped})"
     return texts
+
+
+def caps(row: Row) -> str:
+    """Whether the number of steps ended a row's trainings: "" for none, "cap" for all, "cap: 1 of 3" for some."""
+    capped = round(sum(row.values.get("cap", [])))
+    if not capped:
+        return ""
+    return "cap" if capped == row.seeds else f"cap: {capped} of {row.seeds}"
 
 
 def label(row: Row) -> str:
@@ -97,17 +114,26 @@ def ingredients_page(rows: Sequence[Row]) -> str | None:
     ]
     others = [r for n, r in chosen.items() if n not in ("base", ORIGINAL) and r.seeds >= NUM_SEEDS]
     if others and chosen["base"].seeds >= NUM_SEEDS:
-        parts += [
-            "## Against the default recipe",
-            "Named are the quantities in which *all* seeds of a variant lie on one side of all seeds of `base`. With "
-            "three seeds each, chance alone does that to a quantity once in ten times: of the "
-            f"{len(LOWER_IS_BETTER)} x {len(others)} here about {len(LOWER_IS_BETTER) * len(others) / 10:.0f}, so that "
-            "one name means little.",
-            "\n".join(f"- `{r.variant}`: {difference(r, chosen['base'])}" for r in others),
-        ]
+        parts += ["## Against the default recipe", chance_line(others, chosen["base"])]
+        parts += ["\n".join(f"- `{r.variant}`: {difference(r, chosen['base'])}" for r in others)]
     if warm := warm_lines(chosen):
-        parts += ["## The warm start", "\n".join(warm)]
+        about = (
+            "What all three bring to the same value, as none of the records to forget, is left out. *level*: equal to "
+            "the better one, as where both are at an end of the scale."
+        )
+        parts += ["## The warm start", about, "\n".join(warm)]
     return "\n\n".join(parts)
+
+
+def chance_line(others: Sequence[Row], base: Row) -> str:
+    """What a named difference is worth: how many there are, and how many there would be by chance."""
+    total, found = len(LOWER_IS_BETTER) * len(others), sum(len(n) for r in others for n in better_and_worse(r, base))
+    return (
+        "Named are the quantities in which *all* seeds of a variant lie on one side of all seeds of `base`. With three "
+        "seeds each, chance alone does that to a quantity once in ten times: if nothing differed, to up to "
+        f"{total / 10:.0f} of the {len(LOWER_IS_BETTER)} x {len(others)} = {total} here (equal values count for "
+        f"neither side). {found} are named; one of them alone means little."
+    )
 
 
 def difference(row: Row, base: Row) -> str:
@@ -130,7 +156,11 @@ def warm_lines(chosen: Mapping[str, Row]) -> list[str]:
         both = " and ".join(f"`{b}`" for b in BOTH)
         text = f"- `{name}`, means over {row.seeds} seed{'s' if row.seeds > 1 else ''}: as good as the better one of "
         text += f"{both} in {len(good)} of {len(good) + len(short)} quantities"
-        text += f" ({', '.join(HEADS[n] for n in good)})" if good else ""
+        means = {n: [statistics.fmean(r.values[n]) for r in rivals if r.values.get(n)] for n in good}
+        level = [n for n in good if statistics.fmean(row.values[n]) in means[n]]
+        named = [", ".join(HEADS[n] for n in good if n not in level), ", ".join(HEADS[n] for n in level)]
+        says = [head + names for head, names in zip(("better: ", "level: "), named, strict=True) if names]
+        text += f" ({'; '.join(says)})" if says else ""
         lines.append(text + (f"; short of it in {', '.join(HEADS[n] for n in short)}" if short else ""))
     return lines
 
@@ -150,9 +180,10 @@ def size_page(rows: Sequence[Row]) -> str | None:
     parts = [
         "# Forgetting against the number of records",
         "The lab memorised 128 private records; the first so many are to be forgotten, the rest are the forget-holdout "
-        "(none is left at 128). More would need another model. A step takes the same number of prompts whatever the "
-        "size, and trainings end when the records are forgotten, so fewer records are met more often each; nor is the "
-        f"forget-holdout of one size that of another. {LEGEND}",
+        "(none is left at 128). More would need another model. Number and exposure cannot be told apart here: a PPO "
+        "step draws as many prompts whatever the size, a distillation step up to 32 records, and trainings end when "
+        "the records are forgotten, or at a cap. So the fewer there are, the more often each was met (*met*). Nor is "
+        f"the forget-holdout of one size that of another. {LEGEND}",
         markdown(table),
     ]
     return "\n\n".join(parts)
@@ -173,7 +204,9 @@ def repeats_page(rows: Sequence[Row]) -> str | None:
         "# Forgetting against repetition",
         "The built-in lab met every record 100 times. This is another model: the same corpus and recipe from scratch, "
         "with the records of people 10, 25, 50 or 100 times in it (a quarter each, every shape alike), and the records "
-        f"to keep 100 times. All {SIZE} forget records are unlearned at once. {LEGEND}",
+        f"to keep 100 times. All {SIZE} forget records are unlearned at once. {SEEDS}{EXTRACTED}."
+        + "".join(f" Steps of `{name}`: {cells_of(row)[STEPS]}." for name, row in chosen.items() if name != ORIGINAL)
+        + f" {CAP}",
         markdown(table),
     ]
     return "\n\n".join(parts)
@@ -191,27 +224,23 @@ def shapes_page(rows: Sequence[Row]) -> str | None:
         "# By the shape of a record",
         "The points of the ingredients, nothing trained anew: share of records whose suffix greedy decoding gives, by "
         "the shape of the record. All shapes of people were trained on in *forget*; *forget_holdout* has the same "
-        "shapes, other people, so no shape of theirs is new; *keep* has other shapes and must survive. "
-        f"{cell_size(chosen)}{LEGEND}",
+        "shapes, other people, so every shape was trained on and none is unseen; *keep* has other shapes and must "
+        f"survive. {SEEDS.strip()}",
         "## Records of people: forgotten, and held out",
+        cell_size(chosen["base"], ("forget", "forget_holdout")),
         markdown(people),
         "## Records to keep",
+        cell_size(chosen["base"], ("keep",)),
         markdown(kept),
     ]
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, parts))
 
 
-def cell_size(chosen: Mapping[str, Row]) -> str:
-    """How many records a cell of the table by shape stands for."""
-    counts = {v[0] for k, v in _passages(chosen["base"]).items() if not k.startswith("keep/")}
-    if len(counts) != 1:
-        return ""
-    (count,) = counts
-    return f"A cell of theirs is {count:.0f} records: one is {1 / count:.1%}. ".replace("%", " %")
-
-
-def _passages(row: Row) -> dict[str, list[float]]:
-    return {k: found["passages"] for k, found in row.parts.get("kind", {}).items() if found.get("passages")}
+def cell_size(row: Row, groups: Sequence[str]) -> str:
+    """How many records a cell of a table by shape stands for, and what one of them is worth."""
+    known = {k: found["passages"] for k, found in row.parts.get("kind", {}).items() if found.get("passages")}
+    counts = {values[0] for k, values in known.items() if k.split("/")[0] in groups}
+    return "".join(f"A cell is {n:.0f} records: one is {written(1 / n, 'share')}." for n in counts if len(counts) == 1)
 
 
 def parts_table(

@@ -159,6 +159,9 @@ VARIANTS: dict[str, Variant] = {
     "no-repetition": Variant("repetition costs nothing", reward="without-repetition"),
     "no-floor": Variant("BLEU below chance pays, too", reward="without-floor"),
     "early-end": Variant("responses may end early", config={"min_response_length": 0}),
+    "early-unguarded": Variant(
+        "responses may end early, and no guards", config={"min_response_length": 0}, reward="unguarded"
+    ),
     "attached": Variant("the value loss reaches the policy's trunk", config={"detach_value_head": False}),
     "semantic": Variant("BERTScore instead of BLEU, sparse", reward="semantic"),
     "distil": Variant("counterfactual distillation, no PPO", distil_steps=DISTILLATION_STEPS, is_trained=False),

@@ -85,7 +85,7 @@ def test_every_part_has_its_points_once_and_originals_first():
     for point in points:
         assert points.index(point.original) <= points.index(point)
     assert len(plan(["ingredients"], seeds=3)) == 1 + 3 * len(VARIANTS)
-    assert len(plan(["ingredients"], seeds=3)) <= 61
+    assert len(plan(["ingredients"], seeds=3)) <= 64
     assert len(plan(["size"], seeds=3)) == len(SIZES) * (1 + 3 * len(BOTH))
     assert {p.lab for p in plan(["repeats"], seeds=1)} == {"graded"}
     assert plan(["shapes"], seeds=3) == []

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from benchmarks import plots
+from benchmarks.plots_drawing import INK
 from benchmarks.study_points import ORIGINAL
 from benchmarks.study_rows import make_rows
 from benchmarks.study_variants import VARIANTS
@@ -14,6 +15,8 @@ from tests.test_lab_study import made_up, three
 from tests.test_pareto import original, point
 
 pytest.importorskip("matplotlib", reason="needs the extra `plots`: pip install matplotlib")
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 
 def test_a_range_and_a_mean_for_every_variant():
@@ -54,9 +57,12 @@ def test_a_line_a_method_and_the_collapsed_are_hollow():
     points = [original(), point(seed=0), point(seed=1, keep__exact=0.5), point("ul", forget__empty=0.9)]
     figure = plots.methods_figure(points)
     assert figure is not None
-    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["before", "DeMem", "UL"]
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["before", "DeMem", "UL, n = 1"]
+    assert [t.get_fontweight() for t in figure.axes[0].get_yticklabels()] == ["normal", "bold", "normal"]
+    assert "up to 2 seeds" in figure.get_suptitle()
+    assert "hollow: collapsed" in figure.get_suptitle()
     fills = [fill for _, fill in marks(figure.axes[0])]
-    assert fills == [plots.INK, plots.INK, "#ffffff"]
+    assert fills == [INK, INK, "#ffffff"]
     assert marks(figure.axes[0])[1][0] == 0.3  # (n, p) is the worst of the three
     keep = points[1]["summary"]["keep/exact"]
     assert marks(figure.axes[2])[1][0] == pytest.approx((keep + 0.5) / 2)
@@ -74,14 +80,56 @@ def test_relearning_goes_from_before_to_after():
                 for n, value in zip((0, 5, 20), values, strict=True) for part in ("taught", "not taught")]  # fmt: skip
 
     points = [{**original(), "attacks": relearned(90.0, 91.0, 92.0)}, {**point(), "attacks": relearned(4.0, 9.0, 25.0)}]
+    points.append({**point(seed=1), "attacks": relearned(6.0, 9.0, 27.0)})
+    points.append({**point("ul", forget__empty=0.9), "attacks": relearned(1.0, 9.0, 50.0)})
     for row in points:
         row["summary"] = {**row["summary"], "forget/n_bleu": 5.0, "never/n_bleu": 80.0, "never/exact": 0.02}
     figure = plots.real_figure(points)
     assert figure is not None
-    assert marks(figure.axes[-1]) == [(90.0, "#ffffff"), (92.0, plots.INK), (4.0, "#ffffff"), (25.0, plots.INK)]
+    panel = figure.axes[-1]
+    assert marks(panel) == [(92.0, INK), (26.0, INK), (50.0, "#ffffff")]  # the means, and the collapsed is hollow
+    began = [float(line.get_xdata()[0]) for line in panel.lines if line.get_marker() == "|"]
+    assert began == [90.0, 5.0, 1.0]
+    assert [90.0, 91.0, 92.0] in [list(map(float, line.get_xdata())) for line in panel.lines]
+    assert "relearning: from 0 (bar) to 20 steps (dot)" in figure.get_suptitle()
     (chance,) = [line for line in figure.axes[1].lines if line.get_linestyle() == "--"]
     assert list(chance.get_xdata()) == [80.0, 80.0]
+    (chance,) = [line for line in panel.lines if line.get_linestyle() == "--"]
+    assert list(chance.get_xdata()) == [6.0, 6.0]
     assert plots.real_figure([original()]) is None
+
+
+def texts(figure) -> list:
+    """Every text that a figure shows; a tick outside the limits has a label that is not drawn."""
+    found = [figure._suptitle, *(axis.title for axis in figure.axes)]
+    for axis in figure.axes:
+        low, high = axis.get_xlim()
+        ticks = zip(axis.get_xticks(), axis.get_xticklabels(), strict=True)
+        found += [label for place, label in ticks if low <= place <= high] + axis.get_yticklabels()
+    return [text for text in found if text.get_text()]
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_no_text_overlaps_another_or_is_cut_off(seeds):
+    """With every method on a real model, and with every variant."""
+    methods = [m for m in plots.METHODS if m != ORIGINAL]
+    real = [original(), *(point(m, seed=seed) for m in methods for seed in range(seeds if m != "paper" else 1))]
+    for row in real:
+        row["attacks"] = [{"name": f"relearning steps:{n}|not taught", "groups": {"forget": {"bleu": 9.0 * n}}}
+                          for n in (0, 10)]  # fmt: skip
+        row["summary"] = {**row["summary"], "forget/n_bleu": 5.0, "never/n_bleu": 80.0, "never/exact": 0.02}
+    real[3]["summary"] = {**real[3]["summary"], "forget/empty": 0.9, "holdout/perplexity": 130.0}
+    study = [made_up(ORIGINAL), *(made_up(v, seed) for v in VARIANTS for seed in range(1 if v == "hot" else seeds))]
+    figures = [plots.real_figure(real), plots.methods_figure(real), plots.ingredients_figure(make_rows(study))]
+    for figure in figures:
+        assert figure is not None
+        FigureCanvasAgg(figure).draw()
+        boxes = [(text.get_text(), text.get_window_extent()) for text in texts(figure)]
+        for i, (text, box) in enumerate(boxes):
+            assert box.x0 >= 0, text
+            assert box.x1 <= figure.bbox.width, text
+            for other, its in boxes[:i]:
+                assert not box.overlaps(its), (text, other)
 
 
 def test_every_variant_has_a_short_name():
