@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from .check import LEAST_OF_ROLLOUT, LIMIT, Check, Comparison, cell
 from .device import H100
-from .misses import BUSY, MISSES
+from .misses import BUSY, MISSES, RETURNED
 
 _FSDP = "0.94 to 1.17"
 _QUANTITIES = ("rollout", "step", "peak")
@@ -88,17 +88,16 @@ def _verdict(checks: Sequence[Check]) -> str:
 - **A step's time** is good: {_share(checks, "step")}.
   The update is most of a step, and it is counted well.
 - **A rollout's time** is always too low: {_share(checks, "rollout")}.
-  Products of 16 rows reach 65 to 87 % of the rate that a layer of many rows was measured at, and each of a block's
-  small operations costs a call; neither is counted. Take a rollout of this page as the least that it can take, and
-  twice as much as possible, on a GPU as well.
+  That products of few rows do not reach the rate of a layer of many rows, and that each of a block's small operations
+  costs a call, is not counted. Take a rollout of this page as the least that it can take, and twice as much as
+  possible, on a GPU as well.
 - **The peak** is good, but low: {_share(checks, "peak")}.
-  It lacks what the C library keeps of freed pieces, and 50 to 80 MB of libraries that come with the first rollout;
+  It lacks what the C library keeps of freed pieces, and the libraries that come with the first rollout;
   LoRA suffers most, since little else is there. No large tensor is missing: with
   `MALLOC_MMAP_THRESHOLD_=131072 MALLOC_TRIM_THRESHOLD_=131072` before `python -m benchmarks.update`, which has freed
-  pieces given back at once, the ratios are 0.97 for the shared trunk, 0.95 for it in bf16 and 0.97 for LoRA on the
-  small Llama at once; 0.96, 1.02 and 0.94 for shared trunk, critic and LoRA in microbatches of 4; 0.98 and 0.97 for
-  shared trunk and LoRA on SmolLM2's shape in microbatches of 4 (16 prompts, `--epochs 1 --repeats 1`, one thread,
-  commit 3a46e68-dirty). What CUDA's allocator keeps is meant to be in the {H100.reserved / 1e9:.0f} GB assumed above.
+  pieces given back at once, it is, predicted / measured: {_returned()}
+  ([results/speed/returned-memory](../results/speed/returned-memory): 16 prompts, one epoch, one thread, commands and
+  commit). What CUDA's allocator keeps is meant to be in the {H100.reserved / 1e9:.0f} GB assumed above.
 - **FSDP2**: no time was compared. In an update two gloo processes hold, beside weights and moments, {_FSDP} of what is
   predicted, for LoRA and in full, with a tied output layer and with its own
   (`python -m pytest -m slow tests/test_cost_fsdp.py`; gloo copies once more what it sends).
@@ -108,6 +107,13 @@ def _verdict(checks: Sequence[Check]) -> str:
   commit 3535536), and a tied embedding had a second gradient (before f0b2863: cb9311a and 74ba5e5). Neither is counted.
 
 All this says how well the counting is done, not that a GPU reaches the shares assumed above."""
+
+
+def _returned() -> str:
+    return "; ".join(
+        f"{name}: " + ", ".join(f"{variant} {low:.2f} / {held:.2f} GiB" for variant, (low, held) in peaks.items())
+        for name, peaks in RETURNED.items()
+    )
 
 
 def _share(checks: Sequence[Check], quantity: str) -> str:
