@@ -240,7 +240,10 @@ def cell_size(row: Row, groups: Sequence[str]) -> str:
     """How many records a cell of a table by shape stands for, and what one of them is worth."""
     known = {k: found["passages"] for k, found in row.parts.get("kind", {}).items() if found.get("passages")}
     counts = {values[0] for k, values in known.items() if k.split("/")[0] in groups}
-    return "".join(f"A cell is {n:.0f} records: one is {written(1 / n, 'share')}." for n in counts if len(counts) == 1)
+    if len(counts) != 1:
+        return ""
+    (count,) = counts
+    return f"A cell is {count:.0f} records: one is {written(1 / count, 'share')}."
 
 
 def parts_table(

@@ -28,8 +28,7 @@ from benchmarks.study_points import (
     options_of,
     plan,
 )
-from benchmarks.study_rows import as_good_as_both, better_and_worse, effort, make_rows
-from benchmarks.study_tables import ingredients_page, repeats_page, shapes_page, size_page
+from benchmarks.study_rows import effort
 from benchmarks.study_train import Workshop, make_point, parted, shrunk
 from benchmarks.study_variants import BOTH, REFERENCES, REWARDS, VARIANTS, AboveFloor, Setting
 from data.records import REPEATS, lab_records
@@ -290,31 +289,6 @@ def test_means_by_group_and_kind_by_hand():
     }
 
 
-def test_better_and_worse_need_all_seeds_on_one_side():
-    points = [
-        made_up(ORIGINAL),
-        *three("base", "keep__exact", [0.9, 0.8, 0.85]),
-        *three("hot", "keep__exact", [0.95, 1, 0.91]),
-    ]
-    points += [
-        *three("cool", "keep__exact", [0.95, 1.0, 0.9]),
-        *three("no-own", "forget_holdout__exact", [0.2, 0.3, 0.4]),
-    ]
-    rows = {r.variant: r for r in make_rows(points)}
-    assert better_and_worse(rows["hot"], rows["base"]) == (["keep/exact"], [])
-    assert better_and_worse(rows["cool"], rows["base"]) == ([], [])  # 0.9 is one of base's
-    assert better_and_worse(rows["no-own"], rows["base"])[1] == ["forget_holdout/exact"]
-    page = ingredients_page(list(rows.values()))
-    assert page is not None
-    assert "- `hot`: better: keep survives" in page
-    assert "- `cool`: no quantity in which all its seeds differ" in page
-    assert "85.0 % [80.0, 90.0]" in page
-    fewer = ingredients_page(make_rows([p for p in points if p["asked"]["seed"] < 2]))
-    assert fewer is not None
-    assert "Against the default recipe" not in fewer  # two seeds say too little
-    assert make_rows(points[1:]) == []  # nothing to hold them against
-
-
 def test_what_a_training_did_is_counted():
     base = {"asked": {"size": 16, "distil_steps": 0}, "config": CONFIG, "steps": {"ppo": 10, "is_stopped": True}}
     assert effort(base) == {"steps": 10, "updates": 40, "visits": 40, "cap": 0}  # 2 epochs of 2 minibatches; 640 / 16
@@ -324,46 +298,6 @@ def test_what_a_training_did_is_counted():
     assert effort(alone) == {"steps": 5, "updates": 5, "visits": 5, "cap": 0}  # all 16 in every step
     assert effort({**alone, "steps": {"distillation": 6}})["cap"] == 1
     assert effort({"asked": {"size": 64}, "config": None, "steps": {}})["updates"] == 0
-
-
-def test_the_warm_start_is_held_against_the_better_one_of_both():
-    points = [made_up(ORIGINAL), made_up("base", keep__exact=0.9, holdout__perplexity=70.0)]
-    points += [made_up("distil", keep__exact=0.98, holdout__perplexity=69.0)]
-    points += [made_up("warm", keep__exact=0.98, holdout__perplexity=69.5)]
-    rows = {r.variant: r for r in make_rows(points)}
-    good, short = as_good_as_both(rows["warm"], [rows["base"], rows["distil"]])
-    assert "keep/exact" in good
-    assert short == ["perplexity_ratio"]
-    page = ingredients_page(list(rows.values()))
-    assert page is not None
-    assert "`warm`, means over 1 seed: as good as the better one of `base` and `distil` in 1 of 2 quantities" in page
-    assert "short of it in perplexity ratio" in page
-
-
-def test_pages_of_sizes_repeats_and_shapes():
-    points = [made_up(v, 0, s) for s in (16, 64, 128) for v in (ORIGINAL, *BOTH)]
-    assert repeats_page(make_rows(points)) is None
-    assert size_page(make_rows(points[:3])) is None
-    page = size_page(make_rows(points))
-    assert page is not None
-    assert "| `base` | 128 | 0 | 1 |" in page
-    assert "| `distil` | 16 | 112 | 1 |" in page
-    shapes = shapes_page(make_rows(points))
-    assert shapes is not None
-    assert "| variant | seeds | forget: letter | forget_holdout: letter |" in shapes
-    assert "| `base` | 1 | 0.0 % | 10.0 % |" in shapes
-    graded = [made_up(v, lab="graded") for v in (ORIGINAL, *BOTH)]
-    repeats = repeats_page(make_rows(points + graded))
-    assert repeats is not None
-    rows = [line for line in repeats.splitlines() if line.startswith("| forget ")]
-    assert [row.split("|")[2].strip() for row in rows] == [
-        "25",
-        "25",
-        "25",
-        "100",
-        "100",
-        "100",
-    ]  # by size, not by sign
 
 
 @pytest.mark.slow
