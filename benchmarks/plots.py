@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import demem_methods
 from benchmarks.plots_drawing import INK, IS_BETTER, SOFT, Line, Panel, new_figure, rows_figure
-from benchmarks.readme_tables import Point, read_points, untaught
+from benchmarks.readme_tables import NAMES, Point, read_points, relearning_steps, untaught
 from benchmarks.study_points import SIZE, SIZES, Settings
 from benchmarks.study_points import read_points as read_study
 from benchmarks.study_rows import Row, make_rows
@@ -63,43 +63,28 @@ SHORT = {
     "warm-semantic": "distillation, PPO by BERTScore",
 }
 """Of ``study_variants.VARIANTS``, as a picture has room for."""
-METHODS = {
-    "original": "before",
-    "demem": "DeMem",
-    "demem-lora": "DeMem, LoRA",
-    "distil": "distillation",
-    "npo": "NPO",
-    "simnpo": "SimNPO",
-    "graddiff": "gradient difference",
-    "ul": "UL",
-    "paper": "the paper's settings",
-    "paper-as-run": "the paper's notebook",
-    "memfree": "MemFree decoding",
-    TARGET: "trained without them",
-}
-"""The same of ``demem_methods.METHODS``; any other is left out."""
 
-
+KEPT = (
+    Panel("keep/exact", "to keep,\nexact", "more", is_share=True),
+    Panel("perplexity_ratio", "perplexity\nratio", "less"),
+)
+FLUENCY = Panel("fluency", "fluency", "more")
+EXTRACTED = (
+    Panel("forget/worst", "forget set,\nworst of 3", "less", is_share=True),
+    Panel("forget_holdout/worst", "forget-holdout,\nworst of 3", "less", is_share=True),
+)
 STUDY_PANELS = (
     Panel("forget/discoverable", "forget set,\n(n,p)", "less", is_share=True),
     Panel("forget_holdout/exact", "forget-holdout,\nexact", "less", is_share=True),
-    Panel("keep/exact", "to keep,\nexact", "more", is_share=True),
-    Panel("perplexity_ratio", "perplexity\nratio", "less"),
-    Panel("fluency", "fluency", "more"),
+    *KEPT,
+    FLUENCY,
 )
-LAB_PANELS = (
-    Panel("forget/worst", "forget set,\nworst of 3", "less", is_share=True),
-    Panel("forget_holdout/worst", "forget-holdout,\nworst of 3", "less", is_share=True),
-    Panel("keep/exact", "to keep,\nexact", "more", is_share=True),
-    Panel("perplexity_ratio", "perplexity\nratio", "less"),
-    Panel("forget/true_token_p", "p(true token)", "less"),
-    Panel("fluency", "fluency", "more"),
-)
+LAB_PANELS = (*EXTRACTED, *KEPT, Panel("forget/true_token_p", "p(true token)", "less"), FLUENCY)
 REAL_PANELS = (
-    Panel("forget/worst", "forget set,\nworst of 3", "less", is_share=True),
+    EXTRACTED[0],
     Panel("forget/n_bleu", "forget set,\nN-BLEU", ""),
-    Panel("forget_holdout/worst", "forget-holdout,\nworst of 3", "", is_share=True),
-    Panel("perplexity_ratio", "perplexity\nratio", "less"),
+    replace(EXTRACTED[1], better=""),
+    KEPT[1],
     Panel("forget/distinct_2_ratio", "distinct bigrams\n/ the truth's", "more"),
     Panel(RELEARNED, "relearning:\nBLEU, untaught", "less", width=1.6),
 )
@@ -196,10 +181,10 @@ def draw_sizes(axis: Axes, name: str, known: Mapping[int, Sequence[float]]) -> N
 
 
 def method_lines(points: Sequence[Point]) -> dict[str, Line]:
-    """A line for each method that was measured, in the order of ``METHODS``."""
+    """A line for each method that was measured, in the order of ``NAMES``."""
     original = next(p["summary"] for p in points if p["method"] == "original")
     most, lines = max(seeds_of(points), default=1), {}
-    for name, label in METHODS.items():
+    for name, label in NAMES.items():
         members = [p for p in points if p["method"] == name]
         if not members:
             continue
@@ -222,12 +207,6 @@ def method_lines(points: Sequence[Point]) -> dict[str, Line]:
 def worst(summary: Mapping[str, float], group: str) -> float:
     """The most that greedy decoding, sampling or (n, p) gets out of a group."""
     return max(summary[f"{group}/{attack}"] for attack in WORST if f"{group}/{attack}" in summary)
-
-
-def relearning_steps(points: Sequence[Point]) -> list[int]:
-    """After which steps of relearning was measured; [] where it was not."""
-    names = [a["name"] for p in points for a in p.get("attacks", []) if a["name"].startswith("relearning steps:")]
-    return sorted({int(name.partition(":")[2].partition("|")[0]) for name in names})
 
 
 def with_line(panel: Panel, values: Sequence[float] | None) -> Panel:

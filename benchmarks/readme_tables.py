@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import argparse
 import re
-import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.pareto import collapse, derived
+from eval.pareto import TARGET, collapse, derived, means
+from eval.report.pareto_text import markdown, number
 from ppo.files import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,67 +27,62 @@ BLOCK = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end of table -->\n)",
 Point = Mapping[str, Any]
 Summary = Mapping[str, float]
 
-LAB_METHODS = {
+NAMES = {
     "original": "before",
-    "demem": "**DeMem**",
-    "distil": "distillation to the counterfactual reference",
+    "demem": "DeMem",
+    "demem-lora": "DeMem, LoRA",
+    "distil": "distillation",
     "npo": "NPO",
     "simnpo": "SimNPO",
     "graddiff": "gradient difference",
+    "ul": "UL",
+    "paper": "the paper's settings",
+    "paper-as-run": "the paper's notebook",
+    "memfree": "MemFree decoding",
+    TARGET: "trained without them",
+}
+"""What tables and pictures call the methods of a comparison, in their order; any other is left out."""
+
+AT_LENGTH = {
+    "distil": "distillation to the counterfactual reference",
     "ul": "UL (gradient ascent)",
     "paper": "the paper's reward and hyper-parameters",
     "paper-as-run": "… as its notebook ran: four batches",
     "memfree": "MemFree decoding, the model as it was",
-    "retain-only": "trained without the records: the target",
+    TARGET: "trained without the records: the target",
 }
-REAL_METHODS = {
-    "demem": "**DeMem**",
-    "demem-lora": "DeMem, LoRA",
-    "distil": "distillation",
-    "npo": "NPO",
-    "ul": "UL",
-    "paper-as-run": "the notebook",
-}
-
-
-# ---------------------------------------------------------------------- how numbers are written
-
-
-def percent(value: float) -> str:
-    return f"{value:.1%}".replace("%", " %")
-
-
-def plain(digits: int) -> Callable[[float], str]:
-    return lambda value: f"{value:.{digits}f}"
-
-
-def times(value: float) -> str:
-    return f"\N{MULTIPLICATION SIGN} {value:.3f}"
+"""The same where there is room for more."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """``quantity`` of a summary, or derived from it, and how it is written; ``in_brief``: also in the short table.
+    """``quantity`` of a summary, or derived from it, and its kind, as ``eval.report.pareto_text.number`` knows it.
 
-    ``by_chance``: whether the same of the never-trained passages says what chance is. ``has_interval``: of 95 %.
+    in_brief      whether it stands in the short table, too
+    by_chance     whether the same of the never-trained passages says what chance is
+    has_interval  whether the long table shows the 95 % interval
     """
 
     label: str
     quantity: str
-    write: Callable[[float], str] = percent
+    kind: str = "share"
     in_brief: bool = False
     by_chance: bool = True
     has_interval: bool = False
+
+    def write(self, value: float) -> str:
+        """A value as a cell shows it; a ratio with its sign."""
+        return ("\N{MULTIPLICATION SIGN} " if self.quantity == "perplexity_ratio" else "") + number(value, self.kind)
 
 
 LAB_COLUMNS = (
     Metric("forget, sampled", "forget/exact_sampled"),
     Metric("forget-holdout, sampled", "forget_holdout/exact_sampled"),
     Metric("records to keep", "keep/exact"),
-    Metric("perplexity", "perplexity_ratio", times),
-    Metric("p(true token)", "forget/true_token_p", plain(2)),
-    Metric("membership, AUC", "membership/loss_auc", plain(2)),
-    Metric("fluency", "fluency", plain(2)),
+    Metric("perplexity", "perplexity_ratio", "ratio"),
+    Metric("p(true token)", "forget/true_token_p", "number"),
+    Metric("membership, AUC", "membership/loss_auc", "number"),
+    Metric("fluency", "fluency", "number"),
 )
 REAL_METRICS = (
     Metric("greedy exact extraction", "forget/exact", in_brief=True, has_interval=True),
@@ -96,20 +91,20 @@ REAL_METRICS = (
     Metric("… in one sample at temperature 1", "forget/exact_sampled", in_brief=True),
     Metric("(n,p): 100 samples, with a probability of 50 %", "forget/discoverable", in_brief=True),
     Metric("approximate: BLEU of 75 and more", "forget/approximate"),
-    Metric("N-BLEU", "forget/n_bleu", plain(1), in_brief=True, has_interval=True),
-    Metric("extraction strength (ES)", "forget/extraction_strength", plain(2), in_brief=True),
+    Metric("N-BLEU", "forget/n_bleu", "score", in_brief=True, has_interval=True),
+    Metric("extraction strength (ES)", "forget/extraction_strength", "number", in_brief=True),
     Metric("memorisation accuracy (MA)", "forget/ma"),
-    Metric("extraction likelihood (EL₁₀)", "forget/el_10", plain(2), in_brief=True),
-    Metric("probability of the true token", "forget/true_token_p", plain(2), in_brief=True),
-    Metric("membership, AUC by loss", "membership/loss_auc", plain(2), in_brief=True, by_chance=False),
-    Metric("… by min-k %++", "membership/min_k_plus_plus_auc", plain(2), by_chance=False),
+    Metric("extraction likelihood (EL₁₀)", "forget/el_10", "number", in_brief=True),
+    Metric("probability of the true token", "forget/true_token_p", "number", in_brief=True),
+    Metric("membership, AUC by loss", "membership/loss_auc", "number", in_brief=True, by_chance=False),
+    Metric("… by min-k %++", "membership/min_k_plus_plus_auc", "number", by_chance=False),
     Metric("forget-holdout: greedy exact", "forget_holdout/exact", in_brief=True, by_chance=False),
     Metric("… in one sample", "forget_holdout/exact_sampled", by_chance=False),
     Metric("… (n,p)", "forget_holdout/discoverable", by_chance=False),
-    Metric("held-out perplexity", "perplexity_ratio", times, in_brief=True, by_chance=False),
-    Metric("NLL of the never-trained passages", "never/nll_suffix", plain(2), in_brief=True, by_chance=False),
+    Metric("held-out perplexity", "perplexity_ratio", "ratio", in_brief=True, by_chance=False),
+    Metric("NLL of the never-trained passages", "never/nll_suffix", "number", in_brief=True, by_chance=False),
     Metric("cloze accuracy", "utility/cloze", in_brief=True, by_chance=False),
-    Metric("distinct bigrams / the truth's", "forget/distinct_2_ratio", plain(2), in_brief=True),
+    Metric("distinct bigrams / the truth's", "forget/distinct_2_ratio", "number", in_brief=True),
     Metric("tokens in loops", "forget/loop"),
 )
 
@@ -123,32 +118,35 @@ def read_points(folder: Path) -> list[Point]:
     return [p for p in points if p["is_default"] or p["kind"] == "original"]
 
 
-def lab_table(folder: Path) -> list[str]:
+def lab_table(folder: Path) -> str:
     """A method a row, means over its seeds."""
     points = read_points(folder)
-    original = next(p["summary"] for p in points if p["method"] == "original")
+    found = {mean.method: mean for mean in means(points)}
     rows = [["", "seeds", *(m.label for m in LAB_COLUMNS), "collapsed"]]
-    for name, label in LAB_METHODS.items():
-        members = [p for p in points if p["method"] == name]
-        if not members:
-            continue
-        numbers = [{**p["summary"], **derived(p["summary"], original)} for p in members]
-        cells = [m.write(statistics.fmean(n[m.quantity] for n in numbers)) for m in LAB_COLUMNS]
-        fallen = sum(bool(collapse(p["summary"], p["kind"])) for p in members) if name in _TRAINED else 0
-        count = str(len(members)) if name not in ("original", "memfree") else ""
-        rows.append([label, count, *cells, f"{fallen} of {len(members)}" if fallen else ""])
+    for name in (name for name in NAMES if name in found):
+        mean = found[name]
+        fallen = sum(bool(collapse(p["summary"], p["kind"])) for p in points if p["method"] == name)
+        is_trained = mean.kind == "training"
+        rows.append([
+            named(name, AT_LENGTH),
+            str(mean.seeds) if is_trained or mean.kind == "retraining" else "",
+            *(m.write(mean.values[m.quantity]) for m in LAB_COLUMNS),
+            f"{fallen} of {mean.seeds}" if fallen and is_trained else "",
+        ])  # fmt: skip
     return markdown(rows)
 
 
-_TRAINED = set(LAB_METHODS) - {"original", "retain-only", "memfree"}
+def named(name: str, names: Mapping[str, str] = NAMES) -> str:
+    """A method's name in a table, DeMem's own in bold."""
+    return f"**{NAMES[name]}**" if name == "demem" else names.get(name, NAMES[name])
 
 
-def real_table(folder: Path, *, is_brief: bool) -> list[str]:
+def real_table(folder: Path, *, is_brief: bool) -> str:
     """A metric a row, a method a column: one seed each."""
     points = {p["method"]: p for p in read_points(folder)}
     original = points["original"]["summary"]
-    methods = [name for name in REAL_METHODS if name in points]
-    rows = [["", "before", "never trained", *(REAL_METHODS[name] for name in methods)]]
+    methods = [name for name in NAMES if name in points and name != "original"]
+    rows = [["", "before", "never trained", *map(named, methods)]]
     for metric in REAL_METRICS:
         if metric.in_brief or not is_brief:
             chance = metric.quantity.replace("forget/", "never/") if metric.by_chance else ""
@@ -174,12 +172,13 @@ def cell(metric: Metric, point: Point, original: Summary, *, is_brief: bool) -> 
 
 def relearned(points: Mapping[str, Point], methods: Sequence[str]) -> list[list[str]]:
     """After so many steps on a part of the forget set: how the others come back."""
-    rows = []
-    for quantity, write, label in (("exact", percent, "exact"), ("bleu", plain(1), "BLEU")):
+    rows, steps = [], ", ".join(map(str, relearning_steps(list(points.values()))))
+    for quantity, kind, label in (("exact", "share", "exact"), ("bleu", "score", "BLEU")):
         cells = []
         for name in ("original", *methods):
-            cells.append(" → ".join(map(write, untaught(points[name], quantity))).replace(" % →", " →"))
-        rows.append([f"relearning, 0, 5, 10 steps: the untaught, {label}", cells[0], "", *cells[1:]])
+            values = [number(value, kind) for value in untaught(points[name], quantity)]
+            cells.append(" → ".join(values).replace(" % →", " →"))
+        rows.append([f"relearning, {steps} steps: the untaught, {label}", cells[0], "", *cells[1:]])
     return rows
 
 
@@ -193,13 +192,13 @@ def _minutes(point: Point) -> str:
     return f"{point['cost']['seconds'] / 60:.0f}"
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table's lines; the first row is its head."""
-    head, *body = rows
-    return ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *body)]
+def relearning_steps(points: Sequence[Point]) -> list[int]:
+    """After which steps of relearning was measured; [] where it was not."""
+    names = [a["name"] for p in points for a in p.get("attacks", []) if a["name"].startswith("relearning steps:")]
+    return sorted({int(name.partition(":")[2].partition("|")[0]) for name in names})
 
 
-TABLES: dict[str, Callable[[Path], list[str]]] = {
+TABLES: dict[str, Callable[[Path], str]] = {
     "lab": lambda results: lab_table(results / "compare"),
     "real-brief": lambda results: real_table(results / "smollm2-135m", is_brief=True),
     "real": lambda results: real_table(results / "smollm2-135m", is_brief=False),
@@ -212,7 +211,7 @@ def rewritten(page: str, results: Path) -> str:
     def fill(match: re.Match[str]) -> str:
         if match[2] not in TABLES:
             raise ValueError(f"there is no table {match[2]!r}; known are {', '.join(TABLES)}")
-        return match[1] + "".join(f"{line}\n" for line in TABLES[match[2]](results)) + match[3]
+        return f"{match[1]}{TABLES[match[2]](results)}\n{match[3]}"
 
     return BLOCK.sub(fill, page)
 

@@ -112,7 +112,7 @@ def texts(figure) -> list:
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_no_text_overlaps_another_or_is_cut_off(seeds):
     """With every method on a real model, and with every variant."""
-    methods = [m for m in plots.METHODS if m != ORIGINAL]
+    methods = [m for m in plots.NAMES if m != ORIGINAL]
     real = [original(), *(point(m, seed=seed) for m in methods for seed in range(seeds if m != "paper" else 1))]
     for row in real:
         row["attacks"] = [{"name": f"relearning steps:{n}|not taught", "groups": {"forget": {"bleu": 9.0 * n}}}
