@@ -1,4 +1,4 @@
-"""The result tables of the README and of ``results/``, written from the measured points: no number is typed by hand.
+"""The result tables of the README and of ``results/``, written from points and cost model: no number is typed by hand.
 
     python -m benchmarks.readme_tables          # after new points; the tests fail while a page says anything else
 
@@ -19,6 +19,11 @@ from typing import Any
 from eval.pareto import TARGET, collapse, derived, means
 from eval.report.pareto_text import markdown, number
 from ppo.files import read_json
+
+from .cost.architecture import KNOWN
+from .cost.device import H100
+from .cost.estimate import Estimate, estimate
+from .cost.page import BY_BLOCKS, plan_for
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "results/smollm2-135m/README.md")
@@ -198,10 +203,41 @@ def relearning_steps(points: Sequence[Point]) -> list[int]:
     return sorted({int(name.partition(":")[2].partition("|")[0]) for name in names})
 
 
+SCALES: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
+    ("GPT-Neo 1.3B, DDP", "gpt-neo-1.3b", {}),
+    ("… FSDP2", "gpt-neo-1.3b", {"sharding": "fsdp"}),
+    ("GPT-Neo 2.7B, DDP", "gpt-neo-2.7b", {}),
+    ("… FSDP2", "gpt-neo-2.7b", {"sharding": "fsdp"}),
+    ("Llama 70B, LoRA, FSDP2 block by block, checkpointing", "llama-3.1-70b", {**BY_BLOCKS, "lora_rank": 16}),
+    ("… in full, float32", "llama-3.1-70b", {**BY_BLOCKS, "precision": "float32"}),
+)
+"""Rows of the table of scale: label, model, and what is changed in the step of docs/scale.md."""
+
+
+def scale_table() -> str:
+    """What one step takes on 1, 8 and 64 GPUs, by the cost model; on one GPU nothing is split."""
+    rows = [["", "on 1 GPU", "on 8", "on 64", "TFLOP a GPU"]]
+    for label, name, changes in SCALES:
+        alone = {key: value for key, value in changes.items() if key not in ("sharding", "gather_for_rollouts")}
+        plans = (plan_for(1, alone), plan_for(8, changes), plan_for(64, changes))
+        found = [estimate(KNOWN[name], plan, H100) for plan in plans]
+        cells = [_fits(one) for one in found]
+        if changes and not alone:  # what only several GPUs tell from the row above
+            cells[0] = ""
+        rows.append([label, *cells, f"{found[-1].operations / 1e12:,.0f}"])
+    return markdown(rows)
+
+
+def _fits(one: Estimate) -> str:
+    size = f"{one.memory.peak / 1e9:,.1f} GB"
+    return f"{size}, {one.seconds():,.1f} s" if one.fits else f"does not fit: {size}"
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "lab": lambda results: lab_table(results / "compare"),
     "real-brief": lambda results: real_table(results / "smollm2-135m", is_brief=True),
     "real": lambda results: real_table(results / "smollm2-135m", is_brief=False),
+    "scale": lambda results: scale_table(),
 }
 
 

@@ -115,4 +115,8 @@ def test_pages_of_points_are_what_the_code_writes_now(tmp_path):
 def test_a_table_that_nobody_knows_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no table 'other'; known are lab, "):
         rewritten("<!-- table: other -->\n<!-- end of table -->\n", tmp_path)
-    assert len(TABLES) == 3
+
+
+def test_every_table_stands_on_one_page():
+    text = "".join((ROOT / page).read_text(encoding="utf-8") for page in WITH_TABLES)
+    assert {name: text.count(f"<!-- table: {name} -->") for name in TABLES} == dict.fromkeys(TABLES, 1)

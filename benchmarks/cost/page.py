@@ -29,12 +29,12 @@ _LAYOUTS: tuple[tuple[int, dict[str, Any]], ...] = (
 )
 
 
-_BY_BLOCKS: dict[str, Any] = {"sharding": "fsdp", "gather_for_rollouts": False, "gradient_checkpointing": True}
+BY_BLOCKS: dict[str, Any] = {"sharding": "fsdp", "gather_for_rollouts": False, "gradient_checkpointing": True}
 _IN_SHORT: tuple[tuple[str, tuple[tuple[int, dict[str, Any]], ...]], ...] = (
     ("gpt-neo-1.3b", _LAYOUTS[:5]),
     ("gpt-neo-2.7b", _LAYOUTS[:5]),
     ("llama-3.1-70b", (
-        *_LAYOUTS[:5], (8, {**_BY_BLOCKS, "lora_rank": 16}), (64, {**_BY_BLOCKS, "precision": "float32"})
+        *_LAYOUTS[:5], (8, {**BY_BLOCKS, "lora_rank": 16}), (64, {**BY_BLOCKS, "precision": "float32"})
     )),
 )  # fmt: skip
 
