@@ -58,6 +58,7 @@ SHORT = {
     "attached": "value loss in the trunk",
     "semantic": "BERTScore instead of BLEU",
     "distil": "distillation, no PPO",
+    "distil-long": "… as long as with PPO after it",
     "warm": "distillation, then PPO",
     "warm-half": "half a distillation, then PPO",
     "warm-semantic": "distillation, PPO by BERTScore",

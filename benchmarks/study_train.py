@@ -140,7 +140,8 @@ def trained(
     known = Evaluation(dict(before), {}, {}, {}, {})
     steps: dict[str, Any] = {}
     if most := distil_steps_of(variant, workshop.settings):
-        run, steps["distillation"] = distilled(run, kept, known, most)
+        looks = Options.check_every if variant.is_trained else run.options.check_every  # PPO's may be switched off
+        run, steps["distillation"] = distilled(run, kept, known, most, looks)
     if not variant.is_trained:
         return run, steps
     demem.train(run, known, make=partial(make_trainer, variant=variant, original=original, kept=kept))
@@ -150,9 +151,9 @@ def trained(
     return replace(run, loaded=replace(run.loaded, model=loaded.model)), steps
 
 
-def distilled(run: Run, kept: Sequence[Sequence[int]], before: Evaluation, most: int) -> tuple[Run, int]:
-    """The comparison's distillation, with its stopping rule, in at most so many steps."""
-    short = replace(run, options=replace(run.options, steps=most, check_every=Options.check_every))
+def distilled(run: Run, kept: Sequence[Sequence[int]], before: Evaluation, most: int, looks: int) -> tuple[Run, int]:
+    """The comparison's distillation in at most so many steps, with a look every ``looks`` whether that is enough."""
+    short = replace(run, options=replace(run.options, steps=most, check_every=looks))
     texts = [list(text) for text in kept]
     unlearn = Unlearn(short, {}, before.summary, demem.train)
     twins = Twins(run.out / "twins", Recipe(), say)

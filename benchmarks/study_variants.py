@@ -24,6 +24,7 @@ from rewards.guards import Guards
 
 DISTILLATION_STEPS = 120  # at most; the comparison's own number
 WARM_STEPS = 20  # PPO steps after a distillation that has done the forgetting
+LONG_STEPS = 200  # of a distillation: as many updates as DISTILLATION_STEPS and WARM_STEPS of 4 minibatches together
 ENCODER_LAYER = 2  # of the lab's four blocks: the last one's states all point to the next token
 
 
@@ -165,6 +166,12 @@ VARIANTS: dict[str, Variant] = {
     "attached": Variant("the value loss reaches the policy's trunk", config={"detach_value_head": False}),
     "semantic": Variant("BERTScore instead of BLEU, sparse", reward="semantic"),
     "distil": Variant("counterfactual distillation, no PPO", distil_steps=DISTILLATION_STEPS, is_trained=False),
+    "distil-long": Variant(
+        f"distillation alone, {LONG_STEPS} steps: as many updates as `warm`",
+        {"check_every": LONG_STEPS + 1},
+        distil_steps=LONG_STEPS,
+        is_trained=False,
+    ),
     "warm": Variant(f"distillation, then {WARM_STEPS} PPO steps", _AFTER, distil_steps=DISTILLATION_STEPS),
     "warm-half": Variant("half of the distillation, then the recipe", distil_steps=DISTILLATION_STEPS // 2),
     "warm-semantic": Variant(
