@@ -221,14 +221,14 @@ def scale_table() -> str:
         alone = {key: value for key, value in changes.items() if key not in ("sharding", "gather_for_rollouts")}
         plans = (plan_for(1, alone), plan_for(8, changes), plan_for(64, changes))
         found = [estimate(KNOWN[name], plan, H100) for plan in plans]
-        cells = [_fits(one) for one in found]
+        cells = [_size_and_time(one) for one in found]
         if changes and not alone:  # what only several GPUs tell from the row above
             cells[0] = ""
         rows.append([label, *cells, f"{found[-1].operations / 1e12:,.0f}"])
     return markdown(rows)
 
 
-def _fits(one: Estimate) -> str:
+def _size_and_time(one: Estimate) -> str:
     size = f"{one.memory.peak / 1e9:,.1f} GB"
     return f"{size}, {one.seconds():,.1f} s" if one.fits else f"does not fit: {size}"
 
