@@ -30,6 +30,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.functional import pad
 
 from .config import Config
+from .interrupt import ignore_sigterm
 from .types import Generation
 
 Value = TypeVar("Value")
@@ -43,7 +44,11 @@ class OtherProcessError(RuntimeError):
 
 
 class LostProcessError(RuntimeError):
-    """Raised where another process went without a word, killed by the system say, while this one waited for it."""
+    """Raised where another process went without a word, killed by the system say, while this one waited for it.
+
+    From then on this process ignores SIGTERM, with which torchrun would end it before it has said so; should it not end
+    by itself, torchrun kills it after half a minute.
+    """
 
 
 class OutOfStepError(RuntimeError):
@@ -270,6 +275,7 @@ def _reached() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        ignore_sigterm()
         reason = " ".join(str(error).split())[:200]
         raise LostProcessError(
             f"another process was lost in the middle of a step ({reason}); the last checkpoint stands: resume from it"

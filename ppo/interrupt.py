@@ -27,7 +27,8 @@ class Interrupt:
 def deferred_interrupts() -> Iterator[Interrupt]:
     """Within the context the first SIGINT or SIGTERM is only noted; a second one acts as it always did.
 
-    Outside the main thread Python delivers no signals, and the context does nothing.
+    At the end a handler that was set meanwhile stays, that of :func:`ignore_sigterm` say. Outside the main thread
+    Python delivers no signals, and the context does nothing.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
@@ -41,7 +42,8 @@ def deferred_interrupts() -> Iterator[Interrupt]:
 
     def restore() -> None:
         for number, handler in handlers.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is note:
+                signal.signal(number, handler)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         handlers[number] = signal.signal(number, note)
@@ -69,3 +71,12 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def ignore_sigterm() -> None:
+    """From here on SIGTERM does nothing: for a process that is ending anyway and has yet to say why.
+
+    Outside the main thread Python sets no handlers, and this does nothing.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from ppo.interrupt import deferred_interrupts
+from ppo.interrupt import deferred_interrupts, ignore_sigterm
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -31,10 +31,28 @@ def test_the_second_ctrl_c_interrupts():
         twice()
 
 
+def test_a_process_that_is_ending_is_not_ended_before_it_has_said_why():
+    def ends():
+        with deferred_interrupts():
+            ignore_sigterm()
+            raise OSError("the other one is gone")
+
+    before, ctrl_c = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(OSError, match="the other one is gone"):
+            ends()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signal.getsignal(signal.SIGINT) is ctrl_c
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_outside_the_main_thread_nothing_happens():
     seen = []
 
     def work():
+        ignore_sigterm()
         with deferred_interrupts() as interrupt:
             seen.append(bool(interrupt))
 
