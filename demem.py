@@ -306,18 +306,19 @@ def execute(command: str, parsed: argparse.Namespace, processes: Processes) -> i
     """Do it; what ends it early is told once, by the process that it happened to."""
     out = Path(getattr(parsed, "out", Options.out))
     try:
-        if command == "report":
-            processes.first(lambda: report(out))
-        elif command == "trace":
-            run_trace(parsed)
-        elif command == "attacks":
-            processes.first(lambda: run_attacks(parsed))
-        elif command == "compare":
-            processes.first(lambda: compare(parsed, train=train, text_to_keep=text_to_keep))
-        elif command in ("run", "train"):
-            COMMANDS[command](prepare(command, parsed, processes))
-        else:
-            processes.first(partial(COMMANDS[command], prepare(command, parsed, processes)))
+        with processes.last_words():
+            if command == "report":
+                processes.first(lambda: report(out))
+            elif command == "trace":
+                run_trace(parsed)
+            elif command == "attacks":
+                processes.first(lambda: run_attacks(parsed))
+            elif command == "compare":
+                processes.first(lambda: compare(parsed, train=train, text_to_keep=text_to_keep))
+            elif command in ("run", "train"):
+                COMMANDS[command](prepare(command, parsed, processes))
+            else:
+                processes.first(partial(COMMANDS[command], prepare(command, parsed, processes)))
     except OtherProcessError:
         return 2
     except (ValueError, OSError, FloatingPointError, ppo.CheckError, LostProcessError) as error:

@@ -44,11 +44,7 @@ class OtherProcessError(RuntimeError):
 
 
 class LostProcessError(RuntimeError):
-    """Raised where another process went without a word, killed by the system say, while this one waited for it.
-
-    From then on this process ignores SIGTERM, with which torchrun would end it before it has said so; should it not end
-    by itself, torchrun kills it after half a minute.
-    """
+    """Raised where another process went without a word, killed by the system say, while this one waited for it."""
 
 
 class OutOfStepError(RuntimeError):
@@ -72,8 +68,10 @@ def process_group() -> Iterator[Processes]:
     store, rank, count = next(rendezvous("env://", timeout=PATIENCE))
     backend = "cpu:gloo,cuda:nccl" if has_gpus else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
+    processes = Processes(rank, count, store)
     try:
-        yield Processes(rank, count, store)
+        with processes.last_words():
+            yield processes
     finally:
         dist.destroy_process_group()
 
@@ -219,6 +217,20 @@ class Processes:
         if failed:
             raise OtherProcessError(f"process {failed[0]}: {told[failed[0]]}")
 
+    @contextmanager
+    def last_words(self) -> Iterator[None]:
+        """An error that leaves the block is told, though torchrun ends this process as soon as another one is gone.
+
+        Of several processes, the one with the error ignores SIGTERM from then on. One that is busy when another dies
+        has half a minute to come to its own error: then torchrun sends SIGKILL.
+        """
+        try:
+            yield
+        except Exception:
+            if self.count > 1:
+                ignore_sigterm()
+            raise
+
     def first(self, function: Callable[[], Value]) -> Value:
         """What ``function`` returns on process 0, on all of them; only process 0 calls it."""
         answer: Any = None
@@ -275,7 +287,6 @@ def _reached() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        ignore_sigterm()
         reason = " ".join(str(error).split())[:200]
         raise LostProcessError(
             f"another process was lost in the middle of a step ({reason}); the last checkpoint stands: resume from it"

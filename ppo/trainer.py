@@ -151,7 +151,8 @@ class Trainer:
         ``known``: values of those from before the first step.
 
         Ctrl-C (or SIGTERM) lets the step finish, saves a checkpoint (with ``out``), says where, and raises
-        KeyboardInterrupt; a second Ctrl-C ends at once, and the last checkpoint stands.
+        KeyboardInterrupt; a second Ctrl-C ends at once, and the last checkpoint stands. An error that ends one of
+        several processes makes it deaf to SIGTERM: see :meth:`ppo.distributed.Processes.last_words`.
         """
         processes = self.processes
         with processes.together():
@@ -163,7 +164,7 @@ class Trainer:
         bar = tqdm(range(self.step, end), desc="PPO", unit="step", disable=is_silent)
         newest = dict(known or {})
         bar.set_postfix(headline(show, newest))
-        with closing(log), deferred_interrupts() as interrupt:
+        with closing(log), deferred_interrupts() as interrupt, processes.last_words():
             for step in bar:
                 rollout = self.rollout()
                 metrics = {**rollout.metrics, **self.update(rollout)}

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ import torch
 
 import demem
 from demem_setup import PRESETS
-from tests.processes import ENVIRONMENT, torchrun
+from tests.processes import LAUNCHER, running, torchrun, wait_for
 
 ROOT = Path(demem.__file__).parent
 SHORT = ["--steps", "2", "--num-samples", "1", "--check-every", "1", "--num-own", "16"]
@@ -146,15 +145,11 @@ def test_ctrl_c_and_resume_give_the_bits_of_an_unbroken_run(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "demem.py", "train", *options, "--out"]
     subprocess.run([*command, str(tmp_path / "whole")], cwd=ROOT, check=True, capture_output=True, env=environment)
-    broken = subprocess.Popen(
-        [*command, str(tmp_path / "broken")], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
-    )
     metrics = tmp_path / "broken" / "metrics.jsonl"
-    deadline = time.time() + 300
-    while not metrics.exists() and time.time() < deadline:
-        time.sleep(0.02)
-    broken.send_signal(signal.SIGINT)
-    _, errors = broken.communicate(timeout=300)
+    with running([*command, str(tmp_path / "broken")]) as broken:
+        wait_for(metrics.exists, broken)
+        broken.send_signal(signal.SIGINT)
+        _, errors = broken.communicate(timeout=300)
     assert broken.returncode == 130
     assert "--resume --out" in errors
     assert "Traceback" not in errors
@@ -184,20 +179,13 @@ def test_a_process_that_is_killed_takes_the_other_along_and_the_run_goes_on(tmp_
     sizes = ["--prompts-per-step", "4", "--minibatch", "4", "--save-every-steps", "1", "--target-exact", "0"]
     command = ["train", "--data", data, *groups, *sizes, "--check-every", "99", "--num-samples", "0"]
     out = ["--out", str(tmp_path / "run")]
-    launched = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "demem.py"]
-    running = subprocess.Popen(
-        [*launched, *command, "--steps", "500", *out], cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.time() + 300
-    while not list((tmp_path / "run").glob("checkpoints/step-*2")) and time.time() < deadline:
-        time.sleep(0.05)
-    children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
-    of_rank_1 = [p for p in children if b"\0RANK=1\0" in Path(f"/proc/{p}/environ").read_bytes()]
-    os.kill(int(of_rank_1[0]), signal.SIGKILL)
-    killed = time.time()
-    _, errors = running.communicate(timeout=120)
-    assert time.time() - killed < 60
-    assert running.returncode != 0
+    with running([*LAUNCHER, "2", "demem.py", *command, "--steps", "500", *out]) as launched:
+        wait_for(lambda: list((tmp_path / "run").glob("checkpoints/step-*2")), launched)
+        children = Path(f"/proc/{launched.pid}/task/{launched.pid}/children").read_text().split()
+        (of_rank_1,) = [p for p in children if b"\0RANK=1\0" in Path(f"/proc/{p}/environ").read_bytes()]
+        os.kill(int(of_rank_1), signal.SIGKILL)
+        _, errors = launched.communicate(timeout=120)
+    assert launched.returncode != 0
     assert errors.count("demem: ") == 1
     assert "demem: another process was lost" in errors or "demem: interrupted; go on with" in errors
     steps = str(len(demem.read_jsonl(tmp_path / "run" / "metrics.jsonl")) + 1)

@@ -66,7 +66,7 @@ def hangs(samples):
     ("reward", "kind", "message"),
     [
         (raises, KeyError, "suffix"),
-        (hangs, TimeoutError, "took more than reward_timeout_seconds=0.3"),
+        (hangs, TimeoutError, "took more than reward_timeout_seconds=2"),
         (lambda samples: [1.0] * 7 + [float("nan")], ValueError, "the reward of sample 7 is nan"),
         (lambda samples: [1.0] * 7, ValueError, "returned 7 values for 8 samples"),
         (lambda samples: None, ValueError, "returned None values for 8 samples"),
@@ -76,12 +76,12 @@ def hangs(samples):
 def test_a_reward_that_fails_names_step_and_rows_and_the_run_goes_on_later(tmp_path, reward, kind, message):
     unbroken = make(out=tmp_path / "unbroken")
     unbroken.train(3, progress=False)
-    config = SMALL.replace(reward_timeout_seconds=0.3)
+    config = SMALL.replace(reward_timeout_seconds=2.0)
     trainer = make(config, reward=then(id_mean, steps=2, after=reward), out=tmp_path / "run")
     started = time.perf_counter()
     with pytest.raises(kind, match=message) as caught:
         trainer.train(3, progress=False)
-    assert time.perf_counter() - started < 10
+    assert time.perf_counter() - started < 30  # a hanging reward would take 60
     (note,) = caught.value.__notes__
     assert "in step 2, the reward being asked about 8 responses, to the prompts [" in note
     resumed = Trainer.resume(tmp_path / "run", PROMPTS, id_mean, out=tmp_path / "run")

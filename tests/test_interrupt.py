@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from ppo.distributed import Processes
 from ppo.interrupt import deferred_interrupts, ignore_sigterm
 
 
@@ -31,21 +32,27 @@ def test_the_second_ctrl_c_interrupts():
         twice()
 
 
-def test_a_process_that_is_ending_is_not_ended_before_it_has_said_why():
-    def ends():
-        with deferred_interrupts():
-            ignore_sigterm()
-            raise OSError("the other one is gone")
+@pytest.mark.parametrize("count", [1, 2])
+def test_of_several_processes_one_with_an_error_is_not_ended_before_it_is_told(count):
+    def fails():
+        with deferred_interrupts(), Processes(0, count).last_words():
+            raise OSError("the disk is full")
 
     before, ctrl_c = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     try:
-        with pytest.raises(OSError, match="the other one is gone"):
-            ends()
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
-        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(OSError, match="the disk is full"):
+            fails()
+        assert signal.getsignal(signal.SIGTERM) is (before if count == 1 else signal.SIG_IGN)
         assert signal.getsignal(signal.SIGINT) is ctrl_c
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_an_interruption_is_no_error():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), Processes(0, 2).last_words():
+        raise KeyboardInterrupt
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_outside_the_main_thread_nothing_happens():
