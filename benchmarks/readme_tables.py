@@ -123,6 +123,15 @@ def read_points(folder: Path) -> list[Point]:
     return [p for p in points if p["is_default"] or p["kind"] == "original"]
 
 
+def first_seeds(points: Sequence[Point]) -> dict[str, Point]:
+    """Of each method the point with the lowest seed."""
+    return {p["method"]: p for p in sorted(points, key=_seed, reverse=True)}
+
+
+def _seed(point: Point) -> int:
+    return int(point["seed"])
+
+
 def lab_table(folder: Path) -> str:
     """A method a row, means over its seeds."""
     points = read_points(folder)
@@ -147,22 +156,39 @@ def named(name: str, names: Mapping[str, str] = NAMES) -> str:
 
 
 def real_table(folder: Path, *, is_brief: bool) -> str:
-    """A metric a row, a method a column: one seed each."""
-    points = {p["method"]: p for p in read_points(folder)}
-    original = points["original"]["summary"]
+    """A metric a row, a method a column: the first seed of each."""
+    points = first_seeds(read_points(folder))
     methods = [name for name in NAMES if name in points and name != "original"]
+    shown = [points[name] for name in ("original", *methods)]
     rows = [["", "before", "never trained", *map(named, methods)]]
-    for metric in REAL_METRICS:
-        if metric.in_brief or not is_brief:
-            chance = metric.quantity.replace("forget/", "never/") if metric.by_chance else ""
-            cells = [cell(metric, points[name], original, is_brief=is_brief) for name in ("original", *methods)]
-            rows.append([metric.label, cells[0], metric.write(original[chance]) if chance else "", *cells[1:]])
-    rows += relearned(points, methods)
-    rows.append(["steps; minutes", "", "", *(f"{points[n]['notes']['steps']}; {_minutes(points[n])}" for n in methods)])
+    rows += [measured(m, shown, is_brief=is_brief) for m in REAL_METRICS if m.in_brief or not is_brief]
+    rows += relearned(shown)
+    rows.append(["steps; minutes", "", "", *(_steps_and_minutes(point) for point in shown[1:])])
     if not is_brief:
         flops = (f"{points[n]['cost']['flops']:.1e}".replace("e+", "e") for n in methods)
         rows.append(["FLOPs of the method", "", "", *flops])
     return markdown(rows)
+
+
+def seeds_table(folder: Path) -> str:
+    """A metric a row, a training a column: the seeds of every method that has several."""
+    points = read_points(folder)
+    original = next(p for p in points if p["method"] == "original")
+    found = [sorted((p for p in points if p["method"] == name), key=_seed) for name in NAMES]
+    trained = [p for seeds in found if len(set(map(_seed, seeds))) > 1 for p in seeds]
+    rows = [["", "before", "never trained", *(f"{named(p['method'])}, seed {p['seed']}" for p in trained)]]
+    rows += [measured(metric, [original, *trained], is_brief=False) for metric in REAL_METRICS]
+    rows += relearned([original, *trained])
+    rows.append(["steps; minutes", "", "", *map(_steps_and_minutes, trained)])
+    return markdown(rows)
+
+
+def measured(metric: Metric, points: Sequence[Point], *, is_brief: bool) -> list[str]:
+    """A row: the metric's name, what it was before (the first point), what chance is, and what each other point has."""
+    original: Summary = points[0]["summary"]
+    chance = metric.quantity.replace("forget/", "never/") if metric.by_chance else ""
+    cells = [cell(metric, point, original, is_brief=is_brief) for point in points]
+    return [metric.label, cells[0], metric.write(original[chance]) if chance else "", *cells[1:]]
 
 
 def cell(metric: Metric, point: Point, original: Summary, *, is_brief: bool) -> str:
@@ -175,13 +201,13 @@ def cell(metric: Metric, point: Point, original: Summary, *, is_brief: bool) -> 
     return f"{text} [{low}, {high}]"
 
 
-def relearned(points: Mapping[str, Point], methods: Sequence[str]) -> list[list[str]]:
-    """After so many steps on a part of the forget set: how the others come back."""
-    rows, steps = [], ", ".join(map(str, relearning_steps(list(points.values()))))
+def relearned(points: Sequence[Point]) -> list[list[str]]:
+    """After so many steps on a part of the forget set: how the others come back. The original comes first."""
+    rows, steps = [], ", ".join(map(str, relearning_steps(points)))
     for quantity, kind, label in (("exact", "share", "exact"), ("bleu", "score", "BLEU")):
         cells = []
-        for name in ("original", *methods):
-            values = [number(value, kind) for value in untaught(points[name], quantity)]
+        for point in points:
+            values = [number(value, kind) for value in untaught(point, quantity)]
             cells.append(" → ".join(values).replace(" % →", " →"))
         rows.append([f"relearning, {steps} steps: the untaught, {label}", cells[0], "", *cells[1:]])
     return rows
@@ -193,8 +219,8 @@ def untaught(point: Point, quantity: str) -> list[float]:
     return [a["groups"]["forget"][quantity] for a in found if a["name"].endswith("|not taught")]
 
 
-def _minutes(point: Point) -> str:
-    return f"{point['cost']['seconds'] / 60:.0f}"
+def _steps_and_minutes(point: Point) -> str:
+    return f"{point['notes']['steps']}; {point['cost']['seconds'] / 60:.0f}"
 
 
 def relearning_steps(points: Sequence[Point]) -> list[int]:
@@ -237,6 +263,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "lab": lambda results: lab_table(results / "compare"),
     "real-brief": lambda results: real_table(results / "smollm2-135m", is_brief=True),
     "real": lambda results: real_table(results / "smollm2-135m", is_brief=False),
+    "real-seeds": lambda results: seeds_table(results / "smollm2-135m"),
     "scale": lambda results: scale_table(),
 }
 
