@@ -219,10 +219,10 @@ class Processes:
 
     @contextmanager
     def last_words(self) -> Iterator[None]:
-        """An error that leaves the block is told, though torchrun ends this process as soon as another one is gone.
+        """Of several processes, one that an error leaves ignores SIGTERM from then on, so that the error can be told.
 
-        Of several processes, the one with the error ignores SIGTERM from then on. One that is busy when another dies
-        has half a minute to come to its own error: then torchrun sends SIGKILL.
+        torchrun sends it to the others as soon as one is gone; half a minute later it sends SIGKILL. For a block whose
+        errors end the process.
         """
         try:
             yield

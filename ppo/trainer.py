@@ -151,8 +151,8 @@ class Trainer:
         ``known``: values of those from before the first step.
 
         Ctrl-C (or SIGTERM) lets the step finish, saves a checkpoint (with ``out``), says where, and raises
-        KeyboardInterrupt; a second Ctrl-C ends at once, and the last checkpoint stands. An error that ends one of
-        several processes makes it deaf to SIGTERM: see :meth:`ppo.distributed.Processes.last_words`.
+        KeyboardInterrupt; a second Ctrl-C ends at once, and the last checkpoint stands. Of several
+        processes, one that an error leaves ignores SIGTERM: see :meth:`ppo.distributed.Processes.last_words`.
         """
         processes = self.processes
         with processes.together():

@@ -15,7 +15,7 @@ from tests.killed import Calls, train
 
 
 def close_slowly() -> None:
-    """Where a process has an error to tell, torchrun's SIGTERM, which comes within 0.1 s, finds it still on its way."""
+    """Closing the log takes a second more: torchrun, which looks ten times a second, sends its SIGTERM meanwhile."""
     close = RunLog.close
 
     def slowly(log: RunLog) -> None:

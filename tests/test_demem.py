@@ -13,7 +13,7 @@ import torch
 
 import demem
 from demem_setup import PRESETS
-from tests.processes import LAUNCHER, running, torchrun, wait_for
+from tests.processes import ENVIRONMENT, LAUNCHER, running, torchrun, wait_for
 
 ROOT = Path(demem.__file__).parent
 SHORT = ["--steps", "2", "--num-samples", "1", "--check-every", "1", "--num-own", "16"]
@@ -142,9 +142,8 @@ def test_ctrl_c_and_resume_give_the_bits_of_an_unbroken_run(tmp_path):
     from safetensors.torch import load_file
 
     options = ["--steps", "3", "--num-samples", "0", "--check-every", "3", "--num-own", "8"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "demem.py", "train", *options, "--out"]
-    subprocess.run([*command, str(tmp_path / "whole")], cwd=ROOT, check=True, capture_output=True, env=environment)
+    subprocess.run([*command, str(tmp_path / "whole")], cwd=ROOT, check=True, capture_output=True, env=ENVIRONMENT)
     metrics = tmp_path / "broken" / "metrics.jsonl"
     with running([*command, str(tmp_path / "broken")]) as broken:
         wait_for(metrics.exists, broken)
@@ -154,7 +153,7 @@ def test_ctrl_c_and_resume_give_the_bits_of_an_unbroken_run(tmp_path):
     assert "--resume --out" in errors
     assert "Traceback" not in errors
     subprocess.run(
-        [*command, str(tmp_path / "broken"), "--resume"], cwd=ROOT, check=True, capture_output=True, env=environment
+        [*command, str(tmp_path / "broken"), "--resume"], cwd=ROOT, check=True, capture_output=True, env=ENVIRONMENT
     )
     whole, resumed = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "broken"))
     assert all((whole[name] == resumed[name]).all() for name in whole)
