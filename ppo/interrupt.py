@@ -57,7 +57,8 @@ def deferred_interrupts() -> Iterator[Interrupt]:
 def sigterm_as_ctrl_c() -> Iterator[None]:
     """Within the context SIGTERM raises KeyboardInterrupt, as Ctrl-C does, so that one way out serves for both.
 
-    Outside the main thread Python delivers no signals, and the context does nothing.
+    At the end a handler that was set meanwhile stays. Outside the main thread Python delivers no signals, and the
+    context does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -70,7 +71,8 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if signal.getsignal(signal.SIGTERM) is interrupt:
+            signal.signal(signal.SIGTERM, before)
 
 
 def ignore_sigterm() -> None:

@@ -183,7 +183,7 @@ def test_a_process_that_is_killed_takes_the_other_along_and_the_run_goes_on(tmp_
         children = Path(f"/proc/{launched.pid}/task/{launched.pid}/children").read_text().split()
         (of_rank_1,) = [p for p in children if b"\0RANK=1\0" in Path(f"/proc/{p}/environ").read_bytes()]
         os.kill(int(of_rank_1), signal.SIGKILL)
-        _, errors = launched.communicate(timeout=120)
+        _, errors = launched.communicate(timeout=60)
     assert launched.returncode != 0
     assert errors.count("demem: ") == 1
     assert "demem: another process was lost" in errors or "demem: interrupted; go on with" in errors

@@ -81,7 +81,7 @@ def test_a_reward_that_fails_names_step_and_rows_and_the_run_goes_on_later(tmp_p
     started = time.perf_counter()
     with pytest.raises(kind, match=message) as caught:
         trainer.train(3, progress=False)
-    assert time.perf_counter() - started < 30  # a hanging reward would take 60
+    assert time.perf_counter() - started < 10
     (note,) = caught.value.__notes__
     assert "in step 2, the reward being asked about 8 responses, to the prompts [" in note
     resumed = Trainer.resume(tmp_path / "run", PROMPTS, id_mean, out=tmp_path / "run")

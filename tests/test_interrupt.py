@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from ppo.distributed import Processes
-from ppo.interrupt import deferred_interrupts, ignore_sigterm
+from ppo.interrupt import deferred_interrupts, ignore_sigterm, sigterm_as_ctrl_c
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -32,10 +32,11 @@ def test_the_second_ctrl_c_interrupts():
         twice()
 
 
+@pytest.mark.parametrize("context", [deferred_interrupts, sigterm_as_ctrl_c])
 @pytest.mark.parametrize("count", [1, 2])
-def test_of_several_processes_one_with_an_error_is_not_ended_before_it_is_told(count):
+def test_of_several_processes_one_with_an_error_is_not_ended_before_it_is_told(count, context):
     def fails():
-        with deferred_interrupts(), Processes(0, count).last_words():
+        with context(), Processes(0, count).last_words():
             raise OSError("the disk is full")
 
     before, ctrl_c = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)

@@ -7,6 +7,7 @@ a checkpoint of two processes goes on in one, within rounding, is in tests/test_
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -35,7 +36,7 @@ def test_a_kill_in_every_phase(tmp_path):
 @pytest.mark.slow
 def test_kills_by_the_clock_and_in_every_phase_on_the_lab_model(tmp_path):
     report = killed(tmp_path, "lab", "--steps", "4", "--events", "3", "--times", "36")
-    assert sum(bool(trial["checkpoints"]) for trial in report["trials"]) >= 20  # the others begin again
+    assert sum(bool(trial["checkpoints"]) for trial in report["trials"]) >= 30  # the others begin again
 
 
 @pytest.mark.slow
@@ -71,7 +72,9 @@ def unbroken(tmp_path_factory):
 @pytest.mark.parametrize("kill", KILLS)
 def test_one_of_two_processes_dies(tmp_path, unbroken, kill):
     """All end within a bounded time, one says why, and the run goes on, in as many processes, to the same bits."""
+    started = time.perf_counter()
     done = torchrun("-m", "tests.killed_two", str(tmp_path / "run"), "3", *map(str, kill), timeout=240)
+    assert time.perf_counter() - started < 120
     assert done.returncode != 0
     assert "LostProcessError: another process was lost in the middle of a step" in done.stderr
     assert "the last checkpoint stands: resume from it" in done.stderr
