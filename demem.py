@@ -60,9 +60,9 @@ from models.lora import unload
 from models.memorise import memorise
 from ppo.checkpoint import list_checkpoints
 from ppo.distributed import LostProcessError, OtherProcessError, Processes
-from ppo.interrupt import sigterm_as_ctrl_c
+from ppo.io.options import add_options
 from ppo.log import HEADLINE, read_jsonl
-from ppo.options import add_options
+from ppo.run.interrupt import sigterm_as_ctrl_c
 
 # ---------------------------------------------------------------------- the method
 

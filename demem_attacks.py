@@ -24,7 +24,7 @@ from eval.attacks.suite import NAMES, AttackSettings, chosen_names, make_attacks
 from eval.attacks.suite import run_attacks as run_suite
 from eval.results import write_json
 from models.load import LoadedModel, load
-from ppo.options import given_values, parse_value
+from ppo.io.options import given_values, parse_value
 
 Summary = dict[str, Any]
 

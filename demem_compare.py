@@ -48,8 +48,8 @@ from models.lab.recipe import Recipe
 from models.load import load
 from ppo.config import check_types, require
 from ppo.distributed import Processes
+from ppo.io.options import given_values
 from ppo.log import read_jsonl
-from ppo.options import given_values
 
 Train = Callable[[Run, Evaluation], None]
 Keep = Callable[[Run], list[list[int]]]

@@ -16,7 +16,7 @@ from data.study import windows
 from demem_setup import Run, say
 from models.lora import LoraConfig, add_lora, linear_targets
 from models.own_text import own_text
-from ppo.backbone import context_length
+from ppo.lm.backbone import context_length
 from rewards import demem as rewards
 from rewards.combine import Reward
 from rewards.guards import ONLY_EMPTY

@@ -30,8 +30,8 @@ from eval.baselines.training import StepLog, Stop, Training, pairs_of
 from eval.cost import Cost, Tokens, baseline_tokens, count_parameters
 from eval.evaluate import probe
 from eval.protocols import Generate
-from ppo.files import read_json, write_json
 from ppo.generation import generate as ppo_generate
+from ppo.io.files import read_json, write_json
 
 Kind = Literal["original", "training", "decoding", "retraining"]
 

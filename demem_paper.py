@@ -21,8 +21,8 @@ import torch
 from tqdm import tqdm
 
 import ppo
+from ppo.collector import Responses, ask_policy, ask_reference
 from ppo.log import HEADLINE, RunLog, headline
-from ppo.responses import Responses, ask_policy, ask_reference
 from ppo.types import Generation, Rollout
 
 

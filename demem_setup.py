@@ -23,10 +23,10 @@ from eval.provenance import provenance
 from eval.results import check_folder, check_same, check_untrained, read_settings, write_json
 from eval.settings import Settings
 from models.load import LoadedModel, load
-from ppo.backbone import context_length, vocabulary_size
 from ppo.config import check_types, require
 from ppo.distributed import Processes
-from ppo.options import given_values
+from ppo.io.options import given_values
+from ppo.lm.backbone import context_length, vocabulary_size
 from rewards.bertscore import BertScore
 
 

@@ -20,7 +20,7 @@ from eval.results import check_folder, check_same, read_before, read_settings, w
 from ppo.checkpoint import list_checkpoints
 from ppo.config import check_types, require
 from ppo.distributed import Processes
-from ppo.options import given_values
+from ppo.io.options import given_values
 from ppo.trace import render_trace_page, render_trace_text
 
 OUT = "runs/trace"  # where no folder is named: a trace alone is no run to go on with

@@ -33,7 +33,7 @@ from data.lab import lab_holdout, lab_retain
 from eval.perplexity import perplexity
 from eval.provenance import provenance
 from models.load import LoadedModel, load
-from ppo.backbone import evaluation_mode
+from ppo.lm.backbone import evaluation_mode
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "algorithm.md"
 BEGIN, END = "<!-- ablations: begin -->", "<!-- ablations: end -->"

@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from models.load import load
-from ppo.backbone import vocabulary_size
+from ppo.lm.backbone import vocabulary_size
 
 SHAPES = {
     "random:smollm2": {

@@ -18,7 +18,7 @@ from typing import Any
 
 from eval.pareto import TARGET, collapse, derived, means
 from eval.report.pareto_text import markdown, number
-from ppo.files import read_json
+from ppo.io.files import read_json
 
 from .cost.architecture import KNOWN
 from .cost.device import H100

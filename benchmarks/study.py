@@ -41,7 +41,7 @@ from benchmarks.study_tables import write_pages
 from benchmarks.study_train import Workshop, make_point
 from benchmarks.study_variants import VARIANTS
 from demem_setup import say
-from ppo.files import read_json, write_json
+from ppo.io.files import read_json, write_json
 
 
 def main(arguments: Sequence[str]) -> int:

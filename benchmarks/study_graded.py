@@ -20,7 +20,7 @@ from data.types import Passage
 from demem_twins import Corpus, Stopwatch, read_facts
 from models.lab.load import load_tokenizer
 from models.lab.recipe import Recipe, fit, pieces
-from ppo.files import write_json
+from ppo.io.files import write_json
 
 SHARES = (0.1, 0.25, 0.5, 1.0)  # of the lab's own repeats an epoch
 

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from benchmarks.study_variants import BOTH, VARIANTS, Variant
 from demem_methods import METHODS
 from demem_setup import PRESETS
-from ppo.files import read_json
+from ppo.io.files import read_json
 
 Lab = Literal["lab", "graded"]
 ORIGINAL = "original"

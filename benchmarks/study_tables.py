@@ -14,7 +14,7 @@ from benchmarks.study_points import NUM_SEEDS, ORIGINAL, SIZE, SIZES
 from benchmarks.study_rows import LOWER_IS_BETTER, Row, as_good_as_both, better_and_worse, make_rows
 from benchmarks.study_variants import BOTH, VARIANTS
 from eval.report.pareto_text import DISTANCES, FORGOTTEN, KEPT, Column, markdown, number
-from ppo.files import replace_text
+from ppo.io.files import replace_text
 
 COSTS: tuple[Column, ...] = (
     ("steps", "steps", "count"),

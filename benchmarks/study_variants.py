@@ -15,7 +15,7 @@ from torch import nn
 
 import rewards.demem as presets
 from demem_setup import Run
-from ppo.backbone import end_ids
+from ppo.lm.backbone import end_ids
 from ppo.types import Reference, Sample
 from rewards.bertscore import BertScore, BertScoreMeasure
 from rewards.combine import Reward, Term

@@ -39,9 +39,9 @@ from benchmarks.models import make_model, random_prompts
 from benchmarks.rates import machine_rates
 from eval.provenance import provenance
 from models.lora import LoraConfig, add_lora, linear_targets
-from ppo.backbone import blocks
 from ppo.buffer import align, microbatches, trim
-from ppo.logprobs import response_positions
+from ppo.lm.backbone import blocks
+from ppo.lm.logprobs import response_positions
 from ppo.types import Generation, Rollout
 
 PARTS = ("rollout", "reward", "old_policy", "reference", "update")

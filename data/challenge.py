@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ppo.rows import read_ids
+from ppo.io.rows import read_ids
 
 PARTS = ("preprefix", "prefix", "suffix")
 

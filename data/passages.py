@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from data.challenge import find_split, read_challenge
 from data.lab import lab_passages
 from data.types import Passage
-from ppo.rows import Place, csv_rows, jsonl_rows
+from ppo.io.rows import Place, csv_rows, jsonl_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

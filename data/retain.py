@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.lab import chunks
-from ppo.rows import jsonl_rows, text_lines
+from ppo.io.rows import jsonl_rows, text_lines
 
 if TYPE_CHECKING:
     from ppo.types import Tokenizer

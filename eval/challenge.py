@@ -19,7 +19,7 @@ from torch import nn
 
 from ppo.config import Sampling
 from ppo.generation import generate as ppo_generate
-from ppo.rows import csv_rows, read_ids
+from ppo.io.rows import csv_rows, read_ids
 
 from .protocols import Generate
 from .teacher import teacher_force

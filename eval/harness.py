@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import nn
 
-from ppo.backbone import context_length
 from ppo.config import Sampling
 from ppo.generation import generate
+from ppo.lm.backbone import context_length
 
 try:
     import lm_eval

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ppo.backbone import context_length
+from ppo.lm.backbone import context_length
 
 from .teacher import TokenStatistics, teacher_force
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ppo.files import read_json, replace_text, write_json
+from ppo.io.files import read_json, replace_text, write_json
 from ppo.log import read_jsonl
 
 from .evaluate import Evaluation

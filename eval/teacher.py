@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ppo.backbone import Backbone, context_length, evaluation_mode
 from ppo.config import Sampling
 from ppo.generation.attention import prefill
 from ppo.generation.decoders import Unsupported, bind
 from ppo.generation.requests import pad_right
 from ppo.generation.sampling import filter_logits
 from ppo.generation.transformer import Network
+from ppo.lm.backbone import Backbone, context_length, evaluation_mode
 
 MIN_VARIANCE = 1e-6
 

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from torch import nn
 
-from ppo.rows import jsonl_rows
+from ppo.io.rows import jsonl_rows
 
 from .intervals import mean_intervals
 from .perplexity import Piece

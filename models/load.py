@@ -17,8 +17,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from models.gguf_header import check_gguf, read_gguf_header
 from models.lab.load import TWINS, load_twin
-from ppo.config_bounds import check_built
-from ppo.loading import TOKENIZER_REMEDY, check_causal, check_tokenizer, check_weights, explained, load_pretrained
+from ppo.lm.config_bounds import check_built
+from ppo.lm.load import TOKENIZER_REMEDY, check_causal, check_tokenizer, check_weights, explained, load_pretrained
 
 LAB = "lab"
 _REMEDY = "give 'lab', a folder with safetensors weights, a .gguf file, or a hub id that this machine can reach"

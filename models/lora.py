@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ppo.backbone import blocks
-from ppo.files import naming, read_json
+from ppo.io.files import naming, read_json
+from ppo.lm.backbone import blocks
 
 _PREFIX = "base_model.model."
 

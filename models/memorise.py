@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppo.backbone import Backbone
-from ppo.loop_checkpoint import has_loop, restore_loop, save_loop
-from ppo.precision import autocast
+from ppo.checkpoint.loop import has_loop, restore_loop, save_loop
+from ppo.lm.backbone import Backbone
+from ppo.lm.precision import autocast
 
 History = list[dict[str, float]]
 

@@ -6,9 +6,9 @@ Start with :class:`Trainer` and :class:`Config`; every part can be used alone. `
 from .actor_critic import ActorCritic, Evaluation, ValueHead
 from .advantages import gae, group_relative, place_scores, shape_rewards, whiten
 from .buffer import RolloutBuffer
-from .checks import CheckError
+from .checks.checks import CheckError
 from .config import Config, Sampling
-from .distributed import process_group
+from .distributed.processes import process_group
 from .generation import generate
 from .kl import AdaptiveKL, FixedKL, estimate_kl
 from .losses import policy_loss, value_loss

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .adapters import copy_trained
-from .backbone import Backbone, blocks, swapped_forwards
 from .buffer import Aligned, align
 from .config import Sampling
-from .logprobs import response_positions, token_logprobs
-from .precision import statistics_dtype
-from .trunk import Trunk
+from .lm.adapters import copy_trained
+from .lm.backbone import Backbone, blocks, swapped_forwards
+from .lm.frozen_blocks import Trunk
+from .lm.logprobs import response_positions, token_logprobs
+from .lm.precision import statistics_dtype
 from .types import Generation, ValueFn
 
 Result = TypeVar("Result")
@@ -102,7 +102,7 @@ class ActorCritic(nn.Module):
         return self.value_head if self.critic is None else None
 
     def run(self, function: Callable[[], Result]) -> Result:
-        """``function()``. The door to the weights where they are split among processes: :mod:`ppo.sharding`."""
+        """``function()``. The door to weights that are split among processes: :mod:`ppo.distributed.sharding`."""
         return function()
 
     def evaluate(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .config import Config
-from .precision import as_statistics, statistics_dtype
+from .lm.precision import as_statistics, statistics_dtype
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:

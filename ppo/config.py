@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from .files import naming, read_json, write_json
+from .io.files import naming, read_json, write_json
 
 AdvantageName = Literal["gae", "grpo", "rloo"]
 KLEstimator = Literal["k1", "k2", "k3"]

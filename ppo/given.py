@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .collector import Responses, ask_policy, ask_reference
 from .generation.requests import pad_left, pad_right
 from .prompts import Prompt, make_samples
-from .responses import Responses, ask_policy, ask_reference
 from .types import Generation
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .checks import check_finite, check_first_minibatch, leave_out
-from .gradients import ROW_GAP, RetainBatch, accumulate_gradients, draw_retain
+from .checks.checks import check_finite, check_first_minibatch, leave_out
+from .learner import ROW_GAP, RetainBatch, accumulate_gradients, draw_retain
 from .types import Rollout
 
 if TYPE_CHECKING:

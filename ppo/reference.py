@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from .actor_critic import ActorCritic
-from .adapters import adapter_acts, adapter_off, copy_trained, has_adapter
 from .buffer import microbatches, trim
 from .config import Config, Sampling
-from .precision import as_statistics, statistics_dtype
-from .trunk import Trunk
+from .lm.adapters import adapter_acts, adapter_off, copy_trained, has_adapter
+from .lm.frozen_blocks import Trunk
+from .lm.precision import as_statistics, statistics_dtype
 from .types import Generation, Reference, Sample
 
 

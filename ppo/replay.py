@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from . import persistence
-from .backbone import context_length, vocabulary_size
-from .checks import gap_limit, rollout_problems, row_gaps, sampler_gaps
-from .dump import on_device, read_dump
-from .gradients import accumulate_gradients
+from .checkpoint import run_state as persistence
+from .checks.checks import gap_limit, rollout_problems, row_gaps, sampler_gaps
+from .checks.dump import on_device, read_dump
+from .learner import accumulate_gradients
+from .lm.backbone import context_length, vocabulary_size
 from .trainer import Trainer
 from .types import Rollout
 

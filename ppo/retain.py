@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .adapters import adapter_off
-from .backbone import Backbone, context_length, vocabulary_size
 from .config import Config
-from .precision import as_statistics
+from .lm.adapters import adapter_off
+from .lm.backbone import Backbone, context_length, vocabulary_size
+from .lm.precision import as_statistics
 from .prompts import read_prompts
 
 

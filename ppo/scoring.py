@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 
 from .advantages import place_scores
 from .config import Config
-from .reward_guard import in_time, named, own_copies
+from .run.reward_guard import in_time, named, own_copies
 from .types import Generation, RewardFn, Sample
 
 

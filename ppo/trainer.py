@@ -20,34 +20,34 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from . import persistence
 from .actor_critic import ActorCritic, Evaluation, checkpointed_layers
 from .advantages import estimate_advantages, shape_rewards
-from .backbone import context_length, end_ids, vocabulary_size
 from .buffer import RolloutBuffer
-from .checks import check_rollout
+from .checkpoint import run_state as persistence
+from .checks.checks import check_rollout
+from .collector import Responses, respond
 from .config import Config
-from .determinism import reproducible
-from .distributed import Processes
-from .interrupt import deferred_interrupts
+from .distributed.processes import Processes
+from .distributed.sharding import readable, shard
 from .kl import estimate_kl, make_controller
-from .loading import load_model
-from .log import HEADLINE, RunLog, headline
+from .lm.backbone import context_length, end_ids, vocabulary_size
+from .lm.frozen_blocks import frozen_trunk, train_top
+from .lm.load import load_model
+from .lm.precision import autocast, statistics_dtype
+from .log.run_log import HEADLINE, RunLog, headline
 from .losses import explained_variance
-from .memory import Limits
+from .metrics import Averages, rollout_metrics
 from .minibatch import exceeds, learn_from
-from .optimizer import Optimizer
-from .precision import autocast, statistics_dtype
+from .optim.optimizer import Optimizer
 from .prompts import Prompt, PromptStream, check_lengths, read_prompts
 from .reference import freeze, make_reference, resolve_adapter
-from .responses import Responses, respond
 from .retain import make_retain_loss
+from .run.determinism import reproducible
+from .run.interrupt import deferred_interrupts
+from .run.limits import Limits
 from .scoring import Scorer
-from .sharding import readable, shard
-from .statistics import Averages, rollout_metrics
 from .trace import Trace, trace_update
 from .trace.recorder import Recorder
-from .trunk import frozen_trunk, train_top
 from .types import Generation, Reference, RewardFn, Rollout, Sample
 
 Probe = Callable[["Trainer"], Mapping[str, float]]

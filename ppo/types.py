@@ -62,7 +62,7 @@ class Generation:
     ``entropy`` float32 [B, T] of that distribution, in nats. ``values`` float32 [B, T] where a value head was given.
     ``is_ended`` bool [B]: the response ended by itself, with an EOS. Padding holds 0 in every statistic. ``trunk``
     [B, S, H]: what the frozen blocks of the policy say about the rows as :func:`ppo.buffer.align` lays them out, where
-    they are not to be run again (:mod:`ppo.trunk`).
+    they are not to be run again (:mod:`ppo.lm.frozen_blocks`).
     """
 
     prompt_ids: Tensor

@@ -20,7 +20,7 @@ from ppo.actor_critic import ActorCritic
 from ppo.buffer import align, microbatches, trim
 from ppo.config import Sampling
 from ppo.generation.sampling import filter_logits
-from ppo.logprobs import ban_early_eos, response_positions
+from ppo.lm.logprobs import ban_early_eos, response_positions
 from ppo.types import Generation, Sample
 
 NOTHING = -1  # stands where no token is forbidden

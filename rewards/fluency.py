@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ppo.backbone import Backbone, evaluation_mode
+from ppo.lm.backbone import Backbone, evaluation_mode
 from ppo.types import Sample
 
 MeanNLL = Callable[[Sequence[Sample]], Sequence[float]]

@@ -41,11 +41,11 @@ from models.load import load
 from models.lora import LoraConfig, adapters, add_lora, load_adapter, save_adapter, unload
 from ppo import Config, Trainer, replay
 from ppo.checkpoint import load_tensors, read_state, save_tensors
-from ppo.dump import read_dump, write_dump
-from ppo.gradients import draw_retain
-from ppo.loading import load_pretrained
+from ppo.checks.dump import read_dump, write_dump
+from ppo.learner import draw_retain
+from ppo.lm.load import load_pretrained
+from ppo.lm.safetensors_header import weight_shapes
 from ppo.log import read_jsonl
-from ppo.safetensors_header import weight_shapes
 from tests.fakes import tiny_gpt2
 from tests.fuzz_damage import changed_nodes, changed_tensors, damaged, make_right
 from tests.fuzz_files import gguf, npy, write_gguf

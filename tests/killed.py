@@ -29,10 +29,14 @@ import torch
 
 from models.load import load
 from models.lora import LoraConfig, add_lora
-from ppo import Config, Trainer, checkpoint, files, gradients, optimizer, persistence
+from ppo import Config, Trainer, checkpoint
+from ppo import learner as gradients
 from ppo.checkpoint import list_checkpoints, save_tensors
+from ppo.checkpoint import run_state as persistence
 from ppo.distributed import Processes
 from ppo.generation.transcript import Transcript
+from ppo.io import files
+from ppo.optim import optimizer
 from tests.fakes import tiny_gpt2, tiny_llama
 
 PROMPTS = [[2, 3, 4], [5, 6], [7], [8, 9, 10, 11], [12, 13], [3, 3, 3], [4], [6, 5]]

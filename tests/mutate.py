@@ -33,11 +33,11 @@ TARGETS = {
     "ppo/kl.py": ["tests/test_kl.py", PROPERTIES, ORACLE],
     "ppo/losses.py": ["tests/test_losses.py", PROPERTIES, ORACLE],
     "ppo/buffer.py": ["tests/test_buffer.py", PROPERTIES, ORACLE],
-    "ppo/logprobs.py": ["tests/test_output_logprobs.py", PROPERTIES, ORACLE],
-    "ppo/output_logprobs.py": ["tests/test_output_logprobs.py", ORACLE],
-    "ppo/statistics.py": ["tests/test_checks.py", ORACLE],
+    "ppo/lm/logprobs.py": ["tests/test_output_logprobs.py", PROPERTIES, ORACLE],
+    "ppo/lm/tiled_logprobs.py": ["tests/test_output_logprobs.py", ORACLE],
+    "ppo/metrics.py": ["tests/test_checks.py", ORACLE],
     "ppo/scoring.py": ["tests/test_scoring.py", ORACLE],
-    "ppo/optimizer.py": ["tests/test_optimizer.py", ORACLE],
+    "ppo/optim/optimizer.py": ["tests/test_optimizer.py", ORACLE],
     "ppo/generation/sampling.py": ["tests/test_generation_sampling.py", PROPERTIES, ORACLE],
 }
 _MODELS = [f"transformers.models.{name}.modeling_{name}" for name in ("gpt2", "llama", "bloom")]

@@ -17,10 +17,12 @@ import torch
 
 import ppo
 from models.lora import LoraConfig, adapters, add_lora
-from ppo import Config, Trainer, dump, gradients
-from ppo.backbone import is_split
+from ppo import Config, Trainer
+from ppo import learner as gradients
+from ppo.checks import dump
 from ppo.distributed import OtherProcessError, Processes
-from ppo.sharding import whole
+from ppo.distributed.sharding import whole
+from ppo.lm.backbone import is_split
 from tests.fakes import Letters, tiny_gpt2, tiny_llama
 
 PROMPTS = [[2, 3, 4], [5, 6], [7], [8, 9, 10, 11], [12, 13], [3, 3, 3], [4], [6, 5, 4, 3, 2], [9], [10, 2]]

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from ppo.actor_critic import ActorCritic, checkpointed_layers
-from ppo.backbone import Backbone
 from ppo.buffer import trim
 from ppo.config import Sampling
 from ppo.generation import generate
+from ppo.lm.backbone import Backbone
 from tests.fakes import random_rollout, tiny_bloom, tiny_gpt2, tiny_llama
 
 PLAIN = Sampling()

@@ -9,7 +9,7 @@ from torch import nn
 
 from eval.teacher import teacher_force
 from ppo import Sampling, generate
-from ppo.backbone import Backbone, causal_lm, context_length, is_causal
+from ppo.lm.backbone import Backbone, causal_lm, context_length, is_causal
 from tests.fakes import tiny_gpt2
 
 SMALL = {"vocab_size": 23, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}

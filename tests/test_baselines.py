@@ -15,9 +15,9 @@ from eval.baselines.decoding import MemFree, UniformMixture, dp_decoding, logit_
 from eval.baselines.training import Training, frozen_nll, nll_of, pairs_of, train
 from eval.evaluate import evaluate, probe
 from eval.teacher import teacher_force
-from ppo.backbone import Backbone
 from ppo.config import Sampling
 from ppo.generation import generate
+from ppo.lm.backbone import Backbone
 
 from .fakes import VOCAB, Letters, tiny_gpt2
 from .test_eval_evaluate import SETTINGS, make_passages, memorised  # noqa: F401 (a fixture)

@@ -128,7 +128,7 @@ def test_aligned_rows_have_no_gap_and_the_longest_has_no_padding():
 
 
 def test_response_positions_predict_the_response():
-    from ppo.logprobs import response_positions
+    from ppo.lm.logprobs import response_positions
 
     generation = random_rollout([2, 7, 3], prompt_lengths=[6, 2, 4]).generation
     rows = align(generation)

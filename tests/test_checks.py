@@ -9,9 +9,10 @@ import torch
 from safetensors import SafetensorError
 
 import ppo
-from ppo import CheckError, Config, Trainer, dump, generate, responses
-from ppo.checks import rollout_problems
-from ppo.statistics import mean_gaps
+from ppo import CheckError, Config, Trainer, generate
+from ppo import collector as responses
+from ppo.checks import dump, rollout_problems
+from ppo.metrics import mean_gaps
 from tests.fakes import random_rollout, tiny_gpt2
 
 PROMPTS = [[2, 3, 4], [5, 6], [7], [8, 9, 10, 11], [12, 13], [3, 3, 3], [4], [6, 5]]

@@ -29,7 +29,7 @@ from benchmarks.cost_model import read_options
 from benchmarks.models import llama_config
 from models.lora import LoraConfig, add_lora
 from ppo import Sampling, generate
-from ppo.backbone import blocks
+from ppo.lm.backbone import blocks
 
 TINY = Architecture(
     "tiny", layers=2, width=4, heads=2, kv_heads=1, head_width=2, mlp_width=6, vocabulary=10,

@@ -14,7 +14,7 @@ from data.passages import cut_text, load_passages
 from data.retain import load_retain
 from data.types import Passage
 from models.lab.load import load_tokenizer
-from ppo.rows import csv_rows, jsonl_rows
+from ppo.io.rows import csv_rows, jsonl_rows
 
 VOCABULARY = 2048
 
@@ -245,7 +245,7 @@ def test_unknown_spec_and_limit(tmp_path, tokenizer):
 
 
 def test_too_long_a_line_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("ppo.rows.MAX_LINE_BYTES", 100)
+    monkeypatch.setattr("ppo.io.rows.MAX_LINE_BYTES", 100)
     path = tmp_path / "rows.jsonl"
     path.write_text('{"a": 1}\n{"a": "' + "x" * 200 + '"}\n', encoding="utf-8")
     with pytest.raises(ValueError, match=r"rows.jsonl, line 2 is longer than 100 bytes"):

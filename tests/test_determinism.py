@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ppo import Config, Trainer
-from ppo.determinism import deterministic_algorithms
+from ppo.run.determinism import deterministic_algorithms
 from tests.fakes import tiny_gpt2
 
 PROMPTS = [[2, 3, 4], [5, 6], [7], [8, 9, 10, 11]]

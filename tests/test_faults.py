@@ -18,9 +18,10 @@ import torch
 
 import demem
 from eval.results import write_json
-from ppo import Config, Trainer, checkpoint, files
-from ppo.memory import Limits, is_out_of_memory, with_less
-from ppo.random_state import random_state, set_random_state
+from ppo import Config, Trainer, checkpoint
+from ppo.checkpoint.random_state import random_state, set_random_state
+from ppo.io import files
+from ppo.run.limits import Limits, is_out_of_memory, with_less
 from tests.fakes import tiny_gpt2
 from tests.processes import ENVIRONMENT, ROOT
 
@@ -248,7 +249,7 @@ def fails_above(monkeypatch, owner, name, size_of, limit, error):
 
 
 def test_a_rollout_that_runs_out_of_memory_takes_fewer_slots(monkeypatch):
-    from ppo import responses
+    from ppo import collector as responses
 
     plain = make()
     expected = plain.rollout()
@@ -268,7 +269,7 @@ def test_a_rollout_that_runs_out_of_memory_takes_fewer_slots(monkeypatch):
 
 @pytest.mark.parametrize("changes", [{}, {"train_top_layers": 1}])
 def test_a_reference_that_runs_out_of_memory_is_asked_about_fewer_rows(monkeypatch, tmp_path, changes):
-    from ppo import trunk
+    from ppo.lm import frozen_blocks as trunk
     from ppo.reference import FrozenReference
 
     config = SMALL.replace(kl_coef=0.3, adam_eps=1e-2, min_response_length=6, **changes)
@@ -312,7 +313,7 @@ def test_processes_go_on_with_the_smallest_limits_of_all():
 
 @pytest.mark.parametrize("split", [{}, {"microbatch": 4}, {"microbatch_tokens": 40}])
 def test_an_update_that_runs_out_of_memory_takes_smaller_microbatches(monkeypatch, tmp_path, split):
-    from ppo import gradients
+    from ppo import learner as gradients
 
     # Adam makes steps of full size out of gradients that are rounding alone: its epsilon keeps them small.
     config = SMALL.replace(**split, retain_coef=0.5, retain_tokens=8, retain_sequences=2, adam_eps=1e-2)
@@ -335,7 +336,7 @@ def test_an_update_that_runs_out_of_memory_takes_smaller_microbatches(monkeypatc
 
 
 def test_one_row_that_does_not_fit_is_an_error(monkeypatch):
-    from ppo import gradients
+    from ppo import learner as gradients
 
     error = torch.OutOfMemoryError("CUDA out of memory")
     fails_above(monkeypatch, gradients, "ppo_loss", lambda *_, **__: 1, 0, error)

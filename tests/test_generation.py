@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ppo import Sampling, generate
-from ppo.backbone import Backbone
+from ppo.lm.backbone import Backbone
 
 from .fakes import VOCAB, Letters, tiny_bloom, tiny_gpt2, tiny_llama
 

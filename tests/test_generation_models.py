@@ -7,9 +7,9 @@ import torch
 import transformers as hf
 
 from ppo import Sampling, generate
-from ppo.backbone import Backbone
-from ppo.generation.hf_abilities import measure_abilities
-from ppo.generation.hf_model import LastPosition
+from ppo.generation.hf.abilities import measure_abilities
+from ppo.generation.hf.model import LastPosition
+from ppo.lm.backbone import Backbone
 
 VOCAB = 61
 PROMPTS = [[5, 9, 13], [7], [3, 8, 22, 41, 17, 60, 2, 33, 19], [11, 12, 30, 9]]

@@ -16,12 +16,12 @@ from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from models.gguf_header import check_gguf, read_gguf_header
 from ppo import Config
-from ppo.backbone import end_ids
 from ppo.checkpoint import load_tensors, read_state
-from ppo.files import read_json
-from ppo.loading import explained, load_pretrained
+from ppo.io.files import read_json
+from ppo.lm.backbone import end_ids
+from ppo.lm.load import explained, load_pretrained
+from ppo.lm.safetensors_header import check_sizes
 from ppo.log import read_jsonl
-from ppo.safetensors_header import check_sizes
 from tests import fuzz, fuzz_damage
 from tests.processes import ENVIRONMENT, ROOT
 

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from ppo.distributed import Processes
-from ppo.interrupt import deferred_interrupts, ignore_sigterm, sigterm_as_ctrl_c
+from ppo.run.interrupt import deferred_interrupts, ignore_sigterm, sigterm_as_ctrl_c
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

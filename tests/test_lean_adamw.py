@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from ppo import Config, Trainer
-from ppo.lean_adamw import LeanAdamW, round_into
-from ppo.optimizer import Optimizer
+from ppo.optim.lean_adamw import LeanAdamW, round_into
+from ppo.optim.optimizer import Optimizer
 from tests.fakes import tiny_gpt2
 
 PROMPTS = [[2, 3, 4], [5, 6], [7], [8, 9, 10, 11]]
@@ -23,7 +23,7 @@ def make(parameter, *, lr=0.1, moment_dtype=torch.float32, decay=0.0, seed=0, be
 
 
 def test_in_float32_it_is_the_formula(monkeypatch):
-    monkeypatch.setattr("ppo.lean_adamw._BLOCK", 2)
+    monkeypatch.setattr("ppo.optim.lean_adamw._BLOCK", 2)
     gradients = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     parameter = nn.Parameter(torch.ones(3, dtype=torch.float64))
     optimizer = make(parameter, decay=0.1, moment_dtype=torch.float64)
@@ -63,7 +63,7 @@ def test_rounding_at_random_is_right_on_average_and_never_further_than_a_neighbo
 def test_small_steps_are_not_lost(is_random, monkeypatch):
     """A thousand steps of 1e-5 on a weight of 1.0, each 1/400 of the last bit: rounded to nearest, nothing moves."""
     if not is_random:
-        monkeypatch.setattr("ppo.lean_adamw.round_into", lambda target, values, bits: target.copy_(values))
+        monkeypatch.setattr("ppo.optim.lean_adamw.round_into", lambda target, values, bits: target.copy_(values))
     parameter = nn.Parameter(torch.ones(4096, dtype=torch.bfloat16))
     optimizer = make(parameter, lr=1e-5, moment_dtype=torch.bfloat16)
     for _ in range(1000):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import ppo
-from ppo.loading import load_model, load_pretrained
+from ppo.lm.load import load_model, load_pretrained
 from tests.fakes import VOCAB, Letters, tiny_gpt2
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -150,7 +150,7 @@ def test_a_hub_id_is_read_as_the_folder_that_it_comes_to(folder, monkeypatch):
         asked.append((source, allow_patterns))
         return str(folder)
 
-    monkeypatch.setattr(ppo.loading, "snapshot_download", download)
+    monkeypatch.setattr(ppo.lm.load, "snapshot_download", download)
     model, tokenizer = load_pretrained("somebody/gpt2")
     assert torch.equal(model.lm_head.weight, tiny_gpt2().lm_head.weight)
     assert tokenizer("CAB")["input_ids"] == [4, 2, 3]

@@ -6,8 +6,8 @@ import torch
 import ppo
 from ppo import Config
 from ppo.distributed import OutOfStepError, Processes
-from ppo.lockstep import in_step
-from ppo.memory import with_less
+from ppo.distributed.lockstep import in_step
+from ppo.run.limits import with_less
 from tests.fakes import tiny_gpt2, tiny_opt
 
 IDS = torch.tensor([[2, 3, 4]])

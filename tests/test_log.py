@@ -33,7 +33,7 @@ def test_another_run_is_not_overwritten(tmp_path):
 
 
 def test_a_line_without_end_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("ppo.rows.MAX_LINE_BYTES", 100)
+    monkeypatch.setattr("ppo.io.rows.MAX_LINE_BYTES", 100)
     path = tmp_path / "x.jsonl"
     path.write_text('{"a": 1}\n{"a": "' + "x" * 200)
     with pytest.raises(ValueError, match=r"x.jsonl, line 2 is longer than 100 bytes"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ppo.loop_checkpoint import has_loop, restore_loop, save_loop
+from ppo.checkpoint.loop import has_loop, restore_loop, save_loop
 
 
 def make(width: int = 3) -> tuple[nn.Module, torch.optim.Optimizer, torch.Generator]:

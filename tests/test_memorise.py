@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.memorise import lm_loss, memorise, pad_right
-from ppo.backbone import Backbone
+from ppo.lm.backbone import Backbone
 from tests.fakes import tiny_gpt2
 
 PASSAGES = [[2, 5, 9, 4, 7, 3, 8, 6], [10, 3, 12, 6, 14, 2, 15, 9, 5]]

@@ -20,10 +20,10 @@ from transformers import (
 )
 
 import models.load
-import ppo.loading
+import ppo.lm.load
 from models.lab.load import load_tokenizer
 from models.load import load
-from ppo.backbone import context_length, vocabulary_size
+from ppo.lm.backbone import context_length, vocabulary_size
 from tests import fuzz
 from tests.fuzz_files import write_gguf
 
@@ -140,7 +140,7 @@ def test_hub_id_out_of_reach(monkeypatch):
     def unreachable(*_, **__):
         raise OSError("We couldn't connect\nto the hub")
 
-    monkeypatch.setattr(ppo.loading, "snapshot_download", unreachable)
+    monkeypatch.setattr(ppo.lm.load, "snapshot_download", unreachable)
     message = one_line("nobody/nothing")
     assert message.startswith(
         "model='nobody/nothing' cannot be loaded as a causal LM: We couldn't connect to the hub; give 'lab'"

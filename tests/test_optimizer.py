@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ppo.config import Config
-from ppo.optimizer import Optimizer, schedule_factor
+from ppo.optim.optimizer import Optimizer, schedule_factor
 
 GRADIENTS = [0.3, -0.02, 0.5, 1e-6, -0.7]
 

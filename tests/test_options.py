@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 from ppo.config import Config
-from ppo.options import add_options, field_comments, given_values
+from ppo.io.options import add_options, field_comments, given_values
 
 
 def parse(*arguments):

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-import ppo.logprobs
-import ppo.output_logprobs
+import ppo.lm.logprobs
+import ppo.lm.tiled_logprobs
 from ppo.actor_critic import ActorCritic
 from ppo.config import Sampling
-from ppo.logprobs import is_plain_linear, token_logprobs
-from ppo.output_logprobs import OutputDistribution, output_logprobs
+from ppo.lm.logprobs import is_plain_linear, token_logprobs
+from ppo.lm.tiled_logprobs import OutputDistribution, output_logprobs
 from tests.fakes import random_rollout, tiny_gpt2
 
 N, D, V = 7, 4, 11
@@ -19,7 +19,7 @@ N, D, V = 7, 4, 11
 
 @pytest.fixture(autouse=True)
 def _small_tiles(monkeypatch):
-    monkeypatch.setattr(ppo.output_logprobs, "_TILE_WIDTH", 4)
+    monkeypatch.setattr(ppo.lm.tiled_logprobs, "_TILE_WIDTH", 4)
 
 
 def draw(dtype=torch.float64, *, seed=0, has_bias=True):
@@ -194,7 +194,7 @@ def test_only_filters_need_whole_rows_of_logits(monkeypatch):
     for top_k in (1, 3):
         filtered = token_logprobs(features, layer, generation, Sampling(top_k=top_k), chunk_tokens=4)
         assert not torch.allclose(plain[0], filtered[0])
-    monkeypatch.setattr("ppo.logprobs._whole_row_logprobs", None)
+    monkeypatch.setattr("ppo.lm.logprobs._whole_row_logprobs", None)
     greedy = token_logprobs(features, layer, generation, Sampling(temperature=0.0, top_k=3), chunk_tokens=4)
     for found, expected in zip(greedy, plain, strict=True):
         assert torch.equal(found, expected)
@@ -203,7 +203,7 @@ def test_only_filters_need_whole_rows_of_logits(monkeypatch):
 @pytest.mark.parametrize(("limit", "most"), [(1, 1), (50, 2), (10_000, 4)])
 def test_whole_rows_of_logits_come_a_few_at_a_time(monkeypatch, limit, most):
     """As many as are asked for, fewer where a row is long, one at least."""
-    monkeypatch.setattr(ppo.logprobs, "_CHUNK_LOGITS", limit)
+    monkeypatch.setattr(ppo.lm.logprobs, "_CHUNK_LOGITS", limit)
     generation, layer, seen = random_rollout([4, 1, 6]).generation, nn.Linear(D, 23), []
     layer.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
     token_logprobs(torch.randn(*generation.mask.shape, D), layer, generation, Sampling(), chunk_tokens=4)
@@ -253,7 +253,7 @@ def test_nothing_as_large_as_the_logits_is_kept_or_made(monkeypatch):
     """Every tensor that a forward and backward pass makes is smaller than [N, V], except the weight's gradient."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    monkeypatch.setattr(ppo.output_logprobs, "_TILE_WIDTH", 16)
+    monkeypatch.setattr(ppo.lm.tiled_logprobs, "_TILE_WIDTH", 16)
     sizes = []
 
     class Sizes(TorchDispatchMode):

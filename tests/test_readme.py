@@ -16,7 +16,7 @@ from benchmarks.study_points import read_points as read_study
 from benchmarks.study_tables import write_pages as study_pages
 from demem_methods import METHODS
 from eval.report.pareto import write_pages
-from ppo.files import read_json
+from ppo.io.files import read_json
 
 ROOT = Path(ppo.__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

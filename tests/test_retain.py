@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ppo.backbone import Backbone
+from ppo.lm.backbone import Backbone
 from ppo.retain import RetainLoss, count_predictions
 from tests.fakes import tiny_gpt2
 

@@ -5,13 +5,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-import ppo.tied_embedding
+import ppo.lm.tied_embedding
 from models.lora import LoraConfig, add_lora
 from ppo import Config, Trainer
 from ppo.actor_critic import ActorCritic
 from ppo.config import Sampling
-from ppo.gradients import accumulate_gradients, draw_retain
-from ppo.tied_embedding import lean_tied_gradient
+from ppo.learner import accumulate_gradients, draw_retain
+from ppo.lm.tied_embedding import lean_tied_gradient
 from tests.fakes import random_rollout, tiny_gpt2
 
 VOCAB = 5000  # most rows of the embedding belong to no token at hand
@@ -36,7 +36,7 @@ def llama(*, is_tied=True):
 
 def gradients(make, monkeypatch, *, worthwhile, **changes):
     """Of every parameter, for one minibatch of a trainer."""
-    monkeypatch.setattr(ppo.tied_embedding, "_WORTHWHILE", worthwhile)
+    monkeypatch.setattr(ppo.lm.tied_embedding, "_WORTHWHILE", worthwhile)
     retain = [[2, 4, 6, 8, 10], [3, 5, 7]] if "retain_coef" in changes else None
     config = CONFIG.replace(**changes)
     trainer = Trainer(make(), PROMPTS, lambda samples: [float(sum(s.ids) % 7) for s in samples], config, retain=retain)
@@ -77,7 +77,7 @@ def test_one_matrix_of_the_embeddings_size_is_made(make, monkeypatch):
 
     actor, generation = ActorCritic(make()), random_rollout([4, 2, 5], vocab=VOCAB).generation
     for worthwhile, most in ((VOCAB * 16, 1), (VOCAB * 16 + 1, 3)):
-        monkeypatch.setattr(ppo.tied_embedding, "_WORTHWHILE", worthwhile)
+        monkeypatch.setattr(ppo.lm.tied_embedding, "_WORTHWHILE", worthwhile)
         actor.zero_grad()
         with lean_tied_gradient(actor):
             logprobs = actor.evaluate(generation, Sampling(), chunk_tokens=4).logprobs.sum()
@@ -89,7 +89,7 @@ def test_one_matrix_of_the_embeddings_size_is_made(make, monkeypatch):
 
 
 def test_only_a_tied_trained_plain_embedding_is_touched(monkeypatch):
-    monkeypatch.setattr(ppo.tied_embedding, "_WORTHWHILE", 0)
+    monkeypatch.setattr(ppo.lm.tied_embedding, "_WORTHWHILE", 0)
     adapted, hooked, normed = gpt2(), gpt2(), gpt2()
     add_lora(adapted, LoraConfig(("c_attn",)))
     hooked.transformer.wte.register_forward_hook(lambda module, inputs, output: 2 * output)
@@ -107,7 +107,7 @@ def test_a_loss_on_values_alone_has_its_gradient(monkeypatch):
     torch.nn.init.normal_(actor.value_head.layers[0].weight)
     weight, found = actor.policy.transformer.wte.weight, []
     for worthwhile in (0, 10**9):
-        monkeypatch.setattr(ppo.tied_embedding, "_WORTHWHILE", worthwhile)
+        monkeypatch.setattr(ppo.lm.tied_embedding, "_WORTHWHILE", worthwhile)
         with lean_tied_gradient(actor):
             actor.evaluate(generation, Sampling(), chunk_tokens=4).values.sum().backward()
             actor.evaluate(generation, Sampling(), chunk_tokens=4).values.sum().backward()

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ppo import CheckError, Config, Trainer
-from ppo.random_state import random_state
-from ppo.trace.look import Writer
+from ppo.checkpoint.random_state import random_state
+from ppo.trace.distributions import Writer
 from tests.fakes import Letters, random_rollout, tiny_gpt2
 from tests.processes import torchrun
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 import ppo
-from ppo import Config, Trainer, responses
-from ppo.backbone import blocks
+from ppo import Config, Trainer
+from ppo import collector as responses
 from ppo.buffer import rows
-from ppo.gradients import accumulate_gradients, draw_retain
+from ppo.learner import accumulate_gradients, draw_retain
+from ppo.lm.backbone import blocks
 from tests.fakes import VOCAB, Letters, tiny_bloom, tiny_gpt2, tiny_llama
 
 PROMPTS = [[2, 3, 4], [5, 6], [7], [8, 9, 10, 11], [12, 13], [3, 3, 3], [4], [6, 5]]

@@ -5,10 +5,10 @@ import torch
 
 from ppo import Config, Trainer
 from ppo.actor_critic import ActorCritic
-from ppo.adapters import copy_trained
-from ppo.backbone import blocks
 from ppo.config import Sampling
-from ppo.trunk import Trunk, frozen_trunk, train_top
+from ppo.lm.adapters import copy_trained
+from ppo.lm.backbone import blocks
+from ppo.lm.frozen_blocks import Trunk, frozen_trunk, train_top
 from tests.fakes import random_rollout, tiny_bloom, tiny_gpt2, tiny_llama
 
 PROMPTS = [[2, 3, 4], [5, 6], [7], [8, 9, 10, 11]]

@@ -16,7 +16,7 @@ from .parameters import Counts, count
 from .plan import Plan
 from .rollout import copied_weights
 
-_TILE_ROWS, _TILE_WIDTH = 1024, 2048  # ppo.output_logprobs
+_TILE_ROWS, _TILE_WIDTH = 1024, 2048  # ppo.lm.tiled_logprobs
 _BUCKET = 2**23  # numbers; ppo.distributed
 _PREFILL_TOKENS = 512  # prompt tokens that are read at once; ppo.generation.admission
 PHASES = ("rollout", "reference", "update", "optimiser")

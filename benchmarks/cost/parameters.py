@@ -1,6 +1,6 @@
 """How many weights a run holds: policy, critic, frozen copy, and those that are trained.
 
-What is frozen is shared, not copied, as ``ppo.adapters.copy_trained`` does; a bfloat16 copy is a copy of everything.
+What is frozen is shared, not copied, as ``ppo.lm.adapters.copy_trained`` does; a bfloat16 copy is a copy of everything.
 """
 
 from __future__ import annotations

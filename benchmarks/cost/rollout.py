@@ -18,7 +18,7 @@ from .sending import gather, gather_blocks
 _SAMPLING_SWEEPS = 8  # of a step's logits: copy, peak, exp2, sums, the search for the token
 _SAMPLING_LAUNCHES = 40  # a step
 
-PROBES = 2  # forwards before every rollout that look where the model can be cut; ppo.backbone
+PROBES = 2  # forwards before every rollout that look where the model can be cut; ppo.lm.backbone
 
 
 def rollout_work(arch: Architecture, plan: Plan, *, packs_weights: bool) -> list[Work]:

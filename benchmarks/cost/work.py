@@ -1,6 +1,6 @@
 """The work of one PPO step on one device: a rollout's (see ``rollout``), asking old policy and reference, the update.
 
-The parts are those of ``ppo.responses`` and ``ppo.trainer``, in their order. A weight costs two operations a row;
+The parts are those of ``ppo.collector`` and ``ppo.trainer``, in their order. A weight costs two operations a row;
 attention counts its two products; a backward pass is twice the forward one where weights are trained, once where only
 what lies below them is. Bytes are those of weights, activations and the cache that pass between memory and processor.
 """
@@ -17,10 +17,10 @@ from .plan import Plan
 from .rollout import rollout_work
 from .sending import gather, gather_blocks, sum_gradients, update_gathers
 
-_TILE_SWEEPS = {"forward": 12, "backward": 13}  # of a tile of logits, in ppo.output_logprobs
+_TILE_SWEEPS = {"forward": 12, "backward": 13}  # of a tile of logits, in ppo.lm.tiled_logprobs
 _ADAMW_SWEEPS = 7  # weight, gradient and both moments read; weight and moments written
 _CLIP_SWEEPS = 3  # the norm reads gradients, the clipping reads and writes them
-_LEAN_SWEEPS = 30  # ppo.lean_adamw works in blocks, operation by operation, in float32
+_LEAN_SWEEPS = 30  # ppo.optim.lean_adamw works in blocks, operation by operation, in float32
 
 PARTS = ("rollout", "reference", "update")
 """As ``Trainer`` times them; "reference" holds the old log-probs and the frozen trunk as well."""

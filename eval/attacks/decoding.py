@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from ppo.backbone import evaluation_mode
 from ppo.config import Sampling
 from ppo.generation.requests import pad_left
+from ppo.lm.backbone import evaluation_mode
 from rewards.bleu import Bleu
 
 from ..outputs import Continuation

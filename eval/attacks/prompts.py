@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import nn
 
-from ppo.backbone import context_length
 from ppo.config import Sampling
 from ppo.generation import generate as ppo_generate
+from ppo.lm.backbone import context_length
 from rewards.bleu import Bleu
 
 from ..outputs import continuations

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ppo.backbone import Backbone, blocks
+from ppo.lm.backbone import Backbone, blocks
 
 from ..baselines.training import Training, nll_of, pairs_of, train
 from ..protocols import Passage

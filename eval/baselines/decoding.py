@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppo.backbone import Backbone, end_ids
 from ppo.config import Sampling
 from ppo.generation.api import evaluation_mode
 from ppo.generation.requests import pad_left
 from ppo.generation.sampling import draw, uniforms
+from ppo.lm.backbone import Backbone, end_ids
 from ppo.types import Generation
 
 

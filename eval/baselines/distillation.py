@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ppo.backbone import Backbone
+from ppo.lm.backbone import Backbone
 
 from ..protocols import Passage
 from .training import Pair, StepLog, Stop, Training, pairs_of, train

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ppo.backbone import Backbone
+from ppo.lm.backbone import Backbone
 
 from ..memorization import extraction_likelihood, memorization_accuracy
 from ..protocols import Passage, whole

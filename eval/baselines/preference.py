@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from ppo.backbone import Backbone
+from ppo.lm.backbone import Backbone
 
 from ..protocols import Passage
 from .training import StepLog, Stop, Training, frozen_nll, nll_of, pairs_of, train

@@ -17,10 +17,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ppo.backbone import Backbone
+from ppo.checkpoint.loop import has_loop, restore_loop, save_loop
 from ppo.generation.api import evaluation_mode
-from ppo.loop_checkpoint import has_loop, restore_loop, save_loop
-from ppo.precision import autocast
+from ppo.lm.backbone import Backbone
+from ppo.lm.precision import autocast
 from ppo.retain import RetainLoss, count_predictions
 from rewards.fluency import sequence_nll
 

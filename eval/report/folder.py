@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ppo.config import Config
+from ppo.io.options import field_comments
 from ppo.log import read_jsonl
-from ppo.options import field_comments
 
 from ..results import read_results, read_settings, replace_text
 from .page import render_page

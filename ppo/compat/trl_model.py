@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..actor_critic import ValueHead
-from ..backbone import Backbone
-from ..loading import check_causal, load_causal
+from ..lm.backbone import Backbone
+from ..lm.load import check_causal, load_causal
 from .trl_config import refuse_unknown
 
 HEAD_FILE = "value_head.safetensors"

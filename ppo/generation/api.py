@@ -10,12 +10,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ..backbone import evaluation_mode, vocabulary_size
 from ..config import Sampling
+from ..lm.backbone import evaluation_mode, vocabulary_size
 from ..types import Generation, ValueFn
 from .decoders import Unsupported, bind
 from .engine import DecoderEngine
-from .hf import HFEngine
+from .hf.engine import HFEngine
 from .requests import Requests, read_requests
 from .speculative import Drafts, read_drafts
 from .static import compiled_step, static_width
@@ -55,9 +55,9 @@ def generate(
     hidden states are for looking at (inference tensors), not for training on.
 
     ``engine="hf"`` always goes through the model's own forward; "auto" takes a fast decoder where there is one for the
-    model's family that reproduces the model's own logits, and all weights are whole (:mod:`ppo.sharding`). The model
-    samples in eval mode and in its own dtype (autocast is off), sampling is in float32. Tensors stay on the model's
-    device and may be used in training.
+    model's family that reproduces the model's own logits, and all weights are whole (:mod:`ppo.distributed.sharding`).
+    The model samples in eval mode and in its own dtype (autocast is off), sampling is in float32. Tensors stay on the
+    model's device and may be used in training.
 
     ``compiled=True`` decodes with a step of static shapes that ``torch.compile`` takes as one graph: the same samples,
     up to rounding. It is meant for CUDA, where it was never run; on the CPU it needs a C++ compiler and time to compile

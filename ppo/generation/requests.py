@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..backbone import causal_lm, context_length, end_ids, vocabulary_size
 from ..config import Sampling
+from ..lm.backbone import causal_lm, context_length, end_ids, vocabulary_size
 from ..prompts import check_lengths, read_prompts
 from .sampling import uniforms
 

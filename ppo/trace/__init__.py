@@ -5,8 +5,8 @@
 
 from .page import render_trace_page
 from .records import Alternative, MinibatchTrace, RowTrace, TokenTrace, TokenUpdate, Trace
-from .run import trace_update
 from .text import render_trace_text
+from .update import trace_update
 
 __all__ = [
     "Alternative",

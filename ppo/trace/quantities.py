@@ -96,9 +96,9 @@ def _sampled(config: Config, has_reference: bool) -> list[Quantity]:
     found = [
         Quantity("old_logprob", "log-prob, old policy", "log π_old", "sample",
                  "Natural logarithm of the chance that the sampler gave this token when it drew it.",
-                 "ppo/responses.py: _old_statistics"),
+                 "ppo/collector.py: _old_statistics"),
         Quantity("old_probability", "probability, old policy", "π_old", "sample",
-                 "The same as a probability.", "ppo/responses.py: _old_statistics", "exp({old_logprob})"),
+                 "The same as a probability.", "ppo/collector.py: _old_statistics", "exp({old_logprob})"),
         Quantity("entropy", "entropy", "H", "sample",
                  "How undecided the policy was here, in nats: 0 means that it had no choice.",
                  "ppo/generation/sampling.py: draw"),
@@ -193,7 +193,7 @@ def _policy(config: Config, has_reference: bool) -> list[Quantity]:
     return [
         Quantity("logprob", "log-prob, now", "log π", "policy",
                  "The same token under the policy as it is when this minibatch comes: earlier minibatches moved it.",
-                 "ppo/logprobs.py: token_logprobs"),
+                 "ppo/lm/logprobs.py: token_logprobs"),
         Quantity("ratio", "ratio", "ρₜ", "policy",
                  "How much likelier the token has become since it was drawn; 1 before the first optimiser step.",
                  "ppo/losses.py: policy_terms", "exp({logprob} - {old_logprob})"),
@@ -248,9 +248,9 @@ def _critic(config: Config) -> list[Quantity]:
 def _after(config: Config) -> list[Quantity]:
     found = [
         Quantity("final_logprob", "log-prob, after", "log π_new", "after",
-                 "The same token once all epochs are over.", "ppo/logprobs.py: token_logprobs"),
+                 "The same token once all epochs are over.", "ppo/lm/logprobs.py: token_logprobs"),
         Quantity("final_probability", "probability, after", "π_new", "after",
-                 "Compare it with the probability it was drawn with.", "ppo/logprobs.py: token_logprobs",
+                 "Compare it with the probability it was drawn with.", "ppo/lm/logprobs.py: token_logprobs",
                  "exp({final_logprob})"),
     ]  # fmt: skip
     if config.has_critic:

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ...backbone import is_split, positions
+from ...lm.backbone import is_split, positions
 from ..attention import DecodeAttention, decode, prefill
 from ..cache import KVCache
 from ..requests import pad_left, pad_right

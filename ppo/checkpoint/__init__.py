@@ -1,0 +1,25 @@
+"""Checkpoints: folders that appear whole or not at all, and what of a run goes into them."""
+
+from .folder import (
+    link_or_copy,
+    list_checkpoints,
+    load_tensors,
+    prune,
+    read_state,
+    save_tensors,
+    sha256,
+    state_sha256,
+    write_atomically,
+)
+
+__all__ = [
+    "link_or_copy",
+    "list_checkpoints",
+    "load_tensors",
+    "prune",
+    "read_state",
+    "save_tensors",
+    "sha256",
+    "state_sha256",
+    "write_atomically",
+]

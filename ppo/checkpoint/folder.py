@@ -1,0 +1,200 @@
+"""Checkpoints: a folder that appears whole or not at all, safetensors and JSON only, no pickle.
+
+    <checkpoint>/
+      model/                  a plain Hugging Face folder: the policy, its config, the tokenizer
+      value.safetensors       value head and separate critic
+      reference.safetensors   the frozen reference, if there is one (hard-linked from the checkpoint before)
+      optimizer.safetensors   Adam's moments
+      rng.safetensors         generator states and the order of the prompts
+      state.json              everything that is a number, with a SHA-256 of every other file and of itself
+
+A folder is written under a temporary name, flushed to disk and renamed. Files that never change are shared between the
+checkpoints of a run: damage to one of those is damage to all. This module knows files, not training.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..io.files import flush, read_json
+
+FORMAT = 2
+READABLE = (1, 2)
+"""Formats that are read. In format 1 state.json has no checksum of itself: only the other files are checked."""
+
+
+def write_atomically(path: Path, fill: Callable[[Path], Mapping[str, Any]]) -> None:
+    """Let ``fill`` write into a temporary folder and give the content of state.json; then put it at ``path``.
+
+    A kill at any moment leaves either the old folder (maybe as ``<path>.old``, which :func:`read_state` finds) or the
+    new one. Raises OSError that names the checkpoint where it cannot be written, on a full disk say; what was half
+    written is deleted, and what stood at ``path`` stands there still.
+    """
+    temporary, old = path.with_name(path.name + ".tmp"), path.with_name(path.name + ".old")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in (temporary, old if path.exists() else temporary):
+            shutil.rmtree(leftover, ignore_errors=True)
+        temporary.mkdir()
+        _fill(temporary, fill)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        number = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
+        raise OSError(
+            number, f"the checkpoint {path} could not be written ({reason}); those before it stand"
+        ) from error
+    if path.exists():
+        os.replace(path, old)
+    os.replace(temporary, path)
+    flush(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _fill(folder: Path, fill: Callable[[Path], Mapping[str, Any]]) -> None:
+    """All files of a checkpoint, state.json with their checksums last, everything on disk."""
+    state = json.loads(json.dumps(fill(folder)))  # as it will be read
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    state["format"] = FORMAT
+    state["sha256"] = {str(p.relative_to(folder)): sha256(p) for p in files}
+    state["state_sha256"] = state_sha256(state)
+    (folder / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+    folders = [p for p in folder.rglob("*") if p.is_dir()]
+    for written in [*files, folder / "state.json", *folders, folder]:
+        flush(written)
+
+
+def read_state(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The folder and state.json of a checkpoint, every file checked against its checksum.
+
+    ``path`` is a checkpoint, or a folder of checkpoints of which the newest good one is taken; a RuntimeWarning names
+    what was found damaged before it. Raises ValueError that names what is missing or damaged.
+    """
+    problems: list[str] = []
+    for folder in _candidates(path):
+        try:
+            state = _checked_state(folder)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        if problems:
+            warnings.warn(f"{'; '.join(problems)}: going on from {folder}", RuntimeWarning, stacklevel=3)
+        return folder, state
+    raise ValueError("; ".join(problems) if problems else f"{path} holds no checkpoint: there is no state.json in it")
+
+
+def _candidates(path: Path) -> list[Path]:
+    """Folders that should be checkpoints, the most wanted first. A numbered one counts even if state.json is gone."""
+    single = [path, path.with_name(path.name + ".old")]
+    return [p for p in single if (p / "state.json").is_file()] + list_checkpoints(path)[::-1]
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The numbered checkpoints ``step-<n>`` of a run's folder, oldest first."""
+    found = (p for p in folder.glob("step-*") if p.is_dir() and p.name.removeprefix("step-").isdecimal())
+    return sorted(found, key=_number)
+
+
+def prune(folder: Path, keep: int, *, newest: Path) -> None:
+    """Delete all but the ``keep`` checkpoints of a folder that end with ``newest``, and what a kill left half written.
+
+    Those numbered above it belong to a future that the run has left, for it went on from an earlier checkpoint.
+    """
+    known = list_checkpoints(folder)
+    kept = [p for p in known if _number(p) <= _number(newest)][-keep:]
+    for old in [*(p for p in known if p not in kept), *folder.glob("step-*.tmp"), *folder.glob("step-*.old")]:
+        shutil.rmtree(old)
+
+
+def _number(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write safetensors; tensors that share memory are written apart."""
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read safetensors; a file that is missing or damaged is a ValueError that names it."""
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+        return tensors
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A second name for a file that never changes; a copy where the file system has no hard links."""
+    target.unlink(missing_ok=True)  # it may be another name of the same file, which a copy would write into
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def state_sha256(state: Mapping[str, Any]) -> str:
+    """Hexadecimal SHA-256 of what state.json says, without the line that holds it; the order of its keys is free."""
+    said = {name: value for name, value in state.items() if name != "state_sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def unchanged(folder: Path, name: str) -> Path | None:
+    """A file of a checkpoint that is still what its state.json says, or None: a damaged one is not to be passed on."""
+    file = folder / name
+    try:
+        is_whole = file.is_file() and _read(folder)["sha256"].get(name) == sha256(file)
+    except (ValueError, OSError):  # what cannot be read is damaged
+        return None
+    return file if is_whole else None
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """state.json, its own checksum right and taken out. Raises ValueError that names it and what is wrong."""
+    state = read_json(folder / "state.json")
+    checksums = state.get("sha256") if isinstance(state, dict) else None
+    if not isinstance(checksums, dict):
+        raise ValueError(f"{folder / 'state.json'} is damaged: it holds no checksums")
+    if state.get("format") not in READABLE:
+        raise ValueError(
+            f"{folder} has checkpoint format {state.get('format')!r:.80}; this version reads {READABLE[0]} to {FORMAT}"
+        )
+    is_sealed = state["format"] != 1 or "state_sha256" in state
+    if is_sealed and state.pop("state_sha256", None) != state_sha256(state):
+        raise ValueError(f"{folder / 'state.json'} is damaged: its content does not have the SHA-256 that it names")
+    return dict(state)
+
+
+def _checked_state(folder: Path) -> dict[str, Any]:
+    state = _read(folder)
+    checksums = state["sha256"]
+    for name, expected in checksums.items():
+        file = folder / name
+        if "\0" in name or not file.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{folder / 'state.json'} names {name!r}, which lies outside the checkpoint")
+        if not file.is_file():
+            raise ValueError(f"{file} is missing")
+        if sha256(file) != expected:
+            raise ValueError(f"{file} is damaged: its SHA-256 is not the one in state.json")
+    for file in sorted(folder.rglob("*")):
+        if file.suffix in (".safetensors", ".json") and str(file.relative_to(folder)) not in {*checksums, "state.json"}:
+            raise ValueError(f"{file} is not a file of this checkpoint: state.json has no checksum of it")
+    return state

@@ -1,0 +1,65 @@
+"""The checkpoint of a plain training loop: weights, Adam's moments, one generator, and whatever is JSON.
+
+For fine-tuning beside PPO (memorising, unlearning baselines); the trainer's own is :mod:`ppo.checkpoint.run_state`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .folder import load_tensors, read_state, save_tensors, write_atomically
+
+
+def has_loop(folder: Path) -> bool:
+    """Whether there is a checkpoint to go on from; a kill while writing leaves one as ``<folder>.old``."""
+    return folder.is_dir() or folder.with_name(folder.name + ".old").is_dir()
+
+
+def save_loop(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    state: Mapping[str, Any],
+) -> None:
+    """Write them; a kill leaves the old checkpoint or the new one. ``state``: plain JSON."""
+
+    def fill(target: Path) -> Mapping[str, Any]:
+        save_tensors(target / "weights.safetensors", dict(model.named_parameters()))
+        moments = {
+            f"{name}/{key}": value
+            for name, parameter in model.named_parameters()
+            for key, value in optimizer.state[parameter].items()
+        }
+        save_tensors(target / "optimizer.safetensors", moments)
+        save_tensors(target / "rng.safetensors", {"generator": generator.get_state()})
+        return state
+
+    write_atomically(folder, fill)
+
+
+@torch.no_grad()
+def restore_loop(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
+) -> dict[str, Any]:
+    """Put back what :func:`save_loop` wrote and return the state. ValueError for what is damaged or another model's."""
+    folder, state = read_state(folder)
+    weights, parameters = load_tensors(folder / "weights.safetensors"), dict(model.named_parameters())
+    if weights.keys() != parameters.keys():
+        raise ValueError(f"{folder} belongs to another model: they differ in {sorted(weights.keys() ^ parameters)[:3]}")
+    for name, parameter in parameters.items():
+        if weights[name].shape != parameter.shape:
+            shapes = f"{list(weights[name].shape)} there, {list(parameter.shape)} here"
+            raise ValueError(f"{folder} belongs to another model: {name} has the shape {shapes}")
+    for name, parameter in parameters.items():
+        parameter.copy_(weights[name])
+    for full_name, value in load_tensors(folder / "optimizer.safetensors").items():
+        name, _, key = full_name.rpartition("/")
+        optimizer.state[parameters[name]][key] = value if key == "step" else value.to(parameters[name].device)
+    generator.set_state(load_tensors(folder / "rng.safetensors")["generator"])
+    return state

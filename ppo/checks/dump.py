@@ -1,0 +1,149 @@
+"""What a failed check leaves behind: the rows, the trainer as it was, and what was found. :mod:`ppo.replay` reads it.
+
+    <out>/dumps/step-000003-first_minibatch/
+      dump.json          the check, the message, prompts and responses
+      rows.safetensors   the rollout or minibatch, and the text to keep that went with it
+      trainer/           a checkpoint
+
+Of each check the newest few are kept, for each is as large as a checkpoint. It holds prompts and responses: it is as
+private as the run's other files. This module judges nothing.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ..checkpoint import run_state as persistence
+from ..checkpoint.folder import load_tensors, save_tensors
+from ..distributed.processes import OtherProcessError
+from ..io.files import read_json, write_json
+from ..types import Generation, Rollout, Sample
+
+if TYPE_CHECKING:
+    from ..trainer import Trainer
+
+Record = TypeVar("Record", Rollout, Generation)
+KEPT = 3  # dumps of one check
+_SAMPLE = ("prompt", "text", "prompt_ids", "ids", "is_ended")
+_OF_GENERATION = "generation."
+_IDS, _MASKS = ("prompt_ids", "tokens", "retain_ids"), ("prompt_mask", "mask", "retain_mask", "is_ended")
+
+
+def write_dump(
+    trainer: Trainer, check: str, message: str, rollout: Rollout, retain: tuple[Tensor, Tensor] | None
+) -> str:
+    """Write a dump under ``out`` and say where; all processes must call. An older one of the same name is replaced.
+
+    All but the newest of the same check are deleted first. A disk that is full takes nothing away from the message:
+    then it says that there is no dump, and so do the other processes, who hear of it from the first.
+    """
+    if trainer.out is None:
+        return "no dump, since the trainer has no folder (out=…)"
+    folder = trainer.out / "dumps" / f"step-{trainer.step:06d}-{check}"
+    temporary, is_first = folder.with_name(folder.name + ".tmp"), trainer.processes.is_first
+    try:
+        with trainer.processes.together():
+            if is_first:
+                _make_room(folder, check)
+        persistence.save(trainer, temporary / "trainer")
+        with trainer.processes.together():
+            if is_first:
+                save_tensors(temporary / "rows.safetensors", _tensors(rollout, retain))
+                samples = [{name: getattr(sample, name) for name in _SAMPLE} for sample in rollout.samples]
+                write_json(temporary / "dump.json", {"check": check, "message": message, "samples": samples})
+                shutil.rmtree(folder, ignore_errors=True)
+                temporary.rename(folder)
+    except (OSError, SafetensorError, OtherProcessError) as error:
+        if is_first:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return f"no dump: {error}"
+    return f"ppo.replay({str(folder)!r}) looks at it again"
+
+
+def _make_room(folder: Path, check: str) -> None:
+    """Delete older dumps of a check, so that ``folder`` is one of the few; by age, for a resumed run counts again."""
+    others = [p for p in folder.parent.glob(f"step-*-{check}") if p != folder]
+    oldest_first = sorted(others, key=lambda p: p.stat().st_mtime_ns)
+    for old in [*oldest_first[: 1 - KEPT], *folder.parent.glob("step-*.tmp")]:
+        shutil.rmtree(old)
+
+
+def read_dump(folder: Path) -> tuple[dict[str, Any], Rollout, tuple[Tensor, Tensor] | None]:
+    """(dump.json, rows, text to keep) of a dump, on the CPU. Raises ValueError that names what is damaged."""
+    found = read_json(folder / "dump.json")
+    tensors = load_tensors(folder / "rows.safetensors")
+    try:
+        samples = [Sample(row={}, **{name: sample[name] for name in _SAMPLE}) for sample in found["samples"]]
+        generation = Generation(**_named(tensors, Generation, _OF_GENERATION))
+        rollout = Rollout(
+            generation=generation, samples=samples, **{"ref_logprobs": None, **_named(tensors, Rollout, "")}
+        )
+        _ = str(found["check"]), str(found["message"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder} holds no dump of a check: {error!r}") from error
+    if wrong := _wrong_tensors(tensors):
+        raise ValueError(f"{folder / 'rows.safetensors'} is damaged: {'; '.join(wrong[:3])}")
+    if len(samples) != len(rollout) or not all(_is_sample(sample) for sample in samples):
+        raise ValueError(f"{folder / 'dump.json'} is damaged: it does not hold the samples of {len(rollout)} rows")
+    retain = (tensors["retain_ids"], tensors["retain_mask"]) if "retain_ids" in tensors else None
+    return found, rollout, retain
+
+
+def _wrong_tensors(tensors: Mapping[str, Tensor]) -> list[str]:
+    """What the tensors of a dump are not: of their kind, and as large as those that they belong to."""
+    responses, prompts = (tensors[_OF_GENERATION + name].shape for name in ("tokens", "prompt_ids"))
+    kept = [tensors[name].shape for name in ("retain_ids", "retain_mask") if name in tensors]
+    wrong = []
+    if any(len(shape) != 2 or not all(shape) for shape in (responses, prompts, *kept)) or responses[0] != prompts[0]:
+        wrong.append("its rows do not go together")
+    if len(kept) == 1:
+        wrong.append("of retain_ids and retain_mask there is only one")
+    shapes = dict.fromkeys(("scores", "is_ended"), responses[:1])
+    shapes |= dict.fromkeys(("prompt_ids", "prompt_mask"), prompts)
+    shapes |= dict.fromkeys(("retain_ids", "retain_mask"), kept[0] if kept else responses)
+    for name, x in tensors.items():
+        field = name.removeprefix(_OF_GENERATION)
+        dtype = torch.long if field in _IDS else torch.bool if field in _MASKS else None
+        is_kind = x.dtype == dtype if dtype is not None else x.is_floating_point()
+        if not is_kind or x.shape != shapes.get(field, responses):
+            wrong.append(f"{name} is {str(x.dtype).removeprefix('torch.')} {list(x.shape)}")
+    return wrong
+
+
+def _is_sample(sample: Sample) -> bool:
+    ids = (sample.prompt_ids, sample.ids)
+    return all(isinstance(row, list) and all(isinstance(i, int) for i in row) for row in ids)
+
+
+def _tensors(rollout: Rollout, retain: tuple[Tensor, Tensor] | None) -> dict[str, Tensor]:
+    """What the frozen blocks said is left out: it is large, and can be asked again."""
+    parts: list[tuple[str, Any]] = [("", rollout), (_OF_GENERATION, rollout.generation)]
+    tensors = {
+        prefix + field.name: getattr(record, field.name)
+        for prefix, record in parts
+        for field in fields(record)
+        if isinstance(getattr(record, field.name), Tensor) and field.name != "trunk"
+    }
+    return tensors | ({} if retain is None else {"retain_ids": retain[0], "retain_mask": retain[1]})
+
+
+def _named(tensors: Mapping[str, Tensor], cls: type, prefix: str) -> dict[str, Any]:
+    return {field.name: tensors[prefix + field.name] for field in fields(cls) if prefix + field.name in tensors}
+
+
+def on_device(rollout: Rollout, device: torch.device) -> Rollout:
+    """The same rows with every tensor on ``device``."""
+    return replace(_moved(rollout, device), generation=_moved(rollout.generation, device))
+
+
+def _moved(record: Record, device: torch.device) -> Record:
+    tensors: dict[str, Any] = {name: x.to(device) for name, x in vars(record).items() if isinstance(x, Tensor)}
+    return replace(record, **tensors)

@@ -1,0 +1,5 @@
+"""Several processes that train one model, and its weights split among them."""
+
+from .processes import LostProcessError, OtherProcessError, OutOfStepError, Processes, process_group
+
+__all__ = ["LostProcessError", "OtherProcessError", "OutOfStepError", "Processes", "process_group"]

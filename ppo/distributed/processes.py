@@ -1,0 +1,312 @@
+"""Several processes under torchrun that train one model: who they are, what each of them takes, how they agree.
+
+The rule is that nothing but speed may depend on how many there are. Every process holds the same generator, so all of
+them draw the same prompts, seeds and orders; each samples, scores and weighs its own share of the prompts; the results
+are gathered, so that every process works out advantages, whitening, KL and metrics from the rollout of the whole step;
+each computes the gradient of its own rows of every minibatch, divided by the tokens of the whole minibatch, and the sum
+of those is the gradient of one process.
+
+The engine is torch.distributed. Gradients are summed once per minibatch by ``all_reduce``, which is what
+DistributedDataParallel does under ``no_sync``; its own hooks want one forward pass of one module per backward pass, but
+a minibatch is several passes over responses and retain text. Splitting the weights themselves is
+:mod:`ppo.distributed.sharding`.
+
+With one process every function here returns what it was given. This module knows rows and numbers, nothing about PPO.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
+from torch.distributed.tensor import DTensor
+from torch.nn.functional import pad
+
+from ..config import Config
+from ..run.interrupt import ignore_sigterm
+from ..types import Generation
+
+Value = TypeVar("Value")
+Rows = TypeVar("Rows", Tensor, "Tensor | None")
+PATIENCE = timedelta(hours=24)  # process 0 may evaluate for hours while the others wait; a dead one is noticed at once
+BUCKET_ELEMENTS = 2**23  # gradients that travel together
+
+
+class OtherProcessError(RuntimeError):
+    """Raised on the processes that did not fail themselves when another one did; its text is that one's error."""
+
+
+class LostProcessError(RuntimeError):
+    """Raised where another process went without a word, killed by the system say, while this one waited for it."""
+
+
+class OutOfStepError(RuntimeError):
+    """Raised where this process failed while the others wait inside the same forward: none of them can go on."""
+
+
+@contextmanager
+def process_group() -> Iterator[Processes]:
+    """Join the processes that torchrun started, and leave them at the end; without torchrun do nothing.
+
+    Rank and address come from torchrun's environment variables. Where every process on the machine can have a GPU of
+    its own, it gets one (NCCL); otherwise the processes talk through gloo.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield Processes.current()
+        return
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+    has_gpus = torch.cuda.is_available() and torch.cuda.device_count() >= local
+    if has_gpus:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    store, rank, count = next(rendezvous("env://", timeout=PATIENCE))
+    backend = "cpu:gloo,cuda:nccl" if has_gpus else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
+    processes = Processes(rank, count, store)
+    try:
+        with processes.last_words():
+            yield processes
+    finally:
+        dist.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among all of them: ``rank`` of ``count``. Process 0 is the one that writes files.
+
+    ``store``: what :func:`process_group` knows besides, for :meth:`claim`.
+    """
+
+    rank: int = 0
+    count: int = 1
+    store: Any = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def current(cls) -> Processes:
+        """As torch.distributed knows it. Raises ValueError under torchrun where nobody joined the group."""
+        if dist.is_available() and dist.is_initialized():
+            return cls(dist.get_rank(), dist.get_world_size())
+        if dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1:
+            raise ValueError(
+                f"torchrun started {os.environ['WORLD_SIZE']} processes, but they do not know each other: put the "
+                "program into `with ppo.process_group():`"
+            )
+        return cls()
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def check(self, config: Config) -> None:
+        """Raise ValueError where a step or a minibatch cannot be dealt out evenly."""
+        for name in ("prompts_per_step", "minibatch"):
+            value = getattr(config, name)
+            if value % self.count:
+                raise ValueError(f"Config.{name}={value} counts over all processes and must be a multiple of their "
+                                 f"number, {self.count}")  # fmt: skip
+
+    # ------------------------------------------------------------------ what each one takes
+
+    def share(self, total: int) -> slice:
+        """This process's part of ``total`` rows that belong together in equal runs; the prompts of a step."""
+        size = total // self.count
+        return slice(self.rank * size, (self.rank + 1) * size)
+
+    def deal(self, attention_mask: Tensor) -> Tensor:
+        """Indices of this process's rows of a batch [B, S] that all of them hold; long and short ones for everybody."""
+        if self.count == 1:
+            return torch.arange(len(attention_mask), device=attention_mask.device)
+        order = torch.argsort(attention_mask.sum(dim=1), descending=True, stable=True)
+        return order[self.rank :: self.count]
+
+    # ------------------------------------------------------------------ bringing it together
+
+    def gather_rows(self, rows: Rows, *, pad_left: bool = False) -> Rows:
+        """All processes' rows under each other, in rank order: [b] or [b, t] -> [B] or [B, T], padded with 0."""
+        if self.count == 1 or rows is None:
+            return rows
+        parts: list[Tensor] = self._exchange(rows.cpu())
+        if rows.dim() == 2:
+            width = max(part.shape[1] for part in parts)
+            missing = [width - part.shape[1] for part in parts]
+            parts = [pad(x, (n, 0) if pad_left else (0, n)) for x, n in zip(parts, missing, strict=True)]
+        return torch.cat(parts).to(rows.device)
+
+    def gather_generation(self, generation: Generation) -> Generation:
+        """The responses of all processes. Tokens per second add up; of other metrics the largest is kept.
+
+        Hidden states, should there be any, are too large to send: without them they are computed again.
+        """
+        if self.count == 1:
+            return generation
+        joined: dict[str, Any] = {
+            name: self.gather_rows(value, pad_left=name.startswith("prompt_")) if value.dim() <= 2 else None
+            for name, value in vars(generation).items()
+            if isinstance(value, Tensor)
+        }
+        metrics = self._exchange(dict(generation.metrics))
+        joined["metrics"] = {
+            name: (sum if name.endswith("_per_second") else max)(m[name] for m in metrics) for name in metrics[0]
+        }
+        return replace(generation, **joined)
+
+    def sum_numbers(self, numbers: Mapping[str, float]) -> dict[str, float]:
+        """Each number summed over the processes, which must all name the same ones."""
+        if self.count == 1:
+            return dict(numbers)
+        totals = self._reduce(torch.tensor(list(numbers.values()), dtype=torch.float64), dist.ReduceOp.SUM)
+        return dict(zip(numbers, totals.tolist(), strict=True))
+
+    def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Replace every gradient by its sum over the processes; one that no process has stays None.
+
+        Weights that :mod:`ppo.distributed.sharding` split are left alone: FSDP2 sums their gradients in the backward.
+        """
+        whole = [p for p in parameters if not isinstance(p, DTensor)]
+        if self.count == 1 or not whole:
+            return
+        has_gradient = torch.tensor([p.grad is not None for p in whole], dtype=torch.int32)
+        used = [p for p, is_used in zip(whole, self._reduce(has_gradient, dist.ReduceOp.MAX).tolist(), strict=True)
+                if is_used]  # fmt: skip
+        for parameter in used:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        for bucket in _buckets([p.grad for p in used if p.grad is not None]):
+            flat = torch.cat([gradient.flatten() for gradient in bucket])
+            with _reached():
+                dist.all_reduce(flat)
+            for gradient, total in zip(bucket, torch.split(flat, [g.numel() for g in bucket]), strict=True):
+                gradient.copy_(total.view_as(gradient))
+
+    def copy_first(self, model: nn.Module) -> None:
+        """Give every process the parameters and buffers of process 0, so that all of them start from the same."""
+        if self.count > 1:
+            with _reached():
+                for tensor in (*model.parameters(), *model.buffers()):
+                    dist.broadcast(tensor.detach(), src=0)
+
+    # ------------------------------------------------------------------ agreeing
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """If the block raises on one process it raises on all of them, so that none waits for one that has gone.
+
+        The lowest of those that failed raises its own error, the others :class:`OtherProcessError`. Nothing in the
+        block may wait for another process, but for the forwards of :mod:`ppo.distributed.lockstep`.
+        """
+        if self.count == 1:
+            yield
+            return
+        error: Exception | None = None
+        try:
+            yield
+        except OutOfStepError:
+            raise  # the others are busy and could not be told
+        except Exception as caught:  # whatever it is, it is raised again below, once the others know
+            error = caught
+        told = self._exchange(None if error is None else _told(error))
+        failed = [rank for rank, text in enumerate(told) if text is not None]
+        if error is not None and failed[0] == self.rank:
+            raise error
+        if failed:
+            raise OtherProcessError(f"process {failed[0]}: {told[failed[0]]}")
+
+    @contextmanager
+    def last_words(self) -> Iterator[None]:
+        """Of several processes, one that an error leaves ignores SIGTERM from then on, so that the error can be told.
+
+        torchrun sends it to the others as soon as one is gone; half a minute later it sends SIGKILL. For a block whose
+        errors end the process.
+        """
+        try:
+            yield
+        except Exception:
+            if self.count > 1:
+                ignore_sigterm()
+            raise
+
+    def first(self, function: Callable[[], Value]) -> Value:
+        """What ``function`` returns on process 0, on all of them; only process 0 calls it."""
+        answer: Any = None
+        with self.together():
+            if self.is_first:
+                answer = function()
+        return cast(Value, self.same(answer))
+
+    def same(self, value: Value) -> Value:
+        """Process 0's value, on all of them."""
+        if self.count == 1:
+            return value
+        box: list[Any] = [value]
+        with _reached():
+            dist.broadcast_object_list(box, src=0)
+        return cast(Value, box[0])
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up on any process."""
+        return flag if self.count == 1 else bool(self._reduce(torch.tensor([int(flag)]), dist.ReduceOp.MAX).item())
+
+    def most(self, number: float) -> float:
+        """The largest of the processes' numbers."""
+        if self.count == 1:
+            return number
+        return float(self._reduce(torch.tensor([number], dtype=torch.float64), dist.ReduceOp.MAX).item())
+
+    def claim(self, name: str) -> bool:
+        """Whether this process is the first that asks for ``name``; waits for nobody, so it serves in an emergency."""
+        return self.store is None or self.store.add(f"ppo/{name}", 1) == 1
+
+    def gather(self, value: Value) -> list[Value]:
+        """The values of all processes, in rank order."""
+        return [value] if self.count == 1 else self._exchange(value)
+
+    def _exchange(self, value: Any) -> list[Any]:
+        values: list[Any] = [None] * self.count
+        with _reached():
+            dist.all_gather_object(values, value)
+        return values
+
+    def _reduce(self, numbers: Tensor, operation: Any) -> Tensor:
+        """A small tensor reduced over the processes, on the CPU where the group can do that."""
+        if "gloo" not in str(dist.get_backend_config()):
+            numbers = numbers.to("cuda")
+        with _reached():
+            dist.all_reduce(numbers, op=operation)
+        return numbers
+
+
+@contextmanager
+def _reached() -> Iterator[None]:
+    """What torch.distributed says when a peer is gone, in words."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise LostProcessError(
+            f"another process was lost in the middle of a step ({reason}); the last checkpoint stands: resume from it"
+        ) from error
+
+
+def _told(error: Exception) -> str:
+    """An error in one line, with its notes."""
+    return "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
+
+
+def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Neighbouring gradients of one dtype, up to ``BUCKET_ELEMENTS`` together."""
+    bucket: list[Tensor] = []
+    for gradient in gradients:
+        size = sum(g.numel() for g in bucket) + gradient.numel()
+        if bucket and (size > BUCKET_ELEMENTS or bucket[0].dtype != gradient.dtype):
+            yield bucket
+            bucket = []
+        bucket.append(gradient)
+    if bucket:
+        yield bucket

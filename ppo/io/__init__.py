@@ -1,0 +1,1 @@
+"""Files, rows and options from outside: read with a bound, written whole or not at all."""

@@ -1,0 +1,246 @@
+"""Where a causal LM is cut: hidden states on one side, the output layer on the other.
+
+Log-probs are computed from hidden states in chunks, so that a [B, T, V] tensor never exists. That needs the model in
+two parts. Most models are ``output_layer(backbone(x))`` and nothing else; some scale or squash their logits afterwards
+(Gemma 2, Cohere, Granite). For those the cut lies behind the logits, at the price of memory: right before lean.
+
+This module knows nothing about sampling, losses or value functions.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+_LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+
+
+@dataclass(frozen=True)
+class Features:
+    """``hidden`` [B, S, H] feeds a value head; ``output_layer(before_logits)`` gives logits [B, S, V].
+
+    For a model that was cut before its output layer the two are the same tensor. ``cache`` is the model's own
+    key/value cache when one was asked for.
+    """
+
+    hidden: Tensor
+    before_logits: Tensor
+    cache: Any = None
+
+
+class Backbone:
+    """Calls a causal LM for its features; see :class:`Features`. Holds no weights of its own.
+
+    ``model`` may be any Hugging Face causal LM, or a PEFT model around one; see :func:`causal_lm` for the errors.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        inner = causal_lm(model)
+        output_layer = inner.get_output_embeddings()
+        self.model = inner
+        trunk = getattr(inner, "base_model", inner)
+        self.is_cut_before_logits = trunk is not inner and _is_plain_head(inner, trunk, output_layer)
+        self._called: nn.Module = trunk if self.is_cut_before_logits else inner
+        self.output_layer: Callable[[Tensor], Tensor] = output_layer if self.is_cut_before_logits else _identity
+        parameters = inspect.signature(self._called.forward).parameters
+        self.accepts_positions = "position_ids" in parameters
+        self.accepts_cache = "past_key_values" in parameters
+        self.hidden_size = _hidden_size(output_layer)
+        self.first_position = first_position(inner)
+
+    def __call__(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        *,
+        position_ids: Tensor | None = None,
+        cache: Any = None,
+        use_cache: bool = False,
+    ) -> Features:
+        """Features of every position. ``input_ids`` int64 [B, S]; ``attention_mask`` bool [B, S + cached].
+
+        Positions count real tokens only, so left padding changes nothing; models without ``position_ids`` (ALiBi)
+        work from the mask alone.
+        """
+        arguments: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask.long()}
+        if self.accepts_positions:
+            if position_ids is None:
+                position_ids = positions(attention_mask)[:, -input_ids.shape[1] :] + self.first_position
+            arguments["position_ids"] = position_ids
+        if self.accepts_cache and cache is not None:
+            arguments["past_key_values"] = cache
+        arguments["use_cache"] = use_cache
+        if self.is_cut_before_logits:
+            output = self._called(**arguments)
+            hidden = output.last_hidden_state
+            return Features(hidden, hidden, getattr(output, "past_key_values", None))
+        output = self._called(output_hidden_states=True, **arguments)
+        return Features(output.hidden_states[-1], output.logits, getattr(output, "past_key_values", None))
+
+
+def positions(attention_mask: Tensor) -> Tensor:
+    """Position ids that skip padding: [0 0 1 1 1] -> [0 0 0 1 2]. int64, same shape as the mask."""
+    return (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)
+
+
+def first_position(model: nn.Module) -> int:
+    """The position id of a text's first token: 0, but ``pad_token_id`` + 1 for RoBERTa and its kin."""
+    is_roberta = any(hasattr(module, "create_position_ids_from_input_ids") for module in model.modules())
+    config: Any = model.config
+    return int(config.pad_token_id) + 1 if is_roberta else 0
+
+
+def _identity(logits: Tensor) -> Tensor:
+    return logits
+
+
+def _hidden_size(output_layer: Any) -> int:
+    size = getattr(output_layer, "in_features", None)
+    return int(size if size is not None else output_layer.weight.shape[-1])
+
+
+@torch.no_grad()
+def _is_plain_head(model: Any, trunk: nn.Module, output_layer: nn.Module) -> bool:
+    """Whether the model's logits are its output layer on its trunk's last hidden state, and nothing more."""
+    for name in _LOGIT_TRANSFORMS:
+        if getattr(model.config, name, None) not in (None, 1, 1.0):
+            return False
+    probe = probe_ids(model)
+    with evaluation_mode(model):
+        logits = model(input_ids=probe).logits
+        rebuilt = output_layer(trunk(input_ids=probe).last_hidden_state)
+    return bool(torch.allclose(logits.float(), rebuilt.float(), rtol=1e-5, atol=1e-5))
+
+
+def probe_ids(model: Any) -> Tensor:
+    """Four tokens to ask a model with, int64 [1, 4]; fewer where its context ends before."""
+    length = min(4, context_length(model) or 4)
+    return torch.arange(length, device=next(model.parameters()).device).unsqueeze(0) % vocabulary_size(model)
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Dropout off for a while; every module gets its own training flag back."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, is_training in flags:
+            module.training = is_training
+
+
+@contextmanager
+def swapped_forwards(modules: Sequence[nn.Module], make: Callable[[Any], Callable[..., Any]]) -> Iterator[None]:
+    """Within the context every module's forward is ``make`` of the one that it had; afterwards it is its own again."""
+    own = [vars(module).get("forward") for module in modules]
+    for module in modules:
+        module.forward = make(module.forward)
+    try:
+        yield
+    finally:
+        for module, own_forward in zip(modules, own, strict=True):
+            if own_forward is None:
+                del module.forward  # the class's own method shows again
+            else:
+                module.forward = own_forward
+
+
+def causal_lm(model: nn.Module) -> Any:
+    """The causal LM itself, out of its PEFT wrapper if it has one (its adapters live inside the layers).
+
+    Raises ValueError for a model without an output layer over its vocabulary, and for an encoder-decoder. That an
+    encoder with an output layer is none either, only :func:`is_causal` can tell.
+    """
+    inner: Any = model
+    if hasattr(inner, "get_base_model"):
+        inner = inner.get_base_model()
+    if not hasattr(inner, "get_output_embeddings") or inner.get_output_embeddings() is None:
+        raise ValueError(f"{type(inner).__name__} is no causal LM: it has no output embeddings")
+    if getattr(getattr(inner, "config", None), "is_encoder_decoder", False):
+        raise ValueError(f"{type(inner).__name__} is no causal LM but an encoder-decoder; give a decoder such as GPT-2")
+    return inner
+
+
+@torch.no_grad()
+def is_causal(model: nn.Module) -> bool:
+    """Whether a token's logits depend on nothing after it: other tokens behind the first must leave its logits alone.
+
+    Measured, because no config can tell: GPT-NeoX says ``is_decoder=False`` as BERT does, and a Llama can be told
+    ``is_causal=False``. What may move by rounding (routed experts multiply other batches) is 1e-4 of what the other
+    logits move by, or 4 units of the last place in half precision: small enough for any trained encoder. Raises
+    ValueError as :func:`causal_lm` does.
+    """
+    inner = causal_lm(model)
+    vocab, ids = vocabulary_size(inner), probe_ids(inner)
+    others = torch.cat([ids[:, :1], (ids[:, 1:] + vocab // 2) % vocab], dim=1)
+    with evaluation_mode(inner):
+        first, second = inner(input_ids=ids).logits, inner(input_ids=others).logits
+    moved = (first.float() - second.float()).abs()
+    tolerance = max(1e-4, 4 * torch.finfo(first.dtype).eps)
+    return not bool(moved[:, 0].max() > tolerance * moved[:, 1:].max())  # nan is left for others to find
+
+
+def blocks(model: nn.Module) -> list[Any]:
+    """The repeated blocks of a transformer: what transformers marks as such, else the children of its longest list."""
+    marked = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if marked:
+        return [m for m in marked if not any(m is not o and m in set(o.modules()) for o in marked)]
+    lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList)]
+    return max(lists, key=len, default=[])
+
+
+def is_split(model: nn.Module) -> bool:
+    """Whether this process has only a part of some weights at this moment (:mod:`ppo.distributed.sharding`)."""
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def vocabulary_size(model: Any) -> int:
+    """V: how many ids the input embedding knows."""
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
+def context_length(model: Any) -> int | None:
+    """The most tokens, prompt and response together, that may go into a model; None for one without a limit.
+
+    It decides by what would happen to one token more:
+    - a table of positions has no row for it, and the forward breaks: GPT-2, OPT, CTRL, and MPT, whose ALiBi bias is
+      such a table. A limit;
+    - rotary positions can be computed for it, but were never trained, and the log-probs are quietly wrong: Llama,
+      GPT-NeoX, Falcon. A limit too;
+    - ALiBi that is computed from the mask (BLOOM, Falcon with ``alibi``) and state-space models go on as before. No
+      limit, though Falcon's config names one either way.
+    """
+    config = model.config.get_text_config()
+    if getattr(config, "alibi", False):
+        return None
+    for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > 0:
+            return value - first_position(model)
+    return None
+
+
+def end_ids(model: Any) -> tuple[int, ...]:
+    """The token ids that end a response, from the generation config or the config; () if there are none.
+
+    Raises ValueError where a config names something else than whole numbers.
+    """
+    ids = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    if ids is None:
+        ids = getattr(model.config, "eos_token_id", None)
+    if ids is None:
+        return ()
+    listed = ids if isinstance(ids, (list, tuple)) else [ids]
+    if not all(isinstance(i, int) for i in listed):
+        raise ValueError(f"the model's config names eos_token_id={ids!r:.80}; it must be a token id or a list of them")
+    # A config may name an EOS beyond its own vocabulary; a token that cannot be sampled cannot end anything.
+    return tuple(int(i) for i in listed if 0 <= int(i) < vocabulary_size(model))

@@ -1,0 +1,106 @@
+"""Whether a folder's config asks for more than its weights are, found out before any memory is taken for it.
+
+A config is a small file that can ask for anything. Transformers makes lists as long as it says while it reads it,
+builds a billion layers one by one before a weight is missed, and makes room for positions that no weight has before it
+compares a shape. So the counts are looked at first, then the model that the config describes, built without its numbers
+(on torch's "meta" device), both against the headers of the safetensors files. This module reads no weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from ..io.files import read_json
+from .safetensors_header import Shapes, check_sizes, weight_shapes
+
+MAX_CONFIG_BYTES = 4 * 2**20
+SPARE_BUFFER_BYTES = 256 * 2**20  # masks and tables of positions, beyond as much as the weights' own bytes
+_LAYERS = (
+    "num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_blocks", "encoder_layers", "decoder_layers",
+    "num_decoder_layers",
+)  # fmt: skip
+_COUNTS = (*_LAYERS, "num_labels", "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_PACKED = 16  # weights that a quantised file holds in one number, at most: 2 bits each, in an int32
+
+
+def read_config(folder: Path) -> Any:
+    """The config of a model in a folder, after a look at what it would make transformers build while it is read.
+
+    Raises ValueError that speaks of the model as "it": whoever calls knows its name.
+    """
+    shapes = weight_shapes(folder)
+    if not shapes:
+        raise ValueError("it has no safetensors file in its folder")
+    most = max(len(shapes), *(size for shape in shapes.values() for size in shape), 1)
+    written = read_json(folder / "config.json", max_bytes=MAX_CONFIG_BYTES)
+    file = written.get("transformers_weights") if isinstance(written, dict) else None
+    if file is not None and (not isinstance(file, str) or file != Path(file).name):
+        raise ValueError(f"its config names {file!r:.80} as transformers_weights, which is no file of its folder")
+    for field, value in _counts(written):
+        limit = len(shapes) if field in _LAYERS else most
+        if isinstance(value, int) and not 0 <= value <= limit:
+            raise ValueError(f"its config does not fit its weights: {field} is {value}, at most {limit}")
+    return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def _counts(record: Any) -> Iterator[tuple[str, Any]]:
+    """(field, value) of all that transformers counts up to while it reads a config, at any depth."""
+    if isinstance(record, list):
+        for value in record:
+            yield from _counts(value)
+    if not isinstance(record, dict):
+        return
+    for field, value in record.items():
+        if field in _COUNTS:
+            yield field, value
+        elif field == "attention_types":  # GPT-Neo: [[[kinds], how often], …]
+            yield from ((field, number) for number in _numbers(value))
+        else:
+            yield from _counts(value)
+
+
+def _numbers(value: Any) -> Iterator[Any]:
+    if isinstance(value, list):
+        for part in value:
+            yield from _numbers(part)
+    else:
+        yield value
+
+
+def check_room(config: Any, folder: Path) -> None:
+    """Raise ValueError where a config has more layers, wider ones, or larger buffers than a folder's weights allow."""
+    shapes = weight_shapes(folder)
+    check_sizes(config, shapes, name="it")
+    check_built(config, shapes, num_bytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")))
+
+
+def check_built(config: Any, shapes: Shapes, *, num_bytes: int) -> None:
+    """Raise ValueError where the model that a config describes, built without memory, is larger than its files.
+
+    ``shapes`` are those of the tensors in the files, ``num_bytes`` long. A shape is compared where a weight has the
+    same name in the files; whatever the names, all weights together must not be more than twice the numbers that the
+    files hold. (What is only missing is named better when the model is loaded.)
+    """
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):  # some classes draw on the CPU all the same
+        model: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    is_packed = getattr(config, "quantization_config", None) is not None
+    parameters = dict(model.named_parameters())
+    for weight, parameter in parameters.items():
+        if not is_packed and shapes.get(weight, tuple(parameter.shape)) != tuple(parameter.shape):
+            raise ValueError(
+                f"its config does not fit its weights: {weight} is {shapes[weight]} in the file, "
+                f"{tuple(parameter.shape)} by the config"
+            )
+    held = sum(math.prod(shape) for shape in shapes.values()) * (_PACKED if is_packed else 1)
+    if (wanted := sum(parameter.numel() for parameter in parameters.values())) > 2 * held:
+        raise ValueError(f"its config asks for {wanted} weights, its files hold {held}")
+    room = SPARE_BUFFER_BYTES + num_bytes
+    if (taken := sum(buffer.nbytes for buffer in model.buffers())) > room:
+        raise ValueError(f"its config asks for {taken} bytes of masks and tables, more than {room}")

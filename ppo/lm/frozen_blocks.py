@@ -1,0 +1,111 @@
+"""The leading blocks of a model that no training reaches: run once per rollout, their output used again.
+
+Where only the top of a model is trained (``Config.train_top_layers``, an adapter in the top blocks, parameters frozen
+by hand), the blocks below it give the same hidden states in every epoch, and to the reference. This module swaps the
+forward of blocks for a while; it knows nothing about losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..buffer import align, microbatches
+from ..types import Generation
+from .adapters import has_adapter
+from .backbone import Backbone, blocks, causal_lm, evaluation_mode, probe_ids, swapped_forwards
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """How many leading blocks are frozen, and whether a block of this family gives its hidden states in a tuple."""
+
+    depth: int
+    is_tuple: bool
+
+    @torch.no_grad()
+    def record(self, backbone: Backbone, generation: Generation, *, batch_tokens: int) -> Tensor:
+        """What the trunk says about aligned rows: [B, S, H], arbitrary on padding; ``batch_tokens`` at once."""
+        result: Tensor | None = None
+        last = blocks(backbone.model)[self.depth - 1]
+        for indices in microbatches(generation.attention_mask, tokens=batch_tokens):
+            rows = align(generation.rows(indices))
+            hidden = _output_of(last, lambda rows=rows: backbone(rows.input_ids, rows.attention_mask))
+            if result is None:  # the longest rows come first
+                result = hidden.new_zeros(len(generation), *hidden.shape[1:])
+            result[indices, : hidden.shape[1]] = hidden
+        if result is None:
+            raise ValueError("the generation holds no sequence")
+        return result
+
+    @contextmanager
+    def replayed(self, model: nn.Module, hidden: Tensor) -> Iterator[None]:
+        """Within the context the frozen blocks of ``model`` (policy, critic, reference) just give ``hidden``."""
+        frozen = blocks(causal_lm(model))[: self.depth]
+        hidden = hidden.to(next(frozen[0].parameters()).dtype)
+        result = (hidden,) if self.is_tuple else hidden
+        with swapped_forwards(frozen, lambda _: lambda *_, **__: result):
+            yield
+
+
+def frozen_trunk(model: nn.Module) -> Trunk | None:
+    """The frozen leading blocks of a model, or None; measured: which blocks' outputs have no gradient on a probe."""
+    inner = causal_lm(model)
+    if all(p.requires_grad for p in inner.parameters()):
+        return None
+    outputs: list[Any] = []
+    hooks = [block.register_forward_hook(lambda *call: outputs.append(call[-1])) for block in blocks(inner)]
+    try:
+        with evaluation_mode(inner), torch.enable_grad():
+            inner(input_ids=probe_ids(inner))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    depth = next((i for i, output in enumerate(outputs) if _hidden(output).requires_grad), len(outputs))
+    return Trunk(depth, isinstance(outputs[0], tuple)) if depth > 0 else None
+
+
+def train_top(model: nn.Module, num_layers: int) -> None:
+    """Freeze everything but the last ``num_layers`` blocks. Raises ValueError where that makes no sense."""
+    if has_adapter(model):
+        raise ValueError(
+            f"train_top_layers={num_layers} would train the weights under the adapter: adapt the top layers only"
+        )
+    found = blocks(causal_lm(model))
+    if num_layers > len(found):
+        raise ValueError(f"train_top_layers={num_layers}, but {type(model).__name__} has {len(found)} layers")
+    model.requires_grad_(False)
+    for block in found[len(found) - num_layers :]:
+        block.requires_grad_(True)
+
+
+class _Enough(Exception):
+    """Ends a forward pass whose rest nobody needs."""
+
+
+def _output_of(block: nn.Module, run: Any) -> Tensor:
+    """The hidden states that leave a block when ``run`` is called; the blocks behind it are not computed."""
+    outputs: list[Any] = []
+
+    def keep(*call: Any) -> None:
+        outputs.append(call[-1])
+        raise _Enough
+
+    hook = block.register_forward_hook(keep)
+    try:
+        run()
+    except _Enough:
+        pass
+    finally:
+        hook.remove()
+    return _hidden(outputs[0])
+
+
+def _hidden(output: Any) -> Tensor:
+    hidden: Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden

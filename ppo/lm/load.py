@@ -1,0 +1,166 @@
+"""From what a caller names as "the model" to a causal LM and its tokenizer, checked before any work is done.
+
+A checkpoint can load without a murmur and still be no language model: weights that it lacks come out random, an encoder
+sees the very tokens it is to predict, a tokenizer without its files encodes nothing. The checks are functions of their
+own, for whoever loads in another way. This module trains nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+import torch
+from huggingface_hub import snapshot_download
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from ..io.files import read_json
+from .backbone import is_causal, vocabulary_size
+from .config_bounds import MAX_CONFIG_BYTES, check_room, read_config
+
+Loaded = TypeVar("Loaded")
+REMEDY = "give a folder with safetensors weights, or a hub id that this machine can reach"
+TOKENIZER_REMEDY = "save the tokenizer's files next to the weights, or give a loaded model and its tokenizer"
+_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+_NOT_OURS = ("*/*", "consolidated*")  # the same weights once more, as their makers keep them
+_DECODER = "give a decoder such as GPT-Neo, OPT or Llama"
+
+
+def load_model(model: str | Path | nn.Module, tokenizer: Any | None) -> tuple[Any, Any | None]:
+    """A loaded model as it is; a hub id or a folder through :func:`load_pretrained` in float32, with its tokenizer.
+
+    Raises ValueError, in one line, for what is no causal LM or cannot be loaded as one.
+    """
+    if isinstance(model, nn.Module):
+        check_causal(model, name="the loaded model")
+        return model, tokenizer
+    return load_pretrained(model, tokenizer=tokenizer)
+
+
+def load_pretrained(
+    source: str | Path, *, dtype: torch.dtype = torch.float32, tokenizer: Any | None = None, remedy: str = REMEDY
+) -> tuple[Any, Any]:
+    """(model, tokenizer) of a folder or a hub id: weights of ``dtype`` on the CPU, in evaluation mode, both checked.
+
+    Only safetensors weights are read, nothing is unpickled, no code of a repository is run, and a folder never asks the
+    hub. A given ``tokenizer`` is used as it is. Raises ValueError, in one line that names the model and a remedy
+    (``remedy`` where nothing more exact is known).
+    """
+    model = load_causal(source, dtype=dtype, remedy=remedy)
+    name = f"model={str(source)!r}"
+    if tokenizer is None:
+        tokenizer = explained(
+            lambda: AutoTokenizer.from_pretrained(_folder(source), local_files_only=True, trust_remote_code=False),
+            failure=f"the tokenizer of {name} cannot be loaded",
+            remedy=TOKENIZER_REMEDY,
+        )
+        check_tokenizer(tokenizer, model, name=name)
+    return model, tokenizer
+
+
+def load_causal(source: str | Path, *, dtype: torch.dtype = torch.float32, remedy: str = REMEDY) -> Any:
+    """The model alone, as :func:`load_pretrained` loads it; for a folder that has no tokenizer in it."""
+    name = f"model={str(source)!r}"
+    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+        raise ValueError(f"{name} is a folder that has no config.json; name a folder that save_pretrained wrote")
+    failure = f"{name} cannot be loaded as a causal LM"
+    if not Path(source).is_dir():
+        check_config(explained(lambda: _written_config(source), failure=failure, remedy=remedy), name=name)
+    folder = explained(lambda: _folder(source), failure=failure, remedy=remedy)
+    config = explained(lambda: read_config(folder), failure=failure, remedy=remedy)
+    check_config(config, name=name)
+    explained(lambda: check_room(config, folder), failure=failure, remedy=remedy)
+    model, info = explained(
+        lambda: AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False,
+            output_loading_info=True,
+        ),
+        failure=failure,
+        remedy=remedy,
+    )  # fmt: skip
+    check_weights(info["missing_keys"], name=name)
+    check_causal(model, name=name)
+    return model
+
+
+def _folder(source: str | Path, files: Sequence[str] = _FILES) -> Path:
+    """The folder itself, or where the hub's files lie once they are here: it is read as any other folder then."""
+    if Path(source).is_dir():
+        return Path(source)
+    return Path(snapshot_download(str(source), allow_patterns=list(files), ignore_patterns=list(_NOT_OURS)))
+
+
+def _written_config(source: str | Path) -> SimpleNamespace:
+    """What :func:`check_config` looks at, as config.json has it, before weights are downloaded in vain."""
+    written = read_json(_folder(source, ("config.json",)) / "config.json", max_bytes=MAX_CONFIG_BYTES)
+    if not isinstance(written, dict):
+        raise ValueError("its config.json holds no object")
+    kinds = written.get("architectures")
+    return SimpleNamespace(
+        architectures=[kind for kind in kinds if isinstance(kind, str)] if isinstance(kinds, list) else [],
+        is_encoder_decoder=bool(written.get("is_encoder_decoder")),
+        model_type=written.get("model_type"),
+    )
+
+
+def explained(action: Callable[[], Loaded], *, failure: str, remedy: str) -> Loaded:
+    """Run a Hugging Face loader; what goes wrong in it becomes a ValueError of one line: failure, reason, remedy.
+
+    A broken config, tokenizer, safetensors or GGUF file raises anything there, in tokenizers a bare Exception.
+    """
+    try:
+        return action()
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ValueError(f"{failure}: {reason}; {remedy}") from error
+
+
+def check_config(config: Any, *, name: str) -> None:
+    """Raise ValueError where a config says that the weights are no causal LM's: an encoder's, a classifier's, a T5's.
+
+    Looks at what was saved, so that nothing is downloaded in vain. Upper and lower case are one: ``MPTForCausalLM`` on
+    the hub is ``MptForCausalLM`` in transformers.
+    """
+    known = {kind.lower() for kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()}
+    kinds = config.architectures or []
+    if getattr(config, "is_encoder_decoder", False) or (kinds and known.isdisjoint(kind.lower() for kind in kinds)):
+        kind = ", ".join(kinds) or config.model_type
+        raise ValueError(f"{name} is no causal LM but {kind}; {_DECODER}")
+
+
+def check_weights(missing: Collection[str], *, name: str) -> None:
+    """Raise ValueError if a checkpoint lacked weights; ``missing`` are their names, transformers' ``missing_keys``."""
+    if missing:
+        raise ValueError(
+            f"{name} lacks weights for {', '.join(sorted(missing)[:5])}; they would be random: name a whole checkpoint"
+        )
+
+
+def check_causal(model: nn.Module, *, name: str) -> None:
+    """Raise ValueError for a loaded model that is no causal LM, sees the tokens to come, or cannot be run."""
+    if not explained(lambda: is_causal(model), failure=f"{name} cannot be run", remedy="is its config its own?"):
+        raise ValueError(
+            f"{name} is no causal LM: this {type(model).__name__} lets a token see the tokens after it, as an encoder "
+            f"does (is its config.is_decoder False?); {_DECODER}"
+        )
+
+
+def check_tokenizer(tokenizer: Any, model: Any, *, name: str) -> None:
+    """Raise ValueError for a tokenizer that encodes nothing, or knows more tokens than ``model``."""
+    # Where a tokenizer's files are missing, transformers makes one that knows its special tokens and no others.
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise ValueError(f"the tokenizer of {name} encodes nothing; {TOKENIZER_REMEDY}")
+    explained(
+        lambda: [int(i) for i in tokenizer("a b", add_special_tokens=False)["input_ids"]],
+        failure=f"the tokenizer of {name} cannot encode",
+        remedy=TOKENIZER_REMEDY,
+    )
+    if len(tokenizer) > vocabulary_size(model):
+        raise ValueError(
+            f"{name}: the tokenizer knows {len(tokenizer)} tokens, the model {vocabulary_size(model)}; "
+            "give the model with its own tokenizer"
+        )

@@ -1,0 +1,141 @@
+"""Log-probabilities and entropy of response tokens from hidden states, in chunks: never a [B, T, V] tensor.
+
+The distribution is the one that was sampled from: the same temperature, the same filters, the same ban on an early EOS.
+Behind a plain linear layer :mod:`ppo.lm.tiled_logprobs` does it, in memory that does not grow with the vocabulary.
+Behind any other layer, and under top-k or top-p, whole rows of logits are made, a chunk at a time, and again in the
+backward pass. This module does not know how hidden states come about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..config import Sampling
+from ..generation.sampling import filter_logits
+from ..types import Generation
+from .precision import as_statistics, statistics_dtype
+from .tiled_logprobs import OutputDistribution, output_logprobs
+
+OutputLayer = Callable[[Tensor], Tensor]
+_CHUNK_LOGITS = 2**24  # most logits in one chunk of whole rows: 64 MiB in float32
+
+
+def response_positions(features: Tensor, prompt_lengths: Tensor, length: int) -> Tensor:
+    """The features that *predict* the response tokens: [B, S, D], [B] -> [B, T, D] with T = ``length``.
+
+    Rows are laid out by :func:`ppo.buffer.align`. With a prompt of p tokens, token t of the response stands at position
+    p + t and is predicted by the position before it. This is the one place where prompt and response are sliced apart.
+    Where a response is shorter than T, what comes back is the row's last position, and for nobody's use.
+    """
+    steps = torch.arange(length, device=features.device)
+    index = (prompt_lengths.unsqueeze(1) - 1 + steps).clamp(max=features.shape[1] - 1)
+    return features.gather(1, index.unsqueeze(-1).expand(-1, -1, features.shape[-1]))
+
+
+def token_logprobs(
+    before_logits: Tensor,
+    output_layer: OutputLayer,
+    generation: Generation,
+    sampling: Sampling,
+    *,
+    chunk_tokens: int,
+    has_entropy_gradient: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Log-probs of the response tokens and entropy of their distributions (nats), both float32 [B, T], 0 on padding.
+
+    ``before_logits`` [B, T, D] are response positions; ``sampling.eos_ids`` must be given where
+    ``min_response_length`` > 0. Only real tokens pass the output layer, ``chunk_tokens`` at a time. A sampled token
+    that the top-k/top-p filter of *this* policy would drop stays in the set, so its log-prob is finite. Where the loss
+    holds no entropy, ``has_entropy_gradient=False`` may save its gradient.
+    """
+    mask = generation.mask
+    is_early = mask.cumsum(dim=1)[mask] <= sampling.min_response_length
+    rows, tokens = before_logits[mask], generation.tokens[mask]
+    is_filtered = sampling.temperature > 0 and (sampling.top_k > 0 or sampling.top_p < 1)
+    if isinstance(output_layer, nn.Linear) and is_plain_linear(output_layer) and not is_filtered:
+        distribution = OutputDistribution(
+            temperature=sampling.temperature if sampling.temperature > 0 else 1.0,
+            banned_ids=sampling.eos_ids or (),
+            is_banned=is_early,
+            dtype=_product_dtype(rows),
+            chunk_rows=chunk_tokens,
+        )
+        picked = output_logprobs(
+            rows,
+            output_layer.weight,
+            output_layer.bias,
+            tokens,
+            distribution,
+            has_entropy_gradient=has_entropy_gradient,
+        )
+    else:
+        picked = _whole_row_logprobs(rows, output_layer, tokens, is_early, sampling, chunk_tokens)
+    logprobs, entropy = (_laid_out(as_statistics(x), mask) for x in picked)
+    return logprobs, entropy
+
+
+def _laid_out(numbers: Tensor, mask: Tensor) -> Tensor:
+    """One number a real token, [N], at its place in [B, T]; 0 on padding."""
+    return numbers.new_zeros(mask.shape).masked_scatter(mask, numbers)
+
+
+def is_plain_linear(layer: nn.Module) -> bool:
+    """Whether calling the layer is ``F.linear`` with its weight and nothing more: no adapter, no hook, no sharding."""
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    is_own_forward = type(layer) is nn.Linear and "forward" not in vars(layer)
+    return is_own_forward and not any(hooks) and type(layer.weight) in (nn.Parameter, Tensor)
+
+
+def _product_dtype(rows: Tensor) -> torch.dtype:
+    """What a linear layer would compute in, here and now."""
+    device = rows.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else rows.dtype
+
+
+def _whole_row_logprobs(
+    rows: Tensor, output_layer: OutputLayer, tokens: Tensor, is_early: Tensor, sampling: Sampling, chunk_tokens: int
+) -> tuple[Tensor, Tensor]:
+    """The same over flat rows [N, D] and tokens [N], with a whole row of logits a token."""
+    vocab = getattr(output_layer, "out_features", rows.shape[-1])
+    chunk_tokens = min(chunk_tokens, max(_CHUNK_LOGITS // vocab, 1))
+
+    def one_chunk(rows: Tensor, tokens: Tensor, is_early: Tensor) -> tuple[Tensor, Tensor]:
+        logits = ban_early_eos(as_statistics(output_layer(rows)), is_early, sampling.eos_ids)
+        logits = filter_logits(logits, sampling.temperature, sampling.top_k, sampling.top_p, keep=tokens)
+        return pick_and_entropy(logits, tokens)
+
+    logprobs, entropies = [], []
+    for start in range(0, rows.shape[0], chunk_tokens):
+        part = slice(start, start + chunk_tokens)
+        if torch.is_grad_enabled():
+            logprob, entropy = checkpoint(one_chunk, rows[part], tokens[part], is_early[part], use_reentrant=False)
+        else:
+            logprob, entropy = one_chunk(rows[part], tokens[part], is_early[part])
+        logprobs.append(logprob)
+        entropies.append(entropy)
+    if not logprobs:
+        nothing = rows.new_zeros(0, dtype=statistics_dtype(rows.dtype))
+        return nothing, nothing
+    return torch.cat(logprobs), torch.cat(entropies)
+
+
+def pick_and_entropy(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-prob of one token a row and the row's entropy: logits [N, V] (may hold -inf), tokens [N] -> [N], [N]."""
+    all_logprobs = torch.log_softmax(logits, dim=-1)
+    picked = all_logprobs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    # A filtered token has p = 0 and log p = -inf; 0 * -inf is nan, its limit is 0.
+    finite = all_logprobs.masked_fill(all_logprobs == -torch.inf, 0.0)
+    return picked, -(all_logprobs.exp() * finite).sum(dim=-1)
+
+
+def ban_early_eos(logits: Tensor, is_early: Tensor, eos_ids: tuple[int, ...] | None) -> Tensor:
+    """Give EOS no chance on the rows where ``is_early`` [N] is True; logits [N, V] come back unchanged elsewhere."""
+    if not eos_ids or not bool(is_early.any()):
+        return logits
+    banned = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
+    banned[list(eos_ids)] = True
+    return logits.masked_fill(is_early.unsqueeze(-1) & banned, -torch.inf)

@@ -1,0 +1,54 @@
+"""What a folder's weights are, from the headers of its safetensors files alone, and whether a config fits them.
+
+:mod:`ppo.lm.config_bounds` looks at the rest of a config. This module reads no weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from ..io.files import read_json
+
+Shapes = Mapping[str, tuple[int, ...]]
+_SIZES = ("hidden_size", "vocab_size")
+
+
+def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor in a folder's safetensors files. Raises ValueError that names a damaged file."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in sorted(folder.glob("*.safetensors.index.json")):
+        _check_index(path)
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
+    return shapes
+
+
+def _check_index(path: Path) -> None:
+    """Raise ValueError where an index says that weights lie in another folder."""
+    index = read_json(path)
+    files = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(files, dict):
+        raise ValueError(f"{path} is damaged: it has no weight_map")
+    for file in files.values():
+        if not isinstance(file, str) or file != Path(file).name or not file.endswith(".safetensors"):
+            raise ValueError(f"{path} names {file!r:.80}, which is no safetensors file of its folder")
+
+
+def check_sizes(config: Any, shapes: Shapes, *, name: str) -> None:
+    """Raise ValueError where a config has more layers than there are weights, or is wider than every one of them."""
+    if not shapes:
+        return
+    widest = max((size for shape in shapes.values() for size in shape), default=0)
+    limits = {"num_hidden_layers": len(shapes), **dict.fromkeys(_SIZES, widest)}
+    for field, limit in limits.items():
+        value = getattr(config, field, None)
+        if isinstance(value, int) and not 0 <= value <= limit:
+            raise ValueError(f"{name} has a config that does not fit its weights: {field} is {value}, at most {limit}")

@@ -1,0 +1,5 @@
+"""What a run writes about itself."""
+
+from .run_log import HEADLINE, RunLog, headline, read_jsonl
+
+__all__ = ["HEADLINE", "RunLog", "headline", "read_jsonl"]

@@ -1,0 +1,121 @@
+"""What a run writes about itself: metrics.jsonl and metrics.csv, samples.jsonl, and TensorBoard where it is installed.
+
+Every metric is named ``area/quantity``. This module knows nothing about what the numbers mean.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint.folder import list_checkpoints
+from ..io.files import flush, replace_text
+from ..io.rows import byte_lines
+from ..types import Rollout
+from .csv_table import CsvTable
+from .tensorboard import TensorBoard, open_tensorboard
+
+HEADLINE = {"score": "score/mean", "kl": "kl/per_sequence"}
+"""What the progress bar shows: a label, and the metric whose last known value stands beside it."""
+
+
+class RunLog:
+    """Appends to the files of a run folder, a line each step, flushed at once. ``folder=None`` writes nothing.
+
+    ``first_step``: a resumed run drops the lines that an interrupted run wrote from that step on. A run that starts
+    from 0 in a folder that holds another one's metrics is a ValueError. ``use_tensorboard=None``: if it is installed.
+    """
+
+    def __init__(self, folder: Path | None, *, first_step: int = 0, use_tensorboard: bool | None = False) -> None:
+        self._folder = folder
+        self._csv: CsvTable | None = None
+        self._tensorboard: TensorBoard | None = None
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        metrics = folder / "metrics.jsonl"
+        if first_step == 0 and metrics.exists() and metrics.stat().st_size > 0:
+            if list_checkpoints(folder / "checkpoints"):
+                raise ValueError(f"{folder} holds another run: resume it with Trainer.resume, or name another folder")
+            raise ValueError(
+                f"{folder} holds a run without a checkpoint (save_every_steps=0, or it ended before the first one), "
+                "which cannot be resumed: delete the folder, or name another one"
+            )
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            _drop_from(folder / name, first_step)
+        self._csv = CsvTable(folder / "metrics.csv", read_jsonl(metrics) if metrics.exists() else [])
+        self._tensorboard = open_tensorboard(folder / "tensorboard", first_step=first_step, is_wanted=use_tensorboard)
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """One line of numbers for a finished step."""
+        self._append("metrics.jsonl", {"step": step, **values})
+        if self._csv is not None:
+            self._csv.append({"step": step, **values})
+        if self._tensorboard is not None:
+            self._tensorboard.metrics(step, values)
+
+    def samples(self, step: int, rollout: Rollout, *, count: int = 4) -> None:
+        """The first few samples of a step with their scores."""
+        for sample, score in zip(rollout.samples[:count], rollout.scores.tolist(), strict=False):
+            self._append(
+                "samples.jsonl", {"step": step, "prompt": sample.prompt, "response": sample.text, "score": score}
+            )
+
+    def flush(self) -> None:
+        """Have the lines written to disk, ahead of a checkpoint that counts on them."""
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            if self._folder is not None and (self._folder / name).exists():
+                flush(self._folder / name)
+
+    def close(self) -> None:
+        """Let go of what is open."""
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+    def _append(self, name: str, record: Mapping[str, Any]) -> None:
+        if self._folder is None:
+            return
+        with open(self._folder / name, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def headline(labels: Mapping[str, str], metrics: Mapping[str, float]) -> dict[str, str]:
+    """The metrics that a progress bar shows, as text, by their labels; what is not known is left out."""
+    return {label: f"{metrics[name]:.3f}" for label, name in labels.items() if name in metrics}
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The records of a JSONL file; a last line that was cut off by a kill is left out.
+
+    Raises ValueError that names the line for anything else that is no JSON object in UTF-8, or a line without end.
+    """
+    records: list[dict[str, Any]] = []
+    refused = None  # by the line before, which may be the last one
+    for place, line in byte_lines(path):
+        if refused is not None:
+            raise refused
+        try:
+            record = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError) as error:  # a character of several bytes can be cut as well
+            refused = ValueError(f"{place} is not JSON: {str(error)[:200]}")
+            continue
+        if not isinstance(record, dict):
+            raise ValueError(f"{place} is not JSON that holds an object: {record!r:.80}")
+        records.append(record)
+    return records
+
+
+def _drop_from(path: Path, first_step: int) -> None:
+    if not path.exists():
+        return
+    kept: Sequence[dict[str, Any]] = [record for record in read_jsonl(path) if _step(record, path) < first_step]
+    replace_text(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept))
+
+
+def _step(record: Mapping[str, Any], path: Path) -> int:
+    step = record.get("step")
+    if not isinstance(step, int):
+        raise ValueError(f"{path} holds a line without a step: {record!r:.80}")
+    return step

@@ -1,0 +1,1 @@
+"""AdamW, with its schedule and its two epsilons."""

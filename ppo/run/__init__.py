@@ -1,0 +1,1 @@
+"""What a run on a real machine meets: little memory, Ctrl-C, other people's reward functions, rounding."""

@@ -1,0 +1,78 @@
+"""What the policy says at each place of a response, before and after an update, and how its tokens are written.
+
+This module knows distributions and a tokenizer, nothing about rewards or losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..buffer import align, trim
+from ..generation.sampling import filter_logits
+from ..lm.logprobs import ban_early_eos, response_positions
+from ..types import Generation
+from .records import Alternative
+
+if TYPE_CHECKING:
+    from ..trainer import Trainer
+
+CONTEXT = 8  # tokens before a token that decide how it is written (a space, half a letter)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the policy and the critic say about one response: log-probs of all tokens [T, V], and statistics [T]."""
+
+    distribution: Tensor
+    logprobs: Tensor
+    values: Tensor
+
+
+@torch.no_grad()
+def look(trainer: Trainer, generation: Generation) -> Look:
+    """Ask about a single row."""
+    part = trim(generation)
+    rows, backbone, sampling = align(part), trainer.actor.backbone, trainer.sampling
+    tokens = part.tokens[0]
+    with trainer.precision():
+        features = backbone(rows.input_ids, rows.attention_mask)
+        chosen = response_positions(features.before_logits, rows.prompt_lengths, len(tokens))[0]
+        logits = backbone.output_layer(chosen).float()
+    is_early = torch.arange(len(tokens), device=tokens.device) < sampling.min_response_length
+    logits = ban_early_eos(logits, is_early, sampling.eos_ids)
+    logits = filter_logits(logits, sampling.temperature, sampling.top_k, sampling.top_p, keep=tokens)
+    evaluation = trainer.evaluate(part)
+    distribution = torch.log_softmax(logits, dim=-1).cpu()
+    return Look(distribution, evaluation.logprobs[0].cpu(), evaluation.values[0].cpu())
+
+
+def alternatives(
+    before: Tensor, after: Tensor, token: int, top_k: int, context: Sequence[int], writer: Writer
+) -> list[Alternative]:
+    """The likeliest tokens before and after [V] and the one that was drawn, likeliest before first."""
+    count = min(top_k, len(before))
+    ids = {token, *before.topk(count).indices.tolist(), *after.topk(count).indices.tolist()}
+    found = [Alternative(i, writer.piece(context, i), float(before[i].exp()), float(after[i].exp())) for i in ids]
+    return sorted((a for a in found if a.before > 0 or a.after > 0), key=lambda a: (-a.before, -a.after, a.id))
+
+
+class Writer:
+    """How a token is written behind others; "" without a tokenizer."""
+
+    def __init__(self, tokenizer: Any | None) -> None:
+        self._tokenizer = tokenizer
+
+    def piece(self, context: Sequence[int], token: int) -> str:
+        """The text that ``token`` adds behind ``context``: some tokenizers write a space only between two words."""
+        if self._tokenizer is None:
+            return ""
+        start = self._tokenizer.decode(list(context), skip_special_tokens=False) if context else ""
+        whole = self._tokenizer.decode([*context, token], skip_special_tokens=False)
+        if context and whole.startswith(start) and not start.endswith("\N{REPLACEMENT CHARACTER}"):
+            return str(whole[len(start) :])
+        return str(self._tokenizer.decode([token], skip_special_tokens=False))

@@ -1,0 +1,165 @@
+"""The traced update: the trainer's own, with a recorder, and the distributions at each position before and after.
+
+This module knows the trainer and puts the record together; what is recorded in between is :mod:`ppo.trace.recorder`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..advantages import gae, masked_mean, masked_variance, shape_rewards, td_errors
+from ..checkpoint.random_state import random_state, set_random_state
+from ..config import Config
+from ..types import Rollout
+from .distributions import CONTEXT, Look, Writer, alternatives, look
+from .recorder import Recorder
+from .records import RowTrace, TokenTrace, TokenUpdate, Trace
+
+if TYPE_CHECKING:
+    from ..trainer import Trainer
+
+
+def trace_update(
+    trainer: Trainer, rollout: Rollout, rows: Sequence[int], *, top_k: int = 5, is_undone: bool = False
+) -> Trace:
+    """See :meth:`ppo.Trainer.trace`. Holds rows x T x V log-probs in memory while the update runs.
+
+    Raises ValueError for rows that the rollout lacks, for a rollout without ``token_rewards``, and under torchrun.
+    """
+    _check(trainer, rollout, rows, top_k)
+    step, kl_coef = trainer.step, rollout.metrics.get("kl/coef", trainer.kl_controller.coef)
+    recorder = Recorder(rollout, rows, trainer.config)
+    with unchanged(trainer) if is_undone else nullcontext():
+        before = [look(trainer, rollout.generation.rows([row])) for row in rows]
+        metrics = trainer.update(rollout, recorder=recorder)
+        after = [look(trainer, rollout.generation.rows([row])) for row in rows]
+    columns = _columns(rollout, trainer.config, kl_coef)
+    shared = _numbers(columns, rollout.generation.mask, trainer.config) | {"kl_coef": kl_coef}
+    if "score/running_std" in rollout.metrics:
+        shared["score_std"] = rollout.metrics["score/running_std"]
+    traces = [
+        _row_trace(trainer, rollout, row, columns, recorder.updates[row], *looks, top_k=top_k)
+        for row, *looks in zip(rows, before, after, strict=True)
+    ]
+    config = trainer.config.to_dict()
+    return Trace(step, len(rollout), config, shared, recorder.minibatches, traces, metrics)
+
+
+def _check(trainer: Trainer, rollout: Rollout, rows: Sequence[int], top_k: int) -> None:
+    if trainer.processes.count > 1:
+        raise ValueError("a trace is taken in one process: run this step without torchrun")
+    if rollout.token_rewards is None:
+        raise ValueError("the rollout has no token_rewards, so a trace cannot show them: take trainer.rollout()'s")
+    if not rows or len(set(rows)) != len(rows) or not all(0 <= row < len(rollout) for row in rows):
+        raise ValueError(f"rows={list(rows)} must be different numbers from 0 to {len(rollout) - 1}")
+    if top_k < 1:
+        raise ValueError(f"top_k={top_k} must be at least 1")
+
+
+@contextmanager
+def unchanged(trainer: Trainer) -> Iterator[None]:
+    """Whatever an update changes is put back at the end, also after an error; costs a copy of what is trained."""
+    weights = {name: p.detach().clone() for name, p in trainer.actor.trained_parameters().items()}
+    moments = {name: x.clone() for name, x in trainer.optimizer.state_tensors().items()}
+    num_updates, step, kl_coef = trainer.optimizer.num_updates, trainer.step, trainer.kl_controller.coef
+    num_not_finite, fresh = trainer.num_not_finite, trainer._fresh
+    generator, other_generators = trainer.generator.get_state(), random_state()
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, p in trainer.actor.trained_parameters().items():
+                p.copy_(weights[name])
+        trainer.optimizer.zero_grad()
+        trainer.optimizer.load_state_tensors(moments, num_updates)
+        trainer.step, trainer.kl_controller.coef = step, kl_coef
+        trainer.num_not_finite, trainer._fresh = num_not_finite, fresh
+        trainer.generator.set_state(generator)
+        set_random_state(other_generators)
+
+
+def _numbers(columns: Mapping[str, Tensor], mask: Tensor, config: Config) -> dict[str, float]:
+    """How many tokens the step has, and the means and variances of its whitenings."""
+    numbers = {"num_tokens": float(mask.sum())}
+    whitened = {"reward": "shaped_reward"} if config.whiten_rewards else {}
+    if config.has_critic and config.whiten_advantages:
+        whitened["advantage"] = "raw_advantage"
+    for name, column in whitened.items():
+        numbers[f"{name}_mean"] = float(masked_mean(columns[column], mask))
+        numbers[f"{name}_variance"] = float(masked_variance(columns[column], mask))
+    return numbers
+
+
+def _columns(rollout: Rollout, config: Config, kl_coef: float) -> dict[str, Tensor]:
+    """Every number of the rollout, [B, T], by the name that it has in a :class:`TokenTrace`."""
+    mask = rollout.generation.mask
+    assert rollout.token_rewards is not None
+    penalty = kl_coef if config.kl_as == "reward" else 0.0
+    columns = {
+        "old_logprob": rollout.old_logprobs,
+        "old_probability": rollout.old_logprobs.exp(),
+        "entropy": rollout.generation.entropy,
+        "kl": rollout.kl,
+        "token_reward": rollout.token_rewards,
+        "shaped_reward": shape_rewards(rollout.token_rewards, rollout.kl, mask, kl_coef=penalty),
+        "reward": rollout.rewards,
+        "advantage": rollout.advantages,
+    }
+    if rollout.ref_logprobs is not None:
+        columns["ref_logprob"] = rollout.ref_logprobs
+    if config.has_critic:
+        advantages, _ = gae(rollout.rewards, rollout.old_values, mask, gamma=config.gamma, lam=config.gae_lambda)
+        columns |= {
+            "value": rollout.old_values,
+            "td_error": td_errors(rollout.rewards, rollout.old_values, mask, gamma=config.gamma),
+            "raw_advantage": advantages,
+            "return_value": rollout.returns,
+        }
+    return columns
+
+
+def _row_trace(
+    trainer: Trainer,
+    rollout: Rollout,
+    row: int,
+    columns: dict[str, Tensor],
+    updates: list[list[TokenUpdate]],
+    before: Look,
+    after: Look,
+    *,
+    top_k: int,
+) -> RowTrace:
+    sample, config = rollout.samples[row], trainer.config
+    numbers: dict[str, list[float]] = {name: x[row].tolist() for name, x in columns.items()}
+    numbers["final_logprob"] = after.logprobs.tolist()
+    numbers["final_probability"] = after.logprobs.exp().tolist()
+    optional = ["ref_logprob", "value", "td_error", "raw_advantage", "return_value", "final_value"]
+    if config.has_critic:
+        numbers["final_value"] = after.values.tolist()
+    writer = Writer(trainer.tokenizer)
+    tokens = []
+    for t, token in enumerate(sample.ids):
+        context = (sample.prompt_ids + sample.ids[:t])[-CONTEXT:]
+        found = alternatives(before.distribution[t], after.distribution[t], token, top_k, context, writer)
+        here: dict[str, Any] = {name: x[t] for name, x in numbers.items()}
+        here |= {name: None for name in optional if name not in here}
+        text = writer.piece(context, token)
+        tokens.append(TokenTrace(id=token, text=text, alternatives=found, updates=updates[t], **here))
+    totals = rollout.rewards.sum(dim=1)
+    mean, std = (None, None) if config.has_critic else _group(totals, row, config.samples_per_prompt)
+    pieces = [writer.piece(sample.prompt_ids[max(i - CONTEXT, 0) : i], x) for i, x in enumerate(sample.prompt_ids)]
+    return RowTrace(
+        row, sample.prompt, list(sample.prompt_ids), pieces, sample.text, sample.is_ended,
+        float(rollout.scores[row]), float(totals[row]), mean, std, tokens,
+    )  # fmt: skip
+
+
+def _group(totals: Tensor, row: int, size: int) -> tuple[float, float]:
+    """Mean and biased standard deviation of the totals of a row's group."""
+    group = totals.view(-1, size)[row // size]
+    return float(group.mean()), float(group.std(correction=0))
