@@ -10,7 +10,7 @@ The method (Kassem, Mahmoud and Saad, EMNLP 2023), in the order of the functions
 ``attacks`` tries what a determined attacker would, on both models: sampling, beam search, other prompts, relearning, …
 ``python demem.py`` does all of it on the built-in lab; ``python demem.py run --help`` lists every option. ``memorise``
 prepares models that have memorised nothing; ``trace`` opens one PPO step up, token by token; ``compare`` sets other
-methods beside DeMem (demem_compare.py). A run lives in one folder (``--out``):
+methods beside DeMem (unlearning/compare/comparison.py). A run lives in one folder (``--out``):
 
     config.json      every setting            metrics.jsonl (and .csv), samples.jsonl   the training, step by step
     evaluation.json  before, after, summary   passages.jsonl                 every passage before and after
@@ -36,20 +36,6 @@ from typing import Any
 import transformers
 
 import ppo
-from demem_attacks import AttackOptions, run_attacks
-from demem_compare import Comparison, compare
-from demem_ingredients import (
-    LOOKS,
-    chance_floor,
-    is_forgotten,
-    make_reward,
-    put_adapter,
-    rows_to_forget,
-    text_to_keep,
-)  # fmt: skip
-from demem_paper import published_rollout, train_as_published
-from demem_setup import Options, Run, prepare, say
-from demem_trace import Wish, floor_of, prepare_trace, write_trace
 from eval.evaluate import Evaluation, evaluate, probe
 from eval.exports import model_card, write_card, write_open_unlearning
 from eval.report import render_passage, render_table
@@ -63,6 +49,20 @@ from ppo.distributed import LostProcessError, OtherProcessError, Processes
 from ppo.io.options import add_options
 from ppo.log import HEADLINE, read_jsonl
 from ppo.run.interrupt import sigterm_as_ctrl_c
+from unlearning.attack import AttackOptions, run_attacks
+from unlearning.compare.comparison import Comparison, compare
+from unlearning.notebook import published_rollout, train_as_published
+from unlearning.recipe import (
+    LOOKS,
+    chance_floor,
+    is_forgotten,
+    make_reward,
+    put_adapter,
+    rows_to_forget,
+    text_to_keep,
+)  # fmt: skip
+from unlearning.run import Options, Run, prepare, say
+from unlearning.trace import Wish, floor_of, prepare_trace, write_trace
 
 # ---------------------------------------------------------------------- the method
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.pareto import TARGET, collapse, derived, means
-from eval.report.pareto_text import markdown, number
+from eval.report.comparison.text import markdown, number
 from ppo.io.files import read_json
 
 from .cost.architecture import KNOWN
@@ -61,7 +61,7 @@ AT_LENGTH = {
 
 @dataclass(frozen=True)
 class Metric:
-    """``quantity`` of a summary, or derived from it, and its kind, as ``eval.report.pareto_text.number`` knows it.
+    """``quantity`` of a summary, or derived from it, and its kind, as ``eval.report.comparison.text.number`` knows it.
 
     in_brief      whether it stands in the short table, too
     by_chance     whether the same of the never-trained passages says what chance is

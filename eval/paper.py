@@ -8,10 +8,10 @@ good measure: each quantity stands beside the sound one of :mod:`eval.evaluate`,
     an "epoch" is one batch, 1 to 4 of them in all         training: preset paper-as-run, ``--steps``
     the KL penalty is 0: rewards are computed once a       training: the same; in the first batch policy and
       batch, when policy and reference hardly differ         reference are one model
-    the response is the last 55 tokens of prompt and       training: :mod:`demem_paper`
+    the response is the last 55 tokens of prompt and       training: :mod:`unlearning.notebook`
       output together: prompt tokens after an early EOS
     empty, repeated and garbled text scores best           training: no guards in the reward of paper-as-run
-    special tokens stand in the text that is scored        training: demem_paper; evaluation: all of ``paper/…``
+    special tokens stand in the text that is scored        training: unlearning.notebook; evaluation: all of ``paper/…``
     rows that generate at most one token are dropped       ``paper/dropped``; all other ``paper/…``
     outputs of OPT are cut 4 characters too early          ``paper/n_bleu_early_4``
     MA is over the first tokens of prefix and suffix,      ``paper/ma``

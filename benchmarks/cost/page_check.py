@@ -100,7 +100,7 @@ def _verdict(checks: Sequence[Check]) -> str:
   commit). What CUDA's allocator keeps is meant to be in the {H100.reserved / 1e9:.0f} GB assumed above.
 - **FSDP2**: no time was compared. In an update two gloo processes hold, beside weights and moments, {_FSDP} of what is
   predicted, for LoRA and in full, with a tied output layer and with its own
-  (`python -m pytest -m slow tests/test_cost_fsdp.py`; gloo copies once more what it sends).
+  (`python -m pytest -m slow tests/benchmarks/test_cost_fsdp.py`; gloo copies once more what it sends).
 - Beyond their limit:
 {reasons}
 - The library has changed since some files were measured: a separate critic was asked together with the policy (before

@@ -21,9 +21,6 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from demem_ingredients import LOOKS, is_forgotten
-from demem_setup import Run
-from demem_twins import Twins
 from eval.baselines import distillation, gradient_ascent, preference
 from eval.baselines.decoding import MemFree, dp_decoding, logit_mixing
 from eval.baselines.training import StepLog, Stop, Training, pairs_of
@@ -32,6 +29,9 @@ from eval.evaluate import probe
 from eval.protocols import Generate
 from ppo.generation import generate as ppo_generate
 from ppo.io.files import read_json, write_json
+from unlearning.compare.retrained import Twins
+from unlearning.recipe import LOOKS, is_forgotten
+from unlearning.run import Run
 
 Kind = Literal["original", "training", "decoding", "retraining"]
 

@@ -113,7 +113,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "prompts_per_step": 32, "minibatch": 8, "epochs": 8, "learning_rate": 1.41e-5, "kl_coef": 0.2,
         "save_every_steps": 10,
     },
-    # The same as its notebook ran: demem_paper.py says what else was different.
+    # The same as its notebook ran: unlearning/notebook.py says what else was different.
     "paper-as-run": {
         "prompts_per_step": 32, "minibatch": 8, "epochs": 8, "learning_rate": 1.41e-5, "kl_coef": 0.2,
         "response_length": 55, "old_logprobs": "recompute",

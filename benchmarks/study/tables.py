@@ -1,6 +1,6 @@
 """The pages of the lab study: tables in Markdown with means, lowest and highest, and what can be read off them.
 
-Everything that is said is computed from the points. This module runs no model; study_rows.py has the arithmetic.
+Everything that is said is computed from the points. This module runs no model; rows.py has the arithmetic.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study_points import NUM_SEEDS, ORIGINAL, SIZE, SIZES
-from benchmarks.study_rows import LOWER_IS_BETTER, Row, as_good_as_both, better_and_worse, make_rows
-from benchmarks.study_variants import BOTH, VARIANTS
-from eval.report.pareto_text import DISTANCES, FORGOTTEN, KEPT, Column, markdown, number
+from benchmarks.study.points import NUM_SEEDS, ORIGINAL, SIZE, SIZES
+from benchmarks.study.rows import LOWER_IS_BETTER, Row, as_good_as_both, better_and_worse, make_rows
+from benchmarks.study.variants import BOTH, VARIANTS
+from eval.report.comparison.text import DISTANCES, FORGOTTEN, KEPT, Column, markdown, number
 from ppo.io.files import replace_text
 
 COSTS: tuple[Column, ...] = (

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.study_points import ORIGINAL
-from demem_methods import BALANCED
+from benchmarks.study.points import ORIGINAL
 from eval.pareto import COLLAPSE_RULES, collapse, derived
+from unlearning.compare.methods import BALANCED
 
 LOWER_IS_BETTER = {
     "forget/exact": True,

@@ -8,28 +8,27 @@
     real.png          the same as methods.png on a real model, and what relearning brings back
 
 A picture whose points are not there is left out, and said so. This module knows what is drawn of which points, and
-measures nothing; plots_drawing.py knows how.
+measures nothing; drawing.py knows how.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import demem_methods
-from benchmarks.plots_drawing import INK, IS_BETTER, SOFT, Line, Panel, new_figure, rows_figure
+from benchmarks.plots.drawing import INK, IS_BETTER, SOFT, Line, Panel, new_figure, rows_figure
 from benchmarks.readme_tables import NAMES, Point, read_points, relearning_steps, untaught
-from benchmarks.study_points import SIZE, SIZES, Settings
-from benchmarks.study_points import read_points as read_study
-from benchmarks.study_rows import Row, make_rows
-from benchmarks.study_tables import select
-from benchmarks.study_variants import BOTH
+from benchmarks.study.points import SIZE, SIZES, Settings
+from benchmarks.study.points import read_points as read_study
+from benchmarks.study.rows import Row, make_rows
+from benchmarks.study.tables import select
+from benchmarks.study.variants import BOTH
 from eval.pareto import TARGET, collapse, derived
+from unlearning.compare import methods
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +62,7 @@ SHORT = {
     "warm-half": "half a distillation, then PPO",
     "warm-semantic": "distillation, PPO by BERTScore",
 }
-"""Of ``study_variants.VARIANTS``, as a picture has room for."""
+"""Of ``benchmarks.study.variants.VARIANTS``, as a picture has room for."""
 
 KEPT = (
     Panel("keep/exact", "to keep,\nexact", "more", is_share=True),
@@ -196,7 +195,7 @@ def method_lines(points: Sequence[Point]) -> dict[str, Line]:
         fallen = sum(bool(collapse(p["summary"], p["kind"])) for p in members)
         found = [steps for p in members if (steps := untaught(p, "bleu"))]
         lines[name] = Line(
-            with_count(label, len(members), most) if demem_methods.METHODS[name].is_seeded else label,
+            with_count(label, len(members), most) if methods.METHODS[name].is_seeded else label,
             values,
             is_collapsed=name not in ("original", TARGET) and 2 * fallen > len(members),
             is_ours=name == "demem",
@@ -217,7 +216,7 @@ def with_line(panel: Panel, values: Sequence[float] | None) -> Panel:
 
 def seeds_of(points: Sequence[Point]) -> list[int]:
     """How many each method has that a seed changes."""
-    names = [p["method"] for p in points if demem_methods.METHODS[p["method"]].is_seeded]
+    names = [p["method"] for p in points if methods.METHODS[p["method"]].is_seeded]
     return [names.count(name) for name in dict.fromkeys(names)]
 
 
@@ -257,7 +256,3 @@ def main(arguments: Sequence[str]) -> int:
         figure.savefig(options.out / f"{name}.png", metadata={"Software": None})
         print(options.out / f"{name}.png")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

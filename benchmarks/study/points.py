@@ -2,7 +2,7 @@
 
     ingredients   every variant at the lab's own size
     size          the recipe and its rival at other numbers of forget records
-    repeats       the same two on a lab whose records were repeated less or more (study_graded.py)
+    repeats       the same two on a lab whose records were repeated less or more (graded.py)
     shapes        a page of its own, from the points of ``ingredients``
 
 A point is one JSON file; one that is there is not measured again unless it was asked for with other settings. This
@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.study_variants import BOTH, VARIANTS, Variant
-from demem_methods import METHODS
-from demem_setup import PRESETS
+from benchmarks.study.variants import BOTH, VARIANTS, Variant
 from ppo.io.files import read_json
+from unlearning.compare.methods import METHODS
+from unlearning.run import PRESETS
 
 Lab = Literal["lab", "graded"]
 ORIGINAL = "original"

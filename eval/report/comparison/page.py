@@ -12,13 +12,16 @@ from typing import Any
 
 from rewards.bleu import Bleu
 
-from ..paper import DEFINITIONS as AS_PUBLISHED_DEFINITIONS
-from ..pareto import ATTACK, COLLAPSE_RULES, DERIVED, Mean, means
-from ..results import replace_text
-from ..settings import Settings, define
-from ..summary import signatures
-from .pareto_charts import chart_css, chart_section
-from .pareto_text import (
+from ...paper import DEFINITIONS as AS_PUBLISHED_DEFINITIONS
+from ...pareto import ATTACK, COLLAPSE_RULES, DERIVED, Mean, means
+from ...results import replace_text
+from ...settings import Settings, define
+from ...summary import signatures
+from ..script import DEFINITIONS
+from ..style import CSS
+from ..terms import Terms
+from .charts import chart_css, chart_section
+from .text import (
     AS_PUBLISHED,
     ATTACKS,
     PAPER,
@@ -32,9 +35,6 @@ from .pareto_text import (
     sentences,
     table,
 )
-from .script import DEFINITIONS
-from .style import CSS
-from .terms import Terms
 
 MORE_CSS = """
 main { max-width:84rem; } thead th { white-space:normal; vertical-align:bottom; }

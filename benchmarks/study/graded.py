@@ -17,10 +17,10 @@ from data.lab import encode
 from data.lab_private import PRIVATE_SHAPES
 from data.records import REPEATS, Record, lab_records
 from data.types import Passage
-from demem_twins import Corpus, Stopwatch, read_facts
 from models.lab.load import load_tokenizer
 from models.lab.recipe import Recipe, fit, pieces
 from ppo.io.files import write_json
+from unlearning.compare.retrained import Corpus, Stopwatch, read_facts
 
 SHARES = (0.1, 0.25, 0.5, 1.0)  # of the lab's own repeats an epoch
 

@@ -1,7 +1,7 @@
 """What the lab study switches: DeMem's default recipe with one ingredient changed at a time, and where it starts from.
 
-A variant is a change of :class:`demem_setup.Options`, of :class:`ppo.Config`, of the reward, of the KL reference, or a
-distillation before the first PPO step. This module knows how to switch, not how to train or to measure.
+A variant is a change of :class:`unlearning.run.Options`, of :class:`ppo.Config`, of the reward, of the KL reference, or
+a distillation before the first PPO step. This module knows how to switch, not how to train or to measure.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 from torch import nn
 
 import rewards.demem as presets
-from demem_setup import Run
 from ppo.lm.backbone import end_ids
 from ppo.types import Reference, Sample
 from rewards.bertscore import BertScore, BertScoreMeasure
 from rewards.combine import Reward, Term
 from rewards.counterfactual import CounterfactualReference
 from rewards.guards import Guards
+from unlearning.run import Run
 
 DISTILLATION_STEPS = 120  # at most; the comparison's own number
 WARM_STEPS = 20  # PPO steps after a distillation that has done the forgetting

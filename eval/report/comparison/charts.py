@@ -9,9 +9,9 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from ..pareto import TARGET, Mean, front
-from .pareto_text import number
-from .svg import Dot, Shape, round_ticks, scatter_chart, tick_label
+from ...pareto import TARGET, Mean, front
+from ..svg import Dot, Shape, round_ticks, scatter_chart, tick_label
+from .text import number
 
 Ticks = Sequence[tuple[float, str]]
 

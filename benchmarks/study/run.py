@@ -9,22 +9,20 @@
 Every point (variant, number of records, seed) is one JSON file under ``points/``, whole or not at all; the pages
 (``ingredients.md``, ``size.md``, ``repeats.md``, ``shapes.md``) are written again after each. Set OMP_NUM_THREADS=1
 to measure on one core: what a seed leads to depends on the number of threads. Two processes may work on different parts
-side by side, each with its own ``--work``. study_points.py says what the parts are.
+side by side, each with its own ``--work``. points.py says what the parts are.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 
-from benchmarks.study_points import (
+from benchmarks.study.points import (
     NUM_SEEDS,
     ORIGINAL,
     PARTS,
@@ -37,11 +35,11 @@ from benchmarks.study_points import (
     plan,
     read_points,
 )  # fmt: skip
-from benchmarks.study_tables import write_pages
-from benchmarks.study_train import Workshop, make_point
-from benchmarks.study_variants import VARIANTS
-from demem_setup import say
+from benchmarks.study.tables import write_pages
+from benchmarks.study.train import Workshop, make_point
+from benchmarks.study.variants import VARIANTS
 from ppo.io.files import read_json, write_json
+from unlearning.run import say
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -128,8 +126,3 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error(f"--seeds {options.seeds} must be at least 1")
     options.out = options.out or Path("runs/study-quick" if options.quick else "results/study")
     return options
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
-    sys.exit(main(sys.argv[1:]))

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import ppo
-from demem_setup import Options, Run, join_settings, load_run
 from eval.evaluate import probe
 from eval.results import check_folder, check_same, read_before, read_settings, write_json
 from ppo.checkpoint import list_checkpoints
@@ -22,6 +21,7 @@ from ppo.config import check_types, require
 from ppo.distributed import Processes
 from ppo.io.options import given_values
 from ppo.trace import render_trace_page, render_trace_text
+from unlearning.run import Options, Run, join_settings, load_run
 
 OUT = "runs/trace"  # where no folder is named: a trace alone is no run to go on with
 

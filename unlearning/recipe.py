@@ -1,6 +1,6 @@
 """What a DeMem training is made of: its prompts, reward, text to keep, adapter, chance floor, and when it ends.
 
-Each is an ingredient of the recipe, which ``benchmarks/study.py`` switches one at a time. demem.py puts them to use.
+Each is an ingredient of the recipe, which ``benchmarks/study`` switches one at a time. demem.py puts them to use.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from data.study import windows
-from demem_setup import Run, say
 from models.lora import LoraConfig, add_lora, linear_targets
 from models.own_text import own_text
 from ppo.lm.backbone import context_length
 from rewards import demem as rewards
 from rewards.combine import Reward
 from rewards.guards import ONLY_EMPTY
+from unlearning.run import Run, say
 
 LOOKS = 2  # looks running at the forget set that must find it forgotten
 

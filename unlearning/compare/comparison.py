@@ -11,7 +11,7 @@ and a folder that was begun with other settings is refused.
     compare.html, compare.md, compare.tex   the tables     twins/   the lab's models without the records
 
 Sampling in the evaluation takes the same random numbers everywhere; seeds differ in training alone. This module knows
-the order of the work; demem_methods.py knows the methods.
+the order of the work; unlearning/compare/methods.py knows the methods.
 """
 
 from __future__ import annotations
@@ -32,16 +32,11 @@ from torch import nn
 
 import ppo
 from data.study import Study
-from demem_attacks import Attacker, AttackOptions
-from demem_ingredients import chance_floor
-from demem_methods import METHODS, Bench, Defended, Method
-from demem_setup import PRESETS, Options, Run, load_run, say
-from demem_twins import Twins
 from eval.attacks.weights import count_taught
 from eval.cost import Cost, Tokens, count_parameters, ppo_tokens
 from eval.evaluate import Evaluation, evaluate
 from eval.paper import as_published
-from eval.report.pareto import write_pages
+from eval.report.comparison.page import write_pages
 from eval.results import check_folder, write_json
 from eval.teacher import teacher_force
 from models.lab.recipe import Recipe
@@ -50,6 +45,11 @@ from ppo.config import check_types, require
 from ppo.distributed import Processes
 from ppo.io.options import given_values
 from ppo.log import read_jsonl
+from unlearning.attack import Attacker, AttackOptions
+from unlearning.compare.methods import METHODS, Bench, Defended, Method
+from unlearning.compare.retrained import Twins
+from unlearning.recipe import chance_floor
+from unlearning.run import PRESETS, Options, Run, load_run, say
 
 Train = Callable[[Run, Evaluation], None]
 Keep = Callable[[Run], list[list[int]]]

@@ -17,7 +17,6 @@ from torch import nn
 
 import ppo
 from data.types import Passage
-from demem_setup import Run, prepare, say
 from eval import challenge
 from eval.attacks.result import DEFINITIONS, render_attacks, summarise
 from eval.attacks.suite import NAMES, AttackSettings, chosen_names, make_attacks
@@ -25,6 +24,7 @@ from eval.attacks.suite import run_attacks as run_suite
 from eval.results import write_json
 from models.load import LoadedModel, load
 from ppo.io.options import given_values, parse_value
+from unlearning.run import Run, prepare, say
 
 Summary = dict[str, Any]
 

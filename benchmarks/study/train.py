@@ -19,8 +19,8 @@ from torch import nn
 
 import demem
 import ppo
-from benchmarks.study_graded import graded_model, with_repeats
-from benchmarks.study_points import (
+from benchmarks.study.graded import graded_model, with_repeats
+from benchmarks.study.points import (
     ORIGINAL,
     Point,
     Settings,
@@ -29,19 +29,19 @@ from benchmarks.study_points import (
     distil_steps_of,
     options_of,
 )  # fmt: skip
-from benchmarks.study_variants import REFERENCES, REWARDS, VARIANTS, Setting, Variant
+from benchmarks.study.variants import REFERENCES, REWARDS, VARIANTS, Setting, Variant
 from data.study import Study
-from demem_compare import Unlearn, resized
-from demem_ingredients import chance_floor, rows_to_forget, text_to_keep
-from demem_methods import METHODS, Bench
-from demem_setup import PRESETS, Options, Run, load_run, say
-from demem_twins import Twins
 from eval.evaluate import Evaluation, evaluate
 from eval.settings import Settings as EvaluationSettings
 from models.lab.recipe import Recipe
 from models.load import load
 from ppo.distributed import Processes
 from ppo.log import read_jsonl
+from unlearning.compare.comparison import Unlearn, resized
+from unlearning.compare.methods import METHODS, Bench
+from unlearning.compare.retrained import Twins
+from unlearning.recipe import chance_floor, rows_to_forget, text_to_keep
+from unlearning.run import PRESETS, Options, Run, load_run, say
 
 QUANTITIES = ("exact", "exact_sampled", "discoverable", "approximate", "bleu", "true_token_p", "matched_prefix")
 QUICK_RECIPE = Recipe(epochs=1, repeats_per_epoch=4)

@@ -18,24 +18,21 @@ import copy
 import json
 import os
 import statistics
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import ppo
-from benchmarks.ablation_variants import STEPS, VARIANTS
+from benchmarks.ablations.variants import STEPS, VARIANTS
 from data.lab import lab_holdout, lab_retain
 from eval.perplexity import perplexity
 from eval.provenance import provenance
 from models.load import LoadedModel, load
 from ppo.lm.backbone import evaluation_mode
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "algorithm.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "algorithm.md"
 BEGIN, END = "<!-- ablations: begin -->", "<!-- ablations: end -->"
 PROMPT_TOKENS = 8
 COLUMNS = {
@@ -242,8 +239,3 @@ def with_table(page: str, table: str) -> str:
         raise ValueError(f"{PAGE} must hold {BEGIN} and {END} once each")
     before, _, rest = page.partition(BEGIN)
     return before + BEGIN + "\n" + table + "\n" + END + rest.partition(END)[2]
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
-    sys.exit(main(sys.argv[1:]))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..pareto import ATTACK, COLLAPSE_RULES, MAX_EXACT, TARGET, Mean, Verdict, front, matched, target, verdicts
+from ...pareto import ATTACK, COLLAPSE_RULES, MAX_EXACT, TARGET, Mean, Verdict, front, matched, target, verdicts
 
 Column = tuple[str, str, str]
 """A quantity, its head, and its format: a share in percent, a number with some digits, or a size like 1.2e+09."""

@@ -1,0 +1,1 @@
+"""What each detail of PPO does: one task, one detail switched at a time."""

@@ -1,0 +1,1 @@
+"""The pictures of results/ and docs/, drawn from measured points."""

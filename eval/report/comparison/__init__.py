@@ -1,0 +1,1 @@
+"""The page of a comparison: forgetting against utility, a curve for each method."""

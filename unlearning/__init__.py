@@ -1,0 +1,1 @@
+"""What ``demem.py`` is made of: its options, a run, the recipe, the commands beside the method."""

@@ -1,0 +1,1 @@
+"""``demem.py compare``: other methods beside DeMem, on the same passages, by the same evaluation."""
