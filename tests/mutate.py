@@ -27,18 +27,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-ORACLE, PROPERTIES = "tests/test_oracle.py", "tests/test_properties.py"
+ORACLE, PROPERTIES = "tests/ppo/test_oracle.py", "tests/ppo/test_properties.py"
 TARGETS = {
-    "ppo/advantages.py": ["tests/test_advantages.py", PROPERTIES, ORACLE],
-    "ppo/kl.py": ["tests/test_kl.py", PROPERTIES, ORACLE],
-    "ppo/losses.py": ["tests/test_losses.py", PROPERTIES, ORACLE],
-    "ppo/buffer.py": ["tests/test_buffer.py", PROPERTIES, ORACLE],
-    "ppo/lm/logprobs.py": ["tests/test_output_logprobs.py", PROPERTIES, ORACLE],
-    "ppo/lm/tiled_logprobs.py": ["tests/test_output_logprobs.py", ORACLE],
-    "ppo/metrics.py": ["tests/test_checks.py", ORACLE],
-    "ppo/scoring.py": ["tests/test_scoring.py", ORACLE],
-    "ppo/optim/optimizer.py": ["tests/test_optimizer.py", ORACLE],
-    "ppo/generation/sampling.py": ["tests/test_generation_sampling.py", PROPERTIES, ORACLE],
+    "ppo/advantages.py": ["tests/ppo/test_advantages.py", PROPERTIES, ORACLE],
+    "ppo/kl.py": ["tests/ppo/test_kl.py", PROPERTIES, ORACLE],
+    "ppo/losses.py": ["tests/ppo/test_losses.py", PROPERTIES, ORACLE],
+    "ppo/buffer.py": ["tests/ppo/test_buffer.py", PROPERTIES, ORACLE],
+    "ppo/lm/logprobs.py": ["tests/ppo/lm/test_tiled_logprobs.py", PROPERTIES, ORACLE],
+    "ppo/lm/tiled_logprobs.py": ["tests/ppo/lm/test_tiled_logprobs.py", ORACLE],
+    "ppo/metrics.py": ["tests/ppo/checks/test_checks.py", ORACLE],
+    "ppo/scoring.py": ["tests/ppo/test_scoring.py", ORACLE],
+    "ppo/optim/optimizer.py": ["tests/ppo/optim/test_optimizer.py", ORACLE],
+    "ppo/generation/sampling.py": ["tests/ppo/generation/test_sampling.py", PROPERTIES, ORACLE],
 }
 _MODELS = [f"transformers.models.{name}.modeling_{name}" for name in ("gpt2", "llama", "bloom")]
 SECONDS_A_MUTANT = 150  # one that hangs counts as caught, but by no test: the table says so

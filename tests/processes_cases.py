@@ -1,4 +1,4 @@
-"""The trainings that tests/test_distributed.py runs in one process and, through this program, in several.
+"""The trainings that tests/ppo/distributed/test_processes.py runs in one process and, through this program, in several.
 
     torchrun --nproc-per-node 2 -m tests.processes_cases FOLDER
 

@@ -1,0 +1,243 @@
+"""The comparison's judgement by hand: means, collapse, who beats whom, and that the page and the tables say so."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from eval.pareto import collapse, derived, dominates, front, means, target, verdicts
+from eval.report.comparison.charts import ratio_ticks, share_ticks
+from eval.report.comparison.page import render_comparison, write_pages
+from eval.report.comparison.text import document, latex, markdown, number, paper_table, sentences
+from eval.settings import Settings
+from tests.eval.test_report import read
+
+GOOD = {
+    "forget/exact": 0.02, "forget/exact_sampled": 0.1, "forget/discoverable": 0.3, "forget/bleu": 10.0,
+    "forget/n_bleu": 90.0, "forget/true_token_p": 0.6, "forget/empty": 0.0, "forget/loop": 0.0, "forget/garbled": 0.0,
+    "forget/distinct_2_ratio": 1.0, "forget/length_ratio": 0.8, "forget/output_nll": 1.0,
+    "forget_holdout/exact": 0.1, "keep/exact": 0.9, "holdout/perplexity": 77.0, "holdout/accuracy": 0.3,
+}  # fmt: skip
+ORIGINAL = GOOD | {
+    "forget/exact": 0.97, "forget/exact_sampled": 1.0, "forget/bleu": 99.0, "holdout/perplexity": 70.0,
+    "never/bleu": 6.0, "never/true_token_p": 0.5, "never/length_ratio": 0.8,
+}  # fmt: skip
+
+
+def point(method="demem", kind="training", value=1.0, seed=0, size=64, *, is_default=True, **changes) -> dict:
+    """A point with some numbers changed; ``forget__exact`` stands for "forget/exact"."""
+    summary = {**(ORIGINAL if kind == "original" else GOOD), **{k.replace("__", "/"): v for k, v in changes.items()}}
+    return {
+        "method": method, "kind": kind, "knob": "" if kind == "original" else "beta", "value": value, "seed": seed,
+        "size": size, "is_default": is_default, "summary": summary, "paper": {}, "meta": {"commit": "abc<b>"},
+        "cost": {"seconds": 10.0, "flops": 2e9},
+    }  # fmt: skip
+
+
+def original(size: int = 64) -> dict:
+    return point("original", "original", size=size)
+
+
+def test_means_and_spreads_over_seeds():
+    found = means([original(), point(seed=0, holdout__perplexity=77.0), point(seed=1, holdout__perplexity=84.0)])
+    assert [m.method for m in found] == ["original", "demem"]
+    mean = found[1]
+    assert (mean.seeds, mean.label) == (2, "demem (beta 1)")
+    assert mean.values["perplexity_ratio"] == pytest.approx(1.15)
+    assert mean.spreads["perplexity_ratio"] == pytest.approx(0.1 / math.sqrt(2))
+    assert mean.values["cost/flops"] == 2e9
+    with pytest.raises(ValueError, match="no point of the original model for 32"):
+        means([original(), point(size=32)])
+
+
+def test_attacks_have_a_table_of_their_own(tmp_path):
+    def attack(share):
+        return [{"name": "relearning steps:5|taught", "groups": {"forget": {"exact": share}}}]
+
+    points = [{**original(), "attacks": attack(1.0)}, {**point(), "attacks": attack(0.25)}]
+    found = means(points)
+    assert [m.get("attack/forget/relearning steps:5|taught") for m in found] == [1.0, 0.25]
+    assert "| forget relearning steps:5\\|taught |" in document(found)
+    write_pages(tmp_path, points, order=["original", "demem"])
+    assert "forget relearning steps:5|taught" in (tmp_path / "compare.html").read_text()
+    assert "what attacks get out" not in document(means([original(), point()]))
+
+
+def test_derived_numbers_by_hand():
+    found = derived(GOOD | {"forget/bleu": 2.0}, ORIGINAL)
+    assert found["floor_distance"] == pytest.approx(4.0)  # below chance is an error as well
+    assert found["floor_distance_p"] == pytest.approx(0.1)
+    assert found["gen_ppl"] == pytest.approx(math.e)
+    assert found["fluency"] == 1.0  # as long as what the original writes on records it never saw
+    assert derived(GOOD | {"forget/length_ratio": 0.2}, ORIGINAL)["fluency"] == pytest.approx(0.25)
+    assert derived(GOOD | {"forget/empty": 0.4}, ORIGINAL)["fluency"] == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "broken"),
+    [
+        ({}, []),
+        ({"forget/empty": 0.3}, ["empty"]),
+        ({"forget/length_ratio": 0.1}, ["empty"]),
+        ({"forget/loop": 0.5}, ["repetitive"]),
+        ({"forget/distinct_2_ratio": 0.4, "forget/output_nll": 7.0}, ["repetitive", "garbled"]),
+        ({"forget/garbled": 0.2}, ["garbled"]),
+    ],
+)
+def test_collapse_by_its_thresholds(changes, broken):
+    assert collapse(GOOD | changes) == broken
+
+
+def test_a_majority_of_seeds_makes_a_collapse():
+    rows = [point("ul", seed=s, forget__empty=float(s > 0)) for s in range(3)]
+    assert means([original(), *rows])[1].collapsed == ("empty",)
+    assert means([original(), *rows[:2]])[1].collapsed == ()
+
+
+def pair(**changes) -> tuple:
+    """A rival with some numbers changed, and DeMem."""
+    found = means([original(), point(), point("npo", **changes)])
+    return found[2], found[1]
+
+
+def test_dominance_strict_and_weak():
+    both = {"forget__exact_sampled": 0.05, "holdout__perplexity": 75.0}
+    assert dominates(*pair(**both), is_strict=True)
+    assert not dominates(*pair(**both, forget__loop=0.1))  # less fluent
+    assert not dominates(*pair(**both, forget__empty=0.9))  # collapsed
+    one = {"holdout__perplexity": 75.0}
+    assert dominates(*pair(**one))
+    assert not dominates(*pair(**one), is_strict=True)
+    assert not dominates(*pair())  # equal in both
+    assert not dominates(*pair(**one, forget__exact_sampled=0.2))
+
+
+def test_the_front_and_the_verdict_follow_the_data():
+    rivals = [
+        point("npo", forget__exact_sampled=0.05, holdout__perplexity=75.0),
+        point("ul", forget__exact=0.5, forget__exact_sampled=0.0, holdout__perplexity=70.0),  # has not forgotten
+        point("memfree", "decoding", forget__exact_sampled=0.0, holdout__perplexity=70.0),
+    ]
+    found = means([original(), point(), *rivals])
+    assert [m.method for m in front(found)] == ["npo"]
+    verdict = verdicts(found)[0]
+    assert [m.method for m in verdict.strict] == ["npo"]
+    assert [m.method for m in verdict.rivals] == ["npo"]
+    text = " ".join(sentences(found))
+    assert "BEATEN by npo (beta 1) (sampled 5.0 % against 10.0 %, perplexity ratio 1.071 against 1.100" in text
+    assert "BEATEN by memfree" in text  # told apart: a decoding defence
+    assert "whoever holds the weights" in text
+    safe = means([original(), point(), point("npo", forget__exact_sampled=0.2)])
+    assert "not beaten by the one point of a training-time baseline." in " ".join(sentences(safe))
+    assert {m.method for m in front(safe)} == {"demem"}
+    tie = means([original(), point(), point("npo", holdout__perplexity=75.0)])
+    assert "not beaten in both" in " ".join(sentences(tie))
+
+
+@pytest.mark.parametrize("loop", [0.04, 0.06, 0.25])
+def test_a_rival_that_only_writes_worse_is_named_however_much_worse(loop):
+    found = means([original(), point(), point("distil", holdout__perplexity=75.0, forget__loop=loop, keep__exact=0.95)])
+    verdict = verdicts(found)[0]
+    assert (verdict.strict, verdict.weak) == ((), ())
+    assert [m.method for m in verdict.aside] == ["distil"]
+    text = " ".join(sentences(found))
+    assert "Fluency left aside, distil (beta 1) (sampled 10.0 % against 10.0 %, perplexity ratio 1.071 against" in text
+    assert f"fluency {1 - loop:.2f} against 1.00, p(true) 0.600 against 0.600, records to keep that survive 95" in text
+
+
+def test_collapsed_rivals_are_counted_apart():
+    rivals = [point("ul", forget__empty=0.9, holdout__perplexity=60.0), point("npo", holdout__perplexity=78.0)]
+    text = " ".join(sentences(means([original(), point(), *rivals])))
+    assert "not beaten by any of 2 points of a training-time baseline, 1 collapsed." in text
+    assert "Fluency left aside" not in text  # what has collapsed is not better
+    text = " ".join(sentences(means([original(), point(), rivals[0]])))
+    assert "the one point of a training-time baseline, which has collapsed." in text
+
+
+TWIN = {"forget__bleu": 2.0, "forget__true_token_p": 0.1, "holdout__perplexity": 63.0, "forget__distinct_2_ratio": 0.65,
+        "membership__loss_auc": 0.5}  # fmt: skip
+
+
+def test_the_model_that_never_saw_the_records_is_the_target_and_no_rival():
+    twins = [point("retain-only", "retraining", **TWIN), point("dedup", "retraining", forget__output_nll=8.0)]
+    found = means([original(), point(membership__loss_auc=1.0), *twins])
+    assert target(found, 64) is found[2]
+    assert target(found, 32) is None
+    assert found[1].values["target_distance"] == pytest.approx(8.0)
+    assert found[1].values["target_distance_p"] == pytest.approx(0.5)
+    assert found[1].values["target_distance_ratio"] == pytest.approx(0.2)
+    assert found[3].collapsed == ()  # unlike what the memorising original writes, and none the worse for it
+    text = " ".join(sentences(found))
+    assert "p(true) of 0.100, BLEU 2.0 and a perplexity ratio of 0.900; its membership AUC is 0.50" in text
+    assert "demem (beta 1) p(true) by 0.500, BLEU by 8.0, ratio by 0.200, AUC 1.00" in text
+    assert "No model trained again" not in text
+    page = document(found)
+    assert "| retain-only (beta 1) | target |" in page
+    assert "| dedup (beta 1) | twin |" in page
+    assert "The target" not in " ".join(sentences(means([original(), point()])))
+
+
+def test_axes_are_cut_to_the_points():
+    assert [name for _, name in ratio_ticks([0.93, 1.16])] == ["0.9", "1", "1.1", "1.2"]
+    wide = ratio_ticks([0.93, 80.0])
+    assert (wide[0][0], wide[-1]) == (pytest.approx(math.log10(0.9)), (2.0, "100"))
+    assert [name for _, name in wide if name] == ["1", "2", "5", "10", "100"]  # 0.9 would touch 1
+    assert [name for _, name in ratio_ticks([1.0])] == ["0.9", "1", "1.1"]
+    assert [name for _, name in share_ticks([0.034, 0.051])] == ["3.0 %", "3.5 %", "4.0 %", "4.5 %", "5.0 %", "5.5 %"]
+
+
+def test_what_cannot_be_said_is_not_said():
+    assert "DeMem was not among" in " ".join(sentences(means([original(), point("ul")])))
+    early = means([original(), point(forget__exact=0.5), point("ul")])
+    assert "with no value of its knob" in " ".join(sentences(early))
+    alone = means([original(), point(), point("ul", forget__exact=0.9)])
+    assert "no training-time baseline is at matched forgetting" in " ".join(sentences(alone))
+    broken = means([original(), point(forget__empty=0.9), point("ul")])
+    assert "has collapsed (empty)" in " ".join(sentences(broken))
+
+
+def test_numbers_as_a_reader_wants_them():
+    assert [number(v, k) for v, k in ((0.125, "share"), (None, "share"), (1.02345, "ratio"), (2.34e9, "size"))] == [
+        "12.5 %", "-", "1.023", "2.3e+09",
+    ]  # fmt: skip
+    assert number(3e6, "score") == "3e+06"
+
+
+def test_the_paper_s_layout_has_the_sizes_that_were_measured():
+    rows = paper_table(means([original(32), original(64), point(size=32), point(size=64), point("ul", size=32)]))
+    assert rows[0][1:5] == ["N-BLEU (32)", "PPL (32)", "GEN-PPL (32)", "Acc. (32)"]
+    assert [h for h in rows[0] if h.startswith("N-BLEU")] == [f"N-BLEU ({n})" for n in (32, 64)]
+    assert rows[2][:5] == ["demem", "90.0", "77.0", "2.7", "30.0 %"]
+    assert rows[3][5:9] == ["-"] * 4
+    assert latex([["a_b", "±5 %"]]).splitlines()[2] == r"a\_b & $\pm$5 \% \\"
+    assert markdown([["a|b", "c"], ["1", "2"]]) == "| a\\|b | c |\n|---|---|\n| 1 | 2 |"
+
+
+def test_the_page_is_whole_and_says_what_the_text_says(tmp_path):
+    points = [original(), *(point(seed=s, holdout__perplexity=77.0 + s) for s in range(2))]
+    points += [point("ul", value=v, is_default=v == 1.0, forget__empty=0.9, holdout__perplexity=1e6) for v in (1.0, 2)]
+    page = render_comparison(means(points), points)
+    reader = read(page)
+    assert reader.links == []
+    assert reader.tags.count("svg") == 2 * 4 + 2  # four kinds of forgetting against two of utility; the chance floor
+    assert page.count('class="cross"') > 0
+    assert page.count('class="ring"') > 0
+    assert page.count('class="error"') > 0
+    assert "abc&lt;b&gt;" in page
+    assert "not beaten by any of 2 points of a training-time baseline, all of them collapsed." in page
+    assert "Share of passages that at least one of 4 samples reproduces exactly." in page  # nothing told: the defaults
+    assert "top_p:1|samples:4|seed:0|" in page
+    points[0]["settings"] = Settings(num_samples=9).to_dict()
+    page = render_comparison(means(points), points)
+    assert "at least one of 9 samples reproduces" in page
+    assert "|samples:9|" in page  # worked out of the settings
+    points[0]["signatures"] = {"exact_sampled": "as measured<"}
+    assert "as measured&lt;" in render_comparison(means(points), points)
+    write_pages(tmp_path, points, order=["original", "demem", "ul"])
+    assert {p.name for p in tmp_path.iterdir()} == {"compare.html", "compare.md", "compare.tex"}
+    text = (tmp_path / "compare.md").read_text()
+    assert text == document(means(points))
+    assert (tmp_path / "compare.tex").read_text().startswith("% needs \\usepackage{booktabs}\n\\begin{tabular}")
+    assert "collapsed: empty" in text
+    assert "± " in text

@@ -1,0 +1,96 @@
+"""Every example runs as it says, at tiny settings, and does what its docstring promises."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from examples import from_trl, grpo, lora, own_loop, reward, reward_model, several_processes, token_reward
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = sorted(path for path in (ROOT / "examples").glob("*.py") if path.stem != "__init__")
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_an_example_is_short_and_says_how_to_run_it(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 60
+    assert f"-m examples.{path.stem}" in text.split('"""')[1]
+
+
+def test_the_reward_is_won():
+    first, last = reward.main(steps=6, prompts_per_step=32)
+    assert last > first + 0.2
+
+
+def test_token_rewards_reach_their_tokens():
+    repeats = token_reward.main(steps=5, prompts_per_step=32)
+    assert repeats[-1] < repeats[0] - 0.3
+
+
+def test_an_adapter_is_trained_alone():
+    trainer = lora.main(steps=2, prompts_per_step=8)
+    trained = trainer.actor.trained_parameters()
+    assert all("lora_" in name or "value_head" in name for name in trained)
+    moved = [name for name, p in trained.items() if "lora_B" in name and p.abs().max() > 0]
+    assert len(moved) == 8  # q and v of four layers: B starts at 0
+    assert trainer.frozen is trainer.model
+
+
+def test_an_own_loop_resumes_in_the_middle(monkeypatch):
+    resume, calls = own_loop.ppo.Trainer.resume, []
+
+    def resume_and_count(*arguments):
+        calls.append(arguments)
+        return resume(*arguments)
+
+    monkeypatch.setattr(own_loop.ppo.Trainer, "resume", resume_and_count)
+    history = own_loop.main(steps=3, prompts_per_step=16)
+    assert all({"score/mean", "policy/loss"} <= metrics.keys() for metrics in history)
+    assert 1 <= len(history) <= 3
+    assert len(calls) == 1
+    monkeypatch.setattr(own_loop, "questions", lambda samples: [0.0] * len(samples))  # no step is worth an update
+    assert own_loop.main(steps=3, prompts_per_step=16) == []
+    assert len(calls) == 2
+
+
+def test_grpo_needs_no_critic():
+    scores = grpo.main(steps=5, prompts_per_step=4, samples_per_prompt=8)
+    assert scores[-1] > scores[0]
+
+
+def test_a_classifier_is_a_reward():
+    first, last = reward_model.main(steps=12)
+    assert last > first
+
+
+def test_a_classifier_does_not_see_the_padding():
+    score = reward_model.reward_of(reward_model.make_classifier(50))
+    short, long = ([3, 4], [5]), ([3, 4, 6], [7, 8, 9])
+    samples = [reward.ppo.Sample("", "", *ids, {}, False) for ids in (short, long)]
+    assert torch.allclose(score(samples)[:1], score(samples[:1]), atol=1e-5)
+
+
+def test_one_process_is_enough_for_the_example_of_several(capsys):
+    before, after = (several_processes.main(steps=steps, prompts_per_step=32) for steps in (0, 3))
+    assert after > before + 0.3
+    assert f"1 processes, mean score {after:.4f}" in capsys.readouterr().out
+
+
+def test_the_old_script_runs_with_another_import():
+    history = from_trl.main(epochs=1, batch_size=8)
+    assert history[0]["objective/kl"] == pytest.approx(0, abs=1e-3)  # nothing has moved yet
+    assert -1 <= history[0]["ppo/mean_scores"] < 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_an_example_runs_from_the_command_line(path):
+    command = [sys.executable, "-m", f"examples.{path.stem}"]
+    if path.stem == "several_processes":
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command[1:]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert path.stem != "several_processes" or "2 processes" in done.stdout

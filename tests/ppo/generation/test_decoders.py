@@ -1,0 +1,285 @@
+"""The fast decoders: every family equals ``model.generate``, and what they cannot do falls back, with a reason."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import warnings
+import weakref
+
+import pytest
+import torch
+import transformers as hf
+from torch import nn
+
+from models import lora
+from ppo import Sampling, generate
+from ppo.generation.decoders import Unsupported, bind
+from tests.ppo.generation.test_models import PROMPTS, SMALL, VOCAB, build, greedy_with_transformers, responses
+
+GPT = {"vocab_size": VOCAB, "n_embd": 16, "n_layer": 3, "n_head": 4, "n_positions": 64, "eos_token_id": None}
+NEO = {
+    "vocab_size": VOCAB, "hidden_size": 24, "num_layers": 4, "num_heads": 4, "max_position_embeddings": 64,
+    "attention_types": [[["global", "local"], 2]], "window_size": 5, "eos_token_id": None,
+}  # fmt: skip
+NEOX = {key: value for key, value in SMALL.items() if key != "num_key_value_heads"}
+OPT = {
+    "vocab_size": VOCAB, "hidden_size": 16, "ffn_dim": 24, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None,
+}  # fmt: skip
+
+FAMILIES = {
+    "gpt2": lambda: hf.GPT2Config(**GPT),
+    "gpt2-scaled-by-layer": lambda: hf.GPT2Config(**GPT, scale_attn_by_inverse_layer_idx=True, n_inner=20),
+    "gpt2-unscaled": lambda: hf.GPT2Config(**GPT, scale_attn_weights=False, activation_function="relu"),
+    "gpt-neo": lambda: hf.GPTNeoConfig(**NEO),
+    "gpt-neox": lambda: hf.GPTNeoXConfig(**NEOX, rotary_pct=0.5),
+    "gpt-neox-sequential": lambda: hf.GPTNeoXConfig(
+        **NEOX, rotary_pct=1.0, use_parallel_residual=False, attention_bias=False
+    ),
+    "opt": lambda: hf.OPTConfig(**OPT, word_embed_proj_dim=16),
+    "opt-350m": lambda: hf.OPTConfig(**OPT, word_embed_proj_dim=8, do_layer_norm_before=False),
+    "opt-without-biases": lambda: hf.OPTConfig(
+        **OPT, word_embed_proj_dim=16, enable_bias=False, layer_norm_elementwise_affine=False
+    ),
+    "llama": lambda: hf.LlamaConfig(**SMALL),
+    "llama-biases": lambda: hf.LlamaConfig(**SMALL, attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
+    "llama-wide-heads": lambda: hf.LlamaConfig(**SMALL | {"num_key_value_heads": 1}, head_dim=6, hidden_act="gelu"),
+    "llama3-rope": lambda: hf.LlamaConfig(
+        **SMALL,
+        rope_parameters={
+            "rope_type": "llama3", "rope_theta": 100.0, "factor": 8.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 16,
+        },
+    ),
+    "mistral": lambda: hf.MistralConfig(**SMALL, sliding_window=4),
+    "qwen2": lambda: hf.Qwen2Config(**SMALL),
+    "qwen2-sliding": lambda: hf.Qwen2Config(**SMALL, use_sliding_window=True, sliding_window=5, max_window_layers=1),
+    "qwen3": lambda: hf.Qwen3Config(**SMALL, head_dim=8),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _warnings_are_errors():
+    """A fallback warns; a family that falls back silently in a test would test the wrong engine."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*sampled through its own forward.*")
+        yield
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_greedy_equals_transformers(name: str):
+    model = build(FAMILIES[name]())
+    endless = [greedy_with_transformers(model, prompt, 16, ()) for prompt in PROMPTS]
+    generation = generate(model, PROMPTS, Sampling(response_length=16, temperature=0.0))
+    assert generation.metrics["generate/is_fast"] == 1
+    assert responses(generation) == endless
+
+    eos = endless[2][3]
+    generation = generate(model, PROMPTS, Sampling(response_length=16, temperature=0.0, eos_ids=(eos,)), slots=3)
+    assert responses(generation) == [greedy_with_transformers(model, prompt, 16, (eos,)) for prompt in PROMPTS]
+    assert generation.is_ended[2]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_samples_and_statistics_equal_the_generic_engine(name: str):
+    """More requests than slots, rows that end at different times, several samples a prompt."""
+    model = build(FAMILIES[name]())
+    sampling = Sampling(response_length=12, num_samples=5, temperature=1.5, eos_ids=(3, 5, 8, 13))
+    prompts = [*PROMPTS, [2] * 30, [9, 9]]
+
+    def run(engine, slots):
+        return generate(
+            model, prompts, sampling, seed=2, slots=slots, engine=engine, value_fn=lambda hidden: hidden.sum(-1)
+        )
+
+    expected = run("hf", 64)
+    assert expected.metrics["generate/is_fast"] == 0
+    assert expected.lengths.unique().numel() > 3
+    for slots in (1, 4, 11, 64):
+        actual = run("auto", slots)
+        assert actual.metrics["generate/is_fast"] == 1
+        assert torch.equal(actual.tokens, expected.tokens)
+        assert torch.equal(actual.mask, expected.mask)
+        assert torch.equal(actual.is_ended, expected.is_ended)
+        for name in ("logprobs", "entropy", "values"):
+            torch.testing.assert_close(getattr(actual, name), getattr(expected, name), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt-neo", "gpt-neox", "opt-350m", "llama", "qwen3"])
+def test_bfloat16_is_as_close_to_float32_as_the_models_own_bfloat16(name: str):
+    model = build(FAMILIES[name]()).float()
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    sampling = Sampling(response_length=1, eos_ids=())
+
+    def logprobs(model, engine):
+        generation = generate(model, PROMPTS * 8, sampling, engine=engine)
+        return generation.tokens, generation.logprobs, generation.metrics
+
+    exact_tokens, exact, _ = logprobs(model, "hf")
+    own_tokens, own, _ = logprobs(half, "hf")
+    fast_tokens, fast, metrics = logprobs(half, "auto")
+    assert metrics["generate/is_fast"] == 1
+    own_error = (own - exact)[own_tokens == exact_tokens].abs().mean()
+    fast_error = (fast - exact)[fast_tokens == exact_tokens].abs().mean()
+    assert fast_error <= 2 * own_error + 1e-3
+
+
+def test_double_precision():
+    model = build(FAMILIES["llama"]()).double()
+    generation = generate(model, PROMPTS, Sampling(response_length=6, temperature=0.0))
+    assert generation.metrics["generate/is_fast"] == 1
+    assert responses(generation) == [greedy_with_transformers(model, prompt, 6, ()) for prompt in PROMPTS]
+
+
+def test_the_last_position_of_the_context_is_used():
+    model = build(FAMILIES["gpt2"]())
+    generation = generate(model, [[4] * 50], Sampling(response_length=14, temperature=0.0))
+    assert generation.metrics["generate/is_fast"] == 1
+    assert responses(generation) == [greedy_with_transformers(model, [4] * 50, 14, ())]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_librarys_adapters_are_decoded_fast(name: str, dtype: torch.dtype):
+    """Their weights are added up anew in every call; switched off, the base model samples."""
+    model = build(FAMILIES[name]()).to(dtype)
+    sampling = Sampling(response_length=1, temperature=0.0)
+    base = generate(model, PROMPTS, sampling)
+    targets = ("c_attn", "c_fc") if name == "gpt2" else ("q_proj", "v_proj", "up_proj", "o_proj")
+    lora.add_lora(model, lora.LoraConfig(targets, rank=2))
+    with torch.no_grad():
+        for layer in lora.adapters(model).values():
+            layer.lora_B.normal_(std=0.3)
+    fast, slow = generate(model, PROMPTS, sampling), generate(model, PROMPTS, sampling, engine="hf")
+    assert fast.metrics["generate/is_fast"] == 1
+    tolerance = 1e-4 if dtype == torch.float32 else 0.1
+    torch.testing.assert_close(fast.logprobs, slow.logprobs, rtol=tolerance, atol=tolerance)
+    assert (fast.logprobs - base.logprobs).abs().max() > 0.1
+    with lora.disabled(model):
+        assert torch.equal(generate(model, PROMPTS, sampling).logprobs, base.logprobs)
+
+
+class Doubled(nn.Linear):
+    """What an adapter or a quantised layer looks like to the decoder: a linear layer that is more than its weight."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def fall_back(model) -> str:
+    """The reason that the warning gives; the result must be the model's own."""
+    with pytest.warns(RuntimeWarning, match="sampled through its own forward") as caught:
+        generation = generate(model, PROMPTS, Sampling(response_length=6, temperature=0.0))
+    assert len(caught) == 1
+    assert generation.metrics["generate/is_fast"] == 0
+    assert responses(generation) == [greedy_with_transformers(model, prompt, 6, ()) for prompt in PROMPTS]
+    return str(caught[0].message)
+
+
+def test_a_layer_that_is_not_plain_falls_back():
+    model = build(FAMILIES["llama"]())
+    model.model.layers[1].mlp.up_proj.__class__ = Doubled
+    assert "Doubled" in fall_back(model)
+
+
+def test_a_changed_forward_falls_back():
+    """Nothing in the structure tells of a hook, but the probe does."""
+    model = build(FAMILIES["gpt-neo"]())
+    model.transformer.h[2].register_forward_hook(lambda module, inputs, output: (output[0] * 1.1, *output[1:]))
+    assert "relative error" in fall_back(model)
+
+
+def test_what_was_proven_holds_until_the_model_is_made_differently():
+    """The second rollout asks the model nothing; a hook, a forward of its own or a setting brings the probe back."""
+    model = build(FAMILIES["llama"]())
+    calls = []
+    model.model.register_forward_pre_hook(lambda module, inputs: calls.append(1))
+    generate(model, PROMPTS, Sampling(response_length=2))
+    assert len(calls) == 1
+    with torch.no_grad():
+        model.lm_head.weight.mul_(0.5)
+    generate(model, PROMPTS, Sampling(response_length=2))
+    assert len(calls) == 1
+    layer = model.model.layers[1].mlp
+    own, layer.forward = layer.forward, lambda x: own(x) * 1.1
+    assert "relative error" in fall_back(model)
+    del layer.forward
+    handle = layer.register_forward_hook(lambda module, inputs, output: output * 1.1)
+    assert "relative error" in fall_back(model)
+    handle.remove()
+    model.config.rms_norm_eps = 1e-5  # read by no module any more, but who knows
+    before = len(calls)
+    generate(model, PROMPTS, Sampling(response_length=2))
+    assert len(calls) == before + 1
+
+
+def test_a_hook_in_the_place_of_a_proven_one_is_not_taken_for_it():
+    """Nor is a ``forward`` in the place of another, though both may have lived at the same address."""
+    model = build(FAMILIES["llama"]())
+    layer = model.model.layers[1].mlp
+    handle = layer.register_forward_hook(lambda module, inputs, output: None)
+    assert generate(model, PROMPTS, Sampling(response_length=2)).metrics["generate/is_fast"] == 1
+    handle.remove()
+    handle = layer.register_forward_hook(lambda module, inputs, output: output * -3)
+    assert "relative error" in fall_back(model)
+    handle.remove()
+    own, factors = layer.forward, [1.0]
+    layer.forward = lambda x: own(x) * factors[0]  # harmless until its factor changes
+    assert generate(model, PROMPTS, Sampling(response_length=2)).metrics["generate/is_fast"] == 1
+    factors[0] = -3.0
+    assert "relative error" in fall_back(model)
+
+
+def test_the_memo_of_proofs_keeps_no_model_alive():
+    model = build(FAMILIES["gpt2"]())
+    generate(model, PROMPTS, Sampling(response_length=2))
+    layer = model.transformer.h[0]
+    layer.forward = layer.forward  # refers to the model
+    generate(model, PROMPTS, Sampling(response_length=2))
+    alive = weakref.ref(model)
+    del model, layer
+    gc.collect()
+    assert alive() is None
+
+
+@pytest.mark.parametrize("engine", ["auto", "hf"])
+def test_what_was_sampled_can_be_trained_on(engine):
+    """Sampling is in inference mode, its results are ordinary tensors."""
+    model = build(FAMILIES["gpt2"]())
+    head = torch.nn.Linear(model.config.n_embd, 1)
+    generation = generate(
+        model, PROMPTS, Sampling(response_length=3), engine=engine, value_fn=lambda hidden: head(hidden).squeeze(-1)
+    )
+    weight = torch.ones(1, requires_grad=True)
+    for name in ("logprobs", "entropy", "values"):
+        assert not getattr(generation, name).requires_grad
+        (getattr(generation, name) * weight).sum().backward()
+    assert weight.grad is not None
+    assert not generation.tokens.is_inference()
+
+
+def test_mixed_precision_is_refused():
+    model = build(FAMILIES["opt"]())
+    model.model.decoder.final_layer_norm.double()
+    with pytest.raises(Unsupported, match="differ in precision"):
+        bind(model, rows=4, length=20)
+
+
+def test_rotary_embeddings_that_depend_on_the_sequence_fall_back():
+    config = hf.LlamaConfig(**SMALL, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0})
+    assert "dynamic" in fall_back(build(config))
+
+
+def test_a_subclass_goes_through_its_own_forward_silently():
+    class Louder(hf.GPT2LMHeadModel):
+        def forward(self, *args, **kwargs):
+            output = super().forward(*args, **kwargs)
+            output.logits = -output.logits
+            return output
+
+    model = build(FAMILIES["gpt2"]())
+    model.__class__ = Louder
+    generation = generate(model, PROMPTS, Sampling(response_length=6, temperature=0.0))
+    assert generation.metrics["generate/is_fast"] == 0
+    assert responses(generation) == [greedy_with_transformers(model, prompt, 6, ()) for prompt in PROMPTS]
