@@ -217,7 +217,7 @@ def model_operations(trainer: ppo.Trainer, rollout: Rollout) -> float:
     """
     generation, actor = rollout.generation, trainer.actor
     output = trainer.model.get_output_embeddings().weight
-    depth = actor.trunk.depth if actor.trunk is not None else 0
+    depth = actor.frozen_blocks.depth if actor.frozen_blocks is not None else 0
     idle = {id(p) for block in blocks(trainer.model)[:depth] for p in block.parameters()} | {id(output)}
     if actor.critic_backbone is not None:
         idle.add(id(actor.critic_backbone.model.get_output_embeddings().weight))

@@ -21,7 +21,7 @@ from .buffer import Aligned, align
 from .config import Sampling
 from .lm.adapters import copy_trained
 from .lm.backbone import Backbone, blocks, swapped_forwards
-from .lm.frozen_blocks import Trunk
+from .lm.frozen_blocks import FrozenBlocks
 from .lm.logprobs import response_positions, token_logprobs
 from .lm.precision import statistics_dtype
 from .types import Generation, ValueFn
@@ -67,7 +67,7 @@ class ActorCritic(nn.Module):
     """Policy and value function.
 
     ``policy`` is trained in place. ``value_head``: "linear", "mlp", "critic" or None. ``is_head_detached`` keeps the
-    value loss out of the policy's trunk (it is always out with a separate critic). ``trunk``: the frozen blocks that
+    value loss out of the policy's trunk (it is always out with a separate critic). ``frozen_blocks``: those that
     are skipped where a generation brings their output along. ``seed``: of the value head. A separate critic shares what
     is frozen with the policy.
     """
@@ -78,13 +78,13 @@ class ActorCritic(nn.Module):
         *,
         value_head: Literal["linear", "mlp", "critic"] | None = "linear",
         is_head_detached: bool = False,
-        trunk: Trunk | None = None,
+        frozen_blocks: FrozenBlocks | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.backbone = Backbone(policy)
         self.policy = policy
-        self.trunk = trunk
+        self.frozen_blocks = frozen_blocks
         self.critic = copy_trained(policy) if value_head == "critic" else None
         self.critic_backbone = Backbone(self.critic) if self.critic is not None else None
         self.is_head_detached = is_head_detached
@@ -137,9 +137,9 @@ class ActorCritic(nn.Module):
         return self._head(response_positions(hidden, rows.prompt_lengths, generation.tokens.shape[1]), generation)
 
     def _skipping(self, model: nn.Module, generation: Generation, rows: Aligned) -> AbstractContextManager[None]:
-        if self.trunk is None or generation.trunk is None:
+        if self.frozen_blocks is None or generation.frozen_hidden is None:
             return nullcontext()
-        return self.trunk.replayed(model, generation.trunk[:, : rows.input_ids.shape[1]])
+        return self.frozen_blocks.replayed(model, generation.frozen_hidden[:, : rows.input_ids.shape[1]])
 
     def _head(self, hidden: Tensor, generation: Generation) -> Tensor:
         if self.value_head is None:

@@ -153,7 +153,7 @@ def _join_generations(generations: Sequence[Generation]) -> Generation:
     for field in fields(Generation):
         parts = [getattr(g, field.name) for g in generations]
         if all(isinstance(part, Tensor) for part in parts):
-            joined[field.name] = _cat(parts) if field.name == "trunk" else torch.cat(parts)
+            joined[field.name] = _cat(parts) if field.name == "frozen_hidden" else torch.cat(parts)
     return replace(generations[0], **joined)
 
 

@@ -22,7 +22,7 @@ from .lm.backbone import is_split
 from .lm.precision import statistics_dtype
 from .metrics import mean_gaps
 from .prompts import Prompt, make_samples
-from .run.limits import Limits, with_less
+from .run.limits import Limits, retry_smaller
 from .types import Generation, Sample
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def respond(trainer: Trainer, prompts: Sequence[Prompt]) -> Responses:
         sampled = time.perf_counter()
         scores, token_rewards = trainer.scorer.ask(samples, step=trainer.step)
         scored = time.perf_counter()
-        generation = _with_trunk(trainer, generation)
+        generation = _with_frozen_hidden(trainer, generation)
         old_logprobs, old_values = _old_statistics(trainer, generation)
         judged = time.perf_counter()
     met = time.perf_counter()  # the faster ones of several processes have waited
@@ -71,13 +71,14 @@ def respond(trainer: Trainer, prompts: Sequence[Prompt]) -> Responses:
         "time/waiting_s": met - judged,
         "time/reference_s": time.perf_counter() - met,
     }
-    if len(set(processes.gather(token_rewards is None))) > 1:
+    if len(set(processes.all_gather(token_rewards is None))) > 1:
         raise ValueError("the reward gave scores on one process and token rewards on another: always give one kind")
     if processes.count > 1:
         generation = processes.gather_generation(generation)
         samples = make_samples(prompts, generation, trainer.tokenizer)
     old_logprobs = processes.gather_rows(old_logprobs)
-    trainer.limits = Limits.smallest(processes.gather(trainer.limits))  # all make equally many forwards from here on
+    # From here on all make equally many forwards.
+    trainer.limits = Limits.smallest(processes.all_gather(trainer.limits))
     return Responses(
         generation,
         samples,
@@ -111,26 +112,26 @@ def _sample(trainer: Trainer, prompts: Sequence[Prompt], request_ids: Sequence[i
             compiled=trainer.config.compiled_rollout,
         )
 
-    return with_less(sample, lambda: trainer.limits.halve_slots(len(prompts)))
+    return retry_smaller(sample, lambda: trainer.limits.halve_slots(len(prompts)))
 
 
-def _with_trunk(trainer: Trainer, generation: Generation) -> Generation:
+def _with_frozen_hidden(trainer: Trainer, generation: Generation) -> Generation:
     """With what the frozen blocks say, if there are any: no epoch and no reference needs to ask them again.
 
     Not where weights are split now: what is recorded breaks off a forward in the middle, and other processes are in it.
     """
-    trunk = trainer.trunk
-    if trunk is None or is_split(trainer.model):
+    blocks = trainer.frozen_blocks
+    if blocks is None or is_split(trainer.model):
         return generation
 
     def record() -> Tensor:
         budget, rows = trainer.config.reference_batch_tokens, trainer.limits.reference_rows
         budget = budget if rows is None else min(budget, rows * _longest(generation))
         with trainer.precision():
-            return trunk.record(trainer.actor.backbone, generation, batch_tokens=budget)
+            return blocks.record(trainer.actor.backbone, generation, batch_tokens=budget)
 
-    hidden = with_less(record, lambda: trainer.limits.halve_reference(_reference_rows(trainer, generation)))
-    return replace(generation, trunk=hidden)
+    hidden = retry_smaller(record, lambda: trainer.limits.halve_reference(_reference_rows(trainer, generation)))
+    return replace(generation, frozen_hidden=hidden)
 
 
 def is_sampler_exact(trainer: Trainer) -> bool:
@@ -179,7 +180,7 @@ def _in_microbatches(
         answers = [ask(trim(generation.rows(indices))) for indices in split]
         return [_joined(parts, split, generation.logprobs.to(dtype)) for parts in zip(*answers, strict=True)]
 
-    return with_less(whole, lambda: limits.halve_microbatch(len(generation)))
+    return retry_smaller(whole, lambda: limits.halve_microbatch(len(generation)))
 
 
 def _joined(parts: Sequence[Tensor], split: Sequence[Tensor], like: Tensor) -> Tensor:
@@ -207,7 +208,7 @@ def ask_reference(trainer: Trainer, generation: Generation, samples: list[Sample
 
     # In the policy's precision, or KL(reference, reference) would not be 0.
     with trainer.processes.together(), trainer.reading(asked), trainer.precision():
-        return with_less(ask, lambda: trainer.limits.halve_reference(_reference_rows(trainer, generation)))
+        return retry_smaller(ask, lambda: trainer.limits.halve_reference(_reference_rows(trainer, generation)))
 
 
 def _reference_rows(trainer: Trainer, generation: Generation) -> int:

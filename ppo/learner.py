@@ -17,7 +17,7 @@ from .lm.tied_embedding import lean_tied_gradient
 from .losses import ppo_loss
 from .metrics import mean_gaps
 from .retain import RetainLoss, count_predictions
-from .run.limits import with_less
+from .run.limits import retry_smaller
 from .types import Rollout
 
 if TYPE_CHECKING:
@@ -55,9 +55,9 @@ def accumulate_gradients(
         return is_alone and trainer.limits.halve_microbatch(len(minibatch) // trainer.processes.count)
 
     with lean_tied_gradient(trainer.actor):
-        totals, row_gap = with_less(lambda: _own_gradients(trainer, minibatch, retain, recorder), shrink)
+        totals, row_gap = retry_smaller(lambda: _own_gradients(trainer, minibatch, retain, recorder), shrink)
     trainer.processes.sum_gradients(list(trainer.actor.trained_parameters().values()))
-    return trainer.processes.sum_numbers(totals) | {ROW_GAP: trainer.processes.most(row_gap)}
+    return trainer.processes.sum_numbers(totals) | {ROW_GAP: trainer.processes.max(row_gap)}
 
 
 def _own_gradients(
@@ -104,5 +104,5 @@ def _own_microbatches(trainer: Trainer, attention_mask: Tensor) -> list[tuple[Te
     own, limits = trainer.processes.deal(attention_mask), trainer.limits
     split = partial(microbatches, size=limits.microbatch, tokens=limits.microbatch_tokens)
     parts = [(own[indices], 1.0) for indices in split(attention_mask[own])] if len(own) else []
-    missing = int(trainer.processes.most(len(parts))) - len(parts) if trainer.config.sharding == "fsdp" else 0
+    missing = int(trainer.processes.max(len(parts))) - len(parts) if trainer.config.sharding == "fsdp" else 0
     return parts + [(torch.zeros(1, dtype=torch.long), 0.0)] * missing

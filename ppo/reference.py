@@ -18,7 +18,7 @@ from .actor_critic import ActorCritic
 from .buffer import microbatches, trim
 from .config import Config, Sampling
 from .lm.adapters import adapter_acts, adapter_off, copy_trained, has_adapter
-from .lm.frozen_blocks import Trunk
+from .lm.frozen_blocks import FrozenBlocks
 from .lm.precision import as_statistics, statistics_dtype
 from .types import Generation, Reference, Sample
 
@@ -28,7 +28,7 @@ class FrozenReference:
 
     ``sampling`` is the distribution that the policy samples from: its temperature and filters apply here too, so that
     KL(reference, reference) is 0. ``chunk_tokens`` pass the output layer at once, ``batch_tokens`` the model.
-    ``trunk``: the blocks that it shares with the policy, skipped where a generation brings their output along.
+    ``frozen_blocks``: the blocks that it shares with the policy, skipped where a generation brings their output along.
     """
 
     def __init__(
@@ -39,14 +39,14 @@ class FrozenReference:
         chunk_tokens: int = 1024,
         batch_tokens: int = 8192,
         is_adapter_off: bool = True,
-        trunk: Trunk | None = None,
+        frozen_blocks: FrozenBlocks | None = None,
     ) -> None:
         self.model = model
         self.sampling = sampling
         self.chunk_tokens = chunk_tokens
         self.batch_tokens = batch_tokens
         self.is_adapter_off = is_adapter_off
-        self._actor = ActorCritic(model, value_head=None, trunk=trunk)
+        self._actor = ActorCritic(model, value_head=None, frozen_blocks=frozen_blocks)
 
     @torch.no_grad()
     def logprobs(self, generation: Generation, samples: Sequence[Sample]) -> Tensor:
@@ -111,7 +111,7 @@ def make_reference(
     frozen: nn.Module | None,
     sampling: Sampling,
     config: Config,
-    trunk: Trunk | None = None,
+    frozen_blocks: FrozenBlocks | None = None,
 ) -> Reference | None:
     """What the caller gave, or the frozen model if KL is wanted, or None."""
     if isinstance(given, Reference):
@@ -126,5 +126,5 @@ def make_reference(
         chunk_tokens=config.logprob_chunk_tokens,
         batch_tokens=config.reference_batch_tokens,
         is_adapter_off=config.reference_adapter == "off",
-        trunk=trunk,
+        frozen_blocks=frozen_blocks,
     )

@@ -31,7 +31,7 @@ from .distributed.processes import Processes
 from .distributed.sharding import readable, shard
 from .kl import estimate_kl, make_controller
 from .lm.backbone import context_length, end_ids, vocabulary_size
-from .lm.frozen_blocks import frozen_trunk, train_top
+from .lm.frozen_blocks import find_frozen_blocks, train_top
 from .lm.load import load_model
 from .lm.precision import autocast, statistics_dtype
 from .log.run_log import HEADLINE, RunLog, headline
@@ -94,14 +94,14 @@ class Trainer:
         if self.config.train_top_layers is not None:
             train_top(self.model, self.config.train_top_layers)
         self.config = resolve_adapter(self.model, self.config)
-        self.trunk = frozen_trunk(self.model)
+        self.frozen_blocks = find_frozen_blocks(self.model)
         self.scorer = Scorer(reward, self.config, dtype=statistics_dtype(next(self.model.parameters()).dtype))
         self.prompts = read_prompts(prompts, self.tokenizer)
         self.actor = ActorCritic(
             self.model,
             value_head=self.config.value_head if self.config.has_critic else None,
             is_head_detached=self.config.detach_value_head,
-            trunk=self.trunk,
+            frozen_blocks=self.frozen_blocks,
             seed=self.config.seed,
         )
         self.processes.copy_first(self.actor)
@@ -116,7 +116,7 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(self.config.seed)
         self.step = 0
         self.frozen = freeze(self.model, self.config, has_own_reference=reference is not None)
-        self.reference = make_reference(reference, self.frozen, self.sampling, self.config, self.trunk)
+        self.reference = make_reference(reference, self.frozen, self.sampling, self.config, self.frozen_blocks)
         self.retain_loss = make_retain_loss(
             retain, self.tokenizer, self.model, self.frozen, self.config, self.generator
         )
@@ -171,7 +171,7 @@ class Trainer:
                 if probe is not None:
                     with processes.together(), self.reading(self.actor):
                         metrics |= probe(self)
-                    metrics = processes.same(metrics)
+                    metrics = processes.broadcast(metrics)
                 with processes.together():
                     log.metrics(step, metrics)
                     log.samples(step, rollout)
@@ -264,7 +264,7 @@ class Trainer:
                     break
         self.kl_controller.update(float(rollout.kl.sum(dim=1).mean()), len(rollout))
         self.step += 1
-        self.limits = Limits.smallest(self.processes.gather(self.limits))
+        self.limits = Limits.smallest(self.processes.all_gather(self.limits))
         metrics = averages.means() | {"rollout/logprob_gap": gap or 0.0}
         if self.config.has_critic:
             metrics["value/explained_variance"] = explained_variance(

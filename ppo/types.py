@@ -60,9 +60,9 @@ class Generation:
     ``mask`` bool [B, T]. ``logprobs`` float32 [B, T]: log-probability of each token under the distribution that was
     sampled from (temperature and filters applied; for greedy decoding, the model's own distribution at temperature 1).
     ``entropy`` float32 [B, T] of that distribution, in nats. ``values`` float32 [B, T] where a value head was given.
-    ``is_ended`` bool [B]: the response ended by itself, with an EOS. Padding holds 0 in every statistic. ``trunk``
-    [B, S, H]: what the frozen blocks of the policy say about the rows as :func:`ppo.buffer.align` lays them out, where
-    they are not to be run again (:mod:`ppo.lm.frozen_blocks`).
+    ``is_ended`` bool [B]: the response ended by itself, with an EOS. Padding holds 0 in every statistic.
+    ``frozen_hidden`` [B, S, H]: what the frozen blocks of the policy say about the rows as :func:`ppo.buffer.align`
+    lays them out, where they are not to be run again (:mod:`ppo.lm.frozen_blocks`).
     """
 
     prompt_ids: Tensor
@@ -74,7 +74,7 @@ class Generation:
     is_ended: Tensor
     values: Tensor | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
-    trunk: Tensor | None = None
+    frozen_hidden: Tensor | None = None
 
     def __len__(self) -> int:
         return self.tokens.shape[0]

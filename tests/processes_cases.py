@@ -21,7 +21,7 @@ from ppo import Config, Trainer
 from ppo import learner as gradients
 from ppo.checks import dump
 from ppo.distributed import OtherProcessError, Processes
-from ppo.distributed.sharding import whole
+from ppo.distributed.sharding import gathered
 from ppo.lm.backbone import is_split
 from tests.fakes import Letters, tiny_gpt2, tiny_llama
 
@@ -98,8 +98,8 @@ def make(config=SMALL, *, reward=count_fives, dtype=torch.float32, out=None, mod
 
 def state(trainer, metrics=()):
     """Everything that training depends on, whole, as flat float64 tensors; metrics without times."""
-    actor = whole(dict(trainer.actor.named_parameters()))
-    adam = whole(trainer.optimizer.state_tensors())
+    actor = gathered(dict(trainer.actor.named_parameters()))
+    adam = gathered(trainer.optimizer.state_tensors())
     numbers = [trainer.kl_controller.coef, float(trainer.step)]
     if trainer.scorer.moments is not None:
         numbers += [trainer.scorer.moments.mean, trainer.scorer.moments.squares, float(trainer.scorer.moments.count)]

@@ -91,6 +91,6 @@ def sliced(generation: Generation, ids: list[list[int]]) -> Generation:
     mask = torch.arange(width, device=device) < torch.tensor([[len(row)] for row in ids], device=device)
     unknown = torch.zeros(mask.shape, device=device)
     return replace(
-        generation, tokens=tokens, mask=mask, logprobs=unknown, entropy=unknown, values=unknown, trunk=None,
+        generation, tokens=tokens, mask=mask, logprobs=unknown, entropy=unknown, values=unknown, frozen_hidden=None,
         is_ended=torch.zeros_like(generation.is_ended),
     )  # fmt: skip

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from ..config import Config
 from ..distributed.processes import Processes
-from ..distributed.sharding import laid_out, whole
+from ..distributed.sharding import gathered, split_like
 from ..io.files import naming
 from ..lm.adapters import has_adapter
 from ..lm.backbone import end_ids
@@ -59,14 +59,14 @@ def save(trainer: Trainer, path: Path) -> Path:
 
     All processes must call, since weights that are split are gathered; the first one writes.
     """
-    policy = whole(trainer.model.state_dict(keep_vars=True))
-    critic = whole({name: p for name, p in trainer.actor.state_dict().items() if _is_critic(name)})
-    moments = whole(trainer.optimizer.state_tensors())
+    policy = gathered(trainer.model.state_dict(keep_vars=True))
+    critic = gathered({name: p for name, p in trainer.actor.state_dict().items() if _is_critic(name)})
+    moments = gathered(trainer.optimizer.state_tensors())
     old = trainer.processes.first(lambda: _old(trainer, _REFERENCE))
     reference = trainer.frozen if trainer.frozen is not trainer.model else None
-    frozen = whole(_weights(reference)) if reference is not None and old is None else {}
+    frozen = gathered(_weights(reference)) if reference is not None and old is None else {}
     generators = {"trainer": trainer.generator.get_state(), "prompt_order": trainer.stream.order}
-    for rank, states in enumerate(trainer.processes.gather(random_state())):
+    for rank, states in enumerate(trainer.processes.all_gather(random_state())):
         generators |= {_of_rank(name, rank): state for name, state in states.items()}
 
     def fill(folder: Path) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def save(trainer: Trainer, path: Path) -> Path:
 
 def save_model(trainer: Trainer, folder: Path) -> None:
     """Write the policy alone, as a checkpoint holds it; all processes must call."""
-    policy = whole(trainer.model.state_dict(keep_vars=True))
+    policy = gathered(trainer.model.state_dict(keep_vars=True))
     with trainer.processes.together():
         if trainer.processes.is_first:
             folder.mkdir(parents=True, exist_ok=True)
@@ -179,7 +179,7 @@ def _restore(trainer: Trainer, folder: Path, state: dict[str, Any]) -> None:
     critic, own = load_tensors(folder / "value.safetensors"), trainer.actor.state_dict()
     if unfit := sorted(name for name, x in critic.items() if name not in own or own[name].shape != x.shape):
         raise ValueError(f"{folder / 'value.safetensors'} holds weights that do not fit the value function: {unfit}")
-    trainer.actor.load_state_dict({name: laid_out(x, own[name]) for name, x in critic.items()}, strict=False)
+    trainer.actor.load_state_dict({name: split_like(x, own[name]) for name, x in critic.items()}, strict=False)
     if trainer.frozen is not None and trainer.frozen is not trainer.model:
         _load_exactly(trainer.frozen, load_tensors(folder / _REFERENCE))
     trainer.optimizer.load_state_tensors(load_tensors(folder / "optimizer.safetensors"), state["num_updates"])
@@ -303,7 +303,7 @@ def _load_exactly(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     for name, parameter in parameters.items():
         if parameter.shape != tensors[name].shape:
             raise ValueError(f"the checkpoint's {name} is {tuple(tensors[name].shape)}, not {tuple(parameter.shape)}")
-        parameter.copy_(laid_out(tensors[name], parameter))
+        parameter.copy_(split_like(tensors[name], parameter))
 
 
 def _is_critic(name: str) -> bool:

@@ -130,7 +130,7 @@ def _tensors(rollout: Rollout, retain: tuple[Tensor, Tensor] | None) -> dict[str
         prefix + field.name: getattr(record, field.name)
         for prefix, record in parts
         for field in fields(record)
-        if isinstance(getattr(record, field.name), Tensor) and field.name != "trunk"
+        if isinstance(getattr(record, field.name), Tensor) and field.name != "frozen_hidden"
     }
     return tensors | ({} if retain is None else {"retain_ids": retain[0], "retain_mask": retain[1]})
 

@@ -89,7 +89,7 @@ class _Lockstep:
 
     def _agreed(self, wanted: int) -> int:
         """Of what the processes want to call next the one with the highest index."""
-        return int(self._processes.most(wanted))
+        return int(self._processes.max(wanted))
 
     @torch.no_grad()
     def _go_along(self, index: int) -> None:

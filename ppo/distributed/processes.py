@@ -238,9 +238,9 @@ class Processes:
         with self.together():
             if self.is_first:
                 answer = function()
-        return cast(Value, self.same(answer))
+        return cast(Value, self.broadcast(answer))
 
-    def same(self, value: Value) -> Value:
+    def broadcast(self, value: Value) -> Value:
         """Process 0's value, on all of them."""
         if self.count == 1:
             return value
@@ -253,7 +253,7 @@ class Processes:
         """Whether the flag is up on any process."""
         return flag if self.count == 1 else bool(self._reduce(torch.tensor([int(flag)]), dist.ReduceOp.MAX).item())
 
-    def most(self, number: float) -> float:
+    def max(self, number: float) -> float:
         """The largest of the processes' numbers."""
         if self.count == 1:
             return number
@@ -263,7 +263,7 @@ class Processes:
         """Whether this process is the first that asks for ``name``; waits for nobody, so it serves in an emergency."""
         return self.store is None or self.store.add(f"ppo/{name}", 1) == 1
 
-    def gather(self, value: Value) -> list[Value]:
+    def all_gather(self, value: Value) -> list[Value]:
         """The values of all processes, in rank order."""
         return [value] if self.count == 1 else self._exchange(value)
 

@@ -82,7 +82,7 @@ def readable(model: nn.Module | None, processes: Processes, *, is_gathered: bool
     if model is None or not modules:
         yield
     elif is_gathered:
-        with _gathered(modules):
+        with _weights_gathered(modules):
             yield
     else:
         with _root_whole(model), in_step(_causal_lms(model), processes):
@@ -90,7 +90,7 @@ def readable(model: nn.Module | None, processes: Processes, *, is_gathered: bool
 
 
 @contextmanager
-def _gathered(modules: Sequence[FSDPModule]) -> Iterator[None]:
+def _weights_gathered(modules: Sequence[FSDPModule]) -> Iterator[None]:
     for module in modules:
         module.set_reshard_after_forward(False, recurse=False)
         module.unshard()
@@ -121,7 +121,7 @@ def _causal_lms(model: nn.Module) -> list[nn.Module]:
     return [model]
 
 
-def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Plain tensors of the same names, gathered from all processes where they are split; all of them must call.
 
     Process 0 gets what was gathered, on the CPU; the others get empty tensors in its place. Shared weights stay shared.
@@ -134,7 +134,7 @@ def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: done[id(x)] if id(x) in done else x.detach() for name, x in tensors.items()}
 
 
-def laid_out(value: Tensor, like: Tensor) -> Tensor:
+def split_like(value: Tensor, like: Tensor) -> Tensor:
     """``value``, whole on every process, split as ``like`` is; or just on its device."""
     if isinstance(like, DTensor):
         return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)

@@ -22,7 +22,7 @@ from .backbone import Backbone, blocks, causal_lm, evaluation_mode, probe_ids, s
 
 
 @dataclass(frozen=True)
-class Trunk:
+class FrozenBlocks:
     """How many leading blocks are frozen, and whether a block of this family gives its hidden states in a tuple."""
 
     depth: int
@@ -30,7 +30,7 @@ class Trunk:
 
     @torch.no_grad()
     def record(self, backbone: Backbone, generation: Generation, *, batch_tokens: int) -> Tensor:
-        """What the trunk says about aligned rows: [B, S, H], arbitrary on padding; ``batch_tokens`` at once."""
+        """What the frozen blocks say about aligned rows: [B, S, H], arbitrary on padding; ``batch_tokens`` at once."""
         result: Tensor | None = None
         last = blocks(backbone.model)[self.depth - 1]
         for indices in microbatches(generation.attention_mask, tokens=batch_tokens):
@@ -53,7 +53,7 @@ class Trunk:
             yield
 
 
-def frozen_trunk(model: nn.Module) -> Trunk | None:
+def find_frozen_blocks(model: nn.Module) -> FrozenBlocks | None:
     """The frozen leading blocks of a model, or None; measured: which blocks' outputs have no gradient on a probe."""
     inner = causal_lm(model)
     if all(p.requires_grad for p in inner.parameters()):
@@ -67,7 +67,7 @@ def frozen_trunk(model: nn.Module) -> Trunk | None:
         for hook in hooks:
             hook.remove()
     depth = next((i for i, output in enumerate(outputs) if _hidden(output).requires_grad), len(outputs))
-    return Trunk(depth, isinstance(outputs[0], tuple)) if depth > 0 else None
+    return FrozenBlocks(depth, isinstance(outputs[0], tuple)) if depth > 0 else None
 
 
 def train_top(model: nn.Module, num_layers: int) -> None:

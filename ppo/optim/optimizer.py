@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from ..config import Config
-from ..distributed.sharding import laid_out, number
+from ..distributed.sharding import number, split_like
 from .lean_adamw import LeanAdamW
 
 
@@ -101,7 +101,7 @@ class Optimizer:
                 raise ValueError(f"the checkpoint's {full_name} is {tuple(value.shape)}, not {tuple(parameter.shape)}")
             is_step = key == "step"
             self._adam.state[parameter][key] = (
-                value.clone().to(parameter.device) if is_step else laid_out(value.clone(), parameter)
+                value.clone().to(parameter.device) if is_step else split_like(value.clone(), parameter)
             )
         self.num_updates = num_updates
 

@@ -66,7 +66,7 @@ class Limits:
         return _said("microbatch", before, self.microbatch)
 
 
-def with_less(action: Callable[[], Result], shrink: Callable[[], bool]) -> Result:
+def retry_smaller(action: Callable[[], Result], shrink: Callable[[], bool]) -> Result:
     """``action()``; where memory runs out in it, again after ``shrink()``, as long as that says that it helped."""
     while True:
         try:

@@ -69,14 +69,14 @@ def test_join_pads_to_a_common_shape():
         assert not joined.advantages[new, width:].any()
 
 
-def test_joined_rows_keep_the_trunks_hidden_states():
+def test_joined_rows_keep_what_the_frozen_blocks_said():
     """They are aligned to the left, so what is missing is filled up behind them."""
     parts = [random_rollout([2, 4]), random_rollout([6], seed=1)]
     hidden = [torch.randn(2, 5, 3), torch.randn(1, 8, 3)]
     given = [
         replace(
             r,
-            generation=replace(r.generation, trunk=x, metrics={"generate/seconds": float(len(x))}),
+            generation=replace(r.generation, frozen_hidden=x, metrics={"generate/seconds": float(len(x))}),
             metrics={"score/mean": float(len(x))},
         )
         for r, x in zip(parts, hidden, strict=True)
@@ -84,7 +84,7 @@ def test_joined_rows_keep_the_trunks_hidden_states():
     rollout = join(given)
     assert rollout.metrics == {"score/mean": 2.0}  # those of the first
     generation = rollout.generation
-    joined = generation.trunk
+    joined = generation.frozen_hidden
     assert generation.metrics == {"generate/seconds": 2.0}
     assert joined.shape == (3, 8, 3)
     assert torch.equal(joined[:2, :5], hidden[0])

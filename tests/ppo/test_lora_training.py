@@ -107,9 +107,9 @@ def test_gradient_checkpointing_changes_no_gradient(make):
     torch.testing.assert_close(gradient(True), plain, atol=1e-6, rtol=1e-4)
 
 
-def test_an_adapter_in_the_top_layers_leaves_a_trunk():
+def test_an_adapter_in_the_top_layers_leaves_frozen_blocks():
     trainer = Trainer(adapted(targets=r".*h\.1\..*c_attn"), PROMPTS, id_mean, SMALL)
-    assert trainer.trunk.depth == 1
+    assert trainer.frozen_blocks.depth == 1
     rollout = trainer.rollout()
     assert rollout.kl.abs().max() < 1e-5
     trainer.update(rollout)

@@ -7,7 +7,7 @@ import ppo
 from ppo import Config
 from ppo.distributed import OutOfStepError, Processes
 from ppo.distributed.lockstep import in_step
-from ppo.run.limits import with_less
+from ppo.run.limits import retry_smaller
 from tests.fakes import tiny_gpt2, tiny_opt
 
 IDS = torch.tensor([[2, 3, 4]])
@@ -21,7 +21,7 @@ class Busy(Processes):
         object.__setattr__(self, "left", more)
         object.__setattr__(self, "index", index)
 
-    def most(self, number: float) -> float:
+    def max(self, number: float) -> float:
         if self.left and number < self.index:
             object.__setattr__(self, "left", self.left - 1)
             return float(self.index)
@@ -63,7 +63,7 @@ def test_an_error_inside_a_forward_cannot_be_mended():
     with pytest.raises(OutOfStepError, match="CUDA out of memory"), in_step([model], processes):
         model(IDS)
     with pytest.raises(OutOfStepError, match="CUDA out of memory"), in_step([model], processes):
-        with_less(lambda: model(IDS), lambda: True)  # once more, with half as many rows, say
+        retry_smaller(lambda: model(IDS), lambda: True)  # once more, with half as many rows, say
 
 
 def test_a_model_that_goes_past_its_trunk_asks_too():
@@ -71,7 +71,7 @@ def test_a_model_that_goes_past_its_trunk_asks_too():
     for model in (tiny_opt().eval(), tiny_gpt2().eval()):
         asked = []
         processes = Busy(0, index=0)
-        object.__setattr__(processes, "most", lambda number, asked=asked: asked.append(number) or number)
+        object.__setattr__(processes, "max", lambda number, asked=asked: asked.append(number) or number)
         with torch.no_grad(), in_step([model], processes):
             model(IDS)
             model.base_model(IDS)

@@ -8,7 +8,7 @@ from ppo.actor_critic import ActorCritic
 from ppo.config import Sampling
 from ppo.lm.adapters import copy_trained
 from ppo.lm.backbone import blocks
-from ppo.lm.frozen_blocks import Trunk, frozen_trunk, train_top
+from ppo.lm.frozen_blocks import FrozenBlocks, find_frozen_blocks, train_top
 from tests.fakes import random_rollout, tiny_bloom, tiny_gpt2, tiny_llama
 
 PROMPTS = [[2, 3, 4], [5, 6], [7], [8, 9, 10, 11]]
@@ -23,14 +23,14 @@ def id_mean(samples):
 @pytest.mark.parametrize("make", MODELS)
 def test_the_depth_is_where_gradients_begin(make):
     model = make()
-    assert frozen_trunk(model) is None
+    assert find_frozen_blocks(model) is None
     train_top(model, 1)
-    assert frozen_trunk(model).depth == 1
+    assert find_frozen_blocks(model).depth == 1
     assert {name.split(".")[2] for name, p in model.named_parameters() if p.requires_grad} == {"1"}
     model.get_input_embeddings().weight.requires_grad_(True)  # tied or not: below the blocks
-    assert frozen_trunk(model) is None
+    assert find_frozen_blocks(model) is None
     model.requires_grad_(False)
-    assert frozen_trunk(model).depth == 2
+    assert find_frozen_blocks(model).depth == 2
 
 
 @pytest.mark.parametrize("make", MODELS)
@@ -38,12 +38,12 @@ def test_the_depth_is_where_gradients_begin(make):
 def test_replaying_is_running(make, batch_tokens):
     model = make()
     train_top(model, 1)
-    trunk = frozen_trunk(model)
+    frozen = find_frozen_blocks(model)
     generation = random_rollout([4, 1, 6, 3], prompt_lengths=[2, 5, 3, 4]).generation
-    actor = ActorCritic(model, trunk=trunk)
+    actor = ActorCritic(model, frozen_blocks=frozen)
     plain = actor.evaluate(generation, Sampling(), chunk_tokens=9)
-    hidden = trunk.record(actor.backbone, generation, batch_tokens=batch_tokens)
-    object.__setattr__(generation, "trunk", hidden)
+    hidden = frozen.record(actor.backbone, generation, batch_tokens=batch_tokens)
+    object.__setattr__(generation, "frozen_hidden", hidden)
     calls = []
     blocks(model)[0].attn.register_forward_hook(lambda *_: calls.append(1)) if make is tiny_gpt2 else None
     again = actor.evaluate(generation, Sampling(), chunk_tokens=9)
@@ -55,7 +55,7 @@ def test_replaying_is_running(make, batch_tokens):
 def run(make, changes, *, is_shared, monkeypatch):
     with monkeypatch.context() as patch:
         if not is_shared:
-            patch.setattr("ppo.trainer.frozen_trunk", lambda model: None)
+            patch.setattr("ppo.trainer.find_frozen_blocks", lambda model: None)
         trainer = Trainer(make(), PROMPTS, id_mean, SMALL.replace(**changes))
         rollouts = []
         for _ in range(2):
@@ -72,8 +72,8 @@ def run(make, changes, *, is_shared, monkeypatch):
 def test_training_with_a_shared_trunk_is_training(make, changes, monkeypatch):
     shared, first = run(make, changes, is_shared=True, monkeypatch=monkeypatch)
     plain, second = run(make, changes, is_shared=False, monkeypatch=monkeypatch)
-    assert isinstance(shared.trunk, Trunk)
-    assert plain.trunk is None
+    assert isinstance(shared.frozen_blocks, FrozenBlocks)
+    assert plain.frozen_blocks is None
     for a, b in zip(first, second, strict=True):
         assert torch.equal(a.generation.tokens, b.generation.tokens)
         assert torch.allclose(a.ref_logprobs, b.ref_logprobs, atol=1e-5)
@@ -122,7 +122,7 @@ def test_resume_goes_on_bit_for_bit(tmp_path):
         trainer.save(tmp_path / str(i))
         trainer.train(2, progress=False)
         resumed = Trainer.resume(tmp_path / str(i), PROMPTS, id_mean)
-        assert resumed.trunk == trainer.trunk
+        assert resumed.frozen_blocks == trainer.frozen_blocks
         resumed.train(2, progress=False)
         for p, q in zip(trainer.actor.parameters(), resumed.actor.parameters(), strict=True):
             assert torch.equal(p, q)

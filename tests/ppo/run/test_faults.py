@@ -21,7 +21,7 @@ from eval.results import write_json
 from ppo import Config, Trainer, checkpoint
 from ppo.checkpoint.random_state import random_state, set_random_state
 from ppo.io import files
-from ppo.run.limits import Limits, is_out_of_memory, with_less
+from ppo.run.limits import Limits, is_out_of_memory, retry_smaller
 from tests.fakes import tiny_gpt2
 from tests.processes import ENVIRONMENT, ROOT
 
@@ -269,7 +269,7 @@ def test_a_rollout_that_runs_out_of_memory_takes_fewer_slots(monkeypatch):
 
 @pytest.mark.parametrize("changes", [{}, {"train_top_layers": 1}])
 def test_a_reference_that_runs_out_of_memory_is_asked_about_fewer_rows(monkeypatch, tmp_path, changes):
-    from ppo.lm import frozen_blocks as trunk
+    from ppo.lm import frozen_blocks
     from ppo.reference import FrozenReference
 
     config = SMALL.replace(kl_coef=0.3, adam_eps=1e-2, min_response_length=6, **changes)
@@ -277,7 +277,7 @@ def test_a_reference_that_runs_out_of_memory_is_asked_about_fewer_rows(monkeypat
     plain.train(2, progress=False)
     error = torch.OutOfMemoryError("CUDA out of memory")
     if changes:
-        fails_above(monkeypatch, trunk, "align", len, 2, error)
+        fails_above(monkeypatch, frozen_blocks, "align", len, 2, error)
     else:
         fails_above(monkeypatch, FrozenReference, "logprobs", lambda self, generation, _: len(generation), 2, error)
     trainer = make(config, out=tmp_path)
@@ -345,7 +345,7 @@ def test_one_row_that_does_not_fit_is_an_error(monkeypatch):
         trainer.train(1, progress=False)
     assert [str(w.message)[-25:] for w in said] == ["microbatch=2 instead of 4", "microbatch=1 instead of 2"]
     with pytest.raises(RuntimeError, match="size"):  # of another kind: nothing is tried again
-        with_less(lambda: torch.ones(2) @ torch.ones(3), lambda: True)
+        retry_smaller(lambda: torch.ones(2) @ torch.ones(3), lambda: True)
 
 
 # ---------------------------------------------------------------------- signals, random states
