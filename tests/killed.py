@@ -29,8 +29,9 @@ import torch
 
 from models.load import load
 from models.lora import LoraConfig, add_lora
-from ppo import Config, Trainer, checkpoint
+from ppo import Config, Trainer
 from ppo import learner as gradients
+from ppo.checkpoint import folder as checkpoint
 from ppo.checkpoint import list_checkpoints, save_tensors
 from ppo.checkpoint import run_state as persistence
 from ppo.distributed import Processes

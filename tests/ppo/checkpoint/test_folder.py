@@ -8,7 +8,8 @@ import signal
 import pytest
 import torch
 
-from ppo import Config, Trainer, checkpoint
+from ppo import Config, Trainer
+from ppo.checkpoint import folder as checkpoint
 from tests.fakes import tiny_gpt2, tiny_llama
 
 PROMPTS = [[2, 3, 4], [5, 6], [7], [8, 9, 10], [11], [12, 13]]

@@ -18,7 +18,8 @@ import torch
 
 import demem
 from eval.results import write_json
-from ppo import Config, Trainer, checkpoint
+from ppo import Config, Trainer
+from ppo.checkpoint import folder as checkpoint
 from ppo.checkpoint.random_state import random_state, set_random_state
 from ppo.io import files
 from ppo.run.limits import Limits, is_out_of_memory, retry_smaller
