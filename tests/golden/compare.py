@@ -80,6 +80,14 @@ class Side:
         return self.run("demem", "command_line")
 
 
+def copy_program(folder: Path) -> Path:
+    """The folder, with the package ``golden`` in it: under that name, no tree's own ``tests`` stands before it."""
+    (folder / "golden").mkdir(parents=True)
+    for name in PROGRAM:
+        shutil.copy(HERE / name, folder / "golden")
+    return folder
+
+
 def differences(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[list[str], list[str]]:
     """Of one configuration: what differs, and entries of state.json that only the new tree has, which is no fault."""
     added = [name for name in new if name not in old and "/state.json/" in name]
@@ -95,6 +103,9 @@ def differences(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[list[st
 
 def report(old: Digests, new: Digests, *, most: int) -> int:
     """Print what differs; returns how many names do. A configuration that one side lacks is a difference."""
+    if not old:
+        print("nothing was compared")
+        return 1
     total, compared, failing = 0, 0, []
     for case in sorted(old.keys() | new.keys()):
         wrong, added = differences(old.get(case, {}), new.get(case, {}))
@@ -108,8 +119,10 @@ def report(old: Digests, new: Digests, *, most: int) -> int:
             print(f"{case}: only in the new state.json, which is allowed: {', '.join(added)}")
         failing += [f"{case} ({len(wrong)})"] if wrong else []
     trained, resumed = (sum(case.startswith(kind) for case in old) for kind in ("train ", "resume "))
-    print(f"{trained} configurations trained, {resumed} old checkpoints resumed, {compared} digests compared: ", end="")
-    print(f"{total} differ, in {', '.join(failing)}" if failing else "all are the same")
+    commands = f", {len(old) - trained - resumed} commands run" if len(old) > trained + resumed else ""
+    verdict = f"{total} differ, in {', '.join(failing)}" if failing else "all are the same"
+    done = f"{trained} configurations trained, {resumed} old checkpoints resumed{commands}"
+    print(f"{done}, {compared} digests compared: {verdict}")
     return total
 
 
@@ -172,12 +185,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"this repository has no commit {options.old}")
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor() as pool:
         place = Path(temporary)
-        (place / "program" / "golden").mkdir(parents=True)
-        for name in PROGRAM:
-            shutil.copy(HERE / name, place / "program" / "golden")
+        program = copy_program(place / "program")
         kept = (options.cache.resolve() if options.cache else place / "old") / key(commit, names)
-        old = Side(kept / "tree", kept, place / "program")
-        new = Side(options.new.resolve(), place / "new", place / "program")
+        old = Side(kept / "tree", kept, program)
+        new = Side(options.new.resolve(), place / "new", program)
         asked = pool.submit(ask_old, old, commit, names, with_demem=options.with_demem)
         found = ask_new(new, old, asked, names, with_demem=options.with_demem)
         return 1 if report(asked.result(), found, most=options.most) else 0

@@ -35,7 +35,14 @@ def build(family: str, *, layers: int = 2, dtype: torch.dtype = torch.float32, s
         "llama": lambda: transformers.LlamaConfig(**common, **half, num_key_value_heads=2, attention_dropout=0.1),
         "neox": lambda: transformers.GPTNeoXConfig(**common, **half, attention_dropout=0.1, hidden_dropout=0.1),
         "gpt2": lambda: transformers.GPT2Config(
-            **common, n_embd=WIDTH, n_layer=layers, n_head=2, n_positions=CONTEXT, resid_pdrop=0.1, attn_pdrop=0.1
+            **common,
+            n_embd=WIDTH,
+            n_inner=32,
+            n_layer=layers,
+            n_head=2,
+            n_positions=CONTEXT,
+            resid_pdrop=0.1,
+            attn_pdrop=0.1,
         ),
         "opt": lambda: transformers.OPTConfig(
             vocab_size=VOCAB,
