@@ -1,4 +1,4 @@
-"""The result tables of the README and of ``results/``, written from points and cost model: no number is typed by hand.
+"""The result tables of README, ``docs/results.md`` and ``results/``: points and cost model write them, not hands.
 
     python -m benchmarks.readme_tables          # after new points; the tests fail while a page says anything else
 
@@ -26,7 +26,7 @@ from .cost.estimate import Estimate, estimate
 from .cost.page import BY_BLOCKS, plan_for
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "results/smollm2-135m/README.md")
+PAGES = ("README.md", "docs/results.md", "results/smollm2-135m/README.md")
 BLOCK = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end of table -->\n)", flags=re.DOTALL)
 
 Point = Mapping[str, Any]
@@ -112,6 +112,8 @@ REAL_METRICS = (
     Metric("distinct bigrams / the truth's", "forget/distinct_2_ratio", "number", in_brief=True),
     Metric("tokens in loops", "forget/loop"),
 )
+HEADLINE = ("forget/exact", "forget/n_bleu", "forget/true_token_p", "membership/loss_auc", "perplexity_ratio")
+"""The columns of the README's table: quantities of ``REAL_METRICS``."""
 
 
 # ---------------------------------------------------------------------- the tables
@@ -167,6 +169,23 @@ def real_table(folder: Path, *, is_brief: bool) -> str:
     if not is_brief:
         flops = (f"{points[n]['cost']['flops']:.1e}".replace("e+", "e") for n in methods)
         rows.append(["FLOPs of the method", "", "", *flops])
+    return markdown(rows)
+
+
+def headline_table(folder: Path) -> str:
+    """The README's: a method a row, the first seed of each; a few metrics, and what chance is."""
+    points = first_seeds(read_points(folder))
+    original: Summary = points["original"]["summary"]
+    metrics = [next(m for m in REAL_METRICS if m.quantity == quantity) for quantity in HEADLINE]
+    chance = [m.quantity.replace("forget/", "never/") if m.by_chance else "" for m in metrics]
+    rows = [["", *(m.label for m in metrics)]]
+    for name in (name for name in NAMES if name in points):
+        rows.append(
+            [named(name, {"ul": AT_LENGTH["ul"]}), *(cell(m, points[name], original, is_brief=True) for m in metrics)]
+        )
+        if name == "original":
+            never = (m.write(original[c]) if c else "" for m, c in zip(metrics, chance, strict=True))
+            rows.append(["never trained: chance", *never])
     return markdown(rows)
 
 
@@ -260,6 +279,7 @@ def _size_and_time(one: Estimate) -> str:
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
+    "headline": lambda results: headline_table(results / "smollm2-135m"),
     "lab": lambda results: lab_table(results / "compare"),
     "real-brief": lambda results: real_table(results / "smollm2-135m", is_brief=True),
     "real": lambda results: real_table(results / "smollm2-135m", is_brief=False),

@@ -1,0 +1,51 @@
+"""docs/house.md shows the house as it is: every file and folder that it names exists, and no room is left out."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "house.md").read_text(encoding="utf-8")
+
+
+def paths_of_the_tree():
+    """Every path that the tree names; two spaces of indentation are one folder down."""
+    (tree,) = re.findall(r"## The tree\n\n```\n(.*?)```", PAGE, flags=re.DOTALL)
+    above: list[str] = []
+    for line in tree.splitlines():
+        names, what = re.split(r"(?<=[/y])\s+(?!\S+\.py\b|\S+/\s)", line.strip(), maxsplit=1)
+        assert what, line
+        depth = (len(line) - len(line.lstrip())) // 2
+        for name in names.split(", "):
+            path = "".join(above[:depth]) + name
+            assert re.fullmatch(r"[\w/]+(?:\.py|/)", path), line
+            yield path
+        above[depth:] = [names] if names.endswith("/") else []
+
+
+def test_every_file_and_folder_of_the_tree_exists():
+    paths = list(paths_of_the_tree())
+    assert len(paths) > 100
+    assert len(paths) == len(set(paths))
+    for path in paths:
+        assert (ROOT / path).is_dir() if path.endswith("/") else (ROOT / path).is_file(), path
+
+
+def test_the_library_is_there_to_the_last_room():
+    named = set(paths_of_the_tree())
+    for path in (ROOT / "ppo").iterdir():
+        if path.suffix == ".py" and path.name != "__init__.py":
+            assert f"ppo/{path.name}" in named
+        if (path / "__init__.py").is_file():
+            assert f"ppo/{path.name}/" in named
+
+
+def test_every_folder_with_code_is_there():
+    named = set(paths_of_the_tree())
+    found = {f"{path.parent.name}/" for path in ROOT.glob("*/__init__.py")}
+    assert found - named == set()
+    assert {"results/", "demem.py"} <= named
+
+
+def test_every_page_is_in_the_table_of_pages():
+    table = PAGE.split("## The pages")[1].split("##")[0]
+    assert set(re.findall(r"\]\((\w+\.md)\)", table)) | {"house.md"} == {p.name for p in (ROOT / "docs").glob("*.md")}
