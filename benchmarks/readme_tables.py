@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.pareto import TARGET, collapse, derived, means
+from eval.points import stored_points
 from eval.report.comparison.text import markdown, number
-from ppo.io.files import read_json
 
 from .cost.architecture import KNOWN
 from .cost.device import H100
@@ -121,8 +121,7 @@ HEADLINE = ("forget/exact", "forget/n_bleu", "forget/true_token_p", "membership/
 
 def read_points(folder: Path) -> list[Point]:
     """The points of a comparison, at the default of their knobs."""
-    points = [read_json(file) for file in sorted((folder / "points").glob("*.json"))]
-    return [p for p in points if p["is_default"] or p["kind"] == "original"]
+    return [p for p in stored_points(folder) if p["is_default"] or p["kind"] == "original"]
 
 
 def first_seeds(points: Sequence[Point]) -> dict[str, Point]:

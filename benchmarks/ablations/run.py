@@ -7,7 +7,8 @@
 
 The task: the lab's model continues general English and is paid for the letter e, ten times its share of the letters.
 So the score is dense in effect, easy to cheat at, and has a cost in sense, which held-out perplexity shows. Every point
-(variant, seed) is a JSON file in ``--out``; one that is there is not run again, unless its config has changed since.
+(variant, seed) is a JSON file in ``points/`` until ``python -m benchmarks.points`` packs it; one that is there is not
+measured again, unless its config has changed since.
 The table goes into the page only when every point of it was measured with the same settings, three seeds each.
 """
 
@@ -16,7 +17,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -28,6 +28,7 @@ import ppo
 from benchmarks.ablations.variants import STEPS, VARIANTS
 from data.lab import lab_holdout, lab_retain
 from eval.perplexity import perplexity
+from eval.points import find_point, store_point, stored_points
 from eval.provenance import provenance
 from models.load import LoadedModel, load
 from ppo.lm.backbone import evaluation_mode
@@ -169,15 +170,13 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def measure_point(out: Path, name: str, seed: int, settings: Settings, *, label: str) -> None:
-    """Run a point unless its file is there, measured as it would be now; it appears whole or not at all."""
-    file = out / f"{name}-seed{seed}.json"
-    if file.is_file() and is_current(json.loads(file.read_text(encoding="utf-8")), settings):
+    """Measure a point unless it is there and was measured with today's settings. Its file is whole or not there."""
+    key = f"{name}-seed{seed}"
+    known = find_point(out, key)
+    if known is not None and is_current(known, settings):
         return
     result = run_point(name, seed, settings)
-    out.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, file)
+    store_point(out, key, result)
     found = result["found"]
     print(
         f"{label} {name}, seed {seed}: score {found['score']:.2f}, KL {found['kl_per_sequence']:.1f}, "
@@ -200,8 +199,7 @@ def is_current(point: Mapping[str, Any], settings: Settings) -> bool:
 
 def read_points(out: Path, settings: Settings) -> list[dict[str, Any]]:
     """The points in a folder that were measured as they would be now."""
-    points = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(out.glob("*-seed*.json"))]
-    return [point for point in points if is_current(point, settings)]
+    return [point for point in stored_points(out) if is_current(point, settings)]
 
 
 def render(points: Sequence[Mapping[str, Any]], *, seeds: int) -> tuple[str, int]:

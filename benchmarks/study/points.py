@@ -5,8 +5,8 @@
     repeats       the same two on a lab whose records were repeated less or more (graded.py)
     shapes        a page of its own, from the points of ``ingredients``
 
-A point is one JSON file; one that is there is not measured again unless it was asked for with other settings. This
-module trains nothing.
+A point that is there is not measured again unless it is asked for with other settings. :mod:`eval.points` knows its
+file. This module trains nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.study.variants import BOTH, VARIANTS, Variant
-from ppo.io.files import read_json
+from eval.points import stored_points
 from unlearning.compare.methods import METHODS
 from unlearning.run import PRESETS
 
@@ -64,7 +64,7 @@ class Point:
 
     @property
     def key(self) -> str:
-        """Its file's name without the ending."""
+        """Its name among the points of a folder."""
         return f"{self.variant}-n{self.size}-seed{self.seed}" + ("" if self.lab == "lab" else f"-{self.lab}")
 
     @property
@@ -136,15 +136,9 @@ def is_current(known: Mapping[str, Any], settings: Settings) -> bool:
     return is_known and bool(known["asked"] == asked(point, settings))
 
 
-def path_of(out: Path, point: Point) -> Path:
-    """Where a point's file stands."""
-    return out / "points" / f"{point.key}.json"
-
-
 def read_points(out: Path, settings: Settings) -> list[dict[str, Any]]:
     """The current points of a folder. ValueError for a damaged file, which has to be deleted."""
-    found = [dict(read_json(file)) for file in sorted((out / "points").glob("*.json"))]
-    return [point for point in found if is_current(point, settings)]
+    return [point for point in stored_points(out) if is_current(point, settings)]
 
 
 def missing(points: Iterable[Point], found: Iterable[Mapping[str, Any]]) -> list[Point]:

@@ -31,14 +31,13 @@ from benchmarks.study.points import (
     Settings,
     minutes,
     missing,
-    path_of,
     plan,
     read_points,
 )  # fmt: skip
 from benchmarks.study.tables import write_pages
 from benchmarks.study.train import Workshop, make_point
 from benchmarks.study.variants import VARIANTS
-from ppo.io.files import read_json, write_json
+from eval.points import read_point, store_point
 from unlearning.run import say
 
 
@@ -79,10 +78,9 @@ def work(options: argparse.Namespace, settings: Settings) -> None:
 def measure_point(point: Point, workshop: Workshop, out: Path, *, label: str) -> None:
     """Measure one point and write its file."""
     say(f"{label} {point.key} …")
-    before = read_json(path_of(out, point.original))["summary"] if point.variant != ORIGINAL else {}
+    before = read_point(out, point.original.key)["summary"] if point.variant != ORIGINAL else {}
     result = make_point(point, workshop, before)
-    path_of(out, point).parent.mkdir(parents=True, exist_ok=True)
-    write_json(path_of(out, point), result)
+    store_point(out, point.key, result)
     spent = sum(result["seconds"].values()) / 60
     broken = f"; broke off: {result['error']}" if result["error"] else ""
     share = result["summary"].get("forget/exact")

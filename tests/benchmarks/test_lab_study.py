@@ -36,6 +36,7 @@ from data.records import REPEATS, lab_records
 from data.study import Study
 from data.types import Passage
 from eval.evaluate import Evaluation
+from eval.points import pack, stored_points
 from models.lab.recipe import Recipe
 from models.load import load
 from ppo.log import read_jsonl
@@ -163,6 +164,28 @@ def test_it_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
     (tmp_path / "points" / "base-n64-seed0.json").write_text("{")
     assert study.main(command) == 2
     assert "base-n64-seed0.json is damaged" in capsys.readouterr().err
+
+
+def test_it_goes_on_from_packed_points(tmp_path, monkeypatch):
+    calls: list[tuple[str, float]] = []
+
+    def fake(point, workshop, before):
+        calls.append((point.key, before.get("never/bleu", 0.0)))
+        return made_up(point.variant, point.seed)
+
+    monkeypatch.setattr(study, "make_point", fake)
+    command = ["--part", "ingredients", "--seeds", "1", "--out", str(tmp_path), "--variants"]
+    assert study.main([*command, "base"]) == 0
+    packed = stored_points(tmp_path)
+    pack(tmp_path)
+    calls.clear()
+    assert study.main([*command, "base"]) == 0
+    assert calls == []
+    assert not (tmp_path / "points").exists()
+    assert study.main([*command, "base,hot"]) == 0
+    assert calls == [("hot-n64-seed0", 6.0)]  # held against the original that is packed
+    assert [file.name for file in (tmp_path / "points").iterdir()] == ["hot-n64-seed0.json"]
+    assert [p for p in stored_points(tmp_path) if p["key"] != "hot-n64-seed0"] == packed
 
 
 # ---------------------------------------------------------------------- what is switched

@@ -14,6 +14,7 @@ from benchmarks.ablations import run as ablations
 from benchmarks.ablations.variants import VARIANTS, nothing
 from docs import generate_api
 from docs.cells import read_cells, run_cell, with_output
+from eval.points import pack
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -220,8 +221,14 @@ def test_a_point_is_measured_once_and_measured_again_with_other_settings(tmp_pat
     assert [steps for _, _, steps in runs] == [3, 4]
     assert len(ablations.read_points(tmp_path, ablations.Settings(steps=4))) == 1
     assert ablations.read_points(tmp_path, ablations.Settings(steps=3)) == []
+    assert pack(tmp_path) == 1
+    for steps in (4, 5):  # a packed point is not measured again, but with other settings
+        ablations.measure_point(tmp_path, "base", 0, ablations.Settings(steps=steps), label="")
+    assert [steps for _, _, steps in runs] == [3, 4, 5]
+    assert ablations.read_points(tmp_path, ablations.Settings(steps=4)) == []
+    assert len(ablations.read_points(tmp_path, ablations.Settings(steps=5))) == 1
     monkeypatch.setitem(VARIANTS, "base", replace(VARIANTS["base"], changes={"gamma": 0.9}))
-    assert ablations.read_points(tmp_path, ablations.Settings(steps=4)) == []  # another config than today's
+    assert ablations.read_points(tmp_path, ablations.Settings(steps=5)) == []  # another config than today's
 
 
 @pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.prepare is not nothing])
@@ -239,6 +246,8 @@ def test_the_quick_look_runs_and_leaves_the_page_alone(tmp_path, capsys):
     before = read("algorithm.md")
     names = ["base", "dropout", "cold-mismatch", "rloo", "separate-critic", "retain"]
     assert ablations.main(["--quick", "--out", str(tmp_path), "--variants", ",".join(names)]) == 0
-    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(f"{name}-seed0.json" for name in names)
+    assert sorted(file.name for file in (tmp_path / "points").iterdir()) == sorted(
+        f"{name}-seed0.json" for name in names
+    )
     assert read("algorithm.md") == before
     assert "left as it is" in capsys.readouterr().out

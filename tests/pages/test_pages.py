@@ -14,8 +14,8 @@ from benchmarks.readme_tables import TABLES, rewritten
 from benchmarks.study.points import Settings
 from benchmarks.study.points import read_points as read_study
 from benchmarks.study.tables import write_pages as study_pages
+from eval.points import stored_points
 from eval.report.comparison.page import write_pages
-from ppo.io.files import read_json
 from unlearning.compare.methods import METHODS
 
 ROOT = Path(ppo.__file__).parent.parent
@@ -93,8 +93,7 @@ def test_pages_of_points_are_what_the_code_writes_now(tmp_path):
     """Results are rendered again when the code that renders them changes."""
     for name in ("compare", "smollm2-135m"):
         folder = ROOT / "results" / name
-        points = [read_json(file) for file in sorted((folder / "points").glob("*.json"))]
-        write_pages(tmp_path, points, order=list(METHODS))
+        write_pages(tmp_path, stored_points(folder), order=list(METHODS))
         for page in ("compare.md", "compare.tex"):
             assert (folder / page).read_text(encoding="utf-8") == (tmp_path / page).read_text(encoding="utf-8"), name
     study = ROOT / "results" / "study"

@@ -36,6 +36,7 @@ from eval.attacks.weights import count_taught
 from eval.cost import Cost, Tokens, count_parameters, ppo_tokens
 from eval.evaluate import Evaluation, evaluate
 from eval.paper import as_published
+from eval.points import find_point, read_point, store_point, stored_points
 from eval.report.comparison.page import write_pages
 from eval.results import check_folder, write_json
 from eval.teacher import teacher_force
@@ -134,8 +135,7 @@ def compare(parsed: argparse.Namespace, *, train: Train, text_to_keep: Keep) -> 
     open_folder(run, changes, shared_settings(comparison, attacker))
     for size in sizes:
         compare_at(size, comparison, run, changes, attacker, train, text_to_keep)
-    files = sorted((run.out / "points").glob("*.json"))
-    write_pages(run.out, [json.loads(f.read_text(encoding="utf-8")) for f in files], order=list(METHODS))
+    write_pages(run.out, stored_points(run.out), order=list(METHODS))
     say(f"page: {run.out / 'compare.html'}   tables: {run.out / 'compare.md'}")
 
 
@@ -175,10 +175,9 @@ def compare_at(
     twins = Twins(Path(comparison.twins or run.out / "twins"), Recipe(), say)
 
     def at(point: Point) -> None:
-        path = run.out / "points" / f"{point.key}.json"
-        if path.is_file():
+        if find_point(run.out, point.key) is not None:
             return
-        before = None if point == first else read_point(run.out, first)["summary"]
+        before = None if point == first else read_point(run.out, first.key)["summary"]
         unlearn = Unlearn(run, changes, before or {}, train)
         floor, work = chance_floor(run, before or {}), run.out / "work" / point.key
         bench = Bench(run, floor, keep, twins, unlearn, work, comparison.baseline_rate)
@@ -191,7 +190,7 @@ def compare_at(
             passages = attacker.chosen(run.study.passages)
             measured["attacks"] = attacker.attack(defended.model, run.loaded.tokenizer, passages, label=point.key)
         measured["seconds"] = time.perf_counter() - started
-        write_json(path, describe(point, method, defended, run, measured))
+        store_point(run.out, point.key, describe(point, method, defended, run, measured))
         shutil.rmtree(bench.work, ignore_errors=True)
 
     for point in [first, *(p for p in plan(comparison, run.config.seed, size) if p != first)]:
@@ -349,12 +348,3 @@ def describe(point: Point, method: Method, defended: Defended, run: Run, measure
         "is_default": point.value == method.default, "seed": point.seed, "size": point.size,
         "cost": defended.cost.to_dict(), "notes": defended.notes, **measured, "meta": run.meta(),
     }  # fmt: skip
-
-
-def read_point(out: Path, point: Point) -> dict[str, Any]:
-    """A point's file. ValueError where it is damaged."""
-    path = out / "points" / f"{point.key}.json"
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged: {error}; delete it to measure the point again") from error
