@@ -52,6 +52,7 @@ from ppo.run.interrupt import sigterm_as_ctrl_c
 from unlearning.attack import AttackOptions, run_attacks
 from unlearning.compare.comparison import Comparison, compare
 from unlearning.notebook import published_rollout, train_as_published
+from unlearning.options import Options
 from unlearning.recipe import (
     LOOKS,
     chance_floor,
@@ -61,7 +62,7 @@ from unlearning.recipe import (
     rows_to_forget,
     text_to_keep,
 )  # fmt: skip
-from unlearning.run import Options, Run, prepare, say
+from unlearning.run import Run, prepare, say
 from unlearning.trace import Wish, floor_of, prepare_trace, write_trace
 
 # ---------------------------------------------------------------------- the method

@@ -21,7 +21,8 @@ from ppo.config import check_types, require
 from ppo.distributed import Processes
 from ppo.io.options import given_values
 from ppo.trace import render_trace_page, render_trace_text
-from unlearning.run import Options, Run, join_settings, load_run
+from unlearning.options import Options
+from unlearning.run import Run, join_settings, load_run
 
 OUT = "runs/trace"  # where no folder is named: a trace alone is no run to go on with
 

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from benchmarks.study.variants import BOTH, VARIANTS, Variant
 from eval.points import stored_points
 from unlearning.compare.methods import METHODS
-from unlearning.run import PRESETS
+from unlearning.options import PRESETS
 
 Lab = Literal["lab", "graded"]
 ORIGINAL = "original"

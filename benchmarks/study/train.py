@@ -37,11 +37,14 @@ from models.lab.recipe import Recipe
 from models.load import load
 from ppo.distributed import Processes
 from ppo.log import read_jsonl
-from unlearning.compare.comparison import Unlearn, resized
-from unlearning.compare.methods import METHODS, Bench
+from unlearning.compare.bench import Bench
+from unlearning.compare.comparison import resized
+from unlearning.compare.methods import METHODS
 from unlearning.compare.retrained import Twins
+from unlearning.compare.unlearn import Unlearn
+from unlearning.options import PRESETS, Options
 from unlearning.recipe import chance_floor, rows_to_forget, text_to_keep
-from unlearning.run import PRESETS, Options, Run, load_run, say
+from unlearning.run import Run, load_run, say
 
 QUANTITIES = ("exact", "exact_sampled", "discoverable", "approximate", "bleu", "true_token_p", "matched_prefix")
 QUICK_RECIPE = Recipe(epochs=1, repeats_per_epoch=4)

@@ -1,7 +1,7 @@
 """What the lab study switches: DeMem's default recipe with one ingredient changed at a time, and where it starts from.
 
-A variant is a change of :class:`unlearning.run.Options`, of :class:`ppo.Config`, of the reward, of the KL reference, or
-a distillation before the first PPO step. This module knows how to switch, not how to train or to measure.
+A variant is a change of :class:`unlearning.options.Options`, of :class:`ppo.Config`, of the reward, of the KL
+reference, or a distillation before the first PPO step. This module knows how to switch, not how to train or to measure.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ from ppo.log import read_jsonl
 from ppo.types import Generation, Sample
 from tests.eval.test_pareto import GOOD
 from tests.eval.test_pareto import ORIGINAL as UNTOUCHED
-from unlearning.run import PRESETS, Options
+from unlearning.options import PRESETS, Options
 
 SMALL = Recipe(width=16, layers=2, heads=2, context=32, local_window=16, epochs=1, repeats_per_epoch=4, batch=16)
 

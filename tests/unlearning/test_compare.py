@@ -13,9 +13,11 @@ import demem
 from data.study import Study
 from data.types import Passage
 from tests.unlearning.test_demem import fails, write_rows
-from unlearning.compare.comparison import Comparison, Point, open_folder, plan, resized, settings_of
-from unlearning.compare.methods import METHODS, Bench, Looks, stop_rule
-from unlearning.run import PRESETS, Options
+from unlearning.compare.bench import Bench, Looks, stop_rule
+from unlearning.compare.comparison import Comparison, Point, open_folder, plan, resized
+from unlearning.compare.methods import METHODS
+from unlearning.compare.unlearn import settings_of
+from unlearning.options import PRESETS, Options
 
 QUICK = ["--num-samples", "1", "--num-own", "8", "--steps", "2", "--check-every", "2", "--prompts-per-step", "4",
          "--minibatch", "4", "--retain-sequences", "2", "--retain-tokens", "24"]  # fmt: skip
@@ -161,7 +163,7 @@ def test_a_rival_ends_after_two_good_looks_running_and_not_before(tmp_path, monk
     """By DeMem's own rule, the floor that was asked for included; a look that is lost with a kill is not counted."""
     good = {"forget/exact": 0.04, "forget/bleu": 9.0, "forget/approximate": 0.0, "forget/empty": 1.0}
     found = iter([good, good | {"forget/bleu": 11.0}, good, good | {"forget/exact": 0.06}, good, good])
-    monkeypatch.setattr("unlearning.compare.methods.probe", lambda *_: next(found))
+    monkeypatch.setattr("unlearning.compare.bench.probe", lambda *_: next(found))
     run = SimpleNamespace(
         options=Options(check_every=2, target_exact=0.05),
         loaded=SimpleNamespace(tokenizer=None),

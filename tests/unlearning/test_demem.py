@@ -13,7 +13,7 @@ import torch
 
 import demem
 from tests.processes import ENVIRONMENT, LAUNCHER, running, torchrun, wait_for
-from unlearning.run import PRESETS
+from unlearning.options import PRESETS
 
 ROOT = Path(demem.__file__).parent
 SHORT = ["--steps", "2", "--num-samples", "1", "--check-every", "1", "--num-own", "16"]

@@ -21,42 +21,34 @@ import copy
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from torch import nn
-
 import ppo
 from data.study import Study
 from eval.attacks.weights import count_taught
-from eval.cost import Cost, Tokens, count_parameters, ppo_tokens
-from eval.evaluate import Evaluation, evaluate
-from eval.paper import as_published
 from eval.points import find_point, read_point, store_point, stored_points
 from eval.report.comparison.page import write_pages
 from eval.results import check_folder, write_json
-from eval.teacher import teacher_force
 from models.lab.recipe import Recipe
-from models.load import load
 from ppo.config import check_types, require
 from ppo.distributed import Processes
 from ppo.io.options import given_values
-from ppo.log import read_jsonl
 from unlearning.attack import Attacker, AttackOptions
-from unlearning.compare.methods import METHODS, Bench, Defended, Method
+from unlearning.compare.bench import Bench, Defended
+from unlearning.compare.measure import measure
+from unlearning.compare.methods import METHODS, Method
 from unlearning.compare.retrained import Twins
+from unlearning.compare.unlearn import Train, Unlearn, settings_of
+from unlearning.options import PRESETS, Options
 from unlearning.recipe import chance_floor
-from unlearning.run import PRESETS, Options, Run, load_run, say
+from unlearning.run import Run, load_run, say
 
-Train = Callable[[Run, Evaluation], None]
 Keep = Callable[[Run], list[list[int]]]
-LORA_RATE = 5.0  # times the learning rate of full training, for an adapter
 ON_REQUEST = ("original", "demem-lora", "paper", "paper-as-run")  # by name alone; the first is always there
-VETOED = ("discoverable", "sequence_p")  # what a decoding that vetoes changes without generating
 
 
 @dataclass(frozen=True)
@@ -257,88 +249,6 @@ def resized(study: Study, size: int, *, most_holdout: int | None = None) -> Stud
     held_out = [p for p in passages if p.group == "forget_holdout"]
     left_out = {p.id for p in held_out[len(held_out) if most_holdout is None else most_holdout :]}
     return replace(study, passages=[p for p in passages if p.id not in left_out])
-
-
-def settings_of(preset: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A preset with what the command line changes; what the paper sets stays the paper's."""
-    fixed = PRESETS[preset] if preset != "default" else {}
-    return {**PRESETS[preset], **changes, **fixed}
-
-
-@dataclass(frozen=True)
-class Unlearn:
-    """DeMem as a method: a preset with one value of a knob, trained in a folder where it can be gone on with."""
-
-    run: Run
-    changes: dict[str, Any]
-    before: dict[str, float]
-    train: Train
-
-    def __call__(self, preset: str, knob: str, value: float, folder: Path, seed: int) -> Defended:
-        more = {knob: round(value)} if knob in ("steps", "lora_rank") else {}
-        is_begun = (folder / "config.json").is_file()
-        options = replace(self.run.options, preset=preset, out=str(folder), resume=is_begun, **more)
-        config = settings_of(preset, self.changes) | {"seed": seed} | ({} if more else {knob: value})
-        if options.lora_rank:
-            config["learning_rate"] = LORA_RATE * float(config["learning_rate"])
-        run = replace(load_run(options, config, Processes()), study=self.run.study)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", {"options": asdict(options), "config": run.config.to_dict()})
-        log = folder / "metrics.jsonl"
-        earlier = sum(_seconds(row) for row in read_jsonl(log)) if log.is_file() else 0.0
-        started = time.perf_counter()
-        self.train(run, Evaluation(self.before, {}, {}, {}, {}))
-        seconds, rows = earlier + time.perf_counter() - started, read_jsonl(log)
-        cost = Cost(seconds, self._tokens(run, rows), count_parameters(run.loaded.model))
-        model = load(folder / "model").on(options.device).model
-        return Defended(model, cost, notes={"steps": len(rows), "is_stopped": len(rows) < options.most_steps})
-
-    def _tokens(self, run: Run, rows: Sequence[dict[str, float]]) -> Tokens:
-        """Of the training, of the looks at the forget set, and of the model's own text that is to be kept."""
-        forget = run.study.group("forget")
-        total = ppo_tokens(run.config, rows, prompt_length=float(np.mean([len(p.prefix) for p in forget])))
-        look = sum(len(p.prefix) + len(p.suffix) for p in forget) + sum(map(len, run.study.holdout[:32]))
-        total = total + Tokens(look) * sum("forget/exact" in row for row in rows)
-        return total + (Tokens(run.options.num_own * run.config.retain_tokens) if run.config.retain_coef else Tokens())
-
-
-def _seconds(row: dict[str, float]) -> float:
-    return sum(value for name, value in row.items() if name.startswith("time/"))
-
-
-def measure(run: Run, defended: Defended, original: nn.Module) -> dict[str, Any]:
-    """The evaluation of a defended model, the same for all: summary, and the paper's own numbers beside it."""
-    settings = run.options.evaluation(run.config.seed)
-    study, tokenizer = run.study, run.loaded.tokenizer
-    more: dict[str, Any] = {"generate": defended.generate}
-    model, original = run.options.evaluated(defended.model), run.options.evaluated(original)
-    with defended.context():
-        found = evaluate(model, tokenizer, study.passages, study.holdout, original=original, settings=settings, **more)
-        paper = as_published(model, original, tokenizer, study.group("forget"), **more)
-        right = [s.is_right[1:] for s in teacher_force(model, study.holdout)] if study.holdout else []
-    summary = found.summary | ({"holdout/accuracy": float(np.concatenate(right).mean())} if right else {})
-    vetoed = forbidden(run, defended, found)
-    return {
-        "summary": summary | vetoed,
-        "intervals": {name: ends for name, ends in found.intervals.items() if name not in vetoed},
-        "signatures": found.signatures | {q: f"{found.signatures[q]}|vetoed:0" for q in VETOED if vetoed},
-        "paper": paper,
-        "settings": settings.to_dict(),
-    }
-
-
-def forbidden(run: Run, defended: Defended, found: Evaluation) -> dict[str, float]:
-    """(n, p)-extraction under a decoding that vetoes: what it cannot write has the probability 0.
-
-    The teacher-forced pass of the evaluation asks the model, which still knows. What the veto leaves possible keeps the
-    model's own probability, a little less than its share among the tokens that are left.
-    """
-    if defended.can_write is None:
-        return {}
-    kept = {p.id: defended.can_write(p.prefix, p.suffix) for p in run.study.passages}
-    names = [(g, q) for g in {p.group for p in run.study.passages} for q in VETOED]
-    rows = {group: [r for r in found.records if r["group"] == group] for group, _ in names}
-    return {f"{g}/{q}": float(np.mean([r[q] * kept[r["id"]] for r in rows[g]])) for g, q in names}
 
 
 def describe(point: Point, method: Method, defended: Defended, run: Run, measured: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,113 @@
+"""What a method of ``demem.py compare`` is given and what it gives back, and when a rival's training ends.
+
+The stopping rule is DeMem's own. The methods themselves are in unlearning/compare/methods.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from tqdm import tqdm
+
+from eval.baselines.training import Stop
+from eval.cost import Cost, Tokens
+from eval.evaluate import probe
+from eval.protocols import Generate
+from ppo.generation import generate as ppo_generate
+from ppo.io.files import read_json, write_json
+from unlearning.compare.retrained import Twins
+from unlearning.recipe import LOOKS, is_forgotten
+from unlearning.run import Run
+
+
+@dataclass(frozen=True)
+class Defended:
+    """A model that is to forget, how it is decoded, the context in which it is asked, and its cost so far."""
+
+    model: nn.Module
+    cost: Cost
+    generate: Generate = ppo_generate
+    context: Callable[[], AbstractContextManager[None]] = nullcontext
+    can_write: Callable[[Sequence[int], Sequence[int]], bool] | None = None  # of (prompt, response), where it vetoes
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every method is given: the original with its data, the chance floor (BLEU), the text to keep, the twins.
+
+    ``keep``: of a seed, the text that DeMem draws with that seed.
+
+    ``unlearn``: DeMem itself, (preset, knob, value, folder, seed) to a model and its cost; ``work``: a folder of this
+    point's own, for what can be resumed. ``rate``: learning rate of the baselines that keep text, where it is not the
+    lab's.
+    """
+
+    run: Run
+    floor: float
+    keep: Callable[[int], list[list[int]]]
+    twins: Twins
+    unlearn: Callable[[str, str, float, Path, int], Defended]
+    work: Path
+    rate: float | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        return self.run.loaded.model
+
+    @property
+    def forget(self) -> list[Any]:
+        return self.run.study.group("forget")
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What the looks at the forget set found, by step, in a file: a killed training goes on with them."""
+
+    path: Path
+
+    def until(self, steps: int) -> list[bool]:
+        """In order, those up to a step: what came after a training's last checkpoint is lost with it."""
+        known = read_json(self.path) if self.path.is_file() else {}
+        return [found for step, found in known.items() if int(step) <= steps]
+
+    def add(self, steps: int, is_gone: bool) -> list[bool]:
+        """All up to this one."""
+        known = read_json(self.path) if self.path.is_file() else {}
+        earlier = {step: found for step, found in known.items() if int(step) < steps}
+        write_json(self.path, {**earlier, str(steps): is_gone})
+        return self.until(steps)
+
+
+def stop_rule(bench: Bench, model: nn.Module, looks: Looks, bar: tqdm[Any]) -> Stop:
+    """True when two looks running find the forget set forgotten; ``looks`` keeps them, ``bar`` shows them.
+
+    DeMem's own rule, but that outputs may be empty: some baselines would never end otherwise.
+    """
+    options, tokenizer = bench.run.options, bench.run.loaded.tokenizer
+
+    def is_gone(steps: int) -> bool:
+        bar.update(steps - bar.n)
+        if steps % options.check_every:
+            return False
+        look = probe(model, tokenizer, bench.forget)
+        bar.set_postfix(extracted=look["forget/exact"], bleu=look["forget/bleu"])
+        found = looks.add(steps, is_forgotten(look, options.target_exact, bench.floor, may_be_empty=True))
+        return len(found) >= LOOKS and all(found[-LOOKS:])
+
+    return is_gone
+
+
+def look_tokens(bench: Bench) -> Tokens:
+    """One look at the forget set: its prefixes and what follows them."""
+    return Tokens(sum(len(p.prefix) + len(p.suffix) for p in bench.forget))
+
+
+def own_tokens(bench: Bench) -> Tokens:
+    """Sampling the model's own text to be kept."""
+    return Tokens(bench.run.options.num_own * bench.run.config.retain_tokens)

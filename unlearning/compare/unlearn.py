@@ -1,0 +1,71 @@
+"""DeMem as a method of ``demem.py compare``: a training in a folder, which goes on where it was stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.cost import Cost, Tokens, count_parameters, ppo_tokens
+from eval.evaluate import Evaluation
+from eval.results import write_json
+from models.load import load
+from ppo.distributed import Processes
+from ppo.log import read_jsonl
+from unlearning.compare.bench import Defended
+from unlearning.options import PRESETS
+from unlearning.run import Run, load_run
+
+Train = Callable[[Run, Evaluation], None]
+LORA_RATE = 5.0  # times the learning rate of full training, for an adapter
+
+
+def settings_of(preset: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A preset with what the command line changes; what the paper sets stays the paper's."""
+    fixed = PRESETS[preset] if preset != "default" else {}
+    return {**PRESETS[preset], **changes, **fixed}
+
+
+@dataclass(frozen=True)
+class Unlearn:
+    """DeMem as a method: a preset with one value of a knob, trained in a folder where it can be gone on with."""
+
+    run: Run
+    changes: dict[str, Any]
+    before: dict[str, float]
+    train: Train
+
+    def __call__(self, preset: str, knob: str, value: float, folder: Path, seed: int) -> Defended:
+        more = {knob: round(value)} if knob in ("steps", "lora_rank") else {}
+        is_begun = (folder / "config.json").is_file()
+        options = replace(self.run.options, preset=preset, out=str(folder), resume=is_begun, **more)
+        config = settings_of(preset, self.changes) | {"seed": seed} | ({} if more else {knob: value})
+        if options.lora_rank:
+            config["learning_rate"] = LORA_RATE * float(config["learning_rate"])
+        run = replace(load_run(options, config, Processes()), study=self.run.study)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "config.json", {"options": asdict(options), "config": run.config.to_dict()})
+        log = folder / "metrics.jsonl"
+        earlier = sum(_seconds(row) for row in read_jsonl(log)) if log.is_file() else 0.0
+        started = time.perf_counter()
+        self.train(run, Evaluation(self.before, {}, {}, {}, {}))
+        seconds, rows = earlier + time.perf_counter() - started, read_jsonl(log)
+        cost = Cost(seconds, self._tokens(run, rows), count_parameters(run.loaded.model))
+        model = load(folder / "model").on(options.device).model
+        return Defended(model, cost, notes={"steps": len(rows), "is_stopped": len(rows) < options.most_steps})
+
+    def _tokens(self, run: Run, rows: Sequence[dict[str, float]]) -> Tokens:
+        """Of the training, of the looks at the forget set, and of the model's own text that is to be kept."""
+        forget = run.study.group("forget")
+        total = ppo_tokens(run.config, rows, prompt_length=float(np.mean([len(p.prefix) for p in forget])))
+        look = sum(len(p.prefix) + len(p.suffix) for p in forget) + sum(map(len, run.study.holdout[:32]))
+        total = total + Tokens(look) * sum("forget/exact" in row for row in rows)
+        return total + (Tokens(run.options.num_own * run.config.retain_tokens) if run.config.retain_coef else Tokens())
+
+
+def _seconds(row: dict[str, float]) -> float:
+    return sum(value for name, value in row.items() if name.startswith("time/"))

@@ -1,0 +1,107 @@
+"""What is asked of a DeMem run: the options, and the presets of :class:`ppo.Config` that go with them.
+
+This module knows the settings and what they may be; unlearning/run.py makes a run of them.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from eval.settings import Settings
+from ppo.config import check_types, require
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to work on and when to stop; everything about PPO itself is in :class:`ppo.Config`."""
+
+    model: str = "lab"  # lab, lab:deduplicated, lab:retain-only, a hub id, a folder, or a .gguf file
+    data: str = "lab"  # lab, a folder of challenge .npy files, a .csv or a .jsonl file
+    data_split: str | None = None  # which of a folder's .npy files (none: the only one, or val)
+    retain: tuple[str, ...] = ()  # text or .jsonl files to keep; none: Python's own documentation
+    num_forget: int | None = None  # passages to unlearn, where the data names no groups; none: 32
+    num_holdout: int | None = None  # memorised passages that unlearning never sees, sharing no 20-gram; none: 32
+    num_never: int | None = None  # passages that the model was never trained on, for the chance floor; none: 0
+    out: str = "runs/demem"  # folder of the run
+    preset: str = "default"  # default, paper, or paper-as-run: the paper's notebook with its flaws
+    encoder: str | None = None  # encoder of the paper's BERTScore, a hub id or folder; none: it takes BLEU
+    fluency_weight: float = 0.0  # reward lost for a nat per token outside the fluency band; 0: no band
+    fluency_low: float = 0.5  # nats per token under the original model; below lie loops and memorised text
+    fluency_high: float = 6.0  # nats per token under the original model; above lies gibberish
+    lora_rank: int = 0  # of an adapter that is trained in the weights' place and merged at the end; 0: the weights
+    windows: int | None = None  # places of a passage to train on, half a suffix apart; none: 2 (paper: 1, the suffix)
+    steps: int | None = None  # PPO steps at most; none: 60 (paper-as-run: 4)
+    check_every: int = 2  # steps between two looks at the forget set
+    target_exact: float = 0.05  # share of the forget set that may still be extractable at the end
+    bleu_floor: float | None = None  # BLEU that a model reaches by chance; none: measured on never-trained passages
+    memorise_epochs: int = 12  # epochs of memorise at most
+    memorise_beside: int = 0  # texts of the retain set in each update of memorise: the model keeps its language
+    num_own: int = 768  # texts sampled from the model itself to be kept beside the retain text; 0: none
+    num_samples: int = 4  # sampled continuations a passage in the evaluation
+    el_stride: int = 0  # extraction likelihood (EL) from every so many-th start of a passage, slow; 0: none
+    el_passages: int | None = None  # EL of the first so many passages of each group; none: of all
+    eval_dtype: Literal["same", "bfloat16"] = "same"  # of the copy that the evaluation asks: faster, a little coarser
+    device: str = "auto"  # auto, cpu or cuda
+    resume: bool = False  # go on from the last checkpoint in the folder
+    live: bool = False  # rewrite report.html while training; open it in a browser, it loads itself again
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("el_passages", "num_forget", "num_holdout", "steps", "check_every", "memorise_epochs", "windows"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, self, name, "must be at least 1")
+        counts = ("lora_rank", "memorise_beside", "num_own", "num_samples", "num_never", "el_stride")
+        for name in (*counts, "fluency_weight"):
+            value = getattr(self, name)
+            require(value is None or value >= 0, self, name, "must be at least 0")
+        require(self.preset in PRESETS, self, "preset", f"must be one of {', '.join(PRESETS)}")
+        require(self.encoder is None or self.is_paper, self, "encoder", "goes with --preset paper: ours takes BLEU")
+        require(0 <= self.fluency_low < self.fluency_high, self, "fluency_low", "must lie between 0 and fluency_high")
+
+    def evaluation(self, seed: int) -> Settings:
+        """How a model is evaluated."""
+        return Settings(num_samples=self.num_samples, el_stride=self.el_stride, el_passages=self.el_passages, seed=seed)
+
+    def evaluated(self, model: nn.Module) -> nn.Module:
+        """The model that the evaluation asks: itself, or a copy in ``eval_dtype``."""
+        return model if self.eval_dtype == "same" else copy.deepcopy(model).to(torch.bfloat16)
+
+    @property
+    def is_paper(self) -> bool:
+        """Whether the reward is the paper's."""
+        return self.preset != "default"
+
+    @property
+    def most_steps(self) -> int:
+        """``steps``, or what the preset takes."""
+        return self.steps or (4 if self.preset == "paper-as-run" else 60)
+
+
+OF_ATTACK = ("model", "data", "data_split", "retain", "num_forget", "num_holdout", "num_never", "num_samples",
+             "el_stride", "el_passages", "eval_dtype")  # fmt: skip
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Ours. No KL penalty against the model that memorised, since it would defend every memorised token; a KL loss on
+    # text to keep instead. Every token gets the BLEU that it adds, and the reward ends at the chance floor.
+    "default": {
+        "prompts_per_step": 64, "minibatch": 32, "epochs": 2, "learning_rate": 2e-4, "kl_coef": 0.0,
+        "retain_coef": 2.5, "retain_loss": "kl", "retain_sequences": 12, "retain_tokens": 152,
+        "detach_value_head": True, "value_learning_rate": 1e-3, "value_clip": None, "gae_lambda": 0.9,
+        "save_every_steps": 10,
+    },
+    # What the paper sets, on this engine: KL acts, no token of a prompt is an action, empty text is no success.
+    "paper": {
+        "prompts_per_step": 32, "minibatch": 8, "epochs": 8, "learning_rate": 1.41e-5, "kl_coef": 0.2,
+        "save_every_steps": 10,
+    },
+    # The same as its notebook ran: unlearning/notebook.py says what else was different.
+    "paper-as-run": {
+        "prompts_per_step": 32, "minibatch": 8, "epochs": 8, "learning_rate": 1.41e-5, "kl_coef": 0.2,
+        "response_length": 55, "old_logprobs": "recompute",
+    },
+}  # fmt: skip
