@@ -54,16 +54,15 @@ from unlearning.compare.comparison import Comparison, compare
 from unlearning.notebook import published_rollout, train_as_published
 from unlearning.options import Options
 from unlearning.recipe import (
-    LOOKS,
+    StopRule,
     chance_floor,
-    is_forgotten,
     make_reward,
     put_adapter,
     rows_to_forget,
     text_to_keep,
 )  # fmt: skip
 from unlearning.run import Run, prepare, say
-from unlearning.trace import Wish, floor_of, prepare_trace, write_trace
+from unlearning.trace import TraceOptions, floor_of, prepare_trace, write_trace
 
 # ---------------------------------------------------------------------- the method
 
@@ -95,34 +94,24 @@ def train(
             return {}
         return probe(trainer.model, tokenizer, forget, run.study.holdout[:32])
 
-    def looks() -> list[dict[str, Any]]:
-        """Asked of the log, not of this process, so that a resumed run stops where an unbroken one does."""
-        log = run.out / "metrics.jsonl"
-        known = (
-            [row for row in read_jsonl(log) if row["step"] < trainer.step] if log.is_file() else []
-        )  # the rest is lost
-        return [row for row in known if "forget/exact" in row]
+    def show(step: int, *, every: int = 1) -> None:
+        if page is not None and step % every == 0:
+            page.show(step)
 
-    def is_done(_: Mapping[str, float]) -> bool:
-        last = looks()[-LOOKS:]
-        return len(last) == LOOKS and all(is_forgotten(look, run.options.target_exact, floor) for look in last)
-
-    def show_and_judge(metrics: Mapping[str, float]) -> bool:
-        if page is not None and trainer.step % run.options.check_every == 0:
-            page.show(trainer.step)
-        return is_done(metrics)
+    def is_over(_: Mapping[str, float]) -> bool:
+        show(trainer.step, every=run.options.check_every)
+        return rule.is_met(trainer.step)
 
     trainer = (make or make_trainer)(run, floor)
-    if page is not None:
-        page.show(trainer.step)
+    rule = StopRule(run.out / "metrics.jsonl", run.options.target_exact, floor)
+    show(trainer.step)
     if run.options.preset == "paper-as-run":
-        shown = page.show if page is not None else None
-        train_as_published(trainer, run.options.most_steps, show=headline(run.config), after_step=shown)
-    elif not (trainer.step > 0 and run.processes.first(lambda: is_done({}))):
+        train_as_published(trainer, run.options.most_steps, show=headline(run.config), after_step=show)
+    elif not (trainer.step > 0 and run.processes.first(lambda: rule.is_met(trainer.step))):
         steps = max(run.options.most_steps - trainer.step, 0)
-        extracted = run.processes.first(lambda: (looks() or [before.summary])[-1]["forget/exact"])
+        extracted = run.processes.first(lambda: (rule.looks(trainer.step) or [before.summary])[-1]["forget/exact"])
         known = {"forget/exact": extracted}
-        trainer.train(steps, probe=look, stop_when=show_and_judge, show=headline(run.config), known=known)
+        trainer.train(steps, probe=look, stop_when=is_over, show=headline(run.config), known=known)
     if run.options.lora_rank:
         unload(trainer.model, keep=True)
     trainer.save_model(run.out / "model")
@@ -275,9 +264,9 @@ def run_memorise(run: Run) -> None:
 
 def run_trace(parsed: argparse.Namespace) -> None:
     """One PPO step of a run, token by token, as text, trace.html and trace.json; the run stays as it is."""
-    run, wish = prepare_trace(parsed)
+    run, asked = prepare_trace(parsed)
     draw = published_rollout if run.options.preset == "paper-as-run" else ppo.Trainer.rollout
-    say(write_trace(make_trainer(run, floor_of(run)), run.out, wish, run.meta(), draw=draw))
+    say(write_trace(make_trainer(run, floor_of(run)), run.out, asked, run.meta(), draw=draw))
     say(f"trace: {run.out / 'trace.html'}   numbers: {run.out / 'trace.json'}")
 
 
@@ -358,7 +347,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
     names = (*COMMANDS, "attacks", "compare", "report", "trace")
     parser.add_argument("command", nargs="?", choices=names, default="run", help="what to do (default: run)")
     add_options(parser, Options, title="the experiment")
-    add_options(parser, Wish, title="trace")
+    add_options(parser, TraceOptions, title="trace")
     add_options(
         parser,
         ppo.Config,

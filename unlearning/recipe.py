@@ -8,6 +8,8 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,12 +18,13 @@ from data.study import windows
 from models.lora import LoraConfig, add_lora, linear_targets
 from models.own_text import own_text
 from ppo.lm.backbone import context_length
+from ppo.log import read_jsonl
 from rewards import demem as rewards
 from rewards.combine import Reward
 from rewards.guards import ONLY_EMPTY
 from unlearning.run import Run, say
 
-LOOKS = 2  # looks running at the forget set that must find it forgotten
+LOOKS_IN_A_ROW = 2  # looks in a row at the forget set that must find it forgotten
 
 
 def rows_to_forget(run: Run) -> list[dict[str, Any]]:
@@ -86,10 +89,32 @@ def is_forgotten(look: Mapping[str, float], target_exact: float, floor: float, *
     """Hardly a suffix comes back exactly, BLEU has come down to the chance floor, and no output is empty.
 
     Where the floor is not known (0), hardly a suffix may come back approximately (BLEU of 75 and more). DeMem and its
-    rivals end after ``LOOKS`` such looks running, since one may be luck.
+    rivals end after ``LOOKS_IN_A_ROW`` such looks in a row, since one may be luck.
     """
     is_at_chance = look["forget/bleu"] <= floor if floor else look["forget/approximate"] <= target_exact
     return look["forget/exact"] <= target_exact and is_at_chance and (may_be_empty or look["forget/empty"] == 0)
+
+
+@dataclass(frozen=True)
+class StopRule:
+    """When a training ends: ``LOOKS_IN_A_ROW`` looks in a row find the forget set forgotten.
+
+    The rule reads the run's log, not the memory of a process: a resumed run stops where an unbroken one does.
+    """
+
+    log: Path
+    target_exact: float
+    floor: float
+
+    def looks(self, step: int) -> list[dict[str, Any]]:
+        """The looks that were logged before ``step``. Later rows were lost with the process that wrote them."""
+        rows = read_jsonl(self.log) if self.log.is_file() else []
+        return [row for row in rows if row["step"] < step and "forget/exact" in row]
+
+    def is_met(self, step: int) -> bool:
+        """Whether the last looks before ``step`` end the training."""
+        last = self.looks(step)[-LOOKS_IN_A_ROW:]
+        return len(last) == LOOKS_IN_A_ROW and all(is_forgotten(look, self.target_exact, self.floor) for look in last)
 
 
 def put_adapter(run: Run) -> None:

@@ -28,7 +28,7 @@ OUT = "runs/trace"  # where no folder is named: a trace alone is no run to go on
 
 
 @dataclass(frozen=True)
-class Wish:
+class TraceOptions:
     """What is to be seen."""
 
     rows: int = 3  # responses to show, from the worst score to the best
@@ -40,11 +40,11 @@ class Wish:
         require(self.after >= 0, self, "after", "must be at least 0")
 
 
-def prepare_trace(parsed: argparse.Namespace) -> tuple[Run, Wish]:
+def prepare_trace(parsed: argparse.Namespace) -> tuple[Run, TraceOptions]:
     """The run to look into, and what of it; what was given lies over the folder's settings."""
     if Processes.current().count > 1:
         raise ValueError("trace works in one process: start it without torchrun")
-    wish = Wish(**given_values(parsed, Wish))
+    asked = TraceOptions(**given_values(parsed, TraceOptions))
     given, given_config = given_values(parsed, Options), given_values(parsed, ppo.Config)
     out = Path(given.setdefault("out", OUT))
     saved = read_settings(out) if (out / "config.json").is_file() else {}
@@ -54,7 +54,7 @@ def prepare_trace(parsed: argparse.Namespace) -> tuple[Run, Wish]:
         check_same(saved, given, given_config)
     options, changes = join_settings(saved, given, given_config)
     check_folder(out, is_new=False)
-    return load_run(options, changes, Processes()), wish
+    return load_run(options, changes, Processes()), asked
 
 
 def floor_of(run: Run) -> float:
@@ -70,16 +70,16 @@ def floor_of(run: Run) -> float:
 def write_trace(
     trainer: ppo.Trainer,
     out: Path,
-    wish: Wish,
+    asked: TraceOptions,
     meta: Mapping[str, Any],
     *,
     draw: Callable[[ppo.Trainer], ppo.Rollout] = ppo.Trainer.rollout,
 ) -> str:
     """One step, traced; writes trace.json and trace.html and returns the text. ``draw``: how the run takes rollouts."""
-    for _ in range(wish.after):
+    for _ in range(asked.after):
         trainer.update(draw(trainer))
     rollout = draw(trainer)
-    trace = trainer.trace(rollout, choose_rows(rollout.scores.tolist(), wish.rows))
+    trace = trainer.trace(rollout, choose_rows(rollout.scores.tolist(), asked.rows))
     write_json(out / "trace.json", {"meta": dict(meta), "trace": trace.to_dict()})
     page = render_trace_page(trace, title="One PPO step of DeMem, token by token", meta=meta)
     (out / "trace.html").write_text(page, encoding="utf-8")

@@ -37,10 +37,10 @@ from models.lab.recipe import Recipe
 from models.load import load
 from ppo.distributed import Processes
 from ppo.log import read_jsonl
-from unlearning.compare.bench import Bench
+from unlearning.compare.bench import Inputs
 from unlearning.compare.comparison import resized
 from unlearning.compare.methods import METHODS
-from unlearning.compare.retrained import Twins
+from unlearning.compare.retrained import RetrainedModels
 from unlearning.compare.unlearn import Unlearn
 from unlearning.options import PRESETS, Options
 from unlearning.recipe import chance_floor, rows_to_forget, text_to_keep
@@ -159,13 +159,13 @@ def distilled(run: Run, kept: Sequence[Sequence[int]], before: Evaluation, most:
     short = replace(run, options=replace(run.options, steps=most, check_every=looks))
     texts = [list(text) for text in kept]
     unlearn = Unlearn(short, {}, before.summary, demem.train)
-    twins = Twins(run.out / "twins", Recipe(), say)
-    bench = Bench(short, chance_floor(short, before.summary), lambda seed: texts, twins, unlearn, run.out)
+    retrained = RetrainedModels(run.out / "twins", Recipe(), say)
+    inputs = Inputs(short, chance_floor(short, before.summary), lambda seed: texts, retrained, unlearn, run.out)
     method = METHODS["distil"]
-    defended = method.apply(bench, method.default, run.config.seed)
-    model = defended.model
+    unlearned = method.apply(inputs, method.default, run.config.seed)
+    model = unlearned.model
     assert isinstance(model, type(run.loaded.model))
-    return replace(run, loaded=replace(run.loaded, model=model)), int(defended.notes["steps"])
+    return replace(run, loaded=replace(run.loaded, model=model)), int(unlearned.notes["steps"])
 
 
 def make_trainer(

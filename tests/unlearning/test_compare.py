@@ -13,7 +13,7 @@ import demem
 from data.study import Study
 from data.types import Passage
 from tests.unlearning.test_demem import fails, write_rows
-from unlearning.compare.bench import Bench, Looks, stop_rule
+from unlearning.compare.bench import Inputs, StopLog, stop_rule
 from unlearning.compare.comparison import Comparison, Point, open_folder, plan, resized
 from unlearning.compare.methods import METHODS
 from unlearning.compare.unlearn import settings_of
@@ -159,7 +159,7 @@ def test_a_folder_goes_on_when_there_are_new_options(tmp_path):
         Options(el_stride=-1)
 
 
-def test_a_rival_ends_after_two_good_looks_running_and_not_before(tmp_path, monkeypatch):
+def test_a_rival_ends_after_two_good_looks_in_a_row_and_not_before(tmp_path, monkeypatch):
     """By DeMem's own rule, the floor that was asked for included; a look that is lost with a kill is not counted."""
     good = {"forget/exact": 0.04, "forget/bleu": 9.0, "forget/approximate": 0.0, "forget/empty": 1.0}
     found = iter([good, good | {"forget/bleu": 11.0}, good, good | {"forget/exact": 0.06}, good, good])
@@ -169,10 +169,10 @@ def test_a_rival_ends_after_two_good_looks_running_and_not_before(tmp_path, monk
         loaded=SimpleNamespace(tokenizer=None),
         study=Study([], [], []),
     )
-    bench = Bench(run, 10.0, lambda _: [], None, None, tmp_path)
-    looks = Looks(tmp_path / "looks.json")
+    inputs = Inputs(run, 10.0, lambda _: [], None, None, tmp_path)
+    looks = StopLog(tmp_path / "looks.json")
     with tqdm(total=12, disable=True) as bar:
-        stop = stop_rule(bench, None, looks, bar)
+        stop = stop_rule(inputs, None, looks, bar)
         assert [stop(steps) for steps in range(1, 13)] == [False] * 11 + [True]
     assert looks.until(8) == [True, False, True, False]
     assert looks.add(8, True) == [True, False, True, True]

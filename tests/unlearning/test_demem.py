@@ -14,6 +14,7 @@ import torch
 import demem
 from tests.processes import ENVIRONMENT, LAUNCHER, running, torchrun, wait_for
 from unlearning.options import PRESETS
+from unlearning.recipe import is_forgotten
 
 ROOT = Path(demem.__file__).parent
 SHORT = ["--steps", "2", "--num-samples", "1", "--check-every", "1", "--num-own", "16"]
@@ -281,13 +282,13 @@ def test_memorise_goes_on_where_it_was_and_never_shows_the_never_group(tmp_path,
 
 def test_training_stops_at_the_floor_or_where_none_is_known_at_approximate_copies():
     look = {"forget/exact": 0.04, "forget/bleu": 20.0, "forget/approximate": 0.03, "forget/empty": 0.0}
-    assert demem.is_forgotten(look, 0.05, 21.0)
-    assert not demem.is_forgotten(look, 0.05, 19.0)
-    assert not demem.is_forgotten(look, 0.03, 21.0)
-    assert demem.is_forgotten(look, 0.05, 0.0)
-    assert not demem.is_forgotten(look | {"forget/approximate": 0.1}, 0.05, 0.0)
-    assert not demem.is_forgotten(look | {"forget/empty": 0.01}, 0.05, 21.0)
-    assert demem.is_forgotten(look | {"forget/empty": 0.01}, 0.05, 21.0, may_be_empty=True)
+    assert is_forgotten(look, 0.05, 21.0)
+    assert not is_forgotten(look, 0.05, 19.0)
+    assert not is_forgotten(look, 0.03, 21.0)
+    assert is_forgotten(look, 0.05, 0.0)
+    assert not is_forgotten(look | {"forget/approximate": 0.1}, 0.05, 0.0)
+    assert not is_forgotten(look | {"forget/empty": 0.01}, 0.05, 21.0)
+    assert is_forgotten(look | {"forget/empty": 0.01}, 0.05, 21.0, may_be_empty=True)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import torch
 from data.records import lab_records
 from models.lab.load import load_tokenizer
 from models.lab.recipe import Recipe, fit
-from unlearning.compare.retrained import Corpus, Stopwatch, Twins, deduplicated_corpus, lab_corpus
+from unlearning.compare.retrained import Corpus, RetrainedModels, Stopwatch, deduplicated_corpus, lab_corpus
 
 SMALL = Recipe(
     vocabulary=2048, width=16, layers=2, heads=2, context=32, local_window=16, epochs=1, repeats_per_epoch=2, batch=16
@@ -66,7 +66,7 @@ def test_a_twin_is_trained_once_and_an_other_recipe_is_refused(tmp_path, monkeyp
         "unlearning.compare.retrained.lab_corpus", lambda kind, recipe: Corpus(general, [[]], {"records": 0})
     )
     said: list[str] = []
-    twins = Twins(tmp_path, SMALL, said.append)
+    twins = RetrainedModels(tmp_path, SMALL, said.append)
     first = twins.get("retain-only", 0)
     count = len(said)
     again = twins.get("retain-only", 0)
@@ -76,7 +76,7 @@ def test_a_twin_is_trained_once_and_an_other_recipe_is_refused(tmp_path, monkeyp
     assert first.notes == {"records": 0}
     assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), again.model.parameters(), strict=True))
     with pytest.raises(ValueError, match="of another recipe"):
-        Twins(tmp_path, Recipe(), said.append).get("retain-only", 0)
+        RetrainedModels(tmp_path, Recipe(), said.append).get("retain-only", 0)
     (tmp_path / "retain-only-seed0" / "twin.json").write_text("{")
     with pytest.raises(ValueError, match="damaged"):
         twins.get("retain-only", 0)

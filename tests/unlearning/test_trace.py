@@ -46,8 +46,8 @@ def test_a_preset_s_trace_shows_the_step_that_the_preset_takes(tmp_path, monkeyp
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):
-    assert "Wish.rows=0 must be at least 1" in fails(capsys, "trace", "--rows", "0")
-    assert "Wish.after=-1 must be at least 0" in fails(capsys, "trace", "--after", "-1")
+    assert "TraceOptions.rows=0 must be at least 1" in fails(capsys, "trace", "--rows", "0")
+    assert "TraceOptions.after=-1 must be at least 0" in fails(capsys, "trace", "--after", "-1")
     assert "--rows takes INT" in fails(capsys, "trace", "--rows", "many")
     assert "holds no checkpoint" in fails(capsys, "trace", "--resume", "--out", str(tmp_path / "none"))
     assert not (tmp_path / "none").exists()

@@ -20,13 +20,13 @@ from eval.evaluate import probe
 from eval.protocols import Generate
 from ppo.generation import generate as ppo_generate
 from ppo.io.files import read_json, write_json
-from unlearning.compare.retrained import Twins
-from unlearning.recipe import LOOKS, is_forgotten
+from unlearning.compare.retrained import RetrainedModels
+from unlearning.recipe import LOOKS_IN_A_ROW, is_forgotten
 from unlearning.run import Run
 
 
 @dataclass(frozen=True)
-class Defended:
+class UnlearnedModel:
     """A model that is to forget, how it is decoded, the context in which it is asked, and its cost so far."""
 
     model: nn.Module
@@ -38,7 +38,7 @@ class Defended:
 
 
 @dataclass(frozen=True)
-class Bench:
+class Inputs:
     """What every method is given: the original with its data, the chance floor (BLEU), the text to keep, the twins.
 
     ``keep``: of a seed, the text that DeMem draws with that seed.
@@ -51,8 +51,8 @@ class Bench:
     run: Run
     floor: float
     keep: Callable[[int], list[list[int]]]
-    twins: Twins
-    unlearn: Callable[[str, str, float, Path, int], Defended]
+    retrained: RetrainedModels
+    unlearn: Callable[[str, str, float, Path, int], UnlearnedModel]
     work: Path
     rate: float | None = None
 
@@ -66,7 +66,7 @@ class Bench:
 
 
 @dataclass(frozen=True)
-class Looks:
+class StopLog:
     """What the looks at the forget set found, by step, in a file: a killed training goes on with them."""
 
     path: Path
@@ -84,30 +84,30 @@ class Looks:
         return self.until(steps)
 
 
-def stop_rule(bench: Bench, model: nn.Module, looks: Looks, bar: tqdm[Any]) -> Stop:
-    """True when two looks running find the forget set forgotten; ``looks`` keeps them, ``bar`` shows them.
+def stop_rule(inputs: Inputs, model: nn.Module, log: StopLog, bar: tqdm[Any]) -> Stop:
+    """True when two looks in a row find the forget set forgotten; ``log`` keeps them, ``bar`` shows them.
 
     DeMem's own rule, but that outputs may be empty: some baselines would never end otherwise.
     """
-    options, tokenizer = bench.run.options, bench.run.loaded.tokenizer
+    options, tokenizer = inputs.run.options, inputs.run.loaded.tokenizer
 
     def is_gone(steps: int) -> bool:
         bar.update(steps - bar.n)
         if steps % options.check_every:
             return False
-        look = probe(model, tokenizer, bench.forget)
+        look = probe(model, tokenizer, inputs.forget)
         bar.set_postfix(extracted=look["forget/exact"], bleu=look["forget/bleu"])
-        found = looks.add(steps, is_forgotten(look, options.target_exact, bench.floor, may_be_empty=True))
-        return len(found) >= LOOKS and all(found[-LOOKS:])
+        found = log.add(steps, is_forgotten(look, options.target_exact, inputs.floor, may_be_empty=True))
+        return len(found) >= LOOKS_IN_A_ROW and all(found[-LOOKS_IN_A_ROW:])
 
     return is_gone
 
 
-def look_tokens(bench: Bench) -> Tokens:
+def look_tokens(inputs: Inputs) -> Tokens:
     """One look at the forget set: its prefixes and what follows them."""
-    return Tokens(sum(len(p.prefix) + len(p.suffix) for p in bench.forget))
+    return Tokens(sum(len(p.prefix) + len(p.suffix) for p in inputs.forget))
 
 
-def own_tokens(bench: Bench) -> Tokens:
+def own_tokens(inputs: Inputs) -> Tokens:
     """Sampling the model's own text to be kept."""
-    return Tokens(bench.run.options.num_own * bench.run.config.retain_tokens)
+    return Tokens(inputs.run.options.num_own * inputs.run.config.retain_tokens)

@@ -38,10 +38,10 @@ from ppo.config import check_types, require
 from ppo.distributed import Processes
 from ppo.io.options import given_values
 from unlearning.attack import Attacker, AttackOptions
-from unlearning.compare.bench import Bench, Defended
+from unlearning.compare.bench import Inputs, UnlearnedModel
 from unlearning.compare.measure import measure
 from unlearning.compare.methods import METHODS, Method
-from unlearning.compare.retrained import Twins
+from unlearning.compare.retrained import RetrainedModels
 from unlearning.compare.unlearn import Train, Unlearn, settings_of
 from unlearning.options import PRESETS, Options
 from unlearning.recipe import chance_floor
@@ -164,7 +164,7 @@ def compare_at(
     original = copy.deepcopy(run.loaded.model)
     first = Point("original", 0.0, run.config.seed, size)
     keep = text_by_seed(run, text_to_keep)
-    twins = Twins(Path(comparison.twins or run.out / "twins"), Recipe(), say)
+    retrained = RetrainedModels(Path(comparison.twins or run.out / "twins"), Recipe(), say)
 
     def at(point: Point) -> None:
         if find_point(run.out, point.key) is not None:
@@ -172,18 +172,18 @@ def compare_at(
         before = None if point == first else read_point(run.out, first.key)["summary"]
         unlearn = Unlearn(run, changes, before or {}, train)
         floor, work = chance_floor(run, before or {}), run.out / "work" / point.key
-        bench = Bench(run, floor, keep, twins, unlearn, work, comparison.baseline_rate)
+        inputs = Inputs(run, floor, keep, retrained, unlearn, work, comparison.baseline_rate)
         say(f"{point.key} …")
         method = METHODS[point.name]
-        defended = method.apply(bench, point.value, point.seed)
+        unlearned = method.apply(inputs, point.value, point.seed)
         started = time.perf_counter()
-        measured = measure(run, defended, original)
+        measured = measure(run, unlearned, original)
         if attacker.names and method.kind != "decoding":  # the attacker holds the weights: he decodes as he likes
             passages = attacker.chosen(run.study.passages)
-            measured["attacks"] = attacker.attack(defended.model, run.loaded.tokenizer, passages, label=point.key)
+            measured["attacks"] = attacker.attack(unlearned.model, run.loaded.tokenizer, passages, label=point.key)
         measured["seconds"] = time.perf_counter() - started
-        store_point(run.out, point.key, describe(point, method, defended, run, measured))
-        shutil.rmtree(bench.work, ignore_errors=True)
+        store_point(run.out, point.key, describe(point, method, unlearned, run, measured))
+        shutil.rmtree(inputs.work, ignore_errors=True)
 
     for point in [first, *(p for p in plan(comparison, run.config.seed, size) if p != first)]:
         at(point)
@@ -251,10 +251,12 @@ def resized(study: Study, size: int, *, most_holdout: int | None = None) -> Stud
     return replace(study, passages=[p for p in passages if p.id not in left_out])
 
 
-def describe(point: Point, method: Method, defended: Defended, run: Run, measured: dict[str, Any]) -> dict[str, Any]:
+def describe(
+    point: Point, method: Method, unlearned: UnlearnedModel, run: Run, measured: dict[str, Any]
+) -> dict[str, Any]:
     """What a point's file holds; ``seconds``: of the evaluation and the attacks, those of the method are its cost."""
     return {
         "method": point.name, "kind": method.kind, "knob": method.knob, "value": point.value,
         "is_default": point.value == method.default, "seed": point.seed, "size": point.size,
-        "cost": defended.cost.to_dict(), "notes": defended.notes, **measured, "meta": run.meta(),
+        "cost": unlearned.cost.to_dict(), "notes": unlearned.notes, **measured, "meta": run.meta(),
     }  # fmt: skip

@@ -10,24 +10,24 @@ from torch import nn
 from eval.evaluate import Evaluation, evaluate
 from eval.paper import as_published
 from eval.teacher import teacher_force
-from unlearning.compare.bench import Defended
+from unlearning.compare.bench import UnlearnedModel
 from unlearning.run import Run
 
 VETOED = ("discoverable", "sequence_p")  # what a decoding that vetoes changes without generating
 
 
-def measure(run: Run, defended: Defended, original: nn.Module) -> dict[str, Any]:
-    """The evaluation of a defended model, the same for all: summary, and the paper's own numbers beside it."""
+def measure(run: Run, unlearned: UnlearnedModel, original: nn.Module) -> dict[str, Any]:
+    """The evaluation of a unlearned model, the same for all: summary, and the paper's own numbers beside it."""
     settings = run.options.evaluation(run.config.seed)
     study, tokenizer = run.study, run.loaded.tokenizer
-    more: dict[str, Any] = {"generate": defended.generate}
-    model, original = run.options.evaluated(defended.model), run.options.evaluated(original)
-    with defended.context():
+    more: dict[str, Any] = {"generate": unlearned.generate}
+    model, original = run.options.evaluated(unlearned.model), run.options.evaluated(original)
+    with unlearned.context():
         found = evaluate(model, tokenizer, study.passages, study.holdout, original=original, settings=settings, **more)
         paper = as_published(model, original, tokenizer, study.group("forget"), **more)
         right = [s.is_right[1:] for s in teacher_force(model, study.holdout)] if study.holdout else []
     summary = found.summary | ({"holdout/accuracy": float(np.concatenate(right).mean())} if right else {})
-    vetoed = forbidden(run, defended, found)
+    vetoed = forbidden(run, unlearned, found)
     return {
         "summary": summary | vetoed,
         "intervals": {name: ends for name, ends in found.intervals.items() if name not in vetoed},
@@ -37,15 +37,15 @@ def measure(run: Run, defended: Defended, original: nn.Module) -> dict[str, Any]
     }
 
 
-def forbidden(run: Run, defended: Defended, found: Evaluation) -> dict[str, float]:
+def forbidden(run: Run, unlearned: UnlearnedModel, found: Evaluation) -> dict[str, float]:
     """(n, p)-extraction under a decoding that vetoes: what it cannot write has the probability 0.
 
     The teacher-forced pass of the evaluation asks the model, which still knows. What the veto leaves possible keeps the
     model's own probability, a little less than its share among the tokens that are left.
     """
-    if defended.can_write is None:
+    if unlearned.can_write is None:
         return {}
-    kept = {p.id: defended.can_write(p.prefix, p.suffix) for p in run.study.passages}
+    kept = {p.id: unlearned.can_write(p.prefix, p.suffix) for p in run.study.passages}
     names = [(g, q) for g in {p.group for p in run.study.passages} for q in VETOED]
     rows = {group: [r for r in found.records if r["group"] == group] for group, _ in names}
     return {f"{g}/{q}": float(np.mean([r[q] * kept[r["id"]] for r in rows[g]])) for g, q in names}

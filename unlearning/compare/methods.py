@@ -2,7 +2,7 @@
 
 Training-time methods get the same passages, for each seed the same text to keep, and the same stopping rule; what each
 of them calls its strength is its knob, with three values of which one is the default. Defaults were tried out on the
-lab. A method takes a :class:`Bench`, a value of its knob and a seed, and gives a model, a way to decode, and what they
+lab. A method takes a :class:`Inputs`, a value of its knob and a seed, and gives a model, a way to decode, and what they
 cost.
 """
 
@@ -22,12 +22,13 @@ from eval.baselines import distillation, gradient_ascent, preference
 from eval.baselines.decoding import MemFree, dp_decoding, logit_mixing
 from eval.baselines.training import StepLog, Training, pairs_of
 from eval.cost import Cost, Tokens, baseline_tokens, count_parameters
-from unlearning.compare.bench import Bench, Defended, Looks, look_tokens, own_tokens, stop_rule
+from unlearning.compare.bench import Inputs, StopLog, UnlearnedModel, look_tokens, own_tokens, stop_rule
+from unlearning.compare.retrained import RetrainedKind
 
 Kind = Literal["original", "training", "decoding", "retraining"]
 
 
-Apply = Callable[[Bench, float, int], Defended]
+Apply = Callable[[Inputs, float, int], UnlearnedModel]
 
 
 @dataclass(frozen=True)
@@ -46,37 +47,37 @@ class Method:
 
 
 def trained(
-    bench: Bench, seed: int, training: Training, unlearn: Callable[..., StepLog], *, asks: str = ""
-) -> Defended:
+    inputs: Inputs, seed: int, training: Training, unlearn: Callable[..., StepLog], *, asks: str = ""
+) -> UnlearnedModel:
     """One training-time baseline on a copy of the original, stopped when the forget set is gone.
 
     Its retain batches and its precision are DeMem's, and so is a number of steps that was asked for.
     """
-    started, options, config = time.perf_counter(), bench.run.options, bench.run.config
+    started, options, config = time.perf_counter(), inputs.run.options, inputs.run.config
     training = replace(
         training, steps=options.steps or training.steps, retain_sequences=config.retain_sequences,
         retain_tokens=config.retain_tokens, microbatch=config.microbatch or training.microbatch,
-        autocast=config.autocast, checkpoint=bench.work / "checkpoint",
+        autocast=config.autocast, checkpoint=inputs.work / "checkpoint",
     )  # fmt: skip
-    model, keep = copy.deepcopy(bench.model), bench.keep(seed) if training.retain_weight else []
-    bench.work.mkdir(parents=True, exist_ok=True)
-    looks = Looks(bench.work / "looks.json")
+    model, keep = copy.deepcopy(inputs.model), inputs.keep(seed) if training.retain_weight else []
+    inputs.work.mkdir(parents=True, exist_ok=True)
+    looks = StopLog(inputs.work / "looks.json")
     with tqdm(total=training.steps, desc="baseline", unit="step") as bar:
         log = unlearn(
-            model, bench.forget, keep, training=training, generator=torch.Generator().manual_seed(seed),
-            stop=stop_rule(bench, model, looks, bar),
+            model, inputs.forget, keep, training=training, generator=torch.Generator().manual_seed(seed),
+            stop=stop_rule(inputs, model, looks, bar),
         )  # fmt: skip
-    pairs = pairs_of(bench.forget, training.scope)
+    pairs = pairs_of(inputs.forget, training.scope)
     tokens = baseline_tokens(pairs, training, log, asks_once=asks == "once", asks_always=asks == "always")
     tokens = (
         tokens
-        + look_tokens(bench) * len(looks.until(len(log)))
-        + (own_tokens(bench) if training.retain_weight else Tokens())
+        + look_tokens(inputs) * len(looks.until(len(log)))
+        + (own_tokens(inputs) if training.retain_weight else Tokens())
     )
     # What went before a kill counts as well: the log knows it, the clock does not.
     cost = Cost(max(time.perf_counter() - started, log[-1]["seconds"]), tokens, count_parameters(model))
     notes = {"steps": len(log), "is_stopped": len(log) < training.steps, "learning_rate": training.learning_rate}
-    return Defended(model, cost, notes=notes)
+    return UnlearnedModel(model, cost, notes=notes)
 
 
 # No method but DeMem has a floor in its loss, so the stopping rule is theirs. All retain losses see DeMem's own text.
@@ -84,67 +85,67 @@ ASCENT = Training(scope="whole", steps=40, max_grad_norm=None)
 BALANCED = Training(scope="whole", steps=120, batch=32, retain_weight=2.5, retain_loss="kl")
 
 
-def _ascent(bench: Bench, value: float, seed: int) -> Defended:
-    return trained(bench, seed, replace(ASCENT, learning_rate=value), gradient_ascent.unlearn)
+def _ascent(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
+    return trained(inputs, seed, replace(ASCENT, learning_rate=value), gradient_ascent.unlearn)
 
 
-def balanced(bench: Bench, learning_rate: float, retain_weight: float) -> Training:
+def balanced(inputs: Inputs, learning_rate: float, retain_weight: float) -> Training:
     """Of the baselines that keep text beside forgetting."""
-    return replace(BALANCED, learning_rate=bench.rate or learning_rate, retain_weight=retain_weight)
+    return replace(BALANCED, learning_rate=inputs.rate or learning_rate, retain_weight=retain_weight)
 
 
-def _difference(bench: Bench, value: float, seed: int) -> Defended:
-    training = replace(balanced(bench, 1e-4, value), scope="suffix")
-    return trained(bench, seed, training, gradient_ascent.unlearn_with_difference)
+def _difference(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
+    training = replace(balanced(inputs, 1e-4, value), scope="suffix")
+    return trained(inputs, seed, training, gradient_ascent.unlearn_with_difference)
 
 
-def _npo(bench: Bench, value: float, seed: int) -> Defended:
+def _npo(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
     unlearn = partial(preference.unlearn_npo, beta=0.1)
-    return trained(bench, seed, balanced(bench, 2e-4, value), unlearn, asks="once")
+    return trained(inputs, seed, balanced(inputs, 2e-4, value), unlearn, asks="once")
 
 
-def _simnpo(bench: Bench, value: float, seed: int) -> Defended:
+def _simnpo(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
     unlearn = partial(preference.unlearn_simnpo, beta=2.5, delta=0.0)
-    return trained(bench, seed, balanced(bench, 2e-4, value), unlearn)
+    return trained(inputs, seed, balanced(inputs, 2e-4, value), unlearn)
 
 
-def _distil(bench: Bench, value: float, seed: int) -> Defended:
-    return trained(bench, seed, balanced(bench, 2e-4, value), distillation.unlearn, asks="always")
+def _distil(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
+    return trained(inputs, seed, balanced(inputs, 2e-4, value), distillation.unlearn, asks="always")
 
 
-def _demem(preset: str, knob: str, bench: Bench, value: float, seed: int) -> Defended:
-    return bench.unlearn(preset, knob, value, bench.work, seed)
+def _demem(preset: str, knob: str, inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
+    return inputs.unlearn(preset, knob, value, inputs.work, seed)
 
 
 # ---------------------------------------------------------------------- while decoding, and from scratch
 
 
-def free(bench: Bench) -> Cost:
+def free(inputs: Inputs) -> Cost:
     """What costs nothing beforehand."""
-    return Cost(0.0, Tokens(), count_parameters(bench.model))
+    return Cost(0.0, Tokens(), count_parameters(inputs.model))
 
 
-def _original(bench: Bench, value: float, seed: int) -> Defended:
-    return Defended(bench.model, free(bench))
+def _original(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
+    return UnlearnedModel(inputs.model, free(inputs))
 
 
-def _dp(bench: Bench, value: float, seed: int) -> Defended:
-    return Defended(bench.model, free(bench), context=lambda: dp_decoding(bench.model, strength=value))
+def _dp(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
+    return UnlearnedModel(inputs.model, free(inputs), context=lambda: dp_decoding(inputs.model, strength=value))
 
 
-def _dp_logits(bench: Bench, value: float, seed: int) -> Defended:
-    return Defended(bench.model, free(bench), context=lambda: logit_mixing(bench.model, strength=value))
+def _dp_logits(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
+    return UnlearnedModel(inputs.model, free(inputs), context=lambda: logit_mixing(inputs.model, strength=value))
 
 
-def _memfree(bench: Bench, value: float, seed: int) -> Defended:
-    blocked = [list(p.ids) for p in bench.forget]
+def _memfree(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
+    blocked = [list(p.ids) for p in inputs.forget]
     memfree = MemFree(blocked, n=round(value))
-    return Defended(bench.model, free(bench), generate=memfree, can_write=memfree.can_write)
+    return UnlearnedModel(inputs.model, free(inputs), generate=memfree, can_write=memfree.can_write)
 
 
-def _twin(kind: Literal["retain-only", "dedup"], bench: Bench, value: float, seed: int) -> Defended:
-    twin = bench.twins.get(kind, seed)
-    return Defended(twin.model, twin.cost, notes=twin.notes)
+def _retrained(kind: RetrainedKind, inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
+    found = inputs.retrained.get(kind, seed)
+    return UnlearnedModel(found.model, found.cost, notes=found.notes)
 
 
 METHODS: dict[str, Method] = {
@@ -161,6 +162,6 @@ METHODS: dict[str, Method] = {
     "dp": Method("decoding", _dp, "lambda", (0.9, 0.7, 0.5), 0.7, is_seeded=False),
     "dp-logits": Method("decoding", _dp_logits, "lambda", (0.9, 0.7, 0.5), 0.7, is_seeded=False),
     "memfree": Method("decoding", _memfree, "n", (20, 10, 5), 10, is_seeded=False),
-    "retain-only": Method("retraining", partial(_twin, "retain-only")),
-    "dedup": Method("retraining", partial(_twin, "dedup")),
+    "retain-only": Method("retraining", partial(_retrained, "retain-only")),
+    "dedup": Method("retraining", partial(_retrained, "dedup")),
 }

@@ -30,13 +30,13 @@ from models.lab.load import load_tokenizer
 from models.lab.recipe import Recipe, fit, pieces
 from models.load import load
 
-TwinKind = Literal["retain-only", "dedup"]
+RetrainedKind = Literal["retain-only", "dedup"]
 Documents = list[list[int]]
 SPAN_TOKENS = 50  # of data.dedup
 
 
 @dataclass(frozen=True)
-class Twin:
+class RetrainedModel:
     """A model that was trained on another corpus, what its training cost, and what is to be said about its corpus."""
 
     model: PreTrainedModel
@@ -59,14 +59,14 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class Twins:
+class RetrainedModels:
     """The twins of a comparison: those that ``folder`` holds, and those that are trained when they are asked for."""
 
     folder: Path
     recipe: Recipe
     say: Callable[[str], None]
 
-    def get(self, kind: TwinKind, seed: int) -> Twin:
+    def get(self, kind: RetrainedKind, seed: int) -> RetrainedModel:
         """The twin of a seed (0 is the recipe's own), trained first where it is not there. ValueError for damage."""
         folder = self.folder / f"{kind}-seed{seed}"
         recipe = replace(self.recipe, seed=self.recipe.seed + seed)
@@ -75,9 +75,9 @@ class Twins:
         facts = read_facts(folder / "twin.json", recipe)
         loaded = load(folder / "model")
         cost = Cost(facts["seconds"], Tokens(trained=facts["trained_tokens"]), count_parameters(loaded.model))
-        return Twin(loaded.model, cost, facts["notes"])
+        return RetrainedModel(loaded.model, cost, facts["notes"])
 
-    def _train(self, kind: TwinKind, recipe: Recipe, folder: Path) -> None:
+    def _train(self, kind: RetrainedKind, recipe: Recipe, folder: Path) -> None:
         corpus = lab_corpus(kind, recipe)
         folder.mkdir(parents=True, exist_ok=True)
         clock, tokenizer = Stopwatch(folder / "seconds.json"), load_tokenizer()
@@ -122,7 +122,7 @@ def read_facts(path: Path, recipe: Recipe) -> dict[str, Any]:
     return return_value
 
 
-def lab_corpus(kind: TwinKind, recipe: Recipe) -> Corpus:
+def lab_corpus(kind: RetrainedKind, recipe: Recipe) -> Corpus:
     """What a twin is trained on; see the head of this module."""
     tokenizer = load_tokenizer()
     retain, _ = retain_and_holdout()

@@ -16,7 +16,7 @@ from eval.results import write_json
 from models.load import load
 from ppo.distributed import Processes
 from ppo.log import read_jsonl
-from unlearning.compare.bench import Defended
+from unlearning.compare.bench import UnlearnedModel
 from unlearning.options import PRESETS
 from unlearning.run import Run, load_run
 
@@ -39,7 +39,7 @@ class Unlearn:
     before: dict[str, float]
     train: Train
 
-    def __call__(self, preset: str, knob: str, value: float, folder: Path, seed: int) -> Defended:
+    def __call__(self, preset: str, knob: str, value: float, folder: Path, seed: int) -> UnlearnedModel:
         more = {knob: round(value)} if knob in ("steps", "lora_rank") else {}
         is_begun = (folder / "config.json").is_file()
         options = replace(self.run.options, preset=preset, out=str(folder), resume=is_begun, **more)
@@ -56,7 +56,7 @@ class Unlearn:
         seconds, rows = earlier + time.perf_counter() - started, read_jsonl(log)
         cost = Cost(seconds, self._tokens(run, rows), count_parameters(run.loaded.model))
         model = load(folder / "model").on(options.device).model
-        return Defended(model, cost, notes={"steps": len(rows), "is_stopped": len(rows) < options.most_steps})
+        return UnlearnedModel(model, cost, notes={"steps": len(rows), "is_stopped": len(rows) < options.most_steps})
 
     def _tokens(self, run: Run, rows: Sequence[dict[str, float]]) -> Tokens:
         """Of the training, of the looks at the forget set, and of the model's own text that is to be kept."""
