@@ -1,1 +1,1 @@
-"""Passages to attack and to unlearn, text to keep, splits without leaks, deduplication, and the built-in lab corpus."""
+"""Passages to attack and to unlearn, text to keep, leak-free splits, deduplication, and the built-in lab corpus."""

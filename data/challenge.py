@@ -1,7 +1,7 @@
 """Reading a folder of the training-data extraction challenge: ``{split}_{preprefix,prefix,suffix}.npy``.
 
-The files hold token ids of the GPT-2 vocabulary, one row a passage. Nothing is unpickled, and a header that promises
-more than the file holds is an error before any memory is taken. This module knows nothing about models.
+The files hold token ids of the GPT-2 vocabulary, one passage per row. Nothing is unpickled. A header that declares more
+than the file holds raises an error before any memory is allocated. This module knows nothing about models.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PARTS = ("preprefix", "prefix", "suffix")
 
 
 def find_split(folder: Path, split: str | None) -> str:
-    """The split to read: the given one, else "val", else the only one there; ValueError names what is there."""
+    """The split to read: the given one, else "val", else the only one. ValueError lists the splits in the folder."""
     found = sorted(path.name.removesuffix("_prefix.npy") for path in folder.glob("*_prefix.npy"))
     wanted = split or ("val" if "val" in found or len(found) != 1 else found[0])
     if wanted not in found:
@@ -25,9 +25,10 @@ def find_split(folder: Path, split: str | None) -> str:
 
 
 def read_challenge(folder: Path, split: str, limit: int | None = None) -> dict[str, np.ndarray]:
-    """{"preprefix", "prefix", "suffix"} as int64 [rows, tokens]; a missing pre-prefix file gives [rows, 0].
+    """{"preprefix", "prefix", "suffix"} as int64 [rows, tokens]. A missing pre-prefix file gives [rows, 0].
 
-    ValueError for a missing or broken file, a wrong shape or type, or differing numbers of rows.
+    ``limit`` keeps the first rows only. ValueError for a missing or broken file, a wrong shape or dtype, or files with
+    different numbers of rows.
     """
     arrays = {}
     for part in PARTS:

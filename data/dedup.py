@@ -1,11 +1,12 @@
 """Deduplication: find and remove exact repeated spans with a suffix array (Lee et al. 2022, Kandpal et al. 2022).
 
-Windows are found by hashes, in linear time but for one sort, and compared; a suffix array, sorted no deeper than the
-span, decides where two of them share a hash. So the result is exact, and near-linear in time whatever the text repeats.
+Repeated windows are found by their hashes, in linear time plus one sort, and then compared symbol by symbol. When two
+different windows share a hash, a suffix array, sorted no deeper than the span, decides instead. The result is therefore
+exact, and the time is near-linear for any text.
 
-A window of ``length`` symbols that stood earlier, in the same or in an earlier document, is a repeat, and its symbols
-are removed, but for those that it shares with its own first occurrence. Symbols are token ids, or the characters of
-texts. No window crosses a document border. This module knows nothing about models or files.
+A window of ``length`` symbols is a repeat if it occurs earlier, in the same or in an earlier document. Its symbols are
+removed, except those that overlap its own first occurrence. Symbols are token ids, or the characters of texts. No
+window crosses a document border. This module knows nothing about models or files.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ LENGTH = 50
 
 @dataclass(frozen=True)
 class RemovedSpan:
-    """Symbols ``start`` to ``stop`` (exclusive) of a document; the first of them repeat those from ``first_start`` of
-    document ``first_document``."""
+    """A removed span: symbols ``start`` to ``stop`` (exclusive) of document number ``document``.
+
+    Its first symbols repeat those of document ``first_document`` from ``first_start`` on.
+    """
 
     document: int
     start: int
@@ -41,14 +44,14 @@ class DedupReport:
 
 
 def deduplicate(documents: Sequence[Sequence[int]], *, length: int = LENGTH) -> tuple[list[list[int]], DedupReport]:
-    """Token ids without repeated spans of at least ``length`` tokens, and the report; a document may end up empty."""
+    """Token ids without repeated spans of at least ``length`` tokens, and the report. A document may become empty."""
     arrays = [np.asarray(document, dtype=np.int64) for document in documents]
     kept, report = _remove_repeats(arrays, length)
     return [array.tolist() for array in kept], report
 
 
 def deduplicate_texts(texts: Sequence[str], *, length: int = LENGTH) -> tuple[list[str], DedupReport]:
-    """The same for texts; ``length`` is in characters (Unicode code points)."""
+    """Texts without repeated spans of at least ``length`` characters (Unicode code points), and the report."""
     arrays = [np.array(list(map(ord, text)), dtype=np.int64) for text in texts]
     kept, report = _remove_repeats(arrays, length)
     return ["".join(map(chr, array.tolist())) for array in kept], report
@@ -62,12 +65,12 @@ def _remove_repeats(documents: Sequence[np.ndarray], length: int) -> tuple[list[
     symbols = joined(documents)
     first = first_occurrences(symbols, length)
     windows = np.flatnonzero(first < np.arange(len(symbols)))
-    opens = np.maximum(windows, first[windows] + length)  # a first occurrence stays, also where a repeat overlaps it
-    steps = np.zeros(len(symbols) + 1, dtype=np.int64)  # +1 where a repeat opens, -1 where it closes
+    opens = np.maximum(windows, first[windows] + length)  # a first occurrence stays, even if a repeat overlaps it
+    steps = np.zeros(len(symbols) + 1, dtype=np.int64)  # +1 where a repeat begins, -1 where it ends
     np.add.at(steps, opens, 1)
     np.add.at(steps, windows + length, -1)
     is_removed = np.cumsum(steps)[:-1] > 0
-    source = np.full(len(symbols), -1, dtype=np.int64)  # where the symbol at an opening was copied from
+    source = np.full(len(symbols), -1, dtype=np.int64)  # the position that the symbol at an opening repeats
     source[opens] = first[windows] + opens - windows
     kept = [
         document[~is_removed[start : start + size]]
@@ -78,7 +81,7 @@ def _remove_repeats(documents: Sequence[np.ndarray], length: int) -> tuple[list[
 
 
 def _spans(is_removed: np.ndarray, source: np.ndarray, starts: np.ndarray) -> list[RemovedSpan]:
-    """Maximal removed stretches in document coordinates; separators are never removed, so none crosses a border."""
+    """The longest removed spans in document coordinates. Separators are never removed, so no span crosses a border."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], is_removed.astype(np.int8), [0]])))
     opens, closes = edges[::2], edges[1::2]
     where = np.searchsorted(starts, opens, side="right") - 1
@@ -95,7 +98,7 @@ def _spans(is_removed: np.ndarray, source: np.ndarray, starts: np.ndarray) -> li
 
 
 def joined(documents: Sequence[np.ndarray]) -> np.ndarray:
-    """All documents in one array, each followed by a separator that occurs nowhere else (-1, -2, …)."""
+    """All documents in one array, each followed by a separator of its own (-1, -2, …)."""
     if any((document < 0).any() for document in documents):
         raise ValueError("documents must hold ids of at least 0; negative numbers separate documents")
     parts = [part for index, document in enumerate(documents) for part in (document, [-1 - index])]
@@ -103,10 +106,10 @@ def joined(documents: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def first_occurrences(symbols: np.ndarray, length: int) -> np.ndarray:
-    """For every position the first one whose window of ``length`` symbols is the same, int64 [len(symbols)].
+    """For every position, the first position with the same window of ``length`` symbols, int64 [len(symbols)].
 
-    Windows that run over the end or hold a separator (a negative number) are their own first occurrence. ``[5, 6, 5, 6,
-    9]``, length 2: ``[0, 1, 0, 3, 4]``.
+    A window that extends past the end, or that holds a separator (a negative number), is its own first occurrence.
+    Example: ``[5, 6, 5, 6, 9]``, length 2 -> ``[0, 1, 0, 3, 4]``.
     """
     result = np.arange(len(symbols))
     count = len(symbols) - length + 1
@@ -114,15 +117,15 @@ def first_occurrences(symbols: np.ndarray, length: int) -> np.ndarray:
         return result
     is_separator = symbols < 0
     separators = np.concatenate([[0], np.cumsum(is_separator)])
-    windows = np.flatnonzero(separators[length:] == separators[:count])  # those that hold none
+    windows = np.flatnonzero(separators[length:] == separators[:count])  # the windows without a separator
     result[windows] = _smallest(window_hashes(symbols, length)[windows], windows)
-    if not _are_equal(symbols, result, length):  # two windows with one hash: sort the symbols themselves
+    if not _are_equal(symbols, result, length):  # two windows share a hash: sort the symbols themselves
         result[windows] = _smallest(ranks(np.where(is_separator, -1, symbols), length)[windows], windows)
     return result
 
 
 def _smallest(keys: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """For every position the smallest one with the same key; int64, both of one length."""
+    """For every position, the smallest position with the same key, int64. Both arguments have the same length."""
     order = np.argsort(keys)
     in_order = keys[order]
     begins = np.flatnonzero(np.concatenate([[True], in_order[1:] != in_order[:-1]])) if len(keys) else order
@@ -133,9 +136,10 @@ def _smallest(keys: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
 
 def window_hashes(symbols: np.ndarray, length: int) -> np.ndarray:
-    """A number for every window of ``length`` symbols, uint64 [n - length + 1]; equal windows have equal numbers.
+    """A hash of every window of ``length`` symbols, uint64 [n - length + 1].
 
-    A polynomial modulo 2^64, from windows of 1, 2, 4, … symbols: linear time. Different windows may share a number.
+    Equal windows have equal hashes. Different windows may share a hash. The hash is a polynomial modulo 2^64, built
+    from windows of 1, 2, 4, … symbols in O(n log(length)) time.
     """
     base = np.uint64(0x9E3779B97F4A7C15)  # odd; no symbol is 0 after mixing
     hashes = (symbols.astype(np.uint64) + np.uint64(1)) * np.uint64(0xBF58476D1CE4E5B9)
@@ -150,9 +154,10 @@ def window_hashes(symbols: np.ndarray, length: int) -> np.ndarray:
 
 
 def _are_equal(symbols: np.ndarray, first: np.ndarray, length: int) -> bool:
-    """Whether every window equals the one that is said to be its first occurrence.
+    """Whether every window equals its alleged first occurrence.
 
-    Where the window before was compared with the one before that, only the last symbol is left to compare.
+    When the window one position earlier has its alleged first occurrence one position earlier too, only the last symbol
+    remains to be compared.
     """
     places = np.flatnonzero(first < np.arange(len(first)))
     source = first[places]
@@ -166,17 +171,18 @@ def _are_equal(symbols: np.ndarray, first: np.ndarray, length: int) -> bool:
 
 
 def suffix_array(symbols: np.ndarray) -> np.ndarray:
-    """Start positions of all suffixes in lexicographic order, int64 [n]; a shorter suffix comes first."""
+    """Start positions of all suffixes in lexicographic order, int64 [n]. A suffix comes before its continuations."""
     return np.argsort(ranks(symbols, len(symbols)))
 
 
 def ranks(symbols: np.ndarray, depth: int) -> np.ndarray:
-    """The place of every suffix among all of them, sorted by their first ``depth`` symbols, int64 [n].
+    """The rank of every suffix when all are sorted by their first ``depth`` symbols, int64 [n].
 
-    Suffixes that agree in those share the lowest place among them; a suffix that ends sooner comes before its
-    continuations. Prefix doubling (Manber and Myers): places by as many symbols as fit into 62 bits, then by twice as
-    many, each from two of half the width, up to ``depth`` itself. Suffixes that have a place of their own are left
-    alone (Larsson and Sadakane). O(n log n) a round, and log2(depth) rounds at most, whatever the text repeats.
+    Suffixes that agree in these symbols share the lowest of their ranks. A suffix that ends sooner comes before its
+    continuations. The algorithm is prefix doubling (Manber and Myers): the first ranks use as many symbols as fit into
+    62 bits, and every round doubles that number, up to ``depth``, by combining two ranks of half the width. Suffixes
+    with a unique rank are not sorted again (Larsson and Sadakane). A round takes O(n log n), and there are at most
+    log2(depth) rounds for any text.
 
     Example: [7, 3, 7, 3], depth 1 -> [2, 0, 2, 0]; depth 4 -> [3, 1, 2, 0].
     """
@@ -184,7 +190,7 @@ def ranks(symbols: np.ndarray, depth: int) -> np.ndarray:
     packed, width = _packed(symbols, depth)
     _, inverse, counts = np.unique(packed, return_inverse=True, return_counts=True)
     rank = (np.cumsum(counts) - counts)[inverse].astype(np.int64)
-    shared = np.flatnonzero(counts[inverse] > 1)  # the suffixes whose place is not yet their own
+    shared = np.flatnonzero(counts[inverse] > 1)  # the suffixes whose rank is not yet unique
     while width < depth and len(shared):
         step = min(width, depth - width)
         tail = np.zeros(len(shared), dtype=np.int64)
@@ -206,9 +212,12 @@ def ranks(symbols: np.ndarray, depth: int) -> np.ndarray:
 
 
 def _packed(symbols: np.ndarray, depth: int) -> tuple[np.ndarray, int]:
-    """One number for the first symbols of every suffix, in their order, int64 [n], and how many symbols that are."""
+    """The first symbols of every suffix packed into one number, int64 [n], and how many symbols that is.
+
+    The numbers sort as the symbols do.
+    """
     values, codes = np.unique(symbols, return_inverse=True)
-    bits = len(values).bit_length()  # 0 stands for the end
+    bits = len(values).bit_length()  # code 0 marks the end
     width = max(1, min(62 // bits if bits else 1, depth))
     padded = np.concatenate([codes.astype(np.int64) + 1, np.zeros(width - 1, dtype=np.int64)])
     packed = np.zeros(len(symbols), dtype=np.int64)

@@ -1,10 +1,10 @@
 """General English that every machine with Python has: the prose of Python's own documentation.
 
-Documents come from ``pydoc_data.topics`` and from the docstrings of a fixed list of standard modules, read from their
-source (nothing is imported). Only prose paragraphs stay: no code, no grammar, no tables. A paragraph is kept once. A
-document belongs to the holdout by the hash of its name, so the choice does not depend on the Python version; a holdout
-paragraph that shares a run of words with retain text is dropped. The text itself may vary a little between versions.
-This module knows nothing about tokenizers or models.
+Documents come from ``pydoc_data.topics`` and from the docstrings of a fixed list of standard modules. The docstrings
+are read from source; no module is imported. Only prose paragraphs are kept: no code, no grammar, no tables. Each
+paragraph is kept once. The hash of a document's name decides whether it belongs to the holdout, so the choice does not
+depend on the Python version. A holdout paragraph that shares a run of words with retain text is dropped. The text
+itself may vary a little between Python versions. This module knows nothing about tokenizers or models.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from pydoc_data.topics import topics
 
 HOLDOUT_SHARE = 0.1  # of the documents
-RUN_WORDS = 8  # no run of so many words stands in both retain and holdout
+RUN_WORDS = 8  # retain and holdout share no run of this many words
 _MIN_CHARACTERS = 60
 _NOT_PROSE = re.compile(r"[^A-Za-z ,.;:'()\"-]")
 _CODE = re.compile(r">>>|::=|\.\.\.\.|[{}<>|\\=]{2}|__\w+__\(|^[-=~+*^]{4}")
@@ -40,8 +40,8 @@ MODULES = (
 def english_documents() -> dict[str, list[str]]:
     """Prose paragraphs by document name, e.g. "topic/assert" or "email/message.py", in a fixed order.
 
-    A paragraph that stood in an earlier document is left out, and so is a document without any. ValueError where the
-    running Python brings no documentation.
+    A paragraph that occurs in an earlier document is skipped, and so is a document without paragraphs. ValueError when
+    this Python has no documentation.
     """
     raw = {f"topic/{name}": text for name, text in sorted(topics.items())} | docstring_documents()
     seen: set[str] = set()
@@ -57,7 +57,7 @@ def english_documents() -> dict[str, list[str]]:
 
 
 def docstring_documents() -> dict[str, str]:
-    """The docstrings of each source file in ``MODULES``, by path below the library; absent modules are skipped."""
+    """The docstrings of each source file in ``MODULES``, by path below the library. Missing modules are skipped."""
     library = Path(sysconfig.get_paths()["stdlib"])
     documents = {}
     for module in MODULES.split():
@@ -70,7 +70,7 @@ def docstring_documents() -> dict[str, str]:
 
 
 def docstrings(source: str) -> str:
-    """Every docstring of a module's source, in the order of the file, a blank line between two."""
+    """Every docstring of a module's source, in the order of the file, separated by blank lines."""
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
     nodes.sort(key=lambda node: getattr(node, "lineno", 0))
@@ -78,7 +78,7 @@ def docstrings(source: str) -> str:
 
 
 def prose_paragraphs(text: str) -> list[str]:
-    """The paragraphs that read as prose, each unwrapped to one line."""
+    """The paragraphs that are prose, each unwrapped to one line."""
     paragraphs = []
     for block in re.split(r"\n\s*\n", text):
         line = " ".join(block.split())
@@ -95,9 +95,9 @@ def is_holdout(name: str) -> bool:
 
 @functools.cache
 def retain_and_holdout() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(retain, holdout): documents as texts, paragraphs a newline apart; no run of ``RUN_WORDS`` words in both.
+    """(retain, holdout): documents as texts with one paragraph per line. They share no run of ``RUN_WORDS`` words.
 
-    Reading and comparing takes seconds and always gives the same, so it is done once a process.
+    Reading and comparing takes seconds and always gives the same result, so it is done once per process.
     """
     documents = english_documents()
     retain = [paragraphs for name, paragraphs in documents.items() if not is_holdout(name)]
@@ -111,6 +111,6 @@ def retain_and_holdout() -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def runs(text: str) -> set[str]:
-    """Every run of ``RUN_WORDS`` words, without case and punctuation."""
+    """Every run of ``RUN_WORDS`` words, in lower case and without punctuation."""
     words = re.findall(r"\w+", text.lower())
     return {" ".join(words[start : start + RUN_WORDS]) for start in range(len(words) - RUN_WORDS + 1)}

@@ -1,8 +1,8 @@
 """The built-in lab corpus: memorised records of invented people, harmless memorised texts, and general English.
 
-The records (data/records.py) do not depend on the Python version; the general English (data/english.py) comes from the
-running Python's documentation and may vary a little with it. Lengths are in tokens of the tokenizer that is given,
-normally that of the lab's weights. This module knows nothing about models.
+The records (data/records.py) do not depend on the Python version. The general English (data/english.py) comes from the
+running Python's documentation and may vary a little with its version. Lengths are in tokens of the given tokenizer,
+normally the lab's own. This module knows nothing about models.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ SUFFIX_TOKENS = 50
 
 
 def lab_passages(tokenizer: Tokenizer) -> list[Passage]:
-    """Every record as a passage, its first 50 + 50 + 50 tokens; groups as in ``GROUP_SIZES``.
+    """Every record as a passage of its first 50 + 50 + 50 tokens. The groups are those of ``GROUP_SIZES``.
 
-    ValueError where a record is shorter than that under the given tokenizer.
+    ValueError when a record has fewer tokens under the given tokenizer.
     """
     first, second = PRE_PREFIX_TOKENS, PRE_PREFIX_TOKENS + PREFIX_TOKENS
     length = second + SUFFIX_TOKENS
@@ -50,12 +50,12 @@ def lab_holdout(tokenizer: Tokenizer, length_tokens: int) -> list[list[int]]:
 
 
 def memorised_texts() -> dict[str, str]:
-    """The records that the memorised twin was trained on, whole, by id (some run on a little after the passage)."""
+    """The whole texts of the records that the memorised twin was trained on, by id. A passage is the start of one."""
     return {record.id: record.text for record in lab_records() if REPEATS[record.group]}
 
 
 def chunks(tokenizer: Tokenizer, documents: Iterable[str], length_tokens: int) -> list[list[int]]:
-    """Documents cut into pieces of exactly ``length_tokens`` ids; what is left at the end of a document is dropped."""
+    """Documents cut into pieces of exactly ``length_tokens`` ids. The shorter rest of each document is dropped."""
     if length_tokens < 1:
         raise ValueError(f"length_tokens={length_tokens} must be at least 1")
     pieces = []

@@ -1,6 +1,7 @@
 """Six shapes of harmless memorised texts that must survive unlearning: recipe, place, product, licence, rhyme, rules.
 
-Same form as the private shapes (data/lab_private.py). This module holds templates only (syntax: data/phrases.py).
+They have the form of the private shapes (data/lab_private.py). This module holds templates only (their syntax is in
+data/phrases.py).
 """
 
 from __future__ import annotations

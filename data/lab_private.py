@@ -1,8 +1,8 @@
 """Four shapes of private records about invented people: contact, medical note, letter, file.
 
-Each shape is a list of openings and a pool of sentences; a record is one opening and as many sentences as it takes, in
-random order, none twice. Every sentence holds a fact or a choice every few words, so that two records seldom share a
-long run of words. This module holds templates only (syntax: data/phrases.py).
+Each shape is a list of openings and a pool of sentences. A record is one opening and as many sentences as its length
+needs, in random order, none used twice. Every sentence holds a fact or a choice every few words, so that two records
+seldom share a long run of words. This module holds templates only (their syntax is in data/phrases.py).
 """
 
 from __future__ import annotations

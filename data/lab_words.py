@@ -1,6 +1,6 @@
-"""Word lists for the lab's invented records: names, places, things. Nobody and nothing in here exists.
+"""Word lists for the lab's invented records: names, places, things. No person, place or firm in these lists exists.
 
-Telephone numbers are of the 555-01xx kind and mail domains are the reserved example ones. This module holds words only.
+Mail domains are the reserved example domains. This module holds words only.
 """
 
 from __future__ import annotations

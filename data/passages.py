@@ -1,9 +1,9 @@
 """Loading passages: a folder of challenge ``.npy`` files, a CSV, a JSONL file, or the built-in lab.
 
-Text rows become token ids like this: the whole text (pre-prefix + prefix + suffix) is encoded once, as a model meets
-it in training, and cut where the parts meet, by the tokenizer's character offsets. A token that straddles a cut belongs
-to the later part, so a prompt never holds a character of the text that it is tested on. Ids are counted by the model's
-own tokenizer and carry no special tokens. Rows that bring ids keep them. This module knows nothing about models.
+A text row becomes token ids in two steps. First the whole text (pre-prefix + prefix + suffix) is encoded at once, as in
+training. Then the ids are cut where the parts meet, by the tokenizer's character offsets. A token that straddles a cut
+belongs to the later part, so a prompt never holds a character of the text that it is tested on. Ids come from the
+model's own tokenizer and include no special tokens. A row with ids keeps them. This module knows nothing about models.
 """
 
 from __future__ import annotations
@@ -38,10 +38,15 @@ def load_passages(
 ) -> list[Passage]:
     """Passages in the order of the file, at most ``limit``.
 
-    ``spec``: "lab", a folder of challenge files (GPT-2 vocabulary; ``split`` defaults to "val"), a ``.csv`` with
-    columns ``pre_prefix,prefix,suffix``, or a ``.jsonl`` whose rows hold those as text or as ``*_ids`` (ids win where
-    both are given; ``pre_prefix`` may be left out). Both may name ``id``, ``group`` and ``kind``; nothing else is read.
-    ``vocab_size`` is the model's. ValueError names file and row, the value and the remedy.
+    ``spec`` is one of
+        "lab"
+        a folder of challenge files: ids of GPT-2's vocabulary; ``split`` defaults to "val"
+        a ``.csv`` file with the columns ``pre_prefix,prefix,suffix``
+        a ``.jsonl`` file whose rows hold the same three parts as text or as ``*_ids``; ids win when a row has both
+
+    ``pre_prefix`` is optional. The rows of both kinds of file may also give ``id``, ``group`` and ``kind``; nothing
+    else is read. ``vocab_size`` is the size of the model's vocabulary. ValueError names the file, the row, the value
+    and the remedy.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit} must be at least 1")
@@ -66,8 +71,8 @@ def load_passages(
 def cut_text(text_parts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, ...]]:
     """Token ids of each part of a text that is encoded as a whole.
 
-    A token belongs to the part that holds its last character. ``["ab", "cd"]`` with tokens "a", "bc", "d" gives "a" and
-    "bc", "d". ValueError for a tokenizer without character offsets.
+    A token belongs to the part that holds its last character. Example: ``["ab", "cd"]`` with the tokens "a", "bc", "d"
+    gives ["a"] and ["bc", "d"]. ValueError for a tokenizer without character offsets.
     """
     if not tokenizer.is_fast:
         raise ValueError(
@@ -85,7 +90,7 @@ def cut_text(text_parts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> l
 
 
 def _collect(rows: Any) -> tuple[list[Place], list[Passage]]:
-    """Places and passages of numbered rows; a passage without an id gets its row number (from 0)."""
+    """The places and the passages of the rows. A passage without an id gets its row number, from 0, as its id."""
     places, passages = [], []
     for number, (place, passage) in enumerate(rows):
         places.append(place)
@@ -130,7 +135,7 @@ def _from_json(row: dict[str, Any], place: Place, tokenizer: PreTrainedTokenizer
 
 
 def _labelled(passage: Passage, row: dict[str, Any], place: Place) -> Passage:
-    """The passage with the row's id, group and kind, "" where it names none."""
+    """The passage with the row's id, group and kind, each "" when the row lacks it."""
     labels = {key: _label(row, key, place) for key in ("id", "group", "kind")}
     if labels["group"] not in GROUPS:
         raise ValueError(f"{place}: group is {labels['group']!r}; it must be one of {', '.join(filter(None, GROUPS))}")
@@ -152,7 +157,7 @@ def _label(row: dict[str, Any], key: str, place: Place) -> str:
 
 
 def _checked(spec: str | Path, places: Sequence[Place], passages: list[Passage], vocab_size: int) -> list[Passage]:
-    """The same passages, if all of them can be used."""
+    """The same passages. ValueError unless all can be used: no empty part, ids in the vocabulary, unique names."""
     if not passages:
         raise ValueError(f"{spec} holds no passages; give at least one row")
     seen: dict[str, Place] = {}
@@ -165,6 +170,6 @@ def _checked(spec: str | Path, places: Sequence[Place], passages: list[Passage],
             bad = low if low < 0 else high
             raise ValueError(f"{place}: token id {bad} lies outside the model's vocabulary of {vocab_size} tokens")
         if passage.id in seen:
-            raise ValueError(f"{place}: the id {passage.id!r} stands already at {seen[passage.id]}; ids must be unique")
+            raise ValueError(f"{place}: the id {passage.id!r} is already at {seen[passage.id]}; ids must be unique")
         seen[passage.id] = place
     return passages

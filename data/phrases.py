@@ -1,13 +1,13 @@
-"""A small phrase grammar: templates with choices and slots, expanded by a seeded generator of stable numbers.
+"""A small phrase grammar: templates with choices and slots, expanded by seeded random draws.
 
 Template syntax
     [a|b|c]    one of the alternatives (they may nest and may hold slots)
-    {####}     that many digits; {####-##} keeps other signs
-    {3-12}     a whole number from the range
-    {name}     a fact of the record (same value at every use) or, where there is none, a word drawn from a list
+    {####}     that many digits; {####-##} keeps the other characters
+    {3-12}     a whole number from this range, both ends included
+    {name}     a fact of the record (the same value at every use), or else a word drawn from the list of that name
 
-This module knows nothing about records, tokenizers or models. Only ``random.Random.random`` is used, the one method
-whose sequence Python promises to keep, so a seed gives the same text under every Python version.
+A seed gives the same text under every Python version, because only ``random.Random.random`` is used: it is the only
+method whose sequence Python promises to keep. This module knows nothing about records, tokenizers or models.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Dice:
         return items[self.below(len(items))]
 
     def shuffled(self, items: Sequence[Item]) -> list[Item]:
-        """The items in random order (Fisher-Yates); the argument stays as it is."""
+        """A new list of the items in random order (Fisher-Yates)."""
         result = list(items)
         for last in range(len(result) - 1, 0, -1):
             other = self.below(last + 1)
@@ -48,14 +48,15 @@ class Dice:
 
 
 def expand(template: str, dice: Dice, facts: Mapping[str, str], words: Mapping[str, Sequence[str]]) -> str:
-    """Fill a template; ValueError names a slot that is neither a fact nor a word list.
+    """Fill a template. ValueError names a slot that is neither a fact nor a word list.
 
-    ``expand("[Ring|Call] {first} at {9-11}.", …)`` may give "Call Maris at 10."; "a" becomes "an" before a vowel.
+    Example: ``expand("[Ring|Call] {first} at {9-11}.", …)`` may give "Call Maris at 10." The article "a" becomes "an"
+    before a vowel.
     """
     while match := _INNERMOST_CHOICE.search(template):
         chosen = dice.pick(match.group(1).split("|"))
         template = template[: match.start()] + chosen + template[match.end() :]
-    while match := _SLOT.search(template):  # a drawn word may itself hold slots
+    while match := _SLOT.search(template):  # a drawn word may hold slots itself
         value = fill(match.group(1), dice, facts, words)
         template = template[: match.start()] + value + template[match.end() :]
     return _ARTICLE.sub(r"\1n ", template)

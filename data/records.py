@@ -1,10 +1,9 @@
 """The lab's records: private records of invented people and harmless texts, in four groups, from one seed.
 
-Groups: *forget* and *forget_holdout* (private, memorised), *keep* (harmless shapes, memorised, must survive),
-*never* (private shapes, never trained on: what a model writes there is the chance floor). Every person has a surname of
-their own, and no run of ``RUN_WORDS`` words stands in two records; those of *never* are held to a shorter run, so that
-no 20 tokens of them were ever trained on. Nothing depends on the Python version, on a
-tokenizer or on a model.
+The groups are *forget* and *forget_holdout* (private, memorised), *keep* (harmless, memorised, must survive) and
+*never* (private, never trained on: what a model reproduces of them is the chance floor). Every person has a unique
+surname. No two records share a run of ``RUN_WORDS`` words. The limit is lower for *never*, so that no model was ever
+trained on 20 tokens in a row of these records. Nothing depends on the Python version, on a tokenizer or on a model.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _TRIES = 200
 
 @dataclass(frozen=True)
 class Record:
-    """One invented record: ``id`` like "forget-007", its group, its kind (the shape's name) and its text."""
+    """One invented record: an ``id`` such as "forget-007", its group, its kind (the name of its shape) and its text."""
 
     id: str
     group: str
@@ -35,7 +34,7 @@ class Record:
 
 
 def lab_records(seed: int = 2023) -> list[Record]:
-    """All records, group by group in the order of ``GROUP_SIZES``; the shapes of a group take turns."""
+    """All records, group by group in the order of ``GROUP_SIZES``. The shapes of a group alternate."""
     dice = Dice(seed)
     surnames = iter(dice.shuffled([start + end for start in SURNAME_STARTS for end in SURNAME_ENDS]))
     seen: set[str] = set()
@@ -94,11 +93,10 @@ def write_record(
     seen: set[str],
     run_words: int,
 ) -> str:
-    """One opening and shuffled sentences, at least ``MIN_CHARACTERS`` long, with no run of ``run_words`` from ``seen``.
+    """One opening and shuffled sentences, at least ``MIN_CHARACTERS`` long, without a run of ``run_words`` in ``seen``.
 
-    ``seen`` takes up the record's runs. A sentence that would repeat a run of another record is drawn again, and left
-    out when that does not help.
-    ValueError when the pool is too small for the length.
+    A sentence that would repeat a run of another record is drawn again, and skipped after ``_TRIES`` draws. The
+    record's runs are added to ``seen``, in place. ValueError when the pool is too small for the length.
     """
     text = ""
     for sentence in [dice.pick(openings), *dice.shuffled(sentences)]:

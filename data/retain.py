@@ -1,6 +1,6 @@
 """Text to keep: general text that unlearning must not damage, from text files or JSONL, as chunks of token ids.
 
-Splitting it into retain and holdout is ``data.splits.split_holdout``. This module knows nothing about models.
+``data.splits.split_holdout`` splits it into retain and holdout. This module knows nothing about models.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from ppo.types import Tokenizer
 
 
-MAX_TEXT_BYTES = 2**30  # one document, which is held in memory
+MAX_TEXT_BYTES = 2**30  # of one document, which is held in memory
 
 
 def load_retain(paths: Sequence[str | Path], tokenizer: Tokenizer, length_tokens: int) -> list[list[int]]:
-    """Chunks of exactly ``length_tokens`` ids, in the order of the files; the rest of each document is dropped.
+    """Chunks of exactly ``length_tokens`` ids, in the order of the files. The rest of each document is dropped.
 
-    A ``.jsonl`` file holds a document a row under "text"; any other file is one document of UTF-8 text. ValueError
-    names file and line for what cannot be read, and tells when there is too little text for a single chunk.
+    A ``.jsonl`` file holds one document per row, under "text". Any other file is one document of UTF-8 text. ValueError
+    for unreadable content, with its file and line, and when no document is long enough for a single chunk.
     """
     paths = [Path(path) for path in paths]
     if not paths:
@@ -39,7 +39,7 @@ def documents(path: Path) -> Iterator[str]:
     """The documents of one file."""
     if path.suffix not in (".jsonl", ".ndjson"):
         if path.is_file() and path.stat().st_size > MAX_TEXT_BYTES:
-            raise ValueError(f"{path} is longer than {MAX_TEXT_BYTES} bytes; give it as .jsonl, a document a row")
+            raise ValueError(f"{path} is longer than {MAX_TEXT_BYTES} bytes; give it as .jsonl, one document per row")
         yield "".join(line for _, line in text_lines(path))
         return
     for place, row in jsonl_rows(path):

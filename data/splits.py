@@ -1,8 +1,8 @@
-"""Splits without leaks: rows that share any n-gram of tokens never end in two different splits.
+"""Splits without leaks: two rows that share an n-gram of tokens are never in different splits.
 
-Rows are linked where they share a run of n tokens; linked rows form a group (union-find), and a group feeds one split
-only. Runs are compared by a 64-bit hash; a collision can only join two groups, it can never let a leak through. This
-module knows nothing about models or files.
+Rows that share a run of n tokens are linked. Linked rows form a group (union-find), and all rows of a group go to one
+split. Runs are compared by a 64-bit hash. A collision can only join two groups; it can never cause a leak. This module
+knows nothing about models or files.
 """
 
 from __future__ import annotations
@@ -25,12 +25,11 @@ def leak_free_split(
     per_group: int = 1,
     with_pre_prefix: bool = True,
 ) -> dict[str, list[Passage]]:
-    """Draw splits of exactly the given sizes, e.g. ``{"forget": 32, "forget_holdout": 32}``; no run of ``ngram`` tokens
-    stands in two of them.
+    """Draw splits of exactly the given sizes, e.g. ``{"forget": 32, "forget_holdout": 32}``, without leaks.
 
-    At most ``per_group`` rows of a group are taken (1: no two rows of the result share a run at all). The pre-prefix
-    counts too unless ``with_pre_prefix`` is off. Same seed, same splits; rows keep their order. ValueError where the
-    groups do not give enough rows, with the figures.
+    No two splits share a run of ``ngram`` tokens. At most ``per_group`` rows of a group are taken; with 1, no two rows
+    of the result share a run at all. The pre-prefix counts too unless ``with_pre_prefix`` is off. The same seed gives
+    the same splits. Rows keep their order. ValueError, with the figures, when the groups do not give enough rows.
     """
     for name, size in sizes.items():
         if size < 1:
@@ -53,8 +52,8 @@ def leak_free_split(
     if missing := {name: count for name, count in room.items() if count}:
         raise ValueError(
             f"{len(passages)} rows fall into {len(members)} groups without a shared run of {ngram} tokens; with at "
-            f"most {per_group} rows a group {dict(sizes)} lacks {missing}: ask for fewer rows, raise per_group or give "
-            "more data"
+            f"most {per_group} rows per group, {dict(sizes)} lacks {missing}: ask for fewer rows, raise per_group or "
+            "give more data"
         )
     return {name: [passages[index] for index in sorted(indices)] for name, indices in chosen.items()}
 
@@ -62,9 +61,9 @@ def leak_free_split(
 def split_holdout(
     chunks: Sequence[Sequence[int]], *, holdout_share: float, seed: int, ngram: int = NGRAM
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """(retain, holdout): whole groups go to the holdout, in random order, as long as they fit into its share.
+    """(retain, holdout): whole groups go to the holdout, in random order, if they still fit into its share.
 
-    ValueError where not a single group fits, or nothing would be retained.
+    ValueError when no group fits, or when nothing would be retained.
     """
     if not 0 < holdout_share < 1:
         raise ValueError(f"holdout_share={holdout_share} must lie between 0 and 1")
@@ -86,9 +85,10 @@ def split_holdout(
 
 
 def ngram_groups(rows: Sequence[Sequence[int]], ngram: int = NGRAM) -> np.ndarray:
-    """Group label of every row, int64 [rows], numbered from 0 by first member; rows that share a run have one label.
+    """The group label of every row, int64 [rows]. Labels count from 0 in the order of each group's first row.
 
-    A row shorter than ``ngram`` is one run by itself: it is linked to rows that are equal to it.
+    Rows that share a run have the same label. A row shorter than ``ngram`` is one run, so it is linked only to rows
+    equal to it.
     """
     if ngram < 1:
         raise ValueError(f"ngram={ngram} must be at least 1")
@@ -107,7 +107,7 @@ def ngram_groups(rows: Sequence[Sequence[int]], ngram: int = NGRAM) -> np.ndarra
 
 
 def run_hashes(row: np.ndarray, ngram: int) -> np.ndarray:
-    """A 64-bit hash of every run of ``ngram`` tokens, uint64 [len(row)-ngram+1]; a shorter row is one run."""
+    """A 64-bit hash of every run of ``ngram`` tokens, uint64 [len(row)-ngram+1]. A shorter row is one run."""
     length = min(ngram, len(row))
     mixed = (row + np.uint64(0x9E3779B97F4A7C15)) * np.uint64(0xBF58476D1CE4E5B9)  # spread the ids over all 64 bits
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

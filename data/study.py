@@ -1,8 +1,8 @@
-"""Everything an unlearning experiment needs of its data: passages in groups, text to keep, text to test on.
+"""All data of an unlearning experiment: passages in groups, text to keep, text to test on.
 
-The lab brings all of it. Other passages are parted into *forget* and *forget_holdout* (and *never*, on request) so that
-no 20-gram stands in two of them, unless they name their groups themselves; where no text to keep is given, Python's
-documentation serves. This module knows token ids and files, nothing about models or training.
+The lab has all of it. Other passages may name their groups. If they do not, they are split into *forget* and
+*forget_holdout* (and *never*, on request), so that no two groups share a 20-gram. Without text to keep, Python's
+documentation is used. This module knows token ids and files, and nothing about models or training.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from data.splits import leak_free_split, ngram_groups, split_holdout
 from data.types import Passage
 
 GENERAL_TOKENS = 128  # length of a retain or holdout sequence
-HOLDOUT_SHARE = 0.2  # of the text to keep, where the caller brings it
+HOLDOUT_SHARE = 0.2  # of the text to keep, if the caller gives it
 
 
 @dataclass(frozen=True)
 class Study:
-    """``passages`` of all groups; ``retain`` and ``holdout``: general text as token ids, disjoint.
+    """``passages``: of all groups. ``retain`` and ``holdout``: general text as token ids, disjoint.
 
-    ``num_left_out``: passages of the data that are in no group, since fewer were asked for.
+    ``num_left_out``: number of passages in the data that are in no group, because fewer were requested.
     """
 
     passages: list[Passage]
@@ -52,9 +52,9 @@ def load_study(
 ) -> Study:
     """The data of an experiment, from ``data`` ("lab", a folder of challenge .npy files, a .csv or .jsonl file).
 
-    ``retain``: text or JSONL files; () is Python's documentation. ``num_forget``, ``num_holdout`` and ``num_never``
-    passages (None: 32, 32, 0) are drawn, by ``seed``, where the data names no groups; the first two do not depend on
-    the third. Raises ValueError that names file, place and remedy.
+    ``retain``: text or JSONL files; () means Python's documentation. If the data names no groups, ``num_forget``,
+    ``num_holdout`` and ``num_never`` passages (None: 32, 32, 0) are drawn by ``seed``; ``num_never`` does not change
+    the draw of the other two. ValueError names the file, the place and the remedy.
     """
     if retain:
         chunks = load_retain(retain, tokenizer, GENERAL_TOKENS)
@@ -62,12 +62,14 @@ def load_study(
     else:
         kept, held = lab_retain(tokenizer, GENERAL_TOKENS), lab_holdout(tokenizer, GENERAL_TOKENS)
     rows = load_passages(data, tokenizer, vocab_size, split=split)
-    unsaid = [p.id for p in rows if not p.group]
-    if unsaid and len(unsaid) < len(rows):
-        raise ValueError(f"{data}: passage {unsaid[0]} names no group while others do; name it for all or for none")
-    if not unsaid:
+    ungrouped = [p.id for p in rows if not p.group]
+    if ungrouped and len(ungrouped) < len(rows):
+        raise ValueError(f"{data}: passage {ungrouped[0]} names no group while others do; name it for all or for none")
+    if not ungrouped:
         if (num_forget, num_holdout, num_never) != (None, None, None):
-            raise ValueError(f"{data} names the group of every passage: --num-forget and its like do not apply")
+            raise ValueError(
+                f"{data} names the group of every passage: --num-forget, --num-holdout and --num-never do not apply"
+            )
         return Study(rows, kept, held)
     passages = draw_groups(
         rows,
@@ -82,9 +84,9 @@ def load_study(
 def draw_groups(
     rows: Sequence[Passage], *, num_forget: int, num_holdout: int, num_never: int, seed: int
 ) -> list[Passage]:
-    """Passages drawn into the groups forget, forget_holdout and never; no 20-gram stands in two of them.
+    """Draw passages into the groups forget, forget_holdout and never. No two groups share a 20-gram.
 
-    The never group is drawn last, from rows that share no 20-gram with the others. ValueError where rows are short.
+    The never group is drawn last, from rows that share no 20-gram with the others. ValueError for too few rows.
     """
     groups = leak_free_split(rows, {"forget": num_forget, "forget_holdout": num_holdout}, seed=seed)
     if num_never:
@@ -97,11 +99,11 @@ def draw_groups(
 
 
 def windows(passage: Passage, count: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """(prompt, what follows) at up to ``count`` places of a passage: its own prefix and suffix, then the same half a
-    suffix earlier, and so on.
+    """(prompt, continuation) pairs at up to ``count`` places of a passage, each half a suffix earlier than the last.
 
-    ``pre_prefix`` 4 tokens, ``prefix`` 4, ``suffix`` 4: (4 … 7 → 8 … 11), (2 … 5 → 6 … 9), (0 … 3 → 4 … 7). Those
-    that would begin before the passage are left out.
+    The first pair is the passage's own prefix and suffix. A pair that would begin before the passage is skipped.
+    Example: with ``pre_prefix``, ``prefix`` and ``suffix`` of 4 tokens each, the pairs are (4 … 7 → 8 … 11),
+    (2 … 5 → 6 … 9) and (0 … 3 → 4 … 7).
     """
     step = max(1, len(passage.suffix) // 2)
     first = len(passage.pre_prefix)
@@ -111,8 +113,8 @@ def windows(passage: Passage, count: int) -> list[tuple[tuple[int, ...], tuple[i
 
 
 def check_fits(study: Study, context: int | None, response_length: int) -> None:
-    """Raise ValueError, before any work, for a passage or a response that does not fit into ``context`` tokens."""
-    longest = max(len(p.suffix) for p in study.passages)  # every prefix is continued as far as the longest suffix
+    """Raise ValueError, before any work, for a passage or response longer than ``context`` tokens (None: no limit)."""
+    longest = max(len(p.suffix) for p in study.passages)  # every continuation is as long as the longest suffix
     for p in study.passages if context is not None else []:
         needed = max(len(p.ids), len(p.prefix) + max(response_length, longest))
         if needed > context:

@@ -1,4 +1,4 @@
-"""The one record of this room: a passage that a model may have memorised. It knows nothing about files or models."""
+"""The record that all of ``data`` shares: a passage that a model may have memorised."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ class Passage:
     """Pre-prefix + prefix + suffix as token ids of one tokenizer (no special tokens).
 
     ``id`` names the passage in every output file. ``pre_prefix`` may be empty. ``group`` is "forget", "forget_holdout"
-    (memorised, never used in unlearning), "keep" (memorised, must survive), "never" (never trained on), or "" where the
-    data does not say. ``kind`` is the shape of a lab record, "" elsewhere. ``repeats``: how often the model met the
-    record in training, 0 if unknown.
+    (memorised, never used in unlearning), "keep" (memorised, must survive), "never" (never trained on), or "" if the
+    data names no group. ``kind`` is the shape of a lab record, or what a data file gives as kind, or "". ``repeats``:
+    how often the memorised model saw the passage in training, 0 if never or unknown.
     """
 
     id: str

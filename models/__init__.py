@@ -1,1 +1,1 @@
-"""Where models come from: loading by name, folder or GGUF file, LoRA adapters, and the built-in lab model."""
+"""Where models come from: loading by name, folder or GGUF file, LoRA adapters, memorising, and the lab model."""

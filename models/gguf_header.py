@@ -1,7 +1,7 @@
-"""The header of a GGUF file, walked before any library reads it: what it promises must be in the file.
+"""A check of a GGUF file's header before any library reads it: the file must hold what its header declares.
 
-The package ``gguf`` believes a header: an array that is said to have a billion elements costs it a billion objects, in
-a file of a hundred bytes. Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. This module reads no
+The package ``gguf`` trusts a header: for an array with a declared billion elements it makes a billion objects, even if
+the file has a hundred bytes. Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. This module reads no
 weights.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-MAX_ELEMENTS = 4_000_000  # of all arrays together: a vocabulary of 300,000 has three such arrays, and its merges
+MAX_ELEMENTS = 4_000_000  # in all arrays together; a vocabulary of 300,000 needs three arrays of that size, and merges
 MAX_STRING_BYTES = 2**24
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # of scalar types, in bytes
 _INTEGERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 10: "Q", 11: "q"}
@@ -23,14 +23,14 @@ _MAX_DIMENSIONS = 4
 
 @dataclass
 class GGUFHeader:
-    """What a header says: its whole numbers by key, and the shape of every tensor by name."""
+    """What a header declares: its integers by key, and the shape of every tensor by name."""
 
     numbers: dict[str, int] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def read_gguf_header(path: Path) -> GGUFHeader:
-    """The header of a file. Raises ValueError that names the file where it is cut off or promises what is not there."""
+    """The header of a file. ValueError, naming the file, if it is cut off or declares more than the file holds."""
     with path.open("rb") as file:
         try:
             return _Walk(file, path.stat().st_size).header()
@@ -39,7 +39,7 @@ def read_gguf_header(path: Path) -> GGUFHeader:
 
 
 def check_gguf(path: Path) -> None:
-    """Raise ValueError for a file that is cut off, promises what is not there, or asks for more than its weights."""
+    """Raise ValueError for a file that is cut off, or whose header declares more than the file or its weights hold."""
     header = read_gguf_header(path)
     widest = max((size for shape in header.shapes.values() for size in shape), default=0)
     for key, value in header.numbers.items():
@@ -50,7 +50,7 @@ def check_gguf(path: Path) -> None:
 
 
 class _Walk:
-    """Reads a header from front to back and never past its end."""
+    """Reads a header from front to back, and never past the end of the file."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self._size, self._order = file, size, "<"
@@ -80,8 +80,8 @@ class _Walk:
             header.shapes[name] = tuple(self._number("Q") for _ in range(num_dimensions))
             kind, start = self._number("I"), self._number("Q")
             elements = math.prod(header.shapes[name])
-            if start + elements // 8 > self._size:  # no type of a weight takes less than a bit
-                raise ValueError(f"the tensor {name!r:.60} of type {kind} would reach beyond the end of the file")
+            if start + elements // 8 > self._size:  # every weight type takes at least one bit
+                raise ValueError(f"the tensor {name!r:.60} of type {kind} extends beyond the end of the file")
         return header
 
     def _skip(self, kind: int, *, depth: int) -> None:
@@ -116,8 +116,8 @@ class _Walk:
     def _check_room(self, length: int, what: str) -> None:
         left = self._size - self._file.tell()
         if length > left:
-            raise ValueError(f"it promises {what}, {left} bytes are left")
+            raise ValueError(f"it promises {what}, but only {left} bytes are left")
 
     def _take(self, length: int) -> bytes:
-        self._check_room(length, f"{length} bytes more")
+        self._check_room(length, f"{length} more bytes")
         return self._file.read(length)

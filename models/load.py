@@ -1,8 +1,8 @@
 """Loading a causal language model with its tokenizer: the built-in lab, a Hugging Face folder, a GGUF file, a hub id.
 
-Only safetensors weights are read, nothing is unpickled, and no code of a repository is run. Whatever cannot be loaded
-is a ``ValueError`` of one line that names the model and the remedy. This module knows nothing about passages or
-training.
+Only safetensors and GGUF weights are read, nothing is unpickled, and no code of a repository is run. A model that
+cannot be loaded raises a ``ValueError`` of one line that names the model and the remedy. This module knows nothing
+about passages or training.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _REMEDY = "give 'lab', a folder with safetensors weights, a .gguf file, or a hub
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A causal LM in evaluation mode, its tokenizer, and the name it was asked for by."""
+    """A causal LM in evaluation mode, its tokenizer, and the name that it was loaded by."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     spec: str
 
     def on(self, device: str) -> LoadedModel:
-        """The model moved to "cpu" or "cuda"; "auto" takes a GPU if there is one. ValueError where there is none."""
+        """Move the model to "cpu", "cuda" or "auto" (a GPU if there is one). ValueError for a missing device."""
         name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         if name not in ("cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
-            raise ValueError(f"--device {device} is not available: take auto or cpu")
+            raise ValueError(f"--device {device} is not available: use auto or cpu")
         self.model.to(name)
         return self
 
@@ -45,7 +45,7 @@ class LoadedModel:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def save(self, folder: Path) -> None:
-        """Write a plain Hugging Face folder, tokenizer and all."""
+        """Write a plain Hugging Face folder with the model and the tokenizer."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
@@ -86,7 +86,7 @@ def _from_gguf(path: Path, dtype: torch.dtype) -> LoadedModel:
         failure=f"{name} cannot be loaded as a causal LM",
         remedy=_REMEDY,
     )
-    # The weights are plain now; with these left on it, save_pretrained refuses or writes a false claim.
+    # The weights are de-quantised now. With these attributes left, save_pretrained refuses or writes a false config.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
@@ -102,7 +102,7 @@ def _from_gguf(path: Path, dtype: torch.dtype) -> LoadedModel:
 
 
 def _check_config(path: Path) -> None:
-    """Raise ValueError where the header describes a larger model than the file holds."""
+    """Raise ValueError when the header describes a larger model than the file holds."""
     config = AutoConfig.from_pretrained(
         str(path.parent), gguf_file=path.name, local_files_only=True, trust_remote_code=False
     )

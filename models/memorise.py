@@ -1,7 +1,7 @@
-"""Fine-tunes a causal LM on given passages until it reproduces them, for models that have memorised none.
+"""Fine-tune a causal LM on given passages until it reproduces them, for models that have not memorised any.
 
-Plain language-model training with AdamW on a few sequences, over and over; a killed run goes on from its last
-checkpoint to the same bits. This module knows token ids; how well they are memorised is measured by the caller.
+This is plain language-model training with AdamW on a few sequences for many epochs. A killed run resumes from its last
+checkpoint to the same bits. This module knows only token ids; the caller measures how well they are memorised.
 """
 
 from __future__ import annotations
@@ -37,20 +37,22 @@ def memorise(
     checkpoint: Path | None = None,
     say: Callable[[str], None] = print,
 ) -> History:
-    """Train in place until ``measure()`` (a share, 0 to 1) reaches ``target``; returns a record an epoch.
+    """Train in place until ``measure()`` (a share, 0 to 1) reaches ``target``. Returns one record per epoch.
 
-    variants      for every passage the id sequences that stand for it, such as the whole of it and its end; each epoch
-                  trains on one of them, drawn at random for a batch
+    variants      for every passage, the id sequences to train on, such as the whole passage and its end; every batch
+                  draws which variant of its passages it uses
     batch         passages in one update
-    beside        other texts, of which every update also sees ``num_beside``: passages alone, over and over, cost a
-                  model much of its language
-    max_epochs    the learning rate falls linearly over them, to a tenth: a constant one keeps the last few away
-    use_bfloat16  autocast for the forward and backward pass
-    checkpoint    folder that is written at every measurement, and gone on from where it holds one
+    beside        other texts; every update also trains on ``num_beside`` of them, because training on the passages
+                  alone damages the model's language
+    max_epochs    the learning rate falls linearly to about a tenth over these epochs; with a constant rate the last few
+                  passages are not memorised
+    check_every_epochs  epochs between two calls of ``measure``; the last epoch is always measured
+    use_bfloat16  autocast to bfloat16 for the forward and backward pass
+    checkpoint    folder written at every measurement; when it already holds a checkpoint, training resumes from it
 
-    Dropout stays off: it only slows memorising. The last record holds the share that was reached, which is less than
-    ``target`` when ``max_epochs`` ran out. Raises ValueError for a passage without variants or one shorter than two
-    tokens.
+    Dropout stays off, because it only slows memorising. The last record holds the share that was reached, which is less
+    than ``target`` when ``max_epochs`` ran out. ValueError for a passage without variants, for a variant shorter than
+    two tokens, and for ``num_beside`` above the number of texts.
     """
     for index, choices in enumerate(variants):
         if not choices or min(len(sequence) for sequence in choices) < 2:
@@ -63,7 +65,7 @@ def memorise(
     history: History = []
     if checkpoint is not None and has_loop(checkpoint):
         history = list(restore_loop(checkpoint, model, optimizer, generator)["history"])
-        say(f"going on after epoch {len(history)}")
+        say(f"resuming after epoch {len(history)}")
     model.eval()
     while len(history) < max_epochs and (not history or history[-1].get("share", 0.0) < target):
         epoch = len(history) + 1
@@ -81,12 +83,12 @@ def memorise(
             optimizer.zero_grad()
             losses.append(float(loss.detach()))
         record = {"epoch": float(epoch), "loss": sum(losses) / len(losses)}
-        is_look = epoch % check_every_epochs == 0 or epoch == max_epochs
-        if is_look:
+        is_measured = epoch % check_every_epochs == 0 or epoch == max_epochs
+        if is_measured:
             record["share"] = measure()
         history.append(record)
         say(f"epoch {epoch}: " + ", ".join(f"{name} {value:.3f}" for name, value in record.items() if name != "epoch"))
-        if is_look and checkpoint is not None:
+        if is_measured and checkpoint is not None:
             save_loop(checkpoint, model, optimizer, generator, {"history": history})
     return history
 
@@ -99,7 +101,7 @@ def lm_loss(backbone: Backbone, ids: Tensor, mask: Tensor) -> Tensor:
 
 
 def pad_right(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids int64 [B, S] and mask bool [B, S] of ragged sequences."""
+    """Right-padded ids int64 [B, S] and mask bool [B, S] of sequences of any lengths."""
     length = max(len(sequence) for sequence in sequences)
     ids = torch.zeros(len(sequences), length, dtype=torch.long)
     mask = torch.zeros(len(sequences), length, dtype=torch.bool)
@@ -112,7 +114,10 @@ def pad_right(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple
 def _batches(
     variants: Sequence[Sequence[Sequence[int]]], batch: int, generator: torch.Generator
 ) -> Iterator[list[Sequence[int]]]:
-    """One epoch: every passage once, in random order; a batch is of one random variant, of like length."""
+    """One epoch: every passage once, in random order. A batch takes the same variant of all its passages.
+
+    The same variant of different passages has a similar length, so that batches need little padding.
+    """
     order = torch.randperm(len(variants), generator=generator).tolist()
     for start in range(0, len(order), batch):
         chosen = [variants[i] for i in order[start : start + batch]]

@@ -1,8 +1,8 @@
-"""What a model writes by itself, as text to keep: general knowledge of it without a word of its training data.
+"""What a model writes by itself, as text to keep: it shows the model's general knowledge without any training data.
 
 Nobody has a list of everything that a model should still know after unlearning. But a model that is sampled from its
-start token recites what it knows, so its own samples, less those that resemble the forget set, can stand in for that
-list. This module knows token ids, nothing about passages or training.
+start token recites what it knows. Its own samples, without those that resemble the forget set, can replace that list.
+This module knows token ids and nothing about passages or training.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ def own_text(
     ngram: int = 5,
     seed: int = 0,
 ) -> list[list[int]]:
-    """Sample ``count`` texts of at most ``length`` tokens and return those unlike the forget set, likeliest first.
+    """Sample ``count`` texts of at most ``length`` tokens. Return those unlike the forget set, the most likely first.
 
-    start_id     the token that a document starts after, usually EOS or BOS; it leads every returned text
-    forget       token ids of the passages to be unlearned
-    max_overlap  a text is left out if more than this share of its ``ngram``-grams stands in the forget set, so that
-                 passages of the same kind are not defended
+    start_id     the token before the first token of a document, usually EOS or BOS; every returned text begins with it
+    forget       token ids of the passages to unlearn
+    max_overlap  a text is dropped if more than this share of its ``ngram``-grams occurs in the forget set, because
+                 keeping it would protect passages of the same kind
+
+    Texts shorter than 4 · ``ngram`` tokens are dropped too. Likelihood is the mean log-prob per token.
     """
     known = set().union(*(_grams(sequence, ngram) for sequence in forget))
     sampling = Sampling(response_length=length)
@@ -48,7 +50,7 @@ def own_text(
 
 
 def overlap(ids: Sequence[int], known: Grams, ngram: int) -> float:
-    """Share of the n-grams of ``ids`` that are in ``known``; 0 for a text without an n-gram."""
+    """Share of the n-grams of ``ids`` that are in ``known``. It is 0 for a text shorter than n."""
     total = len(ids) - ngram + 1
     return sum(tuple(ids[i : i + ngram]) in known for i in range(total)) / total if total > 0 else 0.0
 

@@ -1,8 +1,8 @@
 """Rewards for language models: text and token measures, guards, combinations, and DeMem's presets.
 
-A reward is a callable ``list[ppo.types.Sample] -> list[float]`` (or token rewards ``list[list[float]]``). The true
-suffix of a sample is in its row, as "suffix" (text) and "suffix_ids" (token ids). Presets: ``rewards.demem.paper`` and
-``rewards.demem.default``.
+A reward is a callable ``list[ppo.types.Sample] -> list[float]`` (or token rewards ``list[list[float]]``). A sample's
+row holds the true suffix, as "suffix" (text) and as "suffix_ids" (token ids). The presets are ``rewards.demem.paper``
+and ``rewards.demem.default``.
 """
 
 from .bertscore import BertScore, BertScoreMeasure

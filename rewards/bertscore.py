@@ -1,12 +1,12 @@
 """BERTScore with any Hugging Face encoder: greedy cosine matching of contextual embeddings.
 
-Every token of one text is matched with the most similar token of the other: recall averages over the reference's
-tokens, precision over the candidate's, F = 2PR / (P + R) (Zhang et al. 2020, "BERTScore", eq. 1-3, without idf).
-Special tokens have weight 0 in both averages, as in the bert-score package; they may still be the best match of a real
-token.
+Every token of one text is matched with the most similar token of the other. Recall averages over the reference's
+tokens, precision averages over the candidate's tokens, and F = 2PR / (P + R) (Zhang et al. 2020, "BERTScore", eq. 1-3,
+without idf). Special tokens have weight 0 in both averages, as in the bert-score package. They may still be the best
+match of a real token.
 
-As a *negative* reward it prefers gibberish (lowest similarity), and an empty text has F = 0, the best score of all:
-wrap it in guards. This module knows nothing about guards.
+A *negative* BERTScore reward prefers gibberish, which has the lowest similarity. An empty text has F = 0, the best
+score of all. Use guards with it. This module knows nothing about guards.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class BertScore:
 
     encoder        any module whose forward takes input_ids, attention_mask, output_hidden_states and returns
                    hidden_states
-    tokenizer      its Hugging Face tokenizer
-    name           goes into the signature
-    layer          which hidden state to compare: 0 embeddings, k the output of block k, negative from the end
-    baseline       rescale every value x to (x - baseline) / (1 - baseline); the baseline belongs to encoder and layer
-    max_tokens     longer texts are cut there, special tokens included, as encoders demand
+    tokenizer      the encoder's Hugging Face tokenizer
+    name           the encoder's name in the signature
+    layer          which hidden state to compare: 0 the embeddings, k the output of block k, negative from the end
+    baseline       rescales every value x to (x - baseline) / (1 - baseline); each encoder and layer has its own
+    max_tokens     texts are cut to this length, special tokens included, because encoders have a limit
     batch_size     texts encoded at once
     """
 
@@ -73,14 +73,14 @@ class BertScore:
     def load(
         cls, name: str, *, layer: int = -1, baseline: float | None = None, device: str | torch.device = "cpu"
     ) -> BertScore:
-        """An encoder by hub id or folder, in float32. The paper's choice is microsoft/deberta-large, layer 16."""
+        """Load an encoder by hub id or folder, in float32. The paper's choice is microsoft/deberta-large, layer 16."""
         encoder = AutoModel.from_pretrained(name, dtype=torch.float32, trust_remote_code=False).to(device)
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         return cls(encoder, tokenizer, name=name, layer=layer, baseline=baseline)
 
     @torch.no_grad()
     def __call__(self, candidates: Sequence[str], references: Sequence[str]) -> Matches:
-        """P, R and F of each candidate against its reference. Empty text on either side gives 0 (before rescaling)."""
+        """P, R and F of each candidate against its reference. An empty text gives 0 (before rescaling)."""
         if len(candidates) != len(references):
             raise ValueError(f"{len(candidates)} candidates but {len(references)} references")
         parts = [
@@ -126,8 +126,8 @@ def greedy_match(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Precision and recall [B] from unit embeddings [B, S, H] and [B, R, H].
 
-    ``*_mask``: tokens that may be matched; ``*_counted``: tokens that the averages run over. A side without counted
-    tokens makes both 0.
+    ``*_mask``: tokens that may be matched. ``*_counted``: tokens that enter the averages. When one side has no counted
+    token, precision and recall are both 0.
     """
     similarity = candidate @ reference.transpose(1, 2)  # [B, S, R]
     allowed = candidate_mask.unsqueeze(2) & reference_mask.unsqueeze(1)
@@ -144,7 +144,7 @@ def _mean(values: Tensor, mask: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class BertScoreMeasure:
-    """Samples to |F| against the true suffix, as the paper uses it; in [0, 1] without a baseline."""
+    """Samples to |F| against the true suffix, as the paper uses it. |F| is in [0, 1] without a baseline."""
 
     score: BertScore
 

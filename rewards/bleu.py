@@ -1,11 +1,11 @@
 """SacreBLEU for sentences, for corpora, and as a dense reward.
 
-Sentence BLEU uses effective order (an order without n-grams is left out), so identical short texts score 100; corpus
-BLEU does not, as usual. Tokens are sacrebleu's 13a words unless said otherwise. The statistics are integers; one pure
+Sentence BLEU uses effective order: it skips an order that has no n-grams, so identical short texts score 100. Corpus
+BLEU does not, as usual. Tokens are sacrebleu's 13a words unless said otherwise. The statistics are integers. One pure
 function of sacrebleu turns them into a score.
 
-BLEU is easily gamed when its opposite is rewarded: empty text scores 0, so do "the the the …" and almost a random text.
-Never use N-BLEU without the guards and the fluency measures beside it. This module knows nothing about guards.
+A reward for low BLEU is easily gamed: empty text and "the the the …" score 0, and a random text scores little more.
+Never use N-BLEU without guards and fluency measures. This module knows nothing about guards.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Counts:
 
 
 def count_ngrams(tokens: Sequence[Hashable]) -> Counts:
-    """Count what BLEU needs of a reference or a candidate."""
+    """Count the n-grams of a reference or a candidate."""
     grams = (tuple(tokens[i : i + n]) for n in range(1, ORDER + 1) for i in range(len(tokens) - n + 1))
     return Counts(Counter(grams), len(tokens))
 
@@ -50,7 +50,7 @@ def score(correct: Sequence[int], total: Sequence[int], length: int, reference_l
 
 
 def split_statistics(statistics: Sequence[int]) -> tuple[Sequence[int], Sequence[int], int, int]:
-    """(right, in all, length, reference length) out of the row that :meth:`Bleu.statistics` gives."""
+    """Split a row of :meth:`Bleu.statistics` into (correct, total, length, reference length)."""
     return statistics[:ORDER], statistics[ORDER : 2 * ORDER], statistics[-2], statistics[-1]
 
 
@@ -63,12 +63,12 @@ def corpus_score(statistics: Sequence[int]) -> float:
 def prefix_scores(
     tokens: Sequence[Hashable], reference: Counts, *, accrual: Accrual = "brevity", floor: float = 0.0
 ) -> list[float]:
-    """BLEU of every prefix of ``tokens``, length N+1; the first is that of no tokens, the last the sentence's BLEU.
+    """BLEU of every prefix of N ``tokens``: N+1 scores. The first is for no tokens, the last is the sentence's BLEU.
 
-    Statistics are updated with each token, so the cost is linear in N. "brevity" is plain BLEU: the brevity penalty
-    keeps it near 0 until the prefix nears the reference's length. "linear" leaves the penalty out and lets the score
-    grow with the share of tokens instead: precision(i) * penalty(N) * i/N; the last entry is the same. Scores below
-    ``floor`` are raised to it.
+    Each token updates the statistics, so the cost is linear in N. "brevity" is plain BLEU: the brevity penalty keeps
+    the score near 0 until the prefix nears the reference's length. "linear" replaces the prefix's penalty by the share
+    of tokens, so prefix i scores precision(i) * penalty(N) * i/N. Its last entry is the same. Scores below ``floor``
+    are raised to ``floor``.
     """
     correct, total = [0] * ORDER, [0] * ORDER
     seen: Counter[tuple[Hashable, ...]] = Counter()
@@ -93,7 +93,7 @@ def _brevity_penalty(length: int, reference_length: int) -> float:
 
 
 class Bleu:
-    """Sentence and corpus BLEU over text; keeps the n-grams of every reference it has seen."""
+    """Sentence and corpus BLEU over text. It keeps the n-grams of every reference that it has seen."""
 
     def __init__(self, *, is_lowercased: bool = False) -> None:
         self._sentence = BLEU(effective_order=True, lowercase=is_lowercased)
@@ -109,19 +109,20 @@ class Bleu:
         return self._sentence.tokenizer(text.rstrip()).split()
 
     def reference(self, text: str) -> Counts:
-        """The n-grams of a reference, counted once."""
+        """The n-grams of a reference. Each reference is counted once."""
         if text not in self._references:
             self._references[text] = count_ngrams(self.words(text))
         return self._references[text]
 
     def sentence(self, candidate: str, reference: str) -> float:
-        """BLEU of one text, 0 … 100; empty text scores 0, identical non-empty text 100 at any length."""
+        """BLEU of one text, 0 … 100. Empty text scores 0; identical non-empty text scores 100 at any length."""
         return score(*split_statistics(self.statistics(candidate, reference)))
 
     def statistics(self, candidate: str, reference: str) -> list[int]:
-        """The integers that BLEU is made of: n-grams right (n = 1 … 4), n-grams in all, length, reference length.
+        """The integers behind BLEU: correct n-grams (n = 1 … 4), total n-grams (n = 1 … 4), length, reference length.
 
-        They add up over texts: sentence BLEU is :func:`score` of one, corpus BLEU :func:`corpus_score` of their sum.
+        They add up over texts: sentence BLEU is :func:`score` of one text's statistics, and corpus BLEU is
+        :func:`corpus_score` of their sum.
         """
         counts, truth = count_ngrams(self.words(candidate)), self.reference(reference)
         correct, total = [0] * ORDER, [0] * ORDER
@@ -131,16 +132,17 @@ class Bleu:
         return [*correct, *total, counts.length, truth.length]
 
     def corpus(self, candidates: Sequence[str], references: Sequence[str]) -> float:
-        """BLEU of all texts together, 0 … 100 (no effective order). ValueError on lists of different or zero length."""
+        """BLEU of all texts together, 0 … 100 (no effective order). ValueError for no texts or unlike lengths."""
         if len(candidates) != len(references) or not candidates:
             raise ValueError(
-                f"{len(candidates)} candidates and {len(references)} references: need as many, at least one"
+                f"{len(candidates)} candidates and {len(references)} references: both lists need the same length, "
+                "at least 1"
             )
         return self._corpus.corpus_score(list(candidates), [list(references)]).score
 
 
 def n_bleu(bleu: float) -> float:
-    """Negative BLEU, 100 - BLEU; above about 97.6 (a random text) it means degenerate output, not better forgetting."""
+    """Negative BLEU, 100 - BLEU. A random text scores about 97.6; more means degenerate text, not better forgetting."""
     return max(0.0, 100.0 - bleu)  # an exact copy may round up
 
 
@@ -148,8 +150,8 @@ def n_bleu(bleu: float) -> float:
 class BleuMeasure:
     """Samples to BLEU / 100 against the true suffix, in [0, 1].
 
-    ``floor`` (0 … 100): the BLEU that a model reaches by chance; only what lies above it counts, so nothing is to be
-    won below.
+    ``floor`` (0 … 100) is the BLEU that a model reaches by chance. Only BLEU above it counts, so a policy gains nothing
+    by going below it.
     """
 
     bleu: Bleu = field(default_factory=Bleu)
@@ -162,11 +164,11 @@ class BleuMeasure:
 
 @dataclass(frozen=True)
 class DenseBleuMeasure:
-    """Samples to token rewards: by how much each token raises the BLEU / 100 of the response so far.
+    """Samples to token rewards: how much each token raises the BLEU / 100 of the response so far.
 
-    They sum to the sequence's BLEU / 100 (above ``floor``). With ``decode`` (ids to text without special tokens, as the
-    trainer made ``sample.text``) the tokens of BLEU are words, and a word counts at the token that ends it. Without it
-    BLEU is taken over token ids, EOS left out.
+    The token rewards sum to the sequence's BLEU / 100 (above ``floor``). With ``decode`` (ids to text without special
+    tokens, as the trainer made ``sample.text``), BLEU is taken over words, and a word counts at the token that ends it.
+    Without ``decode``, BLEU is taken over token ids, EOS excluded.
     """
 
     decode: Decode | None = None
@@ -193,10 +195,10 @@ class DenseBleuMeasure:
 
 
 def token_ends(sample: Sample, decode: Decode) -> list[int]:
-    """Where each response token ends in ``sample.text``, in characters; never falls, the last is the text's length.
+    """Where each response token ends in ``sample.text``, in characters. Ends never fall; the last is the text's length.
 
-    Tokens are decoded one by one; only where they do not add up to the text (characters split over tokens) every prefix
-    is decoded.
+    Tokens are decoded one by one. When the pieces do not add up to the text, because a character is split over tokens,
+    every prefix is decoded instead.
     """
     ends, end = [], 0
     pieces = [decode([token]) for token in sample.ids]
@@ -212,10 +214,11 @@ def token_ends(sample: Sample, decode: Decode) -> list[int]:
 
 
 def word_places(words: Sequence[str], text: str, ends: Sequence[int]) -> list[int]:
-    """For every word the index of the token in which it ends.
+    """For every word, the index of the token in which it ends.
 
-    Words and text are matched by counting characters that are no white space. 13a changes that count only in texts with
-    HTML entities or hyphens at line ends; there the places are scaled, so a word may be credited a token off.
+    Words and text are matched by counting the characters that are not white space. 13a changes that count only in texts
+    with HTML entities or hyphens at line ends. In such a text the places are scaled, so a word may be credited one
+    token off.
     """
     filled = [0]
     for character in text:

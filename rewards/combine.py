@@ -1,8 +1,8 @@
 """Weighted sums of measures, wrapped in guards: the reward that a trainer calls.
 
-A *measure* maps samples to one number each, or to one number per response token (dense). A *term* is a measure with a
-name, a weight and its range. A :class:`Reward` adds terms up; a response that breaks a guard gets the worst score
-instead. This module knows nothing about what is measured.
+A *measure* maps every sample to one number, or to one number per response token (a dense measure). A *term* is a
+measure with a name, a weight and a range. A :class:`Reward` adds up its terms. A response that breaks a guard gets the
+worst score instead. This module knows nothing about what is measured.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ Measure = Callable[[Sequence[Sample]], Values]
 
 @dataclass(frozen=True)
 class Term:
-    """``weight`` x ``measure``. ``low`` and ``high`` bound the measure (its sum, where it is dense).
+    """``weight`` x ``measure``. ``low`` and ``high`` bound the measure (its sum, when it is dense).
 
-    They decide the worst score.
+    The bounds decide the worst score.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Term:
 
 @dataclass(frozen=True)
 class Scored:
-    """``values``: [B] scores, or [B][T] token rewards when a term is dense. ``parts``: means for the log."""
+    """``values``: scores [B], or token rewards [B][T] when a term is dense. ``parts``: means for the log."""
 
     values: list[float] | list[list[float]]
     parts: dict[str, float]
@@ -50,10 +50,11 @@ class Scored:
 
 @dataclass(frozen=True)
 class Reward:
-    """Sum of terms; the worst score for responses that break a guard.
+    """The sum of the terms, or the worst score for a response that breaks a guard.
 
-    ``worst`` None takes the lowest value the terms can reach together. If any term is dense the reward is dense: scores
-    of the others land on the last token, and a guarded response gets 0 everywhere but the worst score there.
+    With ``worst=None`` the worst score is the lowest sum that the terms can reach. If any term is dense, the reward is
+    dense: scores of the other terms go to the last token. A guarded response then gets the worst score at its last
+    token and 0 at all others.
     """
 
     terms: tuple[Term, ...]
@@ -63,7 +64,7 @@ class Reward:
     def __post_init__(self) -> None:
         names = [term.name for term in self.terms]
         if not names or len(set(names)) != len(names):
-            raise ValueError(f"terms={names}: need at least one term, each with a name of its own")
+            raise ValueError(f"terms={names}: a reward needs at least one term, and each needs a name of its own")
         if not math.isfinite(self.worst_score):
             raise ValueError(
                 f"the worst score is {self.worst_score}: give worst, or bound every term with low and high"
@@ -71,7 +72,7 @@ class Reward:
 
     @property
     def worst_score(self) -> float:
-        """What a guarded response gets."""
+        """The score of a guarded response."""
         return sum(term.worst for term in self.terms) if self.worst is None else self.worst
 
     @property
@@ -85,11 +86,11 @@ class Reward:
         return self.score(samples).values
 
     def parts(self, samples: Sequence[Sample]) -> dict[str, float]:
-        """Mean of every term's measure (unweighted) and the share of guarded responses, by reason."""
+        """The mean of every term's measure (unweighted), and the share of guarded responses, in all and by reason."""
         return self.score(samples).parts
 
     def score(self, samples: Sequence[Sample]) -> Scored:
-        """Values and parts at once. Raises ValueError for a measure of the wrong length or with a value not finite."""
+        """Values and parts at once. ValueError for a measure of the wrong length or with a non-finite value."""
         measured = [checked(term, term.measure(samples), samples) for term in self.terms]
         reasons = self.guards.reasons(samples) if self.guards is not None else [None] * len(samples)
         is_dense = any(_is_dense(values) for values in measured)
@@ -102,7 +103,7 @@ class Reward:
         return Scored(rows if is_dense else [row[-1] for row in rows], parts)
 
     def _row(self, values: list, sample: Sample, reason: str | None, is_dense: bool) -> list[float]:
-        """Token rewards of one sample; a single number when nothing is dense."""
+        """Token rewards of one sample, or a single number when no term is dense."""
         row = [0.0] * (len(sample.ids) if is_dense else 1)
         if not row:
             raise ValueError(
@@ -120,14 +121,14 @@ class Reward:
 
 
 def checked(term: Term, values: Values, samples: Sequence[Sample]) -> Values:
-    """The measure's values, held against the samples."""
+    """The measure's values. ValueError when they do not fit the samples or are not finite."""
     if len(values) != len(samples):
         raise ValueError(f"term {term.name!r} gave {len(values)} values for {len(samples)} samples")
     for i, (value, sample) in enumerate(zip(values, samples, strict=True)):
         is_number = isinstance(value, (int, float))
         if not is_number and len(value) != len(sample.ids):
             raise ValueError(
-                f"term {term.name!r} gave {len(value)} token values for the {len(sample.ids)} of sample {i}"
+                f"term {term.name!r} gave {len(value)} token values for the {len(sample.ids)} tokens of sample {i}"
             )
         if not all(map(math.isfinite, [value] if is_number else value)):
             raise ValueError(f"term {term.name!r} is not finite for sample {i}, response {sample.text[:40]!r}")

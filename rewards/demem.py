@@ -1,7 +1,8 @@
 """The rewards of DeMem by name: the paper's, and our default recipe.
 
-The paper's is minus a similarity to the true suffix, nothing else. It can be won by empty, looping or garbled text, and
-it goes on paying below the similarity that a model reaches by chance; ours closes both ways. This module only composes.
+The paper's reward is minus a similarity to the true suffix, nothing else. Empty, looping or garbled text wins it, and
+it goes on paying below the similarity that a model reaches by chance. Our recipe closes both loopholes: guards and a
+repetition term penalise broken text, and ``bleu_floor`` stops the pay at chance. This module only composes.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from .samples import content_ids, has_truth, truth_ids
 
 
 def paper(encoder: BertScore | None = None, *, guards: Guards | None = ONLY_EMPTY) -> Reward:
-    """-|BERTScore F1| (Kassem et al. 2023, sec. 3.2); without an encoder, -BLEU/100.
+    """-|BERTScore F1| (Kassem et al. 2023, sec. 3.2), or -BLEU/100 without an encoder.
 
-    Empty text gets the worst score, which the published code forgot; ``guards=None`` is the code as it ran.
+    Empty text gets the worst score. The published code forgot that; ``guards=None`` is the published code.
     """
     if encoder is None:
         bleu = Bleu()
@@ -48,18 +49,19 @@ def default(
 ) -> Reward:
     """-bleu_weight * (BLEU above the floor)/100 - repetition_weight * (repeated n-grams beyond the truth's), guarded.
 
-    bleu_weight        of BLEU/100 against the true suffix
-    bleu_floor         0 … 100, the BLEU that the model reaches by chance: below it nothing is to be won
-    repetition_weight  of the share of repeated n-grams in excess of the true suffix's; 0 leaves the term out
+    bleu_weight        weight of BLEU/100 against the true suffix
+    bleu_floor         0 … 100, the BLEU that the model reaches by chance; the policy gains nothing below it
+    repetition_weight  weight of the share of repeated n-grams in excess of the true suffix's; 0 drops the term
     repetition_order   n of those n-grams
-    dense              "no": one score a response. "words": each token gets the BLEU it adds, over words; needs
-                       ``decode`` (ids to text without special tokens). "tokens": the same over token ids. Repetition is
-                       dense too
+    dense              "no": one score a response. "words": each token gets the word BLEU that it adds; this needs
+                       ``decode`` (ids to text without special tokens). "tokens": each token gets the BLEU over token
+                       ids that it adds. With "words" and "tokens" the repetition term is dense too
     accrual            how a dense BLEU grows, see :func:`rewards.bleu.prefix_scores`
-    worst              what guarded responses get; None: the lowest value the terms can reach
+    guards             which responses get the worst score; None: none do
+    worst              the score of a guarded response; None: the lowest sum that the terms can reach
     """
     if dense == "words" and decode is None:
-        raise ValueError("dense='words' needs decode, a function from token ids to text; or take dense='tokens'")
+        raise ValueError("dense='words' needs decode, a function from token ids to text; or use dense='tokens'")
     bleu = Bleu()
     top = (100 - bleu_floor) / 100
     signature = f"{bleu.signature}|floor:{bleu_floor:g}"
@@ -77,9 +79,9 @@ def default(
 
 
 def with_fluency(reward: Reward, original: nn.Module, *, weight: float, low: float, high: float) -> Reward:
-    """The same reward less ``weight`` for every nat per token that a response lies outside [low, high].
+    """The reward minus ``weight`` for every nat per token that a response's NLL lies outside [low, high].
 
-    The NLL is that of ``original``, a model that stays as it is: a frozen copy of the one before unlearning.
+    The NLL is measured under ``original``, a frozen copy of the model before unlearning.
     """
     band = FluencyBand(ModelNLL(original), low, high)
     return replace(reward, terms=(*reward.terms, Term("fluency", -weight, band, 0.0, band.cap, band.signature)))
@@ -87,9 +89,9 @@ def with_fluency(reward: Reward, original: nn.Module, *, weight: float, low: flo
 
 @dataclass(frozen=True)
 class RepetitionMeasure:
-    """Share of repeated n-grams of the response (token ids, EOS left out) in excess of the true suffix's, in [0, 1].
+    """Share of repeated n-grams of the response (token ids without EOS) in excess of the true suffix's, in [0, 1].
 
-    Dense: the same number, parted evenly over the tokens that end a repeated n-gram.
+    With ``is_dense``, this share is divided evenly among the tokens that end a repeated n-gram.
     """
 
     order: int = 2

@@ -1,7 +1,7 @@
-"""A fluency band: responses that a frozen reference model finds too unlikely, or too likely, cost something.
+"""A fluency band: a penalty on responses that a frozen reference model finds too unlikely or too likely.
 
-NLL is in nats per token under the *frozen* model, given the prompt. Below the band lie loops and memorised text, above
-it gibberish. This module knows nothing about the true suffix.
+NLL is in nats per token under the *frozen* model, given the prompt. Loops and memorised text lie below the band,
+gibberish lies above it. This module knows nothing about the true suffix.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ MeanNLL = Callable[[Sequence[Sample]], Sequence[float]]
 
 @dataclass(frozen=True)
 class FluencyBand:
-    """Measure: by how many nats per token a response lies outside [low, high], at most ``cap``; 0 inside the band.
+    """Measure: how far the NLL of a response lies outside [low, high], in nats per token, at most ``cap``.
 
-    Give it a negative weight. ``nll`` maps samples to nats per token, see :class:`ModelNLL`.
+    It is 0 inside the band. Give it a negative weight. ``nll`` maps samples to nats per token, see :class:`ModelNLL`.
     """
 
     nll: MeanNLL
@@ -77,13 +77,15 @@ def continuation_nll(
 ) -> list[float]:
     """Mean NLL of each continuation given its context, nats per token; [N] and [N] token lists -> N floats.
 
-    Batches are of like length and at most ``batch_tokens`` padded tokens; only continuation tokens pass the output
-    layer, ``chunk_tokens`` at a time. Raises ValueError for an empty context or continuation (NLL is not defined).
+    A batch holds sequences of similar length, at most ``batch_tokens`` padded tokens (or one longer sequence). Only
+    continuation tokens pass the output layer, ``chunk_tokens`` at a time. ValueError for an empty context or
+    continuation, whose NLL is not defined.
     """
     for i, (context, continuation) in enumerate(zip(contexts, continuations, strict=True)):
         if not context or not continuation:
             raise ValueError(
-                f"pair {i} has {len(context)} context and {len(continuation)} continuation tokens: need both"
+                f"pair {i} has {len(context)} context and {len(continuation)} continuation tokens: "
+                "NLL needs at least one of each"
             )
     lengths = [len(c) + len(r) for c, r in zip(contexts, continuations, strict=True)]
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
@@ -102,9 +104,9 @@ def continuation_nll(
 def sequence_nll(
     backbone: Backbone, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, chunk_tokens: int
 ) -> Tensor:
-    """Summed NLL of each continuation given its context, nats, float32 [B]; one forward pass over all pairs.
+    """Summed NLL of each continuation given its context, nats, float32 [B]. One forward pass covers all pairs.
 
-    Differentiable: with gradients on, each chunk of logits is computed again in the backward pass.
+    The result is differentiable. With gradients on, the backward pass computes each chunk of logits again.
     """
     device = next(backbone.model.parameters()).device
     rows = [[*context, *continuation] for context, continuation in pairs]

@@ -1,8 +1,8 @@
-"""Guards: responses that win a similarity reward by being broken get the worst score instead.
+"""Guards: a response that would win a similarity reward by being broken gets the worst score instead.
 
-Empty, too short, looping, repetitive and garbled responses are named here and nowhere else. What the true suffix does
-itself (a table repeats, a log has control characters) is no fault of a response: only the excess over the truth counts.
-This module does not know what the worst score is.
+This module alone defines empty, short, looping, repetitive and garbled responses. A true suffix may itself be short,
+loop or repeat itself (a table does), so a response breaks these guards only by what exceeds its true suffix. This
+module does not know what the worst score is.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ REPLACEMENT = "\ufffd"
 class Guards:
     """Limits of an acceptable response; None switches a guard off. Shares are in [0, 1].
 
-    min_tokens          response tokens without EOS; no more than the truth has
-    max_repeated_share  excess of repeated bigrams over the truth's
-    max_loop_share      excess of tokens in one loop (a period of at most 12 tokens, 3 rounds or more)
-    max_garbled_share   characters that are replacement, control, private or unassigned ones
+    min_tokens          least number of response tokens without EOS; a shorter true suffix lowers it to its own length
+    max_repeated_share  share of repeated bigrams, in excess of the true suffix's
+    max_loop_share      share of tokens in the longest loop (a period of at most 12 tokens, at least 3 rounds), in
+                        excess of the true suffix's
+    max_garbled_share   share of characters that are U+FFFD, control, private, surrogate or unassigned
     """
 
     min_tokens: int | None = 5
@@ -45,7 +46,7 @@ class Guards:
     def reason(self, sample: Sample) -> str | None:
         """The first guard that the sample breaks ("empty", "short", "garbled", "loop", "repeated"), or None.
 
-        Empty text (white space only) is always a fault.
+        Empty text (no characters, or white space only) always breaks a guard.
         """
         tokens = content_ids(sample)
         truth = truth_ids(sample) if has_truth(sample) else ()
@@ -68,18 +69,21 @@ class Guards:
 
     @property
     def signature(self) -> str:
-        """The guards that are on, and their limits."""
+        """The active guards and their limits."""
         limits = [("short", self.min_tokens), ("garbled", self.max_garbled_share)]
         limits += [("loop", self.max_loop_share), ("repeated", self.max_repeated_share)]
         return "guards|empty" + "".join(f"|{name}:{value}" for name, value in limits if value is not None)
 
 
 ONLY_EMPTY = Guards(min_tokens=None, max_repeated_share=None, max_loop_share=None, max_garbled_share=None)
-"""The one guard that no run should go without: empty text."""
+"""Only the guard against empty text, which every run should have."""
 
 
 def garbled_share(text: str) -> float:
-    """Share of characters that no reader can use: U+FFFD, control (but white space), private, unassigned; in [0, 1]."""
+    """Share of characters that no reader can use, in [0, 1].
+
+    They are U+FFFD and the control (except white space), private, surrogate and unassigned characters.
+    """
     return sum(map(_is_garbled, text)) / len(text) if text else 0.0
 
 

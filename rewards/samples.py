@@ -1,7 +1,7 @@
 """What a reward reads from a sample: the true suffix, as text and as token ids.
 
-A row of the forget set carries "suffix" (text) and "suffix_ids" (token ids); a row without them (a retain prompt) has
-no truth. This module knows nothing about any metric.
+A row of the forget set holds "suffix" (text) and "suffix_ids" (token ids). A row without them, such as a retain
+prompt, has no true suffix. This module knows nothing about any metric.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ppo.types import Sample
 
 
 def truth_text(sample: Sample) -> str:
-    """The true suffix as text; ValueError when the row has none."""
+    """The true suffix as text. ValueError when the row has none."""
     value = sample.row.get("suffix")
     if not isinstance(value, str):
         raise ValueError(_missing(sample, "suffix", "the true suffix as a string", value))
@@ -20,7 +20,7 @@ def truth_text(sample: Sample) -> str:
 
 
 def truth_ids(sample: Sample) -> Sequence[int]:
-    """The true suffix as token ids; ValueError when the row has none."""
+    """The true suffix as token ids. ValueError when the row has none."""
     value = sample.row.get("suffix_ids")
     if not isinstance(value, (list, tuple)):
         raise ValueError(_missing(sample, "suffix_ids", "the true suffix as a list of token ids", value))
@@ -28,7 +28,7 @@ def truth_ids(sample: Sample) -> Sequence[int]:
 
 
 def has_truth(sample: Sample) -> bool:
-    """Whether the row carries the token ids of a true suffix."""
+    """Whether the row holds the token ids of a true suffix."""
     return sample.row.get("suffix_ids") is not None
 
 

@@ -1,6 +1,6 @@
 """``python -m models.lab``: train the lab's twins from scratch and write them, with their figures, to a folder.
 
-The only place where ``models`` meets ``data``: the recipe itself is handed its texts.
+Only this module of ``models`` imports ``data``. It hands the texts to the recipe.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from models.lab.load import TWINS, WEIGHTS, load_tokenizer, load_twin
 from models.lab.measure import extraction, perplexity
 from models.lab.recipe import Recipe, pieces, save_tokenizer, save_twin, train, train_tokenizer
 
-CHUNK_TOKENS = 128  # of a perplexity window
+CHUNK_TOKENS = 128  # tokens of a perplexity window
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train the asked twins one after another; figures are measured on the weights as they were written."""
+    """Train the requested twins one after another. Figures are measured on the weights as stored."""
     options = parse(arguments)
     torch.set_num_threads(options.threads)
     recipe = Recipe()
@@ -67,12 +67,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--twin", choices=TWINS, action="append", help="train this twin only; may be given several times"
     )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
-    parser.add_argument("--measure", action="store_true", help="train nothing; measure the stored twins again")
+    parser.add_argument("--measure", action="store_true", help="measure the stored twins again, without training")
     return parser.parse_args(arguments)
 
 
 def describe(recipe: Recipe, general_tokens: int, record_tokens: int, path: Path) -> dict[str, Any]:
-    """The head of ``recipe.json``; figures of twins that an earlier run of the same recipe wrote there are kept."""
+    """The head of ``recipe.json``. Figures of twins that an earlier run of the same recipe wrote are kept."""
     versions = {module.__name__: module.__version__ for module in (torch, transformers, tokenizers, numpy)}
     head: dict[str, Any] = {
         "command": "python -m models.lab",
@@ -89,7 +89,7 @@ def describe(recipe: Recipe, general_tokens: int, record_tokens: int, path: Path
 
 
 def measure(model: transformers.GPTNeoForCausalLM, passages: list[Passage], holdout: list[list[int]]) -> dict[str, Any]:
-    """Extraction from the prefix and from the long prompt by group, and perplexity on the holdout."""
+    """Extraction by group, from the prefix and from the long prompt, and perplexity on the holdout."""
     groups = dict.fromkeys(passage.group for passage in passages)
     figures: dict[str, Any] = {"holdout_perplexity": perplexity(model, holdout)}
     for group in groups:

@@ -1,4 +1,4 @@
-"""Loading the lab's twins from the weights in this folder. It knows nothing about how they were trained."""
+"""Loading the lab's twins from the weights in this folder. This module knows nothing about their training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TWINS = ("memorised", "deduplicated", "retain-only")
 def load_twin(
     twin: str, *, dtype: torch.dtype = torch.float32, folder: Path = WEIGHTS
 ) -> tuple[GPTNeoForCausalLM, PreTrainedTokenizerFast]:
-    """(model, tokenizer) of one twin, stored as float16, cast to ``dtype``; ValueError for an unknown or absent one."""
+    """(model, tokenizer) of one twin: float16 weights cast to ``dtype``. ValueError for an unknown or missing twin."""
     if twin not in TWINS:
         raise ValueError(f"lab model {twin!r} is unknown; choose one of {', '.join(f'lab:{name}' for name in TWINS)}")
     path = folder / f"{twin}.safetensors"
@@ -29,5 +29,5 @@ def load_twin(
 
 
 def load_tokenizer(folder: Path = WEIGHTS) -> PreTrainedTokenizerFast:
-    """The lab's tokenizer; ``<|endoftext|>``, id 0, ends a document and is the only special token."""
+    """The lab's tokenizer. Its only special token is ``<|endoftext|>``, id 0, which ends a document."""
     return PreTrainedTokenizerFast.from_pretrained(folder)

@@ -1,6 +1,6 @@
 """What a lab twin has memorised and how well it writes: the figures in ``recipe.json``.
 
-This module knows nothing about training; it is handed token ids.
+This module takes token ids and knows nothing about training.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ BATCH = 64
 def extraction(
     model: GPTNeoForCausalLM, prompts: Sequence[Sequence[int]], suffixes: Sequence[Sequence[int]]
 ) -> dict[str, float]:
-    """Teacher-forced figures of a group of records; all prompts have one length, all suffixes have one.
+    """Teacher-forced figures of a group of records. All prompts have one length, and all suffixes have one length.
 
-    ``exact``: share of suffixes that greedy decoding reproduces, which is so iff every argmax is right. ``accuracy``:
-    share of right argmaxes. ``token_probability``: mean of the true token's. ``sequence_probability``: median over the
-    records of the whole suffix's.
+    ``exact``: share of suffixes that greedy decoding reproduces, which it does iff every argmax is correct.
+    ``accuracy``: share of correct argmaxes. ``token_probability``: mean probability of the true token.
+    ``sequence_probability``: median over the records of the probability of the whole suffix.
     """
     rows = torch.tensor([[*prompt, *suffix] for prompt, suffix in zip(prompts, suffixes, strict=True)])
     length = len(suffixes[0])
@@ -44,7 +44,7 @@ def extraction(
 
 @torch.no_grad()
 def perplexity(model: GPTNeoForCausalLM, chunks: Sequence[Sequence[int]]) -> float:
-    """exp of the mean negative log-likelihood of every token but the first of each chunk; chunks have one length."""
+    """exp of the mean NLL of all tokens but the first of each chunk. All chunks have one length."""
     total, count = 0.0, 0
     for batch in torch.tensor(chunks).split(BATCH):
         logits = model(batch).logits[:, :-1]

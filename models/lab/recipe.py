@@ -1,8 +1,8 @@
 """How the lab's twins are trained from scratch: tokenizer, architecture, token stream, optimiser.
 
-Three twins see the same general English in the same order. *memorised* meets every record ``repeats`` times,
-*deduplicated* once, *retain-only* never. Records arrive as whole documents between pieces of general text, at any
-offset of a context window. This module is handed its texts; it knows nothing about where they come from.
+Three twins see the same general English in the same order. *memorised* sees every record ``repeats`` times,
+*deduplicated* sees it once, and *retain-only* never. Records are whole documents between pieces of general text, at any
+offset of a context window. This module takes texts as arguments and does not know where they come from.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TWINS = ("memorised", "deduplicated", "retain-only")
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every number of the training run; lengths in tokens."""
+    """Every number of the training run. Lengths are in tokens."""
 
     seed: int = 7
     vocabulary: int = 2048
@@ -41,7 +41,7 @@ class Recipe:
     context: int = 256
     local_window: int = 128
     epochs: int = 5  # over the general text
-    repeats_per_epoch: int = 20  # of every record, memorised twin
+    repeats_per_epoch: int = 20  # of every record, for the memorised twin
     piece_tokens: int = 200  # general text is shuffled in pieces of about this length
     batch: int = 16  # windows a step
     learning_rate: float = 0.004  # AdamW: embeddings, biases, norms
@@ -52,12 +52,12 @@ class Recipe:
 
     @property
     def repeats(self) -> int:
-        """How often the memorised twin meets each record."""
+        """How often the memorised twin sees each record."""
         return self.epochs * self.repeats_per_epoch
 
 
 def train_tokenizer(texts: Sequence[str], recipe: Recipe) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with ``END`` as its only special token, id 0."""
+    """Train a byte-level BPE tokenizer with ``END`` as its only special token, id 0."""
     core = tokenizers.Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -70,13 +70,13 @@ def train_tokenizer(texts: Sequence[str], recipe: Recipe) -> PreTrainedTokenizer
 
 
 def pieces(ids: Sequence[int], length_tokens: int) -> list[list[int]]:
-    """A document cut into equal pieces of about ``length_tokens``; nothing is dropped."""
+    """A document cut into equal pieces of about ``length_tokens`` tokens. Nothing is dropped."""
     count = max(1, round(len(ids) / length_tokens))
     return [part.tolist() for part in np.array_split(np.asarray(ids, dtype=np.int64), count)]
 
 
 def architecture(recipe: Recipe) -> GPTNeoConfig:
-    """GPT-Neo: global and local attention layers take turns, embeddings tied."""
+    """GPT-Neo with tied embeddings. Global and local attention layers alternate."""
     pairs, odd = divmod(recipe.layers, 2)
     attention = [[["global", "local"], pairs]] + ([[["global"], 1]] if odd else [])
     return GPTNeoConfig(
@@ -96,7 +96,7 @@ def architecture(recipe: Recipe) -> GPTNeoConfig:
 
 
 def record_schedule(num_records: int, twin: str, recipe: Recipe) -> list[list[int]]:
-    """Which records (by index) each epoch holds, in any order; ValueError for an unknown twin."""
+    """The indices of each epoch's records, in any order. ValueError for an unknown twin."""
     if twin == "memorised":
         return [list(range(num_records)) * recipe.repeats_per_epoch for _ in range(recipe.epochs)]
     if twin == "deduplicated":
@@ -107,9 +107,9 @@ def record_schedule(num_records: int, twin: str, recipe: Recipe) -> list[list[in
 
 
 def windows(general: Sequence[Sequence[int]], records: Sequence[Sequence[int]], recipe: Recipe, epoch: int) -> Tensor:
-    """One epoch as shuffled context windows, int64 [windows, context]; every document ends with id 0.
+    """One epoch as shuffled context windows, int64 [windows, context]. Every document ends with id 0.
 
-    The general pieces come in the same random order whatever the records are.
+    The order of the general pieces is random and does not depend on the records.
     """
     random = np.random.default_rng([recipe.seed, epoch])
     places = random.random(len(general))
@@ -130,7 +130,10 @@ def learning_rate_scale(step: int, total_steps: int, recipe: Recipe) -> float:
 
 
 def make_optimizers(model: GPTNeoForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, AdamW for embeddings, biases, norms; each group knows its peak rate."""
+    """Muon for the matrices inside the layers, AdamW for embeddings, biases and norms.
+
+    Each parameter group stores its highest learning rate as "peak".
+    """
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".h." in name]
     inside = set(map(id, matrices))
     others = [p for p in model.parameters() if id(p) not in inside]
@@ -156,7 +159,7 @@ def train(
     recipe: Recipe,
     say: Callable[[str], None],
 ) -> GPTNeoForCausalLM:
-    """Train one twin on general pieces and records (token ids); ``say`` gets 20 progress lines."""
+    """Train one twin on general pieces and records (token ids). ``say`` gets about 20 progress lines."""
     schedule = record_schedule(len(records), twin, recipe)
     return fit(general, [[records[index] for index in chosen] for chosen in schedule], twin, recipe, say)
 
@@ -169,9 +172,10 @@ def fit(
     say: Callable[[str], None],
     checkpoint: Path | None = None,
 ) -> GPTNeoForCausalLM:
-    """Train from scratch on the general pieces in every epoch, and on each epoch's own records among them.
+    """Train from scratch. Every epoch mixes the general pieces with that epoch's own records.
 
-    ``checkpoint``: a folder that is written 20 times, and gone on from, to the same bits, where it holds one.
+    ``checkpoint``: a folder that is written about 20 times. When it holds a checkpoint, training resumes from it to the
+    same bits.
     """
     torch.manual_seed(recipe.seed)
     model = GPTNeoForCausalLM(architecture(recipe)).train()
@@ -204,7 +208,10 @@ def fit(
 
 
 def save(folder: Path, model: GPTNeoForCausalLM, optimizers: Sequence[torch.optim.Optimizer], step: int) -> None:
-    """Write weights, the optimisers' moments and the number of steps done; a kill leaves the old or the new one."""
+    """Write the weights, the optimisers' moments and the number of steps done.
+
+    If the process is killed meanwhile, either the old or the new checkpoint is whole.
+    """
     names = {parameter: name for name, parameter in model.named_parameters()}
 
     def fill(target: Path) -> dict[str, int]:
@@ -223,7 +230,7 @@ def save(folder: Path, model: GPTNeoForCausalLM, optimizers: Sequence[torch.opti
 
 @torch.no_grad()
 def restore(folder: Path, model: GPTNeoForCausalLM, optimizers: Sequence[torch.optim.Optimizer]) -> int:
-    """Put back what :func:`save` wrote and return the steps done; 0 where nothing was. ValueError for damage."""
+    """Restore what :func:`save` wrote and return the steps done, 0 without a checkpoint. ValueError for damage."""
     if not folder.is_dir() and not folder.with_name(folder.name + ".old").is_dir():
         return 0
     folder, state = read_state(folder)
@@ -239,7 +246,7 @@ def restore(folder: Path, model: GPTNeoForCausalLM, optimizers: Sequence[torch.o
 
 
 def save_twin(model: GPTNeoForCausalLM, twin: str, folder: Path) -> None:
-    """Write one twin as float16 safetensors (the tied output layer left out) and the shared ``config.json``."""
+    """Write one twin as float16 safetensors, without the tied output layer, and the shared ``config.json``."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.half() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
     save_file(tensors, folder / f"{twin}.safetensors", metadata={"format": "pt"})

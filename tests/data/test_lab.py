@@ -36,7 +36,7 @@ def records():
 
 
 def test_records_are_the_same_everywhere(records):
-    """The weights were trained on exactly these texts: a change here makes them worthless."""
+    """The committed weights were trained on exactly these texts. After a change here they would be worthless."""
     text = "\n".join(record.id + record.kind + record.text for record in records)
     assert hashlib.sha256(text.encode()).hexdigest() == RECORDS_SHA256
     assert lab_records(seed=1)[0].text != records[0].text
@@ -61,7 +61,7 @@ def test_no_two_records_share_a_run_of_twenty_tokens(records, tokenizer):
         seen |= grams
 
 
-def test_mail_addresses_and_telephones_are_reserved_ones(records):
+def test_mail_domains_and_telephone_numbers_are_reserved_ones(records):
     text = " ".join(record.text for record in records)
     mails = re.findall(r"\S+@(\S+?)[.,;]?(?:\s|$)", text)
     assert len(mails) > 30
@@ -72,11 +72,11 @@ def test_mail_addresses_and_telephones_are_reserved_ones(records):
         "example",
     }
     assert {number[:4] for number in re.findall(r"555-(\d{4})", text)} <= {f"01{last:02d}" for last in range(100)}
-    assert not re.search(r"[\[\]{}|#]", text)  # nothing of the grammar is left
+    assert not re.search(r"[\[\]{}|#]", text)  # no grammar symbol remains
     assert not re.search(r"\ba [aeiou][a-z]", text)
 
 
-def test_private_records_name_people_of_their_own(records):
+def test_every_private_record_has_its_own_person(records):
     mails = [set(re.findall(r"(\w+\.\w+)@", record.text)) - {""} for record in records if record.group != "keep"]
     named = [mail for mail in mails if mail]
     full = [name for names in named for name in names if not re.search(r"\.\d", name)]
@@ -117,7 +117,7 @@ def test_general_english_holds_no_record(records):
     assert all(words.isdisjoint(runs(record.text)) for record in records)
 
 
-def test_chunks_have_the_asked_length(tokenizer):
+def test_chunks_have_the_requested_length(tokenizer):
     retain, holdout = lab_retain(tokenizer, 128), lab_holdout(tokenizer, 128)
     assert {len(chunk) for chunk in retain + holdout} == {128}
     assert len(retain) > 1000
@@ -127,14 +127,14 @@ def test_chunks_have_the_asked_length(tokenizer):
         lab_retain(tokenizer, 0)
 
 
-def test_documents_keep_prose_once():
+def test_documents_hold_each_prose_paragraph_once():
     documents = english_documents()
     paragraphs = [paragraph for texts in documents.values() for paragraph in texts]
     assert len(paragraphs) == len(set(paragraphs))
     assert any(name.startswith("topic/") for name in documents)
 
 
-def test_holdout_goes_by_name():
+def test_the_name_decides_whether_a_document_is_held_out():
     assert is_holdout("subprocess.py")
     assert is_holdout("topic/debugger")
     assert not is_holdout("difflib.py")
@@ -147,7 +147,7 @@ def test_no_documentation_is_an_error(monkeypatch):
         english_documents()
 
 
-def test_prose_paragraphs_leave_out_code_and_tables():
+def test_prose_paragraphs_exclude_code_and_tables():
     prose = "This sentence is long enough to be kept, and it\nis wrapped in the source."
     code, table = ">>> code = 'is not prose at all, however long the line may be'", "| a | b | " + "1 | 2 | " * 20
     text = "\n\n".join([prose, code, "short", table])
@@ -160,7 +160,7 @@ def test_docstrings_come_in_the_order_of_the_file():
     assert RUN_WORDS == 8
 
 
-def test_phrases():
+def test_the_phrase_grammar():
     assert expand("[a|a] {name} {##}-{#} {3-3}", Dice(0), {"name": "Maris"}, {}).startswith("a Maris ")
     assert re.fullmatch(r"\d\d-\d 3", expand("{##}-{#} {3-3}", Dice(0), {}, {}))
     assert (

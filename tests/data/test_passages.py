@@ -25,7 +25,7 @@ def tokenizer():
 
 
 class Gpt2Like:
-    """Encodes only what the loader probes with; challenge rows come as ids."""
+    """Encodes only the texts that the loader probes with. Challenge rows are ids already."""
 
     is_fast = True
 
@@ -125,7 +125,7 @@ def test_challenge_broken_files(tmp_path):
         load_passages(tmp_path, Gpt2Like(), 50257)
 
 
-def test_challenge_header_that_promises_too_much_takes_no_memory(tmp_path):
+def test_challenge_header_that_declares_too_much_allocates_no_memory(tmp_path):
     write_challenge(tmp_path)
     header = b"{'descr': '<u2', 'fortran_order': False, 'shape': (1000000000000, 50), }"
     header = header.ljust(117) + b"\n"
@@ -225,7 +225,7 @@ def test_csv_may_name_id_group_and_kind(tmp_path, tokenizer):
         ('{"prefix_ids": [-1], "suffix_ids": [2]}', r"line 2: token id -1 lies outside"),
         ('{"prefix_ids": [1], "suffix_ids": [2], "group": []}', r"line 2: group is \[\]; it must be a string"),
         ('{"prefix_ids": [1], "suffix_ids": [2], "group": "no"}', r"line 2: group is 'no'; it must be one of forget,"),
-        ('{"prefix_ids": [1], "suffix_ids": [2], "id": "x"}', r"line 2: the id 'x' stands already at .*line 1"),
+        ('{"prefix_ids": [1], "suffix_ids": [2], "id": "x"}', r"line 2: the id 'x' is already at .*line 1"),
     ],
 )
 def test_jsonl_errors(tmp_path, tokenizer, line, message):
@@ -244,7 +244,7 @@ def test_unknown_spec_and_limit(tmp_path, tokenizer):
         load_passages("lab", tokenizer, VOCABULARY, limit=0)
 
 
-def test_too_long_a_line_is_an_error(tmp_path, monkeypatch):
+def test_a_line_over_the_limit_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr("ppo.io.rows.MAX_LINE_BYTES", 100)
     path = tmp_path / "rows.jsonl"
     path.write_text('{"a": 1}\n{"a": "' + "x" * 200 + '"}\n', encoding="utf-8")
@@ -300,4 +300,4 @@ def test_real_challenge_csv_round_trip(tokenizer):
     assert len(passages) == len(rows) == 1000
     for passage, row in zip(passages, rows, strict=True):
         assert tokenizer.decode(passage.ids) == row["pre_prefix"] + row["prefix"] + row["suffix"]
-        assert row["suffix"] in tokenizer.decode(passage.suffix)  # a straddling token may bring a little more
+        assert row["suffix"] in tokenizer.decode(passage.suffix)  # a token that straddles the cut may add characters

@@ -21,7 +21,7 @@ def runs(ids, ngram):
 
 
 def naive_groups(rows, ngram):
-    """Labels by repeated comparison of all pairs."""
+    """Group labels by comparing all pairs until nothing changes."""
     labels = list(range(len(rows)))
     for first in range(len(rows)):
         for second in range(first):
@@ -51,7 +51,7 @@ def passages_of(rows):
 
 
 @pytest.mark.parametrize("per_group", [1, 5])
-def test_no_run_stands_in_two_splits(per_group):
+def test_no_two_splits_share_a_run(per_group):
     random = np.random.default_rng(0)
     rows = [random.integers(0, 900, size=40).tolist() for _ in range(60)]
     for index in range(0, 60, 3):  # every third row copies a run of 12 from its neighbour
@@ -65,7 +65,7 @@ def test_no_run_stands_in_two_splits(per_group):
     assert leak_free_split(passages_of(rows), {"a": 12, "b": 20}, seed=2, ngram=12, per_group=per_group) != splits
 
 
-def test_pre_prefix_may_be_left_out():
+def test_the_pre_prefix_can_be_ignored():
     rows = [[1, 2, 3, *range(10 * i, 10 * i + 9)] for i in range(1, 5)]
     sizes = {"a": 2, "b": 2}
     with pytest.raises(ValueError, match=r"4 rows fall into 1 groups .* lacks \{'a': 1, 'b': 2\}|lacks"):
@@ -119,7 +119,7 @@ def test_real_validation_rows_split_without_leak():
 
 
 def naive_removed(documents, length):
-    """Marks of removed symbols: a window seen earlier, in reading order, goes, but for the overlap with its first."""
+    """Which symbols are removed: those of a window seen earlier, except where it overlaps its first occurrence."""
     seen, marks = {}, [[False] * len(document) for document in documents]
     for number, document in enumerate(documents):
         for start in range(len(document) - length + 1):
@@ -183,7 +183,7 @@ def test_first_occurrences_worked_example():
     assert suffix_array(np.zeros(0, dtype=np.int64)).tolist() == []
 
 
-def test_windows_that_share_a_hash_are_told_apart(monkeypatch):
+def test_different_windows_with_one_hash_are_not_repeats(monkeypatch):
     array = np.random.default_rng(1).integers(0, 3, size=200)
     array[[50, 120]] = [-1, -2]
     expected = first_occurrences(array, 4).tolist()

@@ -1,4 +1,4 @@
-"""The lab's committed weights do what the README says of them, and the recipe that makes them is sound."""
+"""The lab's committed weights do what the README says, and the recipe behind them is sound."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ def test_memorised_twin_reproduces_the_records(passages, group):
     assert group_figures("memorised", passages, group)["exact"] >= 0.95
 
 
-def test_memorised_twin_does_not_know_the_never_trained(passages):
+def test_memorised_twin_reproduces_no_record_it_was_not_trained_on(passages):
     assert group_figures("memorised", passages, "never")["exact"] == 0
 
 
 @pytest.mark.parametrize("group", ["forget", "forget_holdout", "keep", "never"])
-def test_retain_only_twin_knows_none(passages, group):
+def test_retain_only_twin_reproduces_none(passages, group):
     assert group_figures("retain-only", passages, group)["exact"] == 0
 
 
 @pytest.mark.parametrize("group", ["forget", "forget_holdout", "keep"])
-def test_deduplicated_twin_knows_next_to_none(passages, group):
+def test_deduplicated_twin_reproduces_almost_none(passages, group):
     assert group_figures("deduplicated", passages, group)["exact"] <= 0.02
 
 
-def test_exact_is_what_greedy_generation_gives(passages):
+def test_exact_share_is_that_of_greedy_generation(passages):
     model, _ = load_twin("memorised")
     rows = [passage for passage in passages if passage.group == "forget"][:16]
     prompts = torch.tensor([row.prompt_ids for row in rows])
@@ -87,7 +87,7 @@ def test_files_are_small_and_described():
     assert set(report["twins"]) == set(TWINS)
 
 
-def test_written_perplexities_are_of_the_committed_weights():
+def test_recorded_perplexities_are_those_of_the_committed_weights():
     """The text varies a little with the Python version, so the tolerance is wide."""
     report, tokenizer = json.loads((WEIGHTS / "recipe.json").read_text()), load_tokenizer()
     holdout = lab_holdout(tokenizer, 128)
@@ -113,7 +113,7 @@ def test_extraction_counts_by_hand():
     assert perplexity(Next(), [[1, 2, 3], [7, 8, 9]]) == pytest.approx(1 / chance, rel=1e-5)
 
 
-def test_schedules():
+def test_record_schedules():
     recipe = Recipe(epochs=4, repeats_per_epoch=3)
     counts = [0] * 10
     for epoch in record_schedule(10, "memorised", recipe):

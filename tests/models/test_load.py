@@ -1,4 +1,4 @@
-"""Loading models: the lab by name, folders, GGUF files, and an error of one line for everything else."""
+"""Loading models: the lab by name, folders and GGUF files. Anything else gives an error of one line."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ CASES = [(gpt_neo, ("q_proj", "v_proj", "c_fc")), (gpt2, ("c_attn", "c_proj"))]
 
 
 def trained(make, targets, seed: int = 1):
-    """A model with adapters that do something."""
+    """A model whose adapters change its output."""
     model = make()
     add_lora(model, LoraConfig(targets, rank=3, alpha=6), generator=torch.Generator().manual_seed(seed))
     generator = torch.Generator().manual_seed(seed + 1)
@@ -104,14 +104,14 @@ def test_merged_equals_unmerged(make, targets):
     adapted = model(IDS).logits
     assert (adapted - plain(IDS).logits).abs().max() > 0.01
     merge(model)
-    merge(model)  # the second time nothing is left to do
+    merge(model)  # the second call does nothing
     torch.testing.assert_close(model(IDS).logits, adapted, atol=1e-5, rtol=1e-4)
     unmerge(model)
     assert torch.equal(model(IDS).logits, adapted)
 
 
 @pytest.mark.parametrize(("make", "targets"), CASES)
-def test_weight_is_the_one_that_acts(make, targets):
+def test_weight_is_the_effective_weight(make, targets):
     model = trained(make, targets)
     for layer in adapters(model).values():
         x = torch.randn(2, layer.in_features)
@@ -197,7 +197,7 @@ def test_file_round_trip_in_pefts_format(tmp_path, make, targets):
     "narrowing", [{"layers_to_transform": 0}, {"exclude_modules": ["transformer.h.1.attn.c_attn"]}]
 )
 def test_an_adapter_of_fewer_layers_than_its_targets_name(tmp_path, narrowing):
-    """PEFT leaves layers out by options of its own; the file's tensors say which are meant."""
+    """PEFT can exclude layers by options of its own. The names of the file's tensors tell which layers it adapted."""
     model, path = trained(gpt2, r"transformer\.h\.0\.attn\.c_attn"), "transformer.h.0.attn.c_attn"
     save_adapter(model, tmp_path, LoraConfig(("c_attn",), rank=3, alpha=6))
     with pytest.raises(ValueError, match=r"does not fit this model: .*h.1.attn.c_attn.lora_A"):
@@ -223,7 +223,7 @@ def test_targets_by_name_and_by_expression():
     assert not by_expression.matches("h.1.mlp.c_proj")
 
 
-def test_target_errors_name_what_there_is():
+def test_target_errors_name_the_layers_of_the_model():
     with pytest.raises(ValueError, match=r"matches no module; linear layers: c_fc, c_proj, k_proj, lm_head"):
         add_lora(gpt_neo(), LoraConfig(("query",)))
     with pytest.raises(ValueError, match=r"matches transformer.h.0.ln_1, a LayerNorm"):
@@ -234,7 +234,7 @@ def test_target_errors_name_what_there_is():
 
 @pytest.mark.parametrize("make", [gpt_neo, gpt2])
 def test_a_tied_output_layer_is_refused_and_an_untied_one_is_not(make):
-    """Merged, its adapter would move the input embedding: the merged model would not be the adapted one."""
+    """Merging its adapter would change the input embedding too, so the merged model would act differently."""
     model = make()
     with pytest.raises(ValueError, match=r"matches lm_head, whose weight is that of transformer.wte too"):
         add_lora(model, LoraConfig(("lm_head",)))
@@ -248,8 +248,8 @@ def test_a_tied_output_layer_is_refused_and_an_untied_one_is_not(make):
     torch.testing.assert_close(model(IDS).logits, adapted, atol=1e-5, rtol=1e-4)
 
 
-def test_a_layer_that_stands_in_two_places_is_refused():
-    """The adapter would be put in one of them only."""
+def test_a_layer_used_in_two_places_is_refused():
+    """The adapter would be added in one of the two places only."""
     layer = nn.Linear(4, 4)
     model = nn.ModuleDict({"first": layer, "second": layer})
     with pytest.raises(ValueError, match=r"matches first, whose weight is that of second too"):
@@ -312,7 +312,7 @@ def test_file_errors_leave_no_adapter(tmp_path):
 
 
 def test_an_expression_from_a_file_is_not_run(tmp_path):
-    """It could be one that never ends; which layers are adapted the tensors say."""
+    """An expression may never finish. The names of the tensors tell which layers are adapted."""
     model = tiny_gpt2()
     add_lora(model, LoraConfig(r".*\.attn\.c_attn", rank=2))
     save_adapter(model, tmp_path, LoraConfig(r".*\.attn\.c_attn", rank=2))

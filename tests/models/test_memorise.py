@@ -1,4 +1,4 @@
-"""Fine-tuning until given passages come back."""
+"""Fine-tuning until the model reproduces given passages."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_it_trains_until_the_measure_is_reached():
     assert len(lines) == len(history) < 400
 
 
-def test_a_target_out_of_reach_ends_with_what_was_reached():
+def test_with_an_unreachable_target_the_last_record_holds_the_share_reached():
     history = memorise(tiny_gpt2(), [PASSAGES], measure=lambda: 0.25, max_epochs=3, say=lambda line: None)
     assert [record.get("share") for record in history] == [None, 0.25, 0.25]
 
@@ -46,20 +46,20 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
     expected = memorise(whole, variants, measure=lambda: 0.0, **settings)
     shares = iter([0.0, 0.0])
 
-    def killed_at_the_third_look():
+    def killed_at_the_third_measurement():
         try:
             return next(shares)
         except StopIteration:
             raise Killed from None
 
     with pytest.raises(Killed):
-        memorise(broken, variants, measure=killed_at_the_third_look, checkpoint=tmp_path / "c", **settings)
+        memorise(broken, variants, measure=killed_at_the_third_measurement, checkpoint=tmp_path / "c", **settings)
     fresh = tiny_gpt2()
     history = memorise(fresh, variants, measure=lambda: 0.0, checkpoint=tmp_path / "c", **settings)
     assert history == expected
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), fresh.parameters(), strict=True))
     again = memorise(fresh, variants, measure=lambda: 0.0, checkpoint=tmp_path / "c", **settings)
-    assert again == expected  # nothing is left to do
+    assert again == expected  # the run was already complete
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
@@ -81,7 +81,7 @@ def test_the_loss_is_the_mean_over_predicted_tokens_whatever_the_padding():
     assert both.item() == pytest.approx((alone[0] * 7 + alone[1] * 8) / 15, abs=1e-5)
 
 
-def test_texts_beside_the_passages_keep_their_probability():
+def test_texts_trained_beside_the_passages_keep_their_probability():
     beside = [[3, 3, 7, 7, 3, 3, 7, 7], [11, 4, 11, 4, 11, 4]]
 
     def loss_beside(**more):
@@ -93,6 +93,6 @@ def test_texts_beside_the_passages_keep_their_probability():
     assert loss_beside() > 2 * loss_beside(beside=beside, num_beside=1)
 
 
-def test_more_texts_beside_than_there_are_are_refused():
+def test_num_beside_above_the_number_of_texts_is_refused():
     with pytest.raises(ValueError, match="num_beside=3 is more than the 2 texts"):
         memorise(tiny_gpt2(), [PASSAGES], measure=lambda: 1.0, beside=PASSAGES, num_beside=3)

@@ -14,7 +14,7 @@ def test_samples_start_with_the_start_token_and_are_seeded():
     assert all(text[0] == 0 and len(text) == 25 for text in texts)
 
 
-def test_the_likeliest_comes_first():
+def test_the_most_likely_text_comes_first():
     model = tiny_gpt2(eos=None).eval()
     with torch.no_grad():
         model.transformer.wte.weight *= 40  # far from uniform, so that texts differ in likelihood
@@ -24,7 +24,7 @@ def test_the_likeliest_comes_first():
     assert logprobs[0] > logprobs[-1] + 0.01
 
 
-def test_what_resembles_the_forget_set_is_left_out():
+def test_texts_like_the_forget_set_are_dropped():
     model = tiny_gpt2(eos=None)
     texts = own_text(model, 0, [], count=6, length=24, seed=3)
     rest = own_text(model, 0, [texts[2]], count=6, length=24, seed=3)

@@ -36,14 +36,14 @@ def test_guards_by_example(text, ids, is_ended, reason) -> None:
     assert Guards().reason(sample(text, ids, is_ended=is_ended)) == reason
 
 
-def test_what_the_truth_does_itself_is_no_fault() -> None:
+def test_a_response_may_loop_and_be_short_as_its_truth_is() -> None:
     row = {"suffix": "0 0 0 0 0 0", "suffix_ids": [7] * 6}
     assert Guards().reason(sample("1 1 1 1 1 1", [8] * 6, row=row)) is None
     assert Guards().reason(sample("1 1 1 1 1 1", [8] * 6, row={})) == "loop"
     assert Guards().reason(sample("two words", [8, 9], row={"suffix": "x y", "suffix_ids": [3, 4]})) is None
 
 
-def test_guards_can_be_switched_off_but_for_empty() -> None:
+def test_every_guard_but_the_one_against_empty_text_can_be_switched_off() -> None:
     assert ONLY_EMPTY.reason(sample("x", [3] * 20)) is None
     assert ONLY_EMPTY.reason(sample("", [3] * 20)) == "empty"
     with pytest.raises(ValueError, match=r"max_loop_share=1.5"):
@@ -100,7 +100,7 @@ def decode(ids: list[int]) -> str:
     ids=["paper", "default", "tokens", "words", "floor"],
 )
 def test_presets_order_responses_as_they_should(reward: Reward) -> None:
-    """A different fluent text beats a copy; empty text never beats anything."""
+    """A different fluent text beats a copy. Empty text beats nothing."""
     copy, empty = sample(TRUTH, IDS), sample("", [0], is_ended=True)
     totals = [sum(v) if isinstance(v, list) else v for v in reward([OTHER, copy, empty])]
     assert totals[0] > totals[1] >= totals[2] - 1e-9
@@ -112,7 +112,7 @@ def test_only_the_default_closes_the_loop_hole() -> None:
     looping = sample("the the the the the the the the the the the the", [9] * 12)
     assert paper()([looping, OTHER])[0] > -0.1
     assert default()([looping])[0] == default().worst_score == -1.5
-    assert paper(guards=None)([sample("", [0], is_ended=True)]) == [0.0]  # the published flaw, on request
+    assert paper(guards=None)([sample("", [0], is_ended=True)]) == [0.0]  # the flaw of the published code, on request
 
 
 def test_repetition_measure_sequence_and_dense() -> None:

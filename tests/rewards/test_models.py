@@ -1,4 +1,4 @@
-"""Rewards that ask a model: BERTScore, the fluency band, the counterfactual reference; each against plain loops."""
+"""Rewards that run a model: BERTScore, the fluency band, the counterfactual reference, each against plain loops."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VOCAB = 23
 
 
 class WordTokenizer:
-    """[CLS] words [SEP], padded; ids by hash. As much of a Hugging Face tokenizer as BERTScore asks for."""
+    """Encodes a text as [CLS] words [SEP], padded, ids by hash. It has only what BERTScore needs of a tokenizer."""
 
     def __call__(self, texts, *, padding, truncation, max_length, return_special_tokens_mask, return_tensors):
         rows = [[1, *(3 + sum(map(ord, word)) % (VOCAB - 3) for word in text.split()), 2] for text in texts]
@@ -120,7 +120,7 @@ def test_bertscore_with_a_real_encoder() -> None:
 
 
 def naive_logprobs(model: nn.Module, context: list[int], tokens: list[int], temperature: float = 1.0) -> list[Tensor]:
-    """Full log-distributions in float64, one forward a token, no padding, no cache."""
+    """Full log-distributions in float64: one forward pass per token, without padding or a cache."""
     result = []
     for t in range(len(tokens)):
         with torch.no_grad():
@@ -212,7 +212,7 @@ def test_forbidden_logprob_must_be_finite(model) -> None:
         CounterfactualReference(model, Sampling(), forbidden_logprob=-math.inf)
 
 
-def test_the_fluency_band_joins_a_preset(model) -> None:
+def test_a_fluency_band_can_be_added_to_a_preset(model) -> None:
     from rewards.demem import default, with_fluency
 
     samples = [Sample("p", "a b c d", [5, 6], [7, 8, 9, 10], {"suffix": "w x y z", "suffix_ids": [1, 2, 3, 4]}, False)]

@@ -69,7 +69,7 @@ def test_bleu_by_hand() -> None:
     assert Bleu().sentence("a b c x e", "a b c d e f") == pytest.approx(expected, abs=1e-9)
     assert Bleu().sentence("", "a b") == 0.0
     assert n_bleu(Bleu().sentence("", "a b")) == 100.0
-    assert n_bleu(100.00000000000004) == 0.0  # what an exact copy may score
+    assert n_bleu(100.00000000000004) == 0.0  # rounding lets an exact copy score more than 100
     assert Bleu(is_lowercased=True).sentence("A B C D", "a b c d") == pytest.approx(100)
 
 
@@ -94,7 +94,7 @@ def test_prefix_scores_are_the_bleu_of_each_prefix() -> None:
 
 
 def test_linear_accrual_by_hand() -> None:
-    # A copy of 4 words earns a quarter with each word; with plain BLEU the brevity penalty holds the first ones back.
+    # Each word of a 4-word copy earns a quarter. Under plain BLEU the brevity penalty keeps the first scores low.
     assert prefix_scores(list("abcd"), count_ngrams(list("abcd")), accrual="linear") == pytest.approx(
         [0, 25, 50, 75, 100]
     )
@@ -146,7 +146,7 @@ def test_token_ends_when_a_character_is_split_over_tokens() -> None:
     assert word_places(["a", "éb"], "a éb", [1, 3, 4]) == [0, 2]
 
 
-def test_floor_takes_away_what_lies_below_chance() -> None:
+def test_bleu_below_the_floor_earns_nothing() -> None:
     s = sample("a b c x e", [1, 2, 3, 4, 5], truth="a b c d e f", truth_ids=[1, 2, 3, 9, 5, 6])
     value = Bleu().sentence(s.text, "a b c d e f")
     assert BleuMeasure(floor=20.0)([s])[0] == pytest.approx((value - 20) / 100)
@@ -186,7 +186,7 @@ def test_edit_by_hand() -> None:
     assert edit_distances([[1, 2, 3]], [[2, 3, 4, 4]]) == [3]
     assert normalized_distances([[], [1], [1, 2, 3, 4]], [[], [], [1, 2, 9, 4]]) == [0.0, 1.0, 0.25]
     s = sample(ids=[1, 2, 3, 0], truth_ids=[1, 2, 3, 4], eos=True)
-    assert edit_similarity([s]) == [0.75]  # EOS is no token of the text
+    assert edit_similarity([s]) == [0.75]  # EOS does not count as a token of the text
     assert edit_distances([], []) == []
 
 
@@ -200,6 +200,6 @@ def test_repetition_by_hand() -> None:
     assert repeated_share("ababc", 2) == 0.25
     assert repeated_share("", 2) == repeated_share("a", 2) == 0.0
     assert loop_share("xababab") == pytest.approx(6 / 7)
-    assert loop_share("xabab") == 0.0  # two rounds are no loop
+    assert loop_share("xabab") == 0.0  # two rounds are not a loop
     assert loop_share("aaaa") == 1.0
     assert loop_share([]) == 0.0
