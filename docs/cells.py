@@ -1,10 +1,10 @@
-"""Runs the Python cells of a Markdown page in order, in one namespace, and holds what they print against the page.
+"""Runs the Python cells of a Markdown page in order, in one namespace, and compares what they print with the page.
 
-    python -m docs.cells docs/tutorial.md docs/solutions.md            # where page and output differ
+    python -m docs.cells docs/tutorial.md docs/solutions.md            # shows where page and output differ
     python -m docs.cells docs/tutorial.md docs/solutions.md --write    # put the output into the pages
 
 A cell is a block fenced as ``python``; the block fenced as ``text`` that follows it, if any, is its output. Pages that
-are named together share their namespace. This module knows Markdown fences, nothing of what the cells do.
+are named together share one namespace. This module knows Markdown fences, nothing of what the cells do.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """GRPO: no critic; the samples of one prompt are each other's baseline.
 
-``advantage="grpo"`` (or "rloo") with several samples a prompt is all it takes. KL is a loss here, as in DeepSeekMath,
-with the k3 estimator. Run: python -m examples.grpo
+It takes ``advantage="grpo"`` (or "rloo") and several samples a prompt. KL is a loss here, with the k3 estimator, as in
+DeepSeekMath. Run: python -m examples.grpo
 """
 
 import ppo

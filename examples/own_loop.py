@@ -1,7 +1,7 @@
 """Your own loop: rollout and update are the two halves of a step, and everything between them is yours.
 
-Here the loop looks at every rollout, leaves the update out when all scores are equal (there is nothing to learn), and
-saves and resumes in the middle. Run: python -m examples.own_loop
+The loop skips the update when all scores are equal (then there is nothing to learn). It saves and resumes in the
+middle. Run: python -m examples.own_loop
 """
 
 import tempfile

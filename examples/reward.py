@@ -10,7 +10,7 @@ PROMPTS = ["The statement", "A class", "If the argument", "The function"]
 
 
 def short_words(samples: list[ppo.Sample]) -> list[float]:
-    """Minus the mean length of the words; nothing said is as bad as the longest word."""
+    """Minus the mean length of the words; an empty response counts as one word of 20 letters."""
     words = [sample.text.split() or ["x" * 20] for sample in samples]
     return [-sum(map(len, some)) / len(some) for some in words]
 

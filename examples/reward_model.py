@@ -1,8 +1,9 @@
 """A reward model: any Hugging Face sequence classifier, called inside the reward function.
 
-Built here with random weights, so that nothing is downloaded; put
-``AutoModelForSequenceClassification.from_pretrained("…")`` and its own tokenizer in its place. One that shares the
-policy's tokenizer can read ids; any other reads ``sample.prompt + sample.text``. Run: python -m examples.reward_model
+The classifier here has random weights, so that nothing is downloaded. Put
+``AutoModelForSequenceClassification.from_pretrained("…")`` and its own tokenizer in its place. A classifier with
+the policy's tokenizer can read ids; any other reads ``sample.prompt + sample.text``.
+Run: python -m examples.reward_model
 """
 
 import torch

@@ -1,7 +1,7 @@
 """Several processes: the same program, started by torchrun, inside ``ppo.process_group()``.
 
-Each process samples and scores its share of the prompts, gradients are summed, and the update is that of one process.
-Run: torchrun --nproc-per-node 2 -m examples.several_processes      (alone it runs as well: one process)
+Each process samples and scores its share of the prompts. The gradients are summed: the update is that of one process.
+Run: torchrun --nproc-per-node 2 -m examples.several_processes      (without torchrun it runs in one process)
 """
 
 import ppo

@@ -1,7 +1,7 @@
-"""A reward for every token: what is bad is punished where it stands, not at the end of the response.
+"""A reward for every token: a bad token is punished where it stands, not at the end of the response.
 
-The function returns a list of numbers a sample, one for each response token. A score at the end leaves it to the critic
-to find out which of 24 tokens it was about. Run: python -m examples.token_reward
+The function returns a list of numbers for each sample, one for each response token. With one score at the end, the
+critic would have to find out which of 24 tokens earned it. Run: python -m examples.token_reward
 """
 
 import ppo
