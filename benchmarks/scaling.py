@@ -106,7 +106,7 @@ def measure(sizes: dict[str, int], options: argparse.Namespace) -> dict[str, flo
         started = time.process_time()
         trainer.update(rollout)
         seconds.append(time.process_time() - started)
-    weights = sum(p.numel() * p.element_size() for p in trainer.actor.parameters())
+    weights = sum(p.numel() * p.element_size() for p in trainer.policy.actor.parameters())
     return {
         "seconds": statistics.median(seconds[1:]),
         "peak_bytes": peak_memory_bytes(),

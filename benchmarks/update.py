@@ -167,16 +167,16 @@ def bare_pass(trainer: ppo.Trainer, rollout: Rollout) -> float:
     generation = rollout.generation
     started = time.perf_counter()
     for indices in microbatches(generation.attention_mask, size=trainer.config.microbatch):
-        with trainer.precision():
+        with trainer.policy.precision():
             loss = bare_loss(trainer, trim(generation.rows(indices)))
         loss.backward()  # type: ignore[no-untyped-call]
-    trainer.optimizer.zero_grad()
+    trainer.learner.optimizer.zero_grad()
     return time.perf_counter() - started
 
 
 def bare_loss(trainer: ppo.Trainer, generation: Generation) -> Tensor:
     """Cross-entropy of the responses, from whole logits, and the mean of their values: what a plain loop has."""
-    actor, aligned, length = trainer.actor, align(generation), generation.tokens.shape[1]
+    actor, aligned, length = trainer.policy.actor, align(generation), generation.tokens.shape[1]
     features = actor.backbone(aligned.input_ids, aligned.attention_mask)
     rows = response_positions(features.before_logits, aligned.prompt_lengths, length)
     logits = actor.backbone.output_layer(rows[generation.mask]).float()
@@ -215,7 +215,7 @@ def model_operations(trainer: ppo.Trainer, rollout: Rollout) -> float:
     The output layer sees response positions only, the trunk all. Attention itself is not counted, nor is recomputation,
     nor what the update leaves out: blocks that are replayed, the output layer of a separate critic.
     """
-    generation, actor = rollout.generation, trainer.actor
+    generation, actor = rollout.generation, trainer.policy.actor
     output = trainer.model.get_output_embeddings().weight
     depth = actor.frozen_blocks.depth if actor.frozen_blocks is not None else 0
     idle = {id(p) for block in blocks(trainer.model)[:depth] for p in block.parameters()} | {id(output)}

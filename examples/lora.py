@@ -30,7 +30,7 @@ def main(steps: int = 5, prompts_per_step: int = 32) -> ppo.Trainer:
         prompts_per_step=prompts_per_step, minibatch=prompts_per_step, response_length=24, learning_rate=2e-3
     )
     trainer = ppo.Trainer(lab.model, PROMPTS, varied, config, tokenizer=lab.tokenizer)
-    trained = sum(p.numel() for p in trainer.actor.trained_parameters().values())
+    trained = sum(p.numel() for p in trainer.policy.actor.trained_parameters().values())
     print(f"{trained:,} of {sum(p.numel() for p in lab.model.parameters()):,} weights are trained")
     trainer.train(steps)
     with tempfile.TemporaryDirectory() as folder:

@@ -3,7 +3,7 @@
 Start with :class:`Trainer` and :class:`Config`; every part can be used alone. ``ppo/types.py`` holds the glossary.
 """
 
-from .actor_critic import ActorCritic, Evaluation, ValueHead
+from .actor_critic import ActorCritic, ValueHead
 from .advantages import gae, group_relative, place_scores, shape_rewards, whiten
 from .buffer import RolloutBuffer
 from .checks.checks import CheckError
@@ -15,7 +15,7 @@ from .losses import policy_loss, value_loss
 from .reference import CallableReference, FrozenReference
 from .replay import Replay, replay
 from .trainer import Trainer
-from .types import Generation, Reference, RewardFn, Rollout, Sample
+from .types import Evaluation, Generation, Reference, Responses, RewardFn, Rollout, Sample
 
 __version__ = "0.1.0"
 
@@ -31,6 +31,7 @@ __all__ = [
     "Generation",
     "Reference",
     "Replay",
+    "Responses",
     "RewardFn",
     "Rollout",
     "RolloutBuffer",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeVar
 
@@ -24,18 +23,9 @@ from .lm.backbone import Backbone, blocks, swapped_forwards
 from .lm.frozen_blocks import FrozenBlocks
 from .lm.logprobs import response_positions, token_logprobs
 from .lm.precision import statistics_dtype
-from .types import Generation, ValueFn
+from .types import Evaluation, Generation, ValueFn
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What the training forward says about given responses; each float32 [B, T], 0 on padding."""
-
-    logprobs: Tensor
-    entropy: Tensor
-    values: Tensor
 
 
 class ValueHead(nn.Module):
@@ -152,7 +142,15 @@ class ActorCritic(nn.Module):
 
     def value_parameter_names(self) -> set[str]:
         """The names of those that belong to the value function alone."""
-        return {name for name, _ in self.named_parameters() if name.split(".")[0] in ("critic", "value_head")}
+        return {name for name, _ in self.named_parameters() if _is_of_value(name)}
+
+    def value_state(self) -> dict[str, Tensor]:
+        """The weights of the value function by name, as a checkpoint holds them; they may be split."""
+        return {name: tensor for name, tensor in self.state_dict().items() if _is_of_value(name)}
+
+
+def _is_of_value(name: str) -> bool:
+    return name.split(".")[0] in ("critic", "value_head")
 
 
 @contextmanager

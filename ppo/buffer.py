@@ -145,6 +145,8 @@ def join(rollouts: Sequence[Rollout]) -> Rollout:
     joined["scores"] = torch.cat([r.scores for r in rollouts])
     joined["samples"] = [sample for r in rollouts for sample in r.samples]
     joined["generation"] = _join_generations(resized)
+    versions = {r.policy_version for r in rollouts}
+    joined["policy_version"] = versions.pop() if len(versions) == 1 else None
     return replace(rollouts[0], **joined)
 
 

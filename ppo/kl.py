@@ -6,6 +6,7 @@ Knows nothing about models; a controller knows only how far the policy went and 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -58,8 +59,45 @@ class AdaptiveKL:
         self.coef *= 1 + error * num_sequences / self.horizon_sequences
 
 
-def make_controller(config: Config) -> FixedKL | AdaptiveKL:
-    """The controller that a config asks for."""
-    if config.kl_controller == "fixed" or config.kl_coef == 0:
-        return FixedKL(config.kl_coef)
-    return AdaptiveKL(config.kl_coef, config.target_kl_per_sequence, config.kl_horizon_sequences)
+KLController = FixedKL | AdaptiveKL
+
+
+@dataclass
+class KLPenalty:
+    """The KL penalty of a run: how KL is estimated, where it acts, and what moves its coefficient."""
+
+    controller: KLController
+    estimator: KLEstimator = "k1"
+    acts_as: Literal["reward", "loss"] = "reward"
+
+    @classmethod
+    def of(cls, config: Config) -> KLPenalty:
+        """The penalty that a config asks for."""
+        if config.kl_controller == "fixed" or config.kl_coef == 0:
+            return cls(FixedKL(config.kl_coef), config.kl_estimator, config.kl_as)
+        adaptive = AdaptiveKL(config.kl_coef, config.target_kl_per_sequence, config.kl_horizon_sequences)
+        return cls(adaptive, config.kl_estimator, config.kl_as)
+
+    @property
+    def coef(self) -> float:
+        """The coefficient as it is now."""
+        return self.controller.coef
+
+    @property
+    def reward_coef(self) -> float:
+        """What KL costs in the reward: 0 where it is part of the loss."""
+        return self.coef if self.acts_as == "reward" else 0.0
+
+    def per_token(self, logprobs: Tensor, ref_logprobs: Tensor | None) -> Tensor:
+        """The estimate for every token, nats [B, T]; 0 without a reference."""
+        if ref_logprobs is None:
+            return torch.zeros_like(logprobs)
+        return estimate_kl(logprobs, ref_logprobs, estimator=self.estimator)
+
+    def update(self, kl: Tensor) -> None:
+        """Move the coefficient after a step with this KL a token, nats [B, T]."""
+        self.controller.update(float(kl.sum(dim=1).mean()), len(kl))
+
+    def take(self, coef: float) -> None:
+        """Go on from a checkpoint's coefficient."""
+        self.controller.coef = coef

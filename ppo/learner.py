@@ -1,108 +1,200 @@
-"""The gradient of one minibatch, added up microbatch by microbatch; how it is split does not change it.
+"""One minibatch in, moved weights out: its gradient, the checks, a step of the optimiser; or why there was none.
 
-Each process takes its own rows, and what they add up is the gradient of the whole minibatch. This module knows how a
-gradient comes about, nothing of what is done with it.
+The gradient is added up microbatch by microbatch, and how the minibatch is split does not change it. With several
+processes each one takes its own rows, and the sum over the processes is the gradient of the whole minibatch. This
+module knows the order within one such step, not how many steps an update takes.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .buffer import microbatches, rows, trim_rollout
+from .checkpoint.run_state import Counters
+from .checks.checks import Checks
+from .config import Config
+from .kl import KLPenalty
 from .lm.tied_embedding import lean_tied_gradient
 from .losses import ppo_loss
 from .metrics import mean_gaps
-from .retain import RetainLoss, count_predictions
+from .optim.optimizer import Optimizer
+from .policy import Policy
+from .retain import RetainBatch, RetainLoss, RetainTexts
 from .run.limits import retry_smaller
-from .types import Rollout
+from .types import Observer, Rollout
 
-if TYPE_CHECKING:
-    from .trace.recorder import Recorder
-    from .trainer import Trainer
-
-RetainBatch = tuple[Tensor, Tensor]
-"""Ids int64 [R, L] and mask bool [R, L] of the text to keep that goes with a minibatch."""
-
-ROW_GAP = "policy/row_log_ratio"
-"""Among a minibatch's statistics: mean size of log(new / old) in the row where it is largest, nats per token."""
+_ROW_GAP = "policy/row_log_ratio"  # mean size of log(new / old) in the row where it is largest, nats per token
 
 
-def draw_retain(trainer: Trainer) -> RetainBatch | None:
-    """The text to keep that goes with the next minibatch, if the run has any."""
-    return None if trainer.retain_loss is None else trainer.retain_loss.draw(trainer.device)
+@dataclass(frozen=True)
+class MinibatchResult:
+    """What one minibatch came to.
 
-
-def accumulate_gradients(
-    trainer: Trainer, minibatch: Rollout, retain: RetainBatch | None, recorder: Recorder | None = None
-) -> dict[str, float]:
-    """Leave the gradient of a minibatch in the parameters, and return its statistics, those of all processes.
-
-    ``recorder`` looks on and changes nothing.
-
-    Where memory runs out, the minibatch starts again with smaller microbatches; not so where the weights are split,
-    for then the other processes are waiting in the middle of this one.
+    ``statistics``: its numbers, those of all processes. ``skipped``: the metric that counts it where the weights did
+    not move, else "".
     """
 
-    def shrink() -> bool:
-        trainer.optimizer.zero_grad()
-        if recorder is not None:
-            recorder.restart()
-        is_alone = trainer.processes.count == 1 or trainer.config.sharding == "none"
-        return is_alone and trainer.limits.halve_microbatch(len(minibatch) // trainer.processes.count)
+    statistics: dict[str, float]
+    skipped: str = ""
 
-    with lean_tied_gradient(trainer.actor):
-        totals, row_gap = retry_smaller(lambda: _own_gradients(trainer, minibatch, retain, recorder), shrink)
-    trainer.processes.sum_gradients(list(trainer.actor.trained_parameters().values()))
-    return trainer.processes.sum_numbers(totals) | {ROW_GAP: trainer.processes.max(row_gap)}
+    @property
+    def log_ratio(self) -> float:
+        """Mean size of log(new / old), nats."""
+        return self.statistics["policy/log_ratio"]
 
-
-def _own_gradients(
-    trainer: Trainer, minibatch: Rollout, retain: RetainBatch | None, recorder: Recorder | None
-) -> tuple[dict[str, float], float]:
-    """The statistics of this process's rows, and the :data:`ROW_GAP` among them."""
-    num_tokens, kl_coef = int(minibatch.generation.mask.sum()), trainer.kl_controller.coef
-    totals: dict[str, float] = {}
-    row_gap = 0.0
-    for indices, weight in _own_microbatches(trainer, minibatch.generation.attention_mask):
-        part = trim_rollout(rows(minibatch, indices))
-        new = trainer.evaluate(part.generation)
-        loss, statistics = ppo_loss(new, part, trainer.config, kl_coef=kl_coef, num_tokens=num_tokens)
-        if recorder is not None:
-            recorder.watch(part, new, num_tokens=num_tokens)
-        (weight * loss).backward()  # type: ignore[no-untyped-call]
-        for name, value in statistics.items():
-            totals[name] = totals.get(name, 0.0) + weight * float(value)
-        gaps = mean_gaps(new.logprobs.detach(), part.old_logprobs, part.generation.mask)
-        row_gap = max(row_gap, float(gaps.max()))
-    if trainer.retain_loss is not None and retain is not None:
-        totals["retain/loss"] = _own_retain_gradients(trainer, trainer.retain_loss, *retain)
-    return totals, row_gap
+    def moved_too_far(self, stop_kl_per_token: float | None) -> bool:
+        """Whether the policy is further from the old one than a limit, if there is one."""
+        return _exceeds(self.statistics["policy/approx_kl"], stop_kl_per_token)
 
 
-def _own_retain_gradients(trainer: Trainer, retain_loss: RetainLoss, ids: Tensor, mask: Tensor) -> float:
-    num_tokens = count_predictions(mask)
-    total = 0.0
-    for indices, weight in _own_microbatches(trainer, mask):
-        loss_of = partial(retain_loss, trainer.actor.backbone, ids[indices], mask[indices], num_tokens=num_tokens)
-        with trainer.precision():
-            loss = trainer.actor.run(loss_of)
-        (weight * trainer.config.retain_coef * loss).backward()  # type: ignore[no-untyped-call]
-        total += weight * float(loss.detach())
-    return total
+class Learner:
+    """Turns minibatches into steps of the optimiser.
 
-
-def _own_microbatches(trainer: Trainer, attention_mask: Tensor) -> list[tuple[Tensor, float]]:
-    """This process's rows of a batch in microbatches, each with the weight 1.
-
-    Split weights are gathered by all processes at once, so there they need equally many: the first row fills up, with
-    the weight 0.
+    ``retain_loss`` and ``retain_texts``: of PPO-ptx, both None where the run keeps no text. ``counters``: of the run;
+    this object counts the updates skipped in a row.
     """
-    own, limits = trainer.processes.deal(attention_mask), trainer.limits
-    split = partial(microbatches, size=limits.microbatch, tokens=limits.microbatch_tokens)
-    parts = [(own[indices], 1.0) for indices in split(attention_mask[own])] if len(own) else []
-    missing = int(trainer.processes.max(len(parts))) - len(parts) if trainer.config.sharding == "fsdp" else 0
-    return parts + [(torch.zeros(1, dtype=torch.long), 0.0)] * missing
+
+    def __init__(
+        self,
+        policy: Policy,
+        optimizer: Optimizer,
+        kl: KLPenalty,
+        config: Config,
+        *,
+        checks: Checks,
+        counters: Counters,
+        retain_loss: RetainLoss | None = None,
+        retain_texts: RetainTexts | None = None,
+    ) -> None:
+        self.policy = policy
+        self.optimizer = optimizer
+        self.kl = kl
+        self.retain_loss = retain_loss
+        self._retain_texts = retain_texts
+        self._checks = checks
+        self._counters = counters
+        self._config = config
+
+    @property
+    def num_updates(self) -> int:
+        """Steps of the optimiser so far: the version of the policy."""
+        return self.optimizer.num_updates
+
+    def step(self, minibatch: Rollout, *, step: int, observer: Observer | None = None) -> MinibatchResult:
+        """Move the weights once, unless the mean ratio is out of bounds or something is not finite.
+
+        ``step``: the PPO step, for the schedule and for messages. As long as the policy is the one that the minibatch
+        was sampled from, the ratio must be 1. Raises CheckError where it is not, and FloatingPointError after too many
+        gradients in a row that are not finite.
+        """
+        retain = self.draw_retain()
+        statistics = self.gradient(minibatch, retain, observer)
+        row_gap = statistics.pop(_ROW_GAP)
+        if minibatch.policy_version == self.num_updates:
+            self._checks.first_minibatch(minibatch, retain, row_gap, step=step)
+        result = self._move(minibatch, retain, statistics, step)
+        if observer is not None:
+            found = result.statistics
+            observer.close(
+                statistics, grad_norm=found.get("update/grad_norm"), learning_rate=found.get("update/learning_rate")
+            )
+        return result
+
+    def draw_retain(self) -> RetainBatch | None:
+        """The text to keep that goes with the next minibatch, if the run has any."""
+        return None if self._retain_texts is None else self._retain_texts.draw(self.policy.device)
+
+    def gradient(
+        self, minibatch: Rollout, retain: RetainBatch | None, observer: Observer | None = None
+    ) -> dict[str, float]:
+        """Leave the gradient of a minibatch in the parameters, and return its statistics, those of all processes.
+
+        Where memory runs out, the minibatch starts again with smaller microbatches; not so where the weights are split,
+        for then the other processes are waiting in the middle of this one.
+        """
+        policy = self.policy
+        processes = policy.processes
+
+        def shrink() -> bool:
+            self.optimizer.zero_grad()
+            if observer is not None:
+                observer.restart()
+            is_alone = processes.count == 1 or self._config.sharding == "none"
+            return is_alone and policy.limits.halve_microbatch(len(minibatch) // processes.count)
+
+        with lean_tied_gradient(policy.model):
+            totals, row_gap = retry_smaller(lambda: self._own_gradients(minibatch, retain, observer), shrink)
+        processes.sum_gradients(list(policy.actor.trained_parameters().values()))
+        return processes.sum_numbers(totals) | {_ROW_GAP: processes.max(row_gap)}
+
+    def _move(
+        self, minibatch: Rollout, retain: RetainBatch | None, statistics: dict[str, float], step: int
+    ) -> MinibatchResult:
+        if _exceeds(statistics["policy/ratio"], self._config.max_mean_ratio):
+            self.optimizer.zero_grad()
+            return MinibatchResult(statistics, skipped="update/skipped_minibatches")
+        try:
+            self._checks.finite(statistics)
+            norm, rate = self.optimizer.step(step)
+        except FloatingPointError as error:
+            self.optimizer.zero_grad()
+            self._counters.skipped_in_a_row += 1
+            self._checks.skipped_update(minibatch, retain, error, in_a_row=self._counters.skipped_in_a_row, step=step)
+            return MinibatchResult(statistics, skipped="update/skipped_not_finite")
+        self._counters.skipped_in_a_row = 0
+        return MinibatchResult(statistics | {"update/grad_norm": norm, "update/learning_rate": rate})
+
+    def _own_gradients(
+        self, minibatch: Rollout, retain: RetainBatch | None, observer: Observer | None
+    ) -> tuple[dict[str, float], float]:
+        """The statistics of this process's rows, and the largest gap of a row."""
+        num_tokens = int(minibatch.generation.mask.sum())
+        totals: dict[str, float] = {}
+        row_gap = 0.0
+        for indices, weight in self._own_microbatches(minibatch.generation.attention_mask):
+            part = trim_rollout(rows(minibatch, indices))
+            new = self.policy.evaluate(part.generation)
+            loss, statistics = ppo_loss(new, part, self._config, kl_coef=self.kl.coef, num_tokens=num_tokens)
+            if observer is not None:
+                observer.watch(part, new, num_tokens=num_tokens)
+            (weight * loss).backward()  # type: ignore[no-untyped-call]
+            for name, value in statistics.items():
+                totals[name] = totals.get(name, 0.0) + weight * float(value)
+            gaps = mean_gaps(new.logprobs.detach(), part.old_logprobs, part.generation.mask)
+            row_gap = max(row_gap, float(gaps.max()))
+        if self.retain_loss is not None and retain is not None:
+            totals["retain/loss"] = self._own_retain_gradients(self.retain_loss, retain)
+        return totals, row_gap
+
+    def _own_retain_gradients(self, retain_loss: RetainLoss, batch: RetainBatch) -> float:
+        num_tokens, actor = batch.num_predictions, self.policy.actor
+        total = 0.0
+        for indices, weight in self._own_microbatches(batch.mask):
+            ids, mask = batch.ids[indices], batch.mask[indices]
+            loss_of = partial(retain_loss, actor.backbone, ids, mask, num_tokens=num_tokens)
+            with self.policy.precision():
+                loss = actor.run(loss_of)
+            (weight * self._config.retain_coef * loss).backward()  # type: ignore[no-untyped-call]
+            total += weight * float(loss.detach())
+        return total
+
+    def _own_microbatches(self, attention_mask: Tensor) -> list[tuple[Tensor, float]]:
+        """This process's rows of a batch in microbatches, each with the weight 1.
+
+        Split weights are gathered by all processes at once, so there they need equally many microbatches: the first row
+        fills up, with the weight 0.
+        """
+        processes, limits = self.policy.processes, self.policy.limits
+        own = processes.deal(attention_mask)
+        split = partial(microbatches, size=limits.microbatch, tokens=limits.microbatch_tokens)
+        parts = [(own[indices], 1.0) for indices in split(attention_mask[own])] if len(own) else []
+        missing = int(processes.max(len(parts))) - len(parts) if self._config.sharding == "fsdp" else 0
+        return parts + [(torch.zeros(1, dtype=torch.long), 0.0)] * missing
+
+
+def _exceeds(value: float, limit: float | None) -> bool:
+    return limit is not None and value > limit

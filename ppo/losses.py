@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .actor_critic import Evaluation
 from .config import Config
 from .kl import estimate_kl
-from .types import Rollout
+from .types import Evaluation, Rollout
 
 
 def ppo_loss(

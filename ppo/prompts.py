@@ -94,6 +94,10 @@ class PromptStream:
         self._generator = generator
         self.order: Tensor = torch.empty(0, dtype=torch.long)
 
+    def restore(self, order: Tensor) -> None:
+        """Go on with the order of a checkpoint: int64 indices."""
+        self.order = order
+
     def take(self, count: int) -> list[int]:
         """The next ``count`` indices; a pass that ends is followed by a freshly shuffled one."""
         while len(self.order) < count:

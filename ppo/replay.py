@@ -1,6 +1,6 @@
 """Takes up what a failed check left behind: the same rows through the same weights, row by row.
 
-This module knows dumps and trainers; what is wrong with a number is :mod:`ppo.checks`.
+This module knows dumps, a policy and its gradient; what is wrong with a number is :mod:`ppo.checks`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .checkpoint import run_state as persistence
-from .checks.checks import gap_limit, rollout_problems, row_gaps, sampler_gaps
-from .checks.dump import on_device, read_dump
-from .learner import accumulate_gradients
+from .checkpoint.run_state import Counters, restore_frozen, restore_value
+from .checkpoint.snapshot import read_snapshot
+from .checks.checks import Checks, rollout_problems, sampler_gaps
+from .checks.dump import Dumps, on_device, read_dump
+from .distributed.processes import Processes
+from .kl import KLPenalty
+from .learner import Learner
 from .lm.backbone import context_length, vocabulary_size
-from .trainer import Trainer
+from .optim.optimizer import Optimizer
+from .policy import Policy
+from .reference import freeze
+from .retain import RetainBatch, make_retain_loss
 from .types import Rollout
 
 
@@ -27,7 +33,8 @@ class Replay:
 
     ``check``, ``message`` as the run said it; ``problems``: what is found wrong with the rows now, each with the rows;
     ``row_gaps``: nats per token between the policy's and the old log-probs, one a row; ``statistics``: of the rows as
-    one minibatch, ``update/grad_norm`` (before clipping) among them; ``rollout`` and ``trainer`` to look further.
+    one minibatch, ``update/grad_norm`` (before clipping) among them; ``rollout``, ``policy`` and ``learner`` to look
+    further.
     """
 
     check: str
@@ -36,7 +43,8 @@ class Replay:
     row_gaps: list[float]
     statistics: dict[str, float]
     rollout: Rollout
-    trainer: Trainer
+    policy: Policy
+    learner: Learner
 
 
 def replay(path: str | Path, *, model: nn.Module | None = None, device: str | None = None) -> Replay:
@@ -47,51 +55,56 @@ def replay(path: str | Path, *, model: nn.Module | None = None, device: str | No
     """
     folder = Path(path)
     found, rollout, retain = read_dump(folder)
-    trainer = _trainer(folder / "trainer", model, device)
-    _check_ids(folder, rollout, retain, trainer)
-    rollout = on_device(rollout, trainer.device)
-    retain = None if retain is None else (retain[0].to(trainer.device), retain[1].to(trainer.device))
-    problems = {name: is_bad.nonzero().squeeze(1).tolist() for name, is_bad in rollout_problems(rollout).items()}
-    gaps = row_gaps(trainer, rollout).tolist()
-    if found["check"] != "not_finite":  # that one may come after updates, and then the policy has moved
-        apart = f"log-probs are more than {gap_limit(trainer):g} nats per token apart"
-        problems[apart] = [row for row, gap in enumerate(gaps) if not gap <= gap_limit(trainer)]
-    if found["check"] == "sampler":
-        apart = (
-            f"the sampler's log-probs are more than {gap_limit(trainer):g} nats per token from the training forward's"
-        )
-        problems[apart] = (sampler_gaps(rollout) > gap_limit(trainer)).nonzero().squeeze(1).tolist()
-    statistics = accumulate_gradients(trainer, rollout, retain)
-    norms = [p.grad.norm() for p in trainer.actor.trained_parameters().values() if p.grad is not None]
+    policy, learner, checks = _parts(folder / "trainer", model, device)
+    _check_ids(folder, rollout, retain, policy, learner)
+    rollout = on_device(rollout, policy.device)
+    retain = None if retain is None else retain.to(policy.device)
+    gaps = policy.gaps(rollout)
+    problems = _problems(str(found["check"]), rollout, gaps, checks.most_gap_nats)
+    statistics = learner.gradient(rollout, retain)
+    norms = [p.grad.norm() for p in policy.actor.trained_parameters().values() if p.grad is not None]
     statistics["update/grad_norm"] = float(torch.stack(norms).norm()) if norms else math.nan
-    trainer.optimizer.zero_grad()
-    kept = {name: which for name, which in problems.items() if which}
-    return Replay(found["check"], found["message"], kept, gaps, statistics, rollout, trainer)
+    learner.optimizer.zero_grad()
+    return Replay(found["check"], found["message"], problems, gaps.tolist(), statistics, rollout, policy, learner)
 
 
-def _check_ids(
-    folder: Path, rollout: Rollout, retain: tuple[torch.Tensor, torch.Tensor] | None, trainer: Trainer
-) -> None:
+def _problems(check: str, rollout: Rollout, gaps: torch.Tensor, most: float) -> dict[str, list[int]]:
+    """What is wrong with the rows now, each with the rows that it is true of."""
+    problems = {name: is_bad.nonzero().squeeze(1).tolist() for name, is_bad in rollout_problems(rollout).items()}
+    if check != "not_finite":  # that one may come after updates, and then the policy has moved
+        apart = f"log-probs are more than {most:g} nats per token apart"
+        problems[apart] = [row for row, gap in enumerate(gaps.tolist()) if not gap <= most]
+    if check == "sampler":
+        apart = f"the sampler's log-probs are more than {most:g} nats per token from the training forward's"
+        problems[apart] = (sampler_gaps(rollout) > most).nonzero().squeeze(1).tolist()
+    return {name: which for name, which in problems.items() if which}
+
+
+def _check_ids(folder: Path, rollout: Rollout, retain: RetainBatch | None, policy: Policy, learner: Learner) -> None:
     """Raise ValueError for rows that the model of the dump cannot have had."""
-    vocab, context = vocabulary_size(trainer.model), context_length(trainer.model)
-    for ids in (rollout.generation.input_ids, *([] if retain is None else [retain[0]])):
+    vocab, context = vocabulary_size(policy.model), context_length(policy.model)
+    for ids in (rollout.generation.input_ids, *([] if retain is None else [retain.ids])):
         if int(ids.min()) < 0 or int(ids.max()) >= vocab:
             raise ValueError(f"{folder} is damaged: it holds token ids outside the model's vocabulary of {vocab}")
         if context is not None and ids.shape[1] > context:
             raise ValueError(f"{folder} is damaged: its rows are longer than the model's context of {context}")
-    if (retain is not None) != (trainer.retain_loss is not None):
+    if (retain is not None) != (learner.retain_loss is not None):
         raise ValueError(f"{folder} is damaged: text to keep and the run's retain_coef do not go together")
 
 
-def _trainer(folder: Path, model: nn.Module | None, device: str | None) -> Trainer:
-    """The trainer of a dump without its prompts, reward, reference and text to keep: what they said is in the rows."""
-    snapshot = persistence.load(folder, model, None, device)
-    config = snapshot.config.replace(kl_coef=0.0)  # no reference is asked again; the coefficient is restored
-    prompts, keep = [[0]] * snapshot.state["num_prompts"], [[0, 0]] if config.retain_coef > 0 else None
-    trainer = Trainer(snapshot.model, prompts, _no_reward, config, tokenizer=snapshot.tokenizer, retain=keep)
-    persistence.restore(trainer, snapshot)
-    return trainer
-
-
-def _no_reward(samples: object) -> list[float]:
-    raise ValueError("a trainer from a dump has no reward function: it only looks at rows")
+def _parts(folder: Path, model: nn.Module | None, device: str | None) -> tuple[Policy, Learner, Checks]:
+    """As the checkpoint of a dump holds them. What prompts, reward and reference said is in the rows."""
+    snapshot = read_snapshot(folder, model, None, device)
+    config, processes = snapshot.config, Processes.current()
+    policy = Policy.of(snapshot.model, config, processes)
+    restore_value(policy, snapshot.folder)
+    frozen = freeze(snapshot.model, config, has_own_reference=True)  # only what text to keep asks for
+    if frozen is not None and frozen is not snapshot.model:
+        restore_frozen(frozen, snapshot.folder)
+    kl = KLPenalty.of(config)
+    kl.take(snapshot.state["kl_coef"])
+    optimizer = Optimizer(policy.actor.trained_parameters(), policy.actor.value_parameter_names(), config)
+    checks = Checks(policy, config, Dumps(None, lambda path: path, processes))
+    retain_loss = make_retain_loss(frozen, config)
+    learner = Learner(policy, optimizer, kl, config, checks=checks, counters=Counters(), retain_loss=retain_loss)
+    return policy, learner, checks

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -22,41 +23,42 @@ from .lm.precision import as_statistics
 from .prompts import read_prompts
 
 
-class RetainLoss:
-    """Draws retain sequences and computes their loss.
+@dataclass(frozen=True)
+class RetainBatch:
+    """Text to keep that goes with one minibatch: ids int64 [R, L], right-padded, and their bool mask."""
 
-    ``sequences``: token ids, any lengths; cut into pieces of at most ``length`` tokens. ``kind``: "lm", or "kl" with a
-    frozen ``reference`` model, asked with its adapter off if it has one, unless ``is_adapter_off=False``. ``generator``
-    (CPU) decides which pieces are drawn. Raises ValueError when no piece has the two tokens that a prediction needs.
+    ids: Tensor
+    mask: Tensor
+
+    @property
+    def num_predictions(self) -> int:
+        """How many tokens are predicted: every real one but the first of each row."""
+        return count_predictions(self.mask)
+
+    def to(self, device: torch.device) -> RetainBatch:
+        return RetainBatch(self.ids.to(device), self.mask.to(device))
+
+
+class RetainTexts:
+    """The texts to keep, drawn from at random.
+
+    ``sequences``: token ids, any lengths; they are cut into pieces of at most ``length`` tokens. ``num_sequences``: R
+    of a batch. ``generator`` (CPU) decides which pieces are drawn. Raises ValueError when no piece has the two tokens
+    that a prediction needs.
     """
 
     def __init__(
-        self,
-        sequences: Sequence[Sequence[int]],
-        *,
-        kind: Literal["lm", "kl"],
-        reference: nn.Module | None,
-        num_sequences: int,
-        length: int,
-        chunk_tokens: int,
-        generator: torch.Generator,
-        is_adapter_off: bool = True,
+        self, sequences: Sequence[Sequence[int]], *, num_sequences: int, length: int, generator: torch.Generator
     ) -> None:
-        if kind == "kl" and reference is None:
-            raise ValueError("retain_loss='kl' needs a reference model")
         pieces = (list(s[i : i + length]) for s in sequences for i in range(0, len(s), length))
         self.pieces = [piece for piece in pieces if len(piece) >= 2]
         if not self.pieces:
             raise ValueError(f"none of the {len(sequences)} retain texts has two tokens or more")
-        self.kind = kind
-        self._reference = Backbone(reference) if reference is not None and kind == "kl" else None
-        self._with_adapter = reference if is_adapter_off else None  # the model whose adapter is to be off
         self._num_sequences = num_sequences
-        self._chunk_tokens = chunk_tokens
         self._generator = generator
 
-    def draw(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """A random batch: ids int64 [R, L], right-padded, and its bool mask."""
+    def draw(self, device: torch.device) -> RetainBatch:
+        """A random batch."""
         chosen = torch.randint(len(self.pieces), (self._num_sequences,), generator=self._generator)
         batch = [self.pieces[i] for i in chosen.tolist()]
         length = max(len(piece) for piece in batch)
@@ -65,7 +67,30 @@ class RetainLoss:
         for row, piece in enumerate(batch):
             ids[row, : len(piece)] = torch.tensor(piece)
             mask[row, : len(piece)] = True
-        return ids.to(device), mask.to(device)
+        return RetainBatch(ids.to(device), mask.to(device))
+
+
+class RetainLoss:
+    """The loss on a batch of texts to keep.
+
+    ``kind``: "lm", or "kl" with a frozen ``reference`` model, asked with its adapter off if it has one, unless
+    ``is_adapter_off=False``. ``chunk_tokens`` pass the output layer at once.
+    """
+
+    def __init__(
+        self,
+        kind: Literal["lm", "kl"],
+        *,
+        reference: nn.Module | None,
+        chunk_tokens: int,
+        is_adapter_off: bool = True,
+    ) -> None:
+        if kind == "kl" and reference is None:
+            raise ValueError("retain_loss='kl' needs a reference model")
+        self.kind = kind
+        self._reference = Backbone(reference) if reference is not None and kind == "kl" else None
+        self._with_adapter = reference if is_adapter_off else None  # the model whose adapter is to be off
+        self._chunk_tokens = chunk_tokens
 
     def __call__(self, policy: Backbone, ids: Tensor, mask: Tensor, *, num_tokens: int) -> Tensor:
         """Sum of the loss over the predicted tokens of this batch / ``num_tokens``: a scalar, in nats per token."""
@@ -100,17 +125,12 @@ def count_predictions(mask: Tensor) -> int:
     return int((mask[:, 1:] & mask[:, :-1]).sum())
 
 
-def make_retain_loss(
-    texts: Sequence[Any] | None,
-    tokenizer: Any | None,
-    model: nn.Module,
-    frozen: nn.Module | None,
-    config: Config,
-    generator: torch.Generator,
-) -> RetainLoss | None:
-    """The retain loss that a config asks for, or None.
+def make_retain_texts(
+    texts: Sequence[Any] | None, tokenizer: Any | None, model: nn.Module, config: Config, generator: torch.Generator
+) -> RetainTexts | None:
+    """The texts to keep of a run, or None where its config asks for none.
 
-    Raises ValueError when its texts are missing, or are of no use to ``model``: too long for it, or of other ids.
+    Raises ValueError when they are missing, or are of no use to ``model``: too long for it, or of other ids.
     """
     if config.retain_coef == 0:
         return None
@@ -123,13 +143,16 @@ def make_retain_loss(
         raise ValueError(f"Config.retain_tokens={length} exceeds the model's context of {context}: lower it")
     if wrong := [token for piece in pieces for token in piece if not 0 <= token < vocab]:
         raise ValueError(f"a retain text holds the id {wrong[0]}, which is none of the model's {vocab} tokens")
+    return RetainTexts(pieces, num_sequences=config.retain_sequences, length=length, generator=generator)
+
+
+def make_retain_loss(frozen: nn.Module | None, config: Config) -> RetainLoss | None:
+    """The loss on texts to keep that a config asks for, or None; ``frozen``: the model as it was at the start."""
+    if config.retain_coef == 0:
+        return None
     return RetainLoss(
-        pieces,
-        kind=config.retain_loss,
+        config.retain_loss,
         reference=frozen,
-        num_sequences=config.retain_sequences,
-        length=config.retain_tokens,
         chunk_tokens=config.logprob_chunk_tokens,
-        generator=generator,
         is_adapter_off=config.reference_adapter == "off",
     )

@@ -6,7 +6,7 @@ This module knows samples and numbers, nothing about models.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,10 @@ class RunningMoments:
         self.squares += float(((flat - mean) ** 2).sum()) + shift**2 * self.count * flat.numel() / total
         self.mean += shift * flat.numel() / total
         self.count = total
+
+    def take(self, numbers: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint's numbers, by the names of the fields."""
+        self.count, self.mean, self.squares = numbers["count"], numbers["mean"], numbers["squares"]
 
     @property
     def std(self) -> float:
@@ -102,10 +106,10 @@ class Scorer:
     """Calls the reward function and turns its answer into what PPO learns from.
 
     ``moments`` are the running moments of all raw rewards where ``config.scale_scores`` asks for them, else None.
-    ``dtype``: what everything comes out in.
+    ``dtype``: what everything comes out in. ``reward=None``: scores are brought along, and :meth:`ask` is an error.
     """
 
-    def __init__(self, reward: RewardFn, config: Config, *, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, reward: RewardFn | None, config: Config, *, dtype: torch.dtype = torch.float32) -> None:
         self._reward = reward
         self._config = config
         self._dtype = dtype
@@ -121,6 +125,8 @@ class Scorer:
 
         What goes wrong says in a note which step it was and what was asked about.
         """
+        if self._reward is None:
+            raise ValueError("there is no reward to ask: pass reward=… to the Trainer, or bring scores of your own")
         with named(samples, step=step):
             scores, per_token = call_reward(in_time(self._reward, self._config.reward_timeout_seconds), samples)
         return scores.to(self._dtype), per_token.to(self._dtype) if per_token is not None else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,35 +20,36 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .actor_critic import ActorCritic, Evaluation, checkpointed_layers
 from .advantages import estimate_advantages, shape_rewards
 from .buffer import RolloutBuffer
-from .checkpoint import run_state as persistence
-from .checks.checks import check_rollout
-from .collector import Responses, respond
+from .checkpoint.run_state import Counters, RunState
+from .checkpoint.snapshot import read_snapshot
+from .checks.checks import Checks
+from .checks.dump import Dumps
+from .collector import Collector
 from .config import Config
 from .distributed.processes import Processes
-from .distributed.sharding import readable, shard
-from .kl import estimate_kl, make_controller
-from .lm.backbone import context_length, end_ids, vocabulary_size
-from .lm.frozen_blocks import find_frozen_blocks, train_top
+from .distributed.sharding import shard
+from .kl import KLPenalty
+from .learner import Learner
+from .lm.backbone import context_length, vocabulary_size
+from .lm.frozen_blocks import train_top
 from .lm.load import load_model
-from .lm.precision import autocast, statistics_dtype
+from .lm.precision import statistics_dtype
 from .log.run_log import HEADLINE, RunLog, headline
 from .losses import explained_variance
 from .metrics import Averages, rollout_metrics
-from .minibatch import exceeds, learn_from
 from .optim.optimizer import Optimizer
+from .policy import Policy
 from .prompts import Prompt, PromptStream, check_lengths, read_prompts
 from .reference import freeze, make_reference, resolve_adapter
-from .retain import make_retain_loss
+from .retain import make_retain_loss, make_retain_texts
 from .run.determinism import reproducible
 from .run.interrupt import deferred_interrupts
-from .run.limits import Limits
+from .sampler import sample_policy
 from .scoring import Scorer
 from .trace import Trace, trace_update
-from .trace.recorder import Recorder
-from .types import Generation, Reference, RewardFn, Rollout, Sample
+from .types import Generation, Observer, Reference, Responses, RewardFn, Rollout, Sample, Sampler
 
 Probe = Callable[["Trainer"], Mapping[str, float]]
 """Asked after every step for more metrics, such as an evaluation every few steps (else an empty dict)."""
@@ -61,13 +62,15 @@ class Trainer:
     """Trains a causal LM by PPO against a reward function.
 
     model      hub id, local folder, or a loaded causal LM (trained in place)
-    prompts    strings, token ids, or dicts with "prompt" (either of the two) and whatever else the reward needs
-    reward     ``list[Sample] -> [B]`` scores or ``[B][T]`` token rewards
+    prompts    strings, token ids, or dicts with "prompt" (either of the two) and whatever else the reward needs;
+               None: your loop brings responses along (:func:`ppo.given.given_responses`)
+    reward     ``list[Sample] -> [B]`` scores or ``[B][T]`` token rewards; None: your loop brings scores along
     config     every knob; see :class:`ppo.Config`
     tokenizer  of a loaded model; without one, prompts are token ids and ``Sample.text`` is ""
     reference  what KL is measured against: None (a frozen copy of the model as it is now), a
                :class:`ppo.types.Reference`, or a function ``(generation, samples) -> [B, T]`` log-probs
     retain     texts (strings or token ids) for ``config.retain_coef``
+    sampler    where responses come from (:mod:`ppo.sampler`); None: the policy itself
     out        folder for metrics.jsonl, metrics.csv, samples.jsonl and checkpoints; None writes no files
     use_tensorboard  event files in ``out/tensorboard`` too; None: where the package tensorboard is installed
 
@@ -77,59 +80,148 @@ class Trainer:
     def __init__(
         self,
         model: str | Path | nn.Module,
-        prompts: Sequence[Any],
-        reward: RewardFn,
+        prompts: Sequence[Any] | None = None,
+        reward: RewardFn | None = None,
         config: Config | None = None,
         *,
         tokenizer: Any | None = None,
         reference: Reference | Callable[[Generation, Sequence[Sample]], Tensor] | None = None,
         retain: Sequence[Any] | None = None,
+        sampler: Sampler | None = None,
         out: str | Path | None = None,
         use_tensorboard: bool | None = None,
     ) -> None:
-        self.config = config if config is not None else Config()
+        config = config if config is not None else Config()
         self.processes = Processes.current()
-        self.processes.check(self.config)
-        self.model, self.tokenizer = load_model(model, tokenizer)
-        if self.config.train_top_layers is not None:
-            train_top(self.model, self.config.train_top_layers)
-        self.config = resolve_adapter(self.model, self.config)
-        self.frozen_blocks = find_frozen_blocks(self.model)
-        self.scorer = Scorer(reward, self.config, dtype=statistics_dtype(next(self.model.parameters()).dtype))
-        self.prompts = read_prompts(prompts, self.tokenizer)
-        self.actor = ActorCritic(
-            self.model,
-            value_head=self.config.value_head if self.config.has_critic else None,
-            is_head_detached=self.config.detach_value_head,
-            frozen_blocks=self.frozen_blocks,
-            seed=self.config.seed,
-        )
-        self.processes.copy_first(self.actor)
-        self.sampling = replace(self.config.sampling(), eos_ids=end_ids(self.model))
+        self.processes.check(config)
+        loaded, self.tokenizer = load_model(model, tokenizer)
+        if config.train_top_layers is not None:
+            train_top(loaded, config.train_top_layers)
+        self.config = config = resolve_adapter(loaded, config)
+        self.scorer = Scorer(reward, config, dtype=statistics_dtype(next(loaded.parameters()).dtype))
+        self.prompts = read_prompts(prompts, self.tokenizer) if prompts is not None else []
+        self.policy = policy = Policy.of(loaded, config, self.processes)
         check_lengths(
             self.prompts,
-            context=context_length(self.model),
-            response_length=self.config.response_length,
-            vocab_size=vocabulary_size(self.model),
+            context=context_length(loaded),
+            response_length=config.response_length,
+            vocab_size=vocabulary_size(loaded),
         )
         self.out = Path(out) if out is not None else None
-        self.generator = torch.Generator().manual_seed(self.config.seed)
-        self.step = 0
-        self.frozen = freeze(self.model, self.config, has_own_reference=reference is not None)
-        self.reference = make_reference(reference, self.frozen, self.sampling, self.config, self.frozen_blocks)
-        self.retain_loss = make_retain_loss(
-            retain, self.tokenizer, self.model, self.frozen, self.config, self.generator
+        self.generator = torch.Generator().manual_seed(config.seed)
+        frozen = freeze(loaded, config, has_own_reference=reference is not None)
+        self.collector = Collector(
+            policy,
+            sampler if sampler is not None else partial(sample_policy, compiled=config.compiled_rollout),
+            self.scorer,
+            make_reference(reference, frozen, policy.sampling, config, policy.actor.frozen_blocks),
+            reference_model=policy.actor if frozen is loaded else frozen,
+            generator=self.generator,
+            tokenizer=self.tokenizer,
         )
-        if self.config.sharding == "fsdp" and self.processes.count > 1:
-            shard(self.actor, self.frozen)
-        self.optimizer = Optimizer(self.actor.trained_parameters(), self.actor.value_parameter_names(), self.config)
-        self.kl_controller = make_controller(self.config)
+        retain_texts = make_retain_texts(retain, self.tokenizer, loaded, config, self.generator)
+        retain_loss = make_retain_loss(frozen, config)
+        if config.sharding == "fsdp" and self.processes.count > 1:
+            shard(policy.actor, frozen)
+        optimizer = Optimizer(policy.actor.trained_parameters(), policy.actor.value_parameter_names(), config)
+        self.kl = KLPenalty.of(config)
         self.stream = PromptStream(len(self.prompts), self.generator)
-        self.limits = Limits.of(self.config)
-        self.num_not_finite = 0  # updates running that were left out
-        self.last_checkpoint: Path | None = None
-        self._fresh: Rollout | None = None  # a rollout of the policy as it is
+        self.state = RunState(
+            config, policy, frozen, optimizer, self.kl, self.scorer, self.prompts, self.stream, retain_texts,
+            self.generator, Counters(), self.tokenizer,
+        )  # fmt: skip
+        self.checks = Checks(policy, config, Dumps(self.out, self.state.save, self.processes))
+        self.learner = Learner(
+            policy, optimizer, self.kl, config, checks=self.checks, counters=self.state.counters,
+            retain_loss=retain_loss, retain_texts=retain_texts,
+        )  # fmt: skip
         self._use_tensorboard = use_tensorboard
+
+    # ------------------------------------------------------------------ one step, first half
+
+    @reproducible
+    @torch.no_grad()
+    def rollout(self) -> Rollout:
+        """Sample responses to the next prompts, score them, and work out what each token is worth."""
+        prompts, version = self._next_prompts(), self.learner.num_updates
+        return self.appraise(self.collector.collect(prompts, step=self.step, policy_version=version))
+
+    @torch.no_grad()
+    def appraise(self, responses: Responses) -> Rollout:
+        """What each token of scored responses is worth: its reward after KL, its advantage, its return."""
+        generation, old_values = responses.generation, responses.old_values
+        mask = generation.mask
+        token_rewards = self.scorer.shape(responses.scores, responses.token_rewards, generation)
+        kl = self.kl.per_token(responses.old_logprobs, responses.ref_logprobs)
+        rewards = shape_rewards(token_rewards, kl, mask, kl_coef=self.kl.reward_coef)
+        rewards, advantages, returns = estimate_advantages(rewards, old_values, mask, self.config)
+        rollout = Rollout(
+            generation, responses.samples, responses.old_logprobs, old_values, responses.ref_logprobs,
+            responses.scores.to(mask.device), kl, rewards, advantages, returns, token_rewards=token_rewards,
+            policy_version=responses.policy_version,
+        )  # fmt: skip
+        self.checks.rollout(rollout, step=self.step)
+        metrics = rollout_metrics(rollout, kl_coef=self.kl.coef) | self.scorer.metrics() | responses.metrics
+        return replace(rollout, metrics=metrics)
+
+    def _next_prompts(self) -> list[Prompt]:
+        """Prompt-major: the samples of one prompt are adjacent."""
+        if not self.prompts:
+            raise ValueError("the trainer has no prompts: pass prompts=…, or bring responses along (ppo.given)")
+        indices = self.stream.take(self.config.prompts_per_step)
+        return [self.prompts[i] for i in indices for _ in range(self.config.samples_per_prompt)]
+
+    # ------------------------------------------------------------------ one step, second half
+
+    @reproducible
+    def update(self, rollout: Rollout, *, observer: Observer | None = None) -> dict[str, float]:
+        """Several epochs of clipped policy and value updates on one rollout; ends early when KL says so.
+
+        ``observer``: looks on and changes nothing; see :meth:`trace`.
+
+        Raises FloatingPointError after ``config.stop_after_skipped_updates`` gradients in a row that are not finite.
+        """
+        started = time.perf_counter()
+        averages, gap = Averages(), None
+        with self.policy.training():
+            for minibatch in self._minibatches(rollout):
+                result = self.learner.step(minibatch, step=self.step, observer=observer)
+                if gap is None:  # before the first optimiser step policy and old policy differ by rounding alone
+                    gap = result.log_ratio
+                if result.skipped:
+                    averages.count(result.skipped)
+                    continue
+                averages.add(result.statistics)
+                if result.moved_too_far(self.config.stop_kl_per_token):
+                    averages.count("update/stopped_early")
+                    break
+        self.kl.update(rollout.kl)
+        self.state.end_step()
+        metrics = averages.means() | {"rollout/logprob_gap": gap or 0.0}
+        if self.config.has_critic:
+            metrics["value/explained_variance"] = explained_variance(
+                rollout.old_values, rollout.returns, rollout.generation.mask
+            )
+        return metrics | {"time/update_s": time.perf_counter() - started}
+
+    def _minibatches(self, rollout: Rollout) -> Iterator[Rollout]:
+        """All epochs, each shuffled when it begins."""
+        buffer = RolloutBuffer(self.generator)
+        buffer.add(rollout)
+        for _ in range(self.config.epochs):
+            yield from buffer.minibatches(self.config.minibatch)
+
+    def trace(self, rollout: Rollout, rows: Sequence[int] = (0,), *, top_k: int = 5, is_undone: bool = False) -> Trace:
+        """:meth:`update`, to the same bits, with a record of all that happened to the tokens of some rows.
+
+        ``rows``: which of the B responses to look at. ``top_k``: likeliest tokens at each position, before and after.
+        ``is_undone`` puts everything back afterwards: weights, moments, generators, KL coefficient, step.
+        """
+        with self.state.undone() if is_undone else nullcontext():
+            return trace_update(
+                self.policy, self.update, rollout, rows, config=self.config, step=self.step, kl_coef=self.kl.coef,
+                tokenizer=self.tokenizer, top_k=top_k,
+            )  # fmt: skip
 
     # ------------------------------------------------------------------ the loop
 
@@ -151,12 +243,13 @@ class Trainer:
         ``known``: values of those from before the first step.
 
         Ctrl-C (or SIGTERM) lets the step finish, saves a checkpoint (with ``out``), says where, and raises
-        KeyboardInterrupt; a second Ctrl-C ends at once, and the last checkpoint stands. Of several
-        processes, one that an error leaves ignores SIGTERM: see :meth:`ppo.distributed.Processes.last_words`.
+        KeyboardInterrupt; a second Ctrl-C ends at once, and the last checkpoint stands. With several processes, a
+        process that fails ignores SIGTERM from then on, so that its error is still printed.
         """
         processes = self.processes
         with processes.together():
-            persistence.finish_pruning(self)
+            if self.out is not None:
+                self.state.finish_pruning(self.out / "checkpoints")
             folder = self.out if processes.is_first else None
             log = RunLog(folder, first_step=self.step, use_tensorboard=self._use_tensorboard)
         is_silent = not progress or not processes.is_first
@@ -169,7 +262,7 @@ class Trainer:
                 rollout = self.rollout()
                 metrics = {**rollout.metrics, **self.update(rollout)}
                 if probe is not None:
-                    with processes.together(), self.reading(self.actor):
+                    with processes.together(), self.policy.readable():
                         metrics |= probe(self)
                     metrics = processes.broadcast(metrics)
                 with processes.together():
@@ -202,109 +295,6 @@ class Trainer:
         every = self.config.save_every_steps
         return every > 0 and (is_last or self.step % every == 0)
 
-    # ------------------------------------------------------------------ one step, first half
-
-    @reproducible
-    @torch.no_grad()
-    def rollout(self) -> Rollout:
-        """Sample responses to the next prompts, score them, and work out what each token is worth."""
-        return self.appraise(respond(self, self._next_prompts()))
-
-    @torch.no_grad()
-    def appraise(self, answered: Responses) -> Rollout:
-        """What each token of scored responses is worth: its reward after KL, its advantage, its return."""
-        generation, old_logprobs, old_values = answered.generation, answered.old_logprobs, answered.old_values
-        mask = generation.mask
-        token_rewards = self.scorer.shape(answered.scores, answered.token_rewards, generation)
-        kl = torch.zeros_like(old_logprobs)
-        if answered.ref_logprobs is not None:
-            kl = estimate_kl(old_logprobs, answered.ref_logprobs, estimator=self.config.kl_estimator)
-        kl_coef = self.kl_controller.coef if self.config.kl_as == "reward" else 0.0
-        rewards = shape_rewards(token_rewards, kl, mask, kl_coef=kl_coef)
-        rewards, advantages, returns = estimate_advantages(rewards, old_values, mask, self.config)
-        rollout = Rollout(
-            generation, answered.samples, old_logprobs, old_values, answered.ref_logprobs,
-            answered.scores.to(mask.device), kl, rewards, advantages, returns, token_rewards=token_rewards,
-        )  # fmt: skip
-        check_rollout(self, rollout)
-        metrics = rollout_metrics(rollout, kl_coef=self.kl_controller.coef) | self.scorer.metrics() | answered.metrics
-        self._fresh = replace(rollout, metrics=metrics)
-        return self._fresh
-
-    def _next_prompts(self) -> list[Prompt]:
-        """Prompt-major: the samples of one prompt are adjacent."""
-        indices = self.stream.take(self.config.prompts_per_step)
-        return [self.prompts[i] for i in indices for _ in range(self.config.samples_per_prompt)]
-
-    # ------------------------------------------------------------------ one step, second half
-
-    @reproducible
-    def update(self, rollout: Rollout, *, recorder: Recorder | None = None) -> dict[str, float]:
-        """Several epochs of clipped policy and value updates on one rollout; ends early when KL says so.
-
-        ``recorder``: looks on and changes nothing; see :meth:`trace`.
-
-        Raises FloatingPointError after ``config.stop_after_skipped_updates`` gradients running that are not finite.
-        """
-        started = time.perf_counter()
-        buffer, averages, gap = RolloutBuffer(self.generator), Averages(), None
-        buffer.add(rollout if recorder is None else recorder.marked)
-        with checkpointed_layers(self.actor) if self.config.gradient_checkpointing else nullcontext():
-            for minibatch in self._epochs(buffer):
-                lesson = learn_from(self, minibatch, recorder, is_fresh=rollout is self._fresh)
-                self._fresh = None
-                if gap is None:  # before the first optimiser step policy and old policy differ by rounding alone
-                    gap = lesson.statistics["policy/log_ratio"]
-                if lesson.skipped:
-                    averages.count(lesson.skipped)
-                    continue
-                averages.add(lesson.statistics)
-                if exceeds(lesson.statistics["policy/approx_kl"], self.config.stop_kl_per_token):
-                    averages.count("update/stopped_early")
-                    break
-        self.kl_controller.update(float(rollout.kl.sum(dim=1).mean()), len(rollout))
-        self.step += 1
-        self.limits = Limits.smallest(self.processes.all_gather(self.limits))
-        metrics = averages.means() | {"rollout/logprob_gap": gap or 0.0}
-        if self.config.has_critic:
-            metrics["value/explained_variance"] = explained_variance(
-                rollout.old_values, rollout.returns, rollout.generation.mask
-            )
-        return metrics | {"time/update_s": time.perf_counter() - started}
-
-    def trace(self, rollout: Rollout, rows: Sequence[int] = (0,), *, top_k: int = 5, is_undone: bool = False) -> Trace:
-        """:meth:`update`, to the same bits, with a record of all that happened to the tokens of some rows.
-
-        ``rows``: which of the B responses to look at. ``top_k``: likeliest tokens at each position, before and after.
-        ``is_undone`` puts everything back afterwards: weights, moments, generators, KL coefficient, step.
-        """
-        return trace_update(self, rollout, rows, top_k=top_k, is_undone=is_undone)
-
-    def _epochs(self, buffer: RolloutBuffer) -> Iterator[Rollout]:
-        for _ in range(self.config.epochs):
-            yield from buffer.minibatches(self.config.minibatch)
-
-    def evaluate(self, generation: Generation) -> Evaluation:
-        """The policy and the critic as they are, asked about responses in the precision of the training."""
-        chunk_tokens = self.config.logprob_chunk_tokens
-        with self.precision():
-            return self.actor.run(
-                lambda: self.actor.evaluate(
-                    generation,
-                    self.sampling,
-                    chunk_tokens=chunk_tokens,
-                    has_entropy_gradient=self.config.entropy_coef != 0,
-                )
-            )
-
-    def reading(self, model: nn.Module | None) -> AbstractContextManager[None]:
-        """The context in which a model whose weights may be split can be called on every process; not for training."""
-        return readable(model, self.processes, is_gathered=self.config.gather_for_rollouts)
-
-    def precision(self) -> AbstractContextManager[Any]:
-        """The context that the model is called in: autocast, or nothing."""
-        return autocast(self.config.autocast, self.device)
-
     # ------------------------------------------------------------------ saving
 
     def save(self, path: str | Path) -> Path:
@@ -313,32 +303,40 @@ class Trainer:
         All of several processes must call it; the first one writes. It can be resumed on another number of them, to the
         same numbers within rounding.
         """
-        self.last_checkpoint = persistence.save(self, Path(path))
-        return self.last_checkpoint
+        return self._saved(self.state.save(Path(path)))
 
     def save_numbered(self) -> Path:
-        """Save under ``out/checkpoints/step-…`` and keep the newest ``config.keep_checkpoints``."""
-        self.last_checkpoint = persistence.save_numbered(self)
-        return self.last_checkpoint
+        """Save under ``out/checkpoints/step-…`` and keep the newest ``config.keep_checkpoints``.
+
+        Raises ValueError without ``out``.
+        """
+        if self.out is None:
+            raise ValueError("the trainer has no folder to save in: pass out=… to the Trainer, or call save(path)")
+        return self._saved(self.state.save_numbered(self.out / "checkpoints"))
+
+    def _saved(self, checkpoint: Path) -> Path:
+        self.state.counters.last_checkpoint = checkpoint
+        return checkpoint
 
     def save_model(self, path: str | Path) -> None:
         """Write the policy alone, also where its weights are split among processes.
 
         A plain Hugging Face folder; for a model with an adapter, its weights by name (merge it first for a plain one).
         """
-        persistence.save_model(self, Path(path))
+        self.state.save_model(Path(path))
 
     @classmethod
     def resume(
         cls,
         path: str | Path,
-        prompts: Sequence[Any],
-        reward: RewardFn,
+        prompts: Sequence[Any] | None = None,
+        reward: RewardFn | None = None,
         *,
         model: nn.Module | None = None,
         tokenizer: Any | None = None,
         reference: Reference | Callable[[Generation, Sequence[Sample]], Tensor] | None = None,
         retain: Sequence[Any] | None = None,
+        sampler: Sampler | None = None,
         out: str | Path | None = None,
         device: str | None = None,
         use_tensorboard: bool | None = None,
@@ -349,7 +347,7 @@ class Trainer:
         needed only where the policy was no plain Hugging Face model (an adapter, say). Raises ValueError for a
         damaged checkpoint or for other prompts than those that were saved.
         """
-        snapshot = persistence.load(Path(path), model, tokenizer, device)
+        snapshot = read_snapshot(Path(path), model, tokenizer, device)
         trainer = cls(
             snapshot.model,
             prompts,
@@ -358,14 +356,32 @@ class Trainer:
             tokenizer=snapshot.tokenizer,
             reference=reference,
             retain=retain,
+            sampler=sampler,
             out=out,
             use_tensorboard=use_tensorboard,
         )
-        persistence.check_texts(trainer, snapshot)
-        persistence.restore(trainer, snapshot)
+        trainer.state.check_texts(snapshot)
+        trainer.state.restore(snapshot)
         return trainer
+
+    # ------------------------------------------------------------------ what people ask for
+
+    @property
+    def model(self) -> nn.Module:
+        """The causal LM that is trained."""
+        return self.policy.model
 
     @property
     def device(self) -> torch.device:
         """Where the policy is."""
-        return next(self.model.parameters()).device  # type: ignore[no-any-return]
+        return self.policy.device
+
+    @property
+    def step(self) -> int:
+        """Steps done so far."""
+        return self.state.counters.step
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """The checkpoint that was written or read last."""
+        return self.state.counters.last_checkpoint

@@ -115,7 +115,9 @@ class Rollout:
     ``old_logprobs``, ``old_values``: the policy and the critic before the update. ``ref_logprobs``: the reference, or
     None where no KL is taken. ``scores`` [B]. ``kl``: per-token estimate of KL(policy || reference). ``rewards`` after
     KL. ``advantages`` whitened if the config says so. ``returns``: targets of the value loss. ``token_rewards``: what
-    the reward gave, scaled, clipped and placed, before KL; for looking at, no update needs it.
+    the reward gave, scaled, clipped and placed, before KL; for looking at, no update needs it. ``policy_version``: how
+    many updates the policy had behind it when the old log-probs were taken, or None where nobody knows. As long as it
+    has no more, the ratio must be 1.
     """
 
     generation: Generation
@@ -130,13 +132,50 @@ class Rollout:
     returns: Tensor
     metrics: Mapping[str, float] = field(default_factory=dict)
     token_rewards: Tensor | None = None
+    policy_version: int | None = None
 
     def __len__(self) -> int:
         return len(self.generation)
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What the training forward says about given responses; each float32 [B, T], 0 on padding."""
+
+    logprobs: Tensor
+    entropy: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True)
+class Responses:
+    """The responses to a step's prompts, prompt-major, and what was said about them.
+
+    ``scores`` [B] and ``token_rewards`` [B, T] (None for a reward of one score a sample) are what the reward gave.
+    ``old_logprobs``, ``old_values`` and ``ref_logprobs`` are [B, T]. ``metrics``: the seconds that each part took on
+    this process, ``time/…_s``, and ``rollout/sampler_gap`` where sampler and training forward were both asked for the
+    policy's log-probs: nats per token between them, in the worst row. ``policy_version``: see :class:`Rollout`.
+    """
+
+    generation: Generation
+    samples: list[Sample]
+    scores: Tensor
+    token_rewards: Tensor | None
+    old_logprobs: Tensor
+    old_values: Tensor
+    ref_logprobs: Tensor | None
+    metrics: dict[str, float]
+    policy_version: int | None = None
+
+
 RewardFn = Callable[[list[Sample]], "Sequence[float] | Sequence[Sequence[float]] | Tensor"]
 """A reward: ``list[Sample] -> [B]`` scores, or ``[B][T]`` token rewards (ragged: one number a response token)."""
+
+Sampler = Callable[..., Generation]
+"""Where responses come from: ``(policy, prompts, *, seed, request_ids) -> Generation``, one response a prompt.
+
+``policy`` is a :class:`ppo.policy.Policy`, ``prompts`` are :class:`ppo.prompts.Prompt`; see :mod:`ppo.sampler`.
+"""
 
 ValueFn = Callable[[Tensor], Tensor]
 """Hidden states [..., H] to values [...]."""
@@ -148,6 +187,24 @@ class Reference(Protocol):
 
     def logprobs(self, generation: Generation, samples: Sequence[Sample]) -> Tensor:
         """Log-probability of every response token under the reference, float32 [B, T], 0 on padding."""
+        ...
+
+
+class Observer(Protocol):
+    """Looks on while an update runs, and changes nothing. The library's own is :class:`ppo.trace.recorder.Recorder`."""
+
+    def watch(self, part: Rollout, new: Evaluation, *, num_tokens: int) -> None:
+        """A microbatch before its backward pass; ``num_tokens``: of the whole minibatch."""
+        ...
+
+    def restart(self) -> None:
+        """Memory ran out: the minibatch begins again, in smaller microbatches."""
+        ...
+
+    def close(
+        self, statistics: Mapping[str, float], *, grad_norm: float | None = None, learning_rate: float | None = None
+    ) -> None:
+        """The minibatch is over; without ``grad_norm`` its gradient was thrown away."""
         ...
 
 

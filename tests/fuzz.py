@@ -41,8 +41,7 @@ from models.load import load
 from models.lora import LoraConfig, adapters, add_lora, load_adapter, save_adapter, unload
 from ppo import Config, Trainer, replay
 from ppo.checkpoint import load_tensors, read_state, save_tensors
-from ppo.checks.dump import read_dump, write_dump
-from ppo.learner import draw_retain
+from ppo.checks.dump import Dumps, read_dump
 from ppo.lm.load import load_pretrained
 from ppo.lm.safetensors_header import weight_shapes
 from ppo.log import read_jsonl
@@ -79,8 +78,9 @@ class Loaders:
         self.good = trainer.save(folder / "good")
         self.copy = folder / "checkpoint"
         shutil.copytree(self.good, self.copy)
-        trainer.out = folder
-        write_dump(trainer, "a check", "what it said", trainer.rollout(), draw_retain(trainer))
+        dumps = Dumps(folder, trainer.state.save, trainer.processes)
+        rollout = trainer.rollout()
+        dumps.write("a check", "what it said", rollout, trainer.learner.draw_retain(), step=trainer.step)
         self.dump = next((folder / "dumps").iterdir())
         self.base = tiny_gpt2()
         add_lora(self.base, ADAPTER)

@@ -33,7 +33,7 @@ from ppo import Config, Trainer
 from ppo import learner as gradients
 from ppo.checkpoint import folder as checkpoint
 from ppo.checkpoint import list_checkpoints, save_tensors
-from ppo.checkpoint import run_state as persistence
+from ppo.checkpoint.run_state import RunState
 from ppo.distributed import Processes
 from ppo.generation.transcript import Transcript
 from ppo.io import files
@@ -102,14 +102,14 @@ class Calls:
 
     def note_saves(self) -> None:
         """From the call of save_numbered on, what is written and deleted is the new checkpoint's."""
-        function = persistence.save_numbered
+        function = RunState.save_numbered
 
-        def noted(trainer):
+        def noted(state, folder):
             self.first_of_saves.append(self.counts["write"])
             self.saves.append([])
-            return function(trainer)
+            return function(state, folder)
 
-        persistence.save_numbered = noted
+        RunState.save_numbered = noted
 
     def install(self, *, has_deletions: bool = False) -> None:
         """Watch from here on; with deletions, file by file, where only one checkpoint is kept."""
@@ -154,15 +154,15 @@ def train(case: str, out: Path, steps: int, calls: Calls) -> None:
     if not processes.is_first:
         return
     numbers = [
-        trainer.kl_controller.coef,
+        trainer.kl.coef,
         trainer.step,
-        trainer.optimizer.num_updates,
+        trainer.learner.optimizer.num_updates,
         *vars(trainer.scorer.moments).values(),
     ]
     save_tensors(
         out / "end.safetensors",
-        {f"weights.{name}": p for name, p in trainer.actor.named_parameters()}
-        | {f"adam.{name}": x for name, x in trainer.optimizer.state_tensors().items()}
+        {f"weights.{name}": p for name, p in trainer.policy.actor.named_parameters()}
+        | {f"adam.{name}": x for name, x in trainer.learner.optimizer.state_tensors().items()}
         | {"numbers": torch.tensor([float(x) for x in numbers], dtype=torch.float64)}
         | {"order": trainer.stream.order, "generator": trainer.generator.get_state(), "torch": torch.get_rng_state()},
     )

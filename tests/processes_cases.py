@@ -98,9 +98,9 @@ def make(config=SMALL, *, reward=count_fives, dtype=torch.float32, out=None, mod
 
 def state(trainer, metrics=()):
     """Everything that training depends on, whole, as flat float64 tensors; metrics without times."""
-    actor = gathered(dict(trainer.actor.named_parameters()))
-    adam = gathered(trainer.optimizer.state_tensors())
-    numbers = [trainer.kl_controller.coef, float(trainer.step)]
+    actor = gathered(dict(trainer.policy.actor.named_parameters()))
+    adam = gathered(trainer.learner.optimizer.state_tensors())
+    numbers = [trainer.kl.coef, float(trainer.step)]
     if trainer.scorer.moments is not None:
         numbers += [trainer.scorer.moments.mean, trainer.scorer.moments.squares, float(trainer.scorer.moments.count)]
     kept = {k: v for k, v in dict(metrics).items() if not k.startswith(("time/", "generate/"))}
@@ -230,7 +230,7 @@ def memory(folder):
     with mock.patch.object(gradients, "ppo_loss", limited), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer.train(1, progress=False)
-    limits = vars(trainer.limits).copy()
+    limits = vars(trainer.policy.limits).copy()
     trainer.save(folder / "memory")
     trainer.train(1, progress=False)
     again = Trainer.resume(folder / "memory", PROMPTS, count_fives, retain=RETAIN)
@@ -325,7 +325,7 @@ def greedy(model):
 
 def local_share(trainer):
     """The share of the weights that this process holds."""
-    parameters = list(trainer.actor.parameters())
+    parameters = list(trainer.policy.actor.parameters())
     return sum(p.to_local().numel() for p in parameters) / sum(p.numel() for p in parameters)
 
 

@@ -21,7 +21,6 @@ import torch
 from tqdm import tqdm
 
 import ppo
-from ppo.collector import Responses, ask_policy, ask_reference
 from ppo.log import HEADLINE, RunLog, headline
 from ppo.types import Generation, Rollout
 
@@ -75,13 +74,10 @@ def with_sliced_responses(trainer: ppo.Trainer, rollout: Rollout) -> Rollout:
     ]
     generation = sliced(rollout.generation, ids)
     scores, token_rewards = trainer.scorer.ask(samples, step=trainer.step)
-    old = ask_policy(trainer, generation)
-    generation = replace(generation, logprobs=old.logprobs, entropy=old.entropy, values=old.values)
-    ref_logprobs = ask_reference(trainer, generation, samples)
+    version = trainer.learner.num_updates
+    measured = trainer.collector.measure(generation, samples, scores, token_rewards, policy_version=version)
     times = {name: x for name, x in rollout.metrics.items() if name.startswith("time/")}
-    return trainer.appraise(
-        Responses(generation, samples, scores, token_rewards, old.logprobs, old.values, ref_logprobs, times)
-    )
+    return trainer.appraise(replace(measured, metrics=times))
 
 
 def sliced(generation: Generation, ids: list[list[int]]) -> Generation:

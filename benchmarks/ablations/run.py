@@ -100,8 +100,10 @@ def run_point(name: str, seed: int, settings: Settings) -> dict[str, Any]:
 def step_kl(trainer: ppo.Trainer, rollout: ppo.Rollout) -> float:
     """How far one step went: KL(policy before || policy after) on the step's own responses, nats a token."""
     generation = rollout.generation
-    with evaluation_mode(trainer.actor):  # whatever a variant has switched on
-        after = ppo.FrozenReference(trainer.actor.policy, trainer.sampling).logprobs(generation, rollout.samples)
+    with evaluation_mode(trainer.policy.actor):  # whatever a variant has switched on
+        after = ppo.FrozenReference(trainer.policy.actor.policy, trainer.policy.sampling).logprobs(
+            generation, rollout.samples
+        )
     return float((generation.logprobs - after).sum() / generation.mask.sum())
 
 

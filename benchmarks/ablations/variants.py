@@ -56,8 +56,8 @@ class Variant:
 
 def randomise_value_head(trainer: ppo.Trainer) -> None:
     """A value head as many libraries start it: normal, with a deviation of 1/√(H + 1)."""
-    assert trainer.actor.value_head is not None
-    last = trainer.actor.value_head.layers[-1]
+    assert trainer.policy.actor.value_head is not None
+    last = trainer.policy.actor.value_head.layers[-1]
     assert isinstance(last, nn.Linear)
     generator = torch.Generator().manual_seed(trainer.config.seed)
     nn.init.normal_(last.weight, std=(last.in_features + 1) ** -0.5, generator=generator)
@@ -65,22 +65,22 @@ def randomise_value_head(trainer: ppo.Trainer) -> None:
 
 def switch_dropout_on(trainer: ppo.Trainer) -> None:
     """Dropout of 0.1 in the updates, as where a model is left in training mode; rollouts have none."""
-    for module in trainer.actor.modules():
+    for module in trainer.policy.actor.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.1
-    trainer.actor.train()
+    trainer.policy.actor.train()
 
 
 def evaluate_at_another_temperature(trainer: ppo.Trainer) -> None:
     """The classic mistake: the sampler keeps its temperature, updates and reference measure at 1."""
-    evaluate, plain = trainer.actor.evaluate, ppo.Sampling(response_length=trainer.config.response_length)
+    evaluate, plain = trainer.policy.actor.evaluate, ppo.Sampling(response_length=trainer.config.response_length)
 
     def at_one(generation: ppo.Generation, sampling: ppo.Sampling, **options: Any) -> ppo.Evaluation:
         return evaluate(generation, plain, **options)
 
-    trainer.actor.evaluate = at_one  # type: ignore[method-assign]
-    if isinstance(trainer.reference, ppo.FrozenReference):
-        trainer.reference.sampling = plain
+    trainer.policy.actor.evaluate = at_one  # type: ignore[method-assign]
+    if isinstance(trainer.collector.reference, ppo.FrozenReference):
+        trainer.collector.reference.sampling = plain
 
 
 _UNCHECKED = {"max_logprob_gap_nats": 1e3}  # the library stops at the first minibatch of these two mistakes

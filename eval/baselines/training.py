@@ -21,7 +21,7 @@ from ppo.checkpoint.loop import has_loop, restore_loop, save_loop
 from ppo.generation.api import evaluation_mode
 from ppo.lm.backbone import Backbone
 from ppo.lm.precision import autocast
-from ppo.retain import RetainLoss, count_predictions
+from ppo.retain import RetainLoss, RetainTexts
 from rewards.fluency import sequence_nll
 
 from ..protocols import Passage, whole
@@ -124,7 +124,7 @@ def train(
     ``retain``: token sequences; needed when ``retain_weight`` > 0. ``generator`` (CPU) decides every order and draw.
     """
     backbone = Backbone(model)
-    retain_loss = _retain_loss(model, retain, training, generator)
+    kept = _retain(model, retain, training, generator)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=training.learning_rate, betas=(training.beta1, training.beta2))
     order: list[int] = []
@@ -141,8 +141,8 @@ def train(
             chosen, order = order[:size], order[size:]
             optimizer.zero_grad(set_to_none=True)
             row = {"step": float(step), "forget_loss": _forget_gradients(backbone, chosen, forget_loss, training)}
-            if retain_loss is not None:
-                row["retain_loss"] = _retain_gradients(backbone, retain_loss, training)
+            if kept is not None:
+                row["retain_loss"] = _retain_gradients(backbone, *kept, training)
             limit = float("inf") if training.max_grad_norm is None else training.max_grad_norm
             row["grad_norm"] = float(nn.utils.clip_grad_norm_(parameters, limit))
             optimizer.step()
@@ -164,29 +164,25 @@ def _forget_gradients(backbone: Backbone, chosen: list[int], forget_loss: Forget
     return total
 
 
-def _retain_gradients(backbone: Backbone, retain_loss: RetainLoss, training: Training) -> float:
-    ids, mask = retain_loss.draw(next(backbone.model.parameters()).device)
+def _retain_gradients(backbone: Backbone, retain_loss: RetainLoss, texts: RetainTexts, training: Training) -> float:
+    batch = texts.draw(next(backbone.model.parameters()).device)
     with training.precision(backbone.model):
-        loss = retain_loss(backbone, ids, mask, num_tokens=count_predictions(mask))
+        loss = retain_loss(backbone, batch.ids, batch.mask, num_tokens=batch.num_predictions)
     (training.retain_weight * loss).backward()
     return float(loss.detach())
 
 
-def _retain_loss(
+def _retain(
     model: nn.Module, retain: Sequence[Sequence[int]], training: Training, generator: torch.Generator
-) -> RetainLoss | None:
+) -> tuple[RetainLoss, RetainTexts] | None:
+    """The loss on text to keep and the texts, or None where no text is kept."""
     if training.retain_weight == 0:
         return None
     reference = copy.deepcopy(model).requires_grad_(False).eval() if training.retain_loss == "kl" else None
-    return RetainLoss(
-        retain,
-        kind=training.retain_loss,
-        reference=reference,
-        num_sequences=training.retain_sequences,
-        length=training.retain_tokens,
-        chunk_tokens=training.chunk_tokens,
-        generator=generator,
+    texts = RetainTexts(
+        retain, num_sequences=training.retain_sequences, length=training.retain_tokens, generator=generator
     )
+    return RetainLoss(training.retain_loss, reference=reference, chunk_tokens=training.chunk_tokens), texts
 
 
 def _cut(indices: Sequence[int], training: Training) -> list[list[int]]:

@@ -1,283 +1,286 @@
-"""What of a trainer goes into a checkpoint, and how it comes back.
+"""All that a step depends on, as one list: what goes into a checkpoint, comes back out of it, and can be undone.
 
-Everything that a step depends on is here: weights, critic, reference, Adam's moments, schedule, KL coefficient, running
-moments, generator states, the order of the prompts. :mod:`ppo.checkpoint` knows how the files are kept whole.
+Weights, critic, frozen copy, Adam's moments, KL coefficient, running moments of the scores, generators, the order of
+the prompts, limits and counters. :mod:`ppo.checkpoint.folder` knows how the files are kept whole,
+:mod:`ppo.checkpoint.snapshot` how a model is read.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..config import Config
-from ..distributed.processes import Processes
 from ..distributed.sharding import gathered, split_like
 from ..io.files import naming
+from ..kl import KLPenalty
 from ..lm.adapters import has_adapter
-from ..lm.backbone import end_ids
-from ..lm.config_bounds import check_room, read_config
-from ..lm.load import check_weights, explained
-from .folder import (
-    link_or_copy,
-    list_checkpoints,
-    load_tensors,
-    prune,
-    read_state,
-    save_tensors,
-    unchanged,
-    write_atomically,
-)
+from ..optim.optimizer import Optimizer
+from ..policy import Policy
+from ..prompts import Prompt, PromptStream
+from ..retain import RetainTexts
+from ..run.limits import Limits
+from ..scoring import Scorer
+from .folder import link_or_copy, list_checkpoints, load_tensors, prune, save_tensors, unchanged, write_atomically
 from .random_state import random_state, set_random_state
-from .schema import check_numbers, ids_sha256, numbers, take_numbers
+from .schema import ids_sha256, limits_of
+from .snapshot import FROZEN_WEIGHTS, TRAINED_WEIGHTS, Snapshot, load_exactly
 
-if TYPE_CHECKING:
-    from ..trainer import Trainer
+_REFERENCE = "reference.safetensors"
 
-_REFERENCE, _FROZEN = "reference.safetensors", "frozen.safetensors"
+
+@dataclass
+class Counters:
+    """How far a run is. ``skipped_in_a_row``: updates whose gradient was not finite, since the last one that was."""
+
+    step: int = 0
+    skipped_in_a_row: int = 0
+    last_checkpoint: Path | None = None
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """A checkpoint that was read and checked: its folder, its numbers, and the model in it."""
+class RunState:
+    """The parts of a run, by name. It owns none of them.
 
-    folder: Path
-    state: dict[str, Any]
+    frozen        the model as it was at the start, where KL penalty or retain loss ask for it; may be the policy's own
+    retain_texts  of PPO-ptx, or None
+    generator     the one from which prompt order, sampling seeds, minibatches and retain texts are drawn
+    """
+
     config: Config
-    model: nn.Module
+    policy: Policy
+    frozen: nn.Module | None
+    optimizer: Optimizer
+    kl: KLPenalty
+    scorer: Scorer
+    prompts: Sequence[Prompt]
+    stream: PromptStream
+    retain_texts: RetainTexts | None
+    generator: torch.Generator
+    counters: Counters
     tokenizer: Any | None
 
+    def end_step(self) -> None:
+        """One more step is done; all processes go on with the smallest limits of any."""
+        self.counters.step += 1
+        self.policy.agree_on_limits()
 
-def save(trainer: Trainer, path: Path) -> Path:
-    """Write a checkpoint at ``path``, replacing what is there; returns ``path``.
+    # ------------------------------------------------------------------ into a checkpoint
 
-    All processes must call, since weights that are split are gathered; the first one writes.
-    """
-    policy = gathered(trainer.model.state_dict(keep_vars=True))
-    critic = gathered({name: p for name, p in trainer.actor.state_dict().items() if _is_critic(name)})
-    moments = gathered(trainer.optimizer.state_tensors())
-    old = trainer.processes.first(lambda: _old(trainer, _REFERENCE))
-    reference = trainer.frozen if trainer.frozen is not trainer.model else None
-    frozen = gathered(_weights(reference)) if reference is not None and old is None else {}
-    generators = {"trainer": trainer.generator.get_state(), "prompt_order": trainer.stream.order}
-    for rank, states in enumerate(trainer.processes.all_gather(random_state())):
-        generators |= {_of_rank(name, rank): state for name, state in states.items()}
+    def save(self, path: Path) -> Path:
+        """Write a checkpoint at ``path``, replacing what is there; returns ``path``.
 
-    def fill(folder: Path) -> dict[str, Any]:
-        _write_policy(trainer, folder / "model", policy)
-        save_tensors(folder / "value.safetensors", critic)
-        if reference is not None:
-            _write_once(old, folder / _REFERENCE, frozen)
-        save_tensors(folder / "optimizer.safetensors", moments)
-        save_tensors(folder / "rng.safetensors", generators)
-        return numbers(trainer)
+        All processes must call, since weights that are split are gathered; the first one writes.
+        """
+        processes, reference = self.policy.processes, self._own_reference()
+        policy = gathered(self.policy.model.state_dict(keep_vars=True))
+        critic = gathered(self.policy.actor.value_state())
+        moments = gathered(self.optimizer.state_tensors())
+        old = processes.first(lambda: self._shared_file(_REFERENCE))
+        frozen = gathered(_weights(reference)) if reference is not None and old is None else {}
+        generators = {"trainer": self.generator.get_state(), "prompt_order": self.stream.order}
+        for rank, states in enumerate(processes.all_gather(random_state())):
+            generators |= {_of_rank(name, rank): state for name, state in states.items()}
 
-    with trainer.processes.together():
-        if trainer.processes.is_first:
-            write_atomically(path, fill)
-    return path
+        def fill(folder: Path) -> dict[str, Any]:
+            self._write_policy(folder / "model", policy)
+            save_tensors(folder / "value.safetensors", critic)
+            if reference is not None:
+                _write_once(old, folder / _REFERENCE, frozen)
+            save_tensors(folder / "optimizer.safetensors", moments)
+            save_tensors(folder / "rng.safetensors", generators)
+            return self.numbers()
 
+        with processes.together():
+            if processes.is_first:
+                write_atomically(path, fill)
+        return path
 
-def save_model(trainer: Trainer, folder: Path) -> None:
-    """Write the policy alone, as a checkpoint holds it; all processes must call."""
-    policy = gathered(trainer.model.state_dict(keep_vars=True))
-    with trainer.processes.together():
-        if trainer.processes.is_first:
-            folder.mkdir(parents=True, exist_ok=True)
-            _write_policy(trainer, folder, policy)
+    def save_model(self, folder: Path) -> None:
+        """Write the policy alone, as a checkpoint holds it; all processes must call."""
+        policy = gathered(self.policy.model.state_dict(keep_vars=True))
+        with self.policy.processes.together():
+            if self.policy.processes.is_first:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._write_policy(folder, policy)
 
+    def save_numbered(self, folder: Path) -> Path:
+        """Write ``step-<n>`` in a folder of checkpoints, and delete all but the newest few of them."""
+        path = self.save(folder / f"step-{self.counters.step:06d}")
+        with self.policy.processes.together():
+            if self.policy.processes.is_first:
+                prune(folder, self.config.keep_checkpoints, newest=path)
+        return path
 
-def save_numbered(trainer: Trainer) -> Path:
-    """Write ``out/checkpoints/step-<n>`` and delete all but the newest few. Raises ValueError without ``out``."""
-    if trainer.out is None:
-        raise ValueError("the trainer has no folder to save in: pass out=… to the Trainer, or call save(path)")
-    folder = trainer.out / "checkpoints"
-    path = save(trainer, folder / f"step-{trainer.step:06d}")
-    with trainer.processes.together():
-        if trainer.processes.is_first:
-            prune(folder, trainer.config.keep_checkpoints, newest=path)
-    return path
+    def finish_pruning(self, folder: Path) -> None:
+        """Delete what a run should have deleted when it was killed, if it goes on from its newest checkpoint."""
+        newest = self.counters.last_checkpoint
+        if newest is None or newest.parent != folder or not self.policy.processes.is_first:
+            return
+        if list_checkpoints(folder)[-1:] == [newest]:
+            prune(folder, self.config.keep_checkpoints, newest=newest)
 
+    def numbers(self) -> dict[str, Any]:
+        """All that is a number, a name or a list of them, as state.json holds it."""
+        model, moments = self.policy.model, self.scorer.moments
+        return {
+            "step": self.counters.step,
+            "num_updates": self.optimizer.num_updates,
+            "kl_coef": self.kl.coef,
+            "moments": asdict(moments) if moments is not None else None,
+            "num_not_finite": self.counters.skipped_in_a_row,
+            "limits": asdict(self.policy.limits),
+            "num_prompts": len(self.prompts),
+            "prompts_sha256": ids_sha256([prompt.ids for prompt in self.prompts]),
+            "retain_sha256": ids_sha256(self.retain_texts.pieces) if self.retain_texts is not None else None,
+            "config": self.config.to_dict(),
+            "dtype": str(self.policy.dtype).removeprefix("torch."),
+            "frozen": [name for name, p in model.named_parameters() if not p.requires_grad],
+            "kind": type(model).__name__ + (" with an adapter" if has_adapter(model) else ""),
+            "attention": getattr(getattr(model, "config", None), "_attn_implementation", None),
+            "device": str(self.policy.device),
+        }
 
-def finish_pruning(trainer: Trainer) -> None:
-    """Delete the checkpoints that a run should have deleted when it was killed, if it goes on from its newest one."""
-    newest = trainer.last_checkpoint
-    if trainer.out is not None and newest is not None and trainer.processes.is_first:
-        folder = trainer.out / "checkpoints"
-        if newest.parent == folder and list_checkpoints(folder)[-1:] == [newest]:
-            prune(folder, trainer.config.keep_checkpoints, newest=newest)
+    # ------------------------------------------------------------------ out of a checkpoint
 
+    def check_texts(self, snapshot: Snapshot) -> None:
+        """Raise ValueError for other prompts than those that were saved: their order is one of places.
 
-def load(path: Path, model: nn.Module | None, tokenizer: Any | None, device: str | None = None) -> Snapshot:
-    """Read a checkpoint (or the newest of a folder) and the model in it. Raises ValueError that names what is wrong."""
-    nested = path / "checkpoints"
-    with warnings.catch_warnings():
-        if not Processes.current().is_first:
-            warnings.simplefilter("ignore")  # what was damaged is said once
-        folder, state = read_state(nested if nested.is_dir() and not (path / "state.json").exists() else path)
-    with naming(folder):
-        return _read(folder, state, model, tokenizer, device)
-
-
-def _read(
-    folder: Path, state: dict[str, Any], model: nn.Module | None, tokenizer: Any | None, device: str | None
-) -> Snapshot:
-    check_numbers(state, folder / "state.json")
-    config = Config.from_dict(state["config"])
-    if model is None:
-        if not (folder / "model" / "config.json").is_file():
-            raise ValueError(
-                f"{folder} holds no plain Hugging Face model but a {state.get('kind', 'model of another kind')}: pass "
-                "model=… as it was made for the Trainer (of an adapter, its base with a new one); the weights are read"
+        Other texts to keep are a RuntimeWarning only, since a model may have written them, and another machine rounds
+        otherwise. A checkpoint of format 1 knows no more than how many prompts there were.
+        """
+        folder, state = snapshot.folder, snapshot.state
+        count, prompts, retain = (state.get(name) for name in ("num_prompts", "prompts_sha256", "retain_sha256"))
+        if count != len(self.prompts):
+            raise ValueError(f"{folder} was saved with {count} prompts, resume got {len(self.prompts)}: pass the same")
+        if prompts is not None and prompts != ids_sha256([prompt.ids for prompt in self.prompts]):
+            raise ValueError(f"{folder} was saved with other prompts, or in another order: pass the same ones as then")
+        if retain is not None and self.retain_texts is not None and retain != ids_sha256(self.retain_texts.pieces):
+            warnings.warn(
+                f"{folder} was saved with other texts to keep: the run goes on otherwise", RuntimeWarning, stacklevel=3
             )
-        model = _load_policy(folder / "model", state).to(_device(device or state["device"]))
-    else:
-        _load_exactly(model, _policy_tensors(folder / "model"))
-    end_ids(model)  # what a damaged config names as one is refused here, by the checkpoint's name
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name not in (state.get("frozen") or ()))
-    if tokenizer is None and (folder / "model" / "tokenizer_config.json").is_file():
-        tokenizer = explained(
-            lambda: AutoTokenizer.from_pretrained(folder / "model", local_files_only=True, trust_remote_code=False),
-            failure=f"the tokenizer in {folder / 'model'} cannot be loaded",
-            remedy="pass tokenizer=…",
-        )
-    return Snapshot(folder, state, config, model, tokenizer)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put everything but the policy's weights back into the parts of a new run with as many prompts."""
+        folder, state = snapshot.folder, snapshot.state
+        with naming(folder):
+            restore_value(self.policy, folder)
+            if (reference := self._own_reference()) is not None:
+                restore_frozen(reference, folder)
+            self.optimizer.load_state_tensors(load_tensors(folder / "optimizer.safetensors"), state["num_updates"])
+            generators = load_tensors(folder / "rng.safetensors")
+            self._take_generators(generators, folder / "rng.safetensors")
+            # A process that was not there has its own generator still: it must not repeat another one's numbers.
+            rank = self.policy.processes.rank
+            named = {name: _of_rank(name, rank) for name in random_state()}
+            set_random_state({name: generators[of] for name, of in named.items() if of in generators})
+            self._take_numbers(state)
+        self.counters.last_checkpoint = folder
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Whatever an update changes is put back at the end, also after an error; costs a copy of what is trained."""
+        trained, counters, kl_coef = self.policy.actor.trained_parameters(), self.counters, self.kl.coef
+        weights = {name: p.detach().clone() for name, p in trained.items()}
+        moments = {name: x.clone() for name, x in self.optimizer.state_tensors().items()}
+        num_updates, step, skipped = self.optimizer.num_updates, counters.step, counters.skipped_in_a_row
+        generator, other_generators = self.generator.get_state(), random_state()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, p in trained.items():
+                    p.copy_(weights[name])
+            self.optimizer.zero_grad()
+            self.optimizer.load_state_tensors(moments, num_updates)
+            counters.step, counters.skipped_in_a_row = step, skipped
+            self.kl.take(kl_coef)
+            self.generator.set_state(generator)
+            set_random_state(other_generators)
+
+    def _take_numbers(self, state: Mapping[str, Any]) -> None:
+        """What changes from step to step; all else the run was built with."""
+        self.counters.step = state["step"]
+        self.counters.skipped_in_a_row = state.get("num_not_finite") or 0
+        self.kl.take(state["kl_coef"])
+        if "limits" in state:
+            self.policy.limits.take(Limits(**limits_of(state)))
+        if self.scorer.moments is not None:
+            self.scorer.moments.take(state["moments"])
+
+    def _take_generators(self, tensors: Mapping[str, Tensor], file: Path) -> None:
+        """The run's own generator and the order of the prompts. Raises ValueError for what is neither."""
+        order = tensors.get("prompt_order", torch.empty(0))
+        if order.dtype != torch.long or order.dim() != 1 or bool(((order < 0) | (order >= len(self.prompts))).any()):
+            raise ValueError(f"{file} is damaged: it holds no order of {len(self.prompts)} prompts")
+        try:
+            self.generator.set_state(tensors["trainer"])
+        except (KeyError, RuntimeError, TypeError) as error:
+            raise ValueError(f"{file} is damaged: it holds no state of the trainer's generator") from error
+        self.stream.restore(order)
+
+    # ------------------------------------------------------------------ files
+
+    def _own_reference(self) -> nn.Module | None:
+        """The frozen copy, where it is another model than the policy."""
+        return self.frozen if self.frozen is not self.policy.model else None
+
+    def _write_policy(self, target: Path, state: dict[str, Tensor]) -> None:
+        """A plain Hugging Face folder where the model is one, else all weights by name; the tokenizer beside it.
+
+        By name, what is frozen has a file of its own, which all checkpoints of a run share.
+        """
+        model: Any = self.policy.model
+        if isinstance(model, PreTrainedModel) and not has_adapter(model):
+            model.save_pretrained(target, state_dict=state, max_shard_size="1000GB")
+        else:
+            target.mkdir(exist_ok=True)
+            trained = {name for name, p in model.named_parameters() if p.requires_grad}
+            names = [name for name, _ in model.named_parameters()]
+            save_tensors(target / TRAINED_WEIGHTS, {name: state[name] for name in names if name in trained})
+            frozen = {name: state[name] for name in names if name not in trained}
+            _write_once(self._shared_file(f"model/{FROZEN_WEIGHTS}"), target / FROZEN_WEIGHTS, frozen)
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(target)
+
+    def _shared_file(self, name: str) -> Path | None:
+        """A file of the checkpoint before, which a later one links to instead of writing it again; None: there is none.
+
+        A file that was damaged meanwhile is not shared, or it would be taken for whole from then on.
+        """
+        before = self.counters.last_checkpoint
+        return None if before is None else unchanged(before, name)
 
 
-def check_texts(trainer: Trainer, snapshot: Snapshot) -> None:
-    """Raise ValueError for a trainer with other prompts than those that were saved: their order is one of places.
-
-    Other texts to keep are a RuntimeWarning only, since a model may have written them, and another machine rounds
-    otherwise. A checkpoint of format 1 knows no more than how many prompts there were.
-    """
-    folder, state = snapshot.folder, snapshot.state
-    count, prompts, retain = (state.get(name) for name in ("num_prompts", "prompts_sha256", "retain_sha256"))
-    if count != len(trainer.prompts):
-        raise ValueError(f"{folder} was saved with {count} prompts, resume got {len(trainer.prompts)}: pass the same")
-    if prompts is not None and prompts != ids_sha256([prompt.ids for prompt in trainer.prompts]):
-        raise ValueError(f"{folder} was saved with other prompts, or in another order: pass the same ones as then")
-    if retain is not None and trainer.retain_loss is not None and retain != ids_sha256(trainer.retain_loss.pieces):
-        warnings.warn(
-            f"{folder} was saved with other texts to keep: the run goes on otherwise", RuntimeWarning, stacklevel=3
-        )
-
-
-def restore(trainer: Trainer, snapshot: Snapshot) -> None:
-    """Put everything but the policy's weights back into a freshly built trainer of as many prompts."""
-    with naming(snapshot.folder):
-        _restore(trainer, snapshot.folder, snapshot.state)
-
-
-def _restore(trainer: Trainer, folder: Path, state: dict[str, Any]) -> None:
-    critic, own = load_tensors(folder / "value.safetensors"), trainer.actor.state_dict()
-    if unfit := sorted(name for name, x in critic.items() if name not in own or own[name].shape != x.shape):
+def restore_value(policy: Policy, folder: Path) -> None:
+    """Read the value function of a checkpoint. Raises ValueError for weights that do not fit."""
+    saved, own = load_tensors(folder / "value.safetensors"), policy.actor.state_dict()
+    if unfit := sorted(name for name, x in saved.items() if name not in own or own[name].shape != x.shape):
         raise ValueError(f"{folder / 'value.safetensors'} holds weights that do not fit the value function: {unfit}")
-    trainer.actor.load_state_dict({name: split_like(x, own[name]) for name, x in critic.items()}, strict=False)
-    if trainer.frozen is not None and trainer.frozen is not trainer.model:
-        _load_exactly(trainer.frozen, load_tensors(folder / _REFERENCE))
-    trainer.optimizer.load_state_tensors(load_tensors(folder / "optimizer.safetensors"), state["num_updates"])
-    generators = load_tensors(folder / "rng.safetensors")
-    _take_generators(trainer, generators, folder / "rng.safetensors")
-    # A process that was not there has its own generator still: it must not repeat another one's numbers.
-    rank = trainer.processes.rank
-    set_random_state({name: generators[of] for name in random_state() if (of := _of_rank(name, rank)) in generators})
-    take_numbers(trainer, state)
-    trainer.last_checkpoint = folder
+    policy.actor.load_state_dict({name: split_like(x, own[name]) for name, x in saved.items()}, strict=False)
 
 
-def _load_policy(folder: Path, state: Mapping[str, Any]) -> nn.Module:
-    """The policy of a checkpoint that is a plain Hugging Face folder, from its own files alone."""
-
-    def load() -> nn.Module:
-        config = read_config(folder)
-        check_room(config, folder)
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            output_loading_info=True,
-            dtype=getattr(torch, state["dtype"]),
-            attn_implementation=state["attention"],
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-        )
-        check_weights(info["missing_keys"], name=str(folder))
-        loaded: nn.Module = model
-        return loaded
-
-    return explained(load, failure=f"the model in {folder} cannot be loaded", remedy="resume an older checkpoint")
-
-
-def _take_generators(trainer: Trainer, tensors: Mapping[str, Tensor], file: Path) -> None:
-    """The trainer's own generator and the order of the prompts. Raises ValueError for what is neither."""
-    order = tensors.get("prompt_order", torch.empty(0))
-    if order.dtype != torch.long or order.dim() != 1 or bool(((order < 0) | (order >= len(trainer.prompts))).any()):
-        raise ValueError(f"{file} is damaged: it holds no order of {len(trainer.prompts)} prompts")
-    try:
-        trainer.generator.set_state(tensors["trainer"])
-    except (KeyError, RuntimeError, TypeError) as error:
-        raise ValueError(f"{file} is damaged: it holds no state of the trainer's generator") from error
-    trainer.stream.order = order
-
-
-def _device(name: str) -> torch.device:
-    """Where the model was; of several GPUs the one that this process has, where it is one of several processes.
-
-    Raises ValueError for a device that is not there: a GPU of another machine, or what is no device at all.
-    """
-    try:
-        saved = torch.device(name)
-    except RuntimeError:
-        saved = torch.device("meta")
-    here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    is_gpu = here is not None and saved.type == here.type and (saved.index or 0) < torch.accelerator.device_count()
-    if not is_gpu and (saved.type != "cpu" or saved.index):
-        raise ValueError(f"the device is {name!r:.80}, which is not there: pass device='cpu'")
-    return saved if Processes.current().count == 1 else torch.device(saved.type)
+def restore_frozen(frozen: nn.Module, folder: Path) -> None:
+    """Read the frozen copy of a checkpoint. Raises ValueError for weights that do not fit."""
+    load_exactly(frozen, load_tensors(folder / _REFERENCE))
 
 
 def _of_rank(name: str, rank: int) -> str:
     return name if rank == 0 else f"{name}.{rank}"
 
 
-def _write_policy(trainer: Trainer, target: Path, state: dict[str, Tensor]) -> None:
-    """A plain Hugging Face folder where the model is one, else all weights by name; the tokenizer beside it.
-
-    By name, what is frozen has a file of its own, which all checkpoints of a run share.
-    """
-    if isinstance(trainer.model, PreTrainedModel) and not has_adapter(trainer.model):
-        trainer.model.save_pretrained(target, state_dict=state, max_shard_size="1000GB")
-    else:
-        target.mkdir(exist_ok=True)
-        parameters = dict(trainer.model.named_parameters())
-        save_tensors(target / "policy.safetensors", {n: state[n] for n, p in parameters.items() if p.requires_grad})
-        _write_once(
-            _old(trainer, f"model/{_FROZEN}"),
-            target / _FROZEN,
-            {n: state[n] for n, p in parameters.items() if not p.requires_grad},
-        )
-    if trainer.tokenizer is not None:
-        trainer.tokenizer.save_pretrained(target)
-
-
-def _old(trainer: Trainer, name: str) -> Path | None:
-    """What never changes lies in the checkpoint before, if there is one, and a later one shares that file.
-
-    A file that was damaged meanwhile is not shared, or it would be taken for whole from then on.
-    """
-    return None if trainer.last_checkpoint is None else unchanged(trainer.last_checkpoint, name)
-
-
-def _write_once(old: Path | None, target: Path, tensors: Mapping[str, Tensor]) -> None:
-    if old is not None:
-        link_or_copy(old, target)
+def _write_once(shared: Path | None, target: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Frozen weights are written once. Later checkpoints link to that file."""
+    if shared is not None:
+        link_or_copy(shared, target)
     else:
         save_tensors(target, tensors)
 
@@ -285,26 +288,3 @@ def _write_once(old: Path | None, target: Path, tensors: Mapping[str, Tensor]) -
 def _weights(model: nn.Module) -> dict[str, Tensor]:
     """All parameters by name, shared ones once."""
     return {name: p.detach() for name, p in model.named_parameters()}
-
-
-def _policy_tensors(folder: Path) -> dict[str, Tensor]:
-    files = [folder / name for name in ("policy.safetensors", _FROZEN)]
-    if not files[0].is_file():
-        raise ValueError(f"{folder} holds a plain Hugging Face model: resume without model=…")
-    return {name: tensor for file in files if file.is_file() for name, tensor in load_tensors(file).items()}
-
-
-@torch.no_grad()
-def _load_exactly(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    parameters = dict(model.named_parameters())
-    if parameters.keys() != tensors.keys():
-        difference = sorted(parameters.keys() ^ tensors.keys())
-        raise ValueError(f"the checkpoint's weights do not fit {type(model).__name__}; they differ in {difference[:5]}")
-    for name, parameter in parameters.items():
-        if parameter.shape != tensors[name].shape:
-            raise ValueError(f"the checkpoint's {name} is {tuple(tensors[name].shape)}, not {tuple(parameter.shape)}")
-        parameter.copy_(split_like(tensors[name], parameter))
-
-
-def _is_critic(name: str) -> bool:
-    return name.split(".")[0] in ("critic", "value_head")

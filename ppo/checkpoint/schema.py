@@ -1,6 +1,6 @@
-"""What of a trainer is a number, a name or a list of them: the content of a checkpoint's state.json.
+"""What state.json must hold: the names and kinds of a checkpoint's numbers.
 
-This module knows their names and kinds; the tensors are :mod:`ppo.checkpoint.run_state`'s.
+The tensors are :mod:`ppo.checkpoint.run_state`'s.
 """
 
 from __future__ import annotations
@@ -10,54 +10,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from ..lm.adapters import has_adapter
 from ..run.limits import Limits
 from ..scoring import RunningMoments
-
-if TYPE_CHECKING:
-    from ..trainer import Trainer
-
-
-def numbers(trainer: Trainer) -> dict[str, Any]:
-    """All of them, as JSON takes them."""
-    config = getattr(trainer.model, "config", None)
-    return {
-        "step": trainer.step,
-        "num_updates": trainer.optimizer.num_updates,
-        "kl_coef": trainer.kl_controller.coef,
-        "moments": asdict(trainer.scorer.moments) if trainer.scorer.moments is not None else None,
-        "num_not_finite": trainer.num_not_finite,
-        "limits": asdict(trainer.limits),
-        "num_prompts": len(trainer.prompts),
-        "prompts_sha256": ids_sha256([prompt.ids for prompt in trainer.prompts]),
-        "retain_sha256": ids_sha256(trainer.retain_loss.pieces) if trainer.retain_loss is not None else None,
-        "config": trainer.config.to_dict(),
-        "dtype": str(next(trainer.model.parameters()).dtype).removeprefix("torch."),
-        "frozen": [name for name, p in trainer.model.named_parameters() if not p.requires_grad],
-        "kind": type(trainer.model).__name__ + (" with an adapter" if has_adapter(trainer.model) else ""),
-        "attention": getattr(config, "_attn_implementation", None),
-        "device": str(trainer.device),
-    }
 
 
 def ids_sha256(sequences: Sequence[Sequence[int]]) -> str:
     """Hexadecimal SHA-256 of token ids and where they are cut, in this order."""
     return hashlib.sha256(json.dumps([list(ids) for ids in sequences]).encode()).hexdigest()
-
-
-def take_numbers(trainer: Trainer, state: Mapping[str, Any]) -> None:
-    """Put back into a trainer what changes from step to step; what does not, it was built with."""
-    trainer.step = state["step"]
-    trainer.kl_controller.coef = state["kl_coef"]
-    trainer.num_not_finite = state.get("num_not_finite") or 0
-    if "limits" in state:
-        trainer.limits = Limits(**_limits(state))
-    if trainer.scorer.moments is not None:
-        vars(trainer.scorer.moments).update(state["moments"])
 
 
 _NUMBERS: dict[str, type | tuple[type, ...]] = {
@@ -80,7 +43,7 @@ def check_numbers(state: Mapping[str, Any], file: Path) -> None:
             raise ValueError(f"{file} is damaged: {name} is {value!r:.80}")
     if not isinstance(getattr(torch, state["dtype"], None), torch.dtype):
         raise ValueError(f"{file} is damaged: dtype is {state['dtype']!r:.80}")
-    moments, limits = state["moments"], _limits(state)
+    moments, limits = state["moments"], limits_of(state)
     is_wanted = moments is not None or state["config"].get("scale_scores", False)
     if is_wanted and not (
         _is_record(moments, RunningMoments(), (int, float)) and all(abs(x) < LARGEST_MOMENT for x in moments.values())
@@ -92,8 +55,8 @@ def check_numbers(state: Mapping[str, Any], file: Path) -> None:
         raise ValueError(f"{file} is damaged: limits is {limits!r:.80}")
 
 
-def _limits(state: Mapping[str, Any]) -> Any:
-    """As a checkpoint holds them; an older one knows none of the reference, or none at all."""
+def limits_of(state: Mapping[str, Any]) -> Any:
+    """The limits of a checkpoint; an older one knows none of the reference, or none at all."""
     found = state.get("limits", asdict(Limits(1, None, None)))
     return {"reference_rows": None} | found if isinstance(found, dict) else found
 

@@ -15,19 +15,16 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ..buffer import microbatches, rows, trim_rollout
-from ..learner import RetainBatch
+from ..config import Config
 from ..metrics import mean_gaps
+from ..policy import Policy
+from ..retain import RetainBatch
 from ..types import Rollout, Sample
-from .dump import write_dump
-
-if TYPE_CHECKING:
-    from ..trainer import Trainer
+from .dump import Dumps
 
 _SHOWN = 3  # rows that a message names
 _MOST_LOGPROB = 1e-3  # above 0 by rounding only
@@ -40,17 +37,86 @@ class CheckError(RuntimeError):
     """Something that must hold did not; the message names the check, the rows and the dump."""
 
 
-def check_rollout(trainer: Trainer, rollout: Rollout) -> None:
-    """Raise :class:`CheckError` for a rollout that no update should see."""
-    if trainer.config.checks == "off":
-        return
-    for problem, is_bad in rollout_problems(rollout).items():
-        if bool(is_bad.any()):
-            _fail(trainer, "rollout", problem, rollout, is_bad.float(), retain=None)
-    gaps, limit = sampler_gaps(rollout), gap_limit(trainer)
-    if bool((gaps > limit).any()):
-        text = f"the sampler's log-probs are not those of the training forward (nats per token, most {limit:g})"
-        _fail(trainer, "sampler", text, rollout, gaps * (gaps > limit), retain=None)
+class Checks:
+    """Asks what must hold in every step. ``dumps``: where a violation is left for :func:`ppo.replay`."""
+
+    def __init__(self, policy: Policy, config: Config, dumps: Dumps) -> None:
+        self._policy = policy
+        self._config = config
+        self._dumps = dumps
+
+    @property
+    def most_gap_nats(self) -> float:
+        """How far the sampler's and the training forward's log-probs may lie apart: nats per token of a row."""
+        if self._config.max_logprob_gap_nats is not None:
+            return self._config.max_logprob_gap_nats
+        return _GAPS[self._config.autocast == "off" and self._policy.dtype in (torch.float32, torch.float64)]
+
+    def rollout(self, rollout: Rollout, *, step: int) -> None:
+        """Raise :class:`CheckError` for a rollout that no update should see."""
+        if self._config.checks == "off":
+            return
+        for problem, is_bad in rollout_problems(rollout).items():
+            if bool(is_bad.any()):
+                raise CheckError(self._described("rollout", problem, rollout, is_bad.float(), None, step))
+        gaps, most = sampler_gaps(rollout), self.most_gap_nats
+        if bool((gaps > most).any()):
+            text = f"the sampler's log-probs are not those of the training forward (nats per token, most {most:g})"
+            raise CheckError(self._described("sampler", text, rollout, gaps * (gaps > most), None, step))
+
+    def first_minibatch(self, minibatch: Rollout, retain: RetainBatch | None, gap: float, *, step: int) -> None:
+        """Raise :class:`CheckError` where the log-probs of a fresh rollout are not those of the policy that sampled it.
+
+        ``gap``: mean size of log(new / old) in the worst row, nats per token, before the first update of a step. A NaN
+        is left to the check of the gradient.
+        """
+        most = self.most_gap_nats
+        if self._config.checks == "on" and gap > most:
+            ratio = "the first minibatch has a ratio other than 1"
+            text = f"{ratio}: its log-probs are {gap:.3g} nats per token off (most {most:g})"
+            gaps = self._policy.gaps(minibatch)
+            raise CheckError(self._described("first_minibatch", text, minibatch, gaps * (gaps > most), retain, step))
+
+    def finite(self, statistics: Mapping[str, float]) -> None:
+        """Raise FloatingPointError that names the statistics of a minibatch that are NaN or infinite."""
+        if wrong := [f"{name} is {value}" for name, value in statistics.items() if not math.isfinite(value)]:
+            raise FloatingPointError(", ".join(wrong))
+
+    def skipped_update(
+        self, minibatch: Rollout, retain: RetainBatch | None, error: FloatingPointError, *, in_a_row: int, step: int
+    ) -> None:
+        """Tell of an update that was skipped, the ``in_a_row``-th: the first leaves a dump, the last ends the run.
+
+        Raises FloatingPointError after ``config.stop_after_skipped_updates``.
+        """
+        limit = self._config.stop_after_skipped_updates
+        if in_a_row > 1 and in_a_row < limit:
+            return
+        text = f"{error}; {in_a_row} of {limit} such updates in a row"
+        described = self._described("not_finite", text, minibatch, ~self._is_finite(minibatch), retain, step)
+        if in_a_row >= limit:
+            raise FloatingPointError(described) from error
+        if self._policy.processes.is_first:
+            warnings.warn(f"{described}; this update is skipped", RuntimeWarning, stacklevel=3)
+
+    def _is_finite(self, rollout: Rollout) -> Tensor:
+        """Whether all that a row brings into the loss is finite, the policy's own log-probs included, bool [B]."""
+        is_finite = self._policy.gaps(rollout).isfinite()
+        for name in ("advantages", "returns", "old_values", "old_logprobs"):
+            is_finite &= getattr(rollout, name).isfinite().all(dim=1)
+        return is_finite
+
+    def _described(
+        self, check: str, text: str, rollout: Rollout, badness: Tensor, retain: RetainBatch | None, step: int
+    ) -> str:
+        """The message: step, what is wrong, the worst rows, and where the dump lies."""
+        worst = torch.argsort(badness.float().nan_to_num(nan=math.inf), descending=True, stable=True).tolist()
+        chosen = [row for row in worst if bool(badness[row] != 0)][:_SHOWN]
+        count = int((badness != 0).sum())
+        named = "; ".join(_row_text(row, rollout.samples[row], float(badness[row])) for row in chosen)
+        where = f"in {count} of {len(rollout)} rows, such as {named}" if chosen else "no single row stands out"
+        message = f"step {step}: {text}: {where}"
+        return f"{message}; {self._dumps.write(check, message, rollout, retain, step=step)}"
 
 
 def sampler_gaps(rollout: Rollout) -> Tensor:
@@ -76,88 +142,6 @@ def rollout_problems(rollout: Rollout) -> dict[str, Tensor]:
             problems[f"{field.name} is not finite"] = ~value.isfinite().all(dim=1)
             problems[f"{field.name} is not 0 on padding"] = ((value != 0) & ~mask).any(dim=1)
     return problems
-
-
-def check_first_minibatch(trainer: Trainer, minibatch: Rollout, retain: RetainBatch | None, gap: float) -> None:
-    """Raise :class:`CheckError` where the log-probs of a fresh rollout are not those of the policy that sampled it.
-
-    ``gap``: mean size of log(new / old) in the worst row, nats per token, before the first update of a step. A NaN is
-    left to the check of the gradient.
-    """
-    limit = gap_limit(trainer)
-    if trainer.config.checks == "on" and gap > limit:
-        ratio = "the first minibatch has a ratio other than 1"
-        text = f"{ratio}: its log-probs are {gap:.3g} nats per token off (most {limit:g})"
-        gaps = row_gaps(trainer, minibatch)
-        _fail(trainer, "first_minibatch", text, minibatch, gaps * (gaps > limit), retain)
-
-
-def gap_limit(trainer: Trainer) -> float:
-    """Nats per token of a row that the sampler's and the training forward's log-probs may lie apart."""
-    if trainer.config.max_logprob_gap_nats is not None:
-        return trainer.config.max_logprob_gap_nats
-    dtype = next(trainer.model.parameters()).dtype
-    return _GAPS[trainer.config.autocast == "off" and dtype in (torch.float32, torch.float64)]
-
-
-def check_finite(statistics: Mapping[str, float]) -> None:
-    """Raise FloatingPointError that names the statistics of a minibatch that are NaN or infinite."""
-    if wrong := [f"{name} is {value}" for name, value in statistics.items() if not math.isfinite(value)]:
-        raise FloatingPointError(", ".join(wrong))
-
-
-def leave_out(trainer: Trainer, minibatch: Rollout, retain: RetainBatch | None, error: FloatingPointError) -> None:
-    """Forget a gradient that is not finite; the first of several running leaves a dump, the last ends the run."""
-    trainer.optimizer.zero_grad()
-    trainer.num_not_finite += 1
-    limit = trainer.config.stop_after_skipped_updates
-    if trainer.num_not_finite > 1 and trainer.num_not_finite < limit:
-        return
-    text = f"{error}; {trainer.num_not_finite} of {limit} such updates running"
-    described = _described(trainer, "not_finite", text, minibatch, ~_row_is_finite(trainer, minibatch), retain)
-    if trainer.num_not_finite >= limit:
-        raise FloatingPointError(described) from error
-    if trainer.processes.is_first:
-        warnings.warn(f"{described}; this update is left out", RuntimeWarning, stacklevel=3)
-
-
-@torch.no_grad()
-def row_gaps(trainer: Trainer, rollout: Rollout) -> Tensor:
-    """Mean size of log(new / old) of each row, nats per token, float32 [B]."""
-    gaps, limits = torch.zeros(len(rollout), device=rollout.generation.mask.device), trainer.limits
-    attention_mask = rollout.generation.attention_mask
-    for indices in microbatches(attention_mask, size=limits.microbatch, tokens=limits.microbatch_tokens):
-        part = trim_rollout(rows(rollout, indices))
-        logprobs = trainer.evaluate(part.generation).logprobs
-        gaps[indices] = mean_gaps(logprobs, part.old_logprobs, part.generation.mask).to(gaps.dtype)
-    return gaps
-
-
-def _row_is_finite(trainer: Trainer, rollout: Rollout) -> Tensor:
-    """Whether everything that a row brings into the loss is finite, the policy's own log-probs included, bool [B]."""
-    is_finite = row_gaps(trainer, rollout).isfinite()
-    for name in ("advantages", "returns", "old_values", "old_logprobs"):
-        is_finite &= getattr(rollout, name).isfinite().all(dim=1)
-    return is_finite
-
-
-def _fail(
-    trainer: Trainer, check: str, text: str, rollout: Rollout, badness: Tensor, retain: RetainBatch | None
-) -> None:
-    raise CheckError(_described(trainer, check, text, rollout, badness, retain))
-
-
-def _described(
-    trainer: Trainer, check: str, text: str, rollout: Rollout, badness: Tensor, retain: RetainBatch | None
-) -> str:
-    """The message: step, what is wrong, the worst rows, and where the dump lies."""
-    worst = torch.argsort(badness.float().nan_to_num(nan=math.inf), descending=True, stable=True).tolist()
-    chosen = [row for row in worst if bool(badness[row] != 0)][:_SHOWN]
-    count = int((badness != 0).sum())
-    named = "; ".join(_row_text(row, rollout.samples[row], float(badness[row])) for row in chosen)
-    where = f"in {count} of {len(rollout)} rows, such as {named}" if chosen else "no single row stands out"
-    message = f"step {trainer.step}: {text}: {where}"
-    return f"{message}; {write_dump(trainer, check, message, rollout, retain)}"
 
 
 def _row_text(row: int, sample: Sample, badness: float) -> str:

@@ -1,4 +1,4 @@
-"""What a failed check leaves behind: the rows, the trainer as it was, and what was found. :mod:`ppo.replay` reads it.
+"""What a failed check leaves behind: the rows, the run as it was, and what was found. :mod:`ppo.replay` reads it.
 
     <out>/dumps/step-000003-first_minibatch/
       dump.json          the check, the message, prompts and responses
@@ -12,23 +12,20 @@ private as the run's other files. This module judges nothing.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..checkpoint import run_state as persistence
 from ..checkpoint.folder import load_tensors, save_tensors
-from ..distributed.processes import OtherProcessError
+from ..distributed.processes import OtherProcessError, Processes
 from ..io.files import read_json, write_json
+from ..retain import RetainBatch
 from ..types import Generation, Rollout, Sample
-
-if TYPE_CHECKING:
-    from ..trainer import Trainer
 
 Record = TypeVar("Record", Rollout, Generation)
 KEPT = 3  # dumps of one check
@@ -37,35 +34,46 @@ _OF_GENERATION = "generation."
 _IDS, _MASKS = ("prompt_ids", "tokens", "retain_ids"), ("prompt_mask", "mask", "retain_mask", "is_ended")
 
 
-def write_dump(
-    trainer: Trainer, check: str, message: str, rollout: Rollout, retain: tuple[Tensor, Tensor] | None
-) -> str:
-    """Write a dump under ``out`` and say where; all processes must call. An older one of the same name is replaced.
+class Dumps:
+    """Writes dumps under a run's folder.
 
-    All but the newest of the same check are deleted first. A disk that is full takes nothing away from the message:
-    then it says that there is no dump, and so do the other processes, who hear of it from the first.
+    ``folder``: of the run; None: there is none, and nothing is written. ``save``: writes a checkpoint at a path; all
+    processes must call it.
     """
-    if trainer.out is None:
-        return "no dump, since the trainer has no folder (out=…)"
-    folder = trainer.out / "dumps" / f"step-{trainer.step:06d}-{check}"
-    temporary, is_first = folder.with_name(folder.name + ".tmp"), trainer.processes.is_first
-    try:
-        with trainer.processes.together():
+
+    def __init__(self, folder: Path | None, save: Callable[[Path], object], processes: Processes) -> None:
+        self._folder = folder
+        self._save = save
+        self._processes = processes
+
+    def write(self, check: str, message: str, rollout: Rollout, retain: RetainBatch | None, *, step: int) -> str:
+        """Write a dump and say where it lies; all processes must call. An older one of the same name is replaced.
+
+        All but the newest of the same check are deleted first. A full disk takes nothing away from the message: it then
+        says that there is no dump, on every process.
+        """
+        if self._folder is None:
+            return "no dump, since the trainer has no folder (out=…)"
+        folder = self._folder / "dumps" / f"step-{step:06d}-{check}"
+        temporary, is_first = folder.with_name(folder.name + ".tmp"), self._processes.is_first
+        try:
+            with self._processes.together():
+                if is_first:
+                    _make_room(folder, check)
+            self._save(temporary / "trainer")
+            with self._processes.together():
+                if is_first:
+                    save_tensors(temporary / "rows.safetensors", _tensors(rollout, retain))
+                    samples = [{name: getattr(sample, name) for name in _SAMPLE} for sample in rollout.samples]
+                    found = {"check": check, "message": message, "samples": samples}
+                    write_json(temporary / "dump.json", found | {"policy_version": rollout.policy_version})
+                    shutil.rmtree(folder, ignore_errors=True)
+                    temporary.rename(folder)
+        except (OSError, SafetensorError, OtherProcessError) as error:
             if is_first:
-                _make_room(folder, check)
-        persistence.save(trainer, temporary / "trainer")
-        with trainer.processes.together():
-            if is_first:
-                save_tensors(temporary / "rows.safetensors", _tensors(rollout, retain))
-                samples = [{name: getattr(sample, name) for name in _SAMPLE} for sample in rollout.samples]
-                write_json(temporary / "dump.json", {"check": check, "message": message, "samples": samples})
-                shutil.rmtree(folder, ignore_errors=True)
-                temporary.rename(folder)
-    except (OSError, SafetensorError, OtherProcessError) as error:
-        if is_first:
-            shutil.rmtree(temporary, ignore_errors=True)
-        return f"no dump: {error}"
-    return f"ppo.replay({str(folder)!r}) looks at it again"
+                shutil.rmtree(temporary, ignore_errors=True)
+            return f"no dump: {error}"
+        return f"ppo.replay({str(folder)!r}) looks at it again"
 
 
 def _make_room(folder: Path, check: str) -> None:
@@ -76,16 +84,15 @@ def _make_room(folder: Path, check: str) -> None:
         shutil.rmtree(old)
 
 
-def read_dump(folder: Path) -> tuple[dict[str, Any], Rollout, tuple[Tensor, Tensor] | None]:
+def read_dump(folder: Path) -> tuple[dict[str, Any], Rollout, RetainBatch | None]:
     """(dump.json, rows, text to keep) of a dump, on the CPU. Raises ValueError that names what is damaged."""
     found = read_json(folder / "dump.json")
     tensors = load_tensors(folder / "rows.safetensors")
     try:
         samples = [Sample(row={}, **{name: sample[name] for name in _SAMPLE}) for sample in found["samples"]]
         generation = Generation(**_named(tensors, Generation, _OF_GENERATION))
-        rollout = Rollout(
-            generation=generation, samples=samples, **{"ref_logprobs": None, **_named(tensors, Rollout, "")}
-        )
+        named = {"ref_logprobs": None, **_named(tensors, Rollout, "")}
+        rollout = Rollout(generation=generation, samples=samples, policy_version=_version(found), **named)
         _ = str(found["check"]), str(found["message"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"{folder} holds no dump of a check: {error!r}") from error
@@ -93,7 +100,7 @@ def read_dump(folder: Path) -> tuple[dict[str, Any], Rollout, tuple[Tensor, Tens
         raise ValueError(f"{folder / 'rows.safetensors'} is damaged: {'; '.join(wrong[:3])}")
     if len(samples) != len(rollout) or not all(_is_sample(sample) for sample in samples):
         raise ValueError(f"{folder / 'dump.json'} is damaged: it does not hold the samples of {len(rollout)} rows")
-    retain = (tensors["retain_ids"], tensors["retain_mask"]) if "retain_ids" in tensors else None
+    retain = RetainBatch(tensors["retain_ids"], tensors["retain_mask"]) if "retain_ids" in tensors else None
     return found, rollout, retain
 
 
@@ -118,12 +125,18 @@ def _wrong_tensors(tensors: Mapping[str, Tensor]) -> list[str]:
     return wrong
 
 
+def _version(found: Mapping[str, Any]) -> int | None:
+    """Of the policy that the rows were measured under; older dumps do not know it."""
+    version = found.get("policy_version")
+    return version if isinstance(version, int) and not isinstance(version, bool) else None
+
+
 def _is_sample(sample: Sample) -> bool:
     ids = (sample.prompt_ids, sample.ids)
     return all(isinstance(row, list) and all(isinstance(i, int) for i in row) for row in ids)
 
 
-def _tensors(rollout: Rollout, retain: tuple[Tensor, Tensor] | None) -> dict[str, Tensor]:
+def _tensors(rollout: Rollout, retain: RetainBatch | None) -> dict[str, Tensor]:
     """What the frozen blocks said is left out: it is large, and can be asked again."""
     parts: list[tuple[str, Any]] = [("", rollout), (_OF_GENERATION, rollout.generation)]
     tensors = {
@@ -132,7 +145,7 @@ def _tensors(rollout: Rollout, retain: tuple[Tensor, Tensor] | None) -> dict[str
         for field in fields(record)
         if isinstance(getattr(record, field.name), Tensor) and field.name != "frozen_hidden"
     }
-    return tensors | ({} if retain is None else {"retain_ids": retain[0], "retain_mask": retain[1]})
+    return tensors | ({} if retain is None else {"retain_ids": retain.ids, "retain_mask": retain.mask})
 
 
 def _named(tensors: Mapping[str, Tensor], cls: type, prefix: str) -> dict[str, Any]:

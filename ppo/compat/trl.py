@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ..actor_critic import checkpointed_layers
 from ..config import Sampling
 from ..generation import generate
 from ..given import given_responses
 from ..reference import FrozenReference
 from ..trainer import Trainer
-from ..types import Sample
 from .trl_config import PPOConfig, refuse_unknown, with_optimizer
 from .trl_core import LengthSampler, respond_to_batch, set_seed
 from .trl_generation import read_sampling, warn_of_other_distribution
@@ -98,7 +99,7 @@ class PPOTrainer:
     @property
     def optimizer(self) -> Any:
         """The library's own: an AdamW over policy and value head."""
-        return self.trainer.optimizer
+        return self.trainer.learner.optimizer
 
     def generate(
         self,
@@ -141,7 +142,7 @@ class PPOTrainer:
     def _reference_model(self) -> nn.Module:
         if self.ref_model is not None:
             return self.ref_model.pretrained_model
-        frozen = self.trainer.frozen
+        frozen = self.trainer.state.frozen
         if frozen is None or frozen is self.trainer.model:
             raise ValueError("generate_ref_response=True needs a reference that is a model: pass ref_model=…")
         return frozen
@@ -162,16 +163,19 @@ class PPOTrainer:
         for name, values in (("queries", queries), ("responses", responses), ("scores", scores)):
             if len(values) != self.config.batch_size:
                 raise ValueError(f"step() got {len(values)} {name}, batch_size is {self.config.batch_size}")
-        started, kl_coef = time.perf_counter(), self.trainer.kl_controller.coef
-        if self.model.is_gradient_checkpointed:
-            self.trainer.config = self.trainer.config.replace(gradient_checkpointing=True)
+        started, kl_coef = time.perf_counter(), self.trainer.kl.coef
         prompts = [_ids(query, f"query {index}") for index, query in enumerate(queries)]
         answers = [_ids(response, f"response {index}") for index, response in enumerate(responses)]
         numbers = torch.tensor([_score(score, index) for index, score in enumerate(scores)])
         rollout = self.trainer.appraise(given_responses(self.trainer, prompts, answers, numbers))
-        metrics = self.trainer.update(rollout)
+        with checkpointed_layers(self.trainer.policy.actor) if self._is_checkpointed() else nullcontext():
+            metrics = self.trainer.update(rollout)
         seconds = time.perf_counter() - started
         return old_statistics(rollout, metrics, self.trainer.config, kl_coef=kl_coef, seconds=seconds)
+
+    def _is_checkpointed(self) -> bool:
+        """Whether the script switched gradient checkpointing on, on the model and not in the config."""
+        return self.model.is_gradient_checkpointed and not self.trainer.config.gradient_checkpointing
 
     def log_stats(
         self,
@@ -241,19 +245,15 @@ def _make_trainer(
     reference = None
     if ref_model is not None:
         reference = FrozenReference(ref_model.pretrained_model, settings.sampling(), is_adapter_off=False)
-    trainer = Trainer(
-        model.pretrained_model, [[0]], _no_reward, settings, tokenizer=tokenizer, reference=reference
-    )  # the prompts are never asked for: queries come to generate() and step()
+    # Neither prompts nor a reward: queries come to generate(), scores to step().
+    trainer = Trainer(model.pretrained_model, config=settings, tokenizer=tokenizer, reference=reference)
     if trainer.processes.count > 1:
         raise ValueError(f"this PPOTrainer runs in one process, not {trainer.processes.count}: use ppo.Trainer")
-    assert trainer.actor.value_head is not None
-    trainer.actor.value_head.load_state_dict(model.v_head.state_dict())
-    model.v_head = trainer.actor.value_head
+    value_head = trainer.policy.actor.value_head
+    assert value_head is not None
+    value_head.load_state_dict(model.v_head.state_dict())
+    model.v_head = value_head
     return trainer
-
-
-def _no_reward(samples: list[Sample]) -> list[float]:
-    raise ValueError("scores come from the script: call step(queries, responses, scores)")
 
 
 def _make_loader(dataset: Any, config: PPOConfig, collate: Callable[[list[Any]], Any] | None) -> DataLoader[Any]:

@@ -16,22 +16,20 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 
-from ..actor_critic import ActorCritic
-from .backbone import causal_lm, swapped_forwards
+from .backbone import causal_lm, is_split, swapped_forwards
 
 _WORTHWHILE = 2**23  # weights; a smaller second gradient is no burden, and small models keep their bits
 
 
 @contextmanager
-def lean_tied_gradient(actor: ActorCritic) -> Iterator[None]:
-    """Within the context a large tied embedding of the policy adds its gradient to ``weight.grad`` itself.
+def lean_tied_gradient(model: nn.Module) -> Iterator[None]:
+    """Within the context a large tied embedding of a causal LM adds its gradient to ``weight.grad`` itself.
 
     For passes that end in ``backward()``: ``torch.autograd.grad`` would miss that part. The sum is the same up to
     rounding. Does nothing where the embedding is small, frozen, not tied, more than a table, or split among processes.
     """
-    embedding = None if isinstance(actor, FSDPModule) else _large_tied_embedding(actor.policy)
+    embedding = None if is_split(model) else _large_tied_embedding(model)
     if embedding is None:
         yield
         return

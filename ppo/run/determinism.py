@@ -44,11 +44,11 @@ def deterministic_algorithms(is_on: bool) -> Iterator[None]:
 def reproducible(
     method: Callable[Concatenate[Any, Arguments], Result],
 ) -> Callable[Concatenate[Any, Arguments], Result]:
-    """A method of the trainer that runs under :func:`deterministic_algorithms` where its config says so."""
+    """A method that runs under :func:`deterministic_algorithms` where the config of its object says so."""
 
     @wraps(method)
-    def run(trainer: Any, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        with deterministic_algorithms(trainer.config.deterministic):
-            return method(trainer, *args, **kwargs)
+    def run(owner: Any, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        with deterministic_algorithms(owner.config.deterministic):
+            return method(owner, *args, **kwargs)
 
     return run

@@ -44,6 +44,11 @@ class Limits:
 
         return cls(**{field.name: least(field.name) for field in fields(cls)})
 
+    def take(self, others: Limits) -> None:
+        """Go on with the limits of another record, in place: whoever holds this one sees them."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(others, field.name))
+
     def halve_slots(self, rows: int) -> bool:
         """Fewer than ``rows`` sequences side by side; False where it is one already."""
         before = min(self.rollout_slots, rows)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,17 +15,15 @@ from torch import Tensor
 from ..buffer import align, trim
 from ..generation.sampling import filter_logits
 from ..lm.logprobs import ban_early_eos, response_positions
+from ..policy import Policy
 from ..types import Generation
 from .records import Alternative
-
-if TYPE_CHECKING:
-    from ..trainer import Trainer
 
 CONTEXT = 8  # tokens before a token that decide how it is written (a space, half a letter)
 
 
 @dataclass(frozen=True)
-class Look:
+class TokenDistributions:
     """What the policy and the critic say about one response: log-probs of all tokens [T, V], and statistics [T]."""
 
     distribution: Tensor
@@ -34,21 +32,21 @@ class Look:
 
 
 @torch.no_grad()
-def look(trainer: Trainer, generation: Generation) -> Look:
+def ask_distributions(policy: Policy, generation: Generation) -> TokenDistributions:
     """Ask about a single row."""
     part = trim(generation)
-    rows, backbone, sampling = align(part), trainer.actor.backbone, trainer.sampling
+    rows, backbone, sampling = align(part), policy.actor.backbone, policy.sampling
     tokens = part.tokens[0]
-    with trainer.precision():
+    with policy.precision():
         features = backbone(rows.input_ids, rows.attention_mask)
         chosen = response_positions(features.before_logits, rows.prompt_lengths, len(tokens))[0]
         logits = backbone.output_layer(chosen).float()
     is_early = torch.arange(len(tokens), device=tokens.device) < sampling.min_response_length
     logits = ban_early_eos(logits, is_early, sampling.eos_ids)
     logits = filter_logits(logits, sampling.temperature, sampling.top_k, sampling.top_p, keep=tokens)
-    evaluation = trainer.evaluate(part)
+    evaluation = policy.evaluate(part)
     distribution = torch.log_softmax(logits, dim=-1).cpu()
-    return Look(distribution, evaluation.logprobs[0].cpu(), evaluation.values[0].cpu())
+    return TokenDistributions(distribution, evaluation.logprobs[0].cpu(), evaluation.values[0].cpu())
 
 
 def alternatives(

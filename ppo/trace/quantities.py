@@ -96,9 +96,9 @@ def _sampled(config: Config, has_reference: bool) -> list[Quantity]:
     found = [
         Quantity("old_logprob", "log-prob, old policy", "log π_old", "sample",
                  "Natural logarithm of the chance that the sampler gave this token when it drew it.",
-                 "ppo/collector.py: _old_statistics"),
+                 "ppo/policy.py: Policy.before"),
         Quantity("old_probability", "probability, old policy", "π_old", "sample",
-                 "The same as a probability.", "ppo/collector.py: _old_statistics", "exp({old_logprob})"),
+                 "The same as a probability.", "ppo/policy.py: Policy.before", "exp({old_logprob})"),
         Quantity("entropy", "entropy", "H", "sample",
                  "How undecided the policy was here, in nats: 0 means that it had no choice.",
                  "ppo/generation/sampling.py: draw"),

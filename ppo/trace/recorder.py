@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..actor_critic import Evaluation
 from ..config import Config
 from ..losses import policy_terms, value_terms
-from ..types import Rollout
+from ..types import Evaluation, Rollout
 from .records import ClipSide, MinibatchTrace, SkipReason, TokenUpdate
 
 

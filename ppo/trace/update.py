@@ -1,57 +1,68 @@
 """The traced update: the trainer's own, with a recorder, and the distributions at each position before and after.
 
-This module knows the trainer and puts the record together; what is recorded in between is :mod:`ppo.trace.recorder`'s.
+This module is handed the policy and the update, and puts the record together; what is recorded in between is
+:mod:`ppo.trace.recorder`'s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from ..advantages import gae, masked_mean, masked_variance, shape_rewards, td_errors
-from ..checkpoint.random_state import random_state, set_random_state
 from ..config import Config
-from ..types import Rollout
-from .distributions import CONTEXT, Look, Writer, alternatives, look
+from ..policy import Policy
+from ..types import Observer, Rollout
+from .distributions import CONTEXT, TokenDistributions, Writer, alternatives, ask_distributions
 from .recorder import Recorder
 from .records import RowTrace, TokenTrace, TokenUpdate, Trace
 
-if TYPE_CHECKING:
-    from ..trainer import Trainer
+
+class Update(Protocol):
+    """:meth:`ppo.Trainer.update`."""
+
+    def __call__(self, rollout: Rollout, *, observer: Observer | None = None) -> dict[str, float]: ...
 
 
 def trace_update(
-    trainer: Trainer, rollout: Rollout, rows: Sequence[int], *, top_k: int = 5, is_undone: bool = False
+    policy: Policy,
+    update: Update,
+    rollout: Rollout,
+    rows: Sequence[int],
+    *,
+    config: Config,
+    step: int,
+    kl_coef: float,
+    tokenizer: Any | None,
+    top_k: int = 5,
 ) -> Trace:
     """See :meth:`ppo.Trainer.trace`. Holds rows x T x V log-probs in memory while the update runs.
 
-    Raises ValueError for rows that the rollout lacks, for a rollout without ``token_rewards``, and under torchrun.
+    ``kl_coef``: before the update, where the rollout's metrics do not say it. Raises ValueError for rows that the
+    rollout lacks, for a rollout without ``token_rewards``, and with several processes.
     """
-    _check(trainer, rollout, rows, top_k)
-    step, kl_coef = trainer.step, rollout.metrics.get("kl/coef", trainer.kl_controller.coef)
-    recorder = Recorder(rollout, rows, trainer.config)
-    with unchanged(trainer) if is_undone else nullcontext():
-        before = [look(trainer, rollout.generation.rows([row])) for row in rows]
-        metrics = trainer.update(rollout, recorder=recorder)
-        after = [look(trainer, rollout.generation.rows([row])) for row in rows]
-    columns = _columns(rollout, trainer.config, kl_coef)
-    shared = _numbers(columns, rollout.generation.mask, trainer.config) | {"kl_coef": kl_coef}
+    _check(policy, rollout, rows, top_k)
+    kl_coef = rollout.metrics.get("kl/coef", kl_coef)
+    recorder = Recorder(rollout, rows, config)
+    before = [ask_distributions(policy, rollout.generation.rows([row])) for row in rows]
+    metrics = update(recorder.marked, observer=recorder)
+    after = [ask_distributions(policy, rollout.generation.rows([row])) for row in rows]
+    columns = _columns(rollout, config, kl_coef)
+    shared = _numbers(columns, rollout.generation.mask, config) | {"kl_coef": kl_coef}
     if "score/running_std" in rollout.metrics:
         shared["score_std"] = rollout.metrics["score/running_std"]
+    writer = Writer(tokenizer)
     traces = [
-        _row_trace(trainer, rollout, row, columns, recorder.updates[row], *looks, top_k=top_k)
-        for row, *looks in zip(rows, before, after, strict=True)
+        _row_trace(rollout, row, columns, recorder.updates[row], *asked, config=config, writer=writer, top_k=top_k)
+        for row, *asked in zip(rows, before, after, strict=True)
     ]
-    config = trainer.config.to_dict()
-    return Trace(step, len(rollout), config, shared, recorder.minibatches, traces, metrics)
+    return Trace(step, len(rollout), config.to_dict(), shared, recorder.minibatches, traces, metrics)
 
 
-def _check(trainer: Trainer, rollout: Rollout, rows: Sequence[int], top_k: int) -> None:
-    if trainer.processes.count > 1:
+def _check(policy: Policy, rollout: Rollout, rows: Sequence[int], top_k: int) -> None:
+    if policy.processes.count > 1:
         raise ValueError("a trace is taken in one process: run this step without torchrun")
     if rollout.token_rewards is None:
         raise ValueError("the rollout has no token_rewards, so a trace cannot show them: take trainer.rollout()'s")
@@ -59,28 +70,6 @@ def _check(trainer: Trainer, rollout: Rollout, rows: Sequence[int], top_k: int) 
         raise ValueError(f"rows={list(rows)} must be different numbers from 0 to {len(rollout) - 1}")
     if top_k < 1:
         raise ValueError(f"top_k={top_k} must be at least 1")
-
-
-@contextmanager
-def unchanged(trainer: Trainer) -> Iterator[None]:
-    """Whatever an update changes is put back at the end, also after an error; costs a copy of what is trained."""
-    weights = {name: p.detach().clone() for name, p in trainer.actor.trained_parameters().items()}
-    moments = {name: x.clone() for name, x in trainer.optimizer.state_tensors().items()}
-    num_updates, step, kl_coef = trainer.optimizer.num_updates, trainer.step, trainer.kl_controller.coef
-    num_not_finite, fresh = trainer.num_not_finite, trainer._fresh
-    generator, other_generators = trainer.generator.get_state(), random_state()
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for name, p in trainer.actor.trained_parameters().items():
-                p.copy_(weights[name])
-        trainer.optimizer.zero_grad()
-        trainer.optimizer.load_state_tensors(moments, num_updates)
-        trainer.step, trainer.kl_controller.coef = step, kl_coef
-        trainer.num_not_finite, trainer._fresh = num_not_finite, fresh
-        trainer.generator.set_state(generator)
-        set_random_state(other_generators)
 
 
 def _numbers(columns: Mapping[str, Tensor], mask: Tensor, config: Config) -> dict[str, float]:
@@ -124,24 +113,24 @@ def _columns(rollout: Rollout, config: Config, kl_coef: float) -> dict[str, Tens
 
 
 def _row_trace(
-    trainer: Trainer,
     rollout: Rollout,
     row: int,
     columns: dict[str, Tensor],
     updates: list[list[TokenUpdate]],
-    before: Look,
-    after: Look,
+    before: TokenDistributions,
+    after: TokenDistributions,
     *,
+    config: Config,
+    writer: Writer,
     top_k: int,
 ) -> RowTrace:
-    sample, config = rollout.samples[row], trainer.config
+    sample = rollout.samples[row]
     numbers: dict[str, list[float]] = {name: x[row].tolist() for name, x in columns.items()}
     numbers["final_logprob"] = after.logprobs.tolist()
     numbers["final_probability"] = after.logprobs.exp().tolist()
     optional = ["ref_logprob", "value", "td_error", "raw_advantage", "return_value", "final_value"]
     if config.has_critic:
         numbers["final_value"] = after.values.tolist()
-    writer = Writer(trainer.tokenizer)
     tokens = []
     for t, token in enumerate(sample.ids):
         context = (sample.prompt_ids + sample.ids[:t])[-CONTEXT:]

@@ -60,9 +60,9 @@ def test_products_that_the_update_leaves_out_are_not_counted(is_tied, monkeypatc
 
 def bare_gradients(variant, microbatch, monkeypatch):
     trainer, found = update.make_trainer(options(variant, microbatch=microbatch)), {}
-    parameters = dict(trainer.actor.named_parameters())
+    parameters = dict(trainer.policy.actor.named_parameters())
     monkeypatch.setattr(
-        trainer.optimizer, "zero_grad", lambda: found.update({n: p.grad for n, p in parameters.items()})
+        trainer.learner.optimizer, "zero_grad", lambda: found.update({n: p.grad for n, p in parameters.items()})
     )
     assert update.bare_pass(trainer, trainer.rollout()) > 0
     return {name: gradient for name, gradient in found.items() if gradient is not None}

@@ -32,11 +32,11 @@ def test_token_rewards_reach_their_tokens():
 
 def test_an_adapter_is_trained_alone():
     trainer = lora.main(steps=2, prompts_per_step=8)
-    trained = trainer.actor.trained_parameters()
+    trained = trainer.policy.actor.trained_parameters()
     assert all("lora_" in name or "value_head" in name for name in trained)
     moved = [name for name, p in trained.items() if "lora_B" in name and p.abs().max() > 0]
     assert len(moved) == 8  # q and v of four layers: B starts at 0
-    assert trainer.frozen is trainer.model
+    assert trainer.state.frozen is trainer.model
 
 
 def test_an_own_loop_resumes_in_the_middle(monkeypatch):

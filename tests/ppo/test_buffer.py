@@ -92,6 +92,13 @@ def test_joined_rows_keep_what_the_frozen_blocks_said():
     assert not joined[:2, 5:].any()
 
 
+def test_joined_rollouts_know_the_policy_only_if_it_was_one():
+    first, second = (replace(random_rollout([2], seed=seed), policy_version=3) for seed in (0, 1))
+    assert join([first, second]).policy_version == 3
+    assert join([first, replace(second, policy_version=4)]).policy_version is None
+    assert join([first, replace(second, policy_version=None)]).policy_version is None
+
+
 def test_microbatches_by_size_are_sorted_and_complete():
     mask = torch.arange(10) < torch.tensor([3, 10, 1, 7, 7, 2])[:, None]
     parts = microbatches(mask, size=2)

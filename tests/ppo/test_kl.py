@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ppo.config import Config
-from ppo.kl import AdaptiveKL, FixedKL, estimate_kl, make_controller
+from ppo.kl import AdaptiveKL, FixedKL, KLPenalty, estimate_kl
 
 
 def exact_expectation(estimator):
@@ -63,8 +63,8 @@ def test_adaptive_controller(kl, factor):
 
 
 def test_the_config_chooses_the_controller():
-    assert isinstance(make_controller(Config()), AdaptiveKL)
-    assert make_controller(Config(kl_controller="fixed", kl_coef=0.3)) == FixedKL(0.3)
+    assert isinstance(KLPenalty.of(Config()).controller, AdaptiveKL)
+    assert KLPenalty.of(Config(kl_controller="fixed", kl_coef=0.3)).controller == FixedKL(0.3)
     fixed = FixedKL(0.3)
     fixed.update(100.0, 10)
     assert fixed.coef == 0.3

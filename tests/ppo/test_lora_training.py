@@ -36,11 +36,11 @@ def logprobs(model):
 @pytest.mark.parametrize("make", [tiny_gpt2, tiny_llama])
 def test_a_new_adapter_is_switched_off_for_the_reference(make):
     trainer = Trainer(adapted(make), PROMPTS, id_mean, SMALL)
-    assert trainer.frozen is trainer.model
+    assert trainer.state.frozen is trainer.model
     assert trainer.config.reference_adapter == "off"
     assert trainer.rollout().kl.abs().max() < 1e-5
     trainer.train(2, progress=False)
-    assert torch.allclose(trainer.reference.logprobs(GENERATION, []), logprobs(make()), atol=1e-5)
+    assert torch.allclose(trainer.collector.reference.logprobs(GENERATION, []), logprobs(make()), atol=1e-5)
     assert not torch.allclose(logprobs(trainer.model), logprobs(make()), atol=1e-3)
 
 
@@ -52,17 +52,17 @@ def test_a_fine_tuned_adapter_is_the_reference_and_not_its_base(make):
     assert trainer.config.reference_adapter == "snapshot"
     assert trainer.rollout().kl.abs().max() < 1e-5
     trainer.train(2, progress=False)
-    assert torch.allclose(trainer.reference.logprobs(GENERATION, []), before, atol=1e-5)
+    assert torch.allclose(trainer.collector.reference.logprobs(GENERATION, []), before, atol=1e-5)
     assert not torch.allclose(before, logprobs(make()), atol=1e-2)
     own = {id(p) for p in trainer.model.parameters()}
-    copied = [name for name, p in trainer.frozen.named_parameters() if id(p) not in own]
+    copied = [name for name, p in trainer.state.frozen.named_parameters() if id(p) not in own]
     assert copied
     assert all("lora_" in name for name in copied)
 
 
 def test_the_base_of_a_fine_tuned_adapter_can_be_asked_for():
     trainer = Trainer(adapted(is_tuned=True), PROMPTS, id_mean, SMALL.replace(reference_adapter="off"))
-    assert torch.allclose(trainer.reference.logprobs(GENERATION, []), logprobs(tiny_gpt2()), atol=1e-5)
+    assert torch.allclose(trainer.collector.reference.logprobs(GENERATION, []), logprobs(tiny_gpt2()), atol=1e-5)
     assert trainer.rollout().kl.abs().max() > 1e-2
 
 
@@ -88,7 +88,7 @@ def test_only_the_adapter_is_trained_and_nothing_else_has_a_gradient_or_a_moment
     trainer.train(1, progress=False)
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert moved == {name for name in before if "lora_" in name}
-    assert all("lora_" in name or "value_head" in name for name in trainer.optimizer.state_tensors())
+    assert all("lora_" in name or "value_head" in name for name in trainer.learner.optimizer.state_tensors())
 
 
 @pytest.mark.parametrize("make", [tiny_gpt2, tiny_llama])
@@ -109,11 +109,11 @@ def test_gradient_checkpointing_changes_no_gradient(make):
 
 def test_an_adapter_in_the_top_layers_leaves_frozen_blocks():
     trainer = Trainer(adapted(targets=r".*h\.1\..*c_attn"), PROMPTS, id_mean, SMALL)
-    assert trainer.frozen_blocks.depth == 1
+    assert trainer.policy.actor.frozen_blocks.depth == 1
     rollout = trainer.rollout()
     assert rollout.kl.abs().max() < 1e-5
     trainer.update(rollout)
-    assert torch.allclose(trainer.reference.logprobs(GENERATION, []), logprobs(tiny_gpt2()), atol=1e-5)
+    assert torch.allclose(trainer.collector.reference.logprobs(GENERATION, []), logprobs(tiny_gpt2()), atol=1e-5)
     with pytest.raises(ValueError, match="adapt the top layers only"):
         Trainer(adapted(), PROMPTS, id_mean, SMALL.replace(train_top_layers=1))
 
@@ -132,7 +132,7 @@ def test_resume_goes_on_bit_for_bit_with_a_model_of_the_same_shape(tmp_path, mak
     resumed = Trainer.resume(tmp_path / "b", PROMPTS, id_mean, model=adapted(make))
     assert resumed.config == trainer.config
     resumed.train(2, progress=False)
-    for (name, p), q in zip(trainer.actor.named_parameters(), resumed.actor.parameters(), strict=True):
+    for (name, p), q in zip(trainer.policy.actor.named_parameters(), resumed.policy.actor.parameters(), strict=True):
         assert torch.equal(p, q), name
     with pytest.raises(ValueError, match=r"but a \w+LMHeadModel with an adapter|but a \w+ForCausalLM with an adapter"):
         Trainer.resume(tmp_path / "b", PROMPTS, id_mean)
@@ -154,11 +154,11 @@ def test_a_pefted_model_is_taken_as_it_is(tmp_path):
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(r=2, target_modules=["c_attn"], task_type="CAUSAL_LM", fan_in_fan_out=True)
     trainer = Trainer(peft.get_peft_model(tiny_gpt2(), config), PROMPTS, id_mean, SMALL)
-    assert trainer.frozen is trainer.model
+    assert trainer.state.frozen is trainer.model
     assert trainer.rollout().kl.abs().max() < 1e-5
     trainer.train(1, progress=False)
     assert trainer.rollout().kl.abs().max() > 1e-4
-    assert torch.allclose(trainer.reference.logprobs(GENERATION, []), logprobs(tiny_gpt2()), atol=1e-5)
+    assert torch.allclose(trainer.collector.reference.logprobs(GENERATION, []), logprobs(tiny_gpt2()), atol=1e-5)
     trainer.save(tmp_path / "ckpt")
     resumed = Trainer.resume(tmp_path / "ckpt", PROMPTS, id_mean, model=peft.get_peft_model(tiny_gpt2(), config))
     for t in (trainer, resumed):

@@ -144,7 +144,7 @@ def build(name, dtype):
     reward = token_rewards if name == "token_rewards" else scores
     trainer = Trainer(model, PROMPTS, reward, BASE.replace(**changes), retain=RETAIN)
     config = SimpleNamespace(**dataclasses.asdict(trainer.config))
-    layers = [x for x in getattr(trainer.actor.value_head, "layers", []) if hasattr(x, "weight")]
+    layers = [x for x in getattr(trainer.policy.actor.value_head, "layers", []) if hasattr(x, "weight")]
     head = [tuple(p.detach().double().requires_grad_() for p in (x.weight, x.bias)) for x in layers]
     oracle = Oracle(
         config,
@@ -184,13 +184,13 @@ def two_steps(name, dtype):
         assert {m for m in found if not m.startswith(("time/", "generate/"))} == wanted.keys()
         for metric in wanted:
             pairs[f"{step} {metric}"] = scalar(found[metric]), scalar(wanted[metric])
-        pairs[f"{step} kl_coef"] = scalar(trainer.kl_controller.coef), scalar(oracle.kl_coef)
-        trained = trainer.actor.trained_parameters()
+        pairs[f"{step} kl_coef"] = scalar(trainer.kl.coef), scalar(oracle.kl_coef)
+        trained = trainer.policy.actor.trained_parameters()
         assert trained.keys() == oracle.parameters().keys()
         for parameter, weights in oracle.parameters().items():
             pairs[f"{step} {parameter}"] = trained[parameter].detach().double().clone(), weights.detach().clone()
     for parameter, (_, first, second) in oracle.optimizer.moments.items():
-        state = trainer.optimizer.state_tensors()
+        state = trainer.learner.optimizer.state_tensors()
         for moment, numbers in (("exp_avg", first), ("exp_avg_sq", second)):
             flat = state[f"{parameter}/{moment}"].flatten().double()
             pairs[f"{parameter}/{moment}"] = flat, torch.tensor(numbers, dtype=torch.float64)

@@ -300,4 +300,4 @@ def test_a_step_where_nothing_or_everything_ends_at_once(advantage, eos_ids, pro
     metrics = trainer.update(rollout)
     assert metrics["rollout/logprob_gap"] < 1e-5
     assert all(math.isfinite(value) for value in (rollout.metrics | metrics).values())
-    assert all(torch.isfinite(p).all() for p in trainer.actor.parameters())
+    assert all(torch.isfinite(p).all() for p in trainer.policy.actor.parameters())

@@ -4,18 +4,23 @@ import pytest
 import torch
 
 from ppo.lm.backbone import Backbone
-from ppo.retain import RetainLoss, count_predictions
+from ppo.retain import RetainLoss, RetainTexts, count_predictions
 from tests.fakes import tiny_gpt2
 
 TEXTS = [[2, 3, 4, 5, 6, 7, 8], [9, 10], [11, 12, 13, 14, 15, 16, 17, 18, 19, 20]]
 
 
 def make(kind, **changes):
-    arguments = {
-        "kind": kind, "reference": tiny_gpt2(7).eval(), "num_sequences": 3, "length": 6, "chunk_tokens": 4,
-        "generator": torch.Generator().manual_seed(0),
-    }  # fmt: skip
-    return RetainLoss(TEXTS, **(arguments | changes))
+    return RetainLoss(kind, **({"reference": tiny_gpt2(7).eval(), "chunk_tokens": 4} | changes))
+
+
+def texts(**changes):
+    return RetainTexts(TEXTS, num_sequences=3, length=6, generator=torch.Generator().manual_seed(0), **changes)
+
+
+def draw():
+    batch = texts().draw(torch.device("cpu"))
+    return batch.ids, batch.mask
 
 
 def naive(kind, policy, reference, ids, mask):
@@ -36,7 +41,7 @@ def naive(kind, policy, reference, ids, mask):
 @torch.no_grad()
 def test_the_loss_is_its_definition(kind):
     policy, loss = tiny_gpt2(1).eval(), make(kind)
-    ids, mask = loss.draw(torch.device("cpu"))
+    ids, mask = draw()
     expected, count = naive(kind, policy, tiny_gpt2(7).eval(), ids, mask)
     assert count_predictions(mask) == count
     assert loss(Backbone(policy), ids, mask, num_tokens=count).item() == pytest.approx(expected, abs=1e-5)
@@ -45,7 +50,7 @@ def test_the_loss_is_its_definition(kind):
 def test_kl_to_itself_is_zero_and_has_no_gradient():
     policy = tiny_gpt2(7).eval()
     loss = make("kl")
-    ids, mask = loss.draw(torch.device("cpu"))
+    ids, mask = draw()
     value = loss(Backbone(policy), ids, mask, num_tokens=count_predictions(mask))
     value.backward()
     assert abs(value.item()) < 1e-6
@@ -54,7 +59,7 @@ def test_kl_to_itself_is_zero_and_has_no_gradient():
 
 def test_parts_add_up():
     policy, loss = Backbone(tiny_gpt2(1).eval()), make("kl")
-    ids, mask = loss.draw(torch.device("cpu"))
+    ids, mask = draw()
     n = count_predictions(mask)
     with torch.no_grad():
         whole = loss(policy, ids, mask, num_tokens=n).item()
@@ -63,13 +68,13 @@ def test_parts_add_up():
 
 
 def test_long_texts_are_cut_and_single_tokens_left_out():
-    loss = make("lm", length=6)
-    assert sorted(map(len, loss.pieces)) == [2, 4, 6, 6]  # the 1-token rest of the first text is gone
-    assert {tuple(p) for p in loss.pieces} <= {tuple(t[i : i + 6]) for t in TEXTS for i in (0, 6)}
+    pieces = texts().pieces
+    assert sorted(map(len, pieces)) == [2, 4, 6, 6]  # the 1-token rest of the first text is gone
+    assert {tuple(p) for p in pieces} <= {tuple(t[i : i + 6]) for t in TEXTS for i in (0, 6)}
 
 
 def test_draws_come_from_the_generator():
-    assert torch.equal(make("lm").draw(torch.device("cpu"))[0], make("lm").draw(torch.device("cpu"))[0])
+    assert torch.equal(draw()[0], draw()[0])
 
 
 def test_kl_needs_a_reference():

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 import demem
-import ppo.collector
+import ppo.sampler
 from tests.unlearning.test_demem import fails, write_rows
 from unlearning.trace import choose_rows
 
@@ -25,14 +25,14 @@ def test_a_preset_s_trace_shows_the_step_that_the_preset_takes(tmp_path, monkeyp
     data, out = write_rows(tmp_path / "rows.jsonl", 8), tmp_path / "trace"
     groups = ["--num-forget", "4", "--num-holdout", "2", "--num-never", "2"]
     sizes = ["--prompts-per-step", "4", "--minibatch", "4", "--epochs", "1", "--num-own", "8"]
-    generate = ppo.collector.generate
+    generate = ppo.sampler.generate
 
     def generate_two_tokens(*arguments, **named):  # as an early end would leave them
         result = generate(*arguments, **named)
         names = ("tokens", "mask", "logprobs", "entropy", "values")
         return replace(result, **{name: getattr(result, name)[:, :2] for name in names})
 
-    monkeypatch.setattr(ppo.collector, "generate", generate_two_tokens)
+    monkeypatch.setattr(ppo.sampler, "generate", generate_two_tokens)
     arguments = ["trace", "--preset", preset, "--data", data, *groups, *sizes, "--after", "1", "--rows", "1"]
     assert demem.main([*arguments, "--out", str(out)]) == 0
     row = json.loads((out / "trace.json").read_text())["trace"]["rows"][0]

@@ -27,11 +27,9 @@ def noisy(samples):
 
 
 def everything(trainer):
-    parts = [p.detach().flatten().double() for p in trainer.actor.parameters()]
-    parts += [t.flatten().double() for _, t in sorted(trainer.optimizer.state_tensors().items())]
-    return torch.cat(
-        [*parts, torch.tensor([trainer.kl_controller.coef, trainer.scorer.moments.mean, trainer.step]).double()]
-    )
+    parts = [p.detach().flatten().double() for p in trainer.policy.actor.parameters()]
+    parts += [t.flatten().double() for _, t in sorted(trainer.learner.optimizer.state_tensors().items())]
+    return torch.cat([*parts, torch.tensor([trainer.kl.coef, trainer.scorer.moments.mean, trainer.step]).double()])
 
 
 @pytest.mark.parametrize("head", ["linear", "mlp", "critic"])
@@ -239,7 +237,7 @@ def test_what_lies_ahead_of_a_resumed_run_is_deleted_with_the_first_checkpoint_t
     trainer.train(4, progress=False)
     folder = tmp_path / "checkpoints"
     resumed = Trainer.resume(folder / "step-000003", PROMPTS, noisy, retain=RETAIN, out=tmp_path)
-    resumed.step = 1  # as if an older one had been kept
+    resumed.state.counters.step = 1  # as if an older one had been kept
     (folder / "step-000009.tmp").mkdir()
     resumed.save_numbered()
     assert [p.name for p in folder.iterdir()] == ["step-000001"]

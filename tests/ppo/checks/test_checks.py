@@ -9,8 +9,7 @@ import torch
 from safetensors import SafetensorError
 
 import ppo
-from ppo import CheckError, Config, Trainer, generate
-from ppo import collector as responses
+from ppo import CheckError, Config, Trainer, generate, sampler
 from ppo.checks import dump, rollout_problems
 from ppo.metrics import mean_gaps
 from tests.fakes import random_rollout, tiny_gpt2
@@ -78,6 +77,22 @@ def test_a_reference_that_says_nan_ends_the_run_before_the_update(tmp_path):
     assert make(SMALL.replace(checks="off"), reference=reference).rollout() is not None
 
 
+def test_a_rollout_with_other_advantages_is_still_checked(tmp_path):
+    """A researcher's own advantages turn no check off: the policy's version goes with the rows, wherever they go."""
+    trainer = make(SMALL.replace(minibatch=8), out=tmp_path)
+    trainer.train(1, progress=False)
+    rollout = trainer.rollout()
+    assert rollout.policy_version == 2  # updates so far: two epochs of one minibatch
+    mine = dataclasses.replace(rollout, advantages=torch.ones_like(rollout.advantages) * rollout.generation.mask)
+    wrong = dataclasses.replace(mine, old_logprobs=rollout.old_logprobs * 1.4)
+    with pytest.raises(CheckError, match="step 1: the first minibatch has a ratio other than 1"):
+        trainer.update(wrong)
+    assert ppo.replay(tmp_path / "dumps" / "step-000001-first_minibatch").rollout.policy_version == 2
+    assert trainer.update(mine)["rollout/logprob_gap"] < 1e-5
+    again = trainer.update(mine)  # the policy has moved since: a ratio other than 1 is no fault
+    assert again["rollout/logprob_gap"] > 1e-5
+
+
 @pytest.mark.parametrize("config", [SMALL, SMALL.replace(**KEEP, kl_as="loss", kl_estimator="k3", value_head="mlp")])
 def test_log_probs_of_another_distribution_are_caught_in_the_first_minibatch_and_replayed(tmp_path, config):
     trainer = make(config.replace(minibatch=8), out=tmp_path)
@@ -94,7 +109,7 @@ def test_log_probs_of_another_distribution_are_caught_in_the_first_minibatch_and
     assert problem == "log-probs are more than 0.005 nats per token apart"
     assert f"row {row} " in found.message
     assert found.rollout.samples[row].ids == rollout.samples[5].ids
-    for now, saved in zip(trainer.model.parameters(), found.trainer.model.parameters(), strict=True):
+    for now, saved in zip(trainer.model.parameters(), found.policy.model.parameters(), strict=True):
         assert torch.equal(now, saved)  # nothing had moved yet
     assert found.statistics["policy/log_ratio"] > 0.005
     assert found.statistics["update/grad_norm"] > 0
@@ -138,7 +153,7 @@ def test_a_sampler_that_draws_from_another_distribution_is_caught_where_its_log_
     rollout = healthy.rollout()
     assert 0 < rollout.metrics["rollout/sampler_gap"] < 0.02
     healthy.update(rollout)
-    monkeypatch.setattr(responses, "generate", wrong)
+    monkeypatch.setattr(sampler, "generate", wrong)
     with pytest.raises(CheckError, match=r"step 0: the sampler's log-probs are not those of the tr.* 1 of 8 rows") as e:
         make(config, out=tmp_path).train(1, progress=False)
     found = ppo.replay(tmp_path / "dumps" / "step-000000-sampler")
@@ -173,10 +188,10 @@ def poisoned(trainer, *, updates):
 
 def test_a_gradient_that_is_not_finite_is_left_out_and_counted(tmp_path):
     trainer = poisoned(make(out=tmp_path), updates={1, 2})
-    with pytest.warns(RuntimeWarning, match=r"step 0: the gradient norm is nan .* 1 of 3 such updates running"):
+    with pytest.warns(RuntimeWarning, match=r"step 0: the gradient norm is nan .* 1 of 3 such updates in a row"):
         trainer.train(1, progress=False)
-    assert trainer.optimizer.num_updates == 2
-    assert trainer.num_not_finite == 0
+    assert trainer.learner.optimizer.num_updates == 2
+    assert trainer.state.counters.skipped_in_a_row == 0
     assert all(bool(p.isfinite().all()) for p in trainer.model.parameters())
     line = (tmp_path / "metrics.jsonl").read_text()
     assert '"update/skipped_not_finite": 2.0' in line
@@ -194,7 +209,7 @@ def test_the_newest_dumps_of_a_check_are_kept(tmp_path):
     left = sorted(p.name for p in (tmp_path / "dumps").iterdir())
     assert left == [f"step-00000{step}-not_finite" for step in (2, 3, 4)]
     assert ppo.replay(tmp_path / "dumps" / left[0]).check == "not_finite"
-    trainer.step = 1  # as after going on from an early checkpoint: what is new counts as new
+    trainer.state.counters.step = 1  # as after going on from an early checkpoint: what is new counts as new
     with pytest.warns(RuntimeWarning, match="1 of 3"):
         trainer.train(1, progress=False)
     left = sorted(p.name for p in (tmp_path / "dumps").iterdir())
@@ -208,21 +223,21 @@ def test_a_full_disk_does_not_end_a_run_that_should_go_on(tmp_path, monkeypatch,
 
     monkeypatch.setattr(dump, "save_tensors", full)
     trainer = poisoned(make(out=tmp_path), updates={1})
-    with pytest.warns(RuntimeWarning, match=r"1 of 3 .*; no dump: .*No space left.*; this update is left out"):
+    with pytest.warns(RuntimeWarning, match=r"1 of 3 .*; no dump: .*No space left.*; this update is skipped"):
         trainer.train(1, progress=False)
-    assert trainer.optimizer.num_updates == 3
+    assert trainer.learner.optimizer.num_updates == 3
     assert list((tmp_path / "dumps").iterdir()) == []  # half a dump can be replayed by nobody
 
 
-def test_a_few_running_end_the_run_and_the_count_goes_on_after_a_resume(tmp_path):
+def test_a_few_in_a_row_end_the_run_and_the_count_goes_on_after_a_resume(tmp_path):
     config = SMALL.replace(stop_after_skipped_updates=6, save_every_steps=1)
     with pytest.warns(RuntimeWarning, match="1 of 6"):
         poisoned(make(config, out=tmp_path), updates=set(range(99))).train(1, progress=False)
     resumed = Trainer.resume(tmp_path, PROMPTS, id_mean, out=tmp_path)
-    assert resumed.num_not_finite == 4
+    assert resumed.state.counters.skipped_in_a_row == 4
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the first was said by the run before
-        with pytest.raises(FloatingPointError, match=r"step 1: .*; 6 of 6 such updates running"):
+        with pytest.raises(FloatingPointError, match=r"step 1: .*; 6 of 6 such updates in a row"):
             poisoned(resumed, updates=set(range(99))).train(1, progress=False)
     assert Trainer.resume(tmp_path, PROMPTS, id_mean).step == 1
 

@@ -58,15 +58,15 @@ def test_a_step_is_the_library_s_own_update_on_the_same_rollout(kl_penalty):
         copy.deepcopy(policy), [q.tolist() for q in QUERIES], lambda samples: scores, config, reference=reference
     )
     rollout = library.rollout()
-    before = weights(library.actor).clone()
+    before = weights(library.policy.actor).clone()
     shim = make(copy.deepcopy(policy), wrap(original), kl_penalty=kl_penalty)
     shim.trainer.generator.set_state(library.generator.get_state())  # the order of the minibatches
     queries = [torch.tensor(sample.prompt_ids) for sample in rollout.samples]
     stats = shim.step(queries, [torch.tensor(s.ids) for s in rollout.samples], [torch.tensor(x) for x in scores])
     metrics = library.update(rollout)
-    difference = (weights(library.actor) - weights(shim.trainer.actor)).norm()
-    assert difference < 1e-3 * (weights(library.actor) - before).norm()
-    assert shim.model.v_head is shim.trainer.actor.value_head
+    difference = (weights(library.policy.actor) - weights(shim.trainer.policy.actor)).norm()
+    assert difference < 1e-3 * (weights(library.policy.actor) - before).norm()
+    assert shim.model.v_head is shim.trainer.policy.actor.value_head
     assert stats["ppo/loss/policy"] == pytest.approx(metrics["policy/loss"], abs=1e-4)
     assert stats["ppo/loss/total"] == pytest.approx(metrics["policy/loss"] + 0.1 * metrics["value/loss"], abs=1e-4)
     assert stats["objective/kl"] == pytest.approx(rollout.metrics["kl/per_sequence"], abs=1e-4)
@@ -99,7 +99,7 @@ def test_the_statistics_are_what_their_names_say():
     assert stats["tokens/responses_len_mean"] == 2.5
     assert stats["tokens/queries_dist"].tolist() == [3, 2, 1, 4]
     error = min(max(sum(kls) / 4 / 6 - 1, -0.2), 0.2)
-    assert trainer.trainer.kl_controller.coef == pytest.approx(0.2 * (1 + error * 4 / 10_000))
+    assert trainer.trainer.kl.coef == pytest.approx(0.2 * (1 + error * 4 / 10_000))
 
 
 def test_without_a_reference_kl_is_measured_against_the_start():
@@ -216,7 +216,7 @@ def test_a_head_that_trl_saved_is_read(tmp_path):
     model = AutoModelForCausalLMWithValueHead.from_pretrained(tmp_path)
     assert model.v_head.layers[0].weight.unique().tolist() == [0.5]
     trainer = PPOTrainer(PPOConfig(**SETTINGS), model)
-    assert trainer.trainer.actor.value_head.layers[0].bias.item() == 2
+    assert trainer.trainer.policy.actor.value_head.layers[0].bias.item() == 2
 
 
 def test_a_reference_copy_stays_where_it_is():

@@ -55,7 +55,7 @@ def test_replaying_is_running(make, batch_tokens):
 def run(make, changes, *, is_shared, monkeypatch):
     with monkeypatch.context() as patch:
         if not is_shared:
-            patch.setattr("ppo.trainer.find_frozen_blocks", lambda model: None)
+            patch.setattr("ppo.policy.find_frozen_blocks", lambda model: None)
         trainer = Trainer(make(), PROMPTS, id_mean, SMALL.replace(**changes))
         rollouts = []
         for _ in range(2):
@@ -72,14 +72,14 @@ def run(make, changes, *, is_shared, monkeypatch):
 def test_training_with_a_shared_trunk_is_training(make, changes, monkeypatch):
     shared, first = run(make, changes, is_shared=True, monkeypatch=monkeypatch)
     plain, second = run(make, changes, is_shared=False, monkeypatch=monkeypatch)
-    assert isinstance(shared.frozen_blocks, FrozenBlocks)
-    assert plain.frozen_blocks is None
+    assert isinstance(shared.policy.actor.frozen_blocks, FrozenBlocks)
+    assert plain.policy.actor.frozen_blocks is None
     for a, b in zip(first, second, strict=True):
         assert torch.equal(a.generation.tokens, b.generation.tokens)
         assert torch.allclose(a.ref_logprobs, b.ref_logprobs, atol=1e-5)
         assert torch.allclose(a.kl, b.kl, atol=1e-5)
     assert first[1].kl.abs().max() > 1e-3
-    for (name, p), q in zip(shared.actor.named_parameters(), plain.actor.parameters(), strict=True):
+    for (name, p), q in zip(shared.policy.actor.named_parameters(), plain.policy.actor.parameters(), strict=True):
         assert torch.allclose(p, q, atol=2e-4), name
 
 
@@ -87,7 +87,7 @@ def test_frozen_blocks_run_once_a_step():
     calls = []
     model = tiny_gpt2()
     trainer = Trainer(model, PROMPTS, id_mean, SMALL.replace(epochs=3, value_head="critic"))
-    for block in (blocks(model)[0], blocks(trainer.frozen)[0], blocks(trainer.actor.critic)[0]):
+    for block in (blocks(model)[0], blocks(trainer.state.frozen)[0], blocks(trainer.policy.actor.critic)[0]):
         block.attn.register_forward_hook(lambda *_: calls.append(1))
     rollout = trainer.rollout()
     assert len(calls) <= 2  # once for all, and once where the sampler proves its own kernels against the model
@@ -104,9 +104,9 @@ def test_copies_share_what_is_frozen():
         assert (p is q) == (not p.requires_grad), name
     assert copied.lm_head.weight is copied.transformer.wte.weight
     trainer = Trainer(model, PROMPTS, id_mean, SMALL.replace(value_head="critic"))
-    before = [p.clone() for p in trainer.frozen.parameters()]
+    before = [p.clone() for p in trainer.state.frozen.parameters()]
     trainer.train(1, progress=False)
-    assert all(torch.equal(p, q) for p, q in zip(before, trainer.frozen.parameters(), strict=True))
+    assert all(torch.equal(p, q) for p, q in zip(before, trainer.state.frozen.parameters(), strict=True))
 
 
 def test_resume_goes_on_bit_for_bit(tmp_path):
@@ -122,9 +122,9 @@ def test_resume_goes_on_bit_for_bit(tmp_path):
         trainer.save(tmp_path / str(i))
         trainer.train(2, progress=False)
         resumed = Trainer.resume(tmp_path / str(i), PROMPTS, id_mean)
-        assert resumed.frozen_blocks == trainer.frozen_blocks
+        assert resumed.policy.actor.frozen_blocks == trainer.policy.actor.frozen_blocks
         resumed.train(2, progress=False)
-        for p, q in zip(trainer.actor.parameters(), resumed.actor.parameters(), strict=True):
+        for p, q in zip(trainer.policy.actor.parameters(), resumed.policy.actor.parameters(), strict=True):
             assert torch.equal(p, q)
             assert p.requires_grad == q.requires_grad
 

@@ -10,7 +10,6 @@ from models.lora import LoraConfig, add_lora
 from ppo import Config, Trainer
 from ppo.actor_critic import ActorCritic
 from ppo.config import Sampling
-from ppo.learner import accumulate_gradients, draw_retain
 from ppo.lm.tied_embedding import lean_tied_gradient
 from tests.fakes import random_rollout, tiny_gpt2
 
@@ -41,8 +40,8 @@ def gradients(make, monkeypatch, *, worthwhile, **changes):
     config = CONFIG.replace(**changes)
     trainer = Trainer(make(), PROMPTS, lambda samples: [float(sum(s.ids) % 7) for s in samples], config, retain=retain)
     rollout = trainer.rollout()
-    accumulate_gradients(trainer, rollout, draw_retain(trainer))
-    return {name: p.grad for name, p in trainer.actor.named_parameters() if p.grad is not None}
+    trainer.learner.gradient(rollout, trainer.learner.draw_retain())
+    return {name: p.grad for name, p in trainer.policy.actor.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("make", [gpt2, llama])
@@ -79,7 +78,7 @@ def test_one_matrix_of_the_embeddings_size_is_made(make, monkeypatch):
     for worthwhile, most in ((VOCAB * 16, 1), (VOCAB * 16 + 1, 3)):
         monkeypatch.setattr(ppo.lm.tied_embedding, "_WORTHWHILE", worthwhile)
         actor.zero_grad()
-        with lean_tied_gradient(actor):
+        with lean_tied_gradient(actor.policy):
             logprobs = actor.evaluate(generation, Sampling(), chunk_tokens=4).logprobs.sum()
             made.clear()
             with Made():
@@ -96,7 +95,7 @@ def test_only_a_tied_trained_plain_embedding_is_touched(monkeypatch):
     normed.transformer.wte.max_norm = 1.0
     cases = [(gpt2(), True), (llama(is_tied=False), False), (adapted, False), (hooked, False), (normed, False)]
     for model, is_touched in cases:
-        with lean_tied_gradient(ActorCritic(model)):
+        with lean_tied_gradient(model):
             assert ("forward" in vars(model.get_input_embeddings())) == is_touched
         assert "forward" not in vars(model.get_input_embeddings())
 
@@ -108,7 +107,7 @@ def test_a_loss_on_values_alone_has_its_gradient(monkeypatch):
     weight, found = actor.policy.transformer.wte.weight, []
     for worthwhile in (0, 10**9):
         monkeypatch.setattr(ppo.lm.tied_embedding, "_WORTHWHILE", worthwhile)
-        with lean_tied_gradient(actor):
+        with lean_tied_gradient(actor.policy):
             actor.evaluate(generation, Sampling(), chunk_tokens=4).values.sum().backward()
             actor.evaluate(generation, Sampling(), chunk_tokens=4).values.sum().backward()
         found.append(weight.grad)

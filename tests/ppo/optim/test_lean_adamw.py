@@ -108,5 +108,5 @@ def test_resume_goes_on_bit_for_bit(tmp_path, dtype, moments):
     resumed = Trainer.resume(tmp_path / "ckpt", PROMPTS, reward)
     assert next(resumed.model.parameters()).dtype == dtype
     resumed.train(2, progress=False)
-    for p, q in zip(trainer.actor.parameters(), resumed.actor.parameters(), strict=True):
+    for p, q in zip(trainer.policy.actor.parameters(), resumed.policy.actor.parameters(), strict=True):
         assert torch.equal(p, q)

@@ -27,7 +27,7 @@ def run(config=SMALL, reward=lambda samples: [float(len(s.ids)) for s in samples
         metrics = rollout.metrics | trainer.update(rollout)
         numbers += [v for k, v in sorted(metrics.items()) if not k.startswith(("time/", "generate/"))]
         numbers += rollout.generation.tokens.flatten().tolist()
-    state = [*trainer.actor.parameters(), *trainer.optimizer.state_tensors().values()]
+    state = [*trainer.policy.actor.parameters(), *trainer.learner.optimizer.state_tensors().values()]
     return torch.cat([torch.tensor(numbers, dtype=torch.float64), *(x.detach().double().flatten() for x in state)])
 
 

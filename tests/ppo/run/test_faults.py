@@ -39,7 +39,7 @@ def make(config=SMALL, *, reward=id_mean, prompts=PROMPTS, **arguments):
 
 
 def weights(trainer):
-    return torch.cat([p.detach().flatten() for p in trainer.actor.parameters()])
+    return torch.cat([p.detach().flatten() for p in trainer.policy.actor.parameters()])
 
 
 def then(first, *, steps, after):
@@ -250,11 +250,11 @@ def fails_above(monkeypatch, owner, name, size_of, limit, error):
 
 
 def test_a_rollout_that_runs_out_of_memory_takes_fewer_slots(monkeypatch):
-    from ppo import collector as responses
+    from ppo import sampler
 
     plain = make()
     expected = plain.rollout()
-    fails_above(monkeypatch, responses, "generate", lambda *_, slots, **__: slots, 3, RuntimeError(CPU_TEXT))
+    fails_above(monkeypatch, sampler, "generate", lambda *_, slots, **__: slots, 3, RuntimeError(CPU_TEXT))
     trainer = make()
     with pytest.warns(RuntimeWarning, match=r"out of memory: going on with rollout_slots=\d instead of") as said:
         rollout = trainer.rollout()
@@ -288,7 +288,7 @@ def test_a_reference_that_runs_out_of_memory_is_asked_about_fewer_rows(monkeypat
         "reference_rows=4 instead of 8", "reference_rows=2 instead of 4",
     ]  # fmt: skip
     resumed = Trainer.resume(tmp_path, PROMPTS, id_mean)
-    assert resumed.limits == trainer.limits == replace(Limits.of(config), reference_rows=2)
+    assert resumed.policy.limits == trainer.policy.limits == replace(Limits.of(config), reference_rows=2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         trainer.train(1, progress=False)
@@ -327,7 +327,7 @@ def test_an_update_that_runs_out_of_memory_takes_smaller_microbatches(monkeypatc
     with pytest.warns(RuntimeWarning, match="out of memory: going on with microbatch"):
         trainer.train(1, progress=False)
     resumed = Trainer.resume(tmp_path, PROMPTS, id_mean, retain=retain)
-    assert resumed.limits == trainer.limits != Limits.of(config)
+    assert resumed.policy.limits == trainer.policy.limits != Limits.of(config)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         trainer.train(1, progress=False)

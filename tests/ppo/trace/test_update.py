@@ -31,10 +31,10 @@ def make(retain=None, reward=id_mean, **changes):
 
 def everything(trainer):
     """Whatever an update may change, by name."""
-    state = {f"weight/{name}": p.detach().clone() for name, p in trainer.actor.named_parameters()}
-    state |= {f"moment/{name}": x.clone() for name, x in trainer.optimizer.state_tensors().items()}
+    state = {f"weight/{name}": p.detach().clone() for name, p in trainer.policy.actor.named_parameters()}
+    state |= {f"moment/{name}": x.clone() for name, x in trainer.learner.optimizer.state_tensors().items()}
     state |= {f"rng/{name}": x.clone() for name, x in random_state().items()} | {"rng": trainer.generator.get_state()}
-    numbers = (trainer.step, trainer.optimizer.num_updates, trainer.kl_controller.coef)
+    numbers = (trainer.step, trainer.learner.optimizer.num_updates, trainer.kl.coef)
     return state | {"numbers": torch.tensor(numbers, dtype=torch.float64)}
 
 
@@ -117,7 +117,7 @@ def test_an_update_after_an_undone_trace_still_asks_for_ratio_one():
 def test_an_update_that_fails_is_undone_too(monkeypatch):
     trainer = make()
     rollout, before = trainer.rollout(), everything(trainer)
-    plain, calls = trainer.optimizer.step, []
+    plain, calls = trainer.learner.optimizer.step, []
 
     def fails_at_the_third(step):
         calls.append(step)
@@ -125,7 +125,7 @@ def test_an_update_that_fails_is_undone_too(monkeypatch):
             raise RuntimeError("third")
         return plain(step)
 
-    monkeypatch.setattr(trainer.optimizer, "step", fails_at_the_third)
+    monkeypatch.setattr(trainer.learner.optimizer, "step", fails_at_the_third)
     with pytest.raises(RuntimeError, match="third"):
         trainer.trace(rollout, is_undone=True)
     assert_same(before, everything(trainer))
@@ -133,7 +133,7 @@ def test_an_update_that_fails_is_undone_too(monkeypatch):
 
 def test_a_gradient_that_is_not_finite_is_shown_as_left_out(monkeypatch):
     trainer = make()
-    rollout, plain, calls = trainer.rollout(), trainer.optimizer.step, []
+    rollout, plain, calls = trainer.rollout(), trainer.learner.optimizer.step, []
 
     def fails_at_the_first(step):
         calls.append(step)
@@ -141,12 +141,12 @@ def test_a_gradient_that_is_not_finite_is_shown_as_left_out(monkeypatch):
             raise FloatingPointError("the gradient is not finite")
         return plain(step)
 
-    monkeypatch.setattr(trainer.optimizer, "step", fails_at_the_first)
+    monkeypatch.setattr(trainer.learner.optimizer, "step", fails_at_the_first)
     with pytest.warns(RuntimeWarning, match="not finite"):
         trace = trainer.trace(rollout, is_undone=True)
     assert [minibatch.is_skipped for minibatch in trace.minibatches] == [True] + [False] * (len(calls) - 1)
     assert {minibatch.skip_reason for minibatch in trace.minibatches} == {"not finite", ""}
-    assert trainer.num_not_finite == 0
+    assert trainer.state.counters.skipped_in_a_row == 0
 
 
 # ---------------------------------------------------------------------- numbers, by hand

@@ -1,0 +1,135 @@
+"""A checkpoint that was read: its numbers, checked, and the model in it.
+
+:mod:`ppo.checkpoint.folder` knows how the files are kept whole, :mod:`ppo.checkpoint.run_state` what else is in them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ..config import Config
+from ..distributed.processes import Processes
+from ..distributed.sharding import split_like
+from ..io.files import naming
+from ..lm.backbone import end_ids
+from ..lm.config_bounds import check_room, read_config
+from ..lm.load import check_weights, explained
+from .folder import load_tensors, read_state
+from .schema import check_numbers
+
+TRAINED_WEIGHTS, FROZEN_WEIGHTS = "policy.safetensors", "frozen.safetensors"  # of what is no plain Hugging Face folder
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A checkpoint that was read and checked: its folder, its numbers, and the model in it."""
+
+    folder: Path
+    state: dict[str, Any]
+    config: Config
+    model: nn.Module
+    tokenizer: Any | None
+
+
+def read_snapshot(path: Path, model: nn.Module | None, tokenizer: Any | None, device: str | None = None) -> Snapshot:
+    """Read a checkpoint (or the newest of a folder) and the model in it. Raises ValueError that names what is wrong."""
+    nested = path / "checkpoints"
+    with warnings.catch_warnings():
+        if not Processes.current().is_first:
+            warnings.simplefilter("ignore")  # what was damaged is said once
+        folder, state = read_state(nested if nested.is_dir() and not (path / "state.json").exists() else path)
+    with naming(folder):
+        return _read(folder, state, model, tokenizer, device)
+
+
+@torch.no_grad()
+def load_exactly(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Put weights by name into a model. Raises ValueError where names or shapes differ."""
+    parameters = dict(model.named_parameters())
+    if parameters.keys() != tensors.keys():
+        difference = sorted(parameters.keys() ^ tensors.keys())
+        raise ValueError(f"the checkpoint's weights do not fit {type(model).__name__}; they differ in {difference[:5]}")
+    for name, parameter in parameters.items():
+        if parameter.shape != tensors[name].shape:
+            raise ValueError(f"the checkpoint's {name} is {tuple(tensors[name].shape)}, not {tuple(parameter.shape)}")
+        parameter.copy_(split_like(tensors[name], parameter))
+
+
+def _read(
+    folder: Path, state: dict[str, Any], model: nn.Module | None, tokenizer: Any | None, device: str | None
+) -> Snapshot:
+    check_numbers(state, folder / "state.json")
+    config = Config.from_dict(state["config"])
+    if model is None:
+        if not (folder / "model" / "config.json").is_file():
+            raise ValueError(
+                f"{folder} holds no plain Hugging Face model but a {state.get('kind', 'model of another kind')}: pass "
+                "model=… as it was made for the Trainer (of an adapter, its base with a new one); the weights are read"
+            )
+        model = _load_policy(folder / "model", state).to(_device(device or state["device"]))
+    else:
+        load_exactly(model, _policy_tensors(folder / "model"))
+    end_ids(model)  # what a damaged config names as one is refused here, by the checkpoint's name
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in (state.get("frozen") or ()))
+    if tokenizer is None and (folder / "model" / "tokenizer_config.json").is_file():
+        tokenizer = explained(
+            lambda: AutoTokenizer.from_pretrained(folder / "model", local_files_only=True, trust_remote_code=False),
+            failure=f"the tokenizer in {folder / 'model'} cannot be loaded",
+            remedy="pass tokenizer=…",
+        )
+    return Snapshot(folder, state, config, model, tokenizer)
+
+
+def _load_policy(folder: Path, state: Mapping[str, Any]) -> nn.Module:
+    """The policy of a checkpoint that is a plain Hugging Face folder, from its own files alone."""
+
+    def load() -> nn.Module:
+        config = read_config(folder)
+        check_room(config, folder)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            output_loading_info=True,
+            dtype=getattr(torch, state["dtype"]),
+            attn_implementation=state["attention"],
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+        check_weights(info["missing_keys"], name=str(folder))
+        loaded: nn.Module = model
+        return loaded
+
+    return explained(load, failure=f"the model in {folder} cannot be loaded", remedy="resume an older checkpoint")
+
+
+def _policy_tensors(folder: Path) -> dict[str, Tensor]:
+    files = [folder / name for name in (TRAINED_WEIGHTS, FROZEN_WEIGHTS)]
+    if not files[0].is_file():
+        raise ValueError(f"{folder} holds a plain Hugging Face model: resume without model=…")
+    return {name: tensor for file in files if file.is_file() for name, tensor in load_tensors(file).items()}
+
+
+def _device(name: str) -> torch.device:
+    """Where the model was; with several processes on GPUs, the GPU of this process.
+
+    Raises ValueError for a device that is not there: a GPU of another machine, or what is no device at all.
+    """
+    try:
+        saved = torch.device(name)
+    except RuntimeError:
+        saved = torch.device("meta")
+    here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    is_gpu = here is not None and saved.type == here.type and (saved.index or 0) < torch.accelerator.device_count()
+    if not is_gpu and (saved.type != "cpu" or saved.index):
+        raise ValueError(f"the device is {name!r:.80}, which is not there: pass device='cpu'")
+    return saved if Processes.current().count == 1 else torch.device(saved.type)

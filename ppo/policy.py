@@ -1,0 +1,199 @@
+"""The policy and the critic as a run asks them: with gradients for the update, without them for everything else.
+
+The policy owns the actor-critic, the distribution that responses are drawn from, the precision that the model is called
+in, and the limits on what passes it at once. This module knows nothing about rewards, losses or optimisers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .actor_critic import ActorCritic, checkpointed_layers
+from .buffer import microbatches, trim
+from .config import Config, Sampling
+from .distributed.processes import Processes
+from .distributed.sharding import readable
+from .lm.backbone import end_ids, is_split
+from .lm.frozen_blocks import find_frozen_blocks
+from .lm.precision import autocast, statistics_dtype
+from .metrics import mean_gaps
+from .run.limits import Limits, retry_smaller
+from .types import Evaluation, Generation, Rollout
+
+
+class Policy:
+    """A causal LM that is trained, with its value function.
+
+    ``sampling``: the distribution that responses are drawn from, with its end tokens. ``limits``: how much passes the
+    model at once; an out-of-memory error lowers them in place, and every object of a run holds this one record.
+    """
+
+    def __init__(self, actor: ActorCritic, sampling: Sampling, config: Config, processes: Processes) -> None:
+        self.actor = actor
+        self.sampling = sampling
+        self.limits = Limits.of(config)
+        self.processes = processes
+        self._config = config
+
+    @classmethod
+    def of(cls, model: nn.Module, config: Config, processes: Processes) -> Policy:
+        """The model with the value function that the config asks for, the same on every process."""
+        actor = ActorCritic(
+            model,
+            value_head=config.value_head if config.has_critic else None,
+            is_head_detached=config.detach_value_head,
+            frozen_blocks=find_frozen_blocks(model),
+            seed=config.seed,
+        )
+        processes.copy_first(actor)
+        return cls(actor, replace(config.sampling(), eos_ids=end_ids(model)), config, processes)
+
+    @property
+    def model(self) -> nn.Module:
+        """The causal LM itself."""
+        return self.actor.policy
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the model's weights."""
+        return next(self.model.parameters()).dtype
+
+    # ------------------------------------------------------------------ asking
+
+    def evaluate(self, generation: Generation) -> Evaluation:
+        """Log-probs, entropy and values of given responses, in the precision of the training; differentiable."""
+        with self.precision():
+            return self.actor.run(
+                lambda: self.actor.evaluate(
+                    generation,
+                    self.sampling,
+                    chunk_tokens=self._config.logprob_chunk_tokens,
+                    has_entropy_gradient=self._config.entropy_coef != 0,
+                )
+            )
+
+    def measure(self, generation: Generation) -> Evaluation:
+        """The same without gradients, in as many parts as fit."""
+
+        def ask(part: Generation) -> tuple[Tensor, ...]:
+            found = self.evaluate(part)
+            return found.logprobs, found.entropy, found.values
+
+        return Evaluation(*self._in_parts(generation, ask))
+
+    def before(self, generation: Generation) -> tuple[Tensor, Tensor]:
+        """Old log-probs and values, each [B, T]: the sampler's own where those are exact, else measured."""
+        if not self.is_sampler_exact:
+            found = self.measure(generation)
+            return found.logprobs, found.values
+        if generation.values is not None:
+            return generation.logprobs, generation.values
+        if not self._config.has_critic:
+            return generation.logprobs, torch.zeros_like(generation.logprobs)
+        (values,) = self._in_parts(generation, lambda part: (self._critic_values(part),))
+        return generation.logprobs, values
+
+    @property
+    def is_sampler_exact(self) -> bool:
+        """Whether the sampler's log-probs serve as the old ones: in its own precision, unless the config says no."""
+        config = self._config
+        return config.old_logprobs == "rollout" and config.autocast == "off" and self.dtype == torch.float32
+
+    def gaps(self, rollout: Rollout) -> Tensor:
+        """Mean size of log(new / old) of each row, nats per token, float32 [B].
+
+        An out-of-memory error is not tried again: in an update of split weights, the other processes are waiting.
+        """
+
+        def ask(part: Generation) -> tuple[Tensor, ...]:
+            return (self.evaluate(part).logprobs,)
+
+        (logprobs,) = self._ask_in_parts(rollout.generation, ask)
+        return mean_gaps(logprobs, rollout.old_logprobs, rollout.generation.mask).float()
+
+    def with_frozen_hidden(self, generation: Generation) -> Generation:
+        """The generation with what the frozen blocks say, if there are any: no epoch and no reference asks them again.
+
+        Not where weights are split at the moment: recording stops a forward half-way, while other processes are in it.
+        """
+        frozen = self.actor.frozen_blocks
+        if frozen is None or is_split(self.model):
+            return generation
+
+        def record() -> Tensor:
+            budget, rows = self._config.reference_batch_tokens, self.limits.reference_rows
+            budget = budget if rows is None else min(budget, rows * _longest(generation))
+            with self.precision():
+                return frozen.record(self.actor.backbone, generation, batch_tokens=budget)
+
+        hidden = retry_smaller(record, lambda: self.limits.halve_reference(self.rows_at_once(generation)))
+        return replace(generation, frozen_hidden=hidden)
+
+    # ------------------------------------------------------------------ how it is asked
+
+    def readable(self, model: nn.Module | None = None) -> AbstractContextManager[None]:
+        """A context in which every process may call a model whose weights may be split; not for training.
+
+        ``model``: None is the actor; a frozen copy is another one.
+        """
+        asked = self.actor if model is None else model
+        return readable(asked, self.processes, is_gathered=self._config.gather_for_rollouts)
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """The context that the model is called in: autocast, or nothing."""
+        return autocast(self._config.autocast, self.device)
+
+    def training(self) -> AbstractContextManager[Any]:
+        """The context of an update: with gradient checkpointing, the blocks are computed again in the backward pass."""
+        return checkpointed_layers(self.actor) if self._config.gradient_checkpointing else nullcontext()
+
+    def rows_at_once(self, generation: Generation) -> int:
+        """How many of the rows pass the reference or the frozen blocks at once."""
+        fitting = max(self._config.reference_batch_tokens // _longest(generation), 1)
+        return min(self.limits.reference_rows or fitting, fitting, len(generation))
+
+    def agree_on_limits(self) -> None:
+        """Take the smallest limits of all processes, so that all of them make equally many forwards."""
+        self.limits.take(Limits.smallest(self.processes.all_gather(self.limits)))
+
+    def _critic_values(self, part: Generation) -> Tensor:
+        with self.precision():
+            return self.actor.run(lambda: self.actor.critic_values(part))
+
+    def _in_parts(self, generation: Generation, ask: Callable[[Generation], tuple[Tensor, ...]]) -> list[Tensor]:
+        """What ``ask`` says of a few rows at a time, each answer [b, t], put together to [B, T]; without gradients.
+
+        Where memory runs out, it is asked again about fewer rows.
+        """
+        return retry_smaller(
+            lambda: self._ask_in_parts(generation, ask), lambda: self.limits.halve_microbatch(len(generation))
+        )
+
+    @torch.no_grad()
+    def _ask_in_parts(self, generation: Generation, ask: Callable[[Generation], tuple[Tensor, ...]]) -> list[Tensor]:
+        limits, like = self.limits, generation.logprobs.to(statistics_dtype(self.dtype))
+        split = microbatches(generation.attention_mask, size=limits.microbatch, tokens=limits.microbatch_tokens)
+        answers = [ask(trim(generation.rows(indices))) for indices in split]
+        return [_joined(parts, split, like) for parts in zip(*answers, strict=True)]
+
+
+def _joined(parts: Sequence[Tensor], split: Sequence[Tensor], like: Tensor) -> Tensor:
+    joined = torch.zeros_like(like)
+    for part, indices in zip(parts, split, strict=True):
+        joined[indices, : part.shape[1]] = part
+    return joined
+
+
+def _longest(generation: Generation) -> int:
+    return int(generation.attention_mask.sum(dim=1).max())

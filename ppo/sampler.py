@@ -1,0 +1,68 @@
+"""Where responses come from: the policy itself, or anywhere else.
+
+A sampler is a function ``(policy, prompts, *, seed, request_ids) -> Generation``: one response to each of the given
+prompts. ``seed`` and a request's id fix its response, so that no sample depends on how many processes there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from .generation import generate
+from .generation.requests import pad_left, pad_right
+from .policy import Policy
+from .prompts import Prompt
+from .run.limits import retry_smaller
+from .types import Generation
+
+
+def sample_policy(
+    policy: Policy, prompts: Sequence[Prompt], *, seed: int, request_ids: Sequence[int], compiled: bool = False
+) -> Generation:
+    """Draw a response of the policy to each prompt; where memory runs out, fewer of them side by side.
+
+    ``compiled``: decode by ``torch.compile``, as :func:`ppo.generate` does.
+    """
+    ids = [prompt.ids for prompt in prompts]
+
+    def sample() -> Generation:
+        return generate(
+            policy.model,
+            ids,
+            policy.sampling,
+            seed=seed,
+            request_ids=request_ids,
+            slots=policy.limits.rollout_slots,
+            value_fn=policy.actor.value_fn,
+            compiled=compiled,
+        )
+
+    return retry_smaller(sample, lambda: policy.limits.halve_slots(len(prompts)))
+
+
+def collate(
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    *,
+    eos_ids: Sequence[int] = (),
+    device: torch.device | None = None,
+) -> Generation:
+    """Prompts and responses as token ids, padded into one batch; log-probs and entropy are 0, for nobody measured them.
+
+    A response that ends with one of ``eos_ids`` has ended by itself. Raises ValueError for lists of different lengths
+    and for a response without a token.
+    """
+    if len(prompts) != len(responses):
+        raise ValueError(f"{len(prompts)} prompts and {len(responses)} responses: give as many")
+    if empty := [index for index, response in enumerate(responses) if len(response) == 0]:
+        raise ValueError(f"response {empty[0]} holds no token: leave it and its prompt out")
+    device = torch.device("cpu") if device is None else device
+    prompt_ids, prompt_mask = pad_left(prompts, device)
+    tokens = pad_right(responses, device)
+    lengths = torch.tensor([len(response) for response in responses], device=device)
+    mask = torch.arange(tokens.shape[1], device=device) < lengths.unsqueeze(1)
+    zeros = torch.zeros(mask.shape, device=device)
+    is_ended = torch.tensor([response[-1] in eos_ids for response in responses], device=device)
+    return Generation(prompt_ids, prompt_mask, tokens, mask, zeros, zeros, is_ended)
