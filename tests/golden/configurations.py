@@ -20,7 +20,8 @@ class Case:
 
     ``changes`` to ``SMALL``. ``adapter``, ``reward``, ``has_reference``: see :mod:`tests.golden.tiny`. ``processes``
     train it together. ``must``: metrics that must not be 0 in some step; otherwise the case does not show what it is
-    there for. ``by_hand``: rollout, update and trace instead of ``train``.
+    there for. ``by_hand``: rollout, update and trace instead of ``train``. ``fitting``: sequences
+    that fit the memory of the last process at once.
     """
 
     changes: dict[str, Any]
@@ -32,11 +33,13 @@ class Case:
     has_reference: bool = False
     processes: int = 1
     by_hand: bool = False
+    fitting: int | None = None
     must: tuple[str, ...] = field(default=())
 
 
 GROUPS = {"samples_per_prompt": 2, "prompts_per_step": 4}
 KEEP = {"retain_coef": 0.5, "retain_tokens": 6, "retain_sequences": 3}
+ADAPTIVE = {"kl_controller": "adaptive", "target_kl_per_sequence": 0.4, "kl_horizon_sequences": 40}
 FILTERS = {"temperature": 0.7, "top_k": 12, "top_p": 0.9, "min_response_length": 3}
 
 CASES: dict[str, Case] = {
@@ -54,15 +57,16 @@ CASES: dict[str, Case] = {
     "critic_gpt2": Case({"value_head": "critic", "schedule": "cosine", "total_steps": 5}, family="gpt2"),
     # Advantages
     "grpo": Case({"advantage": "grpo", "kl_as": "loss", "kl_estimator": "k3", **GROUPS}, family="gpt2"),
-    "rloo": Case({"advantage": "rloo", "kl_estimator": "k2", "whiten_advantages": False, **GROUPS}),
+    "rloo": Case(
+        {"advantage": "rloo", "kl_estimator": "k2", "whiten_advantages": False, **GROUPS, **ADAPTIVE,
+         "target_kl_per_sequence": 0.22}
+    ),
     # Rewards and KL
     "token_rewards": Case(
         {"missing_eos_penalty": 0.5, "whiten_rewards": True, "kl_estimator": "k3"}, family="neox", reward="token_scores"
     ),
     "scaled_scores": Case({"scale_scores": True, "clip_scores": 0.8}, family="neo", reward="noisy"),
-    "adaptive_kl": Case(
-        {"kl_controller": "adaptive", "target_kl_per_sequence": 0.05, "kl_horizon_sequences": 40}, family="gpt2"
-    ),
+    "adaptive_kl": Case({**ADAPTIVE, "reference_batch_tokens": 50}, family="gpt2"),
     "kl_loss": Case({"kl_as": "loss", "kl_estimator": "k2", "kl_coef": 0.5}, family="opt"),
     "no_kl": Case(
         {"kl_coef": 0.0, "deterministic": True, "weight_decay": 0.1, "adam_eps_style": "tensorflow",
@@ -93,12 +97,16 @@ CASES: dict[str, Case] = {
         {"stop_kl_per_token": 0.01, "learning_rate": 0.03, "epochs": 4}, must=("update/stopped_early",)
     ),
     "brake": Case({"max_mean_ratio": 1.02, "learning_rate": 0.05}, must=("update/skipped_minibatches",)),
+    # Memory that runs out
+    "memory": Case({}, fitting=2, family="gpt2"),
+    "memory_generic": Case({"microbatch_tokens": 60}, fitting=3, family="bloom"),
     # By hand
     "by_hand": Case({"scale_scores": True, "whiten_rewards": True, **KEEP}, by_hand=True),
     "by_hand_grpo": Case({"advantage": "grpo", **GROUPS}, family="gpt2", by_hand=True),
     # Two processes
     "two": Case({"whiten_rewards": True, "scale_scores": True, **KEEP}, processes=2),
     "two_grpo": Case({"advantage": "grpo", "microbatch": 1, **GROUPS}, family="gpt2", processes=2),
+    "two_memory": Case({"scale_scores": True, "minibatch": 8}, fitting=2, processes=2),
     "fsdp": Case({"sharding": "fsdp", "value_head": "critic"}, processes=2),
     "fsdp_in_step": Case({"sharding": "fsdp", "gather_for_rollouts": False, **KEEP, "retain_loss": "kl"}, processes=2),
 }  # fmt: skip

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import traceback
 import warnings
 from pathlib import Path
@@ -30,6 +31,8 @@ from .configurations import CASES, SMALL, STEPS, Case
 def make_model(case: Case) -> torch.nn.Module:
     """The model of a case as it is before training."""
     model = tiny.build(case.family, layers=case.layers, dtype=getattr(torch, case.dtype))
+    if case.fitting is not None and int(os.environ.get("RANK", "0")) == case.processes - 1:
+        tiny.run_out_of_memory(model, fitting=case.fitting)
     return tiny.adapt(model, case.adapter) if case.adapter else model
 
 

@@ -81,6 +81,16 @@ def seed_everything(seed: int) -> None:
     np.random.seed(seed)  # noqa: NPY002
 
 
+def run_out_of_memory(model: nn.Module, *, fitting: int) -> None:
+    """From now on, more than so many sequences at once do not fit."""
+
+    def check(_: nn.Module, inputs: tuple[Tensor, ...], outputs: Any) -> None:
+        if inputs[0].shape[0] > fitting:
+            raise torch.OutOfMemoryError("CUDA out of memory: a golden run pretends it")
+
+    model.get_input_embeddings().register_forward_hook(check)
+
+
 # ---------------------------------------------------------------------- adapters
 
 
