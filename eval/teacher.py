@@ -19,9 +19,9 @@ from ppo.config import Sampling
 from ppo.generation.attention import prefill
 from ppo.generation.decoders import Unsupported, bind
 from ppo.generation.requests import pad_right
-from ppo.generation.sampling import filter_logits
 from ppo.generation.transformer import Network
 from ppo.lm.backbone import Backbone, context_length, evaluation_mode
+from ppo.lm.distribution import divisor, has_filters, next_token_logprobs, pick
 
 MIN_VARIANCE = 1e-6
 
@@ -176,9 +176,9 @@ def token_statistics(
     is_right = logits.argmax(dim=-1) == tokens
     ranks = (logits > picked).sum(dim=-1)
     logprobs = torch.log_softmax(logits, dim=-1)
-    true_logprobs = logprobs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-    is_plain = sampling is None or (sampling.temperature, sampling.top_k, sampling.top_p) == (1, 0, 1)
-    sampler = true_logprobs if sampling is None or is_plain else _sampler_logprobs(logits, tokens, sampling)
+    true_logprobs = pick(logprobs, tokens)
+    is_plain = sampling is None or (divisor(sampling) == 1 and not has_filters(sampling))
+    sampler = true_logprobs if sampling is None or is_plain else pick(next_token_logprobs(logits, sampling), tokens)
     if not has_moments:
         missing = torch.full_like(true_logprobs, torch.nan)
         return true_logprobs, is_right, ranks, missing, missing, sampler
@@ -188,11 +188,6 @@ def token_statistics(
     squares = logprobs.sub_(means.unsqueeze(-1)).square_()
     variances = torch.linalg.vecdot(probabilities, squares)
     return true_logprobs, is_right, ranks, means, variances.clamp(min=MIN_VARIANCE).sqrt(), sampler
-
-
-def _sampler_logprobs(logits: Tensor, tokens: Tensor, sampling: Sampling) -> Tensor:
-    filtered = filter_logits(logits, sampling.temperature, sampling.top_k, sampling.top_p)
-    return torch.log_softmax(filtered, dim=-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
 
 def _statistics(length: int, start: int, columns: Sequence[Tensor]) -> TokenStatistics:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from ppo.actor_critic import ActorCritic
 from ppo.buffer import align, microbatches, trim
 from ppo.config import Sampling
-from ppo.generation.sampling import filter_logits
-from ppo.lm.logprobs import ban_early_eos, response_positions
+from ppo.lm.distribution import early_tokens, next_token_logprobs, pick
+from ppo.lm.logprobs import response_positions
 from ppo.types import Generation, Sample
 
 NOTHING = -1  # stands where no token is forbidden
@@ -71,17 +71,15 @@ class CounterfactualReference:
         aligned = align(generation)
         features = self._backbone(aligned.input_ids, aligned.attention_mask)
         rows = response_positions(features.before_logits, aligned.prompt_lengths, mask.shape[1])[mask]
-        is_early = mask.cumsum(dim=1)[mask] <= self.sampling.min_response_length
+        is_early = early_tokens(mask, self.sampling)
         tokens, banned = generation.tokens[mask], forbidden[mask]
         parts = []
         for start in range(0, rows.shape[0], self.chunk_tokens):
             part = slice(start, start + self.chunk_tokens)
-            logits = ban_early_eos(
-                self._backbone.output_layer(rows[part]).float(), is_early[part], self.sampling.eos_ids
-            )
-            parts.append(
-                counterfactual_logprobs(logits, tokens[part], banned[part], self.sampling, self.forbidden_logprob)
-            )
+            logits = forbid(self._backbone.output_layer(rows[part]).float(), banned[part])
+            logprobs = next_token_logprobs(logits, self.sampling, is_early=is_early[part], keep=tokens[part])
+            picked = pick(logprobs, tokens[part])
+            parts.append(picked.masked_fill(tokens[part] == banned[part], self.forbidden_logprob))
         return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, torch.cat(parts))
 
 
@@ -100,15 +98,10 @@ def forbidden_tokens(tokens: Tensor, suffixes: Sequence[Sequence[int]]) -> Tenso
     return truth.masked_fill(~follows_before, NOTHING)
 
 
-def counterfactual_logprobs(
-    logits: Tensor, tokens: Tensor, forbidden: Tensor, sampling: Sampling, forbidden_logprob: float
-) -> Tensor:
-    """Log-probs [N] of ``tokens`` [N] under ``logits`` [N, V] with one token a row forbidden ([N], -1: none).
+def forbid(logits: Tensor, forbidden: Tensor) -> Tensor:
+    """Logits [N, V] with one token a row at -inf: ``forbidden`` int64 [N], -1 where none is.
 
-    The forbidden logit is set to -inf *before* the softmax: log(1 - q) from q itself would lose all digits as q -> 1.
+    It comes *before* the softmax: log(1 - q) from q itself would lose all digits as q -> 1.
     """
     is_forbidden = forbidden.unsqueeze(-1) == torch.arange(logits.shape[-1], device=logits.device)
-    logits = logits.masked_fill(is_forbidden, -torch.inf)
-    logits = filter_logits(logits, sampling.temperature, sampling.top_k, sampling.top_p, keep=tokens)
-    picked = torch.log_softmax(logits, dim=-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-    return picked.masked_fill(tokens == forbidden, forbidden_logprob)
+    return logits.masked_fill(is_forbidden, -torch.inf)

@@ -33,6 +33,7 @@ TARGETS = {
     "ppo/kl.py": ["tests/ppo/test_kl.py", PROPERTIES, ORACLE],
     "ppo/losses.py": ["tests/ppo/test_losses.py", PROPERTIES, ORACLE],
     "ppo/buffer.py": ["tests/ppo/test_buffer.py", PROPERTIES, ORACLE],
+    "ppo/lm/distribution.py": ["tests/ppo/lm/test_distribution.py", PROPERTIES, ORACLE],
     "ppo/lm/logprobs.py": ["tests/ppo/lm/test_tiled_logprobs.py", PROPERTIES, ORACLE],
     "ppo/lm/tiled_logprobs.py": ["tests/ppo/lm/test_tiled_logprobs.py", ORACLE],
     "ppo/metrics.py": ["tests/ppo/checks/test_checks.py", ORACLE],

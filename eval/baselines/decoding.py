@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from ppo.generation.api import evaluation_mode
 from ppo.generation.requests import pad_left
 from ppo.generation.sampling import draw, uniforms
 from ppo.lm.backbone import Backbone, end_ids
+from ppo.lm.distribution import early_steps
 from ppo.types import Generation
 
 
@@ -158,15 +160,15 @@ class MemFree:
     def _decode(self, backbone: Backbone, result: Generation, part: slice, numbers: Tensor, sampling: Sampling) -> None:
         """Fill the rows of ``part`` token by token; finished rows stay in the batch and are ignored."""
         ends = end_ids(backbone.model) if sampling.eos_ids is None else sampling.eos_ids
+        sampling = replace(sampling, eos_ids=ends)
         ids, mask, cache = result.prompt_ids[part], result.prompt_mask[part], None
         for t in range(result.tokens.shape[1]):
             features = backbone(ids, mask, cache=cache, use_cache=True)
             cache = features.cache
             logits = backbone.output_layer(features.before_logits[:, -1]).float()
-            if t < sampling.min_response_length and ends:
-                logits[:, list(ends)] = -torch.inf
             logits = self.veto(logits, result, part, t)
-            drawn = draw(logits, numbers[part, t], sampling)
+            steps = torch.full((len(logits),), t, device=logits.device)
+            drawn = draw(logits, numbers[part, t], sampling, early_steps(steps, sampling))
             is_live = ~result.is_ended[part]
             result.tokens[part, t] = drawn.tokens * is_live
             result.mask[part, t] = is_live

@@ -1,4 +1,4 @@
-"""The distribution that tokens are drawn from, and the draw: pure functions over logits.
+"""The draw: one token a row from logits, by the distribution of :mod:`ppo.lm.distribution`.
 
 A token is drawn by inverting the cumulative distribution at one uniform number that was fixed beforehand for this
 (request, token). So neither the batch a request is in nor its place there can change what is sampled.
@@ -17,11 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import Sampling
+from ..lm.distribution import ban_early_eos_, bans_eos, divisor, has_filters, next_token_logits
 
 _BLOCK = 128  # the cumulative distribution is inverted in two levels: over blocks, then inside one block
 _UNIFORM_BITS = 24  # what float32 resolves; the largest uniform is 1 - 2**-24
-_NUCLEUS_GUESS = 128  # most nuclei are smaller, and a partial sort is far cheaper than a whole one
-_SORTED_WHOLE = 4096  # below this many tokens a whole sort is as cheap
 _NUMBERS_AT_ONCE = 2**19  # logits; 32 rows of 49,152 took 7.6 ms in one go, 3.0 ms in goes of this size
 _LOG2_E = math.log2(math.e)
 _LEAST_EXPONENT = -115.0  # exp2 is slow where it underflows, so weights below 2**_NO_CHANCE are made and then cut off
@@ -54,90 +53,27 @@ def uniforms(seed: int, request_ids: Sequence[int], length: int) -> Tensor:
     return torch.from_numpy(((rows >> np.uint64(64 - _UNIFORM_BITS)) * 2.0**-_UNIFORM_BITS).astype(np.float32))
 
 
-def filter_logits(logits: Tensor, temperature: float, top_k: int, top_p: float, keep: Tensor | None = None) -> Tensor:
-    """Logits [N, V] of the sampling distribution: divided by the temperature, -inf outside top-k, then top-p.
-
-    Top-p acts on what top-k left, renormalised: it keeps the likeliest tokens until their sum reaches ``top_p``.
-    Tokens that tie with the last one kept stay too. ``keep`` int64 [N] names one token a row that stays in any case.
-    Temperature 0 is greedy: the model's own distribution comes back. Differentiable with respect to ``logits``, which
-    are not changed (they are returned as they are where nothing is to be done).
-    """
-    if temperature == 0:
-        return logits
-    scaled = logits / temperature if temperature != 1 else logits
-    has_top_k = 0 < top_k < logits.shape[-1]
-    if not has_top_k and top_p >= 1:
-        return scaled
-    with torch.no_grad():
-        floor = _filter_floor(scaled.detach(), top_k if has_top_k else 0, top_p)
-        is_dropped = scaled < floor
-        if keep is not None:
-            is_dropped.scatter_(-1, keep.unsqueeze(-1), False)
-    return scaled.masked_fill(is_dropped, -torch.inf)
-
-
-def _filter_floor(scaled: Tensor, top_k: int, top_p: float) -> Tensor:
-    """The smallest logit that stays, [N, 1]."""
-    if not top_k:
-        return _nucleus_floor(scaled, torch.logsumexp(scaled, dim=-1, keepdim=True), top_p)
-    floor = scaled.topk(top_k, dim=-1).values[:, -1:]
-    if top_p >= 1:
-        return floor
-    kept = scaled.masked_fill(scaled < floor, -torch.inf)
-    return _nucleus_floor(kept, torch.logsumexp(kept, dim=-1, keepdim=True), top_p)
-
-
-def _nucleus_floor(scaled: Tensor, log_total: Tensor, top_p: float) -> Tensor:
-    """The logit of the last token in the nucleus, [N, 1]; a token is in it if those before it hold less than top_p."""
-    if scaled.shape[-1] <= _SORTED_WHOLE or torch.compiler.is_compiling():  # there no shape may hang on numbers
-        return _last_inside(_descending(scaled), log_total, top_p)[0]
-    floor, is_cut_short = _last_inside(scaled.topk(_NUCLEUS_GUESS, dim=-1).values, log_total, top_p)
-    rows = is_cut_short.nonzero().squeeze(-1)
-    if len(rows):
-        floor[rows] = _last_inside(_descending(scaled[rows]), log_total[rows], top_p)[0]
-    return floor
-
-
-def _last_inside(likeliest: Tensor, log_total: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """The last logit inside the nucleus [N, 1], and whether [N] it may go on behind the given ones (descending)."""
-    chances = (likeliest - log_total).exp()
-    is_inside = chances.cumsum(dim=-1) - chances < top_p
-    # The cumulative sum never falls, so the nucleus is a prefix; its first token is always in it.
-    last = is_inside.sum(dim=-1, keepdim=True).clamp(min=1) - 1
-    return likeliest.gather(-1, last), is_inside[:, -1]
-
-
-def _descending(values: Tensor) -> Tensor:
-    """Every row sorted; on the CPU by numpy, whose sort is vectorised and several times faster."""
-    is_for_numpy = values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64)
-    if not is_for_numpy or torch.compiler.is_compiling():
-        return values.sort(dim=-1, descending=True).values
-    return torch.from_numpy(np.sort(values.numpy(), axis=-1)).flip(-1)
-
-
-def ban(logits: Tensor, is_banned_row: Tensor, token_ids: Tensor) -> Tensor:
-    """Give ``token_ids`` [E] no chance in the rows where ``is_banned_row`` [N] is True; logits [N, V] are changed."""
-    logits[:, token_ids] = logits[:, token_ids].masked_fill(is_banned_row.unsqueeze(-1), -torch.inf)
-    return logits
-
-
-def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Draw:
+def draw(logits: Tensor, uniform: Tensor, sampling: Sampling, is_early: Tensor | None = None) -> Draw:
     """Draw one token a row from logits float32 [N, V] (overwritten) with uniforms [N]; greedy for temperature 0.
 
+    In the rows where ``is_early`` bool [N] is True no EOS is drawn; None: no such row.
     On the CPU rows are taken a few at a time where there are many logits: a second matrix of their size would be in new
     memory every time. Raises ValueError where a row of logits is no distribution (NaN or +inf, or nothing but -inf).
     """
     rows = max(1, _NUMBERS_AT_ONCE // logits.shape[-1]) if logits.device.type == "cpu" else max(1, len(logits))
-    pairs = zip(torch.split(logits, rows), torch.split(uniform, rows), strict=True)
-    parts = [_draw(*pair, sampling) for pair in pairs]
+    slices = [slice(start, start + rows) for start in range(0, max(1, len(logits)), rows)]
+    parts = [
+        _draw(logits[part], uniform[part], sampling, is_early[part] if is_early is not None else None)
+        for part in slices
+    ]
     if len(parts) == 1:
         return parts[0]
     columns = zip(*((part.tokens, part.logprobs, part.entropy) for part in parts), strict=True)
     return Draw(*(torch.cat(column) for column in columns))
 
 
-def _draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Draw:
-    drawn, total = draw_blindly(logits, uniform, sampling)
+def _draw(logits: Tensor, uniform: Tensor, sampling: Sampling, is_early: Tensor | None) -> Draw:
+    drawn, total = draw_blindly(logits, uniform, sampling, is_early)
     check(total)
     return drawn
 
@@ -148,16 +84,20 @@ def check(total: Tensor) -> None:
         raise ValueError("the model's logits are NaN or infinite, nothing can be sampled: lower the learning rate")
 
 
-def draw_blindly(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Draw, Tensor]:
+def draw_blindly(
+    logits: Tensor, uniform: Tensor, sampling: Sampling, is_early: Tensor | None = None
+) -> tuple[Draw, Tensor]:
     """``draw`` for all rows at once, in a fixed number of steps that look at no number: one graph, if compiled.
 
     The second result, each row's total weight [N], is for :func:`check`; a broken row gives some token or other.
     """
-    is_filtered = not sampling.is_greedy and (sampling.top_k > 0 or sampling.top_p < 1)
-    if is_filtered:
-        logits = filter_logits(logits, sampling.temperature, sampling.top_k, sampling.top_p)
+    if is_early is not None and bans_eos(sampling):
+        ban_early_eos_(logits, is_early, sampling.eos_ids or ())
     # exp2 is three times as fast as exp: from here on logits are in base 2, relative to the largest.
-    factor = _LOG2_E if is_filtered or sampling.is_greedy else _LOG2_E / sampling.temperature
+    if has_filters(sampling):
+        logits, factor = next_token_logits(logits, sampling), _LOG2_E
+    else:
+        factor = _LOG2_E / divisor(sampling)
     blocks = _in_blocks(logits)
     peaks = blocks.amax(dim=-1)
     exponents = blocks.sub_(peaks.amax(dim=-1)[:, None, None]).mul_(factor).clamp_(min=_LEAST_EXPONENT)

@@ -25,16 +25,14 @@ from torch import Tensor
 from ..config import Sampling
 from .attention import attended, past_mask
 from .cache import KVCache
-from .sampling import Draw, ban, check, draw_blindly
+from .sampling import Draw, check, draw_blindly
 from .transcript import Transcript
 from .transformer import Network
 
 _NARROWEST, _DOUBLED = 64, 512  # columns
 _MOST_SHAPES = 64  # that are compiled; a process that meets more runs those uncompiled, and torch says so
 
-Step = Callable[
-    [Network, Sequence[Tensor], Tensor, Tensor, Tensor, Tensor, Tensor, Sampling], tuple[Tensor, Draw, Tensor]
-]
+Step = Callable[[Network, Sequence[Tensor], Tensor, Tensor, Tensor, Tensor, Sampling], tuple[Tensor, Draw, Tensor]]
 """What :func:`static_step` is, and what it is when compiled."""
 
 
@@ -60,22 +58,18 @@ def static_step(
     tokens: Tensor,
     positions: Tensor,
     uniforms: Tensor,
-    is_held: Tensor,
-    eos: Tensor,
+    is_early: Tensor,
     sampling: Sampling,
 ) -> tuple[Tensor, Draw, Tensor]:
     """Feed each of S rows its last token, write to the cache, and draw the next one.
 
     ``layers``: the cache's, [2, S, kv heads, columns, width] each. ``tokens``, ``positions`` int64 [S]; ``uniforms``
-    float32 [S]; ``is_held`` bool [S]: no token of ``eos`` int64 [E] may be drawn. Returns the hidden states [S, H],
-    what was drawn, and the total weights [S] that :func:`check` wants to see. Rows are independent of each other: free
+    float32 [S]; ``is_early`` bool [S]: no EOS may be drawn. Returns the hidden states [S, H], what was drawn, and the
+    total weights [S] that :func:`check` wants to see. Rows are independent of each other: free
     ones are computed along, at any position inside the cache, and nobody reads what comes out.
     """
     hidden = network(tokens, positions, StaticAttention(network, layers, positions))
-    logits = network.output(hidden).float()
-    if sampling.min_response_length and eos.numel():
-        ban(logits, is_held, eos)
-    drawn, total = draw_blindly(logits, uniforms, sampling)
+    drawn, total = draw_blindly(network.output(hidden).float(), uniforms, sampling, is_early)
     return hidden, drawn, total
 
 
@@ -129,7 +123,7 @@ class StaticDecoder:
                 self._columns = self._cache.columns
         hidden, drawn, total = self._step(
             self._network, self._cache.layers, tokens, positions, *self._transcript.next_draw(requests),
-            self._transcript.eos, self._transcript.sampling,
+            self._transcript.sampling,
         )  # fmt: skip
         used = slice(num_rows)
         check(total[used])

@@ -9,9 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..lm.distribution import early_steps
 from ..types import Generation, ValueFn
 from .requests import Requests
-from .sampling import Draw, ban, draw
+from .sampling import Draw, draw
 
 
 class Transcript:
@@ -22,7 +23,7 @@ class Transcript:
         self._requests = requests
         self.sampling = requests.sampling
         self._value_fn = value_fn
-        self.eos = torch.tensor(requests.sampling.eos_ids, dtype=torch.long, device=device)
+        self._eos = torch.tensor(requests.sampling.eos_ids, dtype=torch.long, device=device)
         self._uniforms = requests.uniforms.to(device)
         self._tokens = torch.zeros(count, length, dtype=torch.long, device=device)
         self._logprobs = torch.zeros(count, length, device=device)
@@ -51,14 +52,12 @@ class Transcript:
         """
         steps = self._lengths[rows]
         uniforms = self._uniforms[rows, steps.clamp(max=self._uniforms.shape[1] - 1)]
-        return uniforms, steps < self.sampling.min_response_length
+        return uniforms, early_steps(steps, self.sampling)
 
     def draw(self, rows: Tensor, steps: Tensor, logits: Tensor) -> Draw:
         """Draw token ``steps`` [N] of the requests ``rows`` [N] from logits [N, V] (overwritten if float32)."""
-        logits = logits.float()
-        if self.sampling.min_response_length and self.eos.numel():
-            ban(logits, steps < self.sampling.min_response_length, self.eos)
-        return draw(logits, self._uniforms[rows, steps], self.sampling)
+        is_early = early_steps(steps, self.sampling)
+        return draw(logits.float(), self._uniforms[rows, steps], self.sampling, is_early)
 
     def note(self, rows: Tensor, steps: Tensor, drawn: Draw, hidden: Tensor) -> None:
         """Keep what was drawn; a request may come several times, its steps following what was noted before."""
@@ -72,8 +71,8 @@ class Transcript:
     def is_finished(self, tokens: Tensor, steps: Tensor) -> Tensor:
         """Whether responses end with ``tokens`` [N], which are number ``steps`` [N] in them."""
         is_finished = steps + 1 >= self.sampling.response_length
-        if self.eos.numel():
-            is_finished |= torch.isin(tokens, self.eos)
+        if self._eos.numel():
+            is_finished |= torch.isin(tokens, self._eos)
         return is_finished
 
     @property
@@ -93,7 +92,7 @@ class Transcript:
             mask=torch.arange(length, device=self._tokens.device) < self._lengths.unsqueeze(-1),
             logprobs=self._logprobs[:, :length].contiguous(),
             entropy=self._entropy[:, :length].contiguous(),
-            is_ended=torch.isin(last, self.eos),
+            is_ended=torch.isin(last, self._eos),
             values=None if self._values is None else self._values[:, :length].contiguous(),
             metrics=metrics,
         )

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..config import Sampling
-from ..generation.sampling import filter_logits
 from ..types import Generation
+from .distribution import divisor, early_tokens, entropy, has_filters, next_token_logprobs, pick
 from .precision import as_statistics, statistics_dtype
 from .tiled_logprobs import OutputDistribution, output_logprobs
 
@@ -53,12 +53,11 @@ def token_logprobs(
     holds no entropy, ``has_entropy_gradient=False`` may save its gradient.
     """
     mask = generation.mask
-    is_early = mask.cumsum(dim=1)[mask] <= sampling.min_response_length
+    is_early = early_tokens(mask, sampling)
     rows, tokens = before_logits[mask], generation.tokens[mask]
-    is_filtered = sampling.temperature > 0 and (sampling.top_k > 0 or sampling.top_p < 1)
-    if isinstance(output_layer, nn.Linear) and is_plain_linear(output_layer) and not is_filtered:
+    if isinstance(output_layer, nn.Linear) and is_plain_linear(output_layer) and not has_filters(sampling):
         distribution = OutputDistribution(
-            temperature=sampling.temperature if sampling.temperature > 0 else 1.0,
+            temperature=divisor(sampling),
             banned_ids=sampling.eos_ids or (),
             is_banned=is_early,
             dtype=_product_dtype(rows),
@@ -104,38 +103,20 @@ def _whole_row_logprobs(
     chunk_tokens = min(chunk_tokens, max(_CHUNK_LOGITS // vocab, 1))
 
     def one_chunk(rows: Tensor, tokens: Tensor, is_early: Tensor) -> tuple[Tensor, Tensor]:
-        logits = ban_early_eos(as_statistics(output_layer(rows)), is_early, sampling.eos_ids)
-        logits = filter_logits(logits, sampling.temperature, sampling.top_k, sampling.top_p, keep=tokens)
-        return pick_and_entropy(logits, tokens)
+        logits = as_statistics(output_layer(rows))
+        all_logprobs = next_token_logprobs(logits, sampling, is_early=is_early, keep=tokens)
+        return pick(all_logprobs, tokens), entropy(all_logprobs)
 
     logprobs, entropies = [], []
     for start in range(0, rows.shape[0], chunk_tokens):
         part = slice(start, start + chunk_tokens)
         if torch.is_grad_enabled():
-            logprob, entropy = checkpoint(one_chunk, rows[part], tokens[part], is_early[part], use_reentrant=False)
+            logprob, spread = checkpoint(one_chunk, rows[part], tokens[part], is_early[part], use_reentrant=False)
         else:
-            logprob, entropy = one_chunk(rows[part], tokens[part], is_early[part])
+            logprob, spread = one_chunk(rows[part], tokens[part], is_early[part])
         logprobs.append(logprob)
-        entropies.append(entropy)
+        entropies.append(spread)
     if not logprobs:
         nothing = rows.new_zeros(0, dtype=statistics_dtype(rows.dtype))
         return nothing, nothing
     return torch.cat(logprobs), torch.cat(entropies)
-
-
-def pick_and_entropy(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-prob of one token a row and the row's entropy: logits [N, V] (may hold -inf), tokens [N] -> [N], [N]."""
-    all_logprobs = torch.log_softmax(logits, dim=-1)
-    picked = all_logprobs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-    # A filtered token has p = 0 and log p = -inf; 0 * -inf is nan, its limit is 0.
-    finite = all_logprobs.masked_fill(all_logprobs == -torch.inf, 0.0)
-    return picked, -(all_logprobs.exp() * finite).sum(dim=-1)
-
-
-def ban_early_eos(logits: Tensor, is_early: Tensor, eos_ids: tuple[int, ...] | None) -> Tensor:
-    """Give EOS no chance on the rows where ``is_early`` [N] is True; logits [N, V] come back unchanged elsewhere."""
-    if not eos_ids or not bool(is_early.any()):
-        return logits
-    banned = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
-    banned[list(eos_ids)] = True
-    return logits.masked_fill(is_early.unsqueeze(-1) & banned, -torch.inf)

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .distribution import ban_early_eos_
 from .precision import statistics_dtype
 
 _TILE_WIDTH = 2048  # tokens of the vocabulary in one tile
@@ -146,9 +147,8 @@ class _Tiles:
         inputs = self.inputs[rows]
         bias = self.bias[ids].to(self.dtype) if self.bias is not None else None
         logits = F.linear(inputs, weight, bias).to(self.sum_dtype).mul_(self.factor)
-        for column in self.distribution.banned_ids:
-            if ids.start <= column < ids.stop:
-                logits[:, column - ids.start].masked_fill_(self.distribution.is_banned[rows], _NO_CHANCE)
+        banned = (token - ids.start for token in self.distribution.banned_ids)
+        ban_early_eos_(logits, self.distribution.is_banned[rows], banned, no_chance=_NO_CHANCE)
         own = (self.tokens[rows] - ids.start).unsqueeze(-1)
         has_own = (own >= 0) & (own < logits.shape[-1])
         return _Tile(logits, rows, ids, inputs, weight, own.clamp(0, logits.shape[-1] - 1), has_own)

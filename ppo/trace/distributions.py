@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..buffer import align, trim
-from ..generation.sampling import filter_logits
-from ..lm.logprobs import ban_early_eos, response_positions
+from ..lm.distribution import early_tokens, next_token_logprobs
+from ..lm.logprobs import response_positions
 from ..policy import Policy
 from ..types import Generation
 from .records import Alternative
@@ -41,12 +41,10 @@ def ask_distributions(policy: Policy, generation: Generation) -> TokenDistributi
         features = backbone(rows.input_ids, rows.attention_mask)
         chosen = response_positions(features.before_logits, rows.prompt_lengths, len(tokens))[0]
         logits = backbone.output_layer(chosen).float()
-    is_early = torch.arange(len(tokens), device=tokens.device) < sampling.min_response_length
-    logits = ban_early_eos(logits, is_early, sampling.eos_ids)
-    logits = filter_logits(logits, sampling.temperature, sampling.top_k, sampling.top_p, keep=tokens)
+    is_early = early_tokens(part.mask, sampling)
+    distribution = next_token_logprobs(logits, sampling, is_early=is_early, keep=tokens)
     evaluation = policy.evaluate(part)
-    distribution = torch.log_softmax(logits, dim=-1).cpu()
-    return TokenDistributions(distribution, evaluation.logprobs[0].cpu(), evaluation.values[0].cpu())
+    return TokenDistributions(distribution.cpu(), evaluation.logprobs[0].cpu(), evaluation.values[0].cpu())
 
 
 def alternatives(

@@ -15,8 +15,9 @@ from ppo import Config, Sampling, Trainer, generate
 from ppo.actor_critic import ActorCritic
 from ppo.advantages import gae, group_relative, place_scores, shape_rewards, whiten
 from ppo.buffer import RolloutBuffer, align, join, microbatches, rows, trim, trim_rollout
-from ppo.generation.sampling import draw, filter_logits
+from ppo.generation.sampling import draw
 from ppo.kl import estimate_kl
+from ppo.lm.distribution import filter_logits
 from ppo.losses import policy_loss, value_loss
 from ppo.reference import FrozenReference
 from tests.fakes import VOCAB, random_rollout, tiny_gpt2
