@@ -51,7 +51,7 @@ from ppo.log import HEADLINE, read_jsonl
 from ppo.run.interrupt import sigterm_as_ctrl_c
 from unlearning.attack import AttackOptions, run_attacks
 from unlearning.compare.comparison import Comparison, compare
-from unlearning.notebook import published_rollout, train_as_published
+from unlearning.notebook import sample_sliced, with_special_tokens
 from unlearning.options import Options
 from unlearning.recipe import (
     StopRule,
@@ -105,8 +105,9 @@ def train(
     trainer = (make or make_trainer)(run, floor)
     rule = StopRule(run.out / "metrics.jsonl", run.options.target_exact, floor)
     show(trainer.step)
-    if run.options.preset == "paper-as-run":
-        train_as_published(trainer, run.options.most_steps, show=headline(run.config), after_step=show)
+    if run.options.preset == "paper-as-run":  # neither looks at the forget set nor a rule that stops it
+        steps = max(run.options.most_steps - trainer.step, 0)
+        trainer.train(steps, stop_when=lambda _: bool(show(trainer.step)), show=headline(run.config))
     elif not (trainer.step > 0 and run.processes.first(lambda: rule.is_met(trainer.step))):
         steps = max(run.options.most_steps - trainer.step, 0)
         extracted = run.processes.first(lambda: (rule.looks(trainer.step) or [before.summary])[-1]["forget/exact"])
@@ -131,6 +132,9 @@ def make_trainer(run: Run, floor: float) -> ppo.Trainer:
     rows, reward = rows_to_forget(run), make_reward(run, floor)
     kept = run.processes.first(lambda: text_to_keep(run))
     more: dict[str, Any] = {"tokenizer": run.loaded.tokenizer, "retain": kept, "out": run.out}
+    if run.options.preset == "paper-as-run":
+        reward = with_special_tokens(reward, run.loaded.tokenizer.decode)
+        more["sampler"] = sample_sliced
     put_adapter(run)
     if run.options.resume and run.processes.first(lambda: bool(list_checkpoints(run.out / "checkpoints"))):
         device = str(next(run.loaded.model.parameters()).device)
@@ -265,8 +269,7 @@ def run_memorise(run: Run) -> None:
 def run_trace(parsed: argparse.Namespace) -> None:
     """One PPO step of a run, token by token, as text, trace.html and trace.json; the run stays as it is."""
     run, asked = prepare_trace(parsed)
-    draw = published_rollout if run.options.preset == "paper-as-run" else ppo.Trainer.rollout
-    say(write_trace(make_trainer(run, floor_of(run)), run.out, asked, run.meta(), draw=draw))
+    say(write_trace(make_trainer(run, floor_of(run)), run.out, asked, run.meta()))
     say(f"trace: {run.out / 'trace.html'}   numbers: {run.out / 'trace.json'}")
 
 

@@ -102,6 +102,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The same as its notebook ran: unlearning/notebook.py says what else was different.
     "paper-as-run": {
         "prompts_per_step": 32, "minibatch": 8, "epochs": 8, "learning_rate": 1.41e-5, "kl_coef": 0.2,
-        "response_length": 55, "old_logprobs": "recompute",
+        "response_length": 55, "old_logprobs": "recompute", "save_every_steps": 1,
     },
 }  # fmt: skip

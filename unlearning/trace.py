@@ -8,7 +8,7 @@ without a run it is the first step that ``run`` would do there. This module know
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,18 +67,11 @@ def floor_of(run: Run) -> float:
     return probe(run.loaded.model, run.loaded.tokenizer, never)["never/bleu"] if never else 0.0
 
 
-def write_trace(
-    trainer: ppo.Trainer,
-    out: Path,
-    asked: TraceOptions,
-    meta: Mapping[str, Any],
-    *,
-    draw: Callable[[ppo.Trainer], ppo.Rollout] = ppo.Trainer.rollout,
-) -> str:
-    """One step, traced; writes trace.json and trace.html and returns the text. ``draw``: how the run takes rollouts."""
+def write_trace(trainer: ppo.Trainer, out: Path, asked: TraceOptions, meta: Mapping[str, Any]) -> str:
+    """One step, traced; writes trace.json and trace.html and returns the text."""
     for _ in range(asked.after):
-        trainer.update(draw(trainer))
-    rollout = draw(trainer)
+        trainer.update(trainer.rollout())
+    rollout = trainer.rollout()
     trace = trainer.trace(rollout, choose_rows(rollout.scores.tolist(), asked.rows))
     write_json(out / "trace.json", {"meta": dict(meta), "trace": trace.to_dict()})
     page = render_trace_page(trace, title="One PPO step of DeMem, token by token", meta=meta)

@@ -210,3 +210,6 @@ def test_the_notebook_s_preset_from_the_command_line(tmp_path, command):
     assert "No proof of deletion" in (out / "model" / "README.md").read_text()
     row = json.loads((out / "metrics.jsonl").read_text())
     assert row["kl/per_sequence"] == pytest.approx(0.0, abs=1e-3)  # it never acts
+    assert [p.name for p in (out / "checkpoints").iterdir()] == ["step-000001"]  # one after every batch
+    assert demem.main(["train", "--resume", "--out", str(out)]) == 0
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 1  # so many batches and no more

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 import sacrebleu
@@ -13,7 +13,7 @@ import ppo
 from eval.paper import DEFINITIONS, as_published
 from ppo.types import Generation
 from tests.fakes import Letters, fake_tensorboard, tiny_gpt2
-from unlearning.notebook import train_as_published, with_sliced_responses
+from unlearning.notebook import sample_sliced, with_special_tokens
 
 
 @dataclass(frozen=True)
@@ -83,22 +83,22 @@ class Savable(Letters):
         """A checkpoint keeps the tokenizer; this one is nothing but code."""
 
 
-def make_trainer(out=None) -> ppo.Trainer:
+def make_trainer(out=None, sampler=sample_sliced, **changes) -> ppo.Trainer:
     prompts = [[2 + i % 7, 3 + i % 5, 4 + i % 11, 5] for i in range(32)]
     config = ppo.Config(
         prompts_per_step=32, minibatch=8, epochs=2, response_length=7, learning_rate=1e-3, old_logprobs="recompute"
     )
     torch.manual_seed(0)
     return ppo.Trainer(
-        tiny_gpt2(), prompts, lambda samples: [float(len(set(s.ids))) for s in samples], config,
-        tokenizer=Savable(), out=out,
+        tiny_gpt2(), prompts, lambda samples: [float(len(set(s.ids))) for s in samples], config.replace(**changes),
+        tokenizer=Savable(), sampler=sampler, out=out,
     )  # fmt: skip
 
 
-def test_prompt_tokens_become_actions_after_an_early_end():
-    trainer = make_trainer()
-    plain = trainer.rollout()
-    found = with_sliced_responses(trainer, plain)
+@pytest.mark.parametrize("changes", [{}, {"old_logprobs": "rollout"}])
+def test_prompt_tokens_become_actions_after_an_early_end(changes):
+    plain, trainer = make_trainer(sampler=None, **changes).rollout(), make_trainer(**changes)
+    found = trainer.rollout()
     short = [i for i, n in enumerate(plain.generation.lengths.tolist()) if n < 7]
     assert short
     for i, (before, after) in enumerate(zip(plain.samples, found.samples, strict=True)):
@@ -106,6 +106,7 @@ def test_prompt_tokens_become_actions_after_an_early_end():
         assert found.generation.tokens[i].tolist()[: len(after.ids)] == after.ids
         assert found.scores[i] == len(set(after.ids))
         assert int(found.generation.mask[i].sum()) == len(after.ids)
+        assert not after.is_ended
     i = short[0]
     ids = torch.tensor([[*plain.samples[i].prompt_ids, *found.samples[i].ids]])
     with torch.no_grad():
@@ -122,7 +123,7 @@ def test_prompt_tokens_become_actions_after_an_early_end():
 
 def test_its_rollouts_are_held_to_ratio_one():
     trainer = make_trainer()
-    found = with_sliced_responses(trainer, trainer.rollout())
+    found = trainer.rollout()
     with torch.no_grad():
         trainer.model.transformer.wte.weight += torch.randn(trainer.model.transformer.wte.weight.shape)
     with pytest.raises(ppo.CheckError, match="the first minibatch has a ratio other than 1"):
@@ -130,36 +131,26 @@ def test_its_rollouts_are_held_to_ratio_one():
 
 
 def test_whole_responses_are_left_alone():
-    trainer = make_trainer()
-    rollout = trainer.rollout()
-    whole = [i for i, n in enumerate(rollout.generation.lengths.tolist()) if n == 7]
-    only = rollout.generation.rows(whole)
-    same = replace(rollout, generation=only)
-    assert with_sliced_responses(trainer, same) is same
+    plain, sliced = (make_trainer(sampler=s, min_response_length=7).rollout() for s in (None, sample_sliced))
+    assert set(plain.generation.lengths.tolist()) == {7}
+    assert torch.equal(plain.generation.tokens, sliced.generation.tokens)
+    assert torch.equal(plain.generation.logprobs, sliced.generation.logprobs)
+    assert torch.equal(plain.generation.is_ended, sliced.generation.is_ended)
+
+
+def test_the_reward_reads_special_tokens():
+    seen = []
+    reward = with_special_tokens(lambda samples: [seen.append(s.text) or 1.0 for s in samples], lambda ids: f"<{ids}>")
+    sample = ppo.Sample("p", "plain", [1], [2, 0], {}, True)
+    assert reward([sample]) == [1.0]
+    assert seen == ["<[2, 0]>"]
+    assert sample.text == "plain"
 
 
 def test_it_writes_events_like_any_training(tmp_path, monkeypatch):
     writers = fake_tensorboard(monkeypatch)
-    train_as_published(make_trainer(tmp_path), 1)
+    make_trainer(tmp_path).train(1, progress=False)
     (writer,) = writers
     assert writer.log_dir == str(tmp_path / "tensorboard")
     assert "score/mean" in {name for name, _, step in writer.scalars if step == 0}
     assert writer.is_closed
-
-
-def test_it_trains_so_many_batches_and_no_more(tmp_path, capsys):
-    trainer, seen = make_trainer(tmp_path), []
-
-    def look(step):
-        seen.append((step, len(ppo.log.read_jsonl(tmp_path / "metrics.jsonl"))))
-
-    train_as_published(trainer, 2, after_step=look)
-    assert seen == [(1, 1), (2, 2)]
-    last = ppo.log.read_jsonl(tmp_path / "metrics.jsonl")[-1]
-    line = capsys.readouterr().err
-    assert "2/2" in line
-    assert f"score={last['score/mean']:.3f}" in line
-    train_as_published(trainer, 2)
-    assert trainer.step == 2
-    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
-    assert len(list((tmp_path / "checkpoints").iterdir())) >= 1
