@@ -3,7 +3,8 @@
     rollout → score → KL and advantages → update
 
 :meth:`Trainer.rollout` and :meth:`Trainer.update` are the algorithm and can be called by hand; :meth:`Trainer.train`
-loops over them, logs and saves. The parts live in their own modules; this one only knows their order.
+loops over them, logs and saves. The parts live in their own modules; this one only knows their order. All that people
+call stands here in one class, with its documentation: that is why the file is longer than 300 lines.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from eval.settings import Settings
-from ppo.config import check_types, require
+from ppo.io.fields import check_types, require
 
 
 @dataclass(frozen=True)

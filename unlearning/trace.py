@@ -17,8 +17,8 @@ import ppo
 from eval.evaluate import probe
 from eval.results import check_folder, check_same, read_before, read_settings, write_json
 from ppo.checkpoint import list_checkpoints
-from ppo.config import check_types, require
 from ppo.distributed import Processes
+from ppo.io.fields import check_types, require
 from ppo.io.options import given_values
 from ppo.trace import render_trace_page, render_trace_text
 from unlearning.options import Options

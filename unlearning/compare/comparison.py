@@ -34,8 +34,8 @@ from eval.points import find_point, read_point, store_point, stored_points
 from eval.report.comparison.page import write_pages
 from eval.results import check_folder, write_json
 from models.lab.recipe import Recipe
-from ppo.config import check_types, require
 from ppo.distributed import Processes
+from ppo.io.fields import check_types, require
 from ppo.io.options import given_values
 from unlearning.attack import Attacker, AttackOptions
 from unlearning.compare.bench import Inputs, UnlearnedModel

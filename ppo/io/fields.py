@@ -1,0 +1,57 @@
+"""Fields of frozen dataclasses, held against their annotations and their bounds.
+
+A wrong value is a ``ValueError`` that names the class, the field, the value and the remedy. This module knows no field.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+
+def require(condition: bool, config: Any, name: str, remedy: str) -> None:
+    """Raise a ValueError that names the field, its value and the remedy."""
+    if not condition:
+        raise ValueError(f"{type(config).__name__}.{name}={getattr(config, name)!r} {remedy}")
+
+
+def check_types(config: Any) -> None:
+    """Hold every field of a dataclass against its annotation; ints pass as floats and lists as tuples, nothing else."""
+    hints = get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value, hint = getattr(config, field.name), hints[field.name]
+        if isinstance(value, list):
+            value = tuple(value)
+            object.__setattr__(config, field.name, value)
+        if isinstance(value, int) and not isinstance(value, bool) and accepts(1.0, hint) and not accepts(1, hint):
+            value = float(value)
+            object.__setattr__(config, field.name, value)
+        if not accepts(value, hint):
+            raise ValueError(f"{type(config).__name__}.{field.name}={value!r} must be {describe(hint)}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{type(config).__name__}.{field.name}={value!r} must be finite")
+
+
+def accepts(value: Any, hint: Any) -> bool:
+    """Whether a value fits an annotation made of plain types, Literal, unions and homogeneous tuples."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in arguments)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(accepts(item, arguments[0]) for item in value)
+    if arguments:
+        return any(accepts(value, option) for option in arguments)
+    return type(value) is hint
+
+
+def describe(hint: Any) -> str:
+    """An annotation in words, for error messages."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(repr(choice) for choice in arguments)
+    if origin is tuple:
+        return f"a tuple of {describe(arguments[0])}"
+    if arguments:
+        return " or ".join(describe(option) for option in arguments)
+    return "None" if hint is type(None) else str(getattr(hint, "__name__", hint))
