@@ -29,6 +29,7 @@ setup(
         "plots": ["matplotlib>=3.8"],
         "tensorboard": ["tensorboard>=2.14"],
         "harness": ["lm-eval>=0.4.9"],
+        "peft": ["peft>=0.15"],
         "bench": ["trl==1.12.0", "datasets>=4.7"],
         "test": ["pytest>=8", "pytest-cov>=5", "hypothesis>=6.100", "setuptools>=77"],
         "dev": ["ruff>=0.9", "mypy>=1.13", "coverage>=7.6", "peft>=0.15", "tensorboard>=2.14"],
