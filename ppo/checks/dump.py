@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..checkpoint.folder import load_tensors, save_tensors
-from ..distributed.processes import OtherProcessError, Processes
+from ..distributed import OtherProcessError, Processes
 from ..io.files import read_json, write_json
 from ..retain import RetainBatch
 from ..types import Generation, Rollout, Sample

@@ -1,9 +1,10 @@
-"""Forwards of split weights outside the update: every process makes the same ones, in the same order.
+"""Forwards of split weights outside the update: all processes make the same forwards in the same order.
 
-Where the blocks of a model are split (:mod:`ppo.distributed.sharding`), a forward on one process needs all the others
-in the same forward, for each block is put together by all of them. In a rollout every process has its own prompts, and
-needs more forwards than one and fewer than another. So before each forward the processes agree whose model goes next;
-whoever has no use for it, or has finished, makes one of four tokens along with the others and throws the result away.
+When the blocks of a model are split (:mod:`ppo.distributed.sharding`), all processes together gather the weights of
+each block. So a forward on one process needs all the others in the same forward. But in a rollout every process has its
+own prompts, and the processes need different numbers of forwards. So before each forward the processes agree which
+model runs next. A process that does not need that forward, or has finished, still takes part: it runs the model on a
+few tokens and throws the result away.
 """
 
 from __future__ import annotations
@@ -17,17 +18,18 @@ import torch
 from torch import nn
 
 from ..lm.backbone import causal_lm, probe_ids, swapped_forwards
-from .processes import OutOfStepError, Processes
+from .errors import OutOfStepError
+from .processes import Processes
 
-_NOTHING = -1
+_NO_MODEL = -1  # what a process asks for that needs no forward
 
 
 @contextmanager
 def in_step(models: Sequence[nn.Module], processes: Processes) -> Iterator[None]:
-    """Within the context every process may call the given causal LMs as often as it likes; without gradients.
+    """Within the context every process may call the given causal LMs as often as it likes, without gradients.
 
-    All processes must enter with the same models, and the context ends when the last one has finished. Raises
-    OutOfStepError where this process failed inside a forward, because the others are in it still.
+    All processes must enter with the same models. The context ends when the last process has finished. Raises
+    OutOfStepError when this process failed inside a forward, because the others are still in it.
     """
     step = _Lockstep([causal_lm(model) for model in models], processes)
     with step.watching():
@@ -36,7 +38,7 @@ def in_step(models: Sequence[nn.Module], processes: Processes) -> Iterator[None]
         except Exception:
             if step.cause is not None:
                 raise OutOfStepError(f"in a forward that all processes share: {step.cause}") from step.cause
-            step.finish()  # the others do not know yet, and go on
+            step.finish()  # the others do not know of the error yet, and still need this process
             raise
         step.finish()
 
@@ -44,28 +46,28 @@ def in_step(models: Sequence[nn.Module], processes: Processes) -> Iterator[None]
 class _Lockstep:
     def __init__(self, models: Sequence[Any], processes: Processes) -> None:
         self._models = models
-        self._trunks = [getattr(model, "base_model", model) for model in models]
+        self._base_models = [getattr(model, "base_model", model) for model in models]
         self._processes = processes
         self._is_inside = False
-        self.cause: BaseException | None = None  # why a shared forward did not come to its end here
+        self.cause: BaseException | None = None  # the error that ended a shared forward on this process
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Every forward of a model, or of its trunk alone, asks the others first."""
+        """Within the context every forward of a model, or of its base model alone, first asks the other processes."""
         with ExitStack() as stack:
-            for index, parts in enumerate(zip(self._models, self._trunks, strict=True)):
+            for index, parts in enumerate(zip(self._models, self._base_models, strict=True)):
                 stack.enter_context(swapped_forwards(list(dict.fromkeys(parts)), partial(self._shared, index)))
             yield
 
     def _shared(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(forward)  # keeps the signature, by which others tell what a model takes
+        @wraps(forward)  # keeps the signature: callers read from it which arguments the model takes
         def shared(*arguments: Any, **named: Any) -> Any:
-            if self._is_inside:  # a model calling its trunk
+            if self._is_inside:  # a model calls its base model
                 return forward(*arguments, **named)
             if self.cause is not None:
                 raise OutOfStepError("a forward that all processes share has failed here, so no other one can begin")
             while (chosen := self._agreed(index)) != index:
-                self._go_along(chosen)
+                self._take_part(chosen)
             with self._inside():
                 return forward(*arguments, **named)
 
@@ -83,15 +85,15 @@ class _Lockstep:
             self._is_inside = False
 
     def finish(self) -> None:
-        """Go along until nobody needs a forward any more."""
-        while (chosen := self._agreed(_NOTHING)) != _NOTHING:
-            self._go_along(chosen)
+        """Take part in the forwards of the others until no process needs one any more."""
+        while (chosen := self._agreed(_NO_MODEL)) != _NO_MODEL:
+            self._take_part(chosen)
 
     def _agreed(self, wanted: int) -> int:
-        """Of what the processes want to call next the one with the highest index."""
+        """The index of the model that runs next: the highest that any process wants."""
         return int(self._processes.max(wanted))
 
     @torch.no_grad()
-    def _go_along(self, index: int) -> None:
+    def _take_part(self, index: int) -> None:
         with self._inside():
-            self._trunks[index](input_ids=probe_ids(self._models[index]))
+            self._base_models[index](input_ids=probe_ids(self._models[index]))

@@ -1,15 +1,14 @@
 """Several processes under torchrun that train one model: who they are, what each of them takes, how they agree.
 
-The rule is that nothing but speed may depend on how many there are. Every process holds the same generator, so all of
-them draw the same prompts, seeds and orders; each samples, scores and weighs its own share of the prompts; the results
-are gathered, so that every process works out advantages, whitening, KL and metrics from the rollout of the whole step;
-each computes the gradient of its own rows of every minibatch, divided by the tokens of the whole minibatch, and the sum
-of those is the gradient of one process.
+The rule is that the number of processes changes the speed and nothing else. Every process holds the same generator, so
+all of them draw the same prompts, seeds and orders. Each one samples, scores and measures its own share of the prompts.
+The results are gathered, so that every process computes advantages, whitening, KL and metrics from the rollout of the
+whole step. Each one computes the gradient of its own rows of every minibatch, divided by the number of tokens of the
+whole minibatch. The sum of these gradients is the gradient that one process would compute.
 
-The engine is torch.distributed. Gradients are summed once per minibatch by ``all_reduce``, which is what
-DistributedDataParallel does under ``no_sync``; its own hooks want one forward pass of one module per backward pass, but
-a minibatch is several passes over responses and retain text. Splitting the weights themselves is
-:mod:`ppo.distributed.sharding`.
+The engine is torch.distributed. Gradients are summed once per minibatch by ``all_reduce``. DistributedDataParallel is
+not used: its hooks expect one forward pass of one module per backward pass, but a minibatch is several passes over
+responses and retain text. :mod:`ppo.distributed.sharding` splits the weights themselves.
 
 With one process every function here returns what it was given. This module knows rows and numbers, nothing about PPO.
 """
@@ -33,31 +32,20 @@ from torch.nn.functional import pad
 from ..config import Config
 from ..run.interrupt import ignore_sigterm
 from ..types import Generation
+from .errors import OtherProcessError, OutOfStepError, error_text, peer_errors
 
 Value = TypeVar("Value")
 Rows = TypeVar("Rows", Tensor, "Tensor | None")
 PATIENCE = timedelta(hours=24)  # process 0 may evaluate for hours while the others wait; a dead one is noticed at once
-BUCKET_ELEMENTS = 2**23  # gradients that travel together
-
-
-class OtherProcessError(RuntimeError):
-    """Raised on the processes that did not fail themselves when another one did; its text is that one's error."""
-
-
-class LostProcessError(RuntimeError):
-    """Raised where another process went without a word, killed by the system say, while this one waited for it."""
-
-
-class OutOfStepError(RuntimeError):
-    """Raised where this process failed while the others wait inside the same forward: none of them can go on."""
+BUCKET_ELEMENTS = 2**23  # gradient elements that are summed in one call
 
 
 @contextmanager
 def process_group() -> Iterator[Processes]:
-    """Join the processes that torchrun started, and leave them at the end; without torchrun do nothing.
+    """Join the processes that torchrun started, and leave them at the end. Without torchrun, do nothing.
 
-    Rank and address come from torchrun's environment variables. Where every process on the machine can have a GPU of
-    its own, it gets one (NCCL); otherwise the processes talk through gloo.
+    Rank and address come from torchrun's environment variables. If the machine has a GPU for every process on it, each
+    process gets one, and they communicate through NCCL. Otherwise they communicate through gloo.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield Processes.current()
@@ -81,7 +69,7 @@ def process_group() -> Iterator[Processes]:
 class Processes:
     """This process among all of them: ``rank`` of ``count``. Process 0 is the one that writes files.
 
-    ``store``: what :func:`process_group` knows besides, for :meth:`claim`.
+    ``store``: the key-value store that :func:`process_group` opened, for :meth:`claim`.
     """
 
     rank: int = 0
@@ -90,7 +78,7 @@ class Processes:
 
     @classmethod
     def current(cls) -> Processes:
-        """As torch.distributed knows it. Raises ValueError under torchrun where nobody joined the group."""
+        """Rank and count from torch.distributed. Raises ValueError under torchrun outside :func:`process_group`."""
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size())
         if dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1:
@@ -105,7 +93,7 @@ class Processes:
         return self.rank == 0
 
     def check(self, config: Config) -> None:
-        """Raise ValueError where a step or a minibatch cannot be dealt out evenly."""
+        """Raise ValueError when a step or a minibatch cannot be divided evenly among the processes."""
         for name in ("prompts_per_step", "minibatch"):
             value = getattr(config, name)
             if value % self.count:
@@ -115,12 +103,14 @@ class Processes:
     # ------------------------------------------------------------------ what each one takes
 
     def share(self, total: int) -> slice:
-        """This process's part of ``total`` rows that belong together in equal runs; the prompts of a step."""
+        """This process's slice of ``total`` rows (the prompts of a step). Each process takes ``total / count`` rows
+        that follow each other.
+        """
         size = total // self.count
         return slice(self.rank * size, (self.rank + 1) * size)
 
     def deal(self, attention_mask: Tensor) -> Tensor:
-        """Indices of this process's rows of a batch [B, S] that all of them hold; long and short ones for everybody."""
+        """Indices of this process's rows of a batch [B, S] that every process holds; each gets long and short rows."""
         if self.count == 1:
             return torch.arange(len(attention_mask), device=attention_mask.device)
         order = torch.argsort(attention_mask.sum(dim=1), descending=True, stable=True)
@@ -129,7 +119,7 @@ class Processes:
     # ------------------------------------------------------------------ bringing it together
 
     def gather_rows(self, rows: Rows, *, pad_left: bool = False) -> Rows:
-        """All processes' rows under each other, in rank order: [b] or [b, t] -> [B] or [B, T], padded with 0."""
+        """The rows of all processes, concatenated in rank order: [b] or [b, t] -> [B] or [B, T], padded with 0."""
         if self.count == 1 or rows is None:
             return rows
         parts: list[Tensor] = self._exchange(rows.cpu())
@@ -140,9 +130,9 @@ class Processes:
         return torch.cat(parts).to(rows.device)
 
     def gather_generation(self, generation: Generation) -> Generation:
-        """The responses of all processes. Tokens per second add up; of other metrics the largest is kept.
+        """The responses of all processes. Metrics in tokens per second are summed; of other metrics the largest counts.
 
-        Hidden states, should there be any, are too large to send: without them they are computed again.
+        Hidden states are not sent, because they are too large. Whoever needs them computes them again.
         """
         if self.count == 1:
             return generation
@@ -158,16 +148,16 @@ class Processes:
         return replace(generation, **joined)
 
     def sum_numbers(self, numbers: Mapping[str, float]) -> dict[str, float]:
-        """Each number summed over the processes, which must all name the same ones."""
+        """Each number summed over the processes. All processes must pass the same names, in the same order."""
         if self.count == 1:
             return dict(numbers)
         totals = self._reduce(torch.tensor(list(numbers.values()), dtype=torch.float64), dist.ReduceOp.SUM)
         return dict(zip(numbers, totals.tolist(), strict=True))
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Replace every gradient by its sum over the processes; one that no process has stays None.
+        """Replace every gradient by its sum over the processes. A gradient that no process has stays None.
 
-        Weights that :mod:`ppo.distributed.sharding` split are left alone: FSDP2 sums their gradients in the backward.
+        Weights that :mod:`ppo.distributed.sharding` split are skipped: FSDP2 sums their gradients in the backward pass.
         """
         whole = [p for p in parameters if not isinstance(p, DTensor)]
         if self.count == 1 or not whole:
@@ -180,15 +170,15 @@ class Processes:
                 parameter.grad = torch.zeros_like(parameter)
         for bucket in _buckets([p.grad for p in used if p.grad is not None]):
             flat = torch.cat([gradient.flatten() for gradient in bucket])
-            with _reached():
+            with peer_errors():
                 dist.all_reduce(flat)
             for gradient, total in zip(bucket, torch.split(flat, [g.numel() for g in bucket]), strict=True):
                 gradient.copy_(total.view_as(gradient))
 
     def copy_first(self, model: nn.Module) -> None:
-        """Give every process the parameters and buffers of process 0, so that all of them start from the same."""
+        """Give every process the parameters and buffers of process 0, so that all of them start from the same model."""
         if self.count > 1:
-            with _reached():
+            with peer_errors():
                 for tensor in (*model.parameters(), *model.buffers()):
                     dist.broadcast(tensor.detach(), src=0)
 
@@ -196,10 +186,11 @@ class Processes:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """If the block raises on one process it raises on all of them, so that none waits for one that has gone.
+        """If the block raises on one process, it raises on all of them, so that none waits for one that has left.
 
-        The lowest of those that failed raises its own error, the others :class:`OtherProcessError`. Nothing in the
-        block may wait for another process, but for the forwards of :mod:`ppo.distributed.lockstep`.
+        Of the processes that failed, the one with the lowest rank raises its own error. All others raise
+        :class:`OtherProcessError`. Nothing in the block may wait for another process, except the forwards of
+        :mod:`ppo.distributed.lockstep`.
         """
         if self.count == 1:
             yield
@@ -208,22 +199,22 @@ class Processes:
         try:
             yield
         except OutOfStepError:
-            raise  # the others are busy and could not be told
-        except Exception as caught:  # whatever it is, it is raised again below, once the others know
+            raise  # the others are inside a forward and cannot be told
+        except Exception as caught:  # every kind: it is raised again below, once the others know of it
             error = caught
-        told = self._exchange(None if error is None else _told(error))
-        failed = [rank for rank, text in enumerate(told) if text is not None]
+        texts = self._exchange(None if error is None else error_text(error))
+        failed = [rank for rank, text in enumerate(texts) if text is not None]
         if error is not None and failed[0] == self.rank:
             raise error
         if failed:
-            raise OtherProcessError(f"process {failed[0]}: {told[failed[0]]}")
+            raise OtherProcessError(f"process {failed[0]}: {texts[failed[0]]}")
 
     @contextmanager
     def last_words(self) -> Iterator[None]:
-        """Of several processes, one that an error leaves ignores SIGTERM from then on, so that the error can be told.
+        """With several processes, a process that fails ignores SIGTERM from then on, so that its error is printed.
 
-        torchrun sends it to the others as soon as one is gone; half a minute later it sends SIGKILL. For a block whose
-        errors end the process.
+        torchrun sends SIGTERM to the others as soon as one process has ended, and SIGKILL half a minute later. Use this
+        around a block whose errors end the process.
         """
         try:
             yield
@@ -233,7 +224,7 @@ class Processes:
             raise
 
     def first(self, function: Callable[[], Value]) -> Value:
-        """What ``function`` returns on process 0, on all of them; only process 0 calls it."""
+        """Call ``function`` on process 0 only, and return its result on all processes."""
         answer: Any = None
         with self.together():
             if self.is_first:
@@ -241,16 +232,16 @@ class Processes:
         return cast(Value, self.broadcast(answer))
 
     def broadcast(self, value: Value) -> Value:
-        """Process 0's value, on all of them."""
+        """The value of process 0, on all processes."""
         if self.count == 1:
             return value
         box: list[Any] = [value]
-        with _reached():
+        with peer_errors():
             dist.broadcast_object_list(box, src=0)
         return cast(Value, box[0])
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is up on any process."""
+        """Whether the flag is True on any process."""
         return flag if self.count == 1 else bool(self._reduce(torch.tensor([int(flag)]), dist.ReduceOp.MAX).item())
 
     def max(self, number: float) -> float:
@@ -260,7 +251,7 @@ class Processes:
         return float(self._reduce(torch.tensor([number], dtype=torch.float64), dist.ReduceOp.MAX).item())
 
     def claim(self, name: str) -> bool:
-        """Whether this process is the first that asks for ``name``; waits for nobody, so it serves in an emergency."""
+        """Whether this process is the first to ask for ``name``. It waits for no other, so it works after an error."""
         return self.store is None or self.store.add(f"ppo/{name}", 1) == 1
 
     def all_gather(self, value: Value) -> list[Value]:
@@ -269,38 +260,21 @@ class Processes:
 
     def _exchange(self, value: Any) -> list[Any]:
         values: list[Any] = [None] * self.count
-        with _reached():
+        with peer_errors():
             dist.all_gather_object(values, value)
         return values
 
     def _reduce(self, numbers: Tensor, operation: Any) -> Tensor:
-        """A small tensor reduced over the processes, on the CPU where the group can do that."""
+        """A small tensor reduced over the processes, on the CPU if the group has a CPU backend."""
         if "gloo" not in str(dist.get_backend_config()):
             numbers = numbers.to("cuda")
-        with _reached():
+        with peer_errors():
             dist.all_reduce(numbers, op=operation)
         return numbers
 
 
-@contextmanager
-def _reached() -> Iterator[None]:
-    """What torch.distributed says when a peer is gone, in words."""
-    try:
-        yield
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise LostProcessError(
-            f"another process was lost in the middle of a step ({reason}); the last checkpoint stands: resume from it"
-        ) from error
-
-
-def _told(error: Exception) -> str:
-    """An error in one line, with its notes."""
-    return "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
-
-
 def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Neighbouring gradients of one dtype, up to ``BUCKET_ELEMENTS`` together."""
+    """Consecutive gradients of one dtype, in lists of up to ``BUCKET_ELEMENTS`` elements (or one larger gradient)."""
     bucket: list[Tensor] = []
     for gradient in gradients:
         size = sum(g.numel() for g in bucket) + gradient.numel()

@@ -1,10 +1,12 @@
-"""The weights of a model split among processes by torch's FSDP2 (``fully_shard``), for models that do not fit one.
+"""Splits a model's weights among processes by torch's FSDP2 (``fully_shard``), for models that do not fit one device.
 
-Weights, gradients and Adam's moments are split; a transformer block is whole only while it computes. The policy and its
-value function are one FSDP2 root, entered through :meth:`ppo.actor_critic.ActorCritic.run`; of a frozen copy the blocks
-are split and the rest stays whole. A rollout gathers the weights of one model at a time and then samples as ever: it
-must fit one device without gradients and moments. Where it does not, blocks are put together one at a time in a rollout
-too, by all processes in step (:mod:`ppo.distributed.lockstep`): :func:`readable` is the door to both.
+Weights, gradients and Adam's moments are split. A transformer block is whole only while it computes. The policy and its
+value function are one FSDP2 root, which is entered through :meth:`ppo.actor_critic.ActorCritic.run`. In a frozen copy
+the blocks are split and the rest stays whole.
+
+A rollout can read split weights in two ways, and :func:`readable` offers both. It gathers the weights of one model at a
+time and samples as usual; then that model must fit one device, without gradients and moments. Or it gathers one block
+at a time, on all processes in step (:mod:`ppo.distributed.lockstep`).
 
 This module knows modules and tensors, nothing about PPO. It was run on the CPU (gloo) only.
 """
@@ -32,13 +34,14 @@ from .processes import Processes
 def shard(actor: ActorCritic, frozen: nn.Module | None) -> None:
     """Split the actor's weights, and the blocks of a frozen copy, over all processes.
 
-    The shards lie on the GPUs where the group has them, wherever the model was before; all processes must hold the same
-    model. Gradients come out summed, not averaged: the losses are divided by the tokens of all processes already.
+    If the group has GPUs, the shards lie on them, wherever the model was before. All processes must hold the same
+    model. Gradients are summed, not averaged, because the losses are already divided by the tokens of all processes.
+    Raises ValueError for a critic that shares weights with the policy.
     """
     shared = {id(p) for p in actor.policy.parameters()} & {id(p) for p in (actor.critic or nn.Module()).parameters()}
     if shared:
         raise ValueError(
-            "sharding='fsdp' cannot split a critic that shares frozen weights with the policy: take value_head='linear'"
+            "sharding='fsdp' cannot split a critic that shares frozen weights with the policy: use value_head='linear'"
             " or 'mlp', or train all weights"
         )
     kind = "cuda" if "nccl" in str(dist.get_backend_config()) else "cpu"
@@ -53,18 +56,18 @@ def shard(actor: ActorCritic, frozen: nn.Module | None) -> None:
         frozen.to(kind)
     for module in _split_modules(actor):
         module.set_gradient_divide_factor(1.0)
-        module.set_force_sum_reduction_for_comms(True)  # gloo has no sum with a factor
+        module.set_force_sum_reduction_for_comms(True)  # gloo cannot sum with a factor
     _fix_backward_order(actor)
-    actor.run(lambda: None)  # whoever is called first takes itself for the root
+    actor.run(lambda: None)  # FSDP2 makes the module that is called first the root
     actor.reshard()  # type: ignore[operator]
 
 
 def _fix_backward_order(actor: ActorCritic) -> None:
-    """Have each trained block gather the one before it ahead of time in the backward pass, whatever ran before.
+    """In the backward pass each trained block gathers the one before it ahead of time, whatever ran before.
 
-    By default FSDP2 goes by the forward passes since the last backward, those without gradients among them. One process
-    may have had more of these than another (process 0 alone writes a checkpoint, and then proves its decoder again):
-    it would gather what the others do not, and all would wait forever.
+    By default FSDP2 takes this order from the forward passes since the last backward pass, and passes without gradients
+    count. One process may have made more of these than another: process 0 alone writes a checkpoint, and then proves
+    its decoder again. It would gather blocks that the others do not, and all processes would wait forever.
     """
     trained = [block for block in blocks(actor) if any(p.requires_grad for p in block.parameters())]
     order: list[Any] = [actor, *trained, actor]
@@ -74,9 +77,10 @@ def _fix_backward_order(actor: ActorCritic) -> None:
 
 @contextmanager
 def readable(model: nn.Module | None, processes: Processes, *, is_gathered: bool) -> Iterator[None]:
-    """Within the context every process may call ``model``, which may be split, as often as it likes; not for training.
+    """Within the context every process may call ``model``, split or not, as often as it likes, but not train it.
 
-    ``is_gathered``: the weights are whole there, as plain tensors. Otherwise blocks are whole only while they compute.
+    With ``is_gathered`` the weights are whole in the context, as plain tensors. Otherwise a block is whole only while
+    it computes.
     """
     modules = _split_modules(model) if model is not None else []
     if model is None or not modules:
@@ -104,7 +108,7 @@ def _weights_gathered(modules: Sequence[FSDPModule]) -> Iterator[None]:
 
 @contextmanager
 def _root_whole(model: Any) -> Iterator[None]:
-    """What belongs to no block: embeddings, last norm, output layer, value head."""
+    """Within the context the weights outside the blocks are whole: embeddings, last norm, output layer, value head."""
     is_root = isinstance(model, ActorCritic)
     if is_root:
         model.unshard()  # type: ignore[operator]
@@ -122,9 +126,10 @@ def _causal_lms(model: nn.Module) -> list[nn.Module]:
 
 
 def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Plain tensors of the same names, gathered from all processes where they are split; all of them must call.
+    """Plain tensors under the same names. Split tensors are gathered from all processes, so all of them must call this.
 
-    Process 0 gets what was gathered, on the CPU; the others get empty tensors in its place. Shared weights stay shared.
+    Process 0 gets the gathered tensors, on the CPU. The others get empty tensors in their place. Tensors that are not
+    split are passed on, detached. Shared weights stay shared.
     """
     done: dict[int, Tensor] = {}
     for tensor in tensors.values():
@@ -135,14 +140,14 @@ def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def split_like(value: Tensor, like: Tensor) -> Tensor:
-    """``value``, whole on every process, split as ``like`` is; or just on its device."""
+    """``value``, which is whole on every process, on the device of ``like`` and split as ``like`` is, if it is."""
     if isinstance(like, DTensor):
         return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
     return value.to(like.device)
 
 
 def number(scalar: Tensor) -> float:
-    """A scalar that may be split."""
+    """The value of a scalar tensor, plain or split."""
     return float(scalar.full_tensor() if isinstance(scalar, DTensor) else scalar)
 
 

@@ -1,4 +1,4 @@
-"""What a run writes about itself."""
+"""What a run writes about itself: metrics and samples."""
 
 from .run_log import HEADLINE, RunLog, headline, read_jsonl
 

@@ -1,7 +1,7 @@
 """The metrics of a run as a table: metrics.csv, a row each step, for spreadsheets and plotting programs.
 
-The columns are ``step`` and every metric seen so far, in the order of their first appearance; a cell is empty where a
-step has no such metric (a probe looks only every few steps). This module knows names and numbers.
+The columns are ``step`` and every metric seen so far, in the order of their first appearance. A cell is empty when its
+step has no such metric; a probe, for example, measures only every few steps. This module knows names and numbers.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from pathlib import Path
 
 
 class CsvTable:
-    """Appends rows to a CSV file; a row with a new column rewrites the file, whole or not at all.
+    """Appends rows to a CSV file. A row with a new column rewrites the whole file; the new file replaces the old one
+    in one step.
 
-    ``rows``: what the file begins with, whatever stood in it before.
+    ``rows``: the first rows of the file. They replace what was in it before.
     """
 
     def __init__(self, path: Path, rows: Sequence[Mapping[str, float]] = ()) -> None:
@@ -24,7 +25,7 @@ class CsvTable:
         self._replace(rows)
 
     def append(self, row: Mapping[str, float]) -> None:
-        """One more row."""
+        """Add one row at the end."""
         new = [name for name in row if name not in self._columns]
         if new:
             with open(self._path, newline="", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""What a run writes about itself: metrics.jsonl and metrics.csv, samples.jsonl, and TensorBoard where it is installed.
+"""What a run writes about itself: metrics.jsonl, metrics.csv, samples.jsonl, and TensorBoard files if it is installed.
 
 Every metric is named ``area/quantity``. This module knows nothing about what the numbers mean.
 """
@@ -18,14 +18,15 @@ from .csv_table import CsvTable
 from .tensorboard import TensorBoard, open_tensorboard
 
 HEADLINE = {"score": "score/mean", "kl": "kl/per_sequence"}
-"""What the progress bar shows: a label, and the metric whose last known value stands beside it."""
+"""What the progress bar shows: each label, and the metric whose last known value it shows."""
 
 
 class RunLog:
-    """Appends to the files of a run folder, a line each step, flushed at once. ``folder=None`` writes nothing.
+    """Appends to the files of a run folder after each step; each line is flushed at once. ``folder=None``: no files.
 
-    ``first_step``: a resumed run drops the lines that an interrupted run wrote from that step on. A run that starts
-    from 0 in a folder that holds another one's metrics is a ValueError. ``use_tensorboard=None``: if it is installed.
+    ``first_step``: a resumed run drops the lines that an interrupted run wrote from that step on. ``use_tensorboard``:
+    None means "if it is installed". Raises ValueError when a run starts from step 0 in a folder with another run's
+    metrics.
     """
 
     def __init__(self, folder: Path | None, *, first_step: int = 0, use_tensorboard: bool | None = False) -> None:
@@ -49,7 +50,7 @@ class RunLog:
         self._tensorboard = open_tensorboard(folder / "tensorboard", first_step=first_step, is_wanted=use_tensorboard)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """One line of numbers for a finished step."""
+        """Write the numbers of a finished step."""
         self._append("metrics.jsonl", {"step": step, **values})
         if self._csv is not None:
             self._csv.append({"step": step, **values})
@@ -57,20 +58,20 @@ class RunLog:
             self._tensorboard.metrics(step, values)
 
     def samples(self, step: int, rollout: Rollout, *, count: int = 4) -> None:
-        """The first few samples of a step with their scores."""
+        """Write the first ``count`` samples of a step with their scores."""
         for sample, score in zip(rollout.samples[:count], rollout.scores.tolist(), strict=False):
             self._append(
                 "samples.jsonl", {"step": step, "prompt": sample.prompt, "response": sample.text, "score": score}
             )
 
     def flush(self) -> None:
-        """Have the lines written to disk, ahead of a checkpoint that counts on them."""
+        """Force the lines to disk. A checkpoint calls this first, because it counts on them."""
         for name in ("metrics.jsonl", "samples.jsonl"):
             if self._folder is not None and (self._folder / name).exists():
                 flush(self._folder / name)
 
     def close(self) -> None:
-        """Let go of what is open."""
+        """Close what is open."""
         if self._tensorboard is not None:
             self._tensorboard.close()
 
@@ -82,27 +83,28 @@ class RunLog:
 
 
 def headline(labels: Mapping[str, str], metrics: Mapping[str, float]) -> dict[str, str]:
-    """The metrics that a progress bar shows, as text, by their labels; what is not known is left out."""
+    """What a progress bar shows: each label with its metric as text. Metrics that are missing are left out."""
     return {label: f"{metrics[name]:.3f}" for label, name in labels.items() if name in metrics}
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSONL file; a last line that was cut off by a kill is left out.
+    """The records of a JSONL file. A last line that is not JSON is left out, because a kill may have cut it off.
 
-    Raises ValueError that names the line for anything else that is no JSON object in UTF-8, or a line without end.
+    Raises ValueError, with the line's number, for any other line that is not a JSON object in UTF-8, and for a line
+    that is too long.
     """
     records: list[dict[str, Any]] = []
-    refused = None  # by the line before, which may be the last one
+    refused = None  # the error of the line before, which would have been the last one
     for place, line in byte_lines(path):
         if refused is not None:
             raise refused
         try:
             record = json.loads(line.decode("utf-8"))
-        except (ValueError, RecursionError) as error:  # a character of several bytes can be cut as well
+        except (ValueError, RecursionError) as error:  # a kill can also cut a character of several bytes
             refused = ValueError(f"{place} is not JSON: {str(error)[:200]}")
             continue
         if not isinstance(record, dict):
-            raise ValueError(f"{place} is not JSON that holds an object: {record!r:.80}")
+            raise ValueError(f"{place} is not a JSON object: {record!r:.80}")
         records.append(record)
     return records
 

@@ -1,6 +1,4 @@
-"""The metrics of a run as TensorBoard event files, where the package tensorboard is installed; the only module that
-imports it.
-"""
+"""The metrics of a run as TensorBoard event files, if tensorboard is installed. No other module imports tensorboard."""
 
 from __future__ import annotations
 
@@ -16,20 +14,20 @@ class TensorBoard:
         self._writer = writer
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """One point on the curve of every metric."""
+        """Add one point to the curve of every metric."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
     def close(self) -> None:
-        """End the thread that writes."""
+        """Stop the thread that writes."""
         self._writer.close()
 
 
 def open_tensorboard(folder: Path, *, first_step: int, is_wanted: bool | None) -> TensorBoard | None:
-    """Event files in ``folder``, or None where they are not wanted; ``is_wanted=None``: where they can be written.
+    """Event files in ``folder``, or None if they are not wanted. ``is_wanted=None``: if the package is installed.
 
-    What an earlier run wrote there from ``first_step`` on is hidden. Raises ValueError where they are wanted
+    Points that an earlier run wrote there from ``first_step`` on are hidden. Raises ValueError if ``is_wanted`` is True
     and the package is not installed.
     """
     if is_wanted is False:

@@ -1,1 +1,1 @@
-"""What a run on a real machine meets: little memory, Ctrl-C, other people's reward functions, rounding."""
+"""What a run needs on a real machine: for too little memory, Ctrl-C, other people's reward functions, and rounding."""

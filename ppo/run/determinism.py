@@ -1,7 +1,7 @@
-"""The same bits on repeat: torch's deterministic algorithms for the time of a step, where the config asks for them.
+"""Runs that repeat bit for bit: torch's deterministic algorithms during a step, if the config asks for them.
 
-What is drawn is fixed by ``Config.seed`` either way, and on one CPU of one kind, with as many threads, so is every bit.
-This module is the one place that touches torch's global switches. What it cannot fix is listed in docs/numerics.md.
+``Config.seed`` fixes every random draw, with or without this module. On one kind of CPU and with one number of threads
+it fixes every bit, too. Only this module touches torch's global switches. docs/numerics.md lists what it cannot fix.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ Result = TypeVar("Result")
 
 @contextmanager
 def deterministic_algorithms(is_on: bool) -> Iterator[None]:
-    """Within the context torch chooses deterministic algorithms; afterwards the caller's own settings are back.
+    """Within the context torch uses deterministic algorithms. At the end the caller's own settings are restored.
 
-    An operation that has none warns and names itself (on CUDA the cumulative sum of the sampler is one): an error would
-    leave no way to train there. With ``is_on=False`` nothing is touched.
+    An operation without a deterministic algorithm causes a warning that names it; on CUDA the sampler's cumulative sum
+    is such an operation. An error in its place would make training on CUDA impossible. If the caller had already
+    switched these errors on, they stay on. With ``is_on=False`` the context does nothing.
     """
     if not is_on:
         yield
@@ -44,7 +45,7 @@ def deterministic_algorithms(is_on: bool) -> Iterator[None]:
 def reproducible(
     method: Callable[Concatenate[Any, Arguments], Result],
 ) -> Callable[Concatenate[Any, Arguments], Result]:
-    """A method that runs under :func:`deterministic_algorithms` where the config of its object says so."""
+    """Run a method under :func:`deterministic_algorithms` if ``config.deterministic`` of its object is True."""
 
     @wraps(method)
     def run(owner: Any, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: between steps the one that runs is finished first, so that a checkpoint is never half a step.
+"""Ctrl-C and SIGTERM: the current step is finished first, so that no checkpoint holds half a step.
 
 This module knows signals, nothing about training.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 
 class Interrupt:
-    """Whether somebody asked for an end; ``number`` is the signal, or None."""
+    """True once a signal asked the run to end. ``number``: the signal's number, or None."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -25,10 +25,10 @@ class Interrupt:
 
 @contextmanager
 def deferred_interrupts() -> Iterator[Interrupt]:
-    """Within the context the first SIGINT or SIGTERM is only noted; a second one acts as it always did.
+    """Within the context the first SIGINT or SIGTERM is only noted. A second one acts as it did before the context.
 
-    At the end a handler that was set meanwhile stays, that of :func:`ignore_sigterm` say. Outside the main thread
-    Python delivers no signals, and the context does nothing.
+    A handler that was set inside the context, for example by :func:`ignore_sigterm`, stays at the end. Python handles
+    signals only in the main thread. In other threads the context does nothing.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
@@ -55,10 +55,10 @@ def deferred_interrupts() -> Iterator[Interrupt]:
 
 @contextmanager
 def sigterm_as_ctrl_c() -> Iterator[None]:
-    """Within the context SIGTERM raises KeyboardInterrupt, as Ctrl-C does, so that one way out serves for both.
+    """Within the context SIGTERM raises KeyboardInterrupt, as Ctrl-C does, so that one handler can serve both.
 
-    At the end a handler that was set meanwhile stays. Outside the main thread Python delivers no signals, and the
-    context does nothing.
+    A handler that was set inside the context stays at the end. Python handles signals only in the main thread. In other
+    threads the context does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -76,9 +76,9 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 def ignore_sigterm() -> None:
-    """From here on SIGTERM does nothing: for a process that is ending anyway and has yet to say why.
+    """From here on SIGTERM does nothing. Use this in a process that is ending and still has to print why.
 
-    Outside the main thread Python sets no handlers, and this does nothing.
+    Python sets handlers only in the main thread. In other threads this does nothing.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

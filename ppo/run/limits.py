@@ -1,8 +1,8 @@
-"""When memory runs out: the same work with half as many rows at a time, and a word about it.
+"""When memory runs out, a run does the same work with half as many rows at a time, and warns.
 
-Neither the slots of a rollout, nor the rows that pass the reference, nor the microbatches of an update change what is
-computed, beyond rounding, so a run need not end for them. What was lowered stays lowered, and belongs to a checkpoint;
-several processes go on with the smallest of each after every step. This module knows sizes, not models.
+The slots of a rollout, the rows that the reference is asked about at once and the microbatches of an update change
+results by rounding only, so a run can lower them and go on. A lowered limit stays lowered and is saved in checkpoints.
+Several processes agree on the smallest of each limit after every step. This module knows sizes, not models.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ Result = TypeVar("Result")
 
 @dataclass
 class Limits:
-    """What passes the model at once: as the config says, until memory ran out. None: no limit of this kind.
+    """How much goes through a model at once: as the config says, until memory runs out. None: no limit of this kind.
 
-    ``reference_rows``: sequences that the reference is asked about, besides ``config.reference_batch_tokens``.
+    ``reference_rows``: how many sequences the reference is asked about at once. ``config.reference_batch_tokens``
+    limits their tokens as well.
     """
 
     rollout_slots: int
@@ -37,7 +38,7 @@ class Limits:
 
     @classmethod
     def smallest(cls, limits: Sequence[Limits]) -> Limits:
-        """Of each kind the smallest that there is."""
+        """The smallest of each kind of limit. None (no limit) is larger than any number."""
 
         def least(name: str) -> Any:  # an int, or None where no process has such a limit
             return min((value for one in limits if (value := getattr(one, name)) is not None), default=None)
@@ -45,51 +46,51 @@ class Limits:
         return cls(**{field.name: least(field.name) for field in fields(cls)})
 
     def take(self, others: Limits) -> None:
-        """Go on with the limits of another record, in place: whoever holds this one sees them."""
+        """Copy the limits of ``others`` into this object, so that everything that holds this object sees them."""
         for field in fields(self):
             setattr(self, field.name, getattr(others, field.name))
 
     def halve_slots(self, rows: int) -> bool:
-        """Fewer than ``rows`` sequences side by side; False where it is one already."""
+        """Generate half as many of ``rows`` sequences side by side. False if it is one already."""
         before = min(self.rollout_slots, rows)
         self.rollout_slots = max(before // 2, 1)
-        return _said("rollout_slots", before, self.rollout_slots)
+        return _warn_if_lowered("rollout_slots", before, self.rollout_slots)
 
     def halve_reference(self, rows: int) -> bool:
-        """Fewer than ``rows`` sequences pass the reference at once; False where it is one already."""
+        """Ask the reference about half as many of ``rows`` sequences at once. False if it is one already."""
         before = min(self.reference_rows or rows, rows)
         self.reference_rows = max(before // 2, 1)
-        return _said("reference_rows", before, self.reference_rows)
+        return _warn_if_lowered("reference_rows", before, self.reference_rows)
 
     def halve_microbatch(self, rows: int) -> bool:
-        """Fewer of a minibatch's ``rows`` at a time; False where it is one already."""
+        """Train on half as many rows, or tokens, at once, in a minibatch of ``rows``. False if it is one already."""
         if self.microbatch_tokens is not None:
             before, self.microbatch_tokens = self.microbatch_tokens, max(self.microbatch_tokens // 2, 1)
-            return _said("microbatch_tokens", before, self.microbatch_tokens)
+            return _warn_if_lowered("microbatch_tokens", before, self.microbatch_tokens)
         before = min(self.microbatch or rows, rows)
         self.microbatch = max(before // 2, 1)
-        return _said("microbatch", before, self.microbatch)
+        return _warn_if_lowered("microbatch", before, self.microbatch)
 
 
 def retry_smaller(action: Callable[[], Result], shrink: Callable[[], bool]) -> Result:
-    """``action()``; where memory runs out in it, again after ``shrink()``, as long as that says that it helped."""
+    """``action()``. When memory runs out in it, call ``shrink()`` and try again, as long as that returns True."""
     while True:
         try:
             return action()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or not shrink():
                 raise
-        # Here the error is gone, and with it the frames that held on to the tensors.
+        # Outside the except block the error is gone, and with it the frames that kept the tensors alive.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this is a device's, the CPU allocator's or Python's way to say that memory has run out."""
+    """Whether this error of a device, of torch's CPU allocator or of Python says that memory has run out."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
-def _said(name: str, before: int, after: int) -> bool:
+def _warn_if_lowered(name: str, before: int, after: int) -> bool:
     if after < before:
         warnings.warn(f"out of memory: going on with {name}={after} instead of {before}", RuntimeWarning, stacklevel=4)
     return after < before

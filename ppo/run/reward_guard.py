@@ -1,4 +1,4 @@
-"""Between the trainer and somebody else's reward function: what it is given, how long it may take, what its errors say.
+"""Protects a run from somebody else's reward function: it gets copies, it has a time limit, and its errors name rows.
 
 This module knows samples and functions, nothing about what a reward means.
 """
@@ -16,13 +16,13 @@ import torch
 
 from ..types import RewardFn, Sample
 
-_SHOWN = 4  # prompts that an error names
+_SHOWN = 4  # prompts shown in an error's note
 
 
 def own_copies(samples: list[Sample]) -> list[Sample]:
-    """Samples for a function that may change what it is given: neither training nor the next step would see it.
+    """Copies of the samples for a function that may change them. Training and the next step do not see its changes.
 
-    Dicts, lists and sets in a row are copied however deep; anything else in it, a tensor say, is the caller's own.
+    Dicts, lists and sets in a row are copied at every depth. Other objects in a row, such as a tensor, are not copied.
     """
     return [
         replace(
@@ -41,16 +41,16 @@ def _copied(value: Any) -> Any:
 
 
 def in_time(reward: RewardFn, seconds: float | None) -> RewardFn:
-    """The same function, but TimeoutError where it takes more than ``seconds``; None: as it is.
+    """The same function, but it raises TimeoutError when it takes more than ``seconds``. None: no time limit.
 
-    It runs in a thread of its own, for no other thread can be left behind when it hangs.
+    The function runs in a thread of its own. When it hangs, that thread is left behind.
     """
     if seconds is None:
         return reward
 
     def asked(samples: list[Sample]) -> Any:
         answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
-        with_gradients = torch.is_grad_enabled()  # a thread has its own settings
+        with_gradients = torch.is_grad_enabled()  # a new thread does not inherit this setting, nor the device
         device = torch.cuda.current_device() if torch.cuda.is_available() else None
 
         def work() -> None:
@@ -59,7 +59,7 @@ def in_time(reward: RewardFn, seconds: float | None) -> RewardFn:
             with torch.set_grad_enabled(with_gradients):
                 try:
                     answers.put((reward(samples), None))
-                except BaseException as error:  # whatever it is, it is raised again below
+                except BaseException as error:  # every kind: it is raised again in the calling thread
                     answers.put((None, error))
 
         threading.Thread(target=work, name="reward", daemon=True).start()
@@ -76,15 +76,15 @@ def in_time(reward: RewardFn, seconds: float | None) -> RewardFn:
 
 @contextmanager
 def named(samples: list[Sample], *, step: int) -> Iterator[None]:
-    """Give whatever is raised inside a note that says in which step, and about which rows, the reward was asked."""
+    """Add a note to any error raised inside: the step in which, and the rows about which, the reward was asked."""
     try:
         yield
-    except Exception as error:  # of whatever kind: it goes on its way, with the note
+    except Exception as error:  # every kind: it is raised again, with the note
         prompts = [sample.prompt or sample.prompt_ids[-8:] for sample in samples[:_SHOWN]]
         more = ", …" if len(samples) > _SHOWN else ""
         listed = ", ".join(f"{prompt!r:.60}" for prompt in prompts)
         error.add_note(
-            f"in step {step}, the reward being asked about {len(samples)} responses, to the prompts {listed}{more}; "
-            "the step is not part of any checkpoint, and a resumed run begins it again"
+            f"in step {step}, when the reward was asked about {len(samples)} responses to the prompts {listed}{more}; "
+            "no checkpoint holds this step, and a resumed run begins it again"
         )
         raise

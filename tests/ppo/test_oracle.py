@@ -97,8 +97,8 @@ NOT_MATHEMATICS = {
     "deterministic": "bits, not numbers (tests/ppo/run/test_determinism.py)",
     "checks": "they look on (tests/ppo/checks/test_checks.py)",
     "max_logprob_gap_nats": "a bound of the checks (tests/ppo/checks/test_checks.py)",
-    "stop_after_skipped_updates": "when a run ends whose gradients are not finite (tests/ppo/run/test_faults.py)",
-    "reward_timeout_seconds": "time (tests/ppo/run/test_faults.py)",
+    "stop_after_skipped_updates": "when a run ends whose gradients are not finite (tests/ppo/checks/test_checks.py)",
+    "reward_timeout_seconds": "time (tests/ppo/run/test_reward_guard.py)",
     "save_every_steps": "files",
     "keep_checkpoints": "files",
 }

@@ -77,7 +77,7 @@ def test_one_of_two_processes_dies(tmp_path, unbroken, kill):
     assert time.perf_counter() - started < 120
     assert done.returncode != 0
     assert "LostProcessError: another process was lost in the middle of a step" in done.stderr
-    assert "the last checkpoint stands: resume from it" in done.stderr
+    assert "the last checkpoint is intact: resume it" in done.stderr
     done = torchrun("-m", "tests.killed_two", str(tmp_path / "run"), "3")
     assert done.returncode == 0, done.stderr[-4000:]
     expected, found = fingerprint(unbroken), fingerprint(tmp_path / "run")

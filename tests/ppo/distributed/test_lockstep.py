@@ -1,4 +1,4 @@
-"""Forwards in step: what one process sees of it; two of them are in tests/ppo/distributed/test_processes.py (slow)."""
+"""Forwards in step, as one process sees them. tests/ppo/distributed/test_processes.py (slow) runs two processes."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ IDS = torch.tensor([[2, 3, 4]])
 
 
 class Busy(Processes):
-    """This process among others that want so many more forwards of the model with the highest index."""
+    """This process among others that still want ``more`` forwards of the model with the given index."""
 
     def __init__(self, more: int, index: int) -> None:
         super().__init__()
@@ -34,19 +34,19 @@ def count_forwards(model):
     return calls
 
 
-def test_whoever_needs_no_forward_goes_along_with_the_others():
+def test_a_process_takes_part_in_forwards_that_only_others_need():
     policy, critic = tiny_gpt2().eval(), tiny_gpt2().eval()
     expected = policy(IDS).logits
     of_policy, of_critic = count_forwards(policy), count_forwards(critic)
     with torch.no_grad(), in_step([policy, critic], Busy(3, index=1)):
-        logits = policy(IDS).logits  # the others want the critic three times before
+        logits = policy(IDS).logits  # before it, the others want the critic three times
         assert (len(of_policy), len(of_critic)) == (1, 3)
     assert torch.equal(logits, expected)
     with torch.no_grad(), in_step([policy, critic], Busy(2, index=0)):
-        pass  # nothing to do here, and yet
+        pass  # this process needs no forward, but the others do
     assert (len(of_policy), len(of_critic)) == (3, 3)
     policy(IDS)
-    assert len(of_policy) == 4  # outside nobody is asked
+    assert len(of_policy) == 4  # outside the context nobody is asked
 
 
 def test_an_error_between_forwards_reaches_the_caller_when_the_others_are_done():
@@ -57,17 +57,17 @@ def test_an_error_between_forwards_reaches_the_caller_when_the_others_are_done()
     assert len(calls) == 2
 
 
-def test_an_error_inside_a_forward_cannot_be_mended():
+def test_after_an_error_inside_a_forward_no_other_forward_can_begin():
     model, processes = tiny_gpt2(), Busy(0, index=0)
     model.transformer.h[1].register_forward_pre_hook(fail)
     with pytest.raises(OutOfStepError, match="CUDA out of memory"), in_step([model], processes):
         model(IDS)
     with pytest.raises(OutOfStepError, match="CUDA out of memory"), in_step([model], processes):
-        retry_smaller(lambda: model(IDS), lambda: True)  # once more, with half as many rows, say
+        retry_smaller(lambda: model(IDS), lambda: True)  # a second try, as with half as many rows
 
 
-def test_a_model_that_goes_past_its_trunk_asks_too():
-    """OPT calls its decoder itself; a model that calls its trunk asks once all the same."""
+def test_a_model_that_bypasses_its_base_model_asks_the_others_too():
+    """OPT calls its decoder and not its base model. A model that calls its base model still asks only once."""
     for model in (tiny_opt().eval(), tiny_gpt2().eval()):
         asked = []
         processes = Busy(0, index=0)
@@ -83,11 +83,11 @@ def fail(*_):
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-def test_nothing_to_put_together_without_split_weights():
+def test_with_one_process_no_weights_are_split_and_the_fast_decoder_samples():
     with pytest.raises(ValueError, match=r"gather_for_rollouts=False needs sharding='fsdp'"):
         Config(gather_for_rollouts=False)
     config = Config(
         sharding="fsdp", gather_for_rollouts=False, prompts_per_step=2, minibatch=2, response_length=3, epochs=1
     )
     trainer = ppo.Trainer(tiny_gpt2(), [[2], [3]], lambda samples: [float(len(s.ids)) for s in samples], config)
-    assert trainer.rollout().metrics["generate/is_fast"] == 1  # one process: whole weights, the fast decoder
+    assert trainer.rollout().metrics["generate/is_fast"] == 1

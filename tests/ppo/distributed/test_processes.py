@@ -1,7 +1,7 @@
 """Two processes do what one does: the same samples, updates, stops, files and checkpoints.
 
-One torchrun of two processes on the CPU (gloo) goes through every case of tests/processes_cases.py; the same functions
-in this process are the oracle.
+One torchrun of two processes on the CPU (gloo) runs every case of tests/processes_cases.py. The same functions, called
+in this process, are the oracle.
 """
 
 import json
@@ -17,7 +17,7 @@ from tests.processes import torchrun
 
 pytestmark = pytest.mark.slow
 
-# Absolute, on weights, Adam's moments and every number, where a case moves the weights by about 8e-3. What differs is
+# Absolute, on weights, Adam's moments and every number. A case moves the weights by about 8e-3. The only difference is
 # the order in which gradients are added.
 TOLERANCE = {"float32": 5e-7, "float64": 1e-10}
 
@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 
 
 def of_two(folder, name):
-    """What both processes said; they must agree on everything that is global."""
+    """What each of the two processes saved for the case ``name``."""
     first, second = (torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1))
     return first, second
 
@@ -54,7 +54,7 @@ def assert_same_training(one, two, *, tolerance, case=""):
     assert torch.equal(one["order"], two["order"])
     assert one["metrics"].keys() == two["metrics"].keys()
     for name, value in one["metrics"].items():
-        if not name.endswith("clip_fraction"):  # one token at the very edge changes it by 1 / tokens
+        if not name.endswith("clip_fraction"):  # one token at the bound of the clip changes it by 1 / tokens
             assert two["metrics"][name] == pytest.approx(value, rel=1e-4, abs=1e-5), (case, name)
 
 
@@ -70,9 +70,9 @@ def test_two_processes_give_the_update_of_one(folder, tmp_path, case, dtype):
     first, second = of_two(folder, name)
     for a, b in zip(first.pop("tokens"), second.pop("tokens"), strict=True):
         assert torch.equal(a, b)
-    assert_identical(first, second)  # both hold the same weights, moments, statistics and samples
+    assert_identical(first, second)  # weights, moments, statistics and samples
     one = of_one(processes_cases.cases()[name], tmp_path)
-    assert one["samples"] == first["samples"]  # in the second step, sampled from weights that have moved
+    assert one["samples"] == first["samples"]  # of the second step, sampled from weights that have moved
     assert_same_training(one, first, tolerance=TOLERANCE[dtype], case=name)
 
 
@@ -92,7 +92,7 @@ def test_all_processes_stop_together(folder, tmp_path):
         skipped = [x["skipped"]["metrics"]["update/skipped_minibatches"] for x in (one, two)]
         assert skipped[0] == skipped[1] > 0
     assert first["asked"] == [0.0, 0.0]  # the probe's numbers are those of process 0
-    assert second["asked"] == []  # and process 0 alone is asked whether to go on
+    assert second["asked"] == []  # only process 0 is asked whether to go on
 
 
 def test_ctrl_c_on_one_process_stops_and_saves_on_all(folder):
@@ -104,7 +104,7 @@ def test_ctrl_c_on_one_process_stops_and_saves_on_all(folder):
 
 def test_an_error_on_one_process_ends_all_of_them(folder):
     first, second = (answer["texts"] for answer in of_two(folder, "errors"))
-    assert first[0].startswith("OtherProcessError: process 1: KeyError: 'suffix'; in step 0, the reward being asked")
+    assert first[0].startswith("OtherProcessError: process 1: KeyError: 'suffix'; in step 0, when the reward was asked")
     assert first[1] == "OtherProcessError: process 1: KeyError: 'suffix'"
     assert second[:2] == ["KeyError: 'suffix'"] * 2
     assert first[2:] == second[2:]
@@ -140,7 +140,7 @@ def test_memory_that_runs_out_on_one_process_lowers_the_limits_of_all_and_of_the
 
 
 def test_resume_on_as_many_processes_is_bit_for_bit(folder):
-    for two in of_two(folder, "resumed"):  # with a reward that draws from each process's own generator
+    for two in of_two(folder, "resumed"):  # its reward draws from each process's own generator
         assert_identical(two["unbroken"], two["resumed"])
 
 
@@ -201,10 +201,10 @@ def test_weights_that_are_never_whole_give_the_rollout_and_the_update_of_whole_o
     assert_same_training(one, first["uneven"], tolerance=TOLERANCE["float32"], case="uneven")
     lengths = [len(ids) for ids in first["uneven"]["samples"]]
     assert len(lengths) == 8
-    assert sum(lengths[:4]) != sum(lengths[4:])  # the two processes had other numbers of forwards to make
-    assert first["was_split"] == second["was_split"] == [True]  # while the reward was asked, in the middle of a rollout
+    assert sum(lengths[:4]) != sum(lengths[4:])  # the two processes needed different numbers of forwards
+    assert first["was_split"] == second["was_split"] == [True]  # when the reward was asked, in the middle of a rollout
     assert first["text"].startswith(
-        "OtherProcessError: process 1: KeyError: 'suffix'; in step 0, the reward being asked"
+        "OtherProcessError: process 1: KeyError: 'suffix'; in step 0, when the reward was asked"
     )
     assert second["text"] == "KeyError: 'suffix'"
 
@@ -228,7 +228,7 @@ def test_split_weights_are_saved_as_a_plain_folder_and_go_on_from_it(folder):
     )
 
 
-def test_processes_that_do_not_know_each_other_are_told(tmp_path):
+def test_torchrun_without_process_group_is_an_error_with_the_remedy(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
         "import ppo\nfrom tests.fakes import tiny_gpt2\n"
@@ -239,7 +239,7 @@ def test_processes_that_do_not_know_each_other_are_told(tmp_path):
     assert "put the program into `with ppo.process_group():`" in done.stderr
 
 
-def test_one_process_is_left_alone():
+def test_one_process_gets_back_what_it_passed():
     processes = Processes.current()
     assert processes == Processes(0, 1)
     x = torch.arange(6).view(3, 2)
@@ -251,7 +251,7 @@ def test_one_process_is_left_alone():
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_every_row_is_dealt_once_and_lengths_are_alike(count):
+def test_every_row_is_dealt_once_and_every_process_gets_about_as_many_tokens(count):
     generator = torch.Generator().manual_seed(count)
     lengths = torch.randint(1, 40, (12,), generator=generator)
     mask = torch.arange(40) < lengths[:, None]

@@ -1,4 +1,4 @@
-"""The files of a run."""
+"""The files that a run writes about itself."""
 
 import csv
 import sys
@@ -9,7 +9,7 @@ from ppo.log import HEADLINE, RunLog, headline, read_jsonl
 from tests.fakes import fake_tensorboard, random_rollout
 
 
-def test_a_resumed_run_drops_later_lines_and_a_cut_off_one(tmp_path):
+def test_a_resumed_run_drops_later_lines_and_a_line_that_a_kill_cut_off(tmp_path):
     log = RunLog(tmp_path)
     for step in range(3):
         log.metrics(step, {"a/b": step / 2})
@@ -32,7 +32,7 @@ def test_another_run_is_not_overwritten(tmp_path):
         RunLog(tmp_path)
 
 
-def test_a_line_without_end_is_refused(tmp_path, monkeypatch):
+def test_a_line_that_is_too_long_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("ppo.io.rows.MAX_LINE_BYTES", 100)
     path = tmp_path / "x.jsonl"
     path.write_text('{"a": 1}\n{"a": "' + "x" * 200)
@@ -67,7 +67,7 @@ def test_the_table_has_every_metric_whenever_it_first_appears(tmp_path):
     assert [path.name for path in tmp_path.iterdir() if "tmp" in path.name] == []
 
 
-def test_the_table_is_cut_where_a_resumed_run_goes_on(tmp_path):
+def test_a_resumed_run_drops_later_rows_of_the_table(tmp_path):
     log = RunLog(tmp_path)
     for step in range(4):
         log.metrics(step, {"a/b": float(step)} | ({"probe/c": 1.0} if step == 3 else {}))
@@ -88,7 +88,7 @@ def test_a_run_without_a_table_gets_one(tmp_path):
     assert [row["a/b"] for row in table(tmp_path)] == ["1.0", "2.0"]
 
 
-def test_the_headline_shows_what_is_known():
+def test_the_headline_leaves_out_metrics_that_are_missing():
     assert headline(HEADLINE | {"extracted": "forget/exact"}, {"score/mean": -0.25, "forget/exact": 0.0312}) == {
         "score": "-0.250", "extracted": "0.031",
     }  # fmt: skip
@@ -110,7 +110,7 @@ def test_tensorboard_shows_every_step_once(tmp_path):
     assert [(e.step, e.value) for e in events.Scalars("a/b")] == [(0, 0.0), (1, 1.0), (2, 12.0), (3, 13.0), (4, 14.0)]
 
 
-def test_tensorboard_hides_what_another_run_wrote_before_this_one_began_at_0(tmp_path, monkeypatch):
+def test_tensorboard_hides_the_points_of_an_earlier_run_from_the_first_step_on(tmp_path, monkeypatch):
     writers = fake_tensorboard(monkeypatch)
     for first_step in (0, 3):
         RunLog(tmp_path / str(first_step), first_step=first_step, use_tensorboard=True)
@@ -131,14 +131,14 @@ def test_tensorboard_shows_the_second_of_two_runs_in_one_folder(tmp_path):
     assert [(e.step, e.value) for e in events.Scalars("a/b")] == [(0, 2.0)]
 
 
-def test_tensorboard_is_asked_for_or_used_where_it_is(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # as where it is not installed
+def test_without_tensorboard_it_is_an_error_only_if_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # as if it were not installed
     RunLog(tmp_path / "one", use_tensorboard=None).metrics(0, {"a/b": 1.0})
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["metrics.csv", "metrics.jsonl"]
     with pytest.raises(ValueError, match="use_tensorboard=True needs the package tensorboard: pip install tensorboard"):
         RunLog(tmp_path / "two", use_tensorboard=True)
 
 
-def test_unicode_line_ends_inside_a_text_are_no_line_ends(tmp_path):
+def test_a_unicode_line_separator_inside_a_text_does_not_end_the_line(tmp_path):
     RunLog(tmp_path).metrics(0, {"a\u2028b": 1.0})
     assert read_jsonl(tmp_path / "metrics.jsonl") == [{"step": 0, "a\u2028b": 1.0}]

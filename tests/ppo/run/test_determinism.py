@@ -1,4 +1,4 @@
-"""``Config.deterministic``: the same bits on repeat, and torch's switches back where they were."""
+"""``Config.deterministic``: a run repeats bit for bit, and torch's switches are restored."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ SMALL = Config(
 
 
 def run(config=SMALL, reward=lambda samples: [float(len(s.ids)) for s in samples]):
-    """Everything that two steps leave behind, as one tensor in float64."""
+    """Metrics, tokens, weights and Adam's moments of two steps, as one tensor in float64."""
     trainer = Trainer(tiny_gpt2(), PROMPTS, reward, config, retain=[[2, 3, 4, 5, 6]])
     numbers = []
     for _ in range(2):
@@ -34,7 +34,7 @@ def run(config=SMALL, reward=lambda samples: [float(len(s.ids)) for s in samples
 def test_the_same_bits_on_repeat():
     first = run()
     assert torch.equal(first, run())
-    assert torch.equal(first, run(SMALL.replace(deterministic=False)))  # tensors this small leave a CPU no choice
+    assert torch.equal(first, run(SMALL.replace(deterministic=False)))  # for tensors this small a CPU has one algorithm
     assert not torch.equal(first, run(SMALL.replace(seed=6)))
 
 

@@ -1,4 +1,4 @@
-"""Signals are held back until the step is over."""
+"""Ctrl-C and SIGTERM are held back until the step is over."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ def test_the_first_signal_is_noted_and_handlers_come_back(number):
         os.kill(os.getpid(), number)
         assert interrupt
         assert interrupt.number == number
-        assert signal.getsignal(number) is before  # a second one acts
+        assert signal.getsignal(number) is before  # a second signal acts as before
     assert signal.getsignal(number) is before
 
 
@@ -34,7 +34,7 @@ def test_the_second_ctrl_c_interrupts():
 
 @pytest.mark.parametrize("context", [deferred_interrupts, sigterm_as_ctrl_c])
 @pytest.mark.parametrize("count", [1, 2])
-def test_of_several_processes_one_with_an_error_is_not_ended_before_it_is_told(count, context):
+def test_with_several_processes_one_that_fails_ignores_sigterm_until_it_has_printed_its_error(count, context):
     def fails():
         with context(), Processes(0, count).last_words():
             raise OSError("the disk is full")
@@ -49,7 +49,7 @@ def test_of_several_processes_one_with_an_error_is_not_ended_before_it_is_told(c
         signal.signal(signal.SIGTERM, before)
 
 
-def test_an_interruption_is_no_error():
+def test_after_ctrl_c_sigterm_still_acts():
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt), Processes(0, 2).last_words():
         raise KeyboardInterrupt
