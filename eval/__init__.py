@@ -1,1 +1,1 @@
-"""What a language model remembers, and how well it writes. Use ``from eval.evaluate import evaluate``."""
+"""What a language model has memorised, and how well it writes. Use ``from eval.evaluate import evaluate``."""

@@ -1,9 +1,9 @@
 """What a method costs: seconds, and floating-point operations estimated from the tokens that passed the model.
 
-A token costs 2 N operations in a forward pass and 6 N in a training step (forward, and backward at twice its price),
-N being all parameters (Kaplan et al. 2020, sec. 2.1). Attention over the context is left out, so is everything that is
-no matrix product, and what a decoding defence adds to each token. Generating a response costs its prompt's tokens and
-its own. This module counts; it runs nothing.
+A token costs 2 N operations in a forward pass and 6 N in a training step (forward, plus a backward pass of twice that
+cost), where N is the number of parameters (Kaplan et al. 2020, sec. 2.1). The estimate excludes attention over the
+context, everything but matrix products, and what a decoding defence adds to each token. Generating a response costs the
+tokens of its prompt and its own. This module counts and runs nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .baselines.training import Pair, StepLog, Training
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokens that passed the model without a gradient, and with one. Sums with ``+``, repeats with ``*``."""
+    """Tokens that passed the model without a gradient, and with one. ``+`` adds them, ``*`` multiplies them."""
 
     forward: float = 0.0
     trained: float = 0.0
@@ -35,7 +35,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Cost:
-    """``seconds`` of wall clock, tokens, and the parameters that they passed."""
+    """``seconds`` of wall-clock time, tokens, and the number of parameters of the model that they passed."""
 
     seconds: float
     tokens: Tokens
@@ -43,7 +43,7 @@ class Cost:
 
     @property
     def flops(self) -> float:
-        """2 N a token without gradient, 6 N a token with one."""
+        """2 N per token without a gradient, 6 N per token with one."""
         return self.parameters * (2 * self.tokens.forward + 6 * self.tokens.trained)
 
     def to_dict(self) -> dict[str, Any]:
@@ -52,22 +52,22 @@ class Cost:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """All parameters; tied ones count once."""
+    """Number of parameters. Tied parameters count once."""
     return sum(p.numel() for p in model.parameters())
 
 
 def retain_tokens(weight: float, kind: str, tokens: float) -> Tokens:
-    """A retain loss on ``tokens``: trained; under "kl" the original is asked about them as well."""
+    """The tokens of a retain loss on ``tokens``: trained, and with "kl" also passed through the original model."""
     return Tokens(tokens if kind == "kl" else 0.0, tokens) if weight else Tokens()
 
 
 def baseline_tokens(
     pairs: Sequence[Pair], training: Training, log: StepLog, *, asks_once: bool = False, asks_always: bool = False
 ) -> Tokens:
-    """A training-time baseline: its steps, as many as the log has, over all of the passages or a batch of them.
+    """The tokens of a training-time baseline: the logged steps, each over all passages or over a batch of them.
 
     asks_once    the original's NLL is measured before the first step (NPO)
-    asks_always  the original is run beside the model at every step (distillation)
+    asks_always  the original runs too at every step (distillation)
     """
     mean = sum(len(context) + len(tokens) for context, tokens in pairs) / len(pairs)
     size = len(pairs) if training.batch is None else min(training.batch, len(pairs))
@@ -78,9 +78,9 @@ def baseline_tokens(
 
 
 def ppo_tokens(config: Config, rows: Sequence[Mapping[str, float]], *, prompt_length: float) -> Tokens:
-    """PPO: every step's rollout, its reference where there is one, and its epochs with their retain batches.
+    """The tokens of PPO: every step's rollout, its reference if KL is penalised, and its updates with retain batches.
 
-    ``rows``: metrics.jsonl, for the lengths of the responses and the minibatches that were done.
+    ``rows``: rows of metrics.jsonl, for the lengths of the responses and the number of minibatches.
     """
     total = Tokens()
     kept = config.retain_sequences * config.retain_tokens

@@ -1,8 +1,8 @@
-"""The whole evaluation of one model: how much of the passages can be got out of it, and how well it still writes.
+"""The whole evaluation of one model: how much of the passages can be extracted, and how well the model still writes.
 
-Two teacher-forced passes (with and without the pre-prefix), one greedy generation pass, one sampled pass, one pass over
-held-out text. The result is a flat summary ``area/quantity`` with intervals and definitions, and a record for every
-passage. This module knows no files, no training and no reports.
+It takes two teacher-forced passes (with and without the pre-prefix), one greedy generation pass, one sampled pass and
+one pass over held-out text. The result is a flat summary ``area/quantity`` with intervals and definitions, and one
+record per passage. This module knows no files, no training and no reports.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ GREEDY = Sampling(temperature=0.0)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """summary: metric -> value. intervals: metric -> [low, high], 95 %. definitions: metric -> one sentence.
+    """summary: metric -> value. intervals: metric -> [low, high], 95 %. definitions: metric -> what it means.
 
-    signatures: what exactly was measured. records: one dict a passage with id, group, texts and its own numbers (None
-    where a number does not exist). Everything is JSON.
+    signatures: what exactly was measured. records: one dict per passage with id, group, texts and its own numbers (None
+    for a number that does not exist). Everything is JSON.
     """
 
     summary: dict[str, float]
@@ -69,8 +69,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure ``model`` on ``passages`` (any groups) and on ``holdout`` token sequences.
 
-    ``original``: the model before unlearning; gives the NLL of the outputs. ``generate``: how text is decoded, so that
-    a decode-time defence can be measured. Raises ValueError for an empty list of passages, one without prefix or
+    ``original``: the model before unlearning, which measures the NLL of the outputs. ``generate``: how text is decoded;
+    pass a decoding defence here to measure it. ValueError for an empty list of passages, a passage without prefix or
     suffix, or an id that occurs twice.
     """
     check_passages(passages)
@@ -112,7 +112,7 @@ def probe(
     slots: int = 64,
     generate: Generate = ppo_generate,
 ) -> dict[str, float]:
-    """A quick look during training: one greedy pass and held-out perplexity, under the names of :func:`evaluate`."""
+    """A quick evaluation during training: one greedy pass and held-out perplexity, named as in :func:`evaluate`."""
     check_passages(passages)
     bleu, heads = Bleu(), texts(tokenizer, passages)
     greedy = _greedy(model, tokenizer, passages, generate=generate, slots=slots)
@@ -132,7 +132,7 @@ def _greedy(
 def _records(
     heads: Sequence[Record], greedy: Sequence[Continuation], columns: Sequence[Sequence[Record]]
 ) -> list[Record]:
-    """One flat dict a passage out of its texts and all its numbers."""
+    """One flat dict per passage, with its texts and all its numbers."""
     records = []
     for head, output, *rows in zip(heads, greedy, *columns, strict=True):
         record = {**head, "output": output.text}
@@ -145,7 +145,10 @@ def _records(
 def _teacher_passes(
     model: nn.Module, passages: Sequence[Passage], settings: Settings
 ) -> tuple[list[TokenStatistics], list[TokenStatistics]]:
-    """Statistics of the suffixes given the prefix, and of whole passages; one pass does for both without pre-prefix."""
+    """Statistics of the suffixes given the prefix, and of the whole passages.
+
+    A passage without a pre-prefix needs one pass only.
+    """
 
     def run(sequences: list[list[int]], starts: list[int], *, has_moments: bool) -> list[TokenStatistics]:
         return teacher_force(
@@ -172,7 +175,7 @@ def _teacher_passes(
 
 
 def _teacher_metrics(passage: Passage, suffix: TokenStatistics, full: TokenStatistics, settings: Settings) -> Record:
-    """Numbers of one passage from the statistics of its suffix given the prefix, and of the whole of it."""
+    """Numbers of one passage, from the statistics of its suffix given the prefix and of the whole passage."""
     size, more = len(passage.suffix), settings.more_tokens
     right, logprobs = suffix.is_right[-size:], suffix.logprobs[-size:].astype(np.float64)
     log_pz = extraction.sequence_logprob(suffix.sampler_logprobs[-size:])
@@ -217,7 +220,7 @@ def _extraction_likelihood(
 
 
 def _first_of_each_group(passages: Sequence[Passage], count: int | None) -> list[int]:
-    """Places of the first ``count`` passages of every group, or of all."""
+    """Indices of the first ``count`` passages of every group; None: of all passages."""
     seen: Counter[str] = Counter()
     places = []
     for place, passage in enumerate(passages):

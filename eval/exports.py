@@ -1,7 +1,7 @@
-"""What others read of a run: open-unlearning's JSON files, and a model card for the folder of the saved model.
+"""Files of a run for other programs and people: open-unlearning's JSON files, and a card for the saved model.
 
-open-unlearning (locuslab) keeps an evaluation as ``<NAME>_EVAL.json``, metric -> {"agg_value", "value_by_index"}, and
-``<NAME>_SUMMARY.json``, metric -> agg_value. The metrics that it and we both have are written under its names. This
+open-unlearning (locuslab) stores an evaluation as ``<NAME>_EVAL.json``, metric -> {"agg_value", "value_by_index"}, and
+``<NAME>_SUMMARY.json``, metric -> agg_value. The metrics that both projects have are written under its names. This
 module knows dicts and files, no models.
 """
 
@@ -22,26 +22,27 @@ NAME = "DEMEM"
 Record = Mapping[str, Any]
 
 LIMITS = """\
-- **No proof of deletion.** The figures are what these attacks found on these passages. Weights may hold what no prompt
-  here brought out; longer true prefixes, more samples, fine-tuning or quantisation may bring it back.
-- Passages that nobody listed were not looked for. What resembles the forget set may be forgotten as well, and harmless
-  text that was memorised may be lost.
-- The hash tells whoever has the same passages, tokenized alike, that they are the ones. It protects nothing that can
-  be guessed."""
+- **No proof of deletion.** The figures are what these attacks found on these passages. The weights may still hold text
+  that no prompt here brought out. Longer true prefixes, more samples, fine-tuning or quantisation may bring it back.
+- Passages outside the forget set were not searched for. Text that resembles the forget set may be forgotten too, and
+  harmless memorised text may be lost.
+- Whoever has the same passages, tokenized alike, can recognise them by the hash. It does not protect a text that can be
+  guessed."""
 
 
 def forget_set_hash(passages: Sequence[Passage]) -> str:
-    """SHA-256 of a set of passages: their token ids as JSON lists, a line each, sorted. The order does not matter."""
+    """SHA-256 of a set of passages: their token ids as JSON lists, one per line, sorted. Order does not matter."""
     lines = sorted(json.dumps([int(i) for i in whole(p)], separators=(",", ":")) for p in passages)
     return hashlib.sha256("".join(line + "\n" for line in lines).encode()).hexdigest()
 
 
 def open_unlearning(found: Evaluation, *, groups: Sequence[str] = ("forget", "keep")) -> dict[str, dict[str, Any]]:
-    """An evaluation in open-unlearning's schema, from the records of passages; numbers alone, no text.
+    """An evaluation in open-unlearning's schema, from the records of passages: numbers only, no text.
 
-    ``<group>_prob`` (prob, avg_loss), ``<group>_exact_memorization`` and ``<group>_extraction_strength`` (score), over
-    the suffix given the prefix; ``mia_<score>`` (AUC of forget against never trained). Extraction strength is by its
-    loop: 1/n, not 0, where even the last token is wrong. Indices count the records of a group.
+    ``<group>_prob`` (prob, avg_loss), ``<group>_exact_memorization`` and ``<group>_extraction_strength`` (score) are
+    over the suffix given the prefix; the last two have no prefix for the forget group. ``mia_<score>`` is the AUC of
+    forget against never trained. Extraction strength is as in open-unlearning's loop: 1/n, not 0, when the last token
+    is wrong. Indices count the records of a group.
     """
     metrics: dict[str, dict[str, Any]] = {}
     for group in groups:
@@ -59,7 +60,7 @@ def open_unlearning(found: Evaluation, *, groups: Sequence[str] = ("forget", "ke
 
 
 def _probability(record: Record) -> dict[str, float]:
-    """exp(-mean NLL), as open-unlearning has it, from the log of the same."""
+    """exp(-mean NLL), as in open-unlearning, and the mean NLL itself."""
     return {"prob": math.exp(-record["nll_suffix"]), "avg_loss": record["nll_suffix"]}
 
 
@@ -73,7 +74,7 @@ def _metric(values: Sequence[dict[str, float]], name: str) -> dict[str, Any]:
 
 
 def write_open_unlearning(folder: Path, found: Evaluation) -> None:
-    """``DEMEM_EVAL.json`` and ``DEMEM_SUMMARY.json`` in a folder."""
+    """Write ``DEMEM_EVAL.json`` and ``DEMEM_SUMMARY.json`` into a folder."""
     metrics = open_unlearning(found)
     write_json(folder / f"{NAME}_SUMMARY.json", {name: m["agg_value"] for name, m in metrics.items()})
     write_json(folder / f"{NAME}_EVAL.json", metrics)
@@ -91,10 +92,10 @@ def model_card(
 ) -> str:
     """README.md of an unlearned model: method, hash of the forget set, thresholds, before and after, limits.
 
-    base        what was unlearned: a hub id, or a name
-    method      in a phrase
-    passages    the forget set, of which the hash and the number are told, no text
-    thresholds  what the training stopped by; name to number
+    base        the model before unlearning: a hub id, or a name
+    method      the method in a phrase
+    passages    the forget set; the card shows its hash and its size, no text
+    thresholds  the training's stopping criteria: name to number
     meta        where the run comes from: command, commit, seed, versions
     """
     goal = f"to make it stop reproducing {len(passages)} passages{_success(before, after)}"
@@ -104,6 +105,7 @@ def model_card(
         if isinstance(pair, dict)
     ]
     ratio = summarise(before, after).get("holdout/perplexity_ratio")
+    kept = [] if ratio is None else [f"- Held-out perplexity: \N{MULTIPLICATION SIGN} {ratio:.3f} of the original's"]
     lines = [
         "---",
         "tags: [unlearning, dememorization, ppo]",
@@ -116,11 +118,7 @@ def model_card(
         "",
         f"- Forget set: {len(passages)} passages, SHA-256 of their token ids `{forget_set_hash(passages)}`",
         *(f"- {name}: {value}" for name, value in thresholds.items()),
-        *(
-            [f"- Held-out perplexity: \N{MULTIPLICATION SIGN} {ratio:.3f} of the original's"]
-            if ratio is not None
-            else []
-        ),
+        *kept,
         "",
         "## Before and after",
         "",
@@ -143,7 +141,7 @@ def model_card(
 
 
 def _success(before: Evaluation, after: Evaluation) -> str:
-    """How far it got there, as part of a sentence; nothing where it was not measured."""
+    """How far the goal was reached, as part of a sentence; "" if it was not measured."""
     was, now = (found.summary.get("forget/exact") for found in (before, after))
     if was is None or now is None:
         return ""
@@ -153,7 +151,7 @@ def _success(before: Evaluation, after: Evaluation) -> str:
 
 
 def write_card(folder: Path, card: str) -> None:
-    """``README.md`` in the folder of the saved model."""
+    """Write ``README.md`` into the folder of the saved model."""
     replace_text(folder / "README.md", card)
 
 

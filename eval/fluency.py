@@ -1,7 +1,8 @@
-"""How generated text looks, whatever it says: length, emptiness, variety, loops, garble, copying, likelihood.
+"""How well formed generated text is: length, emptiness, variety, loops, garbled characters, copying, likelihood.
 
-These stand beside every forgetting figure, because broken text forgets best. Variety is over token ids and is compared
-with the truth's own, since tables and logs repeat themselves. This module knows token ids and texts, not passages.
+Every forgetting figure needs these numbers beside it, because broken text forgets best. Variety is over token ids and
+is compared with that of the true text, since tables and logs repeat themselves. This module knows token ids and texts,
+not passages.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from rewards.repetition import distinct_n, loop_share, ngrams
 
 
 def output_statistics(output: Sequence[int], text: str, prompt: Sequence[int]) -> dict[str, float]:
-    """Numbers of one output: token ids without EOS, its text, and the prompt it continues.
+    """Numbers of one output, from its token ids without EOS, its text, and the prompt that it continues.
 
-    length       tokens
-    empty        1 if there is no token or only white space
-    distinct_2   different bigrams / bigrams (0 below two tokens)
-    loop         share of tokens in the longest loop (period at most 12, three rounds or more)
-    garbled      share of characters that are replacement, control, private or unassigned
+    length       number of tokens
+    empty        1 if there is no token or only white space, else 0
+    distinct_2   distinct bigrams / bigrams (0 below two tokens)
+    loop         share of tokens in the longest loop (period at most 12, at least three rounds)
+    garbled      share of characters that are U+FFFD, control, private, surrogate or unassigned
     copied       share of the output's 5-grams that occur in the prompt
     """
     return {
@@ -36,7 +37,7 @@ def output_statistics(output: Sequence[int], text: str, prompt: Sequence[int]) -
 
 
 def copied_share(output: Sequence[int], prompt: Sequence[int], *, n: int = 5) -> float:
-    """Share of the output's n-grams that occur in the prompt, in [0, 1]; 0 where the output has none."""
+    """Share of the output's n-grams that occur in the prompt, in [0, 1]. It is 0 for an output without n-grams."""
     grams = ngrams(output, n)
     known = set(ngrams(prompt, n))
     return sum(gram in known for gram in grams) / len(grams) if grams else 0.0
@@ -47,7 +48,7 @@ def output_nll(
 ) -> list[float | None]:
     """Mean NLL of every output given its prompt under the original model, nats per token; None for empty outputs.
 
-    Low is not good by itself: memorised text is what the original model finds likeliest.
+    A low NLL is not good by itself: memorised text is the most likely of all under the original model.
     """
     kept = [i for i, output in enumerate(outputs) if output]
     values = continuation_nll(

@@ -1,7 +1,7 @@
-"""The plug into EleutherAI's harness (extra ``harness``): a model that is in memory, asked through our own passes.
+"""The adapter to EleutherAI's harness (extra ``harness``) for a model in memory.
 
-The only module that imports ``lm_eval``. Log-likelihoods come from one teacher-forced pass, generation from
-``ppo.generate``. The harness's tasks download their data from a hub unless they name local files.
+Only this module imports ``lm_eval``. Log-likelihoods come from a teacher-forced pass, and text from ``ppo.generate``.
+The harness's tasks download their data from a hub unless they name local files.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ DEFAULT_NEW_TOKENS = 256
 
 
 class InMemory(LM):
-    """A causal LM and its tokenizer as the harness wants them. Contexts that are too long lose their beginning."""
+    """A causal LM and its tokenizer with the interface of the harness. A context that is too long loses its start."""
 
     def __init__(self, model: nn.Module, tokenizer: Any, *, batch_tokens: int = 8192, slots: int = 64) -> None:
         super().__init__()
@@ -55,11 +55,11 @@ class InMemory(LM):
 
     @property
     def tokenizer_name(self) -> str:
-        """What the harness files cached requests under."""
+        """The name under which the harness caches requests."""
         return str(getattr(self.tokenizer, "name_or_path", type(self.tokenizer).__name__)).replace("/", "__")
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """(summed log-prob, is it what greedy decoding writes) of every continuation given its context."""
+        """(summed log-prob, whether greedy decoding writes it) of every continuation given its context."""
         pairs = []
         for context, continuation in (request.args for request in requests):
             head, tail = ([], self._encode(continuation)) if not context else encode_pair(
@@ -69,10 +69,10 @@ class InMemory(LM):
         return self._score(pairs)
 
     def _score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
-        """(summed log-prob, all of it the argmax) of every second part given the first; (0, True) of an empty one.
+        """(summed log-prob, whether every token is the argmax) of every second part given the first.
 
-        The first part keeps what fits of its end. Where not even one token of it does, the second goes through in
-        windows, every token scored once.
+        An empty second part gives (0, True). The first part is cut at its start to fit the model's context, but keeps
+        at least one token. If the second part does not fit either, it is scored in windows, every token once.
         """
         pieces: list[list[int]] = []
         starts: list[int] = []
@@ -93,12 +93,12 @@ class InMemory(LM):
         return answers
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Summed log-prob of every text, its first token given BOS; long texts in windows, every token scored once."""
+        """Summed log-prob of every text, given BOS. Long texts are scored in windows, every token once."""
         pairs = [([self.start], self._encode(text)) for (text,) in (request.args for request in requests)]
         return [total for total, _ in self._score(pairs)]
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Continuations up to the first stop string or the length limit; greedy unless the task asks for sampling."""
+        """Continuations up to the first stop string or the length limit. Greedy unless the task asks for sampling."""
         texts = [""] * len(requests)
         together: dict[Sampling, list[int]] = {}
         for i, request in enumerate(requests):
@@ -115,7 +115,7 @@ class InMemory(LM):
         return texts
 
     def _sampling(self, settings: Mapping[str, Any]) -> Sampling:
-        """The task's wishes as a sampler; at least one token of the context is kept."""
+        """The sampler that the task's settings describe. Its length leaves room for one token of the prompt."""
         length = int(settings.get("max_gen_toks", settings.get("max_new_tokens", DEFAULT_NEW_TOKENS)))
         length = length if self.limit is None else max(1, min(length, self.limit - 1))
         if not settings.get("do_sample", False) or float(settings.get("temperature", 1.0)) == 0:
@@ -148,10 +148,10 @@ def run_tasks(
     num_fewshot: int | None = None,
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
-    """Task to its metrics, as the harness reports them, for a model in memory.
+    """The metrics of every task, as the harness reports them, for a model in memory.
 
-    ``include``: a folder with task files of your own. ``limit``: documents a task at most. What the harness prints is
-    swallowed; its errors are not.
+    ``include``: a folder with task files of your own. ``limit``: most documents per task. The harness's output is
+    discarded; its errors are raised.
     """
     manager = TaskManager(include_path=str(include) if include is not None else None)
     with contextlib.redirect_stdout(io.StringIO()):

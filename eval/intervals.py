@@ -1,8 +1,8 @@
 """Bootstrap confidence intervals: percentiles of the statistic over resampled passages.
 
-Passages are the units that are drawn, so the interval speaks of other passages of the same kind, not of other training
-seeds. Where all passages agree the interval has no width: nothing can be drawn but what there is. 0 of n then still
-allows a share of 3/n (the rule of three, 95 %). This module knows arrays only.
+Passages are resampled, so the interval covers other passages of the same kind, not other training seeds. When all
+passages agree, the interval has no width, because every resample is the same. 0 of n then still allows a share of 3/n
+(the rule of three, 95 %). This module knows arrays only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def mean_intervals(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper ends [Q] of the intervals of the column means of ``values`` [N, Q].
 
-    All columns share the resamples: a draw of N passages is a row of counts, and its means one product.
+    All columns share the resamples. A draw of N passages is a row of counts, and a matrix product gives its means.
     """
     means = resampled_sums(values, rng=rng, resamples=resamples) / values.shape[0]
     return ends(means, level=level)
@@ -38,14 +38,14 @@ def resampled_sums(values: np.ndarray, *, rng: np.random.Generator, resamples: i
 
 
 def draw_counts(labels: np.ndarray, num_labels: int, resamples: int, *, rng: np.random.Generator) -> np.ndarray:
-    """How often each label comes up when ``labels`` int [N] are drawn N times with replacement; int64 [R, L]."""
+    """How often each label occurs when ``labels`` int [N] are drawn N times with replacement, int64 [R, L]."""
     drawn = labels[rng.integers(len(labels), size=(resamples, len(labels)))]
     drawn = drawn + num_labels * np.arange(resamples)[:, None]
     return np.bincount(drawn.ravel(), minlength=resamples * num_labels).reshape(resamples, num_labels)
 
 
 def ends(draws: np.ndarray, *, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper percentile of ``draws`` [R, …] over its first axis."""
+    """Lower and upper percentiles of ``draws`` [R, …] over its first axis."""
     tail = (1 - level) / 2
     return np.quantile(draws, tail, axis=0), np.quantile(draws, 1 - tail, axis=0)
 
@@ -58,15 +58,16 @@ def sums_interval(
     resamples: int = 1000,
     level: float = 0.95,
 ) -> list[float]:
-    """[low, high] of a statistic of column sums: ``values`` [N, Q]; ``statistic`` maps sums [R, Q] to numbers [R].
+    """[low, high] of a statistic of the column sums of ``values`` [N, Q].
 
-    Example: the ratio of two columns is ``lambda sums: sums[:, 0] / sums[:, 1]``.
+    ``statistic`` maps sums [R, Q] to numbers [R]. Example: the ratio of two columns is
+    ``lambda sums: sums[:, 0] / sums[:, 1]``.
     """
     low, high = ends(statistic(resampled_sums(values, rng=rng, resamples=resamples)), level=level)
     return [float(low), float(high)]
 
 
 def _row_parts(resamples: int, size: int) -> list[int]:
-    """How many resamples to draw at once, so that their counts stay small."""
+    """How many resamples to draw at a time, so that their counts stay small."""
     most = max(1, _NUMBERS_AT_ONCE // size)
     return [min(most, resamples - done) for done in range(0, resamples, most)]

@@ -1,8 +1,8 @@
-"""Membership inference: can the model's likelihoods tell what it was trained on from what it was not?
+"""Membership inference: can the model's likelihoods tell text that it was trained on from other text?
 
-Four scores a sequence, each higher for suspected members, from one teacher-forced pass; then AUC, its distance from 0.5
-(an AUC *below* 0.5 gives members away as well), and the true-positive rate at 1 % false positives. This module knows
-arrays.
+One teacher-forced pass gives four scores per sequence, each higher for suspected members. Their power is measured by
+the AUC, by its distance from 0.5 (an AUC *below* 0.5 reveals members too), and by the true-positive rate at 1 % false
+positives. This module knows arrays.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ SCORES = ("loss", "zlib", "min_k", "min_k_plus_plus")
 
 def loss_score(logprobs: np.ndarray) -> float:
     """Mean log-prob of the tokens, nats (Yeom et al. 2018)."""
-    return float(np.mean(_some(logprobs)))
+    return float(np.mean(_scored(logprobs)))
 
 
 def zlib_score(logprobs: np.ndarray, text: str) -> float:
-    """-(summed NLL) / bytes of the zlib-compressed text (Carlini et al. 2021, sec. 5.2): NLL against redundancy."""
-    return float(np.sum(_some(logprobs))) / len(zlib.compress(text.encode("utf-8")))
+    """-(summed NLL) / bytes of the zlib-compressed text: NLL relative to redundancy (Carlini et al. 2021, sec. 5.2)."""
+    return float(np.sum(_scored(logprobs))) / len(zlib.compress(text.encode("utf-8")))
 
 
 def min_k_score(logprobs: np.ndarray, *, share: float = 0.2) -> float:
-    """Mean log-prob of the ``share`` least likely tokens, at least one token (Shi et al. 2024, min-k %)."""
-    return _lowest_mean(_some(logprobs), share)
+    """Mean log-prob of the ``share`` least likely tokens, at least one (min-k %, Shi et al. 2024)."""
+    return _lowest_mean(_scored(logprobs), share)
 
 
 def min_k_plus_plus_score(
     logprobs: np.ndarray, means: np.ndarray, deviations: np.ndarray, *, share: float = 0.2
 ) -> float:
-    """min-k %++ (Zhang et al. 2025): min-k % of (log p - mu) / sigma, both over the vocabulary at that position."""
-    return _lowest_mean((_some(logprobs) - means) / deviations, share)
+    """min-k %++ (Zhang et al. 2025): min-k % of (log p - mu) / sigma, mu and sigma over the vocabulary per position."""
+    return _lowest_mean((_scored(logprobs) - means) / deviations, share)
 
 
 def _lowest_mean(values: np.ndarray, share: float) -> float:
@@ -46,16 +46,16 @@ def _lowest_mean(values: np.ndarray, share: float) -> float:
     return float(np.mean(np.sort(values)[:k]))
 
 
-def _some(values: np.ndarray) -> np.ndarray:
+def _scored(values: np.ndarray) -> np.ndarray:
     if len(values) == 0:
         raise ValueError("a membership score needs at least one scored token")
     return np.asarray(values, dtype=np.float64)
 
 
 def auc(members: np.ndarray, others: np.ndarray) -> float:
-    """Probability that a member scores higher than a non-member, ties counting one half; in [0, 1].
+    """Probability that a member scores higher than a non-member, in [0, 1]. Ties count one half.
 
-    The Mann-Whitney statistic from average ranks. Raises ValueError for an empty side.
+    This is the Mann-Whitney statistic, computed from average ranks. ValueError for an empty side.
     """
     members, others = _sides(members, others)
     ordered, inverse, counts = np.unique(np.concatenate([members, others]), return_inverse=True, return_counts=True)
@@ -66,9 +66,9 @@ def auc(members: np.ndarray, others: np.ndarray) -> float:
 
 
 def tpr_at_fpr(members: np.ndarray, others: np.ndarray, *, fpr: float = 0.01) -> float:
-    """Share of members above the lowest threshold that at most ``fpr`` of the others exceed; in [0, 1].
+    """Share of members above the lowest threshold that at most ``fpr`` of the others exceed, in [0, 1].
 
-    With fewer than 1/fpr others no false positive is allowed at all.
+    With fewer than 1/fpr others, no false positive is allowed.
     """
     members, others = _sides(members, others)
     allowed = int(fpr * len(others) + 1e-9)
@@ -86,7 +86,10 @@ def _sides(members: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 @dataclass(frozen=True)
 class Membership:
-    """One score's power. ``advantage`` is |AUC - 0.5|, 0 (nothing revealed) … 0.5. Intervals are bootstrap, 95 %."""
+    """The power of one score. ``advantage`` is |AUC - 0.5|, from 0 (nothing revealed) to 0.5.
+
+    Intervals are bootstrap intervals, 95 %.
+    """
 
     auc: float
     auc_interval: tuple[float, float]
@@ -99,11 +102,11 @@ class Membership:
 def membership(
     members: np.ndarray, others: np.ndarray, *, rng: np.random.Generator, resamples: int = 1000
 ) -> Membership:
-    """Power of one score, given its values for members and for non-members."""
+    """The power of one score, from its values for members and for non-members."""
     value, tpr = auc(members, others), tpr_at_fpr(members, others)
     aucs, tprs = resampled(members, others, rng=rng, resamples=resamples)
     return Membership(
-        value, _pair(aucs), abs(value - 0.5), _pair(np.abs(aucs - 0.5)), tpr, _pair(tprs)
+        value, _interval(aucs), abs(value - 0.5), _interval(np.abs(aucs - 0.5)), tpr, _interval(tprs)
     )  # fmt: skip
 
 
@@ -115,9 +118,9 @@ def resampled(
     resamples: int = 1000,
     fpr: float = 0.01,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(AUC, TPR at ``fpr``) of bootstrap draws, each float64 [R]; the two sides are drawn on their own.
+    """(AUC, TPR at ``fpr``) of bootstrap draws, each float64 [R]. The two sides are drawn independently.
 
-    A draw is a row of counts over the distinct values in ascending order; both statistics are sums over such rows.
+    A draw is a row of counts over the distinct values in ascending order. Both statistics are sums over such rows.
     """
     members, others = _sides(members, others)
     distinct, places = np.unique(np.concatenate([members, others]), return_inverse=True)
@@ -134,6 +137,6 @@ def resampled(
     return aucs, caught / len(members)
 
 
-def _pair(draws: np.ndarray) -> tuple[float, float]:
+def _interval(draws: np.ndarray) -> tuple[float, float]:
     low, high = ends(draws)
     return float(low), float(high)

@@ -1,7 +1,7 @@
 """Memorisation accuracy (MA) and extraction likelihood (EL), as Jang et al. 2023 ("Knowledge Unlearning") define them.
 
-EL needs generations from every start, so it costs about as many greedy passes as there are starts; ``stride`` thins
-them out. This module knows token sequences, not passages.
+EL needs a generation from every start in a sequence, so it costs about as many greedy passes as there are starts.
+``stride`` takes fewer starts. This module knows token sequences, not passages.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from .protocols import Generate
 
 Divisor = Literal["reference", "generated"]
 Pair = tuple[list[int], list[int]]
-"""What was written, and what truly follows."""
+"""The greedy continuation, and the true one."""
 
 
 def memorization_accuracy(is_right: np.ndarray) -> float:
-    """MA = share of positions whose argmax is right, in [0, 1].
+    """MA = share of positions whose argmax is correct, in [0, 1].
 
-    ``is_right`` bool: over tokens 2 … T of the passage for MA (Jang et al. 2023, eq. 3); over the suffix tokens alone
-    for "MA of the suffix", which is another quantity.
+    For MA (Jang et al. 2023, eq. 3), ``is_right`` (bool) is over tokens 2 … T of the passage. Over the suffix tokens
+    alone it gives "MA of the suffix", which is another quantity.
     """
     if len(is_right) == 0:
         raise ValueError("memorisation accuracy needs at least one scored token")
@@ -38,9 +38,9 @@ def ngram_overlap(
 ) -> float:
     """Share of the generated n-grams (with multiplicity) that occur in the reference.
 
-    The paper divides by the number of generated n-grams (eq. 2), its code by that of the reference; they differ where
-    the generation ends early. No n-gram to divide by gives 0. Example, n=2: generated 1 2 3, reference 1 2 9 9 ->
-    "generated" 1/2, "reference" 1/3.
+    The paper divides by the number of generated n-grams (eq. 2), its code by that of the reference. They differ when
+    the generation ends early. Without an n-gram to divide by, the share is 0. Example, n=2: generated 1 2 3, reference
+    1 2 9 9 -> "generated" 1/2, "reference" 1/3.
     """
     grams = [tuple(generated[i : i + n]) for i in range(len(generated) - n + 1)]
     known = {tuple(reference[i : i + n]) for i in range(len(reference) - n + 1)}
@@ -58,17 +58,17 @@ def extraction_likelihood(
     slots: int = 64,
     generate: Generate = ppo_generate,
 ) -> list[float]:
-    """EL_n of every sequence: the mean over starts i = 1 … T-n of the overlap of n-grams (Jang et al. 2023, eq. 1).
+    """EL_n of every sequence: the mean n-gram overlap over the starts i = 1 … T-n (Jang et al. 2023, eq. 1).
 
-    From each start the model continues greedily to the sequence's end, and is compared with the true rest. ``stride`` k
-    takes every k-th start. Raises ValueError for a sequence of n tokens or fewer.
+    From each start the model continues greedily up to the sequence's length, and the continuation is compared with the
+    true rest. ``stride`` k takes every k-th start. ValueError for a sequence of n tokens or fewer.
     """
     written = continue_from_starts(model, sequences, n=n, stride=stride, slots=slots, generate=generate)
     return [mean_overlap(pairs, n, divisor=divisor) for pairs in written]
 
 
 def mean_overlap(pairs: Sequence[Pair], n: int, *, divisor: Divisor = "reference") -> float:
-    """EL_n of one sequence from what was written at each start and the true rest there."""
+    """EL_n of one sequence, from the greedy continuation and the true rest at each start."""
     return float(np.mean([ngram_overlap(generated, rest, n, divisor=divisor) for generated, rest in pairs]))
 
 
@@ -81,7 +81,7 @@ def continue_from_starts(
     slots: int = 64,
     generate: Generate = ppo_generate,
 ) -> list[list[Pair]]:
-    """For every sequence (greedy continuation, true rest) at each of its starts; both divisors of EL_n take these."""
+    """For every sequence, the pairs (greedy continuation, true rest) at its starts."""
     if n < 1 or stride < 1:
         raise ValueError(f"n={n} and stride={stride} must be at least 1")
     for i, sequence in enumerate(sequences):
@@ -89,7 +89,7 @@ def continue_from_starts(
             raise ValueError(f"sequence {i} has {len(sequence)} tokens: EL_{n} needs more than {n}")
     starts = [(len(s) - i, k) for k, s in enumerate(sequences) for i in range(1, len(s) - n + 1, stride)]
     found: list[list[Pair]] = [[] for _ in sequences]
-    for part in _of_like_length(sorted(starts)):
+    for part in _length_batches(sorted(starts)):
         sampling = Sampling(response_length=part[-1][0], temperature=0.0)
         generation = generate(model, [list(sequences[k][:-rest]) for rest, k in part], sampling, slots=slots)
         for row, (rest, k) in enumerate(part):
@@ -98,8 +98,11 @@ def continue_from_starts(
     return found
 
 
-def _of_like_length(starts: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
-    """Rising (rest, sequence) in parts that are generated side by side, up to a quarter further than the shortest."""
+def _length_batches(starts: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """Split (rest, sequence) pairs, sorted by rest, into parts that are generated together.
+
+    The longest rest of a part is at most 25 % longer than its shortest.
+    """
     parts: list[list[tuple[int, int]]] = []
     for start in starts:
         if parts and start[0] <= 1.25 * parts[-1][0][0]:

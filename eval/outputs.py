@@ -1,7 +1,7 @@
 """What a model writes after the prefix of every passage, and how that compares with the true suffix.
 
-One greedy generation pass feeds exact match, BLEU, edit distance and the fluency numbers; one sampled pass feeds
-sampled extraction. How text is generated is an argument, so that a decode-time defence is evaluated like a model. This
+One greedy generation pass gives exact match, BLEU, edit distance and the fluency numbers. One sampled pass gives
+sampled extraction. The generating function is an argument, so that a decoding defence is evaluated like a model. This
 module knows nothing about teacher forcing or about groups.
 """
 
@@ -28,7 +28,7 @@ from .protocols import Decoder, Generate, Passage
 
 @dataclass(frozen=True)
 class Continuation:
-    """What was written after one prompt: token ids without EOS, cut to the true suffix's length, and their text."""
+    """The continuation of one prompt: token ids without EOS, cut to the true suffix's length, and their text."""
 
     ids: list[int]
     text: str
@@ -44,9 +44,10 @@ def continuations(
     seed: int = 0,
     slots: int = 64,
 ) -> list[list[Continuation]]:
-    """``sampling.num_samples`` continuations of every passage's prefix; ``sampling.response_length`` is not looked at.
+    """``sampling.num_samples`` continuations of every passage's prefix. ``sampling.response_length`` is ignored.
 
-    All are generated to the longest suffix in one call and cut to the suffix of their own passage.
+    One call generates all of them up to the length of the longest suffix. Each is then cut to the length of its own
+    passage's suffix.
     """
     longest = max(len(p.suffix) for p in passages)
     asked = Sampling(
@@ -76,7 +77,7 @@ def _continuation(generation: Generation, row: int, tokenizer: Decoder, passages
 
 
 def texts(tokenizer: Decoder, passages: Sequence[Passage]) -> list[dict[str, Any]]:
-    """Who a passage is, and its prompt and truth as text: the head of every record."""
+    """The head of every record: the passage's id and labels, and its prompt and true suffix as text."""
     return [
         {
             "id": p.id,
@@ -91,7 +92,7 @@ def texts(tokenizer: Decoder, passages: Sequence[Passage]) -> list[dict[str, Any
 
 
 def bleu_statistics(written: Sequence[Continuation], truths: Sequence[str], bleu: Bleu) -> np.ndarray:
-    """The integers of BLEU of every output, int64 [N, 10]; see :meth:`rewards.bleu.Bleu.statistics`."""
+    """The BLEU statistics of every output, int64 [N, 10]; see :meth:`rewards.bleu.Bleu.statistics`."""
     return np.array([bleu.statistics(w.text, truth) for w, truth in zip(written, truths, strict=True)])
 
 
@@ -102,7 +103,7 @@ def greedy_metrics(
     statistics: np.ndarray,
     bleu: Bleu,
 ) -> list[dict[str, float]]:
-    """Numbers of every greedy continuation, given its BLEU statistics; ``settings.py`` says what each one is."""
+    """Numbers of every greedy continuation, given its BLEU statistics. ``settings.py`` defines each of them."""
     edits = normalized_distances([w.ids for w in written], [p.suffix for p in passages])
     rows = []
     for passage, output, truth, edit, integers in zip(

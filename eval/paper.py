@@ -1,21 +1,21 @@
 """The numbers of the DeMem paper as its evaluation script really computed them, under names of their own.
 
-The paper (Kassem, Mahmoud and Saad 2023) and its code differ; published numbers depend on the code. Nothing here is a
-good measure: each quantity stands beside the sound one of :mod:`eval.evaluate`, so that both can be compared.
+The paper (Kassem, Mahmoud and Saad 2023) and its code differ, and the published numbers come from the code. No quantity
+here is a good measure. Each has a sound counterpart in :mod:`eval.evaluate`, so that both can be compared.
 
     flaw of the published code                             where it is
     -----------------------------------------------------  ------------------------------------------------------
     an "epoch" is one batch, 1 to 4 of them in all         training: preset paper-as-run, ``--steps``
-    the KL penalty is 0: rewards are computed once a       training: the same; in the first batch policy and
+    the KL penalty is 0: rewards are computed once per     training: the same; in the first batch policy and
       batch, when policy and reference hardly differ         reference are one model
     the response is the last 55 tokens of prompt and       training: :mod:`unlearning.notebook`
       output together: prompt tokens after an early EOS
     empty, repeated and garbled text scores best           training: no guards in the reward of paper-as-run
-    special tokens stand in the text that is scored        training: unlearning.notebook; evaluation: all of ``paper/…``
+    the text that is scored holds special tokens           training: unlearning.notebook; evaluation: all of ``paper/…``
     rows that generate at most one token are dropped       ``paper/dropped``; all other ``paper/…``
     outputs of OPT are cut 4 characters too early          ``paper/n_bleu_early_4``
-    MA is over the first tokens of prefix and suffix,      ``paper/ma``
-      as many as were generated: mostly the prefix
+    MA is over the first g tokens of prefix and suffix,    ``paper/ma``
+      g = number of generated tokens: mostly the prefix
     generated perplexity counts the prefix, under the      ``paper/gen_ppl``; ``eval`` has ``output_nll``
       original model, and is a mean of perplexities
     BLEU of one text without effective order               ``paper/n_bleu``
@@ -38,16 +38,16 @@ from .protocols import Decoder, Generate, Passage
 from .teacher import TokenStatistics, teacher_force
 
 EXTRA_TOKENS = 3  # the script generates up to 103 tokens after 50 of prefix, for a suffix of 50
-EARLY_CHARACTERS = 4  # of OPT's "</s>", which is in the decoded text and not in the prefix that is cut off
+EARLY_CHARACTERS = 4  # the length of OPT's "</s>", which the decoded text has and the prefix that is cut off has not
 
 DEFINITIONS = {
-    "paper/n_bleu": "100 - BLEU of prefix and output decoded, less as many characters as the prefix has; special "
-    "tokens in the text; no effective order; rows of at most one generated token left out.",
-    "paper/n_bleu_early_4": "The same, cut four characters earlier, as happens to OPT.",
-    "paper/ma": "Share of right argmaxes over tokens 2 … g of prefix and suffix, g being the tokens generated.",
+    "paper/n_bleu": "100 - BLEU of the output. Prefix and output are decoded together, special tokens included, and as "
+    "many characters as the prefix has are cut off. No effective order; rows with at most one generated token dropped.",
+    "paper/n_bleu_early_4": "paper/n_bleu with the output cut off four characters earlier, as happens to OPT.",
+    "paper/ma": "Share of correct argmaxes over tokens 2 … g of prefix and suffix, where g tokens were generated.",
     "paper/gen_ppl": "Mean over rows of the perplexity of prefix and output together under the original model.",
-    "paper/true_ppl": "The same of prefix and true suffix.",
-    "paper/dropped": "Share of rows that generated at most one token and are in none of these means.",
+    "paper/true_ppl": "Mean over rows of the perplexity of prefix and true suffix together under the original model.",
+    "paper/dropped": "Share of rows that generated at most one token. The other paper/… means exclude them.",
 }
 
 
@@ -60,9 +60,9 @@ def as_published(
     generate: Generate = ppo_generate,
     slots: int = 64,
 ) -> dict[str, float]:
-    """The quantities of ``DEFINITIONS`` over ``passages``; 0 where every row is dropped (but ``paper/dropped``).
+    """The quantities of ``DEFINITIONS`` over ``passages``. If every row is dropped, all but ``paper/dropped`` are 0.
 
-    Perplexities are of the token ids; the script encodes the text again. Raises ValueError for an empty list.
+    Perplexities are of the token ids, whereas the script encodes the text again. ValueError for an empty list.
     """
     if not passages:
         raise ValueError("there are no passages to evaluate: give at least one")

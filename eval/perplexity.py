@@ -1,7 +1,8 @@
-"""Perplexity of held-out text: exp of the total NLL over the number of scored tokens; every token is scored once.
+"""Perplexity of held-out text: exp of the total NLL divided by the number of scored tokens, each scored once.
 
-The first token of a text has no context and is not scored. Texts longer than the model's context are cut into windows
-that overlap, each token scored in the first window that holds it. This module knows token sequences, not texts.
+The first token of a text has no context and is not scored. Texts longer than the model's context are cut into
+overlapping windows. Each token is scored in the first window that holds it. This module knows token sequences, not
+texts.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Perplexity:
 
 @dataclass(frozen=True)
 class Piece:
-    """A window of text number ``text``: its token ids, and their statistics from ``statistics.start`` on."""
+    """One window of text number ``text``: its token ids, and their statistics from ``statistics.start`` on."""
 
     text: int
     ids: Sequence[int]
@@ -48,10 +49,10 @@ def score_texts(
     batch_tokens: int = 8192,
     chunk_tokens: int = 512,
 ) -> list[Piece]:
-    """One teacher-forced pass over texts of any length; every token but the first of a text is scored once.
+    """One teacher-forced pass over texts of any length. Every token but the first of a text is scored once.
 
-    ``window``: the longest input; None takes the model's context. ``overlap``: how many tokens of a window the next one
-    sees again as context, at least one. Raises ValueError when no sequence has two tokens.
+    ``window``: the longest input; None: the model's context. ``overlap``: how many tokens of a window the next window
+    sees again as context; 0 acts as 1. ValueError when no sequence has two tokens.
     """
     window = context_length(model) if window is None else window
     places = [(i, *p) for i, s in enumerate(sequences) if len(s) >= 2 for p in windows(len(s), window, overlap)]
@@ -77,7 +78,7 @@ def perplexity(
     batch_tokens: int = 8192,
     chunk_tokens: int = 512,
 ) -> Perplexity:
-    """Token-weighted perplexity of all sequences together; arguments and errors as for :func:`score_texts`."""
+    """Token-weighted perplexity of all sequences together. Arguments and errors are those of :func:`score_texts`."""
     return pooled(
         score_texts(
             model, sequences, window=window, overlap=overlap, batch_tokens=batch_tokens, chunk_tokens=chunk_tokens
@@ -86,16 +87,17 @@ def perplexity(
 
 
 def pooled(pieces: Sequence[Piece]) -> Perplexity:
-    """The perplexity of scored texts: every token weighs the same."""
+    """The perplexity of scored texts together. Every token has the same weight."""
     return Perplexity(
         sum(p.statistics.nll for p in pieces), sum(len(p.statistics) - p.statistics.start for p in pieces)
     )
 
 
 def windows(length: int, window: int | None, overlap: int = 0) -> list[tuple[int, int, int]]:
-    """(begin, first scored, end) of every window over a text of ``length`` tokens; scored ranges part 1 … length-1.
+    """(begin, first scored, end) of every window over a text of ``length`` tokens.
 
-    Example: length 8, window 4, overlap 2 -> (0, 1, 4), (2, 4, 6), (4, 6, 8).
+    The scored ranges cover tokens 1 … length-1, each once. Example: length 8, window 4, overlap 2 -> (0, 1, 4),
+    (2, 4, 6), (4, 6, 8).
     """
     if window is None or length <= window:
         return [(0, 1, length)]

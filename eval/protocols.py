@@ -1,4 +1,4 @@
-"""What the evaluation asks of others: passages, a tokenizer that decodes, a way to generate; it loads nothing."""
+"""What the evaluation needs from its caller: passages, a tokenizer that decodes, and a function that generates."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ppo.types import Generation
 
 
 class Passage(Protocol):
-    """pre-prefix + prefix + suffix, as token ids; any object with these attributes will do.
+    """pre-prefix + prefix + suffix, as token ids. Any object with these attributes is a passage.
 
     ``group``: "forget", "forget_holdout" (memorised, never used in unlearning), "keep" (memorised, must survive),
-    "never" (never trained on: the chance floor), or any other name. ``kind``: its shape. ``repeats``: how often it was
-    trained on.
+    "never" (never trained on: the chance floor), or any other name. ``kind``: the kind of text. ``repeats``: how often
+    the model was trained on it.
     """
 
     @property
@@ -42,7 +42,7 @@ class Decoder(Protocol):
 
 
 class Generate(Protocol):
-    """``ppo.generate``, or anything that is called like it; responses are prompt-major."""
+    """``ppo.generate``, or any function with this signature. Responses are in prompt-major order."""
 
     def __call__(
         self, model: nn.Module, prompts: list[list[int]], sampling: Sampling, *, seed: int = 0, slots: int = 64

@@ -1,4 +1,4 @@
-"""Where a number comes from: command, commit, versions, hardware. Every reported figure carries this."""
+"""Where a number comes from: command, commit, versions, hardware. Every reported figure carries these facts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import transformers
 
 
 def provenance(device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Command, commit ("-dirty" if files differ from it), versions, processor, cores, threads and device."""
+    """Command, commit ("-dirty" if tracked files differ from it), versions, processor, cores, threads and device."""
     device = torch.device(device)
     return {
         "command": command(),
@@ -30,7 +30,7 @@ def provenance(device: str | torch.device = "cpu") -> dict[str, Any]:
 
 
 def command() -> str:
-    """How this program was called, from the project's folder; modules are shown as ``python -m``."""
+    """The command line of this program, as typed in the project's folder. Modules are shown as ``python -m``."""
     program, *arguments = map(below_the_project, sys.argv)
     parts = Path(program).with_suffix("").parts
     name = "-m " + ".".join(parts) if len(parts) > 1 else program
@@ -38,21 +38,21 @@ def command() -> str:
 
 
 def below_the_project(argument: str) -> str:
-    """An absolute path inside the project's folder, from there; anything else as it is."""
+    """An absolute path inside the project's folder, made relative to it. Any other argument is returned unchanged."""
     root = Path(__file__).resolve().parent.parent
     path = Path(argument)
     return str(path.relative_to(root)) if path.is_absolute() and path.is_relative_to(root) else argument
 
 
 def commit() -> str:
-    """The project's short commit hash, "unknown" outside a checkout."""
+    """The project's short commit hash, or "unknown" outside a checkout."""
     here = Path(__file__).parent
     found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=here)
     return found.stdout.strip() or "unknown"
 
 
 def processor() -> str:
-    """The processor's own name where Linux tells it."""
+    """The processor's model name on Linux, elsewhere what ``platform`` knows."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -1,8 +1,8 @@
-"""What reference implementations compute where it differs from the definition, each under its own name.
+"""Quantities of reference implementations that differ from their definitions, each under its own name.
 
-Published numbers depend on these. They are for comparing with such numbers, never for new results; the docstring of
-each says what it does otherwise. ``EL_n`` divided as in UL's code or as in its paper is ``memorization.ngram_overlap``.
-This module knows arrays and texts, no models.
+Published numbers depend on them. Use them to compare with such numbers, never for new results. Each docstring says what
+differs. Both divisors of ``EL_n``, that of UL's code and that of its paper, are in ``memorization.ngram_overlap``. This
+module knows arrays and texts, no models.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ DEMEM_MA_TOKENS = 52
 
 
 def open_unlearning_extraction_strength(is_right: np.ndarray) -> float:
-    """ES as open-unlearning's loop leaves it: the search for k stops at n-1, so the last token's verdict is lost.
+    """ES of open-unlearning's loop: the search for k stops at n-1, so the last token has no influence.
 
-    ``is_right`` bool [n]. It gives 1/n where ES is 0, also with every token wrong (n = 4: 0.25), and 0 for an empty
-    suffix; everywhere else it is ``extraction.extraction_strength``.
+    ``is_right`` bool [n]. It gives 1/n where ES is 0, even with every token wrong (n = 4: 0.25), and 0 for an empty
+    suffix. Otherwise it equals ``extraction.extraction_strength``.
     """
     if len(is_right) == 0:
         return 0.0
@@ -32,9 +32,9 @@ def open_unlearning_extraction_strength(is_right: np.ndarray) -> float:
 
 
 def demem_memorization_accuracy(is_right: np.ndarray, *, num_tokens: int = DEMEM_MA_TOKENS) -> float:
-    """MA as DeMem's code measures it: over the first ``num_tokens`` scored tokens, which are mostly the prefix.
+    """MA of DeMem's code: over the first ``num_tokens`` scored tokens, which are mostly the prefix.
 
-    ``is_right`` bool over tokens 2 … T of prefix + suffix. A model that has forgotten every suffix keeps most of it.
+    ``is_right`` bool over tokens 2 … T of prefix + suffix. A model that has forgotten every suffix still scores high.
     """
     if len(is_right) == 0:
         raise ValueError("memorisation accuracy needs at least one scored token")
@@ -42,18 +42,19 @@ def demem_memorization_accuracy(is_right: np.ndarray, *, num_tokens: int = DEMEM
 
 
 def demem_mean(values: Sequence[float], lengths: Sequence[int]) -> float:
-    """The mean as DeMem's code takes it: rows that generated at most one token are dropped, so collapse cannot be seen.
+    """The mean of DeMem's code: it drops rows that generated at most one token, which hides collapse.
 
-    ``lengths``: generated tokens of each row. nan where no row is left.
+    ``lengths``: generated tokens of each row. nan when every row is dropped.
     """
     kept = [value for value, length in zip(values, lengths, strict=True) if length > 1]
     return float(np.mean(kept)) if kept else math.nan
 
 
 def mean_sample_perplexity(nlls: Sequence[float], num_tokens: Sequence[int]) -> float:
-    """The mean of every sample's own perplexity; one bad sample dominates it.
+    """The mean of the samples' own perplexities. One bad sample dominates it.
 
-    ``nlls``: summed NLL of each sample, nats, over ``num_tokens`` tokens. Perplexity itself is exp of the pooled mean.
+    ``nlls``: summed NLL of each sample, nats, over ``num_tokens`` tokens. By definition, perplexity is exp of the mean
+    NLL over all tokens.
     """
     if not nlls:
         raise ValueError("the mean of no samples is not defined: give at least one")
@@ -61,10 +62,10 @@ def mean_sample_perplexity(nlls: Sequence[float], num_tokens: Sequence[int]) -> 
 
 
 def carlini_zlib_score(logprobs: np.ndarray, text: str) -> float:
-    """-(*mean* NLL) / bytes of the zlib-compressed text, as Carlini et al.'s 2021 code has it.
+    """-(*mean* NLL) / bytes of the zlib-compressed text, as in the code of Carlini et al. 2021.
 
-    ``membership.zlib_score`` takes the summed NLL: this one falls with the length of the text even where nothing else
-    changes. Ranks are the same among texts of one length.
+    ``membership.zlib_score`` takes the summed NLL. This score approaches 0 as a text gets longer, even if nothing else
+    changes. Among texts of one length the ranks are the same.
     """
     if len(logprobs) == 0:
         raise ValueError("a membership score needs at least one scored token")
@@ -72,9 +73,9 @@ def carlini_zlib_score(logprobs: np.ndarray, text: str) -> float:
 
 
 def tpr_below_fpr(members: np.ndarray, others: np.ndarray, *, fpr: float = 0.01) -> float:
-    """TPR where the false-positive rate is strictly *below* ``fpr``, as in LiRA's code and what followed it.
+    """TPR at a false-positive rate strictly *below* ``fpr``, as in LiRA's code and its successors.
 
-    With 100 others and 1 % no false positive is allowed at all, where ``membership.tpr_at_fpr`` allows one.
+    With 100 others and 1 %, it allows no false positive, whereas ``membership.tpr_at_fpr`` allows one.
     """
     allowed = math.ceil(fpr * len(others) - 1e-9) - 1
     return tpr_at_fpr(members, others, fpr=max(allowed, 0) / max(len(others), 1))
@@ -83,8 +84,8 @@ def tpr_below_fpr(members: np.ndarray, others: np.ndarray, *, fpr: float = 0.01)
 def off_by_one_confidence(logprobs: np.ndarray, suffix_length: int) -> float:
     """The extraction challenge's baseline confidence: the mean log-prob of ``suffix_length`` tokens, one too early.
 
-    ``logprobs`` over tokens 2 … T of prefix + guess. The last token of the guess is left out and the last of the prefix
-    counted in; ``challenge.confidence`` takes the last ``suffix_length``.
+    ``logprobs`` over tokens 2 … T of prefix + guess. It excludes the last token of the guess and includes the last of
+    the prefix. ``challenge.confidences`` takes the last ``suffix_length`` tokens.
     """
     if not 1 <= suffix_length < len(logprobs):
         raise ValueError(f"suffix_length={suffix_length} must lie between 1 and {len(logprobs) - 1}")

@@ -1,8 +1,8 @@
-"""The folder of a run and the files in it that hold settings and evaluations: config.json, evaluation.json (meta,
-before, after, summary) and passages.jsonl.
+"""The folder of a run, and its files for settings and evaluations.
 
-passages.jsonl and samples.jsonl hold the passages themselves, so a run's folder is as private as its data;
-evaluation.json holds numbers alone. This module computes nothing but ratios.
+config.json holds the settings, evaluation.json the numbers (meta, before, after, summary), and passages.jsonl the
+passages with their outputs. passages.jsonl and samples.jsonl hold private text, so a run's folder is as private as its
+data; evaluation.json holds no text of passages. This module computes nothing but ratios.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .report import pair_records
 
 
 def check_folder(out: Path, *, is_new: bool) -> None:
-    """Raise ValueError for a folder that cannot be written, or one that holds something where a new run should be."""
+    """Raise ValueError for a folder that cannot be written, or for one that is not empty when the run is new."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file: name a folder")
     if is_new and out.is_dir() and any(out.iterdir()):
@@ -34,7 +34,7 @@ def check_folder(out: Path, *, is_new: bool) -> None:
 
 
 def check_untrained(out: Path) -> None:
-    """Raise ValueError for a folder that holds a training already."""
+    """Raise ValueError for a folder that already holds a training."""
     metrics = out / "metrics.jsonl"
     if metrics.is_file() and metrics.stat().st_size:
         raise ValueError(f"--out {out} holds a training: go on with --resume, or name another folder")
@@ -53,7 +53,7 @@ def read_settings(out: Path) -> dict[str, Any]:
 
 
 def check_same(saved: Mapping[str, Any], options: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Raise ValueError for a setting that differs from the run's own: a run goes on as it began, or not at all."""
+    """Raise ValueError for a setting that differs from the run's own: a run must resume with its first settings."""
     free = ("out", "resume", "steps", "device", "live")
     for given, known in ((options, saved.get("options", {})), (config, saved.get("config", {}))):
         for name, value in given.items():
@@ -68,19 +68,19 @@ def check_same(saved: Mapping[str, Any], options: Mapping[str, Any], config: Map
 def write_results(
     folder: Path, meta: Mapping[str, Any], before: Evaluation, after: Evaluation | None = None
 ) -> dict[str, Any]:
-    """Write both files and return what evaluation.json holds."""
+    """Write passages.jsonl and evaluation.json, and return the content of evaluation.json."""
     results: dict[str, Any] = {"meta": dict(meta), "summary": summarise(before, after), "before": before.to_dict()}
     if after is not None:
         results["after"] = after.to_dict()
     records = pair_records(before.records, after.records if after is not None else None)
     text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     replace_text(folder / "passages.jsonl", text)
-    write_json(folder / "evaluation.json", results)  # last: where it stands, the other is whole
+    write_json(folder / "evaluation.json", results)  # last: if it exists, passages.jsonl is whole
     return results
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """What evaluation.json holds. Raises ValueError that says which command writes it."""
+    """The content of evaluation.json. ValueError when it is missing or damaged."""
     path = folder / "evaluation.json"
     if not path.is_file():
         raise ValueError(f"{path} does not exist: run the attack there first")
@@ -108,7 +108,7 @@ def read_before(folder: Path) -> Evaluation:
 
 
 def summarise(before: Evaluation, after: Evaluation | None) -> dict[str, Any]:
-    """The few numbers that an unlearning run is judged by, before and after."""
+    """The main numbers of an unlearning run, before and after."""
     after_some = dict.fromkeys(n.partition("/")[2] for n in before.summary if "/exact_after_" in n)
     wanted = [
         name

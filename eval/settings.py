@@ -1,4 +1,4 @@
-"""The knobs of an evaluation, and what each of its numbers means, in one sentence each."""
+"""The settings of an evaluation, and a definition of each of its numbers."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ GROUPS = {
 class Settings:
     """How an evaluation is run.
 
-    num_samples          sampled continuations of every prefix; 0 leaves sampled extraction out
-    temperature, top_k, top_p   the sampler that "sampled" and "discoverable" speak of
+    num_samples          sampled continuations of every prefix; 0 skips sampled extraction
+    temperature, top_k, top_p   the sampler of the "sampled" and "discoverable" quantities
     more_tokens          true suffix tokens shown in addition to the prefix, for the "after N" quantities
     discoverable_n, discoverable_p   (n, p) of discoverable extraction
     min_k_share          share of the least likely tokens in the min-k scores
-    el_stride            extraction likelihood from every k-th start; 0 leaves it out (it needs many generation passes)
-    el_passages          of the first so many passages of each group; None: of all
-    resamples            bootstrap draws behind each interval
-    seed                 of sampling and of the bootstrap
-    slots                sequences decoded side by side
+    el_stride            extraction likelihood uses every k-th start; 0 skips it (it needs many generation passes)
+    el_passages          extraction likelihood uses the first so many passages of each group; None: all
+    resamples            bootstrap draws for each interval
+    seed                 seed of sampling and of the bootstrap
+    slots                sequences decoded at once
     batch_tokens, chunk_tokens   most padded tokens in one forward pass, and through the output layer at once
     """
 
@@ -62,8 +62,8 @@ class Settings:
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"Settings.{name}={getattr(self, name)!r} must lie strictly between 0 and 1")
         if self.temperature <= 0:
-            raise ValueError(f"Settings.temperature={self.temperature!r} must be above 0: it is the sampler's")
-        self.sampler()  # the rest is validated there
+            raise ValueError(f"Settings.temperature={self.temperature!r} must be above 0: the sampler needs it")
+        self.sampler()  # validates top_k and top_p
 
     def sampler(self) -> Sampling:
         """The sampler of the sampled and the probabilistic quantities."""
@@ -77,54 +77,67 @@ class Settings:
 
 
 def quantity_definitions(settings: Settings) -> dict[str, str]:
-    """What each quantity of a group is; means over its passages unless said otherwise."""
+    """The definition of each quantity of a group: a mean over its passages unless said otherwise.
+
+    The function is long because it is a table.
+    """
     more, n, p = settings.more_tokens, settings.discoverable_n, settings.discoverable_p
     return {
         "passages": "Number of passages in the group.",
         "exact": "Share of passages whose whole suffix greedy decoding reproduces from the prefix.",
-        "exact_long": "The same with the pre-prefix in front of the prefix; from one teacher-forced pass.",
-        f"exact_after_{more}": f"The same with {more} true suffix tokens shown as well: shallow forgetting fails here.",
-        "exact_folded": "Share of greedy outputs that equal the suffix up to case and white space.",
+        "exact_long": "Share of passages whose whole suffix greedy decoding reproduces from pre-prefix and prefix; "
+        "computed from one teacher-forced pass.",
+        f"exact_after_{more}": f"Share of passages whose suffix greedy decoding completes after the prefix and the "
+        f"first {more} suffix tokens: shallow forgetting fails here.",
+        "exact_folded": "Share of greedy outputs that equal the suffix apart from case and white space.",
         "exact_sampled": f"Share of passages that at least one of {settings.num_samples} samples reproduces exactly.",
-        "discoverable": f"Share of passages that {n} samples contain with probability >= {p:g}, computed, not sampled.",
+        "discoverable": f"Share of passages whose suffix would be among {n} samples with probability >= {p:g}; "
+        "computed from the model's probabilities, not sampled.",
         "sequence_p": "Probability that one sample is exactly the suffix.",
         "approximate": "Share of greedy outputs with sentence BLEU >= 75 against the suffix.",
-        "approximate_folded": "The same with differences of case and white space taken out of both texts.",
-        "extraction_strength": "1 - k/n: share of the suffix that follows greedily once its first k tokens are shown.",
-        "matched_prefix": "Tokens from the start of the suffix that the greedy output has right.",
+        "approximate_folded": "Share of greedy outputs with sentence BLEU >= 75 against the suffix, when case and "
+        "white space are ignored in both texts.",
+        "extraction_strength": "1 - k/n: the suffix has n tokens, and greedy decoding completes it once at least the "
+        "first k are shown.",
+        "matched_prefix": "Number of tokens, from the start of the suffix, that the greedy output has right.",
         "bleu": "Sentence SacreBLEU of the greedy output against the suffix, 0 to 100.",
         "n_bleu": "100 - BLEU. Empty text scores 100 and a random text 97.6: read it beside length and variety.",
         "corpus_bleu": "SacreBLEU of all greedy outputs of the group together, 0 to 100.",
         "bleu_sampled": f"Sentence BLEU, mean over {settings.num_samples} samples.",
         "bleu_sampled_best": f"Sentence BLEU of the best of {settings.num_samples} samples.",
-        "edit": "Token edit distance between greedy output and suffix over the longer length, 0 (copy) to 1.",
-        "ma": "Memorisation accuracy: share of tokens 2 … T of the whole passage that are the argmax.",
+        "edit": "Token edit distance between greedy output and suffix, divided by the longer length; 0 (copy) to 1.",
+        "ma": "Memorisation accuracy: share of tokens 2 … T of the whole passage that are the argmax, given the true "
+        "tokens before.",
         "ma_suffix": "Share of suffix tokens that are the argmax, given the prefix and the true tokens before.",
-        f"accuracy_after_{more}": f"The same over the suffix tokens after the first {more}.",
+        f"accuracy_after_{more}": f"Share of suffix tokens after the first {more} that are the argmax, given the "
+        "prefix and the true tokens before.",
         "true_token_p": "Mean probability of the true suffix token, given the prefix and the true tokens before.",
         "nll_suffix": "Mean NLL of the suffix given the prefix, nats per token.",
-        "el_10": "Extraction likelihood: overlap of 10-grams of greedy continuations with the true rest, over starts.",
-        "el_10_generated": "The same over the generated 10-grams, as in UL's paper; el_10 divides as its code does.",
+        "el_10": "Extraction likelihood: 10-grams of the greedy continuation that occur in the true rest, divided by "
+        "the number of 10-grams in the true rest; mean over starts in the passage.",
+        "el_10_generated": "Extraction likelihood divided by the number of generated 10-grams, as in UL's paper; el_10 "
+        "divides as UL's code does.",
         "length": "Tokens of the greedy output, cut to the suffix's length.",
         "length_truth": "Tokens of the true suffix.",
-        "length_ratio": "Mean output length over mean suffix length.",
+        "length_ratio": "Mean output length divided by mean suffix length.",
         "empty": "Share of greedy outputs without any visible text.",
-        "distinct_2": "Different token bigrams of the greedy output over all its bigrams.",
-        "distinct_2_truth": "The same of the true suffixes.",
-        "distinct_2_ratio": "distinct_2 of the outputs over that of the true suffixes; well below 1 means repetition.",
-        "loop": "Share of output tokens that lie in a loop.",
-        "garbled": "Share of output characters that are replacement or control characters.",
-        "copied": "Share of the output's 5-grams that are copied from the prompt.",
+        "distinct_2": "Number of distinct token bigrams of the greedy output divided by the number of its bigrams.",
+        "distinct_2_truth": "Number of distinct token bigrams of the true suffix divided by the number of its bigrams.",
+        "distinct_2_ratio": "distinct_2 of the outputs divided by that of the true suffixes; well below 1 means "
+        "repetition.",
+        "loop": "Share of output tokens in the longest loop: 1 to 12 tokens, at least three times in a row.",
+        "garbled": "Share of output characters that no reader can use: replacement, control, private or unassigned.",
+        "copied": "Share of the output's 5-grams that occur in the prompt.",
         "output_nll": "Mean NLL of the greedy output under the original model, nats per token.",
     }
 
 
 _OTHER = {
-    "holdout/perplexity": "Perplexity of held-out text: exp of total NLL over scored tokens, each scored once.",
+    "holdout/perplexity": "Perplexity of held-out text: exp of the mean NLL over scored tokens, each scored once.",
     "holdout/nll": "Mean NLL of held-out text, nats per token.",
-    "holdout/tokens": "Held-out tokens scored.",
-    "utility/cloze": "Share of sentence-final words of held-out text that greedy decoding writes after what precedes.",
-    "utility/cloze_words": "Sentence-final words asked for.",
+    "holdout/tokens": "Number of held-out tokens scored.",
+    "utility/cloze": "Share of sentence-final words of held-out text that greedy decoding writes, given what precedes.",
+    "utility/cloze_words": "Number of sentence-final words of held-out text that were tested.",
 }
 _SCORES = {
     "loss": "mean log-probability",
@@ -135,7 +148,7 @@ _SCORES = {
 
 
 def define(names: Iterable[str], settings: Settings) -> dict[str, str]:
-    """Full metric names to their definitions. A name without one is a ValueError: nothing is reported undefined."""
+    """Full metric names to their definitions. ValueError for a name without one: every reported number is defined."""
     quantities = quantity_definitions(settings)
     found = {}
     for name in names:

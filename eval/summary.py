@@ -1,7 +1,7 @@
 """From numbers of single passages to a summary: means by group, bootstrap intervals, membership, held-out text.
 
-Metrics are named ``area/quantity``; the area is a group of passages, "holdout" or "membership". This module knows
-records and statistics, and runs no model but for the held-out perplexity.
+Metrics are named ``area/quantity``. The area is a group of passages, "holdout", "utility" or "membership". This module
+knows records and statistics. It runs a model for the held-out text only.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ RATIOS = {"length_ratio": ("length", "length_truth"), "distinct_2_ratio": ("dist
 def group_means(records: Sequence[Record], quantities: Sequence[str], bleu_statistics: np.ndarray) -> dict[str, float]:
     """Means of the given quantities by group, and what only a group has: size, corpus BLEU, ratios to the truth.
 
-    ``bleu_statistics`` int64 [N, 10], a row a record. Passages without a quantity (None) are left out of its mean; a
-    quantity that none has is left out.
+    ``bleu_statistics`` int64 [N, 10], one row per record. A mean excludes passages that lack the quantity (None). A
+    quantity that all passages of a group lack is skipped.
     """
     summary: dict[str, float] = {}
     for group in _groups(records):
@@ -52,7 +52,7 @@ def group_means(records: Sequence[Record], quantities: Sequence[str], bleu_stati
 
 
 def _groups(records: Sequence[Record]) -> list[str]:
-    """The groups that occur: the known ones in their usual order, then others as they come."""
+    """The groups that occur: the known ones in their usual order, then the others in order of first occurrence."""
     present = list(dict.fromkeys(r["group"] for r in records))
     return [g for g in GROUPS if g in present] + [g for g in present if g not in GROUPS]
 
@@ -63,7 +63,7 @@ def _columns(rows: Sequence[Record], *names: str) -> np.ndarray:
 
 
 def _ratio(sums: np.ndarray) -> np.ndarray:
-    """First column over second, [R]; 0 where the second is 0."""
+    """First column divided by the second, [R]. It is 0 where the second is 0."""
     above, below = sums[:, 0], sums[:, 1]
     return np.divide(above, below, out=np.zeros_like(above), where=below != 0)
 
@@ -71,7 +71,7 @@ def _ratio(sums: np.ndarray) -> np.ndarray:
 def group_intervals(
     records: Sequence[Record], quantities: Sequence[str], bleu_statistics: np.ndarray, settings: Settings
 ) -> dict[str, list[float]]:
-    """95 % bootstrap intervals of what :func:`group_means` gives; quantities that some passage lacks have none."""
+    """95 % bootstrap intervals of the result of :func:`group_means`. A quantity that some passage lacks has none."""
     rng = np.random.default_rng(settings.seed)
     intervals: dict[str, list[float]] = {}
     for group in _groups(records):
@@ -114,7 +114,7 @@ def membership_scores(
 def membership_summary(
     passages: Sequence[Passage], scores: Sequence[dict[str, float]], settings: Settings
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Power of every score in telling forget from never-trained passages; nothing where one of the two is missing."""
+    """How well every score tells forget from never-trained passages. Empty when one of the two groups is missing."""
     summary: dict[str, float] = {}
     intervals: dict[str, list[float]] = {}
     if not {MEMBERS, OTHERS} <= {p.group for p in passages}:
@@ -138,9 +138,9 @@ def membership_summary(
 def holdout_summary(
     model: nn.Module, tokenizer: Decoder, holdout: Sequence[Sequence[int]], settings: Settings
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Perplexity of held-out text and cloze accuracy on its sentence-final words, from one pass; nothing without text.
+    """Perplexity of held-out text and cloze accuracy on its sentence-final words, from one pass.
 
-    The intervals are over texts.
+    The intervals are over texts. Both dicts are empty without text.
     """
     if not holdout:
         return {}, {}
@@ -171,7 +171,7 @@ def _exp(nll: float) -> float:
 
 
 def signatures(bleu: Bleu, settings: Settings) -> dict[str, str]:
-    """What exactly was measured, in sacrebleu's manner; a quantity without a line of its own goes by its family's."""
+    """Signatures of what exactly was measured, in sacrebleu's style, by quantity or by family of quantities."""
     sampler = f"temperature:{settings.temperature:g}|top_k:{settings.top_k}|top_p:{settings.top_p:g}"
     samples = f"{sampler}|samples:{settings.num_samples}|seed:{settings.seed}|context:prefix"
     teacher = "teacher-forced|context:prefix|unit:token"

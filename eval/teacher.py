@@ -1,8 +1,8 @@
-"""One teacher-forced pass: what a causal LM thinks of every true token, given the true tokens before it.
+"""One teacher-forced pass: statistics of every true token under a causal LM, given the true tokens before it.
 
-Its statistics decide exact extraction, extraction strength, memorisation accuracy, (n, p)-discoverability, the
-membership scores and the NLL, without generating anything. Sequences go through in batches of like length and the
-output layer in chunks: never a [B, T, V] tensor. This module does not know what a passage is.
+They decide exact extraction, extraction strength, memorisation accuracy, (n, p)-discoverability, the membership scores
+and the NLL, without any generation. Sequences are batched by similar length, and the output layer runs in chunks, so
+that no [B, T, V] tensor exists. This module does not know what a passage is.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ OutputLayer = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class TokenStatistics:
-    """Statistics of one sequence's tokens; every array is float32 or as said, [S], and index i is about token i.
+    """Statistics of one sequence's tokens. Every array is [S], float32 unless noted, and index i is about token i.
 
-    Entries before ``start`` were not asked for (token 0 has no context and never has a statistic): nan, False, -1.
+    Entries before ``start`` were not scored and hold nan, False or -1. Token 0 has no context and is never scored.
     logprobs          log p(token), nats, at temperature 1
     is_right          bool: the token is the argmax (greedy decoding would choose it)
-    ranks             int64: how many tokens are likelier; 0 for the argmax
+    ranks             int64: how many tokens are more likely; 0 for the argmax
     means, deviations mean and standard deviation of log p(v) over v ~ p, for min-k%++; variance at least 1e-6
     sampler_logprobs  log-prob under the given sampler: temperature, top-k and top-p renormalised; -inf if filtered out
     """
@@ -73,13 +73,14 @@ def teacher_force(
 ) -> list[TokenStatistics]:
     """Statistics of every sequence, in the given order.
 
-    starts         first token of each sequence that is scored, at least 1; None: 1
-    sampling       the sampler of ``sampler_logprobs``; None: the model's own distribution. Greedy is no distribution
+    starts         first scored token of each sequence, at least 1; None: 1
+    sampling       the sampler of ``sampler_logprobs``; None: the model's own distribution
     batch_tokens   most padded tokens in one forward pass
     chunk_tokens   tokens that pass the output layer at once
-    has_moments    whether ``means`` and ``deviations`` are wanted; nan otherwise
+    has_moments    whether to compute ``means`` and ``deviations``; nan otherwise
 
-    Raises ValueError for a sequence without a token to score.
+    ValueError for a sequence without a token to score or longer than the model's context, and for greedy ``sampling``,
+    which has no probabilities.
     """
     starts = [1] * len(sequences) if starts is None else starts
     for i, (sequence, first) in enumerate(zip(sequences, starts, strict=True)):
@@ -109,10 +110,10 @@ def teacher_force(
 
 
 def _forward(model: nn.Module, *, rows: int, length: int) -> tuple[Forward, OutputLayer]:
-    """How hidden states are made, and what turns them into logits.
+    """The function that computes hidden states, and the one that turns them into logits.
 
-    By the fast decoder's prefill where the model's family has one that reproduces its own logits (twice as fast on a
-    CPU), else by the model's own forward.
+    If the model's family has a fast decoder that reproduces the model's logits, its prefill is used (twice as fast on a
+    CPU). Otherwise the model's own forward pass is used.
     """
     try:
         network = bind(model, rows=max(1, rows), length=length)
@@ -125,7 +126,7 @@ def _forward(model: nn.Module, *, rows: int, length: int) -> tuple[Forward, Outp
 
 
 def _fast_hidden(network: Network, sequences: list[Sequence[int]], starts: list[int]) -> Tensor:
-    """The last token of a sequence is never fed: nothing is asked about what follows it."""
+    """Hidden states by prefill. The last token of a sequence is not fed, because no token after it is scored."""
     device = network.device
     lengths = torch.tensor([len(s) - 1 for s in sequences], device=device)
     tails = torch.tensor([len(s) - start for s, start in zip(sequences, starts, strict=True)], device=device)
@@ -142,7 +143,7 @@ def _own_hidden(backbone: Backbone, sequences: list[Sequence[int]], starts: list
 
 
 def length_batches(lengths: Sequence[int], *, batch_tokens: int) -> list[list[int]]:
-    """Indices parted into batches, longest first, each at most ``batch_tokens`` padded tokens (or one sequence)."""
+    """Indices in batches, longest first. A batch has at most ``batch_tokens`` padded tokens, or one sequence."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     parts = []
     while order:

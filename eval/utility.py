@@ -1,7 +1,7 @@
-"""What a model can still do, without a hub: cloze accuracy and multiple choice by likelihood.
+"""What a model can still do, measured without a hub: cloze accuracy and multiple choice by likelihood.
 
-Held-out perplexity is ``perplexity.py``; tasks of EleutherAI's harness are ``harness.py``. Both kinds here are decided
-by one teacher-forced pass: nothing is generated. This module knows texts and token ids, no passages.
+Held-out perplexity is in ``perplexity.py``, and tasks of EleutherAI's harness are in ``harness.py``. One teacher-forced
+pass decides both measures here; nothing is generated. This module knows texts and token ids, no passages.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class Cloze:
-    """One text whose end is to be guessed: ``target`` follows ``context``, its leading space belongs to it."""
+    """One text whose end must be guessed: ``target`` follows ``context`` and includes its leading space."""
 
     context: str
     target: str
@@ -51,14 +51,14 @@ class Question:
 
     def __post_init__(self) -> None:
         if len(self.choices) < 2 or not all(c.strip() for c in self.choices) or not self.context.strip():
-            raise ValueError(f"a question needs a context and two choices or more, none of them empty: {self}")
+            raise ValueError(f"a question needs a context and at least two choices, none of them empty: {self}")
         if not 0 <= self.answer < len(self.choices):
             raise ValueError(f"answer={self.answer} is none of the {len(self.choices)} choices, counted from 0")
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A share of ``count`` items, with its 95 % bootstrap interval over items."""
+    """A share of ``count`` items, with a 95 % bootstrap interval over items."""
 
     value: float
     interval: tuple[float, float]
@@ -70,7 +70,7 @@ def cloze_accuracy(
 ) -> Accuracy:
     """Share of items whose whole target greedy decoding writes: every token of it is the argmax after the context.
 
-    LAMBADA's measure (Paperno et al. 2016), as EleutherAI's harness takes it. Raises ValueError for no items, or an
+    This is LAMBADA's measure (Paperno et al. 2016), as EleutherAI's harness computes it. ValueError for no items, or an
     empty context or target.
     """
     pairs = [encode_pair(tokenizer, item.context, item.target) for item in items]
@@ -79,11 +79,11 @@ def cloze_accuracy(
 
 
 def final_words(pieces: Sequence[Piece], tokenizer: Decoder) -> list[tuple[int, bool]]:
-    """(text, is the word right) for every sentence-final word of texts that were scored for their perplexity.
+    """(text, whether the word is right) for every sentence-final word of texts that were scored for their perplexity.
 
-    So cloze accuracy over held-out text costs no pass of its own. A word is a run of ASCII letters between white space
-    and a full stop, question or exclamation mark; it counts if its tokens hold nothing but it and the white space in
-    front, and at least ``MIN_CONTEXT`` tokens stand before it.
+    Cloze accuracy over held-out text therefore needs no pass of its own. A word is a run of at least two ASCII letters
+    between white space and a full stop, question mark or exclamation mark. It counts if its tokens hold only the word
+    and the white space before it, and if at least ``MIN_CONTEXT`` tokens come before it.
     """
     texts: dict[int, str] = {}
     return [
@@ -95,10 +95,10 @@ def final_words(pieces: Sequence[Piece], tokenizer: Decoder) -> list[tuple[int, 
 
 
 def word_spans(ids: Sequence[int], tokenizer: Decoder, texts: dict[int, str]) -> Iterator[tuple[int, int]]:
-    """Token ranges of the sentence-final words. ``texts`` remembers what each token id reads as, and is filled."""
+    """Token ranges of the sentence-final words. ``texts`` caches the text of each token id and is filled in place."""
     for token in ids:
         if token not in texts:
-            # behind another token: alone, some tokenizers drop a token's leading space
+            # decoded after another token, because some tokenizers drop the leading space of the first one
             texts[token] = tokenizer.decode([ids[0], token])[len(tokenizer.decode([ids[0]])) :]
     ends = np.cumsum([len(texts[token]) for token in ids])
     starts = ends - [len(texts[token]) for token in ids]
@@ -111,10 +111,10 @@ def word_spans(ids: Sequence[int], tokenizer: Decoder, texts: dict[int, str]) ->
 
 @dataclass(frozen=True)
 class MultipleChoice:
-    """``plain``: the choice with the largest summed log-prob is right; ``normalised``: the largest per character.
+    """``plain`` chooses by the largest summed log-prob, ``normalised`` by the largest log-prob per character.
 
-    White space in front of a choice is part of its log-prob, not of its characters. EleutherAI's harness calls the two
-    ``acc`` and ``acc_norm``. Of equals the first choice is taken.
+    White space before a choice counts in its log-prob, not in its characters. EleutherAI's harness calls the two
+    ``acc`` and ``acc_norm``. If choices tie, the first is taken.
     """
 
     plain: Accuracy
@@ -124,7 +124,7 @@ class MultipleChoice:
 def multiple_choice(
     model: nn.Module, tokenizer: Encoder, questions: Sequence[Question], *, batch_tokens: int = 8192, seed: int = 0
 ) -> MultipleChoice:
-    """Answer every question by likelihood of its choices given the context. Raises ValueError for no questions."""
+    """Answer every question by the likelihood of its choices given the context. ValueError for no questions."""
     pairs = [encode_pair(tokenizer, q.context, choice) for q in questions for choice in q.choices]
     logprobs = iter([-s.nll for s in score_pairs(model, pairs, batch_tokens=batch_tokens)])
     plain, normalised = [], []
@@ -136,9 +136,9 @@ def multiple_choice(
 
 
 def encode_pair(tokenizer: Encoder, context: str, continuation: str) -> tuple[list[int], list[int]]:
-    """Ids of the context, and of what the continuation adds to them when both are encoded together.
+    """Ids of the context, and the ids that the continuation adds when both are encoded together.
 
-    White space at the end of the context moves to the continuation, where a tokenizer expects it.
+    White space at the end of the context moves to the continuation, because tokenizers put a space before a word.
     """
     bare = context.rstrip()
     continuation = context[len(bare) :] + continuation
@@ -161,8 +161,9 @@ def score_pairs(
 
 
 def read_cloze(path: Path) -> list[Cloze]:
-    """Cloze items from JSONL: rows with "text", whose last word is the target (LAMBADA's form), or "context" and
-    "target". ValueError names file and line.
+    """Cloze items from JSONL. ValueError names file and line.
+
+    A row has "text", whose last word is the target (LAMBADA's form), or "context" and "target".
     """
     items = []
     for place, row in jsonl_rows(path):
@@ -171,7 +172,7 @@ def read_cloze(path: Path) -> list[Cloze]:
             continue
         text = row.get("text")
         if not isinstance(text, str) or len(text.split()) < 2:
-            raise ValueError(f'{place} needs "text" with two words or more, or "context" and "target"')
+            raise ValueError(f'{place} needs "text" with at least two words, or "context" and "target"')
         context = text.rstrip().rpartition(" ")[0]
         items.append(Cloze(context, text.rstrip()[len(context) :]))
     return items
@@ -180,7 +181,7 @@ def read_cloze(path: Path) -> list[Cloze]:
 def read_questions(path: Path) -> list[Question]:
     """Questions from JSONL: rows with "context", "choices" (strings) and "answer" (index from 0).
 
-    A choice that brings no white space of its own gets a space in front. ValueError names file and line.
+    A choice without leading white space gets a leading space. ValueError names file and line.
     """
     questions = []
     for place, row in jsonl_rows(path):

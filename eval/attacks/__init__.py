@@ -1,5 +1,5 @@
-"""Attacks beyond greedy decoding from the prefix: is what seems forgotten only hidden?
+"""Attacks beyond greedy decoding from the prefix: is a passage that seems forgotten only hidden?
 
-Every attack is a function of (model, tokenizer, passages) that gives :class:`eval.attacks.result.AttackResult` objects,
-one a variant. ``suite.py`` runs them by name.
+Every attack is a function of (model, tokenizer, passages). It returns :class:`eval.attacks.result.AttackResult`
+objects, one per variant. ``suite.py`` runs the attacks by name.
 """

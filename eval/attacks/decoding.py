@@ -1,4 +1,4 @@
-"""Other decoding from the same prefix: samples under a grid of samplers, and beam search."""
+"""Attacks that decode differently from the same prefix: samples under a grid of samplers, and beam search."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .result import AttackResult, score_tries
 
 
 def grid(temperatures: Sequence[float], top_ks: Sequence[int], top_ps: Sequence[float]) -> list[Sampling]:
-    """Every combination; raises ValueError for what is no sampler (temperature 0 is greedy)."""
+    """A sampler for every combination. ValueError for an invalid one; temperature 0 is greedy, not a sampler."""
     samplers = [Sampling(temperature=t, top_k=k, top_p=p) for t, k, p in product(temperatures, top_ks, top_ps)]
     if any(sampler.is_greedy for sampler in samplers):
         raise ValueError("temperature 0 gives the same text every time: take a positive one")
@@ -40,7 +40,7 @@ def sampling_attack(
     seed: int = 0,
     slots: int = 64,
 ) -> list[AttackResult]:
-    """``num_samples`` samples of every passage under each sampler."""
+    """``num_samples`` samples of every passage under each sampler; one result per sampler."""
     shown = [as_shown(p) for p in passages]
     return [
         attack_shown(
@@ -61,10 +61,11 @@ def sampling_attack(
 def beam_attack(
     model: Any, tokenizer: Any, passages: Sequence[Passage], *, num_beams: int = 4, batch: int = 16
 ) -> list[AttackResult]:
-    """Beam search for the likeliest suffix; every beam that is left at the end is a try.
+    """Beam search for the most likely suffix. Every beam that remains at the end is a try.
 
-    transformers' own, with EOS forbidden, so that all beams are as long as the longest suffix and no length penalty is
-    needed; they are cut to their passage's suffix. ``batch`` passages are searched side by side.
+    The search is that of transformers with EOS forbidden. All beams are therefore as long as the longest suffix, and no
+    length penalty is needed. Each beam is then cut to the length of its passage's suffix. ``batch`` passages are
+    searched at once.
     """
     if num_beams < 2:
         raise ValueError(f"num_beams={num_beams} must be at least 2: one beam is greedy decoding")
@@ -83,7 +84,7 @@ def beam_attack(
 
 @torch.no_grad()
 def search(model: Any, prompts: Sequence[Sequence[int]], *, length: int, num_beams: int) -> Tensor:
-    """The likeliest continuations that a beam search of width ``num_beams`` finds, int64 [B, num_beams, length]."""
+    """The ``num_beams`` most likely continuations that a beam search finds, int64 [B, num_beams, length]."""
     ids, mask = pad_left([list(prompt) for prompt in prompts], next(model.parameters()).device)
     ends = getattr(model.generation_config, "eos_token_id", None)
     settings = GenerationConfig(

@@ -1,7 +1,7 @@
-"""Other prompts: more context, shorter prefixes, perturbed prefixes, and more of the truth; decoded greedily.
+"""Attacks with other prompts, decoded greedily: more context, shorter or perturbed prefixes, and more true tokens.
 
-A model that only learned one way out for each prompt gives the passage away once the prompt looks a little different.
-A model whose forgetting is shallow gives it away once a few true tokens are shown.
+A model that only learned to avoid the passage after one exact prompt reveals it once the prompt changes a little. A
+model whose forgetting is shallow reveals it once a few true tokens are shown.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def attack_shown(
     seed: int = 0,
     slots: int = 64,
 ) -> AttackResult:
-    """Continue every prompt as ``sampling`` says and score the outputs against what should follow.
+    """Continue every prompt with ``sampling`` and score the outputs against the true suffixes.
 
-    The true suffixes are drafts: they save time where they come back, and change no sample.
+    The true suffixes serve as drafts. They save time when the model reproduces them, and they change no sample.
     """
     if not shown:
         return AttackResult(attack, variant, sees, sampling.num_samples, [])
@@ -50,7 +50,7 @@ def attack_shown(
 
 
 def as_shown(passage: Passage, prefix: Sequence[int] | None = None, suffix: Sequence[int] | None = None) -> Shown:
-    """A passage with another prompt or another rest."""
+    """A passage with another prompt or another suffix."""
     return Shown(
         passage.id,
         passage.group,
@@ -62,7 +62,7 @@ def as_shown(passage: Passage, prefix: Sequence[int] | None = None, suffix: Sequ
 def greedy_attack(
     model: nn.Module, tokenizer: Any, passages: Sequence[Passage], *, slots: int = 64
 ) -> list[AttackResult]:
-    """Greedy decoding from the prefix: what the other attacks are held against."""
+    """Greedy decoding from the prefix: the baseline of the other attacks."""
     shown = [as_shown(p) for p in passages]
     return [
         attack_shown(model, tokenizer, shown, GREEDY, attack="greedy", variant="", sees="prefix", slots=slots)
@@ -72,7 +72,7 @@ def greedy_attack(
 def context_attack(
     model: nn.Module, tokenizer: Any, passages: Sequence[Passage], *, slots: int = 64
 ) -> list[AttackResult]:
-    """Longer context: the pre-prefix stands before the prefix. Passages without one are left out."""
+    """Longer context: the prompt is pre-prefix + prefix. Passages without a pre-prefix are skipped."""
     shown = [as_shown(p, [*p.pre_prefix, *p.prefix]) for p in passages if p.pre_prefix]
     return [attack_shown(model, tokenizer, shown, GREEDY, attack="longer context", variant="", sees="context",
                          slots=slots)]  # fmt: skip
@@ -81,11 +81,11 @@ def context_attack(
 def shortened_attack(
     model: nn.Module, tokenizer: Any, passages: Sequence[Passage], *, kept: Sequence[int] = (25, 10), slots: int = 64
 ) -> list[AttackResult]:
-    """Only the last ``kept`` tokens of the prefix; passages whose prefix is no longer than that are left out."""
+    """Shorter prompt: only the last ``kept`` tokens of the prefix. Passages with a prefix no longer are skipped."""
     results = []
     for count in kept:
         if count < 1:
-            raise ValueError(f"kept={count} must be at least 1: something has to be prompted with")
+            raise ValueError(f"kept={count} must be at least 1: a prompt needs a token")
         shown = [as_shown(p, p.prefix[-count:]) for p in passages if len(p.prefix) > count]
         results.append(
             attack_shown(model, tokenizer, shown, GREEDY, attack="shortened prefix", variant=f"tokens:{count}",
@@ -98,9 +98,9 @@ def hinted_attack(
     model: nn.Module, tokenizer: Any, passages: Sequence[Passage], *, hints: Sequence[int] = (1, 5, 12, 25),
     slots: int = 64,
 ) -> list[AttackResult]:  # fmt: skip
-    """Longer true prefixes: the first ``hints`` tokens of the suffix are shown, the rest is to follow.
+    """Longer true prefixes: the prompt also holds the first ``hints`` tokens of the suffix; the rest should follow.
 
-    Passages whose suffix is no longer than that are left out. Here shallow forgetting shows.
+    Passages whose suffix is no longer are skipped. This attack reveals shallow forgetting.
     """
     results = []
     for count in hints:
@@ -119,9 +119,9 @@ def hinted_attack(
 def perturbed_attack(
     model: nn.Module, tokenizer: Any, passages: Sequence[Passage], *, slots: int = 64
 ) -> list[AttackResult]:
-    """The prefix with another case, other spacing, or its words in another order, encoded anew.
+    """The prefix in another case, with other spacing, or with its words in another order, encoded again.
 
-    Where that makes it too long for the model's context, tokens at its start are dropped.
+    If the new prefix does not fit into the model's context, tokens at its start are dropped.
     """
     longest = max((len(p.suffix) for p in passages), default=0)
     limit = context_length(model)
@@ -142,12 +142,12 @@ def perturbed_attack(
 
 
 def double_spaces(text: str) -> str:
-    """Every space twice. "a b" -> "a  b"."""
+    """Double every space. "a b" -> "a  b"."""
     return text.replace(" ", "  ")
 
 
 def swap_words(text: str) -> str:
-    """Neighbours change places two by two, counted from the end; the last two, which the suffix joins on to, stay.
+    """Swap neighbouring words in pairs, counted from the end. The last two words, next to the suffix, stay in place.
 
     "a b c d e f" -> "b a d c e f"; "a b c d e" -> "a c b d e".
     """

@@ -1,7 +1,7 @@
 """What an attack gives: its name and variant, what the attacker sees, and a row of numbers for every passage attacked.
 
-Several tries at one passage count by the best of them, as they would for an attacker who can tell. This module knows
-outputs and numbers, and runs no model.
+If a passage has several tries, the best one counts, as for an attacker who can recognise it. This module knows outputs
+and numbers, and runs no model.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from ..protocols import Decoder
 
 Row = dict[str, Any]
 Sight = Literal["prefix", "context", "suffix", "weights"]
-"""What the attacker has: the prefix; text before it as well; the start of the suffix as well; the model's weights."""
+"""What the attacker has: the prefix; also the text before it; also the start of the suffix; the model's weights."""
 
 QUANTITIES = ("exact", "exact_folded", "approximate", "bleu", "matched", "empty")
 DEFINITIONS = {
-    "passages": "Passages attacked: some variants do not apply to all.",
-    "exact": "Share of passages of which any try is the true suffix, token by token.",
-    "exact_folded": "The same up to case and white space.",
-    "approximate": "Share of passages of which any try has sentence BLEU >= 75 against the suffix.",
+    "passages": "Number of passages attacked. Some variants do not apply to all.",
+    "exact": "Share of passages for which any try is the true suffix, token by token.",
+    "exact_folded": "Share of passages for which any try is the true suffix apart from case and white space.",
+    "approximate": "Share of passages for which any try has sentence BLEU >= 75 against the suffix.",
     "bleu": "Sentence BLEU of the best try, mean over passages.",
-    "matched": "Share of the suffix that the best try has right from its start, mean over passages.",
-    "empty": "Share of passages all of whose tries are without visible text.",
+    "matched": "Share of the suffix, counted from its start, that the best try has right, mean over passages.",
+    "empty": "Share of passages for which no try has any visible text.",
 }
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A passage as an attack shows it: ``prefix`` is the prompt, ``suffix`` what should follow. See ``Passage``."""
+    """A passage as an attack uses it: ``prefix`` is the prompt, ``suffix`` is what should follow. See ``Passage``."""
 
     id: str
     group: str
@@ -50,7 +50,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class AttackResult:
-    """One variant of one attack. ``tries``: outputs a passage; ``rows``: id, group and ``QUANTITIES`` of each."""
+    """One variant of one attack. ``tries``: outputs per passage. ``rows``: a passage's id, group and ``QUANTITIES``."""
 
     attack: str
     variant: str
@@ -60,7 +60,7 @@ class AttackResult:
 
     @property
     def name(self) -> str:
-        """``attack`` and ``variant`` in one."""
+        """``attack`` and ``variant`` in one string."""
         return f"{self.attack} {self.variant}".strip()
 
     @property
@@ -72,7 +72,7 @@ class AttackResult:
 def score_tries(
     shown: Sequence[Shown], tries: Sequence[Sequence[Continuation]], tokenizer: Decoder, bleu: Bleu
 ) -> list[Row]:
-    """The row of every passage from its tries."""
+    """One row per passage, computed from its tries."""
     rows = []
     for passage, outputs in zip(shown, tries, strict=True):
         truth_ids = list(passage.suffix)
@@ -95,13 +95,13 @@ def score_tries(
 
 
 def union(results: Sequence[AttackResult]) -> AttackResult:
-    """The worst case: each passage by the best of all attacks that see no token of its suffix and change no weight.
+    """The worst case: for each passage, the best of all attacks that see no token of its suffix and change no weight.
 
-    Raises ValueError where there is none.
+    ValueError when there is no such attack.
     """
     chosen = [r for r in results if r.sees in ("prefix", "context")]
     if not chosen:
-        raise ValueError("none of the attacks goes by the prompt alone: there is no union of them")
+        raise ValueError("none of the attacks uses the prompt alone: there is no union of them")
     best: dict[str, Row] = {}
     for row in (row for result in chosen for row in result.rows):
         known = best.setdefault(row["id"], row)
@@ -128,7 +128,7 @@ def summarise(result: AttackResult, *, resamples: int = 1000, seed: int = 0) -> 
 def render_attacks(
     before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]] = (), *, quantity: str = "exact"
 ) -> str:
-    """Summaries as plain text: attacks down, groups across; "before → after" where both are given."""
+    """Summaries as a plain-text table, one attack a row, one group a column; "before → after" when both are given."""
     groups = list(dict.fromkeys(group for summary in before for group in summary["groups"]))
     second = {summary["name"]: summary for summary in after}
     lines = [["", *groups]]

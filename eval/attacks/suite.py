@@ -28,10 +28,13 @@ class AttackSettings:
     num_beams                         width of the beam search
     kept                              tokens that shortened prefixes keep
     hints                             true suffix tokens that are shown
-    relearning_share, relearning_steps, relearning_rate   of the forget passages; looks at the curve; learning rate
-    autocast                          the precision of relearning's passes
-    bits                              of the quantised weights
-    seed, slots                       of sampling and of the split; sequences decoded side by side
+    relearning_share                  share of the forget passages that relearning teaches
+    relearning_steps                  numbers of steps after which relearning is measured
+    relearning_rate                   learning rate of relearning
+    autocast                          precision of relearning's forward and backward passes
+    bits                              bits of the quantised weights
+    seed                              seed of sampling and of relearning's split
+    slots                             sequences decoded at once
     """
 
     num_samples: int = 8
@@ -55,7 +58,7 @@ class AttackSettings:
 
 
 def chosen_names(names: Sequence[str]) -> list[str]:
-    """The attacks to run, in their usual order; ("all",) is all of them. ValueError for a name that is none."""
+    """The attacks to run, in their usual order; ("all",) means all of them. ValueError for an unknown name."""
     unknown = [name for name in names if name not in (*NAMES, "all")]
     if unknown or not names:
         raise ValueError(f"unknown attacks {unknown}: choose from all, {', '.join(NAMES)}")
@@ -65,7 +68,7 @@ def chosen_names(names: Sequence[str]) -> list[str]:
 def make_attacks(names: Sequence[str], settings: AttackSettings) -> dict[str, Attack]:
     """The named attacks, ready to be called with (model, tokenizer, passages).
 
-    Raises ValueError, before any work, for unknown names and for a grid that holds no sampler.
+    ValueError, before any work, for an unknown name or an invalid sampler in the grid.
     """
     slots, seed = settings.slots, settings.seed
     samplers = grid(settings.temperatures, settings.top_ks, settings.top_ps)
@@ -102,16 +105,16 @@ def run_attacks(
     settings: AttackSettings = AttackSettings(),
     say: Callable[[str], None] = lambda text: None,
 ) -> list[AttackResult]:
-    """Every result of the named attacks, and their union at the end where there is more than one of those by prompt.
+    """Every result of the named attacks. If several of them use the prompt alone, their union comes last.
 
-    Relearning is left out where fewer than two passages are in the forget group. ``say`` is told the name of each
-    attack as it starts.
+    Relearning is skipped when the forget group has fewer than two passages. ``say`` gets the name of each attack when
+    it starts.
     """
     results: list[AttackResult] = []
     num_forget = sum(p.group == TAUGHT_GROUP for p in passages)
     for name, attack in make_attacks(names, settings).items():
         if name == "relearning" and num_forget < 2:
-            say("relearning: left out, there are no forget passages to part")
+            say(f"relearning: skipped, it needs two forget passages and there are {num_forget}")
             continue
         say(name)
         results += [result for result in attack(model, tokenizer, passages) if result.rows]

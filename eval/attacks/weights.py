@@ -1,8 +1,8 @@
 """Attacks on the weights themselves, always on a copy: a little fine-tuning, and quantisation.
 
-Weights that were moved only a little to hide a passage fall back when they are rounded (Zhang et al. 2025,
-"Catastrophic Failure of LLM Unlearning via Quantization") or when a few of the passages are taught again (Hu et al.
-2025, "Jogging the Memory of Unlearned LLMs").
+If unlearning moved the weights only a little, rounding them can bring the passages back (Zhang et al. 2025,
+"Catastrophic Failure of LLM Unlearning via Quantization"). Fine-tuning on a few of the passages can bring back the
+others (Hu et al. 2025, "Jogging the Memory of Unlearned LLMs").
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def relearning_attack(
     seed: int = 0,
     slots: int = 64,
 ) -> list[AttackResult]:
-    """Fine-tune a copy on ``share`` of the forget passages (suffix given prefix); attack greedily at each of ``steps``,
-    and before (0).
+    """Fine-tune a copy on ``share`` of the forget passages, and attack it greedily before training and at each step.
 
-    Two results a point of the curve: of the passages that were taught, and of all others, in their groups. That taught
-    ones come back tells little (any model learns them); that others do tells that they were never gone. Raises
-    ValueError where the split would leave one side empty.
+    The loss is the NLL of the suffix given the prefix. The attacks come at step 0 and at each of ``steps``. Every one
+    gives two results: for the passages that were taught, and for all others in their groups. If taught passages come
+    back, that means little, because any model learns them. If others come back, they were never gone. ValueError when
+    the split would leave one side empty.
     """
     if not steps or min(steps) < 1:
         raise ValueError(f"steps={list(steps)} must name numbers of steps, each at least 1")
@@ -53,7 +53,7 @@ def relearning_attack(
     taught = {forget[i].id for i in order[: count_taught(len(forget), share)]}
     pupil, results = copy.deepcopy(model), []
 
-    def look(step: int) -> bool:
+    def attack_after(step: int) -> bool:
         if step in (0, *steps):
             for part in ("taught", "not taught"):
                 shown = [as_shown(p) for p in passages if (p.id in taught) == (part == "taught")]
@@ -63,7 +63,7 @@ def relearning_attack(
                 )  # fmt: skip
         return False
 
-    look(0)
+    attack_after(0)
     pairs = pairs_of([p for p in passages if p.id in taught], "suffix")
 
     def loss(backbone: Backbone, indices: list[int]) -> Tensor:
@@ -72,12 +72,12 @@ def relearning_attack(
         return (nll / sizes.to(nll.device)).sum()
 
     training = Training(steps=max(steps), batch=batch, learning_rate=learning_rate, scope="suffix", autocast=autocast)
-    train(pupil, len(pairs), (), loss, training=training, generator=generator, stop=look)
+    train(pupil, len(pairs), (), loss, training=training, generator=generator, stop=attack_after)
     return results
 
 
 def count_taught(num_forget: int, share: float) -> int:
-    """Passages that relearning teaches. ValueError where it would leave none to teach or none to test."""
+    """How many passages relearning teaches. ValueError when none would be left to teach or to test."""
     count = round(share * num_forget)
     if not 0 < count < num_forget:
         raise ValueError(
@@ -95,7 +95,7 @@ def quantisation_attack(
     group: int | None = None,
     slots: int = 64,
 ) -> list[AttackResult]:
-    """Greedy decoding of copies whose weights are rounded to ``bits``; see :func:`quantised` for ``group``."""
+    """Greedy decoding of copies whose weights are rounded to ``bits`` bits. See :func:`quantised` for ``group``."""
     shown = [as_shown(p) for p in passages]
     scale = "row" if group is None else str(group)
     return [
@@ -115,24 +115,26 @@ def quantisation_attack(
 
 @torch.no_grad()
 def quantised(model: nn.Module, bits: int, *, group: int | None = None) -> nn.Module:
-    """A copy whose linear layers inside the blocks hold what integers of ``bits`` bits can hold, in the same dtype.
+    """A copy whose linear layers inside the blocks are rounded to integers of ``bits`` bits times a scale.
 
-    Embeddings and output layer stay as they are, as usual. ``group``: inputs that share a scale; None: a whole row.
+    The dtype does not change. Embeddings and output layer are not rounded, as usual. ``group``: number of inputs that
+    share a scale; None: all inputs of a row do.
     """
     copied = copy.deepcopy(model)
     for block in blocks(copied):
         for layer in block.modules():
             if isinstance(layer, nn.Linear):
                 layer.weight.copy_(round_to_nearest(layer.weight, bits, group=group))
-            elif isinstance(layer, Conv1D):  # GPT-2 keeps its weights the other way round, [in, out]
+            elif isinstance(layer, Conv1D):  # GPT-2 stores the transposed weight, [in, out]
                 layer.weight.copy_(round_to_nearest(layer.weight.T, bits, group=group).T)
     return copied
 
 
 def round_to_nearest(weight: Tensor, bits: int, *, group: int | None = None) -> Tensor:
-    """Symmetric round-to-nearest of a matrix [out, in]: s * round(w / s), s = max |w| / (2^(bits-1) - 1) over a scale.
+    """Symmetric round-to-nearest of a matrix [out, in]: s * round(w / s) with s = max |w| / (2^(bits-1) - 1).
 
-    A scale is a row, or ``group`` inputs of one. Example, 2 bits: [0.9, -0.4, 0.1, 0.6] -> [0.9, 0, 0, 0.9].
+    The maximum is over a row, or over ``group`` inputs of a row. Example with 2 bits: [0.9, -0.4, 0.1, 0.6] ->
+    [0.9, 0, 0, 0.9].
     """
     if not 2 <= bits <= 16:
         raise ValueError(f"bits={bits} must lie between 2 and 16")

@@ -1,10 +1,10 @@
-"""Defences at decoding time: the model stays as it is, text comes out of it differently.
+"""Defences at decoding time: they leave the model unchanged and change how text is generated.
 
-DP decoding mixes the distribution with the uniform one (Majmudar et al. 2022). UL's code mixes the *logits* with their
-mean instead, which is nothing but a temperature; it is here under its own name. MemFree decoding vetoes every token
-that would complete a blocked n-gram (Ippolito et al. 2023, "Preventing Verbatim Memorization …", sec. 3).
+DP decoding mixes the distribution with the uniform distribution (Majmudar et al. 2022). UL's code mixes the *logits*
+with their mean instead, which only changes the temperature; that method has its own name here. MemFree decoding vetoes
+every token that would complete a blocked n-gram (Ippolito et al. 2023, "Preventing Verbatim Memorization …", sec. 3).
 
-Neither mixture changes the argmax, so greedy extraction is what it was: only sampling notices.
+Neither mixture changes the argmax. They therefore change samples, but not greedy extraction.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ppo.types import Generation
 
 
 class UniformMixture(nn.Module):
-    """An output layer whose softmax is lambda * q + (1 - lambda) / V: hidden states [..., H] to log-probs [..., V]."""
+    """An output layer with the distribution lambda * q + (1 - lambda) / V: hidden [..., H] to log-probs [..., V]."""
 
     def __init__(self, output_layer: nn.Module, strength: float) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class UniformMixture(nn.Module):
 
 
 class LogitMixture(nn.Module):
-    """An output layer whose logits are lambda * z + (1 - lambda) * mean(z): hidden states [..., H] to [..., V]."""
+    """An output layer with the logits lambda * z + (1 - lambda) * mean(z): hidden [..., H] to logits [..., V]."""
 
     def __init__(self, output_layer: nn.Module, strength: float) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class LogitMixture(nn.Module):
 
 
 def mixed_logprobs(logits: Tensor, strength: float) -> Tensor:
-    """log(lambda softmax(z) + (1 - lambda) / V) [..., V], in log space."""
+    """log(lambda softmax(z) + (1 - lambda) / V) [..., V], computed in log space. ``strength`` is lambda."""
     logprobs = torch.log_softmax(logits, dim=-1)
     if strength == 1:
         return logprobs
@@ -69,8 +69,8 @@ def mixed_logprobs(logits: Tensor, strength: float) -> Tensor:
 def dp_decoding(model: Any, *, strength: float) -> Iterator[None]:
     """Within the context the model's distribution is ``strength`` * q + (1 - ``strength``) / V; 1 changes nothing.
 
-    Everything that asks the model sees it: generation, teacher forcing, perplexity. Raises ValueError for a strength
-    outside [0, 1] and for models that transform their logits after the output layer.
+    The change affects every use of the model: generation, teacher forcing, perplexity. ValueError for a strength
+    outside [0, 1], and for a model that transforms its logits after the output layer.
     """
     with _output_layer(model, UniformMixture, strength):
         yield
@@ -80,7 +80,7 @@ def dp_decoding(model: Any, *, strength: float) -> Iterator[None]:
 def logit_mixing(model: Any, *, strength: float) -> Iterator[None]:
     """Within the context the model's logits are mixed with their mean, as UL's code does; 1 changes nothing.
 
-    For whoever asks it is a temperature of 1 / ``strength``. Raises ValueError as :func:`dp_decoding` does.
+    It acts as a temperature of 1 / ``strength``. ValueError as for :func:`dp_decoding`.
     """
     with _output_layer(model, LogitMixture, strength):
         yield
@@ -105,7 +105,8 @@ def _output_layer(model: Any, mixture: type[UniformMixture] | type[LogitMixture]
 def logit_mixing_temperature(strength: float) -> float:
     """The temperature that equals mixing logits with their mean, lambda * z + (1 - lambda) * mean(z): 1 / lambda.
 
-    The mean is one number for the whole vocabulary and cancels in the softmax. Use it as ``Sampling.temperature``.
+    The mean is one number for the whole vocabulary and cancels in the softmax. Use the result as
+    ``Sampling.temperature``.
     """
     if not 0 < strength <= 1:
         raise ValueError(f"strength={strength!r} must lie in (0, 1]: 0 would be the uniform distribution")
@@ -116,8 +117,8 @@ class MemFree:
     """MemFree decoding, called like ``ppo.generate``: no token may complete a blocked n-gram.
 
     ``blocked``: token sequences whose n-grams are vetoed (the passages to protect). The prompt counts as history, so an
-    n-gram that starts in it and ends in the response is vetoed too. Where every token is vetoed nothing can be: the
-    model's own distribution is used.
+    n-gram that starts in the prompt and ends in the response is vetoed too. If every token would be vetoed, none is:
+    the model's own distribution is used.
     """
 
     def __init__(self, blocked: Sequence[Sequence[int]], *, n: int = 10) -> None:
@@ -131,7 +132,7 @@ class MemFree:
                 self.vetoes.setdefault(tuple(history), set()).add(last)
 
     def can_write(self, prompt: Sequence[int], response: Sequence[int]) -> bool:
-        """Whether no blocked n-gram ends inside the response: else its probability under this decoding is 0."""
+        """Whether no blocked n-gram ends inside the response. If one does, this decoding gives it probability 0."""
         ids = [*prompt, *response]
         ends = range(max(len(prompt), self.n - 1), len(ids))
         return not any(ids[i] in self.vetoes.get(tuple(ids[i - self.n + 1 : i]), ()) for i in ends)
@@ -140,7 +141,7 @@ class MemFree:
     def __call__(
         self, model: nn.Module, prompts: list[list[int]], sampling: Sampling, *, seed: int = 0, slots: int = 64
     ) -> Generation:
-        """Responses, prompt-major. ``slots`` sequences are decoded side by side."""
+        """Responses in prompt-major order. ``slots`` sequences are decoded at once."""
         requests = [prompt for prompt in prompts for _ in range(sampling.num_samples)]
         numbers = uniforms(seed, range(len(requests)), sampling.response_length)
         device = next(model.parameters()).device
@@ -158,7 +159,7 @@ class MemFree:
         return result
 
     def _decode(self, backbone: Backbone, result: Generation, part: slice, numbers: Tensor, sampling: Sampling) -> None:
-        """Fill the rows of ``part`` token by token; finished rows stay in the batch and are ignored."""
+        """Fill the rows of ``part`` token by token. Finished rows stay in the batch and are ignored."""
         ends = end_ids(backbone.model) if sampling.eos_ids is None else sampling.eos_ids
         sampling = replace(sampling, eos_ids=ends)
         ids, mask, cache = result.prompt_ids[part], result.prompt_mask[part], None
@@ -180,7 +181,7 @@ class MemFree:
             ids, mask = drawn.tokens.unsqueeze(1), torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
 
     def veto(self, logits: Tensor, result: Generation, part: slice, t: int) -> Tensor:
-        """The logits [N, V] with vetoed tokens at -inf, given the first t response tokens of every row."""
+        """The logits [N, V] with the vetoed tokens at -inf, given the first t response tokens of every row."""
         logits = logits.clone()
         rows = range(*part.indices(len(result)))
         for row, i in enumerate(rows):

@@ -1,9 +1,9 @@
 """Distillation to the counterfactual reference: learn what the model would say if the true token were forbidden.
 
 At every token of the true suffix the target is the original model's distribution with the true token masked out and the
-rest renormalised, p(v) = q(v) / (1 - q(y*)); the loss is KL(p || model), mean over tokens. It is what DeMem's KL term
-would pull towards with :class:`rewards.CounterfactualReference`, without any sampling. Retain text keeps the rest in
-place.
+rest renormalised, p(v) = q(v) / (1 - q(y*)). The loss is KL(p || model), mean over tokens. DeMem's KL term with
+:class:`rewards.CounterfactualReference` pulls towards the same target; this method reaches for it without sampling. A
+loss on retain text preserves the model's other knowledge.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def unlearn(
     training: Training = DEFAULT,
     stop: Stop | None = None,
 ) -> StepLog:
-    """Distil the counterfactual of the model as it comes in. Changes ``model``; returns the log."""
+    """Distil the counterfactual of the given model into it. Changes ``model`` in place and returns the log."""
     pairs = pairs_of(passages, training.scope)
     original = Backbone(copy.deepcopy(model).requires_grad_(False).eval())
 
@@ -43,7 +43,7 @@ def unlearn(
 
 
 def distillation_loss(backbone: Backbone, original: Backbone, pairs: Sequence[Pair], *, chunk_tokens: int) -> Tensor:
-    """Sum over passages of the mean over their tokens of KL(counterfactual || model), nats; a differentiable scalar."""
+    """Sum over passages of KL(counterfactual || model), mean over tokens, in nats; a differentiable scalar."""
     device = next(backbone.model.parameters()).device
     rows = [[*context, *tokens] for context, tokens in pairs]
     width = max(map(len, rows))
@@ -71,7 +71,7 @@ def distillation_loss(backbone: Backbone, original: Backbone, pairs: Sequence[Pa
 
 
 def counterfactual_kl(logits: Tensor, original_logits: Tensor, truths: Tensor) -> Tensor:
-    """KL(p || model) [N] with p the original distribution without the true token; logits [N, V], truths [N]."""
+    """KL(p || model) [N], where p is the original distribution without the true token. Logits [N, V], truths [N]."""
     masked = original_logits.detach().scatter(-1, truths.unsqueeze(-1), -torch.inf)
     target = torch.log_softmax(masked, dim=-1)
     logprobs = torch.log_softmax(logits, dim=-1)

@@ -1,10 +1,10 @@
 """UL: ascend the NLL of the passages to forget (Jang et al. 2023, "Knowledge Unlearning for Mitigating Privacy Risks").
 
 The paper's setting: all 200 tokens, Adam with learning rate 5e-5 and betas (0.9, 0.98), the whole forget set as one
-batch, at most 20 updates, until EL_10 and MA both fall below their means on unseen text. It has no retain loss and no
-floor.
+batch, at most 20 updates, until EL_10 and MA are both below their means on unseen text. It has no retain loss, and its
+loss has no lower bound.
 
-Gradient difference is the same ascent with descent on retain text beside it (Liu et al. 2022; Maini et al. 2024, TOFU).
+Gradient difference adds descent on retain text to this ascent (Liu et al. 2022; Maini et al. 2024, TOFU).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def unlearn(
     training: Training = PAPER,
     stop: Stop | None = None,
 ) -> StepLog:
-    """Gradient ascent: minimise -NLL, the mean over the tokens of each passage. Changes ``model``; returns the log."""
+    """Gradient ascent: minimise -NLL, mean over the tokens of each passage. Changes ``model``; returns the log."""
     pairs = pairs_of(passages, training.scope)
 
     def forget_loss(backbone: Backbone, indices: list[int]) -> Tensor:
@@ -56,7 +56,7 @@ def unlearn_with_difference(
     training: Training = DIFFERENCE,
     stop: Stop | None = None,
 ) -> StepLog:
-    """Gradient difference: ascent on the passages plus ``retain_weight`` times descent on retain text."""
+    """Gradient difference: ascent on the passages, and ``retain_weight`` times descent on retain text."""
     if training.retain_weight == 0:
         raise ValueError("gradient difference needs retain_weight > 0; without retain text use gradient ascent")
     return unlearn(model, passages, retain, generator=generator, training=training, stop=stop)
@@ -74,7 +74,7 @@ def _sizes(pairs: Sequence[tuple[list[int], list[int]]], indices: list[int]) -> 
 def paper_stop(model: nn.Module, passages: Sequence[Passage], *, stride: int = 10, slots: int = 64) -> Stop:
     """The paper's stopping rule: mean EL_10 < 0.0499 and mean MA < 0.2994 over the forget set.
 
-    EL_10 is taken from every ``stride``-th start, and only once MA is low enough.
+    EL_10 uses every ``stride``-th start. It is computed only when MA is low enough, because it is expensive.
     """
     sequences = [whole(p) for p in passages]
 

@@ -1,10 +1,11 @@
-"""NPO and SimNPO: forgetting as preference optimisation with negative examples only; bounded, unlike gradient ascent.
+"""NPO and SimNPO: forgetting as preference optimisation with negative examples only.
 
-NPO (Zhang et al. 2024, "Negative Preference Optimization", eq. 3): -(2/beta) log sigmoid(beta (NLL - NLL_ref)), summed
-NLL. As beta -> 0 its gradient is gradient ascent's. SimNPO (Fan et al. 2024, "Simplicity Prevails", eq. 4) takes NLL
-per token less a margin in place of the reference: -(2/beta) log sigmoid(beta (NLL/|y| - delta)).
+Both losses are bounded below, unlike that of gradient ascent. NPO (Zhang et al. 2024, "Negative Preference
+Optimization", eq. 3) uses the summed NLL: -(2/beta) log sigmoid(beta (NLL - NLL_ref)). As beta -> 0 its gradient
+becomes that of gradient ascent. SimNPO (Fan et al. 2024, "Simplicity Prevails", eq. 4) uses the NLL per token, and a
+margin in place of the reference: -(2/beta) log sigmoid(beta (NLL/|y| - delta)).
 
-Signs: NLL grows as the passage is forgotten, so the loss falls.
+The NLL grows while the passage is forgotten, so the loss falls.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def unlearn_npo(
     beta: float = 0.1,
     stop: Stop | None = None,
 ) -> StepLog:
-    """NPO against the model as it comes in (its NLL is measured once). Changes ``model``; returns the log."""
+    """NPO with the given model as reference, whose NLL is measured once. Changes ``model``; returns the log."""
     check_beta(beta)
     pairs = pairs_of(passages, training.scope)
     reference = frozen_nll(model, pairs, training)
@@ -79,4 +80,4 @@ def simnpo_loss(nll: Tensor, sizes: Tensor, *, beta: float, delta: float) -> Ten
 def check_beta(beta: float) -> None:
     """ValueError unless beta is positive."""
     if not beta > 0:
-        raise ValueError(f"beta={beta!r} must be above 0 (as it goes to 0 NPO becomes gradient ascent)")
+        raise ValueError(f"beta={beta!r} must be above 0 (as beta goes to 0, NPO becomes gradient ascent)")

@@ -1,7 +1,7 @@
 """The loop that every training-time baseline runs: a loss on forget passages, a loss on retain text, one optimiser.
 
-Gradients are exact over the whole batch however it is cut into microbatches. Dropout stays off, as in the reference
-code of the methods. This module knows no method.
+The gradient is that of the whole batch, whatever the microbatch size. Dropout stays off, as in the reference code of
+the methods. This module knows no method.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ StepLog = list[dict[str, float]]
 Pair = tuple[list[int], list[int]]
 Scope = Literal["whole", "suffix"]
 ForgetLoss = Callable[[Backbone, list[int]], Tensor]
-"""Backbone and indices of passages to the *sum* of their losses, a differentiable scalar."""
+"""Maps the backbone and indices of passages to the *sum* of their losses, a differentiable scalar."""
 Stop = Callable[[int], bool]
-"""Called after every step with the number of steps done; True ends the training."""
+"""Is called after every step with the number of steps done. True ends the training."""
 
 
 @dataclass(frozen=True)
 class Training:
     """How a baseline is trained.
 
-    steps              optimiser steps at most
-    batch              passages a step, in shuffled epochs; None takes all of them every step
+    steps              most optimiser steps
+    batch              passages per step, in shuffled epochs; None: all of them in every step
     microbatch         passages in one forward pass
     learning_rate, beta1, beta2, max_grad_norm   Adam and gradient clipping (None: no clipping)
     scope              "suffix": forget the suffix given the prefix; "whole": every token of the passage but the first
-    retain_weight      of the retain loss; 0 leaves it out
-    retain_loss        "lm": NLL of retain text; "kl": KL(original || model) at every token of it
-    retain_sequences, retain_tokens   retain pieces a step and their length
+    retain_weight      weight of the retain loss; 0 turns it off
+    retain_loss        "lm": NLL of retain text; "kl": KL(original || model) at every token of retain text
+    retain_sequences, retain_tokens   number of retain pieces per step, and their length
     chunk_tokens       tokens that pass the output layer at once
-    autocast           "bfloat16": forward and backward pass in it; weights and Adam stay as they are
-    checkpoint         folder that is written every ``save_every_steps``, and gone on from where it holds one
+    autocast           "bfloat16": run the forward and backward pass in it; weights and Adam keep their dtype
+    checkpoint         folder written every ``save_every_steps`` steps; if it holds a checkpoint, training resumes there
     """
 
     steps: int = 20
@@ -96,13 +96,13 @@ def pairs_of(passages: Sequence[Passage], scope: Scope) -> list[Pair]:
 
 
 def nll_of(pairs: Sequence[Pair], backbone: Backbone, indices: Sequence[int], chunk_tokens: int) -> Tensor:
-    """Summed NLL [B] of the tokens to forget of the chosen passages."""
+    """Summed NLL [B] of the tokens to forget, for the chosen passages."""
     return sequence_nll(backbone, [pairs[i] for i in indices], chunk_tokens=chunk_tokens)
 
 
 @torch.no_grad()
 def frozen_nll(model: nn.Module, pairs: Sequence[Pair], training: Training) -> Tensor:
-    """The same [N] under the model as it is now: what the methods with a reference compare with."""
+    """Summed NLL [N] of the tokens to forget under the current model, for the methods that need a reference."""
     backbone = Backbone(model)
     with evaluation_mode(model), training.precision(model):
         parts = [nll_of(pairs, backbone, part, training.chunk_tokens) for part in _cut(range(len(pairs)), training)]
@@ -119,9 +119,10 @@ def train(
     generator: torch.Generator,
     stop: Stop | None = None,
 ) -> StepLog:
-    """Train ``model`` in place; the log has step, forget_loss, retain_loss, grad_norm, tokens and seconds.
+    """Train ``model`` in place. Every row of the log has step, forget_loss, grad_norm and seconds.
 
-    ``retain``: token sequences; needed when ``retain_weight`` > 0. ``generator`` (CPU) decides every order and draw.
+    With ``retain_weight`` > 0 it also has retain_loss, and ``retain`` must hold token sequences. ``generator`` (CPU)
+    decides every order and draw.
     """
     backbone = Backbone(model)
     kept = _retain(model, retain, training, generator)

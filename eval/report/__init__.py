@@ -1,6 +1,6 @@
 """Before and after, side by side: a table for the terminal and one self-contained HTML page.
 
-Takes plain dicts: summaries as :class:`eval.evaluate.Evaluation` gives them, records of passages, metrics.jsonl rows.
+Both take plain dicts: summaries as in :class:`eval.evaluate.Evaluation`, records of passages, rows of metrics.jsonl.
 """
 
 from .page import render_page

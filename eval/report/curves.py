@@ -1,6 +1,6 @@
-"""The training as curves over steps, each with what it shows in one sentence.
+"""The training as curves over steps, each with a definition in one sentence.
 
-This module knows the names of metrics in metrics.jsonl; it computes nothing.
+This module knows the names of metrics in metrics.jsonl and computes nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .terms import Terms
 
 @dataclass(frozen=True)
 class Curve:
-    """A metric that is drawn, with its title and its definition."""
+    """A metric to draw, with its title and its definition."""
 
     metric: str
     title: str
@@ -25,29 +25,32 @@ class Curve:
 
     @property
     def term(self) -> str:
-        """Its name among the page's definitions; an evaluation's metric of the same name may mean more passages."""
+        """Its name among the page's definitions. It differs from that of the evaluation's metric.
+
+        The evaluation may measure the same metric on more passages, with a definition of its own.
+        """
         return f"curve:{self.metric}"
 
 
 CURVES = (
     Curve("forget/exact", "Forget: exact extraction",
-          "Share of the forget set whose whole suffix greedy decoding reproduces, looked at every few steps."),
+          "Share of the forget set whose whole suffix greedy decoding reproduces, measured every few steps."),
     Curve("forget/bleu", "Forget: BLEU of greedy output",
           "Sentence SacreBLEU of greedy outputs against the forget set's suffixes, 0 to 100, every few steps."),
     Curve("forget_holdout/exact", "Forget-holdout: exact extraction",
           "Share of memorised passages outside the training whose whole suffix greedy decoding reproduces."),
     Curve("keep/exact", "Keep: exact extraction",
-          "Share of passages that must survive whose whole suffix greedy decoding reproduces."),
+          "Share of the passages to keep whose whole suffix greedy decoding reproduces."),
     Curve("holdout/perplexity", "Held-out perplexity",
-          "Perplexity of held-out text every few steps, over fewer texts than in the table of every number."),
-    Curve("score/mean", "Score, mean", "What the reward function gave the step's samples, on average, before any KL."),
+          "Perplexity of held-out text, measured every few steps on fewer texts than in the table of every number."),
+    Curve("score/mean", "Score, mean", "Mean score that the reward function gave the step's samples, before any KL."),
     Curve("kl/per_sequence", "KL to the reference, nats per sequence",
           "Estimated KL divergence of the policy from the reference model, summed over a response, averaged over the "
-          "step's samples; 0 where it is not measured."),
+          "step's samples; 0 if it is not measured."),
     Curve("response/entropy", "Entropy of the sampler, nats per token",
           "Entropy of the distribution that a token is drawn from, averaged over the tokens of the step."),
     Curve("response/distinct_share", "Share of different responses",
-          "Different responses over all responses of the step."),
+          "Number of different responses divided by the number of responses of the step."),
     Curve("retain/loss", "Retain loss", "Loss on the text to keep, nats per token, before its coefficient."),
     Curve("policy/approx_kl", "Approximate KL of the update, per token",
           "How far the update moved the policy from the one that sampled: mean of ratio - 1 - log ratio (k3), nats."),
@@ -57,7 +60,7 @@ CURVES = (
 
 
 def curve_section(metrics: Sequence[Mapping[str, float]], curves: Sequence[Curve], terms: Terms) -> str:
-    """A chart of each curve that has a point; "" where none has."""
+    """A chart of each curve that has a point, or "" if none has."""
     charts = []
     for curve in curves:
         points = [(float(m["step"]), float(m[curve.metric])) for m in metrics if _is_drawn(m, curve.metric)]

@@ -1,4 +1,4 @@
-"""What of a text still matches the truth: in-order word matches, as pieces to be marked.
+"""Which parts of a text still match the truth: word matches in order, as pieces to mark.
 
 This module knows texts, no HTML.
 """
@@ -12,10 +12,10 @@ _PIECES = re.compile(r"\s+|\w+|[^\w\s]")
 
 
 def matching_pieces(output: str, truth: str) -> list[tuple[str, bool]]:
-    """``output`` in pieces, each with whether it matches the truth, in order; the pieces add up to the output.
+    """``output`` in pieces, each with whether it matches the truth. The pieces add up to the output.
 
-    A match is a longest common run of words and signs, found recursively (Ratcliff and Obershelp). Runs without a
-    letter or digit do not count, and neither does white space at their ends.
+    Matches are in the order of the truth. A match is a longest common run of words and signs, found recursively
+    (Ratcliff and Obershelp). Runs without a letter or digit do not count, and neither does white space at their ends.
 
     Example: output "call Anna now", truth "please call Anna" -> [("call Anna", True), (" now", False)].
     """

@@ -1,6 +1,6 @@
-"""report.html of a run's folder, from the files in it: at rest, or reloading itself while the run trains.
+"""report.html of a run's folder, made from the files in it: static, or reloading itself while the run trains.
 
-This module knows where the files are; what the page looks like is page.py's.
+This module knows where the files are; page.py knows what the page looks like.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ RELOAD_S = 5
 
 
 def write_page(out: Path) -> None:
-    """Write ``out/report.html`` from evaluation.json, config.json, and, where they are, passages and metrics.
+    """Write ``out/report.html`` from evaluation.json, config.json, and passages and metrics if there are any.
 
-    Raises ValueError where the folder holds no evaluation, or a damaged one.
+    ValueError when the folder holds no evaluation, or a damaged one.
     """
     replace_text(out / "report.html", _render(out, passages=_rows(out / "passages.jsonl")))
 
 
 class LivePage:
-    """report.html of a run that trains: rewritten when shown, loaded again by the browser, at rest in the end.
+    """report.html of a run that trains. ``show`` rewrites it, browsers reload it, and ``rest`` makes it static.
 
-    It leaves the passages out, whose outputs are still those before training, and shows the newest samples instead.
-    ``steps``: where the training ends at the latest. ``clock``: seconds, for tests.
+    It shows the newest samples in place of the passages, because the passages' outputs are still those before training.
+    ``steps``: the last step of the training at the latest. ``clock``: a function that gives seconds, for tests.
     """
 
     def __init__(self, out: Path, *, steps: int, clock: Any = time.monotonic) -> None:
@@ -41,7 +41,7 @@ class LivePage:
         self._began: tuple[int, float] | None = None
 
     def show(self, step: int) -> None:
-        """Write the page as the run stands after ``step`` steps."""
+        """Write the page with the state of the run after ``step`` steps."""
         now = self._clock()
         self._began = self._began or (step, now)
         first, start = self._began
@@ -56,7 +56,7 @@ class LivePage:
         replace_text(self._out / "report.html", page)
 
     def rest(self) -> None:
-        """Stop the reloading, unless somebody has written the page since."""
+        """Write the static page, unless another page has replaced the reloading one."""
         path = self._out / "report.html"
         if path.is_file() and 'http-equiv="refresh"' in path.read_text(encoding="utf-8")[:2000]:
             write_page(self._out)
@@ -93,7 +93,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _news(metrics: Sequence[Mapping[str, float]], step: int, steps: int, left: float | None) -> str:
-    """How far the run has come, in one line, and when the page was written."""
+    """The progress of the run in one line, and the time at which the page was written."""
     known: dict[str, float] = {}
     for row in metrics:
         known |= row

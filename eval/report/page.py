@@ -1,6 +1,6 @@
-"""The report as one HTML page: opens offline, reads on a phone, prints. Everything that is not ours is escaped.
+"""The report as one HTML page that opens offline, fits a phone and prints. Every text from outside is escaped.
 
-This module knows dicts of numbers and texts; it computes nothing but ratios, and reads and writes no files.
+This module knows dicts of numbers and texts. It computes nothing but ratios, and reads and writes no files.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ def render_page(
 ) -> str:
     """The whole page as a string.
 
-    before, after  dicts as ``Evaluation.to_dict()`` gives them; without ``after`` the page shows one model
-    passages       as :func:`eval.report.pair_records` gives them; the first ``most_passages`` are shown
-    metrics        rows of metrics.jsonl, each with "step"; ``curves`` says which are drawn
-    config, meta   what the run was: its knobs, with a note on some; commit, seed, hardware, command
-    news, samples  HTML of a run that is going on: how far it has come; what it writes
-    reload_s       seconds after which a browser loads the page again, with the training first; None: never
+    before, after  results of ``Evaluation.to_dict()``; without ``after`` the page shows one model
+    passages       result of :func:`eval.report.pair_records`; the first ``most_passages`` are shown
+    metrics        rows of metrics.jsonl, each with "step"; ``curves`` lists those that are drawn
+    config, meta   the run's settings, some with a note in ``config_notes``; its commit, seed, hardware, command
+    news, samples  HTML of a run in progress: how far it is; its newest samples
+    reload_s       seconds after which a browser reloads the page, which then begins with the training; None: never
     """
     numbers = before["summary"], after["summary"] if after else None
     terms = collect_terms(
@@ -101,13 +101,13 @@ def _lead(before: Mapping[str, float], after: Mapping[str, float] | None, terms:
         was, now = 100 * before["forget/exact"], 100 * after["forget/exact"]
         text += f" Greedy decoding reproduces {was:.1f} % of the forget set before and {now:.1f} % after unlearning."
     return (
-        f'<p class="soft">{escape(text)} Small figures: {terms.label("95 % intervals", "interval")}. Point at a number '
-        "for its definition, tap it, or reach its label with the Tab key.</p>"
+        f'<p class="soft">{escape(text)} Small figures: {terms.label("95 % intervals", "interval")}. '
+        "For the definition of a number, point at it, tap it, or reach its label with the Tab key.</p>"
     )
 
 
 def _tiles(before: Mapping[str, float], after: Mapping[str, float] | None, terms: Terms) -> str:
-    """The numbers that a run is judged by."""
+    """The main numbers of a run as tiles."""
     tiles = []
     for name, label in (
         ("forget/exact", "forget set extracted"),
@@ -190,7 +190,7 @@ def _comparison(before: Evaluated, after: Evaluated | None, terms: Terms) -> str
 
 
 def _line(row: Row, cells: Sequence[tuple[str, str]], before: Evaluated, after: Evaluated | None, terms: Terms) -> str:
-    """``cells``: the metric of each, and the group that it is of, if any."""
+    """One row of the table. ``cells``: for each cell, its metric and the label of its group ("" without a group)."""
     text = f'<tr><th scope="row">{terms.label(row.label, row.quantity)}</th>'
     for name, group in cells:
         of = f' data-of="{escape(group, quote=True)}"' if group else ""
@@ -212,7 +212,7 @@ def _cell(row: Row, name: str, before: Evaluated, after: Evaluated | None, terms
 
 
 def _facts(title: str, facts: Mapping[str, Any], notes: Mapping[str, str] | None = None) -> str:
-    """A folded list of names and values, with notes on some."""
+    """A folded list of names and values. ``notes`` adds a remark to some names."""
     if not facts:
         return ""
     lines = ""

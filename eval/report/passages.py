@@ -1,4 +1,4 @@
-"""The suffixes side by side, as HTML: truth, output before, output after; what still matches the truth is marked."""
+"""The suffixes side by side, as HTML: truth, output before, output after. Words that match the truth are marked."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SORTS = {  # data attribute and direction -> what the reader sees
 
 
 def passage_section(passages: Sequence[Mapping[str, Any]], terms: Terms, *, most: int) -> str:
-    """Cards of the first ``most`` passages, with filters by group, by what happened, and by words, and an order."""
+    """Cards of the first ``most`` passages, with filters by group, outcome and words, and a choice of order."""
     if not passages:
         return ""
     shown = passages[:most]
@@ -46,7 +46,7 @@ def passage_section(passages: Sequence[Mapping[str, Any]], terms: Terms, *, most
 
 
 def state_of(passage: Mapping[str, Any]) -> str:
-    """What happened to a passage; with one model only, whether it is extracted."""
+    """The outcome of a passage. With one model only, whether it is extracted."""
     was = bool(passage["before"].get("exact"))
     if not passage.get("after"):
         return "still" if was else "never"
@@ -55,7 +55,7 @@ def state_of(passage: Mapping[str, Any]) -> str:
 
 
 def passage_card(passage: Mapping[str, Any]) -> str:
-    """One passage; every text is escaped."""
+    """The card of one passage. Every text is escaped."""
     is_pair = bool(passage.get("after"))
     truth, state = passage["truth"], state_of(passage)
     columns = [f'<div><p class="side">Truth</p><div class="text">{escape(truth)}</div></div>']
@@ -78,7 +78,7 @@ def passage_card(passage: Mapping[str, Any]) -> str:
 
 
 def marked(output: str, truth: str) -> str:
-    """The output with what matches the truth in <mark>."""
+    """The output with the words that match the truth in <mark>."""
     if not output.strip():
         return '<div class="text none">empty</div>'
     pieces = matching_pieces(output, truth)
@@ -94,7 +94,7 @@ def _numbers(side: Mapping[str, Any]) -> str:
 
 
 def _sort_keys(passage: Mapping[str, Any]) -> str:
-    """BLEU before and after and the fall between them, as data attributes, where they are known."""
+    """BLEU before, BLEU after and the fall between them, as data attributes, as far as they are known."""
     scores = {name: passage[name]["bleu"] for name in ("before", "after") if "bleu" in (passage.get(name) or {})}
     if len(scores) == 2:
         scores["fall"] = scores["before"] - scores["after"]
@@ -102,7 +102,7 @@ def _sort_keys(passage: Mapping[str, Any]) -> str:
 
 
 def _filters(shown: Sequence[Mapping[str, Any]]) -> str:
-    """Hidden until the script is there to obey them."""
+    """The form of filters and orders. It is hidden until the script runs, because it needs the script."""
     groups = dict.fromkeys(p["group"] for p in shown)
     present = {state_of(p) for p in shown}
     is_pair = any(p.get("after") for p in shown)

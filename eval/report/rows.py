@@ -1,4 +1,4 @@
-"""Which numbers a report shows, under which label and in which format; the same comparison as plain text.
+"""Which numbers a report shows, under which label and in which format, and the same comparison as plain text.
 
 This module knows metric names and numbers, no HTML.
 """
@@ -23,7 +23,7 @@ _HEAD = ("id", "group", "kind", "repeats", "prompt", "truth")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the comparison. ``kind``: a share is shown in percent, a score with one digit, a number with two."""
+    """One line of the comparison. A share is shown in percent, a score with one decimal, a number with two."""
 
     quantity: str
     label: str
@@ -31,7 +31,7 @@ class Row:
     section: str
 
     def text(self, value: float | None) -> str:
-        """The value as a reader wants it, never "-0.0"; a dash where there is none."""
+        """The formatted value, never "-0.0"; a dash for None."""
         if value is None:
             return "-"
         if self.kind == "share":
@@ -40,7 +40,7 @@ class Row:
 
 
 def rows_for(names: Sequence[str]) -> list[Row]:
-    """The rows that the given metric names (``area/quantity``) call for, in reading order."""
+    """The rows for the given metric names (``area/quantity``), in reading order."""
     present = {name.partition("/")[2] for name in names}
     after = sorted(q for q in present if q.startswith(("exact_after_", "accuracy_after_")))
     rows = []
@@ -99,7 +99,7 @@ SHORT = (
 
 
 def groups_of(summary: Mapping[str, float]) -> list[str]:
-    """The groups of passages in a summary: the known ones in their usual order, then others."""
+    """The groups of passages in a summary: the known ones in their usual order, then the others."""
     present = [name.partition("/")[0] for name in summary if name.endswith("/passages")]
     return [g for g in GROUP_LABELS if g in present] + [g for g in present if g not in GROUP_LABELS]
 
@@ -110,9 +110,9 @@ def group_label(group: str) -> str:
 
 
 def pair_records(before: Sequence[Record], after: Sequence[Record] | None = None) -> list[dict[str, Any]]:
-    """One record a passage: who it is, its texts, and under "before" and "after" its output and numbers.
+    """One record per passage: its id, labels and texts, and under "before" and "after" its output and numbers.
 
-    Raises ValueError when the two evaluations are not about the same passages in the same order.
+    ValueError when the two evaluations are not about the same passages in the same order.
     """
     if after is not None and [r["id"] for r in before] != [r["id"] for r in after]:
         raise ValueError(f"{len(before)} records before and {len(after)} after are not about the same passages")
@@ -129,9 +129,10 @@ def pair_records(before: Sequence[Record], after: Sequence[Record] | None = None
 def render_table(
     before: Mapping[str, float], after: Mapping[str, float] | None = None, *, is_full: bool = False
 ) -> str:
-    """Plain text, aligned, no escape codes: quantities down, groups across, "before → after" in every cell.
+    """A plain-text table: one quantity a row, one group a column, "before → after" in every cell.
 
-    ``before`` and ``after`` are summaries. ``is_full`` shows every quantity instead of the main ones.
+    It is aligned and has no escape codes. ``before`` and ``after`` are summaries. ``is_full`` shows every quantity, not
+    only the main ones.
     """
     groups = groups_of(before)
     rows = [row for row in rows_for(list(before)) if is_full or _is_main(row.quantity)]
@@ -150,7 +151,7 @@ def render_table(
 
 
 def render_passage(record: Record) -> str:
-    """One paired record as plain text: its prompt's end, its true suffix, and what the model wrote before and after."""
+    """One paired record as plain text: the end of its prompt, its true suffix, and the outputs before and after."""
     texts = {"prompt": "…" + record["prompt"][-80:], "truth": record["truth"]}
     texts |= {label: record[label]["output"] for label in ("before", "after") if record.get(label)}
     return "\n".join([record["id"], *(f"  {name:7} {' '.join(text.split())}" for name, text in texts.items())])

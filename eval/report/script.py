@@ -1,6 +1,6 @@
-"""The page's one script, as text: definitions on pointing, focus and touch; filters; order; light and dark; print.
+"""The page's only script, as text: definitions on pointing, focus and touch; filters; order; light and dark; print.
 
-It makes no request and evaluates no text; what it shows it puts in as text, never as HTML.
+It makes no request and evaluates no text. Everything that it shows is inserted as text, never as HTML.
 """
 
 DEFINITIONS = """

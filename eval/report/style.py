@@ -1,4 +1,4 @@
-"""The page's style sheet as text: light and dark, phone and paper; no font or image is loaded from anywhere."""
+"""The page's style sheet as text, for light and dark, phone and paper. It loads no font and no image."""
 
 _LIGHT = """--ink:#1d2328; --soft:#5d6770; --faint:#69737c; --line:#e2e6ea; --paper:#fff; --wash:#f6f7f9;
   --before:#a9b3bd; --after:#0b6b8f; --good:#1a7340; --bad:#b3261e; --mark:#ffe9a8; --mark-line:#d9a400;"""

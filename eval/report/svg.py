@@ -1,6 +1,6 @@
-"""Small charts as SVG text: lines over steps, and pairs of bars. Colours and fonts come from the page's style sheet.
+"""Small charts as SVG text: lines over steps, pairs of bars, scatter charts.
 
-This module knows numbers and labels; every label is escaped here.
+Colours and fonts come from the page's style sheet. This module knows numbers and labels, and escapes every label.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 20, 12, 26
 
 
 def line_chart(points: Sequence[Point], *, label: str) -> str:
-    """One series over steps; ``points`` are (step, value) with finite values, at least one."""
+    """One series over steps. ``points``: at least one (step, value), with finite values."""
     xs, ys = [x for x, _ in points], [y for _, y in points]
     x_ticks, y_ticks = round_ticks(min(xs), max(xs), 4, is_whole=True), round_ticks(min(ys), max(ys), 4)
     names = [tick_label(tick, y_ticks[1] - y_ticks[0]) for tick in y_ticks]
@@ -58,9 +58,9 @@ def bar_chart(
     unit: str = "",
     mark: tuple[float, str] | None = None,
 ) -> str:
-    """Horizontal bars, before over after, for each (label, before, after); after may be missing.
+    """Horizontal bars for each (label, before, after), the bar of before above that of after. ``after`` may be None.
 
-    ``top``: the value at the right end. ``mark``: a dashed line at a value, with its label.
+    ``top``: the value at the right end. ``mark``: the value and the label of a dashed line.
     """
     left, right, step = 108, 64, 46
     height = step * len(bars) + (24 if mark else 6)
@@ -86,8 +86,11 @@ def bar_chart(
 
 @dataclass(frozen=True)
 class Dot:
-    """One mark of a scatter chart, in the chart's own units: its place, half the height and width of its error bars,
-    what a pointer over it says, whether it is ringed (better than all others) or crossed out (no good), its shape."""
+    """One mark of a scatter chart, in the units of the axes.
+
+    ``title``: the text shown on pointing at it. ``dx``, ``dy``: half the width and height of its error bars. A ring
+    marks a dot that no other beats, a cross one that has collapsed.
+    """
 
     x: float
     y: float
@@ -107,11 +110,11 @@ def scatter_chart(
     x_ticks: Sequence[tuple[float, str]],
     y_ticks: Sequence[tuple[float, str]],
 ) -> str:
-    """Dots of several series, each (class name, dots in the order of a thin line through them), with error bars.
+    """Dots of several series, with error bars. A series is (class name, dots); a thin line joins its dots in order.
 
-    The ticks, (place, label), span the chart: what lies outside stands on its edge, and its title says where it is.
+    The ticks, (place, label), span the chart. A dot outside is drawn at the edge, and its title gives its true place.
     """
-    height, top = 240, 26  # the name of the upright axis stands above it, and dots beside its labels
+    height, top = 240, 26  # leaves room for the name of the vertical axis above the chart
     left = _left([name for _, name in y_ticks])
     x_range, y_range = (x_ticks[0][0], x_ticks[-1][0]), (y_ticks[0][0], y_ticks[-1][0])
 
@@ -170,7 +173,7 @@ def _text(x: float, y: float, text: str, anchor: str, name: str = "tick") -> str
 
 
 def _left(names: Sequence[str]) -> float:
-    """Where a chart begins, so that the longest label of its upright axis stands before it."""
+    """Where a chart begins, so that the longest label of its vertical axis fits to the left of it."""
     return max(LEFT, 10 + 7 * max(map(len, names)))
 
 
@@ -185,14 +188,14 @@ def _number(value: float) -> str:
 
 
 def tick_label(tick: float, step: float) -> str:
-    """The tick with as many digits as tell it from its neighbours."""
+    """The tick with just enough decimals to differ from its neighbours."""
     if max(abs(tick), step) >= 1e4:
         return f"{tick:.2e}"
     return f"{tick:.{max(0, -math.floor(math.log10(step) + 1e-9))}f}"
 
 
 def round_ticks(low: float, high: float, count: int, *, is_whole: bool = False) -> list[float]:
-    """About ``count`` round numbers from below ``low`` to above ``high``; steps of 1, 2 or 5 times a power of ten."""
+    """About ``count`` round numbers that cover ``low`` to ``high``, in steps of 1, 2 or 5 times a power of ten."""
     if high - low < 1e-12 * max(1.0, abs(high)):
         pad = max(abs(high) * 0.1, 0.5)
         low, high = low - pad, high + pad

@@ -1,4 +1,4 @@
-"""Attacks on a model that has memorised, with the numbers they must give, and their machinery against plain loops."""
+"""Attacks on a model that has memorised, with the numbers that they must give; their machinery against plain loops."""
 
 import copy
 from functools import partial
@@ -30,7 +30,7 @@ def shares(found: AttackResult, quantity: str = "exact") -> dict[str, float]:
 # What a result says
 
 
-def test_rows_go_by_the_best_try():
+def test_the_best_try_decides_a_row():
     shown = [Shown("a", "forget", [2], [3, 4, 5])]
     tries = [[Continuation([3, 9], "bh"), Continuation([3, 4, 9], "bch"), Continuation([], "")]]
     (row,) = result.score_tries(shown, tries, Letters(), Bleu())
@@ -54,7 +54,7 @@ def test_union_summary_and_table():
     assert shares(everything) == {"forget": 1.0}
     assert everything.tries == 2
     assert {row["empty"] for row in everything.rows} == {0.0}
-    assert greedy.rows[0]["exact"] == 0  # nothing was changed
+    assert greedy.rows[0]["exact"] == 0  # the union leaves its inputs unchanged
     with pytest.raises(ValueError, match="no union"):
         result.union([hinted])
     summary = result.summarise(greedy, resamples=50)
@@ -77,11 +77,11 @@ def test_prompt_attacks_on_a_model_that_has_memorised(memorised):
     assert shares(greedy) == {"forget": 1.0, "keep": 1.0, "never": 0.0}
     (context,) = prompts.context_attack(memorised, Letters(), [*passages, Passage("x", (), (2,), (3,), "forget")])
     assert shares(context) == {"forget": 1.0, "keep": 1.0, "never": 0.0}
-    assert len(context.rows) == 9  # the one without a pre-prefix cannot be shown more
+    assert len(context.rows) == 9  # the passage without a pre-prefix is skipped
     one, four = prompts.shortened_attack(memorised, Letters(), passages, kept=(1, 4))
     assert len(one.rows) == 9
-    assert shares(one)["forget"] < 1.0  # one token is hardly a prefix
-    assert four.rows == []  # no prefix is longer than four
+    assert shares(one)["forget"] < 1.0  # one token is not enough of a prefix
+    assert four.rows == []  # no prefix has more than four tokens
 
 
 def test_hints_are_the_first_tokens_of_the_suffix(memorised):
@@ -95,14 +95,14 @@ def test_hints_are_the_first_tokens_of_the_suffix(memorised):
         prompts.hinted_attack(memorised, Letters(), passages, hints=(0,))
 
 
-def test_texts_are_perturbed_as_said():
+def test_perturbations_by_hand():
     assert prompts.swap_words("a b c d e f") == "b a d c e f"
     assert prompts.swap_words("a b c d e") == "a c b d e"
     assert prompts.swap_words("a b") == "a b"
     assert prompts.double_spaces("a b c") == "a  b  c"
 
 
-def test_a_perturbed_prefix_gives_less_away():
+def test_a_perturbed_prefix_reveals_less():
     loaded = load("lab")
     tokenizer = loaded.tokenizer
     texts = ["A name is bound to the object", "The list holds three items and a value"]
@@ -192,7 +192,7 @@ def test_relearning_is_a_curve_on_a_copy():
 def test_round_to_nearest_by_hand():
     rows = torch.tensor([[0.9, -0.4, 0.1, 0.6], [0.0, 0.0, 0.0, 0.0]])
     assert weights.round_to_nearest(rows, 2).tolist() == [pytest.approx([0.9, 0, 0, 0.9]), [0, 0, 0, 0]]
-    # two inputs a scale: 0.9 and 0.6, so the small numbers in the second half survive
+    # two inputs share a scale: 0.9 and 0.6, so the small numbers of the second half survive
     halves = weights.round_to_nearest(rows[:1], 2, group=2)
     assert halves.tolist() == [pytest.approx([0.9, 0, 0, 0.6])]
     # 3 bits: steps of a third of the largest
@@ -203,11 +203,11 @@ def test_round_to_nearest_by_hand():
         weights.round_to_nearest(rows, 1)
 
 
-def test_quantised_copies_round_what_is_inside_the_blocks(memorised):
+def test_quantised_copies_round_the_layers_inside_the_blocks(memorised):
     before = copy.deepcopy(memorised.state_dict())
     copied = weights.quantised(memorised, 4)
     assert all(torch.equal(value, before[name]) for name, value in memorised.state_dict().items())
-    layer = copied.transformer.h[0].mlp.c_fc.weight  # [in, out]: every output has a scale of its own
+    layer = copied.transformer.h[0].mlp.c_fc.weight  # [in, out]: every output has its own scale
     assert max(len(column.unique()) for column in layer.T) <= 15
     assert max(len(row.unique()) for row in layer) > 15
     assert torch.equal(copied.transformer.wte.weight, memorised.transformer.wte.weight)
@@ -222,12 +222,12 @@ def test_quantised_copies_round_what_is_inside_the_blocks(memorised):
 # All of them
 
 
-def test_the_suite_runs_what_it_is_asked_for(memorised):
+def test_the_suite_runs_the_requested_attacks(memorised):
     settings = suite.AttackSettings(
         num_samples=2, top_ks=(0,), num_beams=2, kept=(3,), hints=(1,), relearning_share=0.4, relearning_steps=(1,),
         bits=(8,),
     )  # fmt: skip
-    names = [name for name in suite.NAMES if name != "perturbed"]  # capitals are no letters to Letters
+    names = [name for name in suite.NAMES if name != "perturbed"]  # the tokenizer Letters has no capital letters
     told: list[str] = []
     found = suite.run_attacks(
         memorised, Letters(), make_passages(), names=names, settings=settings, say=told.append

@@ -1,4 +1,4 @@
-"""The rivals: their losses by hand, their gradients, that they forget, and what decoding defences do and do not do."""
+"""The baselines: losses by hand, gradients, that they forget, and what decoding defences change and do not change."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_losses_by_hand() -> None:
 
 
 def test_npo_starts_as_gradient_ascent() -> None:
-    """At the reference the weight 2 sigmoid(-beta * 0) is 1: the gradient is that of -NLL, for any beta."""
+    """At the reference the weight 2 sigmoid(-beta * 0) is 1, so the gradient is that of -NLL for any beta."""
     for beta in (0.01, 0.1, 5.0):
         nll = torch.tensor([3.0, 7.0], requires_grad=True)
         preference.npo_loss(nll, nll.detach(), beta=beta).backward()
@@ -94,7 +94,7 @@ def test_microbatches_change_nothing() -> None:
             assert a[name] == pytest.approx(b[name], rel=1e-4)
 
 
-def test_the_passes_in_bfloat16_leave_the_weights_as_they_are() -> None:
+def test_passes_in_bfloat16_keep_the_weights_in_float32() -> None:
     logs = {}
     for autocast in ("off", "bfloat16"):
         model = tiny_gpt2()
@@ -162,7 +162,7 @@ def test_bad_settings_are_named() -> None:
 
 METHODS = {
     "ascent": (gradient_ascent.unlearn, gradient_ascent.PAPER),
-    # Ascent has no floor, so the retain loss must weigh more than it.
+    # The ascent loss has no lower bound, so the retain loss needs a larger weight.
     "difference": (gradient_ascent.unlearn_with_difference, replace(gradient_ascent.DIFFERENCE, retain_weight=10.0)),
     "npo": (preference.unlearn_npo, preference.DEFAULT),
     "simnpo": (preference.unlearn_simnpo, preference.DEFAULT),
@@ -177,7 +177,7 @@ def test_every_method_forgets_and_those_with_retain_text_keep(memorised, name) -
     training = replace(defaults, steps=25, learning_rate=1e-3, retain_sequences=6)
     log = unlearn(model, FORGET, RETAIN, generator=generator(), training=training)
     assert len(log) == 25
-    assert not model.training  # the mode it came in
+    assert not model.training  # the mode is restored
     found = probe(model, Letters(), PASSAGES)
     assert found["forget/exact"] == 0.0
     if training.retain_weight:
@@ -185,7 +185,7 @@ def test_every_method_forgets_and_those_with_retain_text_keep(memorised, name) -
 
 
 def test_distillation_reaches_its_target(memorised) -> None:  # noqa: F811
-    """The model comes to say what the original says when the true token is masked out."""
+    """The model learns the original's distribution with the true token masked out."""
     model = copy.deepcopy(memorised)
     training = Training(steps=150, learning_rate=3e-3, max_grad_norm=None)
     log = distillation.unlearn(model, FORGET[:1], [], generator=generator(), training=training)
@@ -199,14 +199,14 @@ def test_distillation_reaches_its_target(memorised) -> None:  # noqa: F811
         assert (torch.softmax(model(context).logits[0, -1], dim=-1) - expected).abs().max() < 0.1
 
 
-def test_the_reference_of_npo_is_the_model_as_it_came(memorised) -> None:  # noqa: F811
+def test_the_reference_of_npo_is_the_model_before_training(memorised) -> None:  # noqa: F811
     pairs = pairs_of(FORGET, "whole")
     found = frozen_nll(memorised, pairs, Training(microbatch=2))
     expected = [s.nll for s in teacher_force(memorised, [[*c, *t] for c, t in pairs])]
     assert found.tolist() == pytest.approx(expected, abs=1e-3)
 
 
-def test_paper_stop_holds_both_thresholds(memorised) -> None:  # noqa: F811
+def test_paper_stop_checks_both_thresholds(memorised) -> None:  # noqa: F811
     long = [replace(p, pre_prefix=p.pre_prefix * 2) for p in FORGET]
     assert not gradient_ascent.paper_stop(memorised, FORGET, stride=2)(1)
     assert gradient_ascent.paper_stop(tiny_gpt2(seed=3), long, stride=2)(1)
@@ -238,7 +238,7 @@ def test_dp_decoding_reaches_sampling_and_teacher_forcing_but_not_greedy(memoris
         assert isinstance(memorised.get_output_embeddings(), UniformMixture)
         mixed = evaluate(memorised, Letters(), FORGET, settings=SETTINGS)
     assert memorised.get_output_embeddings() is layer
-    assert mixed.summary["forget/exact"] == plain.summary["forget/exact"] == 1.0  # the argmax stays
+    assert mixed.summary["forget/exact"] == plain.summary["forget/exact"] == 1.0  # the argmax does not change
     expected = 0.3 * plain.summary["forget/true_token_p"] + 0.7 / VOCAB
     assert mixed.summary["forget/true_token_p"] == pytest.approx(expected, abs=1e-4)
     assert mixed.summary["forget/bleu_sampled"] < plain.summary["forget/bleu_sampled"]
@@ -252,7 +252,7 @@ def test_memfree_blocks_the_passage_and_nothing_else(memorised) -> None:  # noqa
     found = evaluate(memorised, Letters(), PASSAGES, settings=SETTINGS, generate=memfree)
     assert found.summary["forget/exact"] == found.summary["forget/exact_sampled"] == 0.0
     assert found.summary["keep/exact"] == 1.0
-    assert found.summary["forget/ma_suffix"] == 1.0  # the model itself still knows
+    assert found.summary["forget/ma_suffix"] == 1.0  # the model itself still knows the passage
     grams = {tuple(row[i : i + 4]) for row in blocked for i in range(len(row) - 3)}
     sampling = Sampling(response_length=8, num_samples=3, temperature=1.5)
     generation = memfree(memorised, [list(p.prefix) for p in FORGET], sampling, seed=1, slots=2)
@@ -278,12 +278,12 @@ def test_memfree_without_anything_blocked_is_plain_generation(memorised, tempera
 def test_memfree_vetoes_by_hand() -> None:
     memfree = MemFree([[1, 2, 3], [1, 2, 4]], n=3)
     assert memfree.vetoes == {(1, 2): {3, 4}}
-    assert not memfree.can_write([1], [2, 3])  # it starts in the prompt and ends in the response
+    assert not memfree.can_write([1], [2, 3])  # the n-gram starts in the prompt and ends in the response
     assert not memfree.can_write([7, 1, 2], [4, 7])
     assert not memfree.can_write([], [1, 2, 3])
-    assert memfree.can_write([1, 2, 3], [7])  # it ended in the prompt: nobody wrote it
+    assert memfree.can_write([1, 2, 3], [7])  # the n-gram ends in the prompt: the model did not write it
     assert memfree.can_write([1], [2, 7, 3])
-    assert memfree.can_write([2], [3, 1, 2])  # cut before its end
+    assert memfree.can_write([2], [3, 1, 2])  # the response ends before the n-gram does
     assert MemFree([[5]], n=1).can_write([5], [6])
     assert not MemFree([[5]], n=1).can_write([6], [5])
     with pytest.raises(ValueError, match="n=0"):

@@ -1,4 +1,4 @@
-"""The challenge's score walked by hand, its CSV there and back, and guesses of a model that has memorised."""
+"""The challenge's score by hand, its CSV written and read, and guesses of a model that has memorised."""
 
 import csv
 import math
@@ -16,13 +16,13 @@ from tests.fuzz import npy
 TRUTHS = [(1, 1), (2, 2), (3, 3), (4, 4)]
 
 
-def test_recall_counts_what_is_found_before_the_last_allowed_error():
+def test_recall_counts_guesses_until_the_last_allowed_error():
     guesses = [
         Guess(0, (1, 1), 0.9),
         Guess(1, (9, 9), 0.8),  # the first error
         Guess(1, (2, 2), 0.7),
-        Guess(1, (2, 2), 0.65),  # found already: no second time
-        Guess(2, (9, 9), 0.6),  # the second error ends the walk
+        Guess(1, (2, 2), 0.65),  # already solved: it does not count again
+        Guess(2, (9, 9), 0.6),  # the second error ends the count
         Guess(3, (4, 4), 0.5),
     ]
     shuffled = [guesses[i] for i in (5, 2, 0, 4, 1, 3)]
@@ -34,7 +34,7 @@ def test_recall_counts_what_is_found_before_the_last_allowed_error():
 
 
 def test_recall_as_the_official_scorer_counts_it():
-    """Its loop: at every right guess, with fewer than 100 errors before it, the share solved so far."""
+    """Its loop: at every right guess with fewer than 100 errors before it, recall is the share solved so far."""
     rng = np.random.default_rng(0)
     truths = [tuple(row) for row in rng.integers(0, 3, (300, 2)).tolist()]
     guesses = [
@@ -51,14 +51,14 @@ def test_recall_as_the_official_scorer_counts_it():
     assert recall_at_errors(guesses, truths).recall == pytest.approx(answer)
 
 
-def test_a_guess_for_no_example_is_an_error():
+def test_a_guess_for_an_unknown_example_is_an_error():
     with pytest.raises(ValueError, match="example 4, but there are only 4"):
         recall_at_errors([Guess(4, (1,), 0.0)], TRUTHS)
     with pytest.raises(ValueError, match="0 examples"):
         recall_at_errors([], [])
 
 
-def test_csv_there_and_back(tmp_path):
+def test_csv_round_trip(tmp_path):
     guesses = [Guess(3, (7, 8), -2.5), Guess(0, (1, 2), -0.125)]
     path = tmp_path / "guesses.csv"
     challenge.write_guesses(path, guesses)
@@ -69,7 +69,7 @@ def test_csv_there_and_back(tmp_path):
     assert [list(map(int, row["Suffix Guess"][1:-1].split(","))) for row in rows] == [[1, 2], [7, 8]]
 
 
-def test_a_csv_of_others_is_ranked_by_its_order(tmp_path):
+def test_a_csv_without_confidences_is_ranked_by_its_order(tmp_path):
     path = tmp_path / "guesses.csv"
     path.write_text('Example ID,Suffix Guess\n5,"[1,2]"\n0,"[3, 4]"\n')
     found = challenge.read_guesses(path)
@@ -92,7 +92,7 @@ def test_a_csv_of_others_is_ranked_by_its_order(tmp_path):
         (b'0,"[1,2]"', "line 2 has 2 fields, the header has 3"),
     ],
 )
-def test_a_line_that_is_no_guess_is_named(tmp_path, line, message):
+def test_an_invalid_line_is_named(tmp_path, line, message):
     path = tmp_path / "guesses.csv"
     path.write_bytes(b"Example ID,Suffix Guess,Confidence\n" + line + b"\n")
     with pytest.raises(ValueError, match=rf"guesses\.csv, .*{message}"):
@@ -123,5 +123,5 @@ def test_guesses_of_a_model_that_has_memorised():
     assert [g.example for g in guesses] == list(range(9))
     assert all(len(g.suffix) == 6 and math.isfinite(g.confidence) for g in guesses)
     score = recall_at_errors(guesses, [p.suffix for p in passages], max_errors=1)
-    assert score.recall == pytest.approx(6 / 9)  # forget and keep, before the first of the never-trained
+    assert score.recall == pytest.approx(6 / 9)  # the forget and keep passages, before the first never-trained one
     assert "samples:4" in challenge.signature(challenge.BASELINE, num_samples=4, seed=0)

@@ -1,4 +1,4 @@
-"""The whole evaluation on a model that has really memorised some passages, and on ones that write broken text."""
+"""The whole evaluation on a model that has really memorised some passages, and on outputs of broken text."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def make_passages(num: int = 9) -> list[Passage]:
 
 
 def train_memorised():
-    """A GPT-2 that was trained on the forget and keep passages until it reproduces them, from either context."""
+    """A GPT-2 trained on the forget and keep passages until it reproduces them, with or without the pre-prefix."""
     passages = [p for p in make_passages() if p.group != "never"]
     long = [[*p.pre_prefix, *p.prefix, *p.suffix] for p in passages]
     short = [[*p.prefix, *p.suffix, *([1] * 4)] for p in passages]
@@ -83,7 +83,7 @@ def test_memorised_groups_are_extracted_and_others_are_not(evaluation) -> None:
     assert summary["holdout/tokens"] == 5
 
 
-def test_numbers_hang_together(evaluation, memorised) -> None:
+def test_numbers_of_a_record_agree_with_each_other_and_with_the_model(evaluation, memorised) -> None:
     for record in evaluation.records:
         assert record["n_bleu"] == pytest.approx(100 - record["bleu"])
         assert record["exact"] == float(record["output"] == record["truth"])
@@ -104,7 +104,7 @@ def _ids(record) -> list[int]:
     return [*passage.prefix, *passage.suffix]
 
 
-def test_everything_is_defined_and_goes_through_json(evaluation) -> None:
+def test_every_number_is_defined_and_survives_json(evaluation) -> None:
     assert set(evaluation.definitions) == set(evaluation.summary)
     assert all(low <= evaluation.summary[n] + 1e-9 and evaluation.summary[n] <= high + 1e-9
                for n, (low, high) in evaluation.intervals.items() if not n.startswith("membership"))  # fmt: skip
@@ -126,8 +126,8 @@ def test_probe_agrees_with_evaluate(evaluation, memorised) -> None:
         assert value == pytest.approx(evaluation.summary[name]), name
 
 
-def test_broken_text_is_visible_beside_a_perfect_n_bleu(memorised) -> None:
-    """Empty and looping outputs forget everything, and every number beside N-BLEU says what they are."""
+def test_other_numbers_reveal_broken_text_when_n_bleu_is_perfect(memorised) -> None:
+    """Empty and looping outputs forget everything. The numbers beside N-BLEU show that they are broken."""
     passages = make_passages()
     empty = evaluate(
         memorised, Letters(), passages, settings=SETTINGS, generate=scripted_generate(lambda p, n: [1] * n)
@@ -145,7 +145,7 @@ def test_broken_text_is_visible_beside_a_perfect_n_bleu(memorised) -> None:
     assert "holdout/perplexity" not in empty.summary
 
 
-def test_outputs_are_cut_to_the_suffix_and_eos_is_no_text(memorised) -> None:
+def test_outputs_are_cut_to_the_suffix_and_eos_is_removed(memorised) -> None:
     passage = Passage("a", (), (2, 3), (4, 5), "forget")
     longer = Passage("b", (), (2, 3), (4, 5, 6, 7), "forget")
     found = evaluate(
@@ -154,7 +154,7 @@ def test_outputs_are_cut_to_the_suffix_and_eos_is_no_text(memorised) -> None:
     )  # fmt: skip
     assert [r["exact"] for r in found.records] == [1.0, 0.0]
     assert [r["matched_prefix"] for r in found.records] == [2.0, 3.0]
-    assert found.records[0]["exact_after_2"] is None  # nothing is left of a 2-token suffix
+    assert found.records[0]["exact_after_2"] is None  # a 2-token suffix has no tokens after the second
     assert "membership/loss_auc" not in found.summary
 
 
@@ -170,7 +170,7 @@ def test_bad_passages_are_named(memorised) -> None:
         Settings(discoverable_p=1.5)
 
 
-def test_extraction_likelihood_is_off_unless_asked_for(memorised, evaluation) -> None:
+def test_extraction_likelihood_is_off_by_default(memorised, evaluation) -> None:
     assert "forget/el_10" not in evaluation.summary
     settings = Settings(num_samples=0, resamples=10, el_stride=2, more_tokens=2)
     found = evaluate(memorised, Letters(), make_passages(), settings=settings)
@@ -191,7 +191,7 @@ def test_output_statistics_by_hand() -> None:
     assert values == [None, pytest.approx(expected, abs=1e-5)]
 
 
-def test_corpus_bleu_and_sampler_are_what_they_say(evaluation) -> None:
+def test_corpus_bleu_and_sampler_by_hand(evaluation) -> None:
     rows = [r for r in evaluation.records if r["group"] == "never"]
     expected = Bleu().corpus([r["output"] for r in rows], [r["truth"] for r in rows])
     assert evaluation.summary["never/corpus_bleu"] == expected

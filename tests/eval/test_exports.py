@@ -1,4 +1,4 @@
-"""What others read: open-unlearning's schema, and the model card."""
+"""Files for others: open-unlearning's schema, and the model card."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_open_unlearning_s_schema_by_hand(tmp_path):
     assert found["forget_prob"]["value_by_index"]["1"] == {"prob": pytest.approx(math.exp(-0.5)), "avg_loss": 0.5}
     assert found["forget_prob"]["agg_value"] == pytest.approx((1 + math.exp(-0.5)) / 2)
     assert found["exact_memorization"]["agg_value"] == 0.75
-    # Its loop ends at the last token, right or wrong: 1 - 4/5 where ours is 0.
+    # Its loop ends at the last token, right or wrong. It gives 1 - 4/5, and our definition gives 0.
     assert [v["score"] for v in found["extraction_strength"]["value_by_index"].values()] == [1.0, pytest.approx(0.2)]
     assert found["mia_loss"] == {"agg_value": 0.75}
     assert "keep_exact_memorization" in found
@@ -41,14 +41,14 @@ def test_open_unlearning_s_schema_by_hand(tmp_path):
     assert open_unlearning(Evaluation({}, {}, {}, {}, {}, [])) == {}
 
 
-def test_the_hash_is_of_the_set():
+def test_the_hash_depends_on_the_passages_and_not_on_their_order():
     lines = sorted(json.dumps([*r.prefix, *r.suffix], separators=(",", ":")) + "\n" for r in ROWS)
     assert forget_set_hash(ROWS) == hashlib.sha256("".join(lines).encode()).hexdigest()
     assert forget_set_hash(ROWS[::-1]) == forget_set_hash(ROWS)
     assert forget_set_hash(ROWS[:2]) != forget_set_hash(ROWS)
 
 
-def test_the_card_tells_what_was_done_and_what_it_does_not_prove(tmp_path):
+def test_the_card_states_the_method_the_numbers_and_the_limits(tmp_path):
     card = model_card(
         base="some/model", method="DeMem", passages=ROWS, thresholds={"exact": 0.05}, before=evaluation(1.0),
         after=evaluation(0.0), meta={"commit": "abc123", "seed": 0},

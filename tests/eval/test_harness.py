@@ -1,4 +1,4 @@
-"""The plug into EleutherAI's harness, with tasks from local files: no hub is asked."""
+"""The adapter to EleutherAI's harness, with tasks from local files. No test asks a hub."""
 
 import json
 
@@ -58,7 +58,7 @@ def test_tasks_agree_with_our_own_measures(tasks):
     assert found["local_choice"]["acc_norm,none"] == pytest.approx(ours.normalised.value)
 
 
-def test_requests_answered_by_hand():
+def test_answers_to_requests_by_hand():
     from lm_eval.api.instance import Instance
 
     from eval.harness import InMemory
@@ -71,7 +71,7 @@ def test_requests_answered_by_hand():
     expected = sum(float(rows[t - 1, ids[t]]) for t in range(1, len(ids)))
     asked = [Instance("loglikelihood_rolling", {}, (text,), 0)]
     assert lm.loglikelihood_rolling(asked) == [pytest.approx(expected, abs=1e-3)]
-    # an empty context is the start token, and an empty continuation has probability 1
+    # an empty context becomes the start token, and an empty continuation has probability 1
     pairs = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate([("", text), ("The", "")])]
     first, second = lm.loglikelihood(pairs)
     assert first[0] == pytest.approx(expected, abs=1e-3)
@@ -97,7 +97,7 @@ def test_a_continuation_longer_than_the_context_goes_through_in_windows():
     (rolling,) = lm.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, (text,), 0)])
     assert found[0][0] == pytest.approx(rolling)
     head, tail = encode_pair(loaded.tokenizer, *pairs[1])
-    ids = [*head, *tail][-lm.limit :]  # a context that is too long loses its beginning
+    ids = [*head, *tail][-lm.limit :]  # a context that is too long loses its start
     rows = torch.log_softmax(loaded.model(torch.tensor([ids])).logits[0].detach().double(), dim=-1)
     expected = sum(float(rows[t - 1, ids[t]]) for t in range(lm.limit - len(tail), lm.limit))
     assert found[1][0] == pytest.approx(expected, abs=1e-3)

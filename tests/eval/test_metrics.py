@@ -1,4 +1,4 @@
-"""Extraction, memorisation, membership and perplexity: numbers by hand, and the teacher-forced pass against loops."""
+"""Extraction, memorisation, membership and bootstrap intervals: numbers by hand."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ import torch
 
 from eval import extraction, membership, memorization
 from eval.intervals import draw_counts, mean_intervals, sums_interval
-from eval.perplexity import Perplexity, perplexity, windows
-from eval.teacher import length_batches, teacher_force
-from ppo.config import Sampling
 from ppo.types import Generation
-from tests.fakes import VOCAB, tiny_bloom, tiny_gpt2
 
 SEQUENCES = [[3, 4, 5, 6, 7, 8], [2, 9], [10, 11, 12, 13]]
 
@@ -89,7 +85,7 @@ def test_ngram_overlap_by_hand() -> None:
 
 
 def scripted_generate(continuation):
-    """A generator that writes ``continuation(prompt, length)``, then nothing."""
+    """A generate function whose responses are ``continuation(prompt, length)``."""
 
     def generate(model, prompts, sampling, *, seed=0, slots=64) -> Generation:
         rows = [continuation(prompt, sampling.response_length) for prompt in prompts]
@@ -115,7 +111,7 @@ def test_extraction_likelihood_of_a_perfect_and_of_a_forgetful_model() -> None:
 
     assert el(perfect) == 1.0
     assert el(blank) == 0.0
-    # rests of 11 … 3 tokens hold 9 … 1 trigrams; one token short loses one of them
+    # rests of 11 … 3 tokens hold 9 … 1 trigrams; a continuation one token short loses one
     assert el(early) == pytest.approx(np.mean([(k - 1) / k for k in range(9, 0, -1)]))
     assert el(early, divisor="generated") == pytest.approx(8 / 9)  # only the last start has no trigram left
     assert el(early, stride=4) == pytest.approx(np.mean([8 / 9, 4 / 5, 0]))
@@ -127,8 +123,8 @@ def test_extraction_likelihood_of_a_perfect_and_of_a_forgetful_model() -> None:
 
     ragged = [sequence, sequence[:-1], sequence[:-2]]
     assert memorization.extraction_likelihood(None, ragged, n=3, generate=counted) == [1.0, 1.0, 1.0]
-    assert sum(calls) == 9 + 8 + 7  # a request for every start,
-    assert len(calls) == 5  # side by side with those that have about as far to go: 3, 4 to 5, 6 to 7, 8 to 10, 11
+    assert sum(calls) == 9 + 8 + 7  # one request per start,
+    assert len(calls) == 5  # in batches of similar length: 3, 4 to 5, 6 to 7, 8 to 10, 11
     with pytest.raises(ValueError, match="sequence 0 has 3 tokens: EL_3"):
         memorization.extraction_likelihood(None, [[1, 2, 3]], n=3, generate=perfect)
 
@@ -152,7 +148,7 @@ def test_auc_counts_ties_one_half() -> None:
 def test_tpr_at_fpr_by_hand() -> None:
     others = np.arange(200.0)  # 1 % of 200 are 2 false positives: 198 and 199
     assert membership.tpr_at_fpr([197, 197.5, 198, 500], others) == 0.75
-    assert membership.tpr_at_fpr([5, 6], [5.5, 1]) == 0.5  # two others: none may exceed
+    assert membership.tpr_at_fpr([5, 6], [5.5, 1]) == 0.5  # with two others, no false positive is allowed
     assert membership.tpr_at_fpr([5, 5], [5, 5]) == 0.0
 
 
@@ -180,7 +176,7 @@ def _draws(values: np.ndarray, rng: np.random.Generator, resamples: int) -> list
     return [np.repeat(values, row) for row in draw_counts(np.arange(len(values)), len(values), resamples, rng=rng)]
 
 
-def test_membership_below_one_half_still_reveals() -> None:
+def test_an_auc_below_one_half_reveals_members_too() -> None:
     found = membership.membership(np.arange(50.0), np.arange(50.0) + 40, rng=np.random.default_rng(0), resamples=200)
     assert found.auc < 0.05
     assert found.advantage == pytest.approx(0.5 - found.auc)
@@ -210,127 +206,7 @@ def test_sums_interval_of_a_ratio() -> None:
     assert (low, high) == (0.0, 1.0)
 
 
-def test_draw_counts_draw_as_many_as_there_are() -> None:
+def test_every_draw_has_as_many_items_as_there_are_labels() -> None:
     counts = draw_counts(np.array([0, 0, 2]), 4, 4000, rng=np.random.default_rng(0))
     assert (counts.sum(axis=1) == 3).all()
     assert counts.mean(axis=0) == pytest.approx([2, 0, 1, 0], abs=0.05)
-
-
-# The teacher-forced pass
-
-
-def naive_rows(model, sequence: list[int]):
-    """(token, float64 log-distribution) of every scored token, one sequence at a time."""
-    with torch.no_grad():
-        logits = model(torch.tensor([sequence])).logits[0].double()
-    return [(sequence[t], torch.log_softmax(logits[t - 1], dim=-1)) for t in range(1, len(sequence))]
-
-
-@pytest.mark.parametrize("make", [tiny_gpt2, tiny_bloom])
-def test_teacher_force_against_a_loop(make) -> None:
-    model = make().eval()
-    model.train()  # dropout must not act, and the mode must come back
-    results = teacher_force(model, SEQUENCES, batch_tokens=10, chunk_tokens=3)
-    assert model.training
-    model.eval()
-    for sequence, found in zip(SEQUENCES, results, strict=True):
-        assert math.isnan(found.logprobs[0])
-        assert found.ranks[0] == -1
-        for t, (token, row) in enumerate(naive_rows(model, sequence), start=1):
-            mean = float((row.exp() * row).sum())
-            variance = float((row.exp() * (row - mean) ** 2).sum())
-            assert found.logprobs[t] == pytest.approx(float(row[token]), abs=1e-5)
-            assert found.sampler_logprobs[t] == found.logprobs[t]
-            assert found.ranks[t] == int((row > row[token]).sum())
-            assert found.is_right[t] == (int(row.argmax()) == token)
-            assert found.means[t] == pytest.approx(mean, abs=1e-5)
-            assert found.deviations[t] == pytest.approx(math.sqrt(max(variance, 1e-6)), abs=1e-4)
-        assert found.nll == pytest.approx(
-            -sum(float(row[token]) for token, row in naive_rows(model, sequence)), abs=1e-4
-        )
-
-
-@pytest.mark.parametrize("options", [{"temperature": 0.5}, {"top_k": 3}, {"top_p": 0.6}, {"top_k": 5, "top_p": 0.8}])
-def test_sampler_logprobs_follow_the_actual_sampler(options) -> None:
-    model = tiny_gpt2().eval()
-    sampling = Sampling(**options)
-    for sequence, found in zip(SEQUENCES, teacher_force(model, SEQUENCES, sampling=sampling), strict=True):
-        for t, (token, row) in enumerate(naive_rows(model, sequence), start=1):
-            p = torch.softmax(row / sampling.temperature, dim=-1)
-            order = p.argsort(descending=True).tolist()
-            kept = order[: sampling.top_k] if sampling.top_k else order
-            total, nucleus, mass = float(p[kept].sum()), [], 0.0
-            for i in kept:
-                if mass >= sampling.top_p * total:
-                    break
-                nucleus.append(i)
-                mass += float(p[i])
-            expected = math.log(float(p[token]) / mass) if token in nucleus else -math.inf
-            assert found.sampler_logprobs[t] == pytest.approx(expected, abs=1e-4)
-
-
-def test_moments_are_left_out_on_request() -> None:
-    found = teacher_force(tiny_gpt2(), SEQUENCES[:1], has_moments=False)[0]
-    whole = teacher_force(tiny_gpt2(), SEQUENCES[:1])[0]
-    assert np.isnan(found.means).all()
-    assert np.isnan(found.deviations).all()
-    assert found.logprobs[1:] == pytest.approx(whole.logprobs[1:])
-    assert (found.is_right == whole.is_right).all()
-
-
-def test_teacher_force_from_a_start() -> None:
-    model = tiny_gpt2()
-    whole = teacher_force(model, SEQUENCES)[0]
-    part = teacher_force(model, SEQUENCES[:1], starts=[4])[0]
-    assert np.isnan(part.logprobs[:4]).all()
-    assert part.logprobs[4:] == pytest.approx(whole.logprobs[4:], abs=1e-5)
-
-
-def test_teacher_force_refuses_what_it_cannot_score() -> None:
-    model = tiny_gpt2()
-    with pytest.raises(ValueError, match="sequence 1 has 1 tokens and start 1"):
-        teacher_force(model, [[1, 2], [3]])
-    with pytest.raises(ValueError, match="temperature=0"):
-        teacher_force(model, [[1, 2]], sampling=Sampling(temperature=0.0))
-    with pytest.raises(ValueError, match="60 tokens, the model's context only 48"):
-        teacher_force(model, [[1] * 60])
-
-
-def test_length_batches() -> None:
-    assert length_batches([2, 5, 3, 5], batch_tokens=10) == [[1, 3], [2, 0]]
-    assert length_batches([20], batch_tokens=10) == [[0]]
-
-
-# Perplexity
-
-
-def test_perplexity_is_token_weighted() -> None:
-    model = tiny_gpt2().eval()
-    rows = [row for sequence in SEQUENCES for row in naive_rows(model, sequence)]
-    nll = -sum(float(row[token]) for token, row in rows)
-    found = perplexity(model, [*SEQUENCES, [5]])
-    assert found.num_tokens == len(rows) == 9
-    assert found.value == pytest.approx(math.exp(nll / 9), rel=1e-5)
-    assert Perplexity(1e6, 1).value == math.exp(700)
-    with pytest.raises(ValueError, match="none of the 1"):
-        perplexity(model, [[5]])
-
-
-@pytest.mark.parametrize(("length", "window", "overlap"), [(8, 4, 2), (9, 4, 0), (48, 48, 5), (100, 48, 47), (5, 2, 1)])
-def test_windows_score_every_token_once(length, window, overlap) -> None:
-    parts = windows(length, window, overlap)
-    assert [t for _, first, end in parts for t in range(first, end)] == list(range(1, length))
-    assert all(begin < first and end - begin <= window for begin, first, end in parts)
-    assert windows(8, 4, 2) == [(0, 1, 4), (2, 4, 6), (4, 6, 8)]
-
-
-def test_perplexity_of_a_text_longer_than_the_context() -> None:
-    model = tiny_gpt2().eval()
-    text = torch.randint(2, VOCAB, (60,), generator=torch.Generator().manual_seed(0)).tolist()
-    found = perplexity(model, [text], overlap=20)
-    expected = 0.0
-    for begin, first, end in [(0, 1, 48), (28, 48, 60)]:
-        rows = naive_rows(model, text[begin:end])
-        expected -= sum(float(row[token]) for token, row in rows[first - begin - 1 :])
-    assert found.num_tokens == 59
-    assert found.nll == pytest.approx(expected, abs=1e-3)

@@ -1,4 +1,4 @@
-"""A number says where it comes from, without the folders of the machine that it was measured on."""
+"""Provenance: where a number comes from, without the folder names of the machine."""
 
 import sys
 from pathlib import Path

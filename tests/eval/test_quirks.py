@@ -1,4 +1,4 @@
-"""Each quirk beside the definition that it misses, with numbers by hand."""
+"""Each quirk next to the definition that it differs from, with numbers by hand."""
 
 import math
 import zlib
@@ -14,13 +14,13 @@ from tests.eval.test_metrics import right
     ("pattern", "definition", "quirk"),
     [("rrrr", 1, 1), ("wrrr", 0.75, 0.75), ("rrwr", 0.25, 0.25), ("rrrw", 0, 0.25), ("wwww", 0, 0.25), ("w", 0, 1)],
 )
-def test_open_unlearning_never_looks_behind_the_last_token(pattern, definition, quirk):
+def test_open_unlearning_ignores_the_last_token(pattern, definition, quirk):
     assert extraction.extraction_strength(right(pattern)) == definition
     assert quirks.open_unlearning_extraction_strength(right(pattern)) == quirk
     assert quirks.open_unlearning_extraction_strength(right("")) == 0
 
 
-def test_demem_s_accuracy_hardly_sees_the_suffix():
+def test_demem_s_accuracy_is_mostly_over_the_prefix():
     is_right = right("r" * 49 + "w" * 50)  # the prefix is known, the suffix forgotten
     assert quirks.demem_memorization_accuracy(is_right) == pytest.approx(49 / 52)
     assert np.mean(is_right) == pytest.approx(49 / 99)
@@ -47,10 +47,10 @@ def test_zlib_of_the_mean():
 
 
 def test_tpr_strictly_below_the_rate():
-    others = np.arange(100.0)  # one of 100 is exactly 1 %
+    others = np.arange(100.0)  # one false positive of 100 is exactly 1 %
     assert membership.tpr_at_fpr([98.5], others) == 1.0
     assert quirks.tpr_below_fpr([98.5], others) == 0.0
-    assert quirks.tpr_below_fpr([98.5], np.arange(200.0) - 100) == 1.0  # one of 200 is below it
+    assert quirks.tpr_below_fpr([98.5], np.arange(200.0) - 100) == 1.0  # one of 200 is below 1 %
     assert quirks.tpr_below_fpr([7.0], [5.0, 6.0]) == 1.0
 
 

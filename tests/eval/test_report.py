@@ -76,7 +76,7 @@ def test_a_rounding_error_below_zero_is_zero() -> None:
     assert [row.text(value) for value in (-4e-14, -0.06, None)] == ["0.0", "-0.1", "-"]
 
 
-def test_rows_follow_what_was_measured() -> None:
+def test_rows_are_those_of_the_measured_quantities() -> None:
     assert [r.quantity for r in rows_for(["forget/bleu", "keep/exact", "forget/exact_after_7", "holdout/nll"])] == [
         "exact", "exact_after_7", "bleu",
     ]  # fmt: skip
@@ -84,7 +84,7 @@ def test_rows_follow_what_was_measured() -> None:
 
 def test_matching_pieces_by_hand() -> None:
     assert matching_pieces("call Anna now", "please call Anna") == [("call Anna", True), (" now", False)]
-    assert matching_pieces("x . y", "a . b") == [("x . y", False)]  # a lone full stop is no match
+    assert matching_pieces("x . y", "a . b") == [("x . y", False)]  # a full stop alone does not match
     assert matching_pieces("", "a") == []
     for output in ("a b  c", "  b", "a-b, c!"):
         assert "".join(text for text, _ in matching_pieces(output, "a b c")) == output
@@ -100,7 +100,7 @@ def test_states_and_marks() -> None:
 
 
 class Reader(html.parser.HTMLParser):
-    """Counts elements, checks that they nest, and keeps attributes that could load something."""
+    """Counts elements, checks that they nest, and collects attributes that could load something."""
 
     VOID = ("meta", "input", "br")
 
@@ -187,7 +187,7 @@ def test_charts_by_hand() -> None:
     assert 'aria-label="a &amp; b, 1 at step 0 to 3 at 10"' in chart
     start, end = re.search(r'points="([\d.,]+) ([\d.,]+)"', chart).groups()
     assert float(start.split(",")[0]) < float(end.split(",")[0])
-    assert float(start.split(",")[1]) > float(end.split(",")[1])  # up is up
+    assert float(start.split(",")[1]) > float(end.split(",")[1])  # larger values are drawn higher
     read(line_chart([(3, 0.0)], label="one point"))
     bars = bar_chart([("x", 100.0, 50.0), ("y", 0.0, None)], label="bars", top=100, mark=(25.0, "floor"))
     read(bars)
@@ -212,11 +212,11 @@ def test_page_of_a_folder(tmp_path) -> None:
     read(page)
     assert "before and after" in page
     assert page.count("<article") == 2
-    assert "nats, summed over a response" in page  # what Config says about a knob
+    assert "nats, summed over a response" in page  # the comment of a Config field
     assert "refresh" not in page
 
 
-def test_live_page_shows_how_far_the_run_is_and_comes_to_rest(tmp_path) -> None:
+def test_live_page_shows_the_progress_and_stops_reloading_at_the_end(tmp_path) -> None:
     write_folder(tmp_path, is_over=False)
     times = iter((100.0, 130.0))
     live = LivePage(tmp_path, steps=60, clock=lambda: next(times))
@@ -224,13 +224,13 @@ def test_live_page_shows_how_far_the_run_is_and_comes_to_rest(tmp_path) -> None:
     live.rest()
     assert not path.exists()
     live.show(6)
-    assert "left at most" not in path.read_text(encoding="utf-8")  # one look tells nothing about speed
+    assert "left at most" not in path.read_text(encoding="utf-8")  # one call does not tell the speed
     live.show(12)
     page = path.read_text(encoding="utf-8")
     read(page)
     assert '<meta http-equiv="refresh" content="5">' in page
     assert "Step 12 of at most 60; forget set extracted 50.0 %; score -0.350; 4 min 00 s left at most." in page
-    assert "KL to" not in page.partition("How much")[0]  # 0 where there is no penalty means that nobody looked
+    assert "KL to" not in page.partition("How much")[0]  # without a penalty KL is not measured, and its 0 means nothing
     assert page.index('id="training"') < page.index('id="samples"') < page.index('id="numbers"')
     assert page.count("response 11") == 2
     assert "response 10" not in page

@@ -1,4 +1,4 @@
-"""The report in a real browser: filters, order, definitions by mouse, keys and finger, phone, print, light and dark."""
+"""The report in a real browser: filters, order, definitions by mouse, keyboard and finger, phone, print, dark mode."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from tests.eval.test_report import AFTER, BEFORE, METRICS
 
 EVIL = "</script></style><script>window.isBroken = 1</script><img src=x onerror='window.isBroken = 2'> \"&\u2028"
 LONG = "x" * 400
-TEXTS = [
-    # id, group, true suffix, output before, output after
+TEXTS = [  # id, group, true suffix, output before, output after
     ("a-1", "forget", "call Anna Berg at nine", "call Anna Berg at nine", "call me at ten"),
     ("a-2", "forget", "the code is 4711", "the code is 4711", "the code is 4711"),
     ("a-3", "forget", EVIL, EVIL, ""),
@@ -29,11 +28,11 @@ TIP = "const tip = document.getElementById('tip'); return tip.hidden ? null : ti
 SIDEWAYS = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
 EXACT = "Share of passages whose whole suffix greedy decoding reproduces from the prefix."
 UNREADABLE = """
-const boxes = (svg) => [...svg.querySelectorAll("text")].filter(t => t.textContent)
+const texts = (svg) => [...svg.querySelectorAll("text")].filter(t => t.textContent)
   .map(t => [t.textContent, t.getBBox()]);
 const meet = (a, b) => a.x < b.x + b.width && b.x < a.x + a.width && a.y < b.y + b.height && b.y < a.y + a.height;
 return [...document.querySelectorAll("svg")].flatMap(svg => {
-  const frame = svg.viewBox.baseVal, all = boxes(svg);
+  const frame = svg.viewBox.baseVal, all = texts(svg);
   const outside = all.filter(([, b]) => b.x < 0 || b.y < 0 || b.x + b.width > frame.width
     || b.y + b.height > frame.height).map(([name]) => "outside: " + name);
   const pairs = all.flatMap(([name, a], i) => all.slice(i + 1).filter(([, b]) => meet(a, b))
@@ -107,8 +106,8 @@ def test_filters_and_order(browser, path):
         page.run("document.getElementById('words').focus()")
         for letter in "White sp":
             page.press(letter)
-        assert page.run(VISIBLE) == ["b-2"]  # any case, any white space
-        page.press("Enter")  # no form is sent
+        assert page.run(VISIBLE) == ["b-2"]  # case and white space do not matter
+        page.press("Enter")  # submits no form
         assert page.run(VISIBLE) == ["b-2"]
         page.click("#filters button")
         assert page.run(FRAME + "; return document.getElementById('count').textContent") == "5 of 5 passages"
@@ -141,7 +140,7 @@ def test_definitions_by_mouse(browser, path):
         page.hover("td[data-def=exact] .range")
         assert page.run(TIP).startswith("95 % interval")
         page.hover("#tip")
-        assert page.run(f"await new Promise(done => setTimeout(done, 300)); {TIP}")  # it can be read and copied
+        assert page.run(f"await new Promise(done => setTimeout(done, 300)); {TIP}")  # the definition stays
         page.hover("h1")
         assert page.run(f"await new Promise(done => setTimeout(done, 300)); {TIP}") is None
 
@@ -236,9 +235,8 @@ def test_the_comparison_can_be_read(browser, comparison, width):
 def test_definitions_of_the_comparison_by_finger(browser, comparison):
     with browser.open(comparison, width=390, height=844, is_phone=True) as page:
         page.tap("th [data-def='forget/discoverable']")
-        assert page.run(TIP).startswith(
-            "(n,p)forget set (memorised, to be unlearned): Share of passages that 100 samples"
-        )
+        meaning = "Share of passages whose suffix would be among 100 samples"
+        assert page.run(TIP).startswith(f"(n,p)forget set (memorised, to be unlearned): {meaning}")
         heads = "[...document.querySelectorAll('thead th')]"
         assert page.run(f"return {heads}.filter(e => !e.querySelector('.term')).map(e => e.textContent)") == [
             "method", "method", "method", "method", "method"
@@ -259,7 +257,7 @@ def test_charts_can_be_read(browser, tmp_path, width):
         assert page.run(UNREADABLE) == []
 
 
-def test_paper_has_everything_but_what_can_be_clicked(browser, path):
+def test_print_shows_everything_but_the_controls(browser, path):
     with browser.open(path) as page:
         page.media("print")
         assert len(page.run(VISIBLE)) == 5
@@ -268,7 +266,7 @@ def test_paper_has_everything_but_what_can_be_clicked(browser, path):
         assert page.run(f"return {left_out}") == []
         assert page.run("return getComputedStyle(document.querySelector('.scroll')).overflowX") == "visible"
         choose(page, "group", "never")
-        assert page.run(VISIBLE) == ["b-1", "b-2"]  # what was asked for, and the page says so
+        assert page.run(VISIBLE) == ["b-1", "b-2"]  # the filtered passages only, and the page says so
         assert page.run("return document.getElementById('count').checkVisibility()")
         assert page.pdf().startswith(b"%PDF")
         assert page.run("return [...document.querySelectorAll('details')].some(part => part.open)") is False

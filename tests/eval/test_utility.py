@@ -1,4 +1,4 @@
-"""Cloze and multiple choice against loops over a tiny model, and final words in texts of real tokenizers."""
+"""Cloze and multiple choice against loops over a tiny model, and final words with real tokenizers."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from tests.fakes import tiny_gpt2
 
 
 class Characters:
-    """A tokenizer of one character a token; ids are places in ``ALPHABET``."""
+    """A tokenizer with one token per character. Ids are indices of ``ALPHABET``."""
 
     ALPHABET = " abcdefghijklmnopqrstuv"
 
@@ -38,7 +38,7 @@ def test_cloze_counts_targets_that_greedy_decoding_writes():
     model, tokenizer = tiny_gpt2().eval(), Characters()
     context = "abc"
     written = tokenizer.decode(greedy(model, tokenizer(context)["input_ids"], 2))[3:]
-    wrong = written[0] + ("b" if written[1] != "b" else "c")  # only its last token is wrong
+    wrong = written[0] + ("b" if written[1] != "b" else "c")  # only the last token is wrong
     found = utility.cloze_accuracy(model, tokenizer, [Cloze(context, written), Cloze(context, wrong)])
     assert (found.value, found.count) == (0.5, 2)
     assert found.interval == (0.0, 1.0)
@@ -55,7 +55,7 @@ def test_multiple_choice_by_sum_and_by_length():
     sums = [logprob(model, head + tokenizer(c)["input_ids"], 3) for c in choices]
     plain = max(range(3), key=lambda i: sums[i])
     normalised = max(range(3), key=lambda i: sums[i] / len(choices[i].lstrip()))
-    assert plain != normalised  # a case that tells them apart
+    assert plain != normalised  # a case in which the two differ
     by_plain, by_length = (Question("abc", choices, answer) for answer in (plain, normalised))
     found = utility.multiple_choice(model, tokenizer, [by_plain, by_plain, by_length])
     assert found.plain.value == pytest.approx(2 / 3)
@@ -86,7 +86,7 @@ def test_final_words_of_held_out_text():
         assert is_right == (greedy(loaded.model, ids[:first], end - first)[first:] == ids[first:end])
 
 
-def test_a_tokenizer_that_drops_leading_spaces_alone_still_shows_words():
+def test_words_are_found_with_a_tokenizer_that_drops_a_leading_space():
     class Sentencepiece:
         pieces = ("▁one", "▁two", "s", ".", "▁x")
 
