@@ -1,14 +1,14 @@
-"""A real headless browser for the tests of our pages: Debian's chromium, spoken to in the DevTools protocol.
+"""A real headless browser for the tests of our pages: Debian's chromium, driven by the DevTools protocol.
 
     with Browser() as browser, browser.open(path, width=390) as page:
         assert page.run("return document.title") == "…"
         page.press("Tab")
         assert page.errors == page.requests == []
 
-The protocol goes over a pipe, so no port is opened; the standard library is enough. ``Page.run`` runs JavaScript in the
-page and returns what it returns, by way of JSON; ``errors`` are messages on the console, exceptions and refused loads;
-``requests`` are whatever the page asked for besides its own file. This module knows nothing about our pages. Where
-there is no browser, the fixture ``browser`` of conftest.py skips the test with :data:`MISSING`.
+The protocol uses a pipe, so no port is opened and the standard library is enough. ``Page.run`` runs JavaScript in the
+page and returns its result by way of JSON. ``errors`` holds console messages, exceptions and refused loads.
+``requests`` holds every URL that the page requested besides its own file. This module knows nothing about our pages.
+Without a browser, the fixture ``browser`` of conftest.py skips the test with :data:`MISSING`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 MISSING = "no chromium here (Debian: apt-get install chromium)"
-SECONDS = 60.0  # for one answer; a loaded machine is slow to start a browser
+SECONDS = 60.0  # longest wait for one answer; a loaded machine is slow to start a browser
 KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "Home": 36, "End": 35,
         "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}  # fmt: skip
 TEXT = {"Enter": "\r", " ": " "}
@@ -40,7 +40,7 @@ def find_browser() -> str | None:
 
 
 class Browser:
-    """One browser process; its profile goes when it ends. Raises RuntimeError where there is no browser."""
+    """One browser process. Its profile is deleted when it ends. RuntimeError without a browser."""
 
     def __init__(self) -> None:
         program = find_browser()
@@ -49,7 +49,7 @@ class Browser:
         self._profile = tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True)
         to_browser, self._in = os.pipe()
         self._out, from_browser = os.pipe()
-        # The browser reads fd 3 and writes fd 4. Copies above 9 cannot be overwritten while the shell puts them there.
+        # The browser reads fd 3 and writes fd 4. The shell sets these; copies above 9 cannot be overwritten by that.
         ours = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (to_browser, from_browser)]
         command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
                    "--no-first-run", "--disable-background-networking", "--disable-component-update",
@@ -79,9 +79,9 @@ class Browser:
 
     @contextmanager
     def open(self, path: Path, *, width: int = 1280, height: int = 900, is_phone: bool = False) -> Iterator[Page]:
-        """A tab that shows the file, loaded, in a window of ``width`` × ``height`` CSS pixels.
+        """A tab with the loaded file, in a window of ``width`` × ``height`` CSS pixels.
 
-        ``is_phone``: touch instead of a mouse, and a viewport as a phone has it.
+        ``is_phone``: touch instead of a mouse, and the viewport of a phone.
         """
         target = self.call("Target.createTarget", {"url": "about:blank"})["targetId"]
         session = self.call("Target.attachToTarget", {"targetId": target, "flatten": True})["sessionId"]
@@ -95,7 +95,7 @@ class Browser:
         self.call("Target.closeTarget", {"targetId": target})
 
     def call(self, method: str, values: dict[str, Any] | None = None, session: str | None = None) -> dict[str, Any]:
-        """One command and its answer; events meanwhile go to their pages. Raises RuntimeError for an error."""
+        """Send one command and return its answer. Events go to their pages meanwhile. RuntimeError for an error."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": values or {}}
         message |= {"sessionId": session} if session else {}
@@ -110,7 +110,7 @@ class Browser:
                 return answer["result"]
 
     def receive(self) -> dict[str, Any]:
-        """The next message, given to its page if it is an event. Raises RuntimeError when none comes."""
+        """The next message. An event is also given to its page. RuntimeError when no message comes."""
         deadline = time.monotonic() + SECONDS
         while b"\0" not in self._rest:
             if not select.select([self._out], [], [], max(0.0, deadline - time.monotonic()))[0]:
@@ -138,11 +138,11 @@ class Page:
         self._is_loaded = False
 
     def call(self, method: str, **values: Any) -> dict[str, Any]:
-        """A command of the DevTools protocol to this tab, for what has no method here."""
+        """Send a command of the DevTools protocol to this tab. The other methods use it."""
         return self._browser.call(method, values, self._session)
 
     def hear(self, method: str, values: dict[str, Any]) -> None:
-        """Keep what an event tells."""
+        """Record an event: the end of loading, an error or a request."""
         if method == "Page.loadEventFired":
             self._is_loaded = True
         elif method == "Runtime.exceptionThrown":
@@ -165,9 +165,9 @@ class Page:
             self._browser.receive()
 
     def run(self, script: str) -> Any:
-        """Run the body of a JavaScript function, which may ``await``; returns what it returns, by way of JSON.
+        """Run the body of a JavaScript function, which may ``await``, and return its result by way of JSON.
 
-        Raises RuntimeError with the exception that the script threw.
+        RuntimeError with the exception that the script threw.
         """
         answer = self.call(
             "Runtime.evaluate", expression=f"(async () => {{ {script} }})()", returnByValue=True, awaitPromise=True
@@ -177,54 +177,54 @@ class Page:
         return answer["result"].get("value")
 
     def resize(self, width: int, height: int, *, is_phone: bool = False) -> None:
-        """Another window size in CSS pixels."""
+        """Set the window size in CSS pixels."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=is_phone
         )
         self.call("Emulation.setTouchEmulationEnabled", enabled=is_phone, maxTouchPoints=1)
 
     def media(self, kind: str = "screen", **features: str) -> None:
-        """Show the page as for ``print``, or with media features: ``prefers_color_scheme="dark"``."""
+        """Show the page in another medium, such as ``print``, or with features: ``prefers_color_scheme="dark"``."""
         named = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
         self.call("Emulation.setEmulatedMedia", media=kind, features=named)
 
     def press(self, key: str, *, shift: bool = False) -> None:
-        """One key of :data:`KEYS`, or one character, to whatever has the focus."""
+        """Send one key of :data:`KEYS`, or one character, to the focused element."""
         text = TEXT.get(key, key if len(key) == 1 else "")
         values = {"key": key, "code": key, "windowsVirtualKeyCode": KEYS.get(key, 0), "modifiers": 8 if shift else 0}
         self.call("Input.dispatchKeyEvent", type="keyDown", **values, **({"text": text} if text else {}))
         self.call("Input.dispatchKeyEvent", type="keyUp", **values)
 
     def hover(self, selector: str) -> None:
-        """Move the mouse over the middle of the first element that fits."""
+        """Move the mouse over the middle of the first element that matches."""
         self.call("Input.dispatchMouseEvent", type="mouseMoved", **self._middle(selector))
 
     def click(self, selector: str) -> None:
-        """Click the first element that fits, as a mouse does."""
+        """Click the first element that matches, with the mouse."""
         self.hover(selector)
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **self._middle(selector))
 
     def tap(self, selector: str) -> None:
-        """Touch the first element that fits, as a finger does."""
+        """Tap the first element that matches, with a finger."""
         self.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[self._middle(selector)])
         self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
 
     def _middle(self, selector: str) -> dict[str, float]:
-        """Where it is in the window, scrolled into view if need be."""
+        """The middle of the first element that matches, in window coordinates, after scrolling it into view."""
         place = self.run(
             f"const found = document.querySelector({json.dumps(selector)}); if (!found) return null;"
             "found.scrollIntoView({block: 'center', behavior: 'instant'}); const box = found.getClientRects()[0];"
             "return {x: box.x + box.width / 2, y: box.y + box.height / 2};"
         )
         if place is None:
-            raise RuntimeError(f"nothing on the page fits {selector}")
+            raise RuntimeError(f"nothing on the page matches {selector}")
         return place
 
     def screenshot(self, path: Path) -> None:
-        """What the window shows, as PNG."""
+        """Write what the window shows as PNG."""
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
     def pdf(self) -> bytes:
-        """The page as it is printed."""
+        """The printed page as PDF."""
         return base64.b64decode(self.call("Page.printToPDF", printBackground=True)["data"])

@@ -23,7 +23,7 @@ VOCAB = 23
 
 
 def tiny_gpt2(seed: int = 0, *, vocab: int = VOCAB, eos: int | None = 1, dropout: float = 0.1, layers: int = 2):
-    """A GPT-2 of a few thousand weights, with dropout in its config so that a test notices if it acts."""
+    """A GPT-2 of a few thousand weights, with dropout in its config, so that a test fails if dropout acts."""
     torch.manual_seed(seed)
     config = GPT2Config(
         vocab_size=vocab, n_embd=16, n_layer=layers, n_head=2, n_positions=48, bos_token_id=0, eos_token_id=eos,
@@ -42,7 +42,7 @@ def tiny_llama(seed: int = 0, *, vocab: int = VOCAB):
 
 
 def tiny_opt(seed: int = 0):
-    """Its forward goes past its trunk, straight to the trunk's decoder."""
+    """An OPT. Its forward pass skips its base model and calls the base model's decoder directly."""
     torch.manual_seed(seed)
     config = OPTConfig(
         vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, ffn_dim=16,
@@ -52,13 +52,13 @@ def tiny_opt(seed: int = 0):
 
 
 def tiny_bloom(seed: int = 0):
-    """ALiBi: no position ids."""
+    """A BLOOM: it has ALiBi, so it takes no position ids."""
     torch.manual_seed(seed)
     return BloomForCausalLM(BloomConfig(vocab_size=VOCAB, hidden_size=16, n_layer=2, n_head=2, eos_token_id=1))
 
 
 def fake_tensorboard(monkeypatch):
-    """The package as if it were installed; answers with a list that fills with the writers that are opened."""
+    """Fake the package tensorboard. Returns a list that receives every writer that is opened."""
     writers = []
 
     class SummaryWriter:
@@ -70,7 +70,7 @@ def fake_tensorboard(monkeypatch):
             self.scalars.append((name, value, step))
 
         def flush(self):
-            """Nothing is held back."""
+            """Do nothing: no value is buffered."""
 
         def close(self):
             self.is_closed = True
@@ -80,7 +80,7 @@ def fake_tensorboard(monkeypatch):
 
 
 class Letters:
-    """A tokenizer of one letter a token: id 0 is <pad>, 1 is <eos>, 2… are a, b, c, …"""
+    """A tokenizer with one token per letter: id 0 is <pad>, 1 is <eos>, 2… are a, b, c, …"""
 
     def __call__(self, text: str, *, add_special_tokens: bool = True) -> dict[str, list[int]]:
         return {"input_ids": [ord(letter) - ord("a") + 2 for letter in text]}
@@ -90,7 +90,7 @@ class Letters:
 
 
 def random_rollout(lengths: list[int], *, prompt_lengths: list[int] | None = None, seed: int = 0, vocab: int = VOCAB):
-    """A rollout with random numbers everywhere and padding as the generator makes it."""
+    """A rollout of random numbers, padded as the generator pads: prompts on the left, responses on the right."""
     g = torch.Generator().manual_seed(seed)
     num, width = len(lengths), max(lengths)
     prompt_lengths = prompt_lengths or [3] * num

@@ -1,11 +1,13 @@
-"""Throws damaged and hostile files at every loader; a program of its own, and the fast suite's source of a few of them.
+"""Give damaged and hostile files to every loader. This is a program; the fast suite runs a few of its inputs.
 
-    python -m tests.fuzz --inputs 15000 --memory-mib 1024      so many of each kind, within so much more memory
+    python -m tests.fuzz --inputs 15000 --memory-mib 1024      this many inputs of each kind, this much more memory
 
-Each input is a good file with something done to it: bytes flipped, cut, doubled or moved, numbers made huge, words that
-formats trip over put in; JSON also node by node, and checkpoints with checksums made right again, as an attacker would.
-A loader may take what it is given, or raise a ValueError that names the file or its folder. Anything else, one that
-takes long included, is printed with the seed that makes it again, and the exit status is 1.
+Each input is a good file with damage: bytes flipped, cut, doubled or moved, numbers made huge, strings inserted that
+break parsers. JSON is also damaged node by node. Checkpoints get correct checksums again, as an attacker would give
+them. A loader may accept an input, or raise a ValueError that names the file or its folder. Any other outcome, and any
+that takes long, is printed with the seed that reproduces it, and the exit status is 1.
+
+The file has more than 300 lines: every kind of input is one short method.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ Load = Callable[[], object]
 
 
 class Loaders:
-    """Good files of every kind in a folder. A kind is a function that damages one of them, and returns a loader."""
+    """Good files of every kind in a folder. A kind is a function that damages one of them and returns its loader."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -162,7 +164,7 @@ class Loaders:
         return lambda: read_truths(self.folder / "truths.npy")
 
     def _array(self, path: Path, rng: random.Random) -> None:
-        """Bytes, or a header that is well formed and lies."""
+        """A .npy file with damaged bytes, or with a well-formed header that lies."""
         if rng.random() < 0.5:
             np.save(path, np.arange(15, dtype=np.uint16).reshape(3, 5))
             content = damaged(path.read_bytes(), rng)
@@ -179,7 +181,7 @@ class Loaders:
         return lambda: read_state(self.copy)
 
     def _harmed(self, path: Path, rng: random.Random) -> None:
-        """One JSON or safetensors file: mostly with content of another kind, now and then other bytes."""
+        """Damage one JSON or safetensors file: mostly by changing its content, sometimes its bytes."""
         if path.suffix == ".json" and rng.random() < 0.8:
             good = json.loads(path.read_text(encoding="utf-8"))
             path.write_text(json.dumps(changed_nodes(good, rng)), encoding="utf-8")
@@ -189,7 +191,7 @@ class Loaders:
             path.write_bytes(damaged(path.read_bytes(), rng))
 
     def _adapter(self, rng: random.Random) -> Load:
-        """A model that refuses is left as it was; one that takes it is freed from it for the next."""
+        """A damaged adapter. A refused one must leave the model unchanged; an accepted one is removed again."""
         copy = _fresh_copy(self.folder / "adapter", self.folder / "adapter copy")
         self._harmed(copy / rng.choice(["adapter_config.json", "adapter_model.safetensors"]), rng)
 
@@ -198,7 +200,7 @@ class Loaders:
                 load_adapter(self.base, copy)
             except ValueError:
                 if adapters(self.base):
-                    raise RuntimeError("the model was refused an adapter and has it") from None
+                    raise RuntimeError("load_adapter refused the file but left its adapter on the model") from None
                 raise
             unload(self.base, keep=False)
 
@@ -218,7 +220,7 @@ class Loaders:
         return copy
 
     def _model(self, rng: random.Random) -> Load:
-        """A folder with a plain model, as somebody may have downloaded it."""
+        """A damaged folder with a plain model, as a download could be."""
         copy = _fresh_copy(self.good / "model", self.folder / "model copy")
         self._harmed(copy / rng.choice(["config.json", "generation_config.json", "model.safetensors"]), rng)
         return lambda: load_pretrained(copy, tokenizer=self.tokenizer)
@@ -251,13 +253,13 @@ class Loaders:
         return lambda: load(path)
 
     def _checkpoint(self, rng: random.Random) -> Load:
-        """One file damaged, or tensors of other shapes and kinds, or other numbers; all checksums right again."""
+        """A checkpoint with one damaged file: bytes, tensors or numbers. All checksums are made correct again."""
         _fresh_copy(self.good, self.copy)
         names = ["model/config.json", "model/generation_config.json", "model/model.safetensors", "value.safetensors",
                  "optimizer.safetensors", "rng.safetensors", "reference.safetensors", "state.json"]  # fmt: skip
         self._harmed(self.copy / rng.choice(names), rng)
         make_right(self.copy)
-        device = rng.choice(["cpu", None])  # None: where state.json says
+        device = rng.choice(["cpu", None])  # None: the device that state.json names
 
         def resume() -> None:
             reward = lambda samples: [0.0] * len(samples)  # noqa: E731
@@ -274,7 +276,7 @@ def _fresh_copy(good: Path, target: Path) -> Path:
 
 
 class _PretendsToBeGPT2:
-    """The tokenizer that challenge files are written in, as far as the loader asks."""
+    """GPT-2's tokenizer, as far as the loader of challenge files tests it."""
 
     def __call__(self, text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
         return {"input_ids": [{" the": 262, " and": 290, " of": 286}[text]]}
@@ -284,14 +286,14 @@ class _PretendsToBeGPT2:
 
 
 def has_gguf() -> bool:
-    """Whether whole GGUF models can be read here."""
+    """Whether the packages that read whole GGUF models are installed."""
     return all(importlib.util.find_spec(name) for name in ("gguf", "accelerate"))
 
 
 def outcomes(
     damage: Callable[[random.Random], Load], seeds: Iterator[int], *, folder: str = ""
 ) -> Iterator[tuple[int, str]]:
-    """(seed, what happened): "taken", "refused" with a word that has the folder in it, or the failure in full."""
+    """(seed, outcome): "taken", "refused" (a ValueError whose message has the folder in it), or the traceback."""
     for seed in seeds:
         load = damage(random.Random(seed))
         started = time.perf_counter()
@@ -301,11 +303,11 @@ def outcomes(
         except ValueError as error:
             is_said = bool(str(error)) and folder in str(error)
             outcome = "refused" if is_said else f"a ValueError that names no file: {traceback.format_exc()}"
-            if ran_out_of_memory(error):  # what a loader makes of that is no answer to the file
+            if ran_out_of_memory(error):  # a ValueError made from a MemoryError does not refuse the file
                 outcome = traceback.format_exc()
         except KeyboardInterrupt:
             raise
-        except BaseException:  # a Rust panic is no Exception
+        except BaseException:  # a Rust panic is not an Exception
             outcome = traceback.format_exc()
         if (seconds := time.perf_counter() - started) > SLOWEST_SECONDS:
             outcome = f"took {seconds:.1f} s"
@@ -313,7 +315,7 @@ def outcomes(
 
 
 def ran_out_of_memory(error: BaseException | None) -> bool:
-    """Whether that is what an error comes from, whatever it was turned into on its way."""
+    """Whether the error, or any error that it was raised from, is a lack of memory."""
     while error is not None:
         if isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY):
             return True
@@ -322,7 +324,7 @@ def ran_out_of_memory(error: BaseException | None) -> bool:
 
 
 def limit_memory(mib: int) -> None:
-    """Address space of this process as it is now, and ``mib`` MiB more."""
+    """Limit the address space of this process to its present size plus ``mib`` MiB."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + mib * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -330,10 +332,10 @@ def limit_memory(mib: int) -> None:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--inputs", type=int, default=100, help="of each kind; of whole models and checkpoints a tenth")
-    parser.add_argument("--memory-mib", type=int, default=1024, help="beyond what the process has at the start")
-    parser.add_argument("--seed", type=int, default=0, help="of the first input; the others follow")
-    parser.add_argument("--kind", action="append", help="only these")
+    parser.add_argument("--inputs", type=int, default=100, help="inputs per kind; a tenth for whole models")
+    parser.add_argument("--memory-mib", type=int, default=1024, help="memory beyond that of the process at the start")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first input; the next inputs count up")
+    parser.add_argument("--kind", action="append", help="run this kind only; may be given several times")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")

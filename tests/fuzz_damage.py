@@ -1,6 +1,6 @@
-"""What tests/fuzz.py does to good files: bytes, nodes of JSON and tensors, changed by a seeded generator.
+"""The damage that tests/fuzz.py does to good files: bytes, JSON nodes and tensors, changed by a seeded generator.
 
-Knows no loader and no format but JSON and safetensors.
+This module knows no loader, and no format but JSON and safetensors.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ VALUES: list[Any] = [
 
 
 def damaged(good: bytes, rng: random.Random) -> bytes:
-    """A good file with one to four things done to it."""
+    """The bytes of a good file with one to four changes."""
     content = bytearray(good)
     for _ in range(rng.randint(1, 4)):
         place, length = rng.randrange(len(content) + 1), rng.randint(1, 40)
@@ -63,14 +63,14 @@ def changed_nodes(record: Any, rng: random.Random) -> Any:
                 if isinstance(holder, dict) and rng.random() < 0.2:
                     holder[rng.choice(["../x", "step", "\x00", "model"])] = holder.pop(key)
                 else:
-                    holder[key] = copy.deepcopy(rng.choice(VALUES))  # the next change may go into it
+                    holder[key] = copy.deepcopy(rng.choice(VALUES))  # a copy: the next change may modify it
                 break
             holder = holder[key]
     return record
 
 
 def changed_tensors(tensors: dict[str, torch.Tensor], rng: random.Random) -> dict[str, torch.Tensor]:
-    """One tensor removed, renamed, or given another shape, kind or content."""
+    """The tensors with one of them removed, renamed, or given another shape, dtype or content."""
     name = rng.choice(sorted(tensors))
     value = tensors.pop(name)
     kind = rng.randrange(6)
@@ -83,7 +83,7 @@ def changed_tensors(tensors: dict[str, torch.Tensor], rng: random.Random) -> dic
 
 
 def make_right(folder: Path) -> None:
-    """Checksums that fit what is there, where state.json can still be read."""
+    """Write the checksums of the present files into state.json, if it can still be read."""
     try:
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         state["sha256"] = {

@@ -1,4 +1,4 @@
-"""Small good files that a library would have to be asked for: .npy headers, a GGUF header, a whole GGUF model."""
+"""Small good files without the library that usually writes them: .npy headers, a GGUF header; and a GGUF model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def npy(header: str) -> bytes:
 
 
 def gguf() -> bytes:
-    """A small header with keys of most kinds and one tensor."""
+    """A small GGUF header with keys of most types, and one tensor."""
 
     def string(text: bytes) -> bytes:
         return struct.pack("<Q", len(text)) + text
@@ -31,7 +31,7 @@ def gguf() -> bytes:
 
 
 def write_gguf(path: Path, model: LlamaForCausalLM, tokenizer_json: dict) -> None:
-    """A Llama in float32 with a byte-level BPE tokenizer, as llama.cpp's converter would write it."""
+    """Write a Llama in float32 with a byte-level BPE tokenizer, as llama.cpp's converter does."""
     import gguf
 
     config, writer = model.config, gguf.GGUFWriter(path, "llama")
@@ -58,7 +58,7 @@ def write_gguf(path: Path, model: LlamaForCausalLM, tokenizer_json: dict) -> Non
     names |= {"mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
     for key, tensor in model.state_dict().items():
         array = tensor.numpy()
-        if key.endswith(("q_proj.weight", "k_proj.weight")):  # llama.cpp's order of rotary halves
+        if key.endswith(("q_proj.weight", "k_proj.weight")):  # llama.cpp orders the rotary halves differently
             heads = config.num_attention_heads if "q_proj" in key else config.num_key_value_heads
             array = array.reshape(heads, 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
         if key.startswith("model.layers."):

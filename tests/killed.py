@@ -1,12 +1,12 @@
-"""Runs that are killed (SIGKILL) at chosen or at random moments and resumed until they end; a program of its own.
+"""Kill (SIGKILL) training runs at chosen or random moments, resume them, and compare them with an unbroken run.
 
     python -m tests.killed FOLDER CASE --steps 4 --events 3 --times 10     prints a JSON report
 
-Every run is a child that this program forks, so torch is imported once. ``--events``: kills of each phase, at calls
-drawn at random from all that the unbroken run makes there: "rollout" (a token for every row), "reward", "update" (a
-microbatch, an optimiser step) and "write" (each file, flush, rename and deletion of a checkpoint). ``--every-write``:
-at each single call of the second checkpoint, as the unbroken run has noted them. ``--times``: kills by the clock, from
-outside, at any moment; where the run was over by then, because the machine has become faster, again at half the time.
+Every run is a forked child of this program, so torch is imported once. ``--events`` sets the kills per phase, at calls
+drawn at random from those of the unbroken run. The phases are "rollout" (a token for every row), "reward", "update" (a
+microbatch, an optimiser step) and "write" (each file, flush, rename and deletion of a checkpoint). ``--every-write``
+kills once at each call of the second checkpoint, as noted in the unbroken run. ``--times`` sets the kills by the clock,
+from outside, at any moment. If the run has already ended by then, it is killed again at half the time.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def adapted():
 
 
 def reward(samples):
-    """Draws from every global generator: their states belong to a checkpoint too."""
+    """A reward that draws from every global generator, because a checkpoint must hold their states too."""
     return [
         s.ids.count(5) + float(torch.rand(())) + random.random() + float(np.random.rand())  # noqa: NPY002
         for s in samples
@@ -73,12 +73,12 @@ def reward(samples):
 
 
 class Calls:
-    """Counts what a run does, phase by phase, and kills the process in the middle of one chosen call."""
+    """Counts the calls of a run by phase, and kills the process before or after one chosen call."""
 
     def __init__(self, kill_at: tuple[str, int] | None = None) -> None:
         self.counts = dict.fromkeys(PHASES, 0)
         self.saves: list[list[str]] = []  # the calls of each numbered checkpoint, by name
-        self.first_of_saves: list[int] = []  # how many calls of "write" came before it
+        self.first_of_saves: list[int] = []  # for each numbered checkpoint, the calls of "write" before it
         self.kill_at = kill_at
 
     def hit(self, phase: str) -> None:
@@ -87,7 +87,7 @@ class Calls:
         self.counts[phase] += 1
 
     def watch(self, owner: object, name: str, phase: str) -> None:
-        """A hit before the call and one after it."""
+        """Count a hit before and a hit after every call of this function."""
         function = getattr(owner, name)
 
         def watched(*arguments, **named):
@@ -101,7 +101,7 @@ class Calls:
         setattr(owner, name, watched)
 
     def note_saves(self) -> None:
-        """From the call of save_numbered on, what is written and deleted is the new checkpoint's."""
+        """Note every call of save_numbered: the writes and deletions that follow belong to that checkpoint."""
         function = RunState.save_numbered
 
         def noted(state, folder):
@@ -112,7 +112,7 @@ class Calls:
         RunState.save_numbered = noted
 
     def install(self, *, has_deletions: bool = False) -> None:
-        """Watch from here on; with deletions, file by file, where only one checkpoint is kept."""
+        """Start to count. ``has_deletions`` also counts every single deletion, for runs that keep one checkpoint."""
         self.note_saves()
         if has_deletions:
             self.watch(os, "unlink", "write")
@@ -134,7 +134,7 @@ class Calls:
 
 
 def train(case: str, out: Path, steps: int, calls: Calls) -> None:
-    """Start or resume the run in ``out``, train to ``steps``, and leave everything that it depends on."""
+    """Start or resume the run in ``out``, train to ``steps``, and write everything that the run depends on."""
     torch.set_num_threads(1)
     processes = Processes.current()
     make, config = CASES[case]
@@ -143,7 +143,7 @@ def train(case: str, out: Path, steps: int, calls: Calls) -> None:
         model = make() if case == "lora" else None
         trainer = Trainer.resume(out, PROMPTS, calls.reward, model=model, retain=RETAIN, out=out)
     else:
-        # Killed before its first checkpoint it starts again, from nothing.
+        # A run that was killed before its first checkpoint starts again from nothing.
         processes.first(lambda: shutil.rmtree(out, ignore_errors=True))
         torch.manual_seed(0)
         random.seed(0)
@@ -171,7 +171,7 @@ def train(case: str, out: Path, steps: int, calls: Calls) -> None:
 
 
 def in_child(action: Callable[[], None], *, kill_after: float | None = None) -> int:
-    """Exit status of a forked child; minus the signal where one ended it."""
+    """Run the action in a forked child and return its exit status, or minus the signal that ended it."""
     child = os.fork()
     if child == 0:
         try:
@@ -192,7 +192,7 @@ def in_child(action: Callable[[], None], *, kill_after: float | None = None) -> 
 
 
 def fingerprint(out: Path) -> dict[str, object]:
-    """What a run left: weights, moments and numbers bit for bit, its samples, its metrics without times."""
+    """What a run has written: weights, moments and numbers bit for bit, samples, and metrics without times."""
     timed = ("time/", "generate/seconds", "generate/prefill_seconds", "generate/tokens_per_second")
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return {
@@ -204,7 +204,7 @@ def fingerprint(out: Path) -> dict[str, object]:
 
 
 def killed_run(case: str, folder: Path, steps: int, kill: tuple[str, int] | float) -> int:
-    """Exit status of a run from nothing that is killed at a call, or after so many seconds."""
+    """Exit status of a new run that is killed at a call, or after so many seconds."""
     shutil.rmtree(folder, ignore_errors=True)
     if isinstance(kill, float):
         return in_child(lambda: train(case, folder, steps, Calls()), kill_after=kill)
@@ -228,12 +228,12 @@ def trial(case: str, folder: Path, steps: int, kill: tuple[str, int] | float, ex
 
 
 def kills(calls: dict, seconds: float, options: argparse.Namespace) -> list:
-    """The moments, drawn from a seed."""
+    """The moments of the kills, drawn from the seed."""
     generator, counts = random.Random(options.seed), calls["counts"]
     chosen: list = [
         (phase, generator.randrange(counts[phase])) for phase in PHASES for _ in range(options.events)
     ]  # fmt: skip
-    if options.every_write:  # the first one that is not the first deletes another if only one is kept
+    if options.every_write:  # the second checkpoint, because it deletes the first if only one is kept
         chosen += [("write", calls["first_of_saves"][1] + call) for call in range(len(calls["saves"][1]))]
     return chosen + [generator.uniform(0, seconds) for _ in range(options.times)]
 
@@ -251,7 +251,7 @@ def main(arguments: list[str]) -> None:
     unbroken = options.folder / "unbroken"
     started = time.perf_counter()
     if in_child(lambda: train(options.case, unbroken, options.steps, Calls())) != 0:
-        sys.exit("the run that nobody kills failed")
+        sys.exit("the unbroken run failed")
     seconds = time.perf_counter() - started
     expected = fingerprint(unbroken)
     calls = json.loads((unbroken / "calls.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The runs of tests/killed.py in several processes, one of which may be killed in the middle.
+"""The runs of tests/killed.py in several processes. One of them may be killed at a chosen call.
 
 torchrun --nproc-per-node 2 -m tests.killed_two FOLDER STEPS [RANK PHASE CALL]
 """
@@ -15,7 +15,7 @@ from tests.killed import Calls, train
 
 
 def close_slowly() -> None:
-    """Closing the log takes a second more: torchrun, which looks ten times a second, sends its SIGTERM meanwhile."""
+    """Make closing the log one second slower, so that torchrun, which polls every 0.1 s, sends SIGTERM meanwhile."""
     close = RunLog.close
 
     def slowly(log: RunLog) -> None:

@@ -1,12 +1,12 @@
-"""Break the library in one place at a time and see whether its tests notice: ``python -m tests.mutate --out FOLDER``.
+"""Break the library in one place at a time and check that a test fails: ``python -m tests.mutate --out FOLDER``.
 
 A mutant flips one sign, comparison, bound, index, boolean or extreme (max for min) of a module that holds mathematics.
-The tests of that module run against a copy of the tree with the mutant in it and stop at the first failure. Results go
-to FOLDER/mutants.jsonl as they come, so a run that was stopped goes on where it was; FOLDER/mutants.md is the table.
-``--seconds`` ends a run in time, ``--every N`` takes each N-th mutant only, ``--module`` one module, ``--again``
-repeats those that lived. tests/mutants.md keeps the outcome, and why each survivor lives.
+The tests of that module run against a copy of the tree with the mutant and stop at the first failure. Each result is
+written to FOLDER/mutants.jsonl at once, so a stopped run continues where it was. FOLDER/mutants.md is the table.
+``--seconds`` ends a run in time, ``--every N`` takes each N-th mutant only, ``--module`` takes one module, and
+``--again`` repeats the mutants that lived. tests/mutants.md records the outcome, and why each survivor lives.
 
-Every mutant runs in a fork of this process, which has imported torch and transformers but nothing of the library.
+Every mutant runs in a fork of this process, which has imported torch and transformers but no module of the library.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ TARGETS = {
     "ppo/generation/sampling.py": ["tests/ppo/generation/test_sampling.py", PROPERTIES, ORACLE],
 }
 _MODELS = [f"transformers.models.{name}.modeling_{name}" for name in ("gpt2", "llama", "bloom")]
-SECONDS_A_MUTANT = 150  # one that hangs counts as caught, but by no test: the table says so
+SECONDS_A_MUTANT = 150  # a mutant that hangs counts as caught, but by no test; the table shows that
 NO_TEST = ("hung", "broke the run", "lived")
 
 _OPERATORS: dict[type, type] = {
@@ -62,7 +62,7 @@ _DIMENSION_FIRST = {"gather", "scatter_", "scatter_add_", "squeeze", "unsqueeze"
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change of one node, the ``index``-th that a walk over the module finds; ``line`` and texts for people."""
+    """One change of one node: the ``index``-th in the walk over the module. ``line`` and the texts are for readers."""
 
     module: str
     index: int
@@ -76,7 +76,7 @@ class Mutant:
 
 
 def mutations(node: ast.AST) -> Iterator[ast.AST]:
-    """What a node may be turned into."""
+    """The nodes that may replace this node."""
     other = copy.deepcopy(node)
     if isinstance(other, ast.BinOp | ast.AugAssign | ast.BoolOp) and type(other.op) in _OPERATORS:
         other.op = _OPERATORS[type(other.op)]()
@@ -101,10 +101,10 @@ def mutations(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def places(tree: ast.Module) -> Iterator[tuple[ast.AST, str, int | None, ast.AST]]:
-    """Every node of a module's functions, with where it hangs: (parent, field, place in a list or None, node).
+    """Every node of a module's functions and its position: (parent, field, place in a list or None, node).
 
-    Left out: annotations, texts, what is raised, which dimension is meant (it breaks at once or is the same), switches
-    such as ``inplace`` and ``fused``, and the module's own constants (sizes that were measured for speed).
+    It skips annotations, texts, raised errors, dimension arguments (a change breaks at once or changes nothing),
+    switches such as ``inplace`` and ``fused``, and the module's own constants (sizes that were tuned for speed).
     """
     stack: list[ast.AST] = [n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
     while stack:
@@ -122,7 +122,7 @@ def places(tree: ast.Module) -> Iterator[tuple[ast.AST, str, int | None, ast.AST
 
 
 def says_how(parent: ast.AST, name: str, place: int | None) -> bool:
-    """Whether a node says which dimension of a tensor is meant, or how to compute and not what."""
+    """Whether a node only names a dimension of a tensor, or says how to compute something rather than what."""
     if isinstance(parent, ast.keyword):
         return parent.arg in ("dim", "keepdim", "strict", "inplace", "fused", "stable")
     if isinstance(parent, ast.Subscript):
@@ -148,7 +148,7 @@ def mutants_of(module: str) -> Iterator[tuple[Mutant, str]]:
 
 
 def run_tests(tree: Path, tests: list[str], log: Path) -> str:
-    """ "lived", or how the tests noticed: the name of the one that failed first, or "hung"."""
+    """ "lived", or how the mutant was caught: the name of the first test that failed, "hung" or "broke the run"."""
     child = os.fork()
     if child == 0:
         _child(tree, tests, log)
@@ -189,14 +189,14 @@ def _first_failure(log: Path) -> str:
 
 
 def copy_tree(target: Path) -> None:
-    """What the tests need, without compiled files."""
+    """Copy what the tests need, without compiled files."""
     for name in ("ppo", "tests", "models", "rewards", "eval", "data"):
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", target)
 
 
 def write_table(out: Path) -> str:
-    """A line a module, and by name what no test caught: it hung, it broke the run, it lived. Returns the summary."""
+    """Write one line per module, and by name the mutants that hung, broke the run or lived. Returns the summary."""
     results = [json.loads(line) for line in (out / "mutants.jsonl").read_text("utf-8").splitlines()]
     latest = {result["key"]: result for result in results}
     lines = ["| module | mutants | caught by a test | hung | broke the run | lived |", "|---|---|---|---|---|---|"]
@@ -239,7 +239,7 @@ def main() -> None:
         modules = arguments.module or list(TARGETS)
         tests = sorted({test for module in modules for test in TARGETS[module]})
         if (failed := run_tests(tree, tests, tree.parent / "log")) != "lived":
-            raise SystemExit(f"there is no mutant yet, and {failed} fails")
+            raise SystemExit(f"{failed} fails without any mutant")
         for module in modules:
             _run_module(module, tree, done, arguments, results, deadline)
     print(write_table(arguments.out))

@@ -1,12 +1,12 @@
-"""One PPO step from given responses to updated weights, in float64 and plain loops; no code of ``ppo/`` is used.
+"""One PPO step from given responses to updated weights, in float64 and plain loops, without any code of ``ppo/``.
 
-What is torch's here: the model's own forward, on one unpadded sequence at a time, autograd through it, and the random
-generator that decides the order of rows. Everything else is written out from the sources that the library names:
-the sampling distribution, KL, reward shaping, whitening, GAE and the group estimators, the losses, retain text, the
-controller of the KL coefficient; in tests/oracle_optimizer.py clipping, AdamW and the schedule. Slow, and meant to be
-read beside a paper.
+Torch provides the model's own forward pass (on one unpadded sequence at a time), autograd through it, and the random
+generator that decides the order of rows. Everything else is written out from the sources that the library names: the
+sampling distribution, KL, reward shaping, whitening, GAE and the group estimators, the losses, retain text, and the
+controller of the KL coefficient. Clipping, AdamW and the schedule are in tests/oracle_optimizer.py. The code is slow.
+Read it beside a paper; it is one file of more than 300 lines, so that it reads from top to bottom.
 
-The config is read by attribute and by nothing else; an option that this module does not look at has no effect here.
+The config is only read by attribute. An option that this module does not read has no effect here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.oracle_optimizer import PlainAdamW
 
 @dataclass
 class Given:
-    """A step's rollouts: token ids, whether an EOS ended them, and what the reward said (a number or one a token)."""
+    """A step's responses: token ids, whether an EOS ended them, and the reward's answer (a number or one per token)."""
 
     prompts: list[list[int]]
     responses: list[list[int]]
@@ -33,9 +33,9 @@ class Given:
 
 @dataclass
 class Oracle:
-    """Policy, critic and reference are causal LMs in float64; ``head``: (weight, bias) of each layer, tanh between.
+    """Policy, critic and reference are causal LMs in float64. ``head``: (weight, bias) of each layer, tanh between.
 
-    ``generator`` draws the order of rows and the retain texts, as the library's does at the same point of the run.
+    ``generator`` draws the order of rows and the retain texts, as the library's generator does at that point.
     """
 
     config: SimpleNamespace
@@ -53,7 +53,7 @@ class Oracle:
         self.optimizer = PlainAdamW(self.config)
 
     def parameters(self):
-        """By the library's names: the policy's first, the value function's last; only what is trained."""
+        """The trained parameters under the library's names: the policy's first, the value function's last."""
         found = {f"policy.{name}": p for name, p in self.policy.named_parameters()}
         if self.critic is not None:
             found |= {f"critic.{name}": p for name, p in self.critic.named_parameters()}
@@ -64,7 +64,7 @@ class Oracle:
     # ------------------------------------------------------------------ the forward
 
     def distribution(self, logits, index, token):
-        """Log-probability of every token that may be sampled as response token ``index``, by id."""
+        """Log-probability, by id, of every token that may be sampled as response token ``index``."""
         c, numbers = self.config, (logits / self.config.temperature).tolist()
         allowed = [v for v in range(len(numbers)) if not (index < c.min_response_length and v in self.eos_ids)]
         allowed.sort(key=lambda v: -numbers[v])
@@ -78,7 +78,7 @@ class Oracle:
                 mass, last = mass + math.exp(numbers[v]), v
             allowed = [v for v in allowed if numbers[v] >= numbers[last]]
         if token not in allowed:
-            allowed.append(token)  # this policy may not choose it, the one that did could
+            allowed.append(token)  # the filters exclude it now; they did not when it was sampled
         log_chances = torch.log_softmax(torch.stack([logits[v] for v in allowed]) / c.temperature, dim=0)
         return dict(zip(allowed, log_chances, strict=True))
 
@@ -113,7 +113,7 @@ class Oracle:
     # ------------------------------------------------------------------ from answers to advantages
 
     def token_rewards(self, given):
-        """The reward of every token before KL, out of the raw answers."""
+        """The reward of every token before KL, from the raw answers."""
         c = self.config
         is_dense = isinstance(given.answers[0], list)
         if c.scale_scores:
@@ -132,7 +132,7 @@ class Oracle:
         return rewards
 
     def kl(self, new, ref):
-        """One token's estimate; a float or a torch scalar."""
+        """The KL estimate of one token, a float or a torch scalar."""
         d = new - ref
         exp = d.neg().exp() if isinstance(d, torch.Tensor) else math.exp(-d)
         return {"k1": d, "k2": d * d / 2, "k3": exp - 1 + d}[self.config.kl_estimator]
@@ -163,7 +163,7 @@ class Oracle:
 
     @torch.no_grad()
     def rollout(self, given):
-        """Everything that the update learns from, as [B][T] lists of floats."""
+        """Everything that the update needs, as [B][T] lists of floats."""
         c, r = self.config, SimpleNamespace(old_logprobs=[], old_values=[], ref_logprobs=[], kl=[], entropy=[])
         for prompt, response in zip(given.prompts, given.responses, strict=True):
             logprobs, entropies, hidden = self.logprobs(self.policy, prompt, response)
@@ -186,7 +186,7 @@ class Oracle:
         return r
 
     def summary(self, given, r):
-        """What is logged about a rollout."""
+        """The logged numbers of a rollout."""
         flat = {name: [x for row in rows for x in row] for name, rows in vars(r).items()}
         scores = [sum(a) if isinstance(a, list) else a for a in given.answers]
         sizes, mean = [len(response) for response in given.responses], fmean(scores)
@@ -212,7 +212,7 @@ class Oracle:
     # ------------------------------------------------------------------ the update
 
     def update(self, given, r):
-        """All epochs; returns the means over minibatches of what was measured."""
+        """Run all epochs. Returns the metrics, as means over minibatches."""
         c, measured, skipped = self.config, [], 0
         is_stopped = False
         for _ in range(c.epochs):
@@ -242,7 +242,7 @@ class Oracle:
         return metrics | ({"update/stopped_early": 1} if is_stopped else {})
 
     def minibatch(self, given, r, rows):
-        """Leaves the gradient of one minibatch in the parameters."""
+        """Leave the gradient of one minibatch in the parameters and return its statistics."""
         c, n = self.config, sum(len(given.responses[b]) for b in rows)
         for parameter in self.parameters().values():
             parameter.grad = None
@@ -264,7 +264,7 @@ class Oracle:
         return sums
 
     def token_loss(self, logprob, entropy, value, old):
-        """One token's part of the loss and of the statistics."""
+        """The loss of one token and its statistics."""
         c = self.config
         log_ratio = logprob - old.old_logprobs
         ratio, a = log_ratio.exp(), old.advantages
@@ -282,7 +282,7 @@ class Oracle:
             if c.value_clip is not None and abs(moved) > c.value_clip:
                 clipped = (old.old_values + math.copysign(c.value_clip, moved) - old.returns) ** 2 / 2
                 if clipped > float(error.detach()):
-                    error, is_value_cut = 0 * error + clipped, True  # a gradient of 0 is one: Adam moves on
+                    error, is_value_cut = 0 * error + clipped, True  # a gradient of 0, not None: Adam still moves
             loss = loss + c.value_coef * error
             numbers |= {"value/loss": error, "value/clip_fraction": is_value_cut}
         if c.kl_as == "loss" and self.reference is not None and c.kl_coef > 0:
@@ -291,7 +291,7 @@ class Oracle:
         return loss, numbers
 
     def retain_loss(self):
-        """Per predicted token of randomly drawn pieces: -log p of the text, or KL(reference || policy)."""
+        """Mean over predicted tokens of randomly drawn pieces: -log p of the text, or KL(reference || policy)."""
         c, size = self.config, self.config.retain_tokens
         pieces = [text[i : i + size] for text in self.retain for i in range(0, len(text), size)]
         pieces = [piece for piece in pieces if len(piece) > 1]
@@ -311,7 +311,7 @@ class Oracle:
 
 
 def whitened(rows, *, is_mean_kept):
-    """Unit (biased) variance over all numbers of ragged rows."""
+    """Ragged rows scaled to unit (biased) variance over all their numbers."""
     flat = [x for row in rows for x in row]
     mean = fmean(flat)
     scale = math.sqrt(sum((x - mean) ** 2 for x in flat) / len(flat) + 1e-8)

@@ -10,14 +10,14 @@ import torch
 
 
 class PlainAdamW:
-    """Loshchilov and Hutter 2019, alg. 2, with either place for epsilon; ``moments``: count, m and v of a parameter."""
+    """Loshchilov and Hutter 2019, alg. 2, with epsilon in either place. ``moments``: count, m and v per parameter."""
 
     def __init__(self, config: SimpleNamespace) -> None:
         self.config = config
         self.moments: dict[str, tuple[int, list[float], list[float]]] = {}
 
     def step(self, parameters, ppo_step):
-        """Clip all gradients together and move every parameter that has one."""
+        """Clip all gradients by their common norm, and update every parameter that has one."""
         c = self.config
         gradients = {name: p.grad.flatten().tolist() for name, p in parameters.items() if p.grad is not None}
         norm = math.sqrt(sum(g * g for numbers in gradients.values() for g in numbers))
@@ -34,7 +34,7 @@ class PlainAdamW:
         return {"update/grad_norm": norm, "update/learning_rate": factor * c.learning_rate}
 
     def move(self, name, index, weights, gradients, rate):
-        """One parameter, number by number; moments are kept in bfloat16 where the config says so."""
+        """Update one parameter, number by number. Moments are stored in bfloat16 if the config says so."""
         c, zeros = self.config, [0.0] * len(weights)
         count, first, second = self.moments.get(name, (0, zeros, zeros))
         count, b1, b2 = count + 1, c.adam_beta1, c.adam_beta2
@@ -58,7 +58,7 @@ class PlainAdamW:
 
 
 def schedule(c, step):
-    """What the learning rate is multiplied with in a step, counted from 0."""
+    """The factor of the learning rate in a step, counted from 0."""
     if step < c.warmup_steps:
         return (step + 1) / c.warmup_steps
     if c.schedule == "constant":
@@ -68,7 +68,7 @@ def schedule(c, step):
 
 
 def bfloat16(x, bits=None):
-    """A float rounded to bfloat16: to nearest, ties to even; with 16 random ``bits``, up with the right chance."""
+    """A float rounded to bfloat16: to nearest, ties to even. With 16 random ``bits``, stochastic rounding."""
     whole = struct.unpack("<I", struct.pack("<f", x))[0]
     whole += bits if bits is not None else 0x7FFF + (whole >> 16 & 1)
     return struct.unpack("<f", struct.pack("<I", whole & 0xFFFF0000))[0]

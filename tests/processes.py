@@ -1,4 +1,4 @@
-"""Starts programs on the CPU, as a user does, in several processes through torchrun; none outlives its test."""
+"""Start programs on the CPU as a user does, also in several processes through torchrun. None outlives its test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LAUNCHER = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 @contextmanager
 def running(command: Sequence[str]) -> Iterator[subprocess.Popen]:
-    """A program that goes on beside the test. At the end it is asked to end (torchrun passes that on), then killed."""
+    """A program that runs beside the test. At the end it gets SIGTERM (torchrun passes that on), then SIGKILL."""
     process = subprocess.Popen(
         command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -36,7 +36,7 @@ def running(command: Sequence[str]) -> Iterator[subprocess.Popen]:
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen, *, seconds: float = 300) -> None:
-    """Return once the condition holds; AssertionError where the process ends before, or time is over."""
+    """Return when the condition holds. AssertionError if the process ends before that, or after ``seconds``."""
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, f"it ended before: {process.communicate()[1][-4000:]}"
@@ -45,7 +45,7 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen, *, seco
 
 
 def torchrun(*program: str, count: int = 2, timeout: float = 900) -> subprocess.CompletedProcess:
-    """Run ``program`` (a file, or -m and a module) in ``count`` processes; a hang is a failure."""
+    """Run ``program`` (a file, or -m and a module) in ``count`` processes. A hang is a failure."""
     command = [*LAUNCHER, str(count), *program]
     with running(command) as process:
         output, errors = process.communicate(timeout=timeout)

@@ -2,7 +2,8 @@
 
     torchrun --nproc-per-node 2 -m tests.processes_cases FOLDER
 
-leaves ``FOLDER/<case>-<rank>.pt`` for every case. Every process runs the same lines, as a user's program does.
+writes ``FOLDER/<case>-<rank>.pt`` for every case. Every process runs the same lines, as a user's program does. The file
+has more than 300 lines, because all cases must be in this one program.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ UPDATES = {
 }
 
 
-# Where only a part is trained: changes, and whether the policy has an adapter, new or one that acts already.
+# Cases that train only a part of the policy: (changes, the policy's adapter: new, tuned (it acts already) or None).
 PARTLY_TRAINED = {
     "lora": ({}, "new"),
     "tuned_lora": ({"microbatch": 2, "gradient_checkpointing": True}, "tuned"),
@@ -51,7 +52,7 @@ PARTLY_TRAINED = {
 }
 
 
-# Responses that end early on one process and late on another, a trunk, and forwards behind it.
+# Responses that end early on one process and late on another, with frozen blocks below the trained ones.
 UNEVEN = {
     "train_top_layers": 1,
     "old_logprobs": "recompute",
@@ -70,7 +71,7 @@ def eager_to_end():
 
 
 def adapted(kind):
-    """tiny_gpt2, with an adapter where there is a kind of it."""
+    """tiny_gpt2 with an adapter of this kind, or without one for None."""
     model = tiny_gpt2()
     if kind is not None:
         add_lora(model, LoraConfig(("c_attn", "c_fc"), rank=2), generator=torch.Generator().manual_seed(1))
@@ -92,12 +93,12 @@ def noisy(samples):
 
 
 def make(config=SMALL, *, reward=count_fives, dtype=torch.float32, out=None, model=None):
-    torch.manual_seed(100 + Processes.current().rank)  # whatever is random on one process only must not matter
+    torch.manual_seed(100 + Processes.current().rank)  # a process's own random state must not matter
     return Trainer((model or tiny_gpt2()).to(dtype), PROMPTS, reward, config, retain=RETAIN, out=out)
 
 
 def state(trainer, metrics=()):
-    """Everything that training depends on, whole, as flat float64 tensors; metrics without times."""
+    """Everything that training depends on, gathered, as flat float64 tensors, and metrics without times."""
     actor = gathered(dict(trainer.policy.actor.named_parameters()))
     adam = gathered(trainer.learner.optimizer.state_tensors())
     numbers = [trainer.kl.coef, float(trainer.step)]
@@ -114,7 +115,7 @@ def state(trainer, metrics=()):
 
 
 def updates(changes, *, steps=2, dtype=torch.float32, reward=count_fives, model=None):
-    """A few steps; what was sampled is kept too."""
+    """A few steps: the state after them, and what was sampled."""
     trainer = make(SMALL.replace(**changes), dtype=dtype, reward=reward, model=model)
     tokens = []
     for _ in range(steps):
@@ -125,7 +126,7 @@ def updates(changes, *, steps=2, dtype=torch.float32, reward=count_fives, model=
 
 
 def stops(folder):
-    """Steps that end early, wild minibatches that are skipped, a rule that only process 0 answers."""
+    """Steps that end early, minibatches that are skipped, and a stopping rule that only process 0 evaluates."""
     early = updates({"learning_rate": 0.05, "epochs": 8, "stop_kl_per_token": 0.01}, steps=1)
     skipped = updates({"learning_rate": 0.2, "max_mean_ratio": 1.01}, steps=1)
     trainer, asked = make(), []
@@ -139,7 +140,7 @@ def stops(folder):
 
 
 def interrupted(folder):
-    """Ctrl-C reaches the last process alone; all of them finish the step and save."""
+    """Only the last process gets Ctrl-C. All processes finish the step and save."""
     import os
     import signal
 
@@ -160,7 +161,7 @@ def interrupted(folder):
 
 
 def errors(folder):
-    """What each process is told when the reward, the probe or the rule fails on one of them."""
+    """The errors of each process when the reward or the probe fails on one of them, and for impossible settings."""
     processes, texts = Processes.current(), []
 
     def fail(*_):
@@ -182,9 +183,9 @@ def errors(folder):
 
 
 def checks(folder):
-    """A rollout that no update should see, and a gradient of NaN while the disk is full: what each process makes of it.
+    """How each process reacts to a rollout that fails a check, and to a NaN gradient while the disk is full.
 
-    Both faults are in the last process; the disk is full for the first one, which alone writes.
+    Both faults are in the last process. The disk is full for the first process, the only one that writes.
     """
     processes, result = Processes.current(), {}
 
@@ -218,7 +219,7 @@ def checks(folder):
 
 
 def memory(folder):
-    """It runs out on the last process alone, in the update; a checkpoint goes on as the run that went on does."""
+    """Only the last process runs out of memory, in the update. A resumed run continues as the unbroken one does."""
     processes, loss = Processes.current(), gradients.ppo_loss
 
     def limited(new, *arguments, **named):
@@ -239,7 +240,7 @@ def memory(folder):
 
 
 def resumed(folder):
-    """Save after two steps, go on for two; go on from the checkpoint for two as well."""
+    """Save after two steps and train two more; also train two more from the checkpoint."""
     config = SMALL.replace(**UPDATES["retain_kl"], value_head="mlp")
     trainer = make(config, reward=noisy)
     trainer.train(2, progress=False)
@@ -254,7 +255,7 @@ def resumed(folder):
 
 
 def continued(folder):
-    """Two steps more from the checkpoints that one and two processes left."""
+    """Two more steps from the checkpoints of one process and of two processes."""
     result = {}
     for count in (1, 2):
         trainer = Trainer.resume(folder / f"of-{count}", PROMPTS, count_fives, retain=RETAIN)
@@ -264,7 +265,7 @@ def continued(folder):
 
 
 def files(folder):
-    """A run with every file, on texts."""
+    """A run that writes every kind of file, with prompts as text."""
     trainer = Trainer(
         tiny_gpt2(), ["ab", "cde", "f", "gh"], count_fives, SMALL.replace(prompts_per_step=4),
         tokenizer=Letters(), out=folder / f"run-{Processes.current().count}",
@@ -274,7 +275,7 @@ def files(folder):
 
 
 def fsdp(folder):
-    """Split weights: the same updates, a checkpoint, and going on from it; one is of a model without tied weights."""
+    """Split weights: the same updates, a checkpoint, and a run resumed from it. The Llama has untied weights."""
     result = {name: updates(UPDATES[name] | {"sharding": "fsdp"}) for name in ("gae", "microbatches", "critic")}
     result["rare_retain"] = updates(UPDATES["rare_retain"] | {"retain_loss": "kl", "sharding": "fsdp"})
     for name, (changes, kind) in PARTLY_TRAINED.items():
@@ -291,7 +292,7 @@ def fsdp(folder):
 
 
 def fsdp_in_step(folder):
-    """Split weights that are never whole, not in rollouts either; what a reward that fails on one process leads to."""
+    """Split weights that are never gathered, not even in rollouts, and a reward that fails on one process."""
     changes = {"sharding": "fsdp", "gather_for_rollouts": False}
     result = {name: updates(UPDATES[name] | changes) for name in ("gae", "grpo", "retain_kl", "critic")}
     for name, (more, kind) in PARTLY_TRAINED.items():
@@ -330,7 +331,7 @@ def local_share(trainer):
 
 
 def cases():
-    """By name, functions of the folder."""
+    """All cases: name to a function of the folder."""
     found = {name: (lambda folder, c=changes: updates(c)) for name, changes in UPDATES.items()}
     found |= {
         f"{name}_float64": (lambda folder, c=changes: updates(c, dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""Loading passages and retain text: every format against temporary files, and every error with its place and remedy."""
+"""Loading passages: every format against temporary files, and every error with its place and remedy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 
 from data.challenge import read_challenge
 from data.passages import cut_text, load_passages
-from data.retain import load_retain
 from data.types import Passage
 from models.lab.load import load_tokenizer
 from ppo.io.rows import csv_rows, jsonl_rows
@@ -250,36 +249,6 @@ def test_a_line_over_the_limit_is_an_error(tmp_path, monkeypatch):
     path.write_text('{"a": 1}\n{"a": "' + "x" * 200 + '"}\n', encoding="utf-8")
     with pytest.raises(ValueError, match=r"rows.jsonl, line 2 is longer than 100 bytes"):
         list(jsonl_rows(path))
-
-
-def test_retain_from_text_and_jsonl(tmp_path, tokenizer):
-    text = "The value of the expression is returned. " * 30
-    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
-    rows = write_lines(tmp_path / "b.jsonl", {"text": text}, {"text": "short"})
-    chunks = load_retain([tmp_path / "a.txt", rows], tokenizer, 32)
-    assert {len(chunk) for chunk in chunks} == {32}
-    assert chunks[: len(chunks) // 2] == chunks[len(chunks) // 2 :]
-    decoded = "".join(tokenizer.decode(chunk) for chunk in chunks[: len(chunks) // 2])
-    assert len(decoded) > 1000
-    assert text.startswith(decoded)
-
-
-def test_retain_errors(tmp_path, tokenizer):
-    short = tmp_path / "short.txt"
-    short.write_text("short", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"short.txt: no document is 32 tokens long"):
-        load_retain([short], tokenizer, 32)
-    with pytest.raises(ValueError, match=r"line 1 has the keys \['body'\]; it needs a string under 'text'"):
-        load_retain([write_lines(tmp_path / "c.jsonl", {"body": "x"})], tokenizer, 32)
-    with pytest.raises(ValueError, match="no retain files"):
-        load_retain([], tokenizer, 32)
-    with pytest.raises(ValueError, match=r"gone.txt is not a file"):
-        load_retain([tmp_path / "gone.txt"], tokenizer, 32)
-    with pytest.raises(ValueError, match=r"length_tokens=0 must be at least 1"):
-        load_retain([short], tokenizer, 0)
-    short.write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match=r"short.txt, line 1 is not UTF-8"):
-        load_retain([short], tokenizer, 32)
 
 
 CHALLENGE = Path(__file__).parents[3] / "shared" / "data" / "extraction_challenge"

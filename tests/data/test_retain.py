@@ -1,0 +1,44 @@
+"""Loading text to keep, from text files and JSONL, and every error with its place and remedy."""
+
+from __future__ import annotations
+
+import pytest
+
+from data.retain import load_retain
+from models.lab.load import load_tokenizer
+from tests.data.test_passages import write_lines
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer()
+
+
+def test_retain_from_text_and_jsonl(tmp_path, tokenizer):
+    text = "The value of the expression is returned. " * 30
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    rows = write_lines(tmp_path / "b.jsonl", {"text": text}, {"text": "short"})
+    chunks = load_retain([tmp_path / "a.txt", rows], tokenizer, 32)
+    assert {len(chunk) for chunk in chunks} == {32}
+    assert chunks[: len(chunks) // 2] == chunks[len(chunks) // 2 :]
+    decoded = "".join(tokenizer.decode(chunk) for chunk in chunks[: len(chunks) // 2])
+    assert len(decoded) > 1000
+    assert text.startswith(decoded)
+
+
+def test_retain_errors(tmp_path, tokenizer):
+    short = tmp_path / "short.txt"
+    short.write_text("short", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"short.txt: no document is 32 tokens long"):
+        load_retain([short], tokenizer, 32)
+    with pytest.raises(ValueError, match=r"line 1 has the keys \['body'\]; it needs a string under 'text'"):
+        load_retain([write_lines(tmp_path / "c.jsonl", {"body": "x"})], tokenizer, 32)
+    with pytest.raises(ValueError, match="no retain files"):
+        load_retain([], tokenizer, 32)
+    with pytest.raises(ValueError, match=r"gone.txt is not a file"):
+        load_retain([tmp_path / "gone.txt"], tokenizer, 32)
+    with pytest.raises(ValueError, match=r"length_tokens=0 must be at least 1"):
+        load_retain([short], tokenizer, 0)
+    short.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"short.txt, line 1 is not UTF-8"):
+        load_retain([short], tokenizer, 32)
