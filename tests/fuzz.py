@@ -332,7 +332,7 @@ def limit_memory(mib: int) -> None:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--inputs", type=int, default=100, help="inputs per kind; a tenth for whole models")
+    parser.add_argument("--inputs", type=int, default=100, help="inputs per kind; a tenth of slow kinds")
     parser.add_argument("--memory-mib", type=int, default=1024, help="memory beyond that of the process at the start")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first input; the next inputs count up")
     parser.add_argument("--kind", action="append", help="run this kind only; may be given several times")
