@@ -22,12 +22,11 @@ methods beside DeMem (unlearning/compare/comparison.py). A run lives in one fold
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -40,19 +39,20 @@ from eval.evaluate import Evaluation, evaluate, probe
 from eval.exports import model_card, write_card, write_open_unlearning
 from eval.report import render_passage, render_table
 from eval.report.folder import LivePage, write_page
-from eval.results import read_before, read_results, write_json, write_results
+from eval.results import read_before, read_results, write_results
 from models.load import load
 from models.lora import unload
-from models.memorise import memorise
 from ppo.checkpoint import list_checkpoints
-from ppo.distributed import LostProcessError, OtherProcessError, Processes
-from ppo.io.options import add_options
+from ppo.distributed import Processes
 from ppo.log import HEADLINE, read_jsonl
 from ppo.run.interrupt import sigterm_as_ctrl_c
-from unlearning.attack import AttackOptions, run_attacks
-from unlearning.compare.comparison import Comparison, compare
+from unlearning.attack import run_attacks
+from unlearning.command_line import parse
+from unlearning.compare.comparison import compare
+from unlearning.memorise import run_memorise
 from unlearning.notebook import sample_sliced, with_special_tokens
 from unlearning.options import Options
+from unlearning.outcome import exit_status, silent
 from unlearning.recipe import (
     StopRule,
     chance_floor,
@@ -62,7 +62,7 @@ from unlearning.recipe import (
     text_to_keep,
 )  # fmt: skip
 from unlearning.run import Run, prepare, say
-from unlearning.trace import TraceOptions, floor_of, prepare_trace, write_trace
+from unlearning.trace import floor_of, prepare_trace, write_trace
 
 # ---------------------------------------------------------------------- the method
 
@@ -105,11 +105,10 @@ def train(
     trainer = (make or make_trainer)(run, floor)
     rule = StopRule(run.out / "metrics.jsonl", run.options.target_exact, floor)
     show(trainer.step)
+    steps = max(run.options.most_steps - trainer.step, 0)
     if run.options.preset == "paper-as-run":  # neither looks at the forget set nor a rule that stops it
-        steps = max(run.options.most_steps - trainer.step, 0)
         trainer.train(steps, stop_when=lambda _: bool(show(trainer.step)), show=headline(run.config))
     elif not (trainer.step > 0 and run.processes.first(lambda: rule.is_met(trainer.step))):
-        steps = max(run.options.most_steps - trainer.step, 0)
         extracted = run.processes.first(lambda: (rule.looks(trainer.step) or [before.summary])[-1]["forget/exact"])
         known = {"forget/exact": extracted}
         trainer.train(steps, probe=look, stop_when=is_over, show=headline(run.config), known=known)
@@ -237,35 +236,6 @@ def card(run: Run, before: Evaluation, after: Evaluation) -> str:
     )
 
 
-def run_memorise(run: Run) -> None:
-    """Fine-tune the model on the passages until it reproduces them; writes ``model/`` for a later ``--model``."""
-    chosen = [p for p in run.study.passages if p.group != "never"]
-    variants = [[list(p.prefix + p.suffix), list(p.pre_prefix + p.prefix + p.suffix)] for p in chosen]
-
-    def share() -> float:
-        found = probe(run.loaded.model, run.loaded.tokenizer, [replace(p, group="all") for p in chosen])
-        return found["all/exact"]
-
-    history = memorise(
-        run.loaded.model,
-        variants,
-        measure=share,
-        learning_rate=run.config.learning_rate,
-        batch=run.config.minibatch,
-        beside=run.study.retain,
-        num_beside=run.options.memorise_beside,
-        max_epochs=run.options.memorise_epochs,
-        use_bfloat16=run.config.autocast == "bfloat16",
-        seed=run.config.seed,
-        checkpoint=run.out / "checkpoint",
-        say=say,
-    )
-    run.loaded.save(run.out / "model")
-    write_json(run.out / "memorise.json", {"meta": run.meta(), "history": history})
-    reached = history[-1]["share"]
-    say(f"model: {run.out / 'model'}; {reached:.1%} of {len(chosen)} passages come back, see memorise.json")
-
-
 def run_trace(parsed: argparse.Namespace) -> None:
     """One PPO step of a run, token by token, as text, trace.html and trace.json; the run stays as it is."""
     run, asked = prepare_trace(parsed)
@@ -273,7 +243,7 @@ def run_trace(parsed: argparse.Namespace) -> None:
     say(f"trace: {run.out / 'trace.html'}   numbers: {run.out / 'trace.json'}")
 
 
-COMMANDS: dict[str, Callable[[Run], None]] = {
+ON_A_RUN: dict[str, Callable[[Run], None]] = {
     "run": run_all,
     "attack": run_attack,
     "train": run_train,
@@ -292,74 +262,24 @@ def main(arguments: Sequence[str]) -> int:
         with silent(not processes.is_first, redirect_stdout, redirect_stderr):
             command, parsed = parse(arguments)
         with silent(not processes.is_first, redirect_stdout):
-            return execute(command, parsed, processes)
+            out = Path(getattr(parsed, "out", Options.out))
+            return exit_status(partial(execute, command, parsed, processes), command, out, processes)
 
 
-def execute(command: str, parsed: argparse.Namespace, processes: Processes) -> int:
-    """Do it; what ends it early is told once, by the process that it happened to."""
-    out = Path(getattr(parsed, "out", Options.out))
-    try:
-        with processes.last_words():
-            if command == "report":
-                processes.first(lambda: report(out))
-            elif command == "trace":
-                run_trace(parsed)
-            elif command == "attacks":
-                processes.first(lambda: run_attacks(parsed))
-            elif command == "compare":
-                processes.first(lambda: compare(parsed, train=train, text_to_keep=text_to_keep))
-            elif command in ("run", "train"):
-                COMMANDS[command](prepare(command, parsed, processes))
-            else:
-                processes.first(partial(COMMANDS[command], prepare(command, parsed, processes)))
-    except OtherProcessError:
-        return 2
-    except (ValueError, OSError, FloatingPointError, ppo.CheckError, LostProcessError) as error:
-        if processes.claim("end"):
-            told = "; ".join([str(error), *getattr(error, "__notes__", [])])
-            print(f"demem: {' '.join(told.split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        can_resume = command in ("run", "train", "memorise") and (out / "config.json").is_file()
-        hint = f"; go on with: python demem.py {command} --resume --out {out}" if can_resume else ""
-        hint = "; the same command goes on" if command == "compare" else hint
-        if processes.claim("end"):
-            print(f"demem: interrupted{hint}", file=sys.stderr)
-        return 130
-    except RuntimeError:  # if another process went first, it has said why
-        if processes.count == 1 or processes.claim("end"):
-            raise
-        return 2
-    return 0
-
-
-@contextmanager
-def silent(is_silent: bool, *redirections: Callable[[Any], Any]) -> Iterator[None]:
-    """Within the context nothing is printed, if so wished: what all of several processes do is told once."""
-    with ExitStack() as stack:
-        if is_silent:
-            nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
-            for redirection in redirections:
-                stack.enter_context(redirection(nowhere))
-        yield
-
-
-def parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
-    """The command ("run" if none is named) and the options that were given."""
-    parser = argparse.ArgumentParser(prog="demem.py", description=(__doc__ or "").split("\n\n")[0])
-    names = (*COMMANDS, "attacks", "compare", "report", "trace")
-    parser.add_argument("command", nargs="?", choices=names, default="run", help="what to do (default: run)")
-    add_options(parser, Options, title="the experiment")
-    add_options(parser, TraceOptions, title="trace")
-    add_options(
-        parser,
-        ppo.Config,
-        title="PPO (defaults here are ppo.Config's; presets change some; responses are as long as the usual suffix)",
-    )
-    add_options(parser, AttackOptions, title="the command attacks")
-    add_options(parser, Comparison, title="compare")
-    parsed = parser.parse_args(arguments)
-    return parsed.command, parsed
+def execute(command: str, parsed: argparse.Namespace, processes: Processes) -> None:
+    """Do it; a training in all processes, everything else in the first one."""
+    if command == "report":
+        processes.first(lambda: report(Path(getattr(parsed, "out", Options.out))))
+    elif command == "trace":
+        run_trace(parsed)
+    elif command == "attacks":
+        processes.first(lambda: run_attacks(parsed))
+    elif command == "compare":
+        processes.first(lambda: compare(parsed, train=train, text_to_keep=text_to_keep))
+    elif command in ("run", "train"):
+        ON_A_RUN[command](prepare(command, parsed, processes))
+    else:
+        processes.first(partial(ON_A_RUN[command], prepare(command, parsed, processes)))
 
 
 if __name__ == "__main__":

@@ -20,35 +20,43 @@ from ppo.io.fields import check_types, require
 class Options:
     """What to work on and when to stop; everything about PPO itself is in :class:`ppo.Config`."""
 
+    # Data
     model: str = "lab"  # lab, lab:deduplicated, lab:retain-only, a hub id, a folder, or a .gguf file
     data: str = "lab"  # lab, a folder of challenge .npy files, a .csv or a .jsonl file
-    data_split: str | None = None  # which of a folder's .npy files (none: the only one, or val)
+    data_split: str | None = None  # which of a folder's .npy files; none: the only one, or val
     retain: tuple[str, ...] = ()  # text or .jsonl files to keep; none: Python's own documentation
     num_forget: int | None = None  # passages to unlearn, where the data names no groups; none: 32
     num_holdout: int | None = None  # memorised passages that unlearning never sees, sharing no 20-gram; none: 32
-    num_never: int | None = None  # passages that the model was never trained on, for the chance floor; none: 0
+    num_never: int | None = None  # passages that the model never saw, for the chance floor; none: 0
+    # Folder
     out: str = "runs/demem"  # folder of the run
+    # Recipe
     preset: str = "default"  # default, paper, or paper-as-run: the paper's notebook with its flaws
-    encoder: str | None = None  # encoder of the paper's BERTScore, a hub id or folder; none: it takes BLEU
+    encoder: str | None = None  # encoder of the paper's BERTScore, a hub id or folder; none: BLEU
     fluency_weight: float = 0.0  # reward lost for a nat per token outside the fluency band; 0: no band
-    fluency_low: float = 0.5  # nats per token under the original model; below lie loops and memorised text
-    fluency_high: float = 6.0  # nats per token under the original model; above lies gibberish
-    lora_rank: int = 0  # of an adapter that is trained in the weights' place and merged at the end; 0: the weights
+    fluency_low: float = 0.5  # nats per token under the original model; loops and memorised text lie below
+    fluency_high: float = 6.0  # nats per token under the original model; gibberish lies above
+    lora_rank: int = 0  # rank of an adapter that is trained, then merged; 0: the weights themselves are trained
     windows: int | None = None  # places of a passage to train on, half a suffix apart; none: 2 (paper: 1, the suffix)
+    # Stopping
     steps: int | None = None  # PPO steps at most; none: 60 (paper-as-run: 4)
     check_every: int = 2  # steps between two looks at the forget set
     target_exact: float = 0.05  # share of the forget set that may still be extractable at the end
     bleu_floor: float | None = None  # BLEU that a model reaches by chance; none: measured on never-trained passages
-    memorise_epochs: int = 12  # epochs of memorise at most
-    memorise_beside: int = 0  # texts of the retain set in each update of memorise: the model keeps its language
-    num_own: int = 768  # texts sampled from the model itself to be kept beside the retain text; 0: none
-    num_samples: int = 4  # sampled continuations a passage in the evaluation
-    el_stride: int = 0  # extraction likelihood (EL) from every so many-th start of a passage, slow; 0: none
-    el_passages: int | None = None  # EL of the first so many passages of each group; none: of all
-    eval_dtype: Literal["same", "bfloat16"] = "same"  # of the copy that the evaluation asks: faster, a little coarser
+    # Memorising
+    memorise_epochs: int = 12  # epochs at most
+    memorise_beside: int = 0  # texts of the retain set in each update, so that the model keeps its language
+    # Text to keep
+    num_own: int = 768  # texts that the model writes itself, kept beside the retain text; 0: none
+    # Evaluation
+    num_samples: int = 4  # sampled continuations a passage
+    el_stride: int = 0  # extraction likelihood (EL) from every N-th start of a passage, slow; 0: none
+    el_passages: int | None = None  # EL of the first N passages of each group; none: of all
+    eval_dtype: Literal["same", "bfloat16"] = "same"  # of what is evaluated; bfloat16: a copy, faster, a little coarser
+    # Machine
     device: str = "auto"  # auto, cpu or cuda
     resume: bool = False  # go on from the last checkpoint in the folder
-    live: bool = False  # rewrite report.html while training; open it in a browser, it loads itself again
+    live: bool = False  # rewrite report.html while training; the page loads itself again in the browser
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -82,8 +90,18 @@ class Options:
         return self.steps or (4 if self.preset == "paper-as-run" else 60)
 
 
-OF_ATTACK = ("model", "data", "data_split", "retain", "num_forget", "num_holdout", "num_never", "num_samples",
-             "el_stride", "el_passages", "eval_dtype")  # fmt: skip
+# The options as a command takes them: unlearning/command_line.py says which command takes which.
+DATA = ("model", "data", "data_split", "retain", "num_forget", "num_holdout", "num_never")
+RECIPE = ("windows", "num_own", "lora_rank", "fluency_weight", "fluency_low", "fluency_high", "encoder")
+STOPPING = ("steps", "check_every", "target_exact", "bleu_floor")
+EVALUATION = ("num_samples", "el_stride", "el_passages", "eval_dtype")
+MEMORISING = ("memorise_epochs", "memorise_beside")
+OF_ATTACK = DATA + EVALUATION  # what an attack settles for the training after it
+
+# The knobs of ppo.Config that people change; --help-all has the others.
+PPO_KNOBS = ("prompts_per_step", "minibatch", "epochs", "learning_rate", "value_learning_rate", "kl_coef",
+             "retain_coef", "retain_sequences", "response_length", "temperature", "policy_clip")  # fmt: skip
+PPO_MACHINE = ("microbatch", "autocast", "gradient_checkpointing", "sharding", "save_every_steps")
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Ours. No KL penalty against the model that memorised, since it would defend every memorised token; a KL loss on

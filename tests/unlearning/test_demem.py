@@ -12,6 +12,8 @@ import pytest
 import torch
 
 import demem
+import unlearning.memorise
+from eval.results import write_json
 from tests.processes import ENVIRONMENT, LAUNCHER, running, torchrun, wait_for
 from unlearning.options import PRESETS
 from unlearning.recipe import is_forgotten
@@ -73,7 +75,7 @@ def test_a_folder_in_use_is_refused(tmp_path, capsys):
 
 def test_a_run_goes_on_with_its_own_settings(tmp_path, capsys):
     config = demem.ppo.Config(**PRESETS["default"])
-    demem.write_json(tmp_path / "config.json", {"options": {"steps": 5, "model": "lab"}, "config": config.to_dict()})
+    write_json(tmp_path / "config.json", {"options": {"steps": 5, "model": "lab"}, "config": config.to_dict()})
     line = fails(capsys, "run", "--resume", "--learning-rate", "1e-3", "--out", str(tmp_path))
     assert "--learning-rate 0.001 is not this run's 0.0002" in line
     assert "--model 'x' is not this run's 'lab'" in fails(capsys, "train", "--model", "x", "--out", str(tmp_path))
@@ -81,8 +83,8 @@ def test_a_run_goes_on_with_its_own_settings(tmp_path, capsys):
 
 def test_a_damaged_folder_is_named(tmp_path, capsys):
     config = demem.ppo.Config(**PRESETS["default"])
-    demem.write_json(tmp_path / "config.json", {"options": {"model": "lab"}, "config": config.to_dict()})
-    demem.write_json(tmp_path / "evaluation.json", {"meta": {}})
+    write_json(tmp_path / "config.json", {"options": {"model": "lab"}, "config": config.to_dict()})
+    write_json(tmp_path / "evaluation.json", {"meta": {}})
     (tmp_path / "passages.jsonl").write_text("{}\n")
     assert "evaluation.json is damaged: KeyError('before')" in fails(capsys, "report", "--out", str(tmp_path))
 
@@ -101,7 +103,7 @@ def test_an_unknown_option_is_argparse_s(tmp_path, capsys):
     with pytest.raises(SystemExit) as error:
         demem.main(["run", "--lerning-rate", "1"])
     assert error.value.code == 2
-    assert "--lerning-rate" in capsys.readouterr().err
+    assert "there is no option --lerning-rate: did you mean --learning-rate?" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -268,8 +270,8 @@ def test_responses_are_as_long_as_the_suffixes_unless_said_otherwise(tmp_path):
 def test_memorise_goes_on_where_it_was_and_never_shows_the_never_group(tmp_path, monkeypatch):
     data = write_rows(tmp_path / "rows.jsonl", 8)
     seen = []
-    plain = demem.memorise
-    monkeypatch.setattr(demem, "memorise", lambda model, variants, **more: seen.append(variants) or plain(model, variants, **more))  # fmt: skip # noqa: E501
+    plain = unlearning.memorise.memorise
+    monkeypatch.setattr(unlearning.memorise, "memorise", lambda model, variants, **more: seen.append(variants) or plain(model, variants, **more))  # fmt: skip # noqa: E501
     out = str(tmp_path / "m")
     numbers = ["--num-forget", "2", "--num-holdout", "2", "--num-never", "2", "--minibatch", "2", "--prompts-per-step", "2"]  # fmt: skip # noqa: E501
     command = ["memorise", "--data", data, *numbers, "--memorise-epochs", "2", "--out", out]
