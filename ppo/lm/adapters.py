@@ -1,7 +1,8 @@
-"""What the library knows of adapters (LoRA and the like), and how a model is copied without copying what is frozen.
+"""What the library knows about adapters (LoRA and the like), and how to copy a model without its frozen weights.
 
-An adapter is anything with ``disable_adapter()``, a context in which it does nothing: a PEFT model, or layers inside a
-model that each have their own. How adapters are made, merged or stored is not known here.
+An adapter is anything with ``disable_adapter()``, a context in which the adapter does nothing. It may be a PEFT model,
+or layers inside a model that have such a method each. This module does not know how adapters are made, merged or
+stored.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def has_adapter(model: nn.Module) -> bool:
 
 @contextmanager
 def adapter_off(model: nn.Module) -> Iterator[None]:
-    """The context in which a model with an adapter is its own base; a model without one is itself."""
+    """Within the context every adapter of the model does nothing. A model without an adapter stays as it is."""
     switches = [model] if hasattr(model, "disable_adapter") else [*model.modules()]
     with ExitStack() as stack:
         for module in switches:
@@ -35,7 +36,7 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def adapter_acts(model: nn.Module) -> bool:
-    """Whether the adapter changes anything, measured on a few tokens: a new LoRA (B = 0) does not."""
+    """Whether the adapter changes the logits of a few tokens; that of a new LoRA (B = 0) does not."""
     inner = causal_lm(model)
     ids = probe_ids(inner)
     with evaluation_mode(model):
@@ -46,6 +47,6 @@ def adapter_acts(model: nn.Module) -> bool:
 
 
 def copy_trained(model: nn.Module) -> nn.Module:
-    """A copy with parameters of its own where the model is trained; frozen parameters are the same tensors in both."""
+    """A copy of the model: trained parameters are copied, frozen parameters are the same tensors in both."""
     frozen = {id(p): p for p in model.parameters() if not p.requires_grad}
     return copy.deepcopy(model, frozen)

@@ -1,8 +1,8 @@
-"""Where a causal LM is cut: hidden states on one side, the output layer on the other.
+"""Where a causal LM is cut in two: the part that gives hidden states, and the output layer.
 
 Log-probs are computed from hidden states in chunks, so that a [B, T, V] tensor never exists. That needs the model in
-two parts. Most models are ``output_layer(backbone(x))`` and nothing else; some scale or squash their logits afterwards
-(Gemma 2, Cohere, Granite). For those the cut lies behind the logits, at the price of memory: right before lean.
+two parts. Most models are ``output_layer(backbone(x))`` and nothing else. Some scale or squash their logits afterwards
+(Gemma 2, Cohere, Granite). Those are cut after their logits instead: this costs memory, but the logits are right.
 
 This module knows nothing about sampling, losses or value functions.
 """
@@ -27,8 +27,8 @@ _LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling",
 class Features:
     """``hidden`` [B, S, H] feeds a value head; ``output_layer(before_logits)`` gives logits [B, S, V].
 
-    For a model that was cut before its output layer the two are the same tensor. ``cache`` is the model's own
-    key/value cache when one was asked for.
+    If the model is cut before its output layer, both are the same tensor. ``cache`` is the model's own key/value
+    cache, if the caller asked for one.
     """
 
     hidden: Tensor
@@ -37,7 +37,7 @@ class Features:
 
 
 class Backbone:
-    """Calls a causal LM for its features; see :class:`Features`. Holds no weights of its own.
+    """Calls a causal LM and returns its :class:`Features`. It holds no weights of its own.
 
     ``model`` may be any Hugging Face causal LM, or a PEFT model around one; see :func:`causal_lm` for the errors.
     """
@@ -46,9 +46,9 @@ class Backbone:
         inner = causal_lm(model)
         output_layer = inner.get_output_embeddings()
         self.model = inner
-        trunk = getattr(inner, "base_model", inner)
-        self.is_cut_before_logits = trunk is not inner and _is_plain_head(inner, trunk, output_layer)
-        self._called: nn.Module = trunk if self.is_cut_before_logits else inner
+        base_model = getattr(inner, "base_model", inner)
+        self.is_cut_before_logits = base_model is not inner and _is_plain_head(inner, base_model, output_layer)
+        self._called: nn.Module = base_model if self.is_cut_before_logits else inner
         self.output_layer: Callable[[Tensor], Tensor] = output_layer if self.is_cut_before_logits else _identity
         parameters = inspect.signature(self._called.forward).parameters
         self.accepts_positions = "position_ids" in parameters
@@ -67,8 +67,8 @@ class Backbone:
     ) -> Features:
         """Features of every position. ``input_ids`` int64 [B, S]; ``attention_mask`` bool [B, S + cached].
 
-        Positions count real tokens only, so left padding changes nothing; models without ``position_ids`` (ALiBi)
-        work from the mask alone.
+        Positions count real tokens only, so left padding changes nothing. Models without ``position_ids`` (ALiBi)
+        compute positions from the mask.
         """
         arguments: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask.long()}
         if self.accepts_positions:
@@ -87,7 +87,7 @@ class Backbone:
 
 
 def positions(attention_mask: Tensor) -> Tensor:
-    """Position ids that skip padding: [0 0 1 1 1] -> [0 0 0 1 2]. int64, same shape as the mask."""
+    """Position ids that do not count padding: [0 0 1 1 1] -> [0 0 0 1 2]. int64, same shape as the mask."""
     return (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)
 
 
@@ -108,27 +108,27 @@ def _hidden_size(output_layer: Any) -> int:
 
 
 @torch.no_grad()
-def _is_plain_head(model: Any, trunk: nn.Module, output_layer: nn.Module) -> bool:
-    """Whether the model's logits are its output layer on its trunk's last hidden state, and nothing more."""
+def _is_plain_head(model: Any, base_model: nn.Module, output_layer: nn.Module) -> bool:
+    """Whether the logits are the output layer of the base model's last hidden state and nothing more."""
     for name in _LOGIT_TRANSFORMS:
         if getattr(model.config, name, None) not in (None, 1, 1.0):
             return False
     probe = probe_ids(model)
     with evaluation_mode(model):
         logits = model(input_ids=probe).logits
-        rebuilt = output_layer(trunk(input_ids=probe).last_hidden_state)
+        rebuilt = output_layer(base_model(input_ids=probe).last_hidden_state)
     return bool(torch.allclose(logits.float(), rebuilt.float(), rtol=1e-5, atol=1e-5))
 
 
 def probe_ids(model: Any) -> Tensor:
-    """Four tokens to ask a model with, int64 [1, 4]; fewer where its context ends before."""
+    """Four tokens to try a model with, int64 [1, 4]; fewer if its context is shorter."""
     length = min(4, context_length(model) or 4)
     return torch.arange(length, device=next(model.parameters()).device).unsqueeze(0) % vocabulary_size(model)
 
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Dropout off for a while; every module gets its own training flag back."""
+    """Within the context dropout is off. Afterwards every module has its own training flag again."""
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -140,7 +140,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def swapped_forwards(modules: Sequence[nn.Module], make: Callable[[Any], Callable[..., Any]]) -> Iterator[None]:
-    """Within the context every module's forward is ``make`` of the one that it had; afterwards it is its own again."""
+    """Within the context every module's forward is ``make(its own forward)``. Afterwards it is its own again."""
     own = [vars(module).get("forward") for module in modules]
     for module in modules:
         module.forward = make(module.forward)
@@ -155,10 +155,10 @@ def swapped_forwards(modules: Sequence[nn.Module], make: Callable[[Any], Callabl
 
 
 def causal_lm(model: nn.Module) -> Any:
-    """The causal LM itself, out of its PEFT wrapper if it has one (its adapters live inside the layers).
+    """The causal LM itself, taken out of its PEFT wrapper if it has one. Its adapters are inside its layers and stay.
 
-    Raises ValueError for a model without an output layer over its vocabulary, and for an encoder-decoder. That an
-    encoder with an output layer is none either, only :func:`is_causal` can tell.
+    Raises ValueError for a model without an output layer over its vocabulary, and for an encoder-decoder. An encoder
+    with an output layer passes here; :func:`is_causal` tells it apart.
     """
     inner: Any = model
     if hasattr(inner, "get_base_model"):
@@ -172,12 +172,13 @@ def causal_lm(model: nn.Module) -> Any:
 
 @torch.no_grad()
 def is_causal(model: nn.Module) -> bool:
-    """Whether a token's logits depend on nothing after it: other tokens behind the first must leave its logits alone.
+    """Whether a token's logits depend on nothing after it.
 
-    Measured, because no config can tell: GPT-NeoX says ``is_decoder=False`` as BERT does, and a Llama can be told
-    ``is_causal=False``. What may move by rounding (routed experts multiply other batches) is 1e-4 of what the other
-    logits move by, or 4 units of the last place in half precision: small enough for any trained encoder. Raises
-    ValueError as :func:`causal_lm` does.
+    It is measured: the tokens after the first are changed, and the first token's logits must stay as they are. No
+    config can tell: GPT-NeoX says ``is_decoder=False`` as BERT does, and a Llama can be told ``is_causal=False``.
+    Rounding may move the first token's logits (routed experts multiply other batches). So they may move by 1e-4 of
+    what the other logits move by, or by 4 units of the last place in half precision. A trained encoder moves them by
+    more. Raises ValueError as :func:`causal_lm` does.
     """
     inner = causal_lm(model)
     vocab, ids = vocabulary_size(inner), probe_ids(inner)
@@ -186,11 +187,11 @@ def is_causal(model: nn.Module) -> bool:
         first, second = inner(input_ids=ids).logits, inner(input_ids=others).logits
     moved = (first.float() - second.float()).abs()
     tolerance = max(1e-4, 4 * torch.finfo(first.dtype).eps)
-    return not bool(moved[:, 0].max() > tolerance * moved[:, 1:].max())  # nan is left for others to find
+    return not bool(moved[:, 0].max() > tolerance * moved[:, 1:].max())  # nan passes: other checks find it
 
 
 def blocks(model: nn.Module) -> list[Any]:
-    """The repeated blocks of a transformer: what transformers marks as such, else the children of its longest list."""
+    """The repeated blocks of a model: those that transformers marks as such, else the children of its longest list."""
     marked = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
     if marked:
         return [m for m in marked if not any(m is not o and m in set(o.modules()) for o in marked)]
@@ -199,25 +200,25 @@ def blocks(model: nn.Module) -> list[Any]:
 
 
 def is_split(model: nn.Module) -> bool:
-    """Whether this process has only a part of some weights at this moment (:mod:`ppo.distributed.sharding`)."""
+    """Whether this process holds only a part of some weights at the moment (:mod:`ppo.distributed.sharding`)."""
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 def vocabulary_size(model: Any) -> int:
-    """V: how many ids the input embedding knows."""
+    """V: the number of ids that the input embedding has a row for."""
     return int(model.get_input_embeddings().weight.shape[0])
 
 
 def context_length(model: Any) -> int | None:
-    """The most tokens, prompt and response together, that may go into a model; None for one without a limit.
+    """The most tokens, prompt and response together, that may go into a model; None if it has no limit.
 
-    It decides by what would happen to one token more:
-    - a table of positions has no row for it, and the forward breaks: GPT-2, OPT, CTRL, and MPT, whose ALiBi bias is
-      such a table. A limit;
-    - rotary positions can be computed for it, but were never trained, and the log-probs are quietly wrong: Llama,
-      GPT-NeoX, Falcon. A limit too;
-    - ALiBi that is computed from the mask (BLOOM, Falcon with ``alibi``) and state-space models go on as before. No
-      limit, though Falcon's config names one either way.
+    What would happen to one token more decides:
+    - A table of positions has no row for it, and the forward breaks: GPT-2, OPT, CTRL, and MPT, whose ALiBi bias is
+      such a table. This is a limit.
+    - Rotary positions can be computed for it but were never trained, so the log-probs are wrong without an error:
+      Llama, GPT-NeoX, Falcon. This is a limit too.
+    - ALiBi that is computed from the mask (BLOOM, Falcon with ``alibi``) and state-space models work as before. There
+      is no limit, although Falcon's config names one in both cases.
     """
     config = model.config.get_text_config()
     if getattr(config, "alibi", False):
@@ -232,7 +233,7 @@ def context_length(model: Any) -> int | None:
 def end_ids(model: Any) -> tuple[int, ...]:
     """The token ids that end a response, from the generation config or the config; () if there are none.
 
-    Raises ValueError where a config names something else than whole numbers.
+    Raises ValueError if a config names anything but whole numbers.
     """
     ids = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     if ids is None:
@@ -242,5 +243,5 @@ def end_ids(model: Any) -> tuple[int, ...]:
     listed = ids if isinstance(ids, (list, tuple)) else [ids]
     if not all(isinstance(i, int) for i in listed):
         raise ValueError(f"the model's config names eos_token_id={ids!r:.80}; it must be a token id or a list of them")
-    # A config may name an EOS beyond its own vocabulary; a token that cannot be sampled cannot end anything.
+    # A config may name an EOS outside its own vocabulary. A token that cannot be sampled cannot end a response.
     return tuple(int(i) for i in listed if 0 <= int(i) < vocabulary_size(model))

@@ -1,9 +1,10 @@
-"""Whether a folder's config asks for more than its weights are, found out before any memory is taken for it.
+"""Whether a config asks for a larger model than the folder's weights make up, before any memory is taken.
 
-A config is a small file that can ask for anything. Transformers makes lists as long as it says while it reads it,
-builds a billion layers one by one before a weight is missed, and makes room for positions that no weight has before it
-compares a shape. So the counts are looked at first, then the model that the config describes, built without its numbers
-(on torch's "meta" device), both against the headers of the safetensors files. This module reads no weights.
+A config is a small file that can ask for anything. Transformers believes it: while it reads the config, it makes lists
+as long as the config says. It builds a billion layers one by one before it notices that weights are missing. It makes
+room for positions that no weight has before it compares a shape. So this module checks two things against the headers
+of the safetensors files: first the counts in the config, then the model that the config describes, built without its
+numbers (on torch's "meta" device). This module reads no weights.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ..io.files import read_json
 from .safetensors_header import Shapes, check_sizes, weight_shapes
 
 MAX_CONFIG_BYTES = 4 * 2**20
-SPARE_BUFFER_BYTES = 256 * 2**20  # masks and tables of positions, beyond as much as the weights' own bytes
+SPARE_BUFFER_BYTES = 256 * 2**20  # masks and tables of positions, in addition to as many bytes as the weights have
 _LAYERS = (
     "num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_blocks", "encoder_layers", "decoder_layers",
     "num_decoder_layers",
@@ -31,9 +32,9 @@ _PACKED = 16  # weights that a quantised file holds in one number, at most: 2 bi
 
 
 def read_config(folder: Path) -> Any:
-    """The config of a model in a folder, after a look at what it would make transformers build while it is read.
+    """The config of the model in a folder. What it would make transformers build while reading it is checked first.
 
-    Raises ValueError that speaks of the model as "it": whoever calls knows its name.
+    Raises ValueError. The message calls the model "it", because the caller knows its name.
     """
     shapes = weight_shapes(folder)
     if not shapes:
@@ -51,7 +52,7 @@ def read_config(folder: Path) -> Any:
 
 
 def _counts(record: Any) -> Iterator[tuple[str, Any]]:
-    """(field, value) of all that transformers counts up to while it reads a config, at any depth."""
+    """(field, value) of every number up to which transformers counts while it reads a config, at any depth."""
     if isinstance(record, list):
         for value in record:
             yield from _counts(value)
@@ -75,20 +76,20 @@ def _numbers(value: Any) -> Iterator[Any]:
 
 
 def check_room(config: Any, folder: Path) -> None:
-    """Raise ValueError where a config has more layers, wider ones, or larger buffers than a folder's weights allow."""
+    """Raise ValueError if a config has more layers, wider layers or larger buffers than the folder's weights allow."""
     shapes = weight_shapes(folder)
     check_sizes(config, shapes, name="it")
     check_built(config, shapes, num_bytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")))
 
 
 def check_built(config: Any, shapes: Shapes, *, num_bytes: int) -> None:
-    """Raise ValueError where the model that a config describes, built without memory, is larger than its files.
+    """Raise ValueError if the model that a config describes is larger than its files. It is built without memory.
 
-    ``shapes`` are those of the tensors in the files, ``num_bytes`` long. A shape is compared where a weight has the
-    same name in the files; whatever the names, all weights together must not be more than twice the numbers that the
-    files hold. (What is only missing is named better when the model is loaded.)
+    ``shapes`` are the shapes of the tensors in the files, ``num_bytes`` the size of the files. A weight that has the
+    same name in the files must have the same shape. Whatever the names are, all weights together must have at most
+    twice the numbers that the files hold. (A weight that is only missing is reported when the model is loaded.)
     """
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):  # some classes draw on the CPU all the same
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):  # some classes draw random numbers on the CPU even so
         model: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     is_packed = getattr(config, "quantization_config", None) is not None
     parameters = dict(model.named_parameters())

@@ -1,8 +1,8 @@
-"""The leading blocks of a model that no training reaches: run once per rollout, their output used again.
+"""Frozen blocks: the leading blocks of a model that training does not change. They run once per rollout.
 
-Where only the top of a model is trained (``Config.train_top_layers``, an adapter in the top blocks, parameters frozen
-by hand), the blocks below it give the same hidden states in every epoch, and to the reference. This module swaps the
-forward of blocks for a while; it knows nothing about losses.
+If only the top of a model is trained (``Config.train_top_layers``, an adapter in the top blocks, parameters frozen by
+hand), the blocks below give the same hidden states in every epoch, and in the reference. Their output is recorded once
+and used again. This module replaces the forward of blocks for a while. It knows nothing about losses.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from .backbone import Backbone, blocks, causal_lm, evaluation_mode, probe_ids, s
 
 @dataclass(frozen=True)
 class FrozenBlocks:
-    """How many leading blocks are frozen, and whether a block of this family gives its hidden states in a tuple."""
+    """The number of leading blocks that are frozen, and whether a block of this family returns a tuple."""
 
     depth: int
     is_tuple: bool
 
     @torch.no_grad()
     def record(self, backbone: Backbone, generation: Generation, *, batch_tokens: int) -> Tensor:
-        """What the frozen blocks say about aligned rows: [B, S, H], arbitrary on padding; ``batch_tokens`` at once."""
+        """The frozen blocks' output for aligned rows: [B, S, H], arbitrary on padding. ``batch_tokens`` run at once."""
         result: Tensor | None = None
         last = blocks(backbone.model)[self.depth - 1]
         for indices in microbatches(generation.attention_mask, tokens=batch_tokens):
@@ -45,7 +45,7 @@ class FrozenBlocks:
 
     @contextmanager
     def replayed(self, model: nn.Module, hidden: Tensor) -> Iterator[None]:
-        """Within the context the frozen blocks of ``model`` (policy, critic, reference) just give ``hidden``."""
+        """Within the context the frozen blocks of ``model`` (policy, critic, reference) only return ``hidden``."""
         frozen = blocks(causal_lm(model))[: self.depth]
         hidden = hidden.to(next(frozen[0].parameters()).dtype)
         result = (hidden,) if self.is_tuple else hidden
@@ -54,7 +54,7 @@ class FrozenBlocks:
 
 
 def find_frozen_blocks(model: nn.Module) -> FrozenBlocks | None:
-    """The frozen leading blocks of a model, or None; measured: which blocks' outputs have no gradient on a probe."""
+    """The frozen leading blocks of a model, or None. It is measured: on a probe their outputs require no gradient."""
     inner = causal_lm(model)
     if all(p.requires_grad for p in inner.parameters()):
         return None
@@ -71,7 +71,10 @@ def find_frozen_blocks(model: nn.Module) -> FrozenBlocks | None:
 
 
 def train_top(model: nn.Module, num_layers: int) -> None:
-    """Freeze everything but the last ``num_layers`` blocks. Raises ValueError where that makes no sense."""
+    """Freeze everything but the last ``num_layers`` blocks.
+
+    Raises ValueError for a model with an adapter, and for more blocks than it has.
+    """
     if has_adapter(model):
         raise ValueError(
             f"train_top_layers={num_layers} would train the weights under the adapter: adapt the top layers only"
@@ -85,11 +88,11 @@ def train_top(model: nn.Module, num_layers: int) -> None:
 
 
 class _Enough(Exception):
-    """Ends a forward pass whose rest nobody needs."""
+    """Ends a forward pass once the wanted output is there."""
 
 
 def _output_of(block: nn.Module, run: Any) -> Tensor:
-    """The hidden states that leave a block when ``run`` is called; the blocks behind it are not computed."""
+    """The hidden states that ``block`` returns while ``run`` is called. The blocks after it are not computed."""
     outputs: list[Any] = []
 
     def keep(*call: Any) -> None:

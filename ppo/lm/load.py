@@ -1,8 +1,8 @@
-"""From what a caller names as "the model" to a causal LM and its tokenizer, checked before any work is done.
+"""Loading: from a hub id, a folder or a model to a causal LM and its tokenizer, checked before any work is done.
 
-A checkpoint can load without a murmur and still be no language model: weights that it lacks come out random, an encoder
-sees the very tokens it is to predict, a tokenizer without its files encodes nothing. The checks are functions of their
-own, for whoever loads in another way. This module trains nothing.
+A checkpoint can load without an error and still be no language model. Missing weights are filled with random numbers.
+An encoder sees the tokens that it should predict. A tokenizer without its files encodes nothing. The checks are
+functions of their own, for callers that load in another way. This module trains nothing.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ Loaded = TypeVar("Loaded")
 REMEDY = "give a folder with safetensors weights, or a hub id that this machine can reach"
 TOKENIZER_REMEDY = "save the tokenizer's files next to the weights, or give a loaded model and its tokenizer"
 _FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
-_NOT_OURS = ("*/*", "consolidated*")  # the same weights once more, as their makers keep them
+_NOT_OURS = ("*/*", "consolidated*")  # the same weights a second time, in their makers' format
 _DECODER = "give a decoder such as GPT-Neo, OPT or Llama"
 
 
 def load_model(model: str | Path | nn.Module, tokenizer: Any | None) -> tuple[Any, Any | None]:
-    """A loaded model as it is; a hub id or a folder through :func:`load_pretrained` in float32, with its tokenizer.
+    """(model, tokenizer): a loaded model as it is; a hub id or a folder by :func:`load_pretrained`, in float32.
 
-    Raises ValueError, in one line, for what is no causal LM or cannot be loaded as one.
+    Raises ValueError of one line for a model that is no causal LM or cannot be loaded as one.
     """
     if isinstance(model, nn.Module):
         check_causal(model, name="the loaded model")
@@ -44,11 +44,11 @@ def load_model(model: str | Path | nn.Module, tokenizer: Any | None) -> tuple[An
 def load_pretrained(
     source: str | Path, *, dtype: torch.dtype = torch.float32, tokenizer: Any | None = None, remedy: str = REMEDY
 ) -> tuple[Any, Any]:
-    """(model, tokenizer) of a folder or a hub id: weights of ``dtype`` on the CPU, in evaluation mode, both checked.
+    """(model, tokenizer) of a folder or a hub id, both checked; weights of ``dtype`` on the CPU, in evaluation mode.
 
-    Only safetensors weights are read, nothing is unpickled, no code of a repository is run, and a folder never asks the
-    hub. A given ``tokenizer`` is used as it is. Raises ValueError, in one line that names the model and a remedy
-    (``remedy`` where nothing more exact is known).
+    Only safetensors weights are read. Nothing is unpickled, and no code of a repository is run. For a folder the hub
+    is never asked. A given ``tokenizer`` is used as it is. Raises ValueError of one line that names the model and a
+    remedy (``remedy``, if no more exact one is known).
     """
     model = load_causal(source, dtype=dtype, remedy=remedy)
     name = f"model={str(source)!r}"
@@ -63,7 +63,7 @@ def load_pretrained(
 
 
 def load_causal(source: str | Path, *, dtype: torch.dtype = torch.float32, remedy: str = REMEDY) -> Any:
-    """The model alone, as :func:`load_pretrained` loads it; for a folder that has no tokenizer in it."""
+    """The model alone, as :func:`load_pretrained` loads it. It is for a folder without a tokenizer."""
     name = f"model={str(source)!r}"
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
         raise ValueError(f"{name} is a folder that has no config.json; name a folder that save_pretrained wrote")
@@ -88,14 +88,14 @@ def load_causal(source: str | Path, *, dtype: torch.dtype = torch.float32, remed
 
 
 def _folder(source: str | Path, files: Sequence[str] = _FILES) -> Path:
-    """The folder itself, or where the hub's files lie once they are here: it is read as any other folder then."""
+    """The folder itself, or the folder with the files of a hub id, downloaded if need be."""
     if Path(source).is_dir():
         return Path(source)
     return Path(snapshot_download(str(source), allow_patterns=list(files), ignore_patterns=list(_NOT_OURS)))
 
 
 def _written_config(source: str | Path) -> SimpleNamespace:
-    """What :func:`check_config` looks at, as config.json has it, before weights are downloaded in vain."""
+    """The fields that :func:`check_config` reads, from config.json alone, so that no weights are downloaded in vain."""
     written = read_json(_folder(source, ("config.json",)) / "config.json", max_bytes=MAX_CONFIG_BYTES)
     if not isinstance(written, dict):
         raise ValueError("its config.json holds no object")
@@ -108,9 +108,10 @@ def _written_config(source: str | Path) -> SimpleNamespace:
 
 
 def explained(action: Callable[[], Loaded], *, failure: str, remedy: str) -> Loaded:
-    """Run a Hugging Face loader; what goes wrong in it becomes a ValueError of one line: failure, reason, remedy.
+    """Run a Hugging Face loader. Any error in it becomes a ValueError of one line: failure, reason, remedy.
 
-    A broken config, tokenizer, safetensors or GGUF file raises anything there, in tokenizers a bare Exception.
+    For a broken config, tokenizer, safetensors or GGUF file a loader may raise any kind of error; ``tokenizers``
+    raises a bare Exception.
     """
     try:
         return action()
@@ -120,10 +121,10 @@ def explained(action: Callable[[], Loaded], *, failure: str, remedy: str) -> Loa
 
 
 def check_config(config: Any, *, name: str) -> None:
-    """Raise ValueError where a config says that the weights are no causal LM's: an encoder's, a classifier's, a T5's.
+    """Raise ValueError if a config says that the weights are those of an encoder, a classifier or a T5.
 
-    Looks at what was saved, so that nothing is downloaded in vain. Upper and lower case are one: ``MPTForCausalLM`` on
-    the hub is ``MptForCausalLM`` in transformers.
+    It reads the saved architecture, so that no weights are downloaded in vain. Upper and lower case count as equal:
+    ``MPTForCausalLM`` on the hub is ``MptForCausalLM`` in transformers.
     """
     known = {kind.lower() for kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()}
     kinds = config.architectures or []
@@ -133,7 +134,7 @@ def check_config(config: Any, *, name: str) -> None:
 
 
 def check_weights(missing: Collection[str], *, name: str) -> None:
-    """Raise ValueError if a checkpoint lacked weights; ``missing`` are their names, transformers' ``missing_keys``."""
+    """Raise ValueError if a checkpoint lacked weights. ``missing`` are their names (transformers' ``missing_keys``)."""
     if missing:
         raise ValueError(
             f"{name} lacks weights for {', '.join(sorted(missing)[:5])}; they would be random: name a whole checkpoint"
@@ -141,7 +142,7 @@ def check_weights(missing: Collection[str], *, name: str) -> None:
 
 
 def check_causal(model: nn.Module, *, name: str) -> None:
-    """Raise ValueError for a loaded model that is no causal LM, sees the tokens to come, or cannot be run."""
+    """Raise ValueError for a loaded model that is no causal LM, that sees later tokens, or that cannot be run."""
     if not explained(lambda: is_causal(model), failure=f"{name} cannot be run", remedy="is its config its own?"):
         raise ValueError(
             f"{name} is no causal LM: this {type(model).__name__} lets a token see the tokens after it, as an encoder "
@@ -150,8 +151,8 @@ def check_causal(model: nn.Module, *, name: str) -> None:
 
 
 def check_tokenizer(tokenizer: Any, model: Any, *, name: str) -> None:
-    """Raise ValueError for a tokenizer that encodes nothing, or knows more tokens than ``model``."""
-    # Where a tokenizer's files are missing, transformers makes one that knows its special tokens and no others.
+    """Raise ValueError for a tokenizer that encodes nothing, or that has more tokens than ``model``."""
+    # If a tokenizer's files are missing, transformers makes one that has the special tokens and no others.
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         raise ValueError(f"the tokenizer of {name} encodes nothing; {TOKENIZER_REMEDY}")
     explained(

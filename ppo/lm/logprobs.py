@@ -1,9 +1,9 @@
-"""Log-probabilities and entropy of response tokens from hidden states, in chunks: never a [B, T, V] tensor.
+"""Log-probs and entropy of response tokens from hidden states, in chunks, so that a [B, T, V] tensor never exists.
 
-The distribution is the one that was sampled from: the same temperature, the same filters, the same ban on an early EOS.
-Behind a plain linear layer :mod:`ppo.lm.tiled_logprobs` does it, in memory that does not grow with the vocabulary.
-Behind any other layer, and under top-k or top-p, whole rows of logits are made, a chunk at a time, and again in the
-backward pass. This module does not know how hidden states come about.
+The distribution is the one that was sampled from (:mod:`ppo.lm.distribution`). There are two ways to compute it. For a
+plain linear output layer without filters :mod:`ppo.lm.tiled_logprobs` does it, in memory that does not grow with the
+vocabulary. For any other output layer, and under top-k or top-p, this module computes whole rows of logits, a chunk of
+rows at a time, and computes them again in the backward pass. It does not know how hidden states are made.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _CHUNK_LOGITS = 2**24  # most logits in one chunk of whole rows: 64 MiB in float
 def response_positions(features: Tensor, prompt_lengths: Tensor, length: int) -> Tensor:
     """The features that *predict* the response tokens: [B, S, D], [B] -> [B, T, D] with T = ``length``.
 
-    Rows are laid out by :func:`ppo.buffer.align`. With a prompt of p tokens, token t of the response stands at position
-    p + t and is predicted by the position before it. This is the one place where prompt and response are sliced apart.
-    Where a response is shorter than T, what comes back is the row's last position, and for nobody's use.
+    :func:`ppo.buffer.align` lays out the rows. After a prompt of p tokens, token t of the response stands at position
+    p + t, and the position before it predicts it. This is the one place where prompt and response are sliced apart.
+    If a response is shorter than T, the rest of its row is filled with the row's last position, which nobody may use.
     """
     steps = torch.arange(length, device=features.device)
     index = (prompt_lengths.unsqueeze(1) - 1 + steps).clamp(max=features.shape[1] - 1)
@@ -47,10 +47,10 @@ def token_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Log-probs of the response tokens and entropy of their distributions (nats), both float32 [B, T], 0 on padding.
 
-    ``before_logits`` [B, T, D] are response positions; ``sampling.eos_ids`` must be given where
-    ``min_response_length`` > 0. Only real tokens pass the output layer, ``chunk_tokens`` at a time. A sampled token
-    that the top-k/top-p filter of *this* policy would drop stays in the set, so its log-prob is finite. Where the loss
-    holds no entropy, ``has_entropy_gradient=False`` may save its gradient.
+    ``before_logits`` [B, T, D] are response positions. ``sampling.eos_ids`` must be given if ``min_response_length``
+    > 0. Only real tokens pass the output layer, ``chunk_tokens`` at a time. A sampled token that the top-k/top-p
+    filter of *this* policy would drop is kept, so its log-prob is finite. If the loss has no entropy term,
+    ``has_entropy_gradient=False`` may save the entropy's gradient.
     """
     mask = generation.mask
     is_early = early_tokens(mask, sampling)
@@ -78,19 +78,19 @@ def token_logprobs(
 
 
 def _laid_out(numbers: Tensor, mask: Tensor) -> Tensor:
-    """One number a real token, [N], at its place in [B, T]; 0 on padding."""
+    """One number for each real token, [N], put in its place in [B, T]; 0 on padding."""
     return numbers.new_zeros(mask.shape).masked_scatter(mask, numbers)
 
 
 def is_plain_linear(layer: nn.Module) -> bool:
-    """Whether calling the layer is ``F.linear`` with its weight and nothing more: no adapter, no hook, no sharding."""
+    """Whether the layer computes ``F.linear`` with its weight and nothing more: no adapter, no hook, no sharding."""
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
     is_own_forward = type(layer) is nn.Linear and "forward" not in vars(layer)
     return is_own_forward and not any(hooks) and type(layer.weight) in (nn.Parameter, Tensor)
 
 
 def _product_dtype(rows: Tensor) -> torch.dtype:
-    """What a linear layer would compute in, here and now."""
+    """The dtype that a linear layer would compute in, under the autocast that is active now."""
     device = rows.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else rows.dtype
 
@@ -98,7 +98,7 @@ def _product_dtype(rows: Tensor) -> torch.dtype:
 def _whole_row_logprobs(
     rows: Tensor, output_layer: OutputLayer, tokens: Tensor, is_early: Tensor, sampling: Sampling, chunk_tokens: int
 ) -> tuple[Tensor, Tensor]:
-    """The same over flat rows [N, D] and tokens [N], with a whole row of logits a token."""
+    """(log-prob, entropy) [N] each, for flat rows [N, D] and tokens [N], from a whole row of logits for each token."""
     vocab = getattr(output_layer, "out_features", rows.shape[-1])
     chunk_tokens = min(chunk_tokens, max(_CHUNK_LOGITS // vocab, 1))
 

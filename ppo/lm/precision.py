@@ -1,7 +1,7 @@
-"""What numbers are computed in: float32, and float64 where the model's own numbers are float64.
+"""The precision of statistics: float32, or float64 if the model is in float64.
 
-A model in bfloat16 or under autocast gets its log-probs, values, rewards and losses in float32 all the same; a model in
-float64 gets all of them in float64, so that a whole step can be held against an independent one to the last digits.
+A model in bfloat16 or under autocast has its log-probs, values, rewards and losses in float32. A model in float64 has
+all of them in float64, so that a test can compare a whole step with an independent one to the last digits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def autocast(kind: str, device: torch.device | str) -> AbstractContextManager[Any]:
-    """The context that a forward pass is made in: "bfloat16" for torch's autocast, "off" for nothing."""
+    """The context for a forward pass: torch's autocast for "bfloat16", an empty one for "off"."""
     return nullcontext() if kind == "off" else torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
 
 

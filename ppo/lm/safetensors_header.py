@@ -1,6 +1,6 @@
-"""What a folder's weights are, from the headers of its safetensors files alone, and whether a config fits them.
+"""The shapes of a folder's weights, from the headers of its safetensors files, and whether a config fits them.
 
-:mod:`ppo.lm.config_bounds` looks at the rest of a config. This module reads no weights.
+:mod:`ppo.lm.config_bounds` checks the rest of a config. This module reads no weights.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SIZES = ("hidden_size", "vocab_size")
 
 
 def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor in a folder's safetensors files. Raises ValueError that names a damaged file."""
+    """The shapes of all tensors in a folder's safetensors files, by name. Raises ValueError for a damaged file."""
     shapes: dict[str, tuple[int, ...]] = {}
     for path in sorted(folder.glob("*.safetensors.index.json")):
         _check_index(path)
@@ -32,7 +32,7 @@ def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _check_index(path: Path) -> None:
-    """Raise ValueError where an index says that weights lie in another folder."""
+    """Raise ValueError if an index says that weights lie in another folder."""
     index = read_json(path)
     files = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(files, dict):
@@ -43,7 +43,7 @@ def _check_index(path: Path) -> None:
 
 
 def check_sizes(config: Any, shapes: Shapes, *, name: str) -> None:
-    """Raise ValueError where a config has more layers than there are weights, or is wider than every one of them."""
+    """Raise ValueError if a config has more layers than there are weights, or is wider than the widest weight."""
     if not shapes:
         return
     widest = max((size for shape in shapes.values() for size in shape), default=0)

@@ -1,8 +1,9 @@
 """The gradient of an input embedding that is tied to the output layer, without a second matrix of its size.
 
-Autograd adds two gradients [V, D] of such a weight: the output layer's, and the embedding's, which is zero but for the
-rows of the tokens at hand. Here the embedding adds those rows to what the output layer left in ``weight.grad``, so that
-what a step needs beyond weights, gradients and moments does not grow with the vocabulary.
+Autograd adds up two gradients [V, D] of such a weight: the output layer's and the embedding's. The embedding's is 0
+except in the rows of the tokens in the batch. Here the embedding adds only those rows to the gradient that the output
+layer left in ``weight.grad``. So the memory that a step needs beside weights, gradients and moments does not grow with
+the vocabulary.
 
 This module knows modules and their gradients, nothing about PPO.
 """
@@ -19,15 +20,16 @@ from torch import Tensor, nn
 
 from .backbone import causal_lm, is_split, swapped_forwards
 
-_WORTHWHILE = 2**23  # weights; a smaller second gradient is no burden, and small models keep their bits
+_WORTHWHILE = 2**23  # weights; below this a second gradient is cheap, and small models keep their bits
 
 
 @contextmanager
 def lean_tied_gradient(model: nn.Module) -> Iterator[None]:
     """Within the context a large tied embedding of a causal LM adds its gradient to ``weight.grad`` itself.
 
-    For passes that end in ``backward()``: ``torch.autograd.grad`` would miss that part. The sum is the same up to
-    rounding. Does nothing where the embedding is small, frozen, not tied, more than a table, or split among processes.
+    It is for passes that end in ``backward()``: ``torch.autograd.grad`` would miss this part. The sum is the same up
+    to rounding. It does nothing if the embedding is small, frozen, not tied, more than a table, or split among
+    processes.
     """
     embedding = None if is_split(model) else _large_tied_embedding(model)
     if embedding is None:
@@ -48,7 +50,7 @@ def _large_tied_embedding(model: nn.Module) -> nn.Embedding | None:
 
 
 def _is_plain_table(embedding: nn.Embedding) -> bool:
-    """Whether calling the layer looks up rows and nothing more."""
+    """Whether the layer looks up rows and does nothing more."""
     hooks = (embedding._forward_hooks, embedding._forward_pre_hooks, embedding._backward_hooks)
     is_special = embedding.max_norm is not None or embedding.scale_grad_by_freq or embedding.sparse
     is_own_forward = type(embedding) is nn.Embedding and "forward" not in vars(embedding)
@@ -56,7 +58,7 @@ def _is_plain_table(embedding: nn.Embedding) -> bool:
 
 
 def _look_up(embedding: nn.Embedding, ids: Tensor) -> Tensor:
-    """Rows [..., D] of tokens int64 [...]; their gradient does not go through autograd's sum."""
+    """Rows [..., D] of tokens int64 [...]. A hook takes their gradient, so that autograd does not sum it up."""
     rows = F.embedding(ids, embedding.weight.detach())
     if torch.is_grad_enabled():
         rows.requires_grad_().register_hook(partial(_add_gradient, embedding, ids))  # type: ignore[no-untyped-call]
@@ -65,7 +67,7 @@ def _look_up(embedding: nn.Embedding, ids: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _add_gradient(embedding: nn.Embedding, ids: Tensor, gradient: Tensor) -> None:
-    """Of the rows [..., D], to that of the weight; the padding token has none, as in ``nn.Embedding``."""
+    """Add the rows' gradient [..., D] to the weight's. The padding token has none, as in ``nn.Embedding``."""
     weight = embedding.weight
     if weight.grad is None:
         weight.grad = torch.zeros_like(weight)

@@ -1,11 +1,12 @@
-"""Log-probs and entropy straight from hidden rows and a linear output layer; the logits are never stored.
+"""Log-probs and entropy from hidden rows and a linear output layer. The logits are never stored.
 
-They are made tile by tile (some rows x some tokens of the vocabulary) and summed up on the fly, as attention does in
-FlashAttention (Dao et al. 2022). The backward pass makes each tile again and turns it into its part of the gradient. So
-memory does not grow with the vocabulary, but for the weight's own gradient, and every pass over a tile finds it in the
-cache. Where the weight is frozen, the forward pass sums up the gradient of the rows as well, and nothing is made twice.
+Logits are computed tile by tile (some rows x some tokens of the vocabulary). Each tile is added to running sums, as
+attention does in FlashAttention (Dao et al. 2022). The backward pass computes each tile again and adds its part of the
+gradient. So memory does not grow with the vocabulary, except for the weight's own gradient, and every pass over a tile
+finds it in the CPU's cache. If the weight is frozen, the forward pass also sums up the gradient of the rows, and
+no tile is computed twice.
 
-This module knows one matrix product and one softmax; no filters, no models.
+This module knows one matrix product and one softmax. It knows no filters and no models.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ from torch.autograd.function import once_differentiable
 from .distribution import ban_early_eos_
 from .precision import statistics_dtype
 
-_TILE_WIDTH = 2048  # tokens of the vocabulary in one tile
-_LOG2_E = math.log2(math.e)  # exp2 is three times as fast as exp on the CPU: tiles are in base 2
-_NO_CHANCE = -1e30  # a logit that loses; unlike -inf it can be multiplied with 0
+_TILE_WIDTH = 2048  # tokens of the vocabulary in a tile
+_LOG2_E = math.log2(math.e)  # tiles are in base 2: exp2 is three times as fast as exp on the CPU
+_NO_CHANCE = -1e30  # the logit of a banned token; unlike -inf it can be multiplied with 0
 
 
 @dataclass(frozen=True)
 class OutputDistribution:
-    """What becomes of the logits before the softmax, and how they are computed.
+    """What is done to the logits before the softmax, and how they are computed.
 
     ``temperature`` divides them. ``banned_ids`` have no chance in the rows where ``is_banned`` bool [N] is True.
-    ``dtype``: of the matrix products; what lies between them is float32 (float64 for float64). ``chunk_rows``: rows in
-    one tile.
+    ``dtype`` is that of the matrix products; everything else is in float32 (float64 for float64). ``chunk_rows`` is
+    the number of rows in a tile.
     """
 
     temperature: float
@@ -55,8 +56,8 @@ def output_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Log-prob of one token a row and the entropy of the row (nats), both [N], for the logits rows @ weight.T + bias.
 
-    rows [N, D], weight [V, D], bias [V], tokens int64 [N]. Differentiable once, with respect to rows, weight and bias;
-    the entropy only with ``has_entropy_gradient``.
+    rows [N, D], weight [V, D], bias [V], tokens int64 [N]. Both are differentiable once, with respect to rows, weight
+    and bias; the entropy only with ``has_entropy_gradient``.
     """
     is_weight_frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
     is_summed_ahead = torch.is_grad_enabled() and rows.requires_grad and is_weight_frozen and not has_entropy_gradient
@@ -108,9 +109,10 @@ class _OutputLogprobs(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Tile:
-    """``logits`` [n, w], in base 2 and with nothing banned, of the rows ``rows`` and the tokens ``ids`` (slices).
+    """``logits`` [n, w] of the rows ``rows`` and the tokens ``ids`` (slices), in base 2, banned tokens at -1e30.
 
-    ``own`` int64 [n, 1] is where a row's own token stands in the tile, ``has_own`` bool [n, 1] whether it does.
+    ``inputs`` [n, D] and ``weight`` [w, D] are what they were computed from. ``has_own`` bool [n, 1] says whether a
+    row's own token is in the tile, ``own`` int64 [n, 1] in which column.
     """
 
     logits: Tensor
@@ -123,7 +125,7 @@ class _Tile:
 
 
 class _Tiles:
-    """All tiles of a matrix of logits, one block of the vocabulary after the other."""
+    """All tiles of a matrix of logits, one block of the vocabulary after another."""
 
     def __init__(
         self, rows: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, distribution: OutputDistribution
@@ -155,10 +157,11 @@ class _Tiles:
 
 
 class _Totals:
-    """Sums over the vocabulary, relative to the largest logit so far: [N, 1] each, or [N, D] for ``products``.
+    """Sums over the vocabulary, relative to the largest logit so far (``peak``): [N, 1] each, ``products`` [N, D].
 
-    With p = 2^(logit - peak): ``weights`` sums p, ``moments`` sums p (logit - peak), ``products`` sums p W without
-    the row's own token: where its probability is near 1, what is left would drown in rounding.
+    With p = 2^(logit - peak), ``weights`` sums p, ``moments`` sums p (logit - peak), and ``products`` sums p W over
+    all tokens but the row's own. With its own token in it, the rest would be lost in rounding where that token's
+    probability is near 1.
     """
 
     def __init__(self, tiles: _Tiles, *, has_products: bool) -> None:
@@ -188,12 +191,12 @@ class _Totals:
             self.products[rows] = (decay * self.products[rows]).add_(chances.to(tile.weight.dtype) @ tile.weight)
 
     def logprobs(self) -> Tensor:
-        """Natural logarithm of the chance of each row's own token, [N]; a banned one has none."""
+        """Natural logarithm of the probability of each row's own token, [N]; -inf for a banned one."""
         logprobs = ((self.picked - self.peak - self.weights.log2()) / _LOG2_E).squeeze(-1)
         return logprobs.masked_fill(self.picked.squeeze(-1) <= _NO_CHANCE, -torch.inf)
 
     def entropy(self) -> Tensor:
-        """In nats, [N]."""
+        """The entropy of each row in nats, [N]."""
         return ((self.weights.log2() - self.moments / self.weights) / _LOG2_E).squeeze(-1)
 
     def row_gradient(self, logprobs: Tensor) -> Tensor:
@@ -208,7 +211,7 @@ class _Totals:
 class _Statistics:
     """Of each row: the largest logit and log2 of the sum of 2^(logit - peak), [N, 1], and the entropy in nats, [N].
 
-    The first two are subtracted one after the other: their sum would have lost the digits that make 1 - p.
+    The first two are subtracted from a logit one after the other. Their sum would lose the digits that 1 - p needs.
     """
 
     peak: Tensor
@@ -223,9 +226,9 @@ def _gradients(
     grad_entropy: Tensor | None,
     needs: tuple[bool, ...],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Of rows, weight and bias, where needed; see :func:`_logit_gradient`.
+    """The gradients of rows, weight and bias; None if not needed. :func:`_logit_gradient` has the formula.
 
-    Sums over the vocabulary are in float32 (float64), sums over chunks of rows in the type of the weight or bias.
+    Sums over the vocabulary are in float32 (float64), sums over chunks of rows in the dtype of the weight or bias.
     """
     needs_rows, needs_weight, needs_bias = needs[:3]
     of_rows = torch.zeros_like(tiles.inputs, dtype=tiles.sum_dtype) if needs_rows else None
@@ -245,7 +248,7 @@ def _gradients(
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right, in one call where the types are the same."""
+    """total += left @ right, in one call if their dtypes are the same."""
     if total.dtype == left.dtype:
         total.addmm_(left, right)
     else:
@@ -253,9 +256,9 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 def _logit_gradient(tile: _Tile, statistics: _Statistics, grad_logprobs: Tensor, grad_entropy: Tensor | None) -> Tensor:
-    """With respect to the tile's logits (after temperature), [n, w]: g (1[own] - p) - h p (log p + H).
+    """The gradient of the tile's logits (after temperature), [n, w]: g (1[own] - p) - h p (log p + H).
 
-    g and h are the gradients of the log-prob and the entropy, p the chances, H the entropy.
+    g and h are the gradients of the log-prob and the entropy, p the probabilities, H the entropy.
     """
     log_chances = tile.logits.sub_(statistics.peak[tile.rows]).sub_(statistics.log_weights[tile.rows])
     factors = -grad_logprobs[tile.rows].unsqueeze(-1)

@@ -9,7 +9,7 @@ from .weights import Reader, Unsupported, activation, layer_norm, table
 
 
 def read(model: Any, reader: Reader) -> Network:
-    config, trunk = model.config, model.transformer
+    config, base = model.config, model.transformer
     if config.add_cross_attention:
         raise Unsupported("it has cross-attention")
     width = config.n_embd // config.n_head
@@ -27,10 +27,10 @@ def read(model: Any, reader: Reader) -> Network:
         )
 
     return Network(
-        embedding=table(trunk.wte),
-        positions=table(trunk.wpe),
-        blocks=tuple(block(index, layer) for index, layer in enumerate(trunk.h)),
-        final_norm=layer_norm(trunk.ln_f),
+        embedding=table(base.wte),
+        positions=table(base.wpe),
+        blocks=tuple(block(index, layer) for index, layer in enumerate(base.h)),
+        final_norm=layer_norm(base.ln_f),
         output=reader.linear(model.lm_head),
         num_heads=config.n_head,
         num_kv_heads=config.n_head,

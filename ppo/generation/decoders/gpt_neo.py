@@ -9,7 +9,7 @@ from .weights import Reader, activation, layer_norm, table
 
 
 def read(model: Any, reader: Reader) -> Network:
-    config, trunk = model.config, model.transformer
+    config, base = model.config, model.transformer
 
     def block(layer: Any) -> Block:
         attention = layer.attn.attention
@@ -25,10 +25,10 @@ def read(model: Any, reader: Reader) -> Network:
         )
 
     return Network(
-        embedding=table(trunk.wte),
-        positions=table(trunk.wpe),
-        blocks=tuple(block(layer) for layer in trunk.h),
-        final_norm=layer_norm(trunk.ln_f),
+        embedding=table(base.wte),
+        positions=table(base.wpe),
+        blocks=tuple(block(layer) for layer in base.h),
+        final_norm=layer_norm(base.ln_f),
         output=reader.linear(model.lm_head),
         num_heads=config.num_heads,
         num_kv_heads=config.num_heads,

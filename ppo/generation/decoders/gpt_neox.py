@@ -14,10 +14,10 @@ from .weights import Reader, activation, layer_norm, matrix, pair_rotated, table
 
 
 def read(model: Any, reader: Reader) -> Network:
-    config, trunk = model.config, model.gpt_neox
+    config, base = model.config, model.gpt_neox
     heads = config.num_attention_heads
     width = config.hidden_size // heads
-    rotation = reader.rotation(trunk.rotary_emb)
+    rotation = reader.rotation(base.rotary_emb)
     rotated = rotation[0].numel()
 
     def split(tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -42,10 +42,10 @@ def read(model: Any, reader: Reader) -> Network:
         )
 
     return Network(
-        embedding=table(trunk.embed_in),
+        embedding=table(base.embed_in),
         rotation=rotation,
-        blocks=tuple(block(layer) for layer in trunk.layers),
-        final_norm=layer_norm(trunk.final_layer_norm),
+        blocks=tuple(block(layer) for layer in base.layers),
+        final_norm=layer_norm(base.final_layer_norm),
         output=reader.linear(model.lm_head),
         num_heads=heads,
         num_kv_heads=heads,

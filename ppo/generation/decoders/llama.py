@@ -16,10 +16,10 @@ from .weights import Reader, activation, matrix, pair_rotated, rms_norm, rms_wei
 
 
 def read(model: Any, reader: Reader) -> Network:
-    config, trunk = model.config, model.model
+    config, base = model.config, model.model
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-    rotation = reader.rotation(trunk.rotary_emb)
-    width = int(trunk.layers[0].self_attn.head_dim)
+    rotation = reader.rotation(base.rotary_emb)
+    width = int(base.layers[0].self_attn.head_dim)
     rotated = rotation[0].numel()
 
     def paired(module: Any) -> tuple[Tensor, Tensor | None]:
@@ -51,10 +51,10 @@ def read(model: Any, reader: Reader) -> Network:
         )
 
     return Network(
-        embedding=table(trunk.embed_tokens),
+        embedding=table(base.embed_tokens),
         rotation=rotation,
-        blocks=tuple(block(index, layer) for index, layer in enumerate(trunk.layers)),
-        final_norm=rms_norm(trunk.norm),
+        blocks=tuple(block(index, layer) for index, layer in enumerate(base.layers)),
+        final_norm=rms_norm(base.norm),
         output=reader.linear(model.lm_head),
         num_heads=heads,
         num_kv_heads=kv_heads,

@@ -9,7 +9,7 @@ from .weights import Reader, activation, layer_norm, table
 
 
 def read(model: Any, reader: Reader) -> Network:
-    config, trunk = model.config, model.model.decoder
+    config, base = model.config, model.model.decoder
     width = config.hidden_size // config.num_attention_heads
 
     def block(layer: Any) -> Block:
@@ -25,12 +25,12 @@ def read(model: Any, reader: Reader) -> Network:
         )
 
     return Network(
-        embedding=table(trunk.embed_tokens),
-        positions=table(trunk.embed_positions)[trunk.embed_positions.offset :],
-        blocks=tuple(block(layer) for layer in trunk.layers),
-        final_norm=layer_norm(trunk.final_layer_norm) if trunk.final_layer_norm is not None else None,
-        project_in=reader.linear(trunk.project_in) if trunk.project_in is not None else None,
-        project_out=reader.linear(trunk.project_out) if trunk.project_out is not None else None,
+        embedding=table(base.embed_tokens),
+        positions=table(base.embed_positions)[base.embed_positions.offset :],
+        blocks=tuple(block(layer) for layer in base.layers),
+        final_norm=layer_norm(base.final_layer_norm) if base.final_layer_norm is not None else None,
+        project_in=reader.linear(base.project_in) if base.project_in is not None else None,
+        project_out=reader.linear(base.project_out) if base.project_out is not None else None,
         output=reader.linear(model.lm_head),
         num_heads=config.num_attention_heads,
         num_kv_heads=config.num_attention_heads,

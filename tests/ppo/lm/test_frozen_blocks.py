@@ -69,7 +69,7 @@ def run(make, changes, *, is_shared, monkeypatch):
     "changes",
     [{}, {"value_head": "critic", "microbatch": 1}, {"gradient_checkpointing": True, "microbatch_tokens": 12}],
 )
-def test_training_with_a_shared_trunk_is_training(make, changes, monkeypatch):
+def test_training_with_shared_frozen_blocks_is_training(make, changes, monkeypatch):
     shared, first = run(make, changes, is_shared=True, monkeypatch=monkeypatch)
     plain, second = run(make, changes, is_shared=False, monkeypatch=monkeypatch)
     assert isinstance(shared.policy.actor.frozen_blocks, FrozenBlocks)
