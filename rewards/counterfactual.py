@@ -1,10 +1,10 @@
 """The counterfactual reference: what the frozen model would write if it had to leave the memorised path.
 
-While the response still follows the true suffix, the true next token is forbidden and the rest of the frozen model's
-distribution is renormalised; once the response has left the suffix, the reference is the frozen model itself. This is
-the closed form of the KL-regularised optimum with the true token forbidden: maximise -KL(p || q) subject to p(y*) = 0
-gives p(v) = q(v) / (1 - q(y*)). KL to it asks for forgetting and for fluency at once, where KL to the plain frozen
-model is largest exactly where the policy does the right thing.
+As long as the response follows the true suffix, the true next token is forbidden, and the rest of the frozen model's
+distribution is renormalised. Once the response has left the suffix, the reference is the frozen model itself. This is
+the closed form of the KL-regularised optimum with the true token forbidden: to maximise -KL(p || q) subject to
+p(y*) = 0 gives p(v) = q(v) / (1 - q(y*)). KL to this reference asks for forgetting and for fluency at once. KL to the
+plain frozen model, in contrast, is largest exactly where the policy forgets.
 
 This module knows nothing about rewards or about how the KL is used.
 """
@@ -23,14 +23,14 @@ from ppo.lm.distribution import early_tokens, next_token_logprobs, pick
 from ppo.lm.logprobs import response_positions
 from ppo.types import Generation, Sample
 
-NOTHING = -1  # stands where no token is forbidden
+NOTHING = -1  # in the place of a token where none is forbidden
 
 
 class CounterfactualReference:
     """A ``ppo.types.Reference`` made from a frozen causal LM.
 
-    sampling            the distribution that the policy samples from; its temperature and filters apply here too
-    forbidden_logprob   log-prob (nats) given to a forbidden token; the true value is -inf, which no penalty can carry
+    sampling            the distribution that the policy samples from; it applies to this reference too
+    forbidden_logprob   log-prob (nats) of a forbidden token; the true value is -inf, which no penalty can be made of
     suffix_key          column of the row with the true suffix as token ids; rows without it get the plain frozen model
     """
 
@@ -56,7 +56,7 @@ class CounterfactualReference:
 
     @torch.no_grad()
     def logprobs(self, generation: Generation, samples: Sequence[Sample]) -> Tensor:
-        """Log-probs of the response tokens, float32 [B, T], 0 on padding."""
+        """Log-probs of the response tokens under this reference, float32 [B, T], 0 on padding."""
         suffixes = [sample.row.get(self.suffix_key) or () for sample in samples]
         forbidden = forbidden_tokens(generation.tokens, suffixes)
         result = torch.zeros(generation.mask.shape, device=generation.mask.device)
@@ -99,9 +99,9 @@ def forbidden_tokens(tokens: Tensor, suffixes: Sequence[Sequence[int]]) -> Tenso
 
 
 def forbid(logits: Tensor, forbidden: Tensor) -> Tensor:
-    """Logits [N, V] with one token a row at -inf: ``forbidden`` int64 [N], -1 where none is.
+    """Logits [N, V] with one token a row at -inf: ``forbidden`` int64 [N], -1 for none.
 
-    It comes *before* the softmax: log(1 - q) from q itself would lose all digits as q -> 1.
+    The token is forbidden *before* the softmax: log(1 - q), computed from q itself, would lose all digits as q -> 1.
     """
     is_forbidden = forbidden.unsqueeze(-1) == torch.arange(logits.shape[-1], device=logits.device)
     return logits.masked_fill(is_forbidden, -torch.inf)

@@ -1,7 +1,7 @@
-"""Batched sampling of causal language models: exact, reproducible, with what PPO needs gathered on the way.
+"""Batched sampling from causal language models. It is exact and reproducible, and collects what PPO needs.
 
-``generate`` is the only entrance. ``sampling.py`` holds the draw, ``engine.py`` the fast path for known
-families, ``hf/`` the path for every other model.
+``generate`` is the only entrance. ``sampling.py`` draws tokens. ``engine.py`` is the fast path, for known families.
+``hf/`` is the path for every other model.
 """
 
 from .api import generate

@@ -1,8 +1,8 @@
-"""Requests on their way to a row: prompts, with a draft behind them where there is one, computed a block at a time.
+"""Requests before they get a row: their prompts, each followed by its draft if it has one, computed in blocks.
 
-Each distinct (prompt, draft) is computed once however many responses start from it; a block may hold prompts ahead of
-the rows that they will go to, so that one freed row does not cost a block of its own. The first token of a response is
-sampled here, and what the draft gets right besides; a response that ends with it never asks for a row.
+Each distinct (prompt, draft) is computed once, however many responses start from it. A block may hold more prompts
+than there are free rows, so that a single freed row does not cost a block of its own. The first token of a response is
+sampled here, and so are the draft tokens that turn out right. A response that ends with them never gets a row.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from .transcript import Transcript
 from .transformer import Network
 from .work import Work
 
-_BLOCK_TOKENS = 512  # twice as many are 1 % faster, and take twice the memory beside the cache
+_BLOCK_TOKENS = 512  # twice as many are 1 % faster, but take twice the memory beside the cache
 
 
 @dataclass(frozen=True)
 class Start:
-    """What one or more requests start from: the place of a prompt in ``Requests.prompts``, and a draft."""
+    """What one or more requests start from: the index of a prompt in ``Requests.prompts``, and a draft."""
 
     prompt: int
     draft: tuple[int, ...]
@@ -36,10 +36,10 @@ class Start:
 
 @dataclass(frozen=True)
 class Ready:
-    """Requests that wait for a row, int64 [R] each, and keys and values [layers, 2, N, kv heads, P, width] of theirs.
+    """Requests that wait for a row, int64 [R] each, and their keys and values [layers, 2, N, kv heads, P, width].
 
-    Request i finds its past in sequence ``indices[i]`` of the block, the first ``lengths[i]`` columns; ``tokens[i]`` is
-    sampled and goes into the network next.
+    The past of request i is sequence ``indices[i]`` of the block, in its first ``lengths[i]`` columns. ``tokens[i]`` is
+    already sampled and goes into the network next.
     """
 
     block: Tensor
@@ -56,7 +56,7 @@ class Ready:
 
 
 class Admission:
-    """All requests, in the order in which they get rows: long ones first, so that the last rows to run are short."""
+    """All requests, in the order in which they get rows: long prompts first, so that the last rows to run are short."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Admission:
         self._ready: deque[Ready] = deque()
 
     def pop(self, num_free: int) -> Ready | None:
-        """At least one and at most ``num_free`` requests of one block; None when there are no more."""
+        """At least one and at most ``num_free`` requests, all of one block; None if no request is left."""
         while not self._ready:
             if not self._unread:
                 return None
@@ -101,7 +101,7 @@ class Admission:
         return [*self._requests.prompts[start.prompt], *start.draft]
 
     def _choose(self, num_free: int) -> list[Start]:
-        """As many as free rows want, or a few ahead, within the budget of tokens."""
+        """The starts of the next block: enough for the free rows, or a few ahead, within the budget of tokens."""
         limit = max(1, _BLOCK_TOKENS // len(self._ids(self._unread[0])))
         if self._drafts is not None and not self._drafts.is_tried:
             limit = min(limit, TRIAL)
@@ -113,7 +113,7 @@ class Admission:
         return chosen
 
     def _read(self, starts: list[Start]) -> None:
-        """Compute a block, sample the first tokens from it, and keep ready who is not finished."""
+        """Compute a block, sample the first tokens from it, and keep the requests that are not finished."""
         started = time.perf_counter()
         device = self._network.device
         ids = [self._ids(start) for start in starts]
@@ -138,7 +138,7 @@ class Admission:
         self._work.prefill_seconds += time.perf_counter() - started
 
     def _count(self, starts: list[Start], indices: Tensor, accepted: Tensor) -> None:
-        """Keep the books on drafts; once they do not pay, what is unread goes on without."""
+        """Count work and accepted tokens. Once drafts do not pay, requests that are not computed yet lose theirs."""
         furthest = torch.zeros(len(starts), dtype=torch.long, device=accepted.device)
         furthest.scatter_reduce_(0, indices, accepted, "amax")
         num_prompt_tokens = sum(len(self._requests.prompts[start.prompt]) for start in starts)
@@ -147,7 +147,7 @@ class Admission:
             return
         computed, drafts = 0, 0
         for start in starts:
-            if start.draft:  # a second draft for a prompt means to compute the prompt a second time
+            if start.draft:  # a second draft for a prompt costs the prompt a second time
                 drafts += 1
                 computed += len(self._ids(start)) if start.prompt in self._computed_prompts else len(start.draft)
             self._computed_prompts.add(start.prompt)

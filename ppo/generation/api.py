@@ -1,4 +1,4 @@
-"""``generate``: responses to prompts from any causal LM, with everything PPO needs to know about them."""
+"""``generate``: responses to prompts from any causal LM, with all that PPO needs to know about them."""
 
 from __future__ import annotations
 
@@ -41,27 +41,29 @@ def generate(
     """Sample ``sampling.num_samples`` responses to every prompt.
 
     ``prompts``: token-id lists, strings (with ``tokenizer``), or dicts with "prompt". Rows come back in request order,
-    the samples of one prompt side by side; T is the longest response that came about. Padding holds id 0: only the
-    masks say what is real.
+    the samples of one prompt next to each other. T is the length of the longest response. Padding holds id 0, so only
+    the masks say what is real.
 
-    ``seed`` and a request's id (``request_ids``, by default 0, 1, 2, … in row order) fix its random numbers: a sample
-    depends neither on ``slots`` (the most sequences decoded side by side) nor on its neighbours, beyond rounding.
-    ``drafts`` are guesses, token ids, one a response or one a prompt: where they are right they save time, and samples
-    are the same with them and without, up to rounding, which in bfloat16 is coarse (see ``speculative.py``). Memorised
-    text is one, the last step's responses are another.
-    The fast decoders check them as long as enough tokens come out right; the model's own forward does not look at them.
+    ``seed`` and a request's id (``request_ids``, by default 0, 1, 2, … in row order) fix its random numbers. So a
+    sample depends neither on ``slots`` (the most sequences decoded at the same time) nor on its neighbours, beyond
+    rounding.
 
-    ``value_fn`` is given the hidden states [N, H] that tokens are sampled from and returns [N], V before the token; the
-    hidden states are for looking at (inference tensors), not for training on.
+    ``drafts`` are guesses at responses, as token ids, one a response or one a prompt. Memorised text is such a guess,
+    the last step's responses are another. A right guess saves time. Samples are the same with drafts and without, up
+    to rounding, which in bfloat16 is coarse (see ``speculative.py``). The fast decoders check drafts as long as enough
+    of their tokens are right. The model's own forward ignores them.
 
-    ``engine="hf"`` always goes through the model's own forward; "auto" takes a fast decoder where there is one for the
-    model's family that reproduces the model's own logits, and all weights are whole (:mod:`ppo.distributed.sharding`).
-    The model samples in eval mode and in its own dtype (autocast is off), sampling is in float32. Tensors stay on the
-    model's device and may be used in training.
+    ``value_fn`` is called with the hidden states [N, H] that tokens are sampled from, and returns [N], V before the
+    token. The hidden states are inference tensors: nothing can be trained through them.
 
-    ``compiled=True`` decodes with a step of static shapes that ``torch.compile`` takes as one graph: the same samples,
-    up to rounding. It is meant for CUDA, where it was never run; on the CPU it needs a C++ compiler and time to compile
-    (docs/performance.md). Without a fast decoder for the model it changes nothing, and warns.
+    ``engine="hf"`` always uses the model's own forward. "auto" uses a fast decoder if there is one for the model's
+    family, it reproduces the model's own logits, and all weights are whole (:mod:`ppo.distributed.sharding`). The
+    model runs in eval mode and in its own dtype (autocast is off); tokens are sampled in float32. The tensors that
+    come back are on the model's device and may be used in training.
+
+    ``compiled=True`` decodes with a step of static shapes that ``torch.compile`` takes as one graph. Samples are the
+    same, up to rounding. It is meant for CUDA, where it was never run; on the CPU it needs a C++ compiler and time to
+    compile (docs/performance.md). If the model has no fast decoder, it changes nothing and warns.
 
     Raises ValueError, with value and remedy, for bad prompts, ids, lengths and options.
     """
@@ -78,7 +80,8 @@ def generate(
     started = time.perf_counter()
     with evaluation_mode(model), torch.autocast(device.type, enabled=False):
         chosen = _engine(model, requests, guesses, slots=min(slots, len(requests)), engine=engine, compiled=compiled)
-        # The transcript was made outside, so what comes back may be trained on; a model's own forward may keep things.
+        # The transcript was made outside inference mode, so its tensors may be used in training. HFEngine runs without
+        # inference mode, because a model's own forward may keep tensors.
         with torch.inference_mode() if isinstance(chosen, DecoderEngine) else torch.no_grad():
             work = chosen.run(requests, transcript)
     seconds = time.perf_counter() - started
@@ -94,7 +97,7 @@ def _engine(
     engine: Literal["auto", "hf"],
     compiled: bool,
 ) -> DecoderEngine | HFEngine:
-    """The fast engine where the model's family has a decoder that reproduces it, else the model's own forward."""
+    """The fast engine if the model's family has a decoder that reproduces it, else the model's own forward."""
     if engine == "auto":
         try:
             if compiled:

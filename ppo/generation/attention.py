@@ -1,6 +1,6 @@
-"""How tokens see their past: whole prompts at once, or one new token a row over the cache.
+"""Attention: over whole prompts at once (prefill), or from one new token a row over the cache (decoding).
 
-Both store keys and values once per key/value head; several query heads read the same head without it being repeated.
+Both store keys and values once per key/value head. Several query heads read the same head; it is not copied for them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from .transformer import Network
 class PrefillAttention:
     """Causal attention inside N prompts of P columns each, padded on the *right*.
 
-    Padding needs no mask: it comes after everything real, and nobody reads what it computes. Keys and values are kept
-    in ``block`` [layers, 2, N, kv heads, P, width].
+    Padding needs no mask: it comes after all real tokens, and nobody reads what is computed for it. Keys and values
+    are kept in ``block`` [layers, 2, N, kv heads, P, width].
     """
 
     def __init__(self, network: Network, count: int, width: int) -> None:
@@ -43,7 +43,7 @@ class PrefillAttention:
         return attended.transpose(1, 2).flatten(0, 1).flatten(1)
 
     def _window_mask(self, window: int | None) -> Tensor | None:
-        """None where plain causal attention is meant."""
+        """The mask of a layer with a window; None for plain causal attention."""
         width = self._shape[1]
         if window is None or window >= width:
             return None
@@ -57,12 +57,12 @@ class PrefillAttention:
 
 
 class DecodeAttention:
-    """One new token for each of the first M rows of the cache; ``aim`` says where they are, before every step."""
+    """One new token for each of the first M rows of the cache. ``aim`` sets their positions before every step."""
 
     def __init__(self, network: Network, cache: KVCache) -> None:
         self._network = network
         self._cache = cache
-        # A window that no sequence outgrows is no window.
+        # A window that no sequence outgrows hides nothing.
         self._windows = [
             block.window if block.window is not None and block.window < cache.capacity else None
             for block in network.blocks
@@ -73,9 +73,9 @@ class DecodeAttention:
         self._column: int | None = None
 
     def aim(self, positions: Tensor) -> None:
-        """The new tokens' positions int64 [M], inside the cache.
+        """Set the new tokens' positions int64 [M], inside the cache.
 
-        Where every row has moved on by one, as it mostly does, the masks of the last step are kept up to date.
+        In most steps every row has moved on by one. Then the masks of the last step are updated, not made again.
         """
         is_next = self._columns == self._cache.columns and torch.equal(positions, self._positions + 1)
         self._positions, self._columns = positions.clone(), self._cache.columns
@@ -97,7 +97,7 @@ class DecodeAttention:
         return past_mask(self._network, self._positions, self._cache.columns, window)
 
     def _extend(self, mask: Tensor, window: int | None) -> None:
-        """Show the newest column of each row, and hide the one that has left the window."""
+        """Uncover the newest column of each row, and hide the one that has left the window."""
         rows = mask.view(len(self._positions), -1, self._columns)
         if self._column is not None:
             rows[..., self._column] = 0
@@ -112,7 +112,7 @@ class DecodeAttention:
 
 
 def past_mask(network: Network, positions: Tensor, columns: int, window: int | None) -> Tensor:
-    """0 where a new token at ``positions`` int64 [M] may look, -inf elsewhere: [M * kv heads, 1, columns]."""
+    """0 in the columns that a new token at ``positions`` int64 [M] sees, else -inf: [M * kv heads, 1, columns]."""
     column = torch.arange(columns, device=positions.device)
     position = positions.unsqueeze(-1)
     hidden = column > position
@@ -124,10 +124,12 @@ def past_mask(network: Network, positions: Tensor, columns: int, window: int | N
 
 
 def attended(network: Network, layer: int, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """What M new tokens see in their past, [M, heads * width]: queries [M, heads, width], keys, turned,
-    [M * kv heads, width, columns], values [M * kv heads, columns, width], mask [M * kv heads, 1, columns].
+    """The attention output of M new tokens, [M, heads * width].
+
+    query [M, heads, width], keys (transposed) [M * kv heads, width, columns], values [M * kv heads, columns, width],
+    mask [M * kv heads, 1, columns].
     """
-    # One score matrix a key/value head: its query heads are the rows of one product.
+    # There is one score matrix for each key/value head: its query heads are the rows of one product.
     groups = network.num_heads // network.num_kv_heads
     grouped = query.reshape(-1, groups, network.head_width)
     scores = torch.baddbmm(mask.expand(-1, groups, -1), grouped, keys, alpha=network.blocks[layer].scale)
@@ -137,8 +139,8 @@ def attended(network: Network, layer: int, query: Tensor, keys: Tensor, values: 
 def prefill(network: Network, ids: Tensor, lengths: Tensor, tails: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Run sequences int64 [N, P], padded on the right, of ``lengths`` int64 [N].
 
-    Returns keys and values [layers, 2, N, kv heads, P, width] and the hidden states of the last ``tails`` int64 [N]
-    real tokens of each sequence (by default one), one sequence after another, [sum of tails, H].
+    Returns keys and values [layers, 2, N, kv heads, P, width], and the hidden states of the last ``tails`` int64 [N]
+    real tokens of each sequence (by default one): [sum of tails, H], one sequence after another.
     """
     count, width = ids.shape
     attention = PrefillAttention(network, count, width)
@@ -150,7 +152,7 @@ def prefill(network: Network, ids: Tensor, lengths: Tensor, tails: Tensor | None
 
 
 def decode(network: Network, attention: DecodeAttention, tokens: Tensor, positions: Tensor) -> Tensor:
-    """One more token for each of the first M rows: tokens and positions int64 [M] -> hidden states [M, H].
+    """Feed one more token to each of the first M rows: tokens and positions int64 [M] -> hidden states [M, H].
 
     The cache must have a column for every position.
     """

@@ -1,11 +1,11 @@
-"""Continuous batching over the fast decoders: more requests than slots, no row waits for another.
+"""Continuous batching over the fast decoders: there may be more requests than slots, and no row waits for another.
 
-A round is: admit requests that wait into free rows, decode one position for every row, sample a token from each, drop
-what has ended. Requests come with their first token already sampled, by ``admission.py``.
+A round has four steps: put waiting requests into free rows, decode one position for every row, sample a token for
+each, and drop the rows that have ended. ``admission.py`` has already sampled the first token of every request.
 
-A round computes as many rows as are in use or, where ``static.py`` does it, always all of them, so that the step can be
-compiled. Nothing here is specific to a device, but only the CPU was ever run: on CUDA it is untried, and every round
-waits for the device, to learn whether its logits were sound and which rows have ended.
+A round computes the rows that are in use. With ``static.py`` it always computes all rows, so that the step can be
+compiled. Nothing here is specific to a device, but it was only ever run on the CPU. On CUDA it is untried; there every
+round would wait for the device, to learn whether its logits were sound and which rows have ended.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MULTIPLE = 8
 
 
 class DecoderEngine:
-    """Runs requests through a :class:`Network`, at most ``slots`` side by side; by ``static_step``, if there is one."""
+    """Runs requests through a :class:`Network`, at most ``slots`` at a time; by ``static_step``, if one is given."""
 
     def __init__(
         self, network: Network, *, slots: int, drafts: Drafts | None = None, static_step: Step | None = None
@@ -53,7 +53,7 @@ class DecoderEngine:
         )
         while True:
             while batch.num_free and batch.admit(admission.pop(batch.num_free)):
-                pass  # a name for what was popped would keep its block alive while the next one is computed
+                pass  # no name for what was popped: it would keep its block in memory while the next one is computed
             if batch.num_rows == 0:
                 return work
             work.decode_steps += 1
@@ -63,7 +63,7 @@ class DecoderEngine:
 
 
 class Decoder:
-    """Takes rows one token further, however many there are."""
+    """Decodes one token for each row, however many rows there are."""
 
     def __init__(self, network: Network, cache: KVCache, transcript: Transcript) -> None:
         self._network = network
@@ -71,23 +71,24 @@ class Decoder:
         self._transcript = transcript
 
     def advance(self, tokens: Tensor, positions: Tensor, requests: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
-        """Last tokens, where they stand, and of which requests, int64 [M]; the first ``num_rows`` are real.
+        """Decode one step from last tokens, their positions and their requests, int64 [M] each.
 
-        Returns for those the next tokens int64 [num_rows], and which requests are now finished, bool [num_rows].
+        Only the first ``num_rows`` rows are real. Returns their next tokens int64 [num_rows], and which of their
+        requests are now finished, bool [num_rows].
         """
         hidden = decode(self._network, self._attention, tokens, positions)[:num_rows]
         return self._transcript.advance(requests[:num_rows], self._network.output(hidden), hidden)
 
 
 class Batch:
-    """The rows that are being decoded; those in use are the first ``num_rows`` of the cache."""
+    """The rows that are decoded together. The first ``num_rows`` rows of the cache are in use."""
 
     def __init__(self, network: Network, slots: int, length: int, *, is_static: bool) -> None:
         self.cache = KVCache(network, rows=slots, capacity=length, widen=static_width if is_static else wider)
         self._slots = slots
         self._is_static = is_static
         self.num_rows = 0
-        self._longest = 0  # of the lengths of the rows in use
+        self._longest = 0  # length of a row in use
         self._requests = torch.zeros(slots, dtype=torch.long, device=network.device)
         self._tokens = torch.zeros(slots, dtype=torch.long, device=network.device)
         self._lengths = torch.zeros(slots, dtype=torch.long, device=network.device)
@@ -97,7 +98,7 @@ class Batch:
         return self._slots - self.num_rows
 
     def admit(self, ready: Ready | None) -> bool:
-        """Start requests in the first free rows; False where there are none to start."""
+        """Start requests in the first free rows; False if there are none to start."""
         if ready is None:
             return False
         longest = int(ready.lengths.max())
@@ -112,9 +113,9 @@ class Batch:
         return True
 
     def rows(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Last tokens, their positions, which the cache has room for, and their requests, int64 [M] each.
+        """Last tokens, their positions (for which the cache now has room) and their requests, int64 [M] each.
 
-        Behind the rows in use come free ones, to be computed along.
+        After the rows in use come free ones. They are computed too, and nobody reads their results.
         """
         rows = self._slots if self._is_static else min(self._slots, _rounded(self.num_rows))
         self._lengths[self.num_rows : rows] = self._lengths[0]  # free rows must stay inside the cache
@@ -122,7 +123,7 @@ class Batch:
         return self._tokens[:rows], self._lengths[:rows], self._requests[:rows]
 
     def keep(self, tokens: Tensor, is_finished: Tensor) -> None:
-        """Note the sampled tokens [M] and drop the rows that are finished; the last rows take their places."""
+        """Note the sampled tokens [M] and drop the finished rows. The last rows in use move to their places."""
         self._tokens[: self.num_rows] = tokens
         self._lengths[: self.num_rows] += 1
         self._longest += 1
@@ -141,5 +142,5 @@ class Batch:
 
 
 def _rounded(rows: int) -> int:
-    """1, 2, 4, 8, 16, 24, 32, …: few numbers of rows, because oneDNN builds a new kernel for every new shape."""
+    """The next of 1, 2, 4, 8, 16, 24, 32, …: few shapes, because oneDNN builds a new kernel for every new one."""
     return -(-rows // _MULTIPLE) * _MULTIPLE if rows > _MULTIPLE // 2 else 1 << (rows - 1).bit_length()

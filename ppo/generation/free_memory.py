@@ -1,7 +1,8 @@
-"""How much memory can still be allocated: what the device says, less what a container does not allow.
+"""How much memory can still be allocated: what the device has free, or less where a container allows less.
 
-On Linux ``MemAvailable`` is the whole machine's. A control group (version 1 or 2: containers, batch systems) may allow
-less, at its own level or at one above it, and the kernel then kills without a word. This module knows no tensors.
+On Linux ``MemAvailable`` is that of the whole machine. A control group (version 1 or 2: containers, batch systems) may
+allow less, at its own level or at a level above it. The kernel kills a process that takes more, without a message.
+This module knows no tensors.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-# controllers' name in /proc/self/cgroup: where its groups are; files with the limit and the use; of the use, pages of
-# files that the kernel gives up before it kills
+# A controller's name in /proc/self/cgroup: the folder of its groups; the files with the limit and with the use; the
+# entry of memory.stat with the part of the use that the kernel gives up before it kills (pages of files).
 _GROUPS = {
     "": ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
     "memory": ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -20,10 +21,10 @@ _GROUPS = {
 
 
 def free_memory(device: torch.device, root: Path = Path("/")) -> int | None:
-    """Bytes that can still be allocated on a device; None where that cannot be told.
+    """Bytes that can still be allocated on a device; None if that is unknown.
 
-    On CUDA that is what the device has free and what torch keeps for later (never run on one). ``root`` is where
-    ``proc`` and ``sys`` are.
+    On CUDA they are what the device has free and what torch keeps for later (never run on one). ``root`` is the folder
+    of ``proc`` and ``sys``.
     """
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -41,7 +42,7 @@ def _left_in_groups(root: Path) -> Iterator[int]:
             top, limit_file, use_file, pages = _GROUPS[name]
             base = root / top
             folder = base / path.strip("/")
-            # Inside a container the path may be the host's: then the container's own group is the base.
+            # Inside a container the path may be that of the host. Then the container's own group is the base.
             for group in [folder, *folder.parents]:
                 if not group.is_relative_to(base):
                     break
@@ -51,7 +52,7 @@ def _left_in_groups(root: Path) -> Iterator[int]:
 
 
 def _number(path: Path, name: str | None = None) -> int | None:
-    """The first number in a file of the kernel's, or the one behind a name; None where there is none ("max")."""
+    """The first number in one of the kernel's files, or the number after a name; None if there is none ("max")."""
     if not path.exists():
         return None
     for line in path.read_text().splitlines():

@@ -1,8 +1,8 @@
-"""Linear layers for decoding: weights packed once per rollout where that is faster, plain ``F.linear`` elsewhere.
+"""Linear layers for decoding: weights are packed once per rollout if that is faster, else ``F.linear`` is called.
 
-On the CPU ``F.linear`` brings a weight into oneDNN's blocked layout on every call, for a few rows at a time; a rollout
-calls it hundreds of times with the same weight. The operators used here are private to torch: where they are missing,
-or the device is no CPU, everything works through ``F.linear``. This module knows nothing about models.
+On the CPU ``F.linear`` converts a weight to oneDNN's blocked layout on every call. A rollout makes hundreds of calls
+with the same weight, for a few rows each. The operators used here are private to torch. If they are missing, or the
+device is not a CPU, everything goes through ``F.linear``. This module knows nothing about models.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _FLOAT32_MIN_WEIGHTS = 90_000
 class Linear:
     """``activation(x W^T + b)``: weight [out, in], bias [out] or None, x [N, in] -> [N, out].
 
-    ``rows`` is how many rows most calls will have; it decides about packing, and None forbids it. The weight is read
-    when the object is made: later changes of it are not seen.
+    ``rows`` is the number of rows of most calls. It decides whether the weight is packed; None forbids packing.
+    After a change of the weight make a new object: a packed weight is a copy.
     """
 
     def __init__(
@@ -51,14 +51,14 @@ class Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.is_packed:
-            # ``default``: not to look for the right overload on every call
+            # ``default`` saves the search for the right overload on every call
             result: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, self._weight, self._bias, *self._post)
             return result
         return activate(F.linear(x, self._weight, self._bias), self._activation)
 
 
 def activate(x: Tensor, activation: Activation) -> Tensor:
-    """The activation by itself; x is overwritten where that is possible."""
+    """The activation of x, which is overwritten if that is possible."""
     match activation:
         case "none":
             return x
@@ -73,7 +73,7 @@ def activate(x: Tensor, activation: Activation) -> Tensor:
 
 
 def pays_to_pack(weight: Tensor, rows: int) -> bool:
-    """Whether the packed operator exists for this weight and was measured to be faster for so many rows."""
+    """Whether the packed operator exists for this weight and was measured to be faster for ``rows`` rows."""
     if weight.device.type != "cpu" or not has_packed_operators():
         return False
     if weight.dtype == torch.bfloat16:

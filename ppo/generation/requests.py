@@ -1,4 +1,4 @@
-"""What was asked for: prompts, ids of requests, when to stop; checked before any work is done.
+"""Requests: the arguments of ``generate`` (prompts, ids, when to stop), checked before any work is done.
 
 A *request* is one response to be sampled. Equal prompts are kept once, so that each is prefilled once.
 """
@@ -20,9 +20,9 @@ from .sampling import uniforms
 
 @dataclass(frozen=True)
 class Requests:
-    """``prompts``: the distinct prompts; ``prompt_of[r]``: which of them request r continues.
+    """R requests. ``prompts`` are the distinct prompts; request r continues ``prompts[prompt_of[r]]``.
 
-    ``uniforms`` float32 [R, T] on the CPU; ``sampling.eos_ids`` is resolved (never None).
+    ``uniforms`` float32 [R, T] are on the CPU. ``sampling.eos_ids`` is resolved, never None.
     """
 
     prompts: list[list[int]]
@@ -38,7 +38,7 @@ class Requests:
 
     @property
     def max_length(self) -> int:
-        """The most tokens, prompt and response together, that any request can come to."""
+        """The most tokens, prompt and response together, that any request can have."""
         return max(len(prompt) for prompt in self.prompts) + self.sampling.response_length
 
     def padded_prompts(self, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -55,7 +55,7 @@ def read_requests(
     seed: int,
     request_ids: Sequence[int] | None,
 ) -> Requests:
-    """Turn arguments of ``generate`` into requests, prompt-major; every mistake is a ValueError with its remedy."""
+    """The arguments of ``generate`` as requests, prompt-major. A mistake in them is a ValueError with its remedy."""
     causal_lm(model)
     read = read_prompts(prompts, tokenizer)
     vocab = vocabulary_size(model)
@@ -70,7 +70,7 @@ def read_requests(
     outside = [i for i in eos_ids if not 0 <= i < vocab]
     if outside and sampling.eos_ids is not None:
         raise ValueError(f"eos_ids={sampling.eos_ids} holds {outside[0]}, outside the model's vocabulary of {vocab}")
-    # A model's own config may name an EOS that its (resized) vocabulary lacks: it can never be sampled.
+    # A model's own config may name an EOS that its (resized) vocabulary lacks. It can never be sampled.
     sampling = replace(sampling, eos_ids=tuple(i for i in eos_ids if i not in outside))
     index: dict[tuple[int, ...], int] = {}
     prompt_of = [index.setdefault(tuple(p.ids), len(index)) for p in read for _ in range(sampling.num_samples)]
@@ -79,7 +79,7 @@ def read_requests(
 
 
 def pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token lists as one rectangle that ends together: ids int64 [N, P] (0 on padding) and mask bool [N, P]."""
+    """Token lists as one left-padded rectangle: ids int64 [N, P] (0 on padding) and mask bool [N, P]."""
     width = max(len(row) for row in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     mask = torch.zeros(len(rows), width, dtype=torch.bool)
@@ -90,7 +90,7 @@ def pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tenso
 
 
 def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """Token lists as one rectangle that starts together: ids int64 [N, P] (0 on padding)."""
+    """Token lists as one right-padded rectangle: ids int64 [N, P] (0 on padding)."""
     ids = torch.zeros(len(rows), max(len(row) for row in rows), dtype=torch.long)
     for index, row in enumerate(rows):
         ids[index, : len(row)] = torch.tensor(row)

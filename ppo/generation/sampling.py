@@ -1,8 +1,8 @@
 """The draw: one token a row from logits, by the distribution of :mod:`ppo.lm.distribution`.
 
-A token is drawn by inverting the cumulative distribution at one uniform number that was fixed beforehand for this
-(request, token). So neither the batch a request is in nor its place there can change what is sampled.
-This module knows nothing about models, caches or requests.
+To draw a token, the cumulative distribution is inverted at one uniform number, which is fixed beforehand for each
+(request, token). So neither the other requests in a batch nor a request's place among them can change what is
+sampled. This module knows nothing about models, caches or requests.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ..lm.distribution import ban_early_eos_, bans_eos, divisor, has_filters, ne
 
 _BLOCK = 128  # the cumulative distribution is inverted in two levels: over blocks, then inside one block
 _UNIFORM_BITS = 24  # what float32 resolves; the largest uniform is 1 - 2**-24
-_NUMBERS_AT_ONCE = 2**19  # logits; 32 rows of 49,152 took 7.6 ms in one go, 3.0 ms in goes of this size
+_NUMBERS_AT_ONCE = 2**19  # logits; 32 rows of 49,152 took 7.6 ms at once, 3.0 ms in parts of this size
 _LOG2_E = math.log2(math.e)
-_LEAST_EXPONENT = -115.0  # exp2 is slow where it underflows, so weights below 2**_NO_CHANCE are made and then cut off
-_NO_CHANCE = 2.0**-100
+_LEAST_EXPONENT = -115.0  # exp2 is slow where it underflows: smaller exponents are raised to this
+_NO_CHANCE = 2.0**-100  # and weights up to this are set to 0
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Draw:
 def uniforms(seed: int, request_ids: Sequence[int], length: int) -> Tensor:
     """One number in [0, 1) per (request, token), float32 [R, length], on the CPU.
 
-    Counter-based (Philox) and keyed by (seed, request id): a request's numbers depend on nothing else, and a longer
-    response only adds numbers at the end.
+    The generator is counter-based (Philox), and its key is (seed, request id). So a request's numbers depend on nothing
+    else, and a longer response only adds numbers at the end.
     """
     mask = 2**64 - 1
     rows = np.empty((len(request_ids), length), dtype=np.uint64)
@@ -56,9 +56,9 @@ def uniforms(seed: int, request_ids: Sequence[int], length: int) -> Tensor:
 def draw(logits: Tensor, uniform: Tensor, sampling: Sampling, is_early: Tensor | None = None) -> Draw:
     """Draw one token a row from logits float32 [N, V] (overwritten) with uniforms [N]; greedy for temperature 0.
 
-    In the rows where ``is_early`` bool [N] is True no EOS is drawn; None: no such row.
-    On the CPU rows are taken a few at a time where there are many logits: a second matrix of their size would be in new
-    memory every time. Raises ValueError where a row of logits is no distribution (NaN or +inf, or nothing but -inf).
+    No EOS is drawn in the rows where ``is_early`` bool [N] is True; None means that there is no such row. On the CPU
+    many logits are handled a few rows at a time, because a second matrix of their size would be in new memory every
+    time. Raises ValueError if a row of logits is no distribution (NaN or +inf, or nothing but -inf).
     """
     rows = max(1, _NUMBERS_AT_ONCE // logits.shape[-1]) if logits.device.type == "cpu" else max(1, len(logits))
     slices = [slice(start, start + rows) for start in range(0, max(1, len(logits)), rows)]
@@ -79,21 +79,21 @@ def _draw(logits: Tensor, uniform: Tensor, sampling: Sampling, is_early: Tensor 
 
 
 def check(total: Tensor) -> None:
-    """Raise ValueError where the rows' total weights [N] say that a row of logits was no distribution."""
-    if not math.isfinite(float(total.sum())):  # at most V a row, unless one is broken
+    """Raise ValueError if the rows' total weights [N] show that a row of logits was no distribution."""
+    if not math.isfinite(float(total.sum())):  # at most V for each row, unless one is broken
         raise ValueError("the model's logits are NaN or infinite, nothing can be sampled: lower the learning rate")
 
 
 def draw_blindly(
     logits: Tensor, uniform: Tensor, sampling: Sampling, is_early: Tensor | None = None
 ) -> tuple[Draw, Tensor]:
-    """``draw`` for all rows at once, in a fixed number of steps that look at no number: one graph, if compiled.
+    """``draw`` for all rows at once. No step depends on a value, so that it compiles to one graph.
 
-    The second result, each row's total weight [N], is for :func:`check`; a broken row gives some token or other.
+    The second result, each row's total weight [N], is for :func:`check`. A broken row gives an arbitrary token.
     """
     if is_early is not None and bans_eos(sampling):
         ban_early_eos_(logits, is_early, sampling.eos_ids or ())
-    # exp2 is three times as fast as exp: from here on logits are in base 2, relative to the largest.
+    # From here on logits are in base 2 and relative to the largest: exp2 is three times as fast as exp.
     if has_filters(sampling):
         logits, factor = next_token_logits(logits, sampling), _LOG2_E
     else:
@@ -112,29 +112,29 @@ def draw_blindly(
 
 
 def _in_blocks(logits: Tensor) -> Tensor:
-    """Logits [N, V] as [N, V/128, 128], a view where V divides; otherwise the last block is filled up with -inf."""
+    """Logits [N, V] as [N, V/128, 128]: a view if 128 divides V, else the last block is filled up with -inf."""
     missing = -logits.shape[-1] % _BLOCK
     whole = F.pad(logits, (0, missing), value=-torch.inf) if missing else logits
     return whole.view(whole.shape[0], -1, _BLOCK)
 
 
 def _likeliest(exponents: Tensor, peaks: Tensor) -> Tensor:
-    """The first token with the largest logit, int64 [N]; in two levels because argmax over V is slow."""
+    """The first token with the largest logit, int64 [N]. It is found in two levels because argmax over V is slow."""
     block = peaks.argmax(dim=-1)
     inside = exponents[torch.arange(len(block), device=block.device), block].argmax(dim=-1)
     return block * _BLOCK + inside
 
 
 def _invert(weights: Tensor, cumulative: Tensor, target: Tensor) -> Tensor:
-    """The first token whose cumulative weight exceeds ``target`` [N], which lies below the total; int64 [N].
+    """The first token whose cumulative weight exceeds ``target`` [N], int64 [N]. Its weight is never 0.
 
-    ``cumulative`` [N, V/128] sums up whole blocks of ``weights`` [N, V/128, 128]. The token's weight is never 0.
+    ``target`` lies below the total. ``cumulative`` [N, V/128] sums up whole blocks of ``weights`` [N, V/128, 128].
     """
     target = target.unsqueeze(-1)
-    # The clamps are for NaN, which is larger than everything: the look at the totals comes later.
+    # The clamps keep NaN inside the bounds, since NaN counts as larger than any number; ``check`` reports it later.
     block = torch.searchsorted(cumulative, target, right=True).clamp_(max=cumulative.shape[-1] - 1)
     before = cumulative.gather(-1, (block - 1).clamp(min=0)).where(block > 0, 0.0)
     inside = weights.gather(1, block.unsqueeze(-1).expand(-1, 1, _BLOCK)).squeeze(1).cumsum(dim=-1)
-    # Rounding may put the target at the very end of the block, behind its last token: step back by one bit.
+    # Rounding may put the target at the very end of the block, after its last token: step back by one bit.
     target = torch.minimum(target - before, inside[:, -1:] * (1 - 2.0**-_UNIFORM_BITS))
     return (block * _BLOCK + torch.searchsorted(inside, target, right=True).clamp_(max=_BLOCK - 1)).squeeze(-1)

@@ -1,19 +1,20 @@
 """Lossless drafts: a guess at a response is checked in one pass over prompt and draft together.
 
-A draft token is accepted where the ordinary draw, the inverse of the cumulative distribution at the one uniform number
-that belongs to this (request, token), gives that very token. The first token that differs is kept in its place, and
-decoding goes on behind it.
+At each token of the draft the ordinary draw is made: it inverts the cumulative distribution at the one uniform number
+that belongs to this (request, token). A draft token is accepted if the draw gives the same token. At the first one that
+differs the drawn token is kept, and decoding goes on after it.
 
-Why this is exact: the distribution at token t depends on the tokens before it, and as long as all of them were
-accepted they are what ordinary decoding had sampled. So the same numbers give the same tokens with a draft and without
-it, whatever the draft says: up to rounding, which in bfloat16 is coarse. It is also rejection sampling with residual
-resampling: for a draft that puts all its mass on token d, that accepts d with probability min(1, p(d) / 1) and
-otherwise draws from p without d, renormalised. Here d comes out with probability p(d), and given that it did not, the
-token has just that distribution; no rule can accept more often without changing p. Greedy decoding is the case in which
-p has all its mass on one token.
+Why this is exact: the distribution at token t depends on the tokens before it. As long as all of them were accepted,
+they are the tokens that ordinary decoding would have sampled. So the same numbers give the same tokens with a draft and
+without it, whatever the draft says, up to rounding, which in bfloat16 is coarse.
 
-Guesses only save time where they are right: :class:`Drafts` gives them up when too few tokens are accepted. Counts
-decide, never a clock, so that the same call does the same arithmetic every time. This module knows nothing about
+It is also rejection sampling with residual resampling. For a draft that puts all its mass on token d, that method
+accepts d with probability min(1, p(d) / 1), and otherwise draws from p without d, renormalised. Here d is drawn with
+probability p(d); given that it was not, the token has the same distribution as there. No rule can accept more often
+without changing p. Greedy decoding is the case in which p has all its mass on one token.
+
+A guess saves time only if it is right. :class:`Drafts` gives drafts up when too few tokens are accepted. It decides by
+counts, never by a clock, so that the same call does the same arithmetic every time. This module knows nothing about
 caches or rows.
 """
 
@@ -30,21 +31,21 @@ from .requests import Requests
 from .transcript import Transcript
 from .transformer import Network
 
-TRIAL = 8  # drafts that are checked before it is judged whether they pay
+TRIAL = 8  # drafts to check before judging whether they pay
 
 _PRICE, _FULL = 0.65, 32
 _PRICE_OF_DISORDER = 0.2
-_AT_ONCE = 32  # positions: that many pass the output layer in little more time than a few
-_NOTHING = -1  # stands behind the end of a draft; no token equals it
+_AT_ONCE = 32  # positions; so many pass the output layer in little more time than a few
+_NOTHING = -1  # stands after the end of a draft; no token equals it
 
 
 class Drafts:
     """One guess a request, for as long as guesses pay.
 
-    ``slots`` sequences are decoded side by side. A wrong guess costs the positions computed for it, and leaves rows of
-    different lengths behind. The prices come from measurements with the lab model and with SmolLM2-135M's shape on one
-    core (docs/performance.md): where 32 or more rows share a step, drafts pay from 85 % accepted tokens on, one
-    response a prompt; where fewer do, a position costs less than decoding a token, in proportion.
+    ``slots`` sequences are decoded at the same time. A wrong guess costs the positions computed for it, and leaves
+    rows of different lengths. The prices come from measurements with the lab model and with SmolLM2-135M's shape on
+    one core (docs/performance.md). If 32 or more rows share a step, drafts pay from 85 % accepted tokens on, at one
+    response a prompt. If fewer rows do, a position costs less in proportion, compared with decoding a token.
     """
 
     def __init__(self, drafts: list[tuple[int, ...]], *, slots: int) -> None:
@@ -57,7 +58,7 @@ class Drafts:
 
     @property
     def is_tried(self) -> bool:
-        """Whether enough drafts were checked to judge the others by them: a few are no sample."""
+        """Whether enough drafts were checked to judge the others by them."""
         return self._num_tried >= TRIAL
 
     @property
@@ -70,7 +71,7 @@ class Drafts:
         return self._drafts[request] if self.pays else ()
 
     def count(self, *, drafts: int, computed: int, guessed: int, accepted: int) -> None:
-        """``guessed`` and ``accepted`` tokens of responses to so many ``drafts``; positions ``computed`` for it."""
+        """Add so many checked ``drafts``, ``guessed`` and ``accepted`` tokens, and positions ``computed`` for them."""
         self._num_tried += drafts
         self._computed += computed
         self._guessed += guessed
@@ -78,10 +79,10 @@ class Drafts:
 
 
 def read_drafts(drafts: Sequence[Any], requests: Requests, vocab_size: int) -> list[tuple[int, ...]]:
-    """One draft a request from one a request or one a prompt; what could never be accepted is cut off.
+    """One draft a request, from one a request or one a prompt.
 
-    That is an EOS and all behind it, since it is sampled but never followed, and the last token of a response. Raises
-    ValueError for a wrong number of drafts and for ids that are no token ids.
+    Tokens that could never be accepted are cut off: an EOS and all after it, since nothing follows a sampled EOS, and
+    the last token of a response. Raises ValueError for a wrong number of drafts and for ids that are no token ids.
     """
     count, samples = len(requests), requests.sampling.num_samples
     read = [_tokens(draft, index, vocab_size) for index, draft in enumerate(drafts)]
@@ -109,7 +110,7 @@ def _cut(draft: tuple[int, ...], sampling: Sampling) -> tuple[int, ...]:
 
 
 def padded(drafts: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """Drafts as one rectangle, int64 [R, D + 1]: behind each stands something that no token equals."""
+    """Drafts as one rectangle, int64 [R, D + 1]. After each stands -1, which no token equals."""
     width = max(len(draft) for draft in drafts) + 1
     return torch.tensor([[*draft, *[_NOTHING] * (width - len(draft))] for draft in drafts], device=device)
 
@@ -117,12 +118,12 @@ def padded(drafts: Sequence[Sequence[int]], device: torch.device) -> Tensor:
 def first_tokens(
     network: Network, transcript: Transcript, requests: Tensor, drafts: Tensor, places: Tensor, hidden: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Sample each of the ``requests`` int64 [R] as far as its draft is right, and one token further; at least one.
+    """Sample the ``requests`` int64 [R]: as many tokens as each one's draft gets right, and one more.
 
-    ``drafts``: see :func:`padded`. ``hidden`` [N, H] has at ``places[r]`` the state that request r's first token is
-    sampled from, followed by those behind each token of its draft. Returns how many tokens were accepted, and the token
-    behind them, int64 [R] each. All requests advance together, a few positions at a time, of which no more than R or
-    ``_AT_ONCE`` pass the output layer at once; a request whose draft was wrong drops out.
+    ``drafts`` come from :func:`padded`. ``hidden`` [N, H] has at ``places[r]`` the state from which request r's first
+    token is sampled; the states after each token of its draft follow. Returns the number of accepted tokens and the
+    token after them, int64 [R] each. All requests advance together, a few positions at a time; at most R or
+    ``_AT_ONCE`` positions pass the output layer at once. A request whose draft was wrong drops out.
     """
     accepted, last = torch.zeros_like(requests), torch.zeros_like(requests)
     lengths = (drafts != _NOTHING).sum(dim=1)

@@ -1,16 +1,16 @@
-"""The decoding step in static shapes, so that ``torch.compile`` can take it as one graph, draw included.
+"""The decoding step in static shapes, so that ``torch.compile`` can take it, draw included, as one graph.
 
-It computes what the ordinary step computes, but always for all slots, and over a cache that widens in few, large steps
-(:func:`static_width`): few shapes occur, and each is compiled once in the life of the process. Inside it nothing looks
-at a number: where a row is and what it may see are tensors, and whether it is in use makes no difference. What is left
-to the host is done between two steps, as ever: to see what has ended, to admit, to move rows, to widen the cache.
-Weights come in as arguments, since PPO reads them anew for every rollout; for the compiler they must not be packed
-(``linear.py``).
+It computes what the ordinary step computes, but always for all slots. Its cache grows in few, large steps
+(:func:`static_width`), so few shapes occur, and each is compiled once in the life of the process. No operation in it
+depends on a value: a row's position and what it may see are tensors, and a free row is computed like one in use. The
+host does its work between two steps, as in ``engine.py``: it sees which rows have ended, admits requests, moves rows
+and widens the cache. Weights are arguments, because PPO reads them anew for every rollout. They must not be packed
+(``linear.py``), because the compiler cannot read packed weights.
 
 On the CPU this was tested with inductor. On CUDA, for which it is written (``mode="reduce-overhead"``, which replays
-the step as a CUDA graph), it was never run: neither that the step is captured there nor what that gains is known. A
-graph holds addresses. Weights and cache are marked as what stays in its place, so that no step copies them; but a
-rollout that has them elsewhere than the last one is recorded anew, and torch keeps the older recordings.
+the step as a CUDA graph), it was never run. So it is not known whether the step is captured there, nor what that gains.
+A CUDA graph holds addresses. Weights and cache are marked as staying in their place, so that no step copies them. A
+rollout that has them in another place is recorded again, and torch keeps the older recordings.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from .transcript import Transcript
 from .transformer import Network
 
 _NARROWEST, _DOUBLED = 64, 512  # columns
-_MOST_SHAPES = 64  # that are compiled; a process that meets more runs those uncompiled, and torch says so
+_MOST_SHAPES = 64  # that are compiled; torch runs any more uncompiled, and says so
 
 Step = Callable[[Network, Sequence[Tensor], Tensor, Tensor, Tensor, Tensor, Sampling], tuple[Tensor, Draw, Tensor]]
-"""What :func:`static_step` is, and what it is when compiled."""
+"""The type of :func:`static_step`, compiled or not."""
 
 
 def static_width(columns: int) -> int:
-    """The next of 64, 128, 256, 512, 1024, 1536, 2048, …"""
+    """The smallest of 64, 128, 256, 512, 1024, 1536, 2048, … that holds so many columns."""
     if columns > _DOUBLED:
         return -(-columns // _DOUBLED) * _DOUBLED
     return max(_NARROWEST, 1 << (columns - 1).bit_length())
 
 
-@cache  # torch keeps what it has compiled by the function; one wrapper a device is enough
+@cache  # torch keeps compiled code by function: one wrapper a device is enough
 def compiled_step(device_type: str) -> Step:
     """:func:`static_step`, compiled when it first meets a shape; on the CPU that needs a C++ compiler."""
     mode = "reduce-overhead" if device_type == "cuda" else "default"
@@ -74,7 +74,7 @@ def static_step(
 
 
 class StaticAttention:
-    """One new token for every row of the cache, at ``positions`` int64 [S]."""
+    """Attention of one new token for every row of the cache, at ``positions`` int64 [S]."""
 
     def __init__(self, network: Network, layers: Sequence[Tensor], positions: Tensor) -> None:
         self._network = network
@@ -91,7 +91,7 @@ class StaticAttention:
 
     def _mask(self, layer: int) -> Tensor:
         columns, window = self._layers[layer].shape[3], self._network.blocks[layer].window
-        if window is not None and window >= columns:  # no sequence outgrows it
+        if window is not None and window >= columns:  # no sequence outgrows it, so it hides nothing
             window = None
         if window not in self._masks:
             self._masks[window] = past_mask(self._network, self._positions, columns, window)
@@ -99,7 +99,7 @@ class StaticAttention:
 
 
 class StaticDecoder:
-    """Takes all rows of the cache one token further, by a :data:`Step`; otherwise as the ordinary decoder does."""
+    """Decodes one token for all rows of the cache by a :data:`Step`. It is used as the ordinary decoder is."""
 
     def __init__(self, network: Network, cache: KVCache, transcript: Transcript, step: Step) -> None:
         self._network = network
@@ -112,9 +112,10 @@ class StaticDecoder:
             keep_in_place(tensors_of(network))
 
     def advance(self, tokens: Tensor, positions: Tensor, requests: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
-        """Last tokens, where they stand, and of which requests, int64 [S]; the first ``num_rows`` are real.
+        """Decode one step from last tokens, their positions and their requests, int64 [S] each.
 
-        Returns for those the next tokens int64 [num_rows], and which requests are now finished, bool [num_rows].
+        Only the first ``num_rows`` rows are real. Returns their next tokens int64 [num_rows], and which of their
+        requests are now finished, bool [num_rows].
         """
         if self._is_cuda:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # what the last step returned is used up
@@ -131,13 +132,13 @@ class StaticDecoder:
 
 
 def keep_in_place(tensors: Iterable[Tensor]) -> None:
-    """Tell a CUDA graph that it need not copy these into places of its own before every step."""
+    """Tell a CUDA graph that these tensors stay where they are, so that it does not copy them before every step."""
     for tensor in tensors:
         torch._dynamo.mark_static_address(tensor)
 
 
 def tensors_of(part: Any) -> Iterator[Tensor]:
-    """All tensors of a network, however deep."""
+    """All tensors of a network, at any depth."""
     if isinstance(part, Tensor):
         yield part
     else:

@@ -1,7 +1,7 @@
-"""What has been sampled so far, request by request; the one place where tokens are chosen and responses end.
+"""What has been sampled so far, request by request. This is the one place where tokens are chosen and responses end.
 
-An engine decides which requests advance together and computes their logits; it may take them in any order. A token may
-be drawn without being noted: a draft is looked at further than it turns out to hold.
+An engine decides which requests advance together, in any order, and computes their logits. A token may be drawn and
+not noted: a draft is checked a few tokens further than it turns out to be right.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .sampling import Draw, draw
 
 
 class Transcript:
-    """Tokens, log-probs, entropy and values of R requests, [R, T], filled in as engines advance."""
+    """Tokens, log-probs, entropy and values of R requests, [R, T] each. An engine fills them in."""
 
     def __init__(self, requests: Requests, device: torch.device, value_fn: ValueFn | None) -> None:
         count, length = len(requests), requests.sampling.response_length
@@ -34,21 +34,21 @@ class Transcript:
     def advance(self, rows: Tensor, logits: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Choose and note the next token of the requests ``rows`` int64 [N] (each at most once).
 
-        ``logits`` [N, V] are overwritten if float32; ``hidden`` [N, H] is what they were computed from and what the
-        value function sees. Returns the tokens int64 [N] and which requests are now finished, bool [N].
+        ``logits`` [N, V] are overwritten if float32. ``hidden`` [N, H] are the states that they were computed from; the
+        value function sees them. Returns the tokens int64 [N] and which requests are now finished, bool [N].
         """
         drawn = self.draw(rows, self._lengths[rows], logits)
         return drawn.tokens, self.follow(rows, drawn, hidden)
 
     def follow(self, rows: Tensor, drawn: Draw, hidden: Tensor) -> Tensor:
-        """Note the next tokens of the requests ``rows`` [N]; returns which requests are now finished, bool [N]."""
+        """Note the next tokens of the requests ``rows`` [N]. Returns which requests are now finished, bool [N]."""
         steps = self._lengths[rows]
         self.note(rows, steps, drawn, hidden)
         return self.is_finished(drawn.tokens, steps)
 
     def next_draw(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """For the next token of the requests ``rows`` [N], finished ones among them: the uniforms float32 [N], and
-        where no EOS may be drawn, bool [N].
+        """For the next token of each request in ``rows`` [N]: its uniform float32 [N], and whether it may not be EOS,
+        bool [N]. Finished requests may be among them.
         """
         steps = self._lengths[rows]
         uniforms = self._uniforms[rows, steps.clamp(max=self._uniforms.shape[1] - 1)]
@@ -60,7 +60,7 @@ class Transcript:
         return draw(logits.float(), self._uniforms[rows, steps], self.sampling, is_early)
 
     def note(self, rows: Tensor, steps: Tensor, drawn: Draw, hidden: Tensor) -> None:
-        """Keep what was drawn; a request may come several times, its steps following what was noted before."""
+        """Keep what was drawn. A request may come several times; its steps must follow what was noted before."""
         self._tokens[rows, steps] = drawn.tokens
         self._logprobs[rows, steps] = drawn.logprobs
         self._entropy[rows, steps] = drawn.entropy
@@ -69,7 +69,7 @@ class Transcript:
         self._lengths.scatter_reduce_(0, rows, steps + 1, "amax")
 
     def is_finished(self, tokens: Tensor, steps: Tensor) -> Tensor:
-        """Whether responses end with ``tokens`` [N], which are number ``steps`` [N] in them."""
+        """Whether responses end with ``tokens`` [N], which stand at index ``steps`` [N]; bool [N]."""
         is_finished = steps + 1 >= self.sampling.response_length
         if self._eos.numel():
             is_finished |= torch.isin(tokens, self._eos)
@@ -81,7 +81,7 @@ class Transcript:
         return int(self._lengths.sum())
 
     def generation(self, metrics: dict[str, float]) -> Generation:
-        """The finished batch in request order; T is the longest response that came about."""
+        """The finished batch in request order. T is the length of the longest response."""
         length = int(self._lengths.max())
         prompt_ids, prompt_mask = self._requests.padded_prompts(self._tokens.device)
         last = self._tokens.gather(1, self._lengths.unsqueeze(-1) - 1).squeeze(-1)

@@ -1,8 +1,8 @@
 """The one fused step that all known families share, over flat rows of tokens.
 
-A :class:`Network` holds a model's weights in the form the step wants: query, key and value in one product, gate and up
-in one product, rotary pairs side by side. How a token sees its past is left to an :data:`Attend` function, so that
-prefill and decoding are the same code. This module knows no Hugging Face class.
+A :class:`Network` holds a model's weights in the form that the step needs: query, key and value in one product, gate
+and up in one product, the two dimensions of a rotary pair next to each other. An :data:`Attend` function computes
+attention, so that prefill and decoding share all other code. This module knows no Hugging Face class.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class LayerNorm:
 class RMSNorm:
     """weight · x / sqrt(mean(x²) + epsilon), as weight · √H · x / sqrt(|x|² + H · epsilon).
 
-    On the CPU ``F.rms_norm`` is seven operations one after another, this is four: a vector's length is one of them.
+    On the CPU ``F.rms_norm`` is seven operations one after another. This is four, one of which is a vector's length.
     """
 
     def __init__(self, weight: Tensor, epsilon: float) -> None:
@@ -67,10 +67,10 @@ class HeadNorm:
 
 @dataclass(frozen=True)
 class Block:
-    """One layer. ``qkv`` gives all queries, all keys, all values. ``window``: a token sees so many last tokens.
+    """One layer. ``qkv`` gives all queries, all keys, all values. A token sees the last ``window`` tokens; None: all.
 
-    ``gate``: the activation of a gated MLP, whose ``up`` gives gate and up side by side; None for a plain MLP, whose
-    ``up`` has its activation in it.
+    ``gate`` is the activation of a gated MLP, whose ``up`` gives gate and up next to each other. It is None for a plain
+    MLP, whose ``up`` includes its activation.
     """
 
     attention_norm: Norm
@@ -94,11 +94,11 @@ class Block:
 
 @dataclass(frozen=True)
 class Network:
-    """A causal LM as the shared step wants it.
+    """A causal LM in the form that the shared step needs.
 
     ``residual``: "sequential" (norm, attention, add; norm, MLP, add), "parallel" (both read the same input), or "post"
-    (norms behind the additions). ``positions`` [L, H] is a learned table whose row p is for position p; ``rotation``
-    [L, R/2, 2], cosine and sine, turns the first R dimensions of every query and key head, adjacent pairs together.
+    (norms after the additions). ``positions`` [L, H] is a learned table whose row p is for position p. ``rotation``
+    [L, R/2, 2], cosine and sine, rotates the first R dimensions of every query and key head, in adjacent pairs.
     """
 
     embedding: Tensor
@@ -117,7 +117,7 @@ class Network:
     def __call__(self, tokens: Tensor, positions: Tensor, attend: Attend, wanted: Tensor | None = None) -> Tensor:
         """Hidden states [N, H] that feed the output layer; ``tokens`` and ``positions`` int64 [N].
 
-        With ``wanted`` int64 [M] only those of the N come back, and most of the last layer is computed for them alone.
+        With ``wanted`` int64 [M] only those M of the N come back, and most of the last layer is computed for them only.
         """
         x = F.embedding(tokens, self.embedding)
         if self.project_in is not None:
@@ -169,15 +169,16 @@ class Network:
 
 
 def rotation_at(table: Tensor, positions: Tensor) -> Tensor:
-    """Rows of a table of cosines and sines as :func:`rotate_` wants them: complex [N, 1, R/2], but real [N, 1, R/2, 2]
-    for torch.compile, which makes no code for complex numbers.
+    """Rows of a table of cosines and sines in the form that :func:`rotate_` needs: complex [N, 1, R/2].
+
+    Under torch.compile, which makes no code for complex numbers, they are real: [N, 1, R/2, 2].
     """
     rows = table[positions].unsqueeze(1)
     return rows if torch.compiler.is_compiling() else torch.view_as_complex(rows)
 
 
 def rotate_(x: Tensor, rotation: Tensor) -> None:
-    """Turn adjacent pairs of x [N, heads, R] in place, always in float32 or better; see :func:`rotation_at`."""
+    """Rotate adjacent pairs of x [N, heads, R] in place, in float32 or better, by rows from :func:`rotation_at`."""
     if not rotation.is_complex():
         (left, right), (cosine, sine) = torch.unflatten(x, -1, (-1, 2)).unbind(-1), rotation.unbind(-1)
         turned = torch.stack([left * cosine - right * sine, left * sine + right * cosine], dim=-1)

@@ -1,4 +1,4 @@
-"""What an engine reports about the work it did."""
+"""What an engine reports about the work that it did."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 @dataclass
 class Work:
-    """Counts of one ``generate`` call: token positions computed, how many of them were real, cache size in bytes,
-    draft tokens that were checked and how many of them were accepted.
+    """Counts of one ``generate`` call.
+
+    ``positions`` is the number of token positions computed. ``real_positions`` of them were of use: neither padding,
+    nor of a finished row, nor of a rejected draft. ``draft_tokens`` were checked, ``accepted_tokens`` of them accepted.
     """
 
     is_fast: bool = False
@@ -31,5 +33,5 @@ class Work:
 
     @property
     def draft_acceptance(self) -> float:
-        """The share of the checked draft tokens that were accepted; 0 where none was checked."""
+        """The share of the checked draft tokens that were accepted; 0 if none was checked."""
         return self.accepted_tokens / self.draft_tokens if self.draft_tokens else 0.0

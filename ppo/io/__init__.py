@@ -1,1 +1,1 @@
-"""Files, rows and options from outside: read with a bound, written whole or not at all."""
+"""Files, rows and options from outside. They are read with a bound on their size, and written whole or not at all."""

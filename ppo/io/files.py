@@ -1,7 +1,7 @@
-"""Small files: JSON and text that are written whole or not at all, and read with a bound on what they may hold.
+"""Small JSON and text files. They are written whole or not at all, and read with a bound on their size.
 
-What is here survives a power cut as well as a kill: the file is flushed to disk before it takes its name, and then the
-folder that holds the name. This module knows nothing about what stands in the files.
+A write survives a power cut as well as a kill: the file is flushed to disk before it gets its name, and then the folder
+that holds the name is flushed. This module knows nothing about the content of the files.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-MAX_JSON_BYTES = 32 * 2**20  # Python may need 25 times as much; state.json names every frozen parameter, far below
+MAX_JSON_BYTES = (
+    32 * 2**20
+)  # Python may need 25 times as much; state.json names every frozen parameter and is far smaller
 
 
 def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """The content of a JSON file. Raises ValueError that names a file that is missing, too large, or no JSON in UTF-8.
 
-    What JSON alone does not promise is refused too: an integer of thousands of digits, lists nested without end.
+    Two things that JSON allows are refused too: an integer of thousands of digits, and very deeply nested lists.
     """
     try:
         with open(path, "rb") as file:
@@ -38,7 +40,7 @@ def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Put the path in front of a ValueError from the block that does not name it already."""
+    """Within the context a ValueError that does not name the path gets it put in front."""
     try:
         yield
     except ValueError as error:
@@ -48,12 +50,12 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    """Write a JSON file so that a reader sees the old file or the new one, never a part of it."""
     replace_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, flush it to disk, and rename it; an error leaves the old file."""
+    """Write a text file under a temporary name, flush it to disk, and rename it. An error leaves the old file."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
@@ -66,7 +68,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def flush(path: Path) -> None:
-    """Have the system write a file or a folder to disk."""
+    """Make the system write a file or a folder to disk now."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

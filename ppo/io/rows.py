@@ -1,8 +1,8 @@
-"""Reading untrusted rows: text, CSV and JSONL files line by line, and arrays of token ids; errors name file and line.
+"""Reading untrusted rows: text, CSV and JSONL files line by line, and arrays of token ids. Errors name file and line.
 
 A row comes with its place ("rows.csv, line 3") for later errors. Lines are decoded one by one and bounded in length, so
-a hostile file cannot fill the memory at once; an array's header that promises more than the file holds is an error
-before any memory is taken, and nothing is unpickled. This module knows nothing about prompts or tokenizers.
+a hostile file cannot fill the memory at once. If an array's header promises more than the file holds, that is an error
+before any memory is taken. Nothing is unpickled. This module knows nothing about prompts or tokenizers.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Place = str
 _NPY_ERRORS = (
     ValueError, EOFError, OSError, OverflowError, TypeError, SyntaxError, RecursionError, MemoryError, KeyError,
     tokenize.TokenError,
-)  # what numpy raises on a header that is no header  # fmt: skip
+)  # what numpy raises for a broken header  # fmt: skip
 
 
 def byte_lines(path: Path) -> Iterator[tuple[Place, bytes]]:
-    """(place, line with its line end) of a file, not decoded; ValueError names a line that is too long."""
+    """(place, line with its line end) of a file, not decoded. Raises ValueError that names a line that is too long."""
     if not path.is_file():
         raise ValueError(f"{path} is not a file; check the path")
     with path.open("rb") as file:
@@ -38,7 +38,7 @@ def byte_lines(path: Path) -> Iterator[tuple[Place, bytes]]:
 
 
 def text_lines(path: Path) -> Iterator[tuple[Place, str]]:
-    """(place, line with its line end) of a UTF-8 file, a byte-order mark left out; ValueError names file and line."""
+    """(place, line with its line end) of a UTF-8 file without its byte-order mark. ValueError names file and line."""
     for number, (place, line) in enumerate(byte_lines(path)):
         try:
             yield place, line.decode("utf-8-sig" if number == 0 else "utf-8")
@@ -49,7 +49,8 @@ def text_lines(path: Path) -> Iterator[tuple[Place, str]]:
 def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[Place, dict[str, str]]]:
     """(place, row) of a CSV file with a header line that names at least ``columns``.
 
-    ValueError names file, line and remedy for a missing or repeated column, a wrong number of fields, broken quoting.
+    Raises ValueError for a missing or repeated column, a wrong number of fields, or broken quoting. It names the file,
+    the line and a remedy.
     """
     reader = csv.reader((line for _, line in text_lines(path)), strict=True)
     try:
@@ -73,13 +74,13 @@ def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[Place, dict[s
 
 
 def jsonl_rows(path: Path) -> Iterator[tuple[Place, dict[str, Any]]]:
-    """(place, object) of a JSON-lines file; blank lines are skipped. ValueError names file and line."""
+    """(place, object) of a JSON-lines file. Blank lines are skipped. Raises ValueError that names file and line."""
     for place, line in text_lines(path):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except (ValueError, RecursionError) as error:  # no JSON, or a number that is too long
+        except (ValueError, RecursionError) as error:  # not JSON, or a number that is too long
             raise ValueError(f"{place} is malformed JSON ({error}); write one object a line") from error
         if not isinstance(row, dict):
             raise ValueError(f"{place} holds a {type(row).__name__}; write one JSON object a line")
@@ -87,7 +88,7 @@ def jsonl_rows(path: Path) -> Iterator[tuple[Place, dict[str, Any]]]:
 
 
 def read_ids(path: Path) -> np.ndarray:
-    """A memory-mapped [rows, tokens] integer array; ValueError names the file, what it holds and what is expected."""
+    """A memory-mapped integer array [rows, tokens]. ValueError names the file, what it holds and what is expected."""
     if not path.is_file():
         raise ValueError(f"{path} is missing; check the path")
     try:
@@ -97,6 +98,6 @@ def read_ids(path: Path) -> np.ndarray:
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "iu":
         shape, dtype = getattr(array, "shape", None), getattr(array, "dtype", None)
         raise ValueError(f"{path} holds shape {shape}, type {dtype}; expected integers of shape [rows, tokens]")
-    if len(array) > path.stat().st_size:  # rows of nothing take no bytes: a header could promise any number
+    if len(array) > path.stat().st_size:  # rows of no tokens take no bytes: a header could promise any number
         raise ValueError(f"{path} holds shape {array.shape}, more rows than bytes; expected [rows, tokens]")
     return array

@@ -1,8 +1,8 @@
-"""AdamW for weights or moments in bfloat16: computed in float32, and rounded at random where rounding would lose it.
+"""AdamW for weights or moments in bfloat16: computed in float32, rounded at random where small steps would vanish.
 
 A bfloat16 number has 8 bits. A step of 1e-5 on a weight of 0.02 is far below the last of them, and so is the change of
-a second moment with beta2 = 0.999: rounded to nearest, both would stay where they are for ever. Rounded up or down at
-random, with the chances that make the mean right, they move. A first moment changes by 10 % a step and needs no luck.
+a second moment with beta2 = 0.999. Rounded to nearest, both would never move. So they are rounded up or down at random,
+with probabilities that make the mean right. A first moment changes by 10 % a step, so it is rounded to nearest.
 
 The random bits depend on the seed, the number of the update and the parameter, so a run resumes to the same bits.
 This module knows tensors, nothing about schedules or losses.
@@ -19,14 +19,15 @@ from torch import Tensor, nn
 
 from ..lm.precision import statistics_dtype
 
-_BLOCK = 2**20  # elements that are worked on at once, so that float32 copies take no room
+_BLOCK = 2**20  # elements that are computed at once, so that float32 copies take little memory
 
 
 class LeanAdamW:
     """AdamW (Loshchilov and Hutter 2019), with the ``param_groups`` and ``state`` of ``torch.optim.AdamW``.
 
-    ``groups``: dicts with "params", "lr" and whatever else the caller keeps there; "eps" is read from them too.
-    ``moment_dtype``: of both moments. Weights keep their own dtype; the arithmetic is float32 (float64 for float64).
+    ``groups`` are dicts with "params", "lr" and whatever else the caller keeps there; a group may have an "eps" of its
+    own. ``moment_dtype`` is the dtype of both moments. Weights keep their own dtype. The arithmetic is in float32
+    (float64 for float64).
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class LeanAdamW:
                 index += 1
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Drop the gradients."""
         for parameter in self._parameters():
             parameter.grad = None
 
@@ -104,10 +105,10 @@ class LeanAdamW:
 
 
 def round_into(target: Tensor, values: Tensor, bits: Tensor | None) -> None:
-    """Copy ``values`` to ``target``; to bfloat16, up or down at random so that the mean is right.
+    """Copy ``values`` to ``target``. For bfloat16, round up or down at random so that the mean is right.
 
-    ``bits`` int32 [n], of which the lowest 16 are used: added to the 16 bits that bfloat16 cuts off, they carry over
-    with just the chance that those bits stand for. Finite values and infinities only.
+    The lowest 16 of ``bits`` int32 [n] are used. They are added to the 16 bits that bfloat16 cuts off, and carry over
+    with the probability that those 16 bits stand for. Values must be finite or infinite, not NaN.
     """
     if target.dtype != torch.bfloat16 or bits is None:
         target.copy_(values)

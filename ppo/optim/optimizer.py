@@ -19,9 +19,9 @@ from .lean_adamw import LeanAdamW
 
 
 def schedule_factor(config: Config, step: int) -> float:
-    """What the learning rate is multiplied with in PPO step ``step`` (counted from 0).
+    """The factor of the learning rate in PPO step ``step`` (counted from 0).
 
-    Warm-up rises linearly to 1 over ``warmup_steps``; then constant, or down to 0 at ``total_steps``.
+    It rises linearly to 1 over ``warmup_steps``. Then it is constant, or falls to 0 at ``total_steps``.
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
@@ -32,7 +32,7 @@ def schedule_factor(config: Config, step: int) -> float:
 
 
 class Optimizer:
-    """AdamW with two groups, "policy" and "value". ``parameters``: by name; ``value_names``: those of the critic."""
+    """AdamW with two groups, policy and value. ``parameters`` are given by name, ``value_names`` are the critic's."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], value_names: set[str], config: Config) -> None:
         if not parameters:
@@ -50,9 +50,9 @@ class Optimizer:
         self._adam = _make_adam([group for group in groups if group["params"]], config)
 
     def step(self, ppo_step: int) -> tuple[float, float]:
-        """Clip the gradients, move the weights, clear the gradients; returns (gradient norm before clipping, lr).
+        """Clip the gradients, move the weights, drop the gradients. Returns (gradient norm before clipping, lr).
 
-        Raises FloatingPointError on a gradient that is not finite: the weights are still those from before.
+        Raises FloatingPointError if the gradient norm is not finite. Then the weights are unchanged.
         """
         norm = self._clip_gradients()
         if not math.isfinite(norm):
@@ -63,14 +63,14 @@ class Optimizer:
         for group in self._adam.param_groups:
             group["lr"] = group["base_lr"] * factor
             if self._config.adam_eps_style == "tensorflow":
-                # TensorFlow adds epsilon before the bias correction; this makes torch's formula the same.
+                # TensorFlow adds epsilon before the bias correction. This epsilon makes torch's formula equal to that.
                 group["eps"] = self._config.adam_eps / math.sqrt(1 - self._config.adam_beta2**self.num_updates)
         self._adam.step()
         self.zero_grad()
         return norm, float(self._adam.param_groups[0]["lr"])
 
     def zero_grad(self) -> None:
-        """Forget the gradients that were accumulated."""
+        """Drop the gradients that were accumulated."""
         self._adam.zero_grad()
 
     def _clip_gradients(self) -> float:
@@ -86,9 +86,9 @@ class Optimizer:
         return tensors
 
     def load_state_tensors(self, tensors: Mapping[str, Tensor], num_updates: int) -> None:
-        """Take back what :meth:`state_tensors` gave, and nothing else: a parameter that it does not name starts anew.
+        """Restore what :meth:`state_tensors` gave. A parameter that it does not name starts with empty moments.
 
-        Raises ValueError for a parameter that this model lacks.
+        Raises ValueError for a parameter that this model does not train, and for a wrong shape.
         """
         for state in self._adam.state.values():
             state.clear()
@@ -107,7 +107,7 @@ class Optimizer:
 
 
 def _make_adam(groups: list[dict[str, Any]], config: Config) -> torch.optim.AdamW | LeanAdamW:
-    """torch's AdamW in its fused form, a fifth of the time of its loop; ours where something is kept in bfloat16."""
+    """LeanAdamW if weights or moments are bfloat16, else torch's fused AdamW, five times as fast as its loop."""
     dtypes = {parameter.dtype for group in groups for parameter in group["params"]}
     if torch.float16 in dtypes:
         raise ValueError("the model's weights are float16, in which steps vanish: load it in float32 or bfloat16")

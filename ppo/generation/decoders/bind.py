@@ -1,8 +1,8 @@
 """Finding the decoder for a model, and proving that it computes what the model computes.
 
-The proof is a probe: two prompts of different length run through prefill and a decoding step, and through the model's
-own forward with left padding. A decoder that differs is not used. What was proven of a model is remembered as long as
-the model lives and is put together from the same modules, since PPO binds it anew for every rollout.
+The proof is a probe. Two prompts of different length run through prefill and a decoding step, and through the model's
+own forward with left padding. A decoder that gives other logits is not used. PPO binds a model anew for every rollout,
+so a proof is remembered as long as the model exists and consists of the same modules.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ..transformer import Network
 from . import gpt2, gpt_neo, gpt_neox, llama, opt
 from .weights import Reader, Unsupported, is_stand_in
 
-_PROBE = 9  # tokens; longer where a window ends within the sequences to come
-_PROVEN: WeakKeyDictionary[nn.Module, set[object]] = WeakKeyDictionary()  # a memo, nothing depends on it but time
+_PROBE = 9  # tokens; more if a window is shorter than the sequences to come
+_PROVEN: WeakKeyDictionary[nn.Module, set[object]] = WeakKeyDictionary()  # a memo: only time depends on it
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 
 
@@ -31,9 +31,9 @@ _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, tor
 def bind(model: nn.Module, *, rows: int | None, length: int) -> Network | None:
     """The model as a :class:`Network` for ``rows`` sequences of at most ``length`` tokens.
 
-    None for an unknown family, and where the weights are split among processes, so that nobody has them to read.
-    ``rows=None`` leaves weights unpacked, as what is compiled wants them.
-    Raises :class:`Unsupported` for a model of a known family that the decoder cannot, or does not, reproduce.
+    It is None for an unknown family, and if the weights are split among processes, so that none of them has the whole.
+    ``rows=None`` leaves weights unpacked, as a compiled step needs them. Raises :class:`Unsupported` for a model of a
+    known family that the decoder cannot reproduce, or does not.
     """
     inner: Any = model
     if hasattr(inner, "get_base_model"):  # PEFT's wrapper
@@ -53,14 +53,14 @@ def bind(model: nn.Module, *, rows: int | None, length: int) -> Network | None:
 
 
 def _own_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """All but those of adapters, which may be more precise than the weights that they are added to."""
+    """All parameters but those of adapters, which may be more precise than the weights that they are added to."""
     stand_ins = [module for module in model.modules() if is_stand_in(module)]
     inside = {id(parameter) for module in stand_ins for parameter in module.parameters()}
     return [parameter for parameter in model.parameters() if id(parameter) not in inside]
 
 
 def _reader_for(model: nn.Module) -> Callable[[Any, Reader], Network] | None:
-    """By exact class: a subclass may compute anything."""
+    """The reader for a model's exact class. A subclass may compute anything, so it has none."""
     if not type(model).__module__.startswith("transformers.models."):
         return None
     match type(model).__name__:
@@ -78,7 +78,7 @@ def _reader_for(model: nn.Module) -> Callable[[Any, Reader], Network] | None:
 
 
 def _prove(network: Network, model: nn.Module, length: int) -> None:
-    """Raise :class:`Unsupported` unless prefill and decoding give the model's own logits; once for every make of it."""
+    """Raise :class:`Unsupported` unless prefill and decoding give the model's own logits. A proof is remembered."""
     rows = _probe_rows(network, length)
     make = _make(model)
     proof = None if make is None else (make, network.dtype, len(rows[0]))
@@ -88,7 +88,7 @@ def _prove(network: Network, model: nn.Module, length: int) -> None:
     own = model(input_ids=ids, attention_mask=mask.long(), position_ids=positions(mask), logits_to_keep=2)
     expected = own.logits.float()
     if not bool(torch.isfinite(expected).all()):
-        return  # nothing can be proven about a broken model; sampling will say what is wrong with it
+        return  # nothing can be proven about a broken model; sampling reports what is wrong with it
     actual = torch.unflatten(network.output(torch.cat(_probe(network, rows))).float(), 0, (2, -1)).transpose(0, 1)
     error = float((actual - expected).norm() / expected.norm())
     if not error <= _TOLERANCE[network.dtype]:
@@ -98,8 +98,10 @@ def _prove(network: Network, model: nn.Module, length: int) -> None:
 
 
 def _make(model: Any) -> object | None:
-    """What a model computes apart from its weights: its settings, its modules, and their hooks, by numbers that torch
-    never gives twice. None where a ``forward`` was put into a module: one cannot be told from the next.
+    """What decides what a model computes, apart from its weights: its config, its modules and their hooks.
+
+    Hooks are told apart by their ids, which torch never gives twice. It is None if a module has a ``forward`` of its
+    own in place of its class's: two of those cannot be told apart.
     """
     modules = list(model.named_modules())
     if any("forward" in module.__dict__ for _, module in modules):
@@ -111,7 +113,7 @@ def _make(model: Any) -> object | None:
 
 
 def _probe_rows(network: Network, length: int) -> list[list[int]]:
-    """Two prompts and a token to follow each, long enough to reach beyond every window that will matter."""
+    """Two prompts with one more token each. They are longer than every window that hides anything."""
     windows = [block.window for block in network.blocks if block.window is not None and block.window < length]
     longest = max([_PROBE, *(window + 3 for window in windows)])
     if network.positions is not None:
@@ -123,7 +125,7 @@ def _probe_rows(network: Network, length: int) -> list[list[int]]:
 
 
 def _probe(network: Network, rows: list[list[int]]) -> list[Tensor]:
-    """Hidden states behind all but the last token (prefill), then behind the last one (a decoding step)."""
+    """Hidden states after all tokens but the last (by prefill), and after the last one (by a decoding step)."""
     lengths = torch.tensor([len(row) - 1 for row in rows], device=network.device)
     block, first = prefill(network, pad_right([row[:-1] for row in rows], network.device), lengths)
     cache = KVCache(network, rows=len(rows), capacity=len(rows[0]))

@@ -1,4 +1,4 @@
-"""GPT-Neo: attention without scaling; layers that see the whole past take turns with layers that see a window."""
+"""GPT-Neo: attention without scaling. Layers that see the whole past alternate with layers that see a window."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""GPT-NeoX and Pythia: attention and MLP side by side, rotary positions on a part of each head, query, key and value of
-one head stored together."""
+"""GPT-NeoX and Pythia: attention and MLP read the same input, and rotary positions turn a part of each head.
+
+Query, key and value of a head are stored together.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Llama and its kin: RMS norms, rotary positions, grouped key/value heads, gated MLP.
 
-Mistral adds a sliding window, Qwen2 biases, Qwen3 norms on query and key heads; SmolLM is a Llama.
+Mistral adds a sliding window, Qwen2 adds biases, and Qwen3 adds norms on query and key heads. SmolLM is a Llama.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def read(model: Any, reader: Reader) -> Network:
 
 
 def _window(config: Any, index: int) -> int | None:
-    """How many tokens layer ``index`` sees; None for all of them."""
+    """The number of last tokens that layer ``index`` sees; None for all of them."""
     window: int | None = getattr(config, "sliding_window", None)
     types = getattr(config, "layer_types", None)
     return window if types is None or types[index] == "sliding_attention" else None

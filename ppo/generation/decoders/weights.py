@@ -1,7 +1,7 @@
-"""Reading weights out of Hugging Face modules, strictly: what is not exactly as expected is refused.
+"""Reading weights out of Hugging Face modules. A module that is not exactly as expected is refused.
 
-A layer that is not a plain ``nn.Linear`` or ``Conv1D`` (a quantised layer, say) raises :class:`Unsupported` with a
-reason that a user can read. An adapter may say that it stands for a plain layer: see :class:`StandIn`.
+A layer that is not a plain ``nn.Linear`` or ``Conv1D`` (for example a quantised layer) raises :class:`Unsupported`,
+with a reason that a user can read. An adapter may declare that it stands for a plain layer: see :class:`StandIn`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STATIC_ROTATIONS = ("default", "linear", "llama3", "yarn", "proportional")
 
 
 class Unsupported(Exception):
-    """A model of a known family has something that its decoder does not know; the text says what."""
+    """A model of a known family has something that its decoder does not know. The message says what."""
 
 
 class StandIn(Protocol):
@@ -45,8 +45,10 @@ class StandIn(Protocol):
 
 @dataclass(frozen=True)
 class Reader:
-    """Makes the step's layers for ``rows`` tokens at a time (None: unpacked), weights of ``dtype``, positions up to
-    ``length``.
+    """Makes the layers of the shared step from a model's modules.
+
+    The layers are packed for ``rows`` tokens at a time, or not at all if it is None. All weights must be of ``dtype``.
+    Positions go up to ``length``.
     """
 
     rows: int | None
@@ -54,11 +56,11 @@ class Reader:
     dtype: torch.dtype
 
     def linear(self, *modules: nn.Module, activation: Activation = "none") -> Linear:
-        """One layer for one module, or for several that read the same input, their outputs side by side."""
+        """One layer for one module, or for several that read the same input; their outputs are concatenated."""
         return self.joined([matrix(module) for module in modules], activation)
 
     def joined(self, parts: list[tuple[Tensor, Tensor | None]], activation: Activation = "none") -> Linear:
-        """The same for weights and biases that are already read."""
+        """The same layer from weights and biases that are already read."""
         for weight, _ in parts:
             if weight.dtype != self.dtype:
                 raise Unsupported(f"its weights differ in precision: {weight.dtype} beside {self.dtype}")
@@ -82,7 +84,7 @@ class Reader:
 
 def is_stand_in(module: Any) -> bool:
     """Whether a module is a :class:`StandIn`."""
-    return hasattr(module, "is_transposed")  # not ``weight``: to ask for it may mean to compute it
+    return hasattr(module, "is_transposed")  # not ``weight``: reading it may compute it
 
 
 def matrix(module: Any) -> tuple[Tensor, Tensor | None]:
@@ -130,7 +132,7 @@ def activation(name: Any) -> Activation:
 def pair_rotated(tensor: Tensor, width: int, rotated: int) -> Tensor:
     """Reorder the rows of query or key weights [heads * width, …] so that rotary pairs (i, i + R/2) become neighbours.
 
-    Queries and keys are reordered alike, so their products stay what they were.
+    Queries and keys are reordered in the same way, so their products stay the same.
     """
     half = torch.arange(rotated // 2, device=tensor.device)
     order = torch.stack([half, half + rotated // 2], dim=1).flatten()

@@ -1,1 +1,1 @@
-"""The engine for any other model: its own forward, with its own cache where that can be cut and joined."""
+"""The engine for any other model: its own forward, and its own cache as far as that works."""

@@ -1,4 +1,4 @@
-"""What a model does rightly with padding and with its cache, measured on two short sequences."""
+"""What a model can do with padding and with its cache, measured on two short sequences."""
 
 from __future__ import annotations
 
@@ -14,42 +14,45 @@ from ..requests import pad_left
 from .cache import append_rows, cut_left, has_all_columns, select_rows
 from .model import LastPosition
 
-_TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}  # of the largest
-
-
+# Largest difference from the plain forward, relative to the largest logit.
+_TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 _LONGEST, _SHORTEST = 7, 5  # tokens of a probe
 
 
 @dataclass(frozen=True)
 class Abilities:
-    """What a model was measured to do rightly."""
+    """What a model can do; each field was measured."""
 
     pads: bool  # rows of different length side by side, padded on the left
     steps: bool  # one more token through the cache
-    selects: bool  # rows can be dropped from the cache, doubled in it and reordered
-    joins: bool  # rows that started later can be put beside those that run, and columns that no row needs cut
+    selects: bool  # the cache's rows can be dropped, repeated and reordered
+    joins: bool  # rows that start later can join those that run, and columns that no row needs can be cut
 
 
-_MEASURED: WeakKeyDictionary[nn.Module, dict[object, Abilities]] = WeakKeyDictionary()  # a memo, for time alone
+_MEASURED: WeakKeyDictionary[nn.Module, dict[object, Abilities]] = WeakKeyDictionary()  # a memo, to save time
 
 
 def abilities_of(model: nn.Module, last: LastPosition, device: torch.device) -> Abilities:
-    """Measured once for a model, a config, a device and a precision: weights do not matter, nor should hooks."""
+    """The abilities of a model. They are measured once for its config, device and precision.
+
+    Weights do not matter, and hooks should not.
+    """
     known, config = _MEASURED.setdefault(model, {}), causal_lm(model).config
     how = getattr(config, "_attn_implementation", None)
     key = (device, next(model.parameters()).dtype, config.to_json_string(use_diff=False), how)
     if key in known:
         return known[key]
     found = measure_abilities(last, device)
-    if found.pads or found.steps:  # else perhaps its weights are not finite today
+    if found.pads or found.steps:  # if neither works, its weights may not be finite at the moment
         known[key] = found
     return found
 
 
 def measure_abilities(model: LastPosition, device: torch.device) -> Abilities:
-    """Try padding, stepping, selecting and joining, and hold the results against the plain forward.
+    """Try padding, stepping, selecting and joining, and compare the results with the plain forward.
 
-    None where the context is too short to try, or what is computed for a token does not last.
+    A model has no abilities if its context is too short to try them, or if what it computes for a token does not stay
+    right (``is_lasting``).
     """
     longest = _LONGEST if model.context is None else min(_LONGEST, model.context)
     if longest < _SHORTEST or not model.is_lasting:
@@ -62,7 +65,7 @@ def measure_abilities(model: LastPosition, device: torch.device) -> Abilities:
     if not _returns_cache(model, device):
         return Abilities(pads=pads, steps=False, selects=False, joins=pads)
     steps = _is_close(_stepped(model, pair, [0, 1], device), expected)
-    # Rows change places half way and one is doubled; where padding is out, equal rows must do.
+    # Half way rows change places and one is repeated. Without padding both rows have the same ids.
     selects = steps and _has_row_selection(model, device)
     selects = selects and _is_close(_stepped(model, pair, [1, 0, 1], device), expected[[1, 0, 1]])
     joins = pads and (selects or not steps)
@@ -89,7 +92,7 @@ def _has_row_selection(model: LastPosition, device: torch.device) -> bool:
 
 
 def _stepped(model: LastPosition, pair: list[list[int]], order: list[int], device: torch.device) -> Tensor:
-    """As ``_plain`` of the pair in ``order``, but the last two tokens come one by one through the cache."""
+    """As ``_plain`` of the pair in ``order``, but the last two tokens are fed one by one, through the cache."""
     ids, mask = pad_left(pair, device)
     features = model(ids[:, :-2], mask[:, :-2], use_cache=True)
     features = model(ids[:, -2:-1], mask[:, :-1], features.cache, use_cache=True)
@@ -99,7 +102,7 @@ def _stepped(model: LastPosition, pair: list[list[int]], order: list[int], devic
 
 
 def _joins(model: LastPosition, long: list[int], short: list[int], device: torch.device) -> bool:
-    """The short row joins the long one, both make a step, the long one leaves, the short one makes the last step."""
+    """Whether joining works: the short row joins the long one, both step, the long one leaves, the short one steps."""
     ids, mask = pad_left([long, short], device)
     cache = model(*pad_left([long[:-2]], device), use_cache=True).cache
     other = model(*pad_left([short[:-2]], device), use_cache=True).cache

@@ -1,10 +1,10 @@
-"""Sampling any causal LM through its own forward and its own cache class.
+"""Sampling from any causal LM through its own forward and its own cache class.
 
-Nothing is assumed about padding or caches: a probe measures whether left padding, stepping with the cache, dropping
-rows from it and putting rows into it give what the plain forward gives, and what does not is not used
-(``hf_abilities.py``). In the best case this is continuous batching, as in ``engine.py``; where rows cannot join those
-that run, groups of requests run from start to end. In the worst case every step computes the whole sequence again,
-prompts of equal length together: slow, but right.
+Nothing is assumed about padding or caches. A probe (``abilities.py``) measures whether left padding, stepping with the
+cache, dropping rows from it and joining rows to it give what the plain forward gives. Whatever does not is not used.
+In the best case this is continuous batching, as in ``ppo/generation/engine.py``. If rows cannot join those that run,
+groups of requests run from start to end. In the worst case prompts of equal length run together, and every step
+computes the whole sequence again: slow, but right.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from .abilities import abilities_of
 from .cache import append_rows, cache_bytes, cut_left, select_rows
 from .model import Features, LastPosition
 
-_SHARE_THAT_WAITS = 8  # rows start when one slot in so many is free: a forward for each single row costs a step
+_SHARE_THAT_WAITS = 8  # requests start once one slot in so many is free: a forward for one row costs a step
 
 
 @dataclass
 class Rows:
-    """What runs side by side: ``requests`` int64 [N], ``ids`` int64 and ``mask`` bool [N, S], padded on the left.
+    """The rows that run together: ``requests`` int64 [N], ``ids`` int64 and ``mask`` bool [N, S], padded on the left.
 
-    ``cache`` has all columns but the last; None where it must be filled from the ids.
+    ``cache`` has all columns but the last. It is None if it must be filled from the ids.
     """
 
     requests: Tensor
@@ -46,7 +46,7 @@ class Rows:
 
 
 class HFEngine:
-    """Runs requests through a model's own forward; see the module's text."""
+    """Runs requests through a model's own forward, at most ``slots`` at a time."""
 
     def __init__(self, model: nn.Module, *, slots: int) -> None:
         self._device = next(model.parameters()).device
@@ -55,7 +55,7 @@ class HFEngine:
         self._abilities = abilities_of(model, self._model, self._device)
 
     def run(self, requests: Requests, transcript: Transcript) -> Work:
-        """Sample every request to its end, at most ``slots`` side by side."""
+        """Sample every request to its end."""
         work = Work()
         waiting = self._waiting(requests)
         rows: Rows | None = None
@@ -69,7 +69,7 @@ class HFEngine:
             rows = self._advance(rows, features, transcript)
 
     def _waiting(self, requests: Requests) -> deque[deque[int]]:
-        """Requests in the order in which they start, long prompts first: all that may start together in one queue."""
+        """Requests in the order in which they start, long prompts first. Those of a queue may start together."""
 
         def length(request: int) -> int:
             return len(requests.prompt(request))
@@ -80,14 +80,14 @@ class HFEngine:
         return deque(deque(equally_long) for _, equally_long in groupby(order, key=length))
 
     def _has_room(self, rows: Rows | None, num_waiting: int) -> bool:
-        """Whether to start requests now: enough of them to be worth a forward."""
+        """Whether to start requests now, because enough of them can start to be worth a forward."""
         if rows is None:
             return True
         enough = min(num_waiting, max(1, self._slots // _SHARE_THAT_WAITS))
         return self._abilities.joins and self._slots - len(rows) >= enough
 
     def _start(self, started: list[int], requests: Requests, transcript: Transcript, work: Work) -> Rows | None:
-        """Compute the prompts and sample the first tokens; None where all responses end with them."""
+        """Compute the prompts and sample the first tokens; None if all responses end with them."""
         before = time.perf_counter()
         ids, mask = pad_left([requests.prompt(request) for request in started], self._device)
         features = self._prefill(ids, mask, [requests.prompt_of[request] for request in started])
@@ -97,7 +97,7 @@ class HFEngine:
         return self._advance(rows, features, transcript)
 
     def _prefill(self, ids: Tensor, mask: Tensor, prompt_of: list[int]) -> Features:
-        """Each distinct prompt once where the cache can be repeated, every row otherwise."""
+        """Compute each distinct prompt once if rows of the cache can be repeated, else every row."""
         if not self._abilities.selects:
             return self._model(ids, mask, use_cache=self._abilities.steps)
         place: dict[int, int] = {}
@@ -110,7 +110,7 @@ class HFEngine:
         return Features(features.hidden[repeat], features.before_logits[repeat], features.cache)
 
     def _step(self, rows: Rows, work: Work) -> Features:
-        """One more token through the cache, or the whole sequence where there is none."""
+        """Compute one more token through the cache, or the whole sequence if there is no cache."""
         if rows.cache is None:
             features = self._model(rows.ids, rows.mask, use_cache=self._abilities.steps)
         else:
@@ -121,7 +121,7 @@ class HFEngine:
         return features
 
     def _advance(self, rows: Rows, features: Features, transcript: Transcript) -> Rows | None:
-        """Sample a token for each row; the rows that go on, or None."""
+        """Sample a token for each row. Returns the rows that go on, or None."""
         logits = self._model.output_layer(features.before_logits)
         tokens, is_finished = transcript.advance(rows.requests, logits, features.hidden)
         alive = (~is_finished).nonzero().squeeze(-1)
@@ -136,14 +136,14 @@ class HFEngine:
         return Rows(requests, ids, F.pad(mask, (0, 1), value=True), cache)
 
     def _with_rows(self, cache: Any, alive: Tensor) -> Any:
-        """The cache of the given rows; None where the model's cache cannot drop rows, and must be filled again."""
+        """The cache of the rows ``alive``; None if the model's cache cannot drop rows and must be filled again."""
         if cache is None or not self._abilities.selects:
             return None
         select_rows(cache, alive)
         return cache
 
     def _cut(self, ids: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Tensor]:
-        """Without the columns on the left in which no row has a token."""
+        """Ids and mask without the columns on the left in which no row has a token; the cache loses them too."""
         if not self._abilities.joins:
             return ids, mask
         columns = int(mask.any(dim=0).long().argmax())
@@ -152,7 +152,7 @@ class HFEngine:
         return ids[:, columns:], mask[:, columns:]
 
     def _joined(self, rows: Rows | None, others: Rows | None) -> Rows | None:
-        """All of them side by side."""
+        """Both groups of rows as one."""
         if rows is None:
             return others
         if others is None:
@@ -168,7 +168,7 @@ class HFEngine:
 
 
 def _take(waiting: deque[deque[int]], count: int) -> list[int]:
-    """At most ``count`` requests of the first queue; a queue that is empty goes."""
+    """At most ``count`` requests of the first queue. If that empties the queue, it is removed."""
     queue = waiting[0]
     taken = [queue.popleft() for _ in range(min(count, len(queue)))]
     if not queue:

@@ -1,4 +1,4 @@
-"""A transformers causal LM as a function from token ids to what sampling needs of the last position."""
+"""A transformers causal LM as a function from token ids to the features of the last position."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CACHE_NAMES = ("past_key_values", "cache_params")
 
 @dataclass(frozen=True)
 class Features:
-    """The last position of each row: what a value head sees, what the output layer takes, and the model's cache."""
+    """Of each row's last position: what a value head sees, and what the output layer takes; and the model's cache."""
 
     hidden: Tensor
     before_logits: Tensor
@@ -24,9 +24,9 @@ class Features:
 
 
 class LastPosition:
-    """A causal LM as a function from token ids to the features of the last position; [B, T, V] never exists.
+    """A causal LM as a function from token ids to the features of the last position. [B, T, V] never exists.
 
-    ``is_lasting``: what it computes for a token stays right when the sequence, or one beside it, grows longer.
+    ``is_lasting``: what the model computes for a token stays right when its sequence, or another in the batch, grows.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -45,8 +45,8 @@ class LastPosition:
         self.cache_name = next((name for name in _CACHE_NAMES if name in parameters), None)
 
     def __call__(self, ids: Tensor, mask: Tensor, cache: Any = None, *, use_cache: bool = False) -> Features:
-        """``ids`` int64 [N, S] are new; ``mask`` bool [N, cached + S] covers everything."""
-        # A state-space model has no keys to mask: its mask is about the new tokens alone.
+        """``ids`` int64 [N, S] are the new tokens; ``mask`` bool [N, cached + S] is about cached and new ones."""
+        # A state-space model has no keys to mask, so its mask is about the new tokens only.
         seen = mask[:, -ids.shape[1] :] if self.cache_name == "cache_params" else mask
         arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": seen.long(), "use_cache": use_cache}
         if self._accepts_positions:
@@ -66,6 +66,6 @@ class LastPosition:
 
 
 def _turns_anew(module: nn.Module) -> bool:
-    """Whether it is a rotary embedding that turns all positions otherwise once one of them is far out ("longrope")."""
+    """Whether it is a rotary embedding that rotates all positions in another way once one is far out ("longrope")."""
     kinds = getattr(module, "rope_type", "default")
     return any(kind not in STATIC_ROTATIONS for kind in (kinds.values() if isinstance(kinds, dict) else [kinds]))
