@@ -1,5 +1,5 @@
 # Two commands to know: `make demem` (the main job on the built-in lab) and `make test`.
-# Each sets up its own virtual environment, .venv, from constraints.txt when there is none.
+# Both set up the virtual environment .venv from constraints.txt when there is none.
 
 PYTHON ?= python3
 BIN := .venv/bin

@@ -1,6 +1,7 @@
 """Metadata of the distribution ``ppo-lm``: the wheel holds the package ``ppo`` alone.
 
-rewards/, models/, data/, eval/ and benchmarks/ are used from a checkout; people have folders of those names themselves.
+All other packages (rewards/, models/, data/, eval/, unlearning/, benchmarks/) are used from a checkout. They are not
+installed, because other projects have folders of the same names.
 """
 
 from pathlib import Path

@@ -1,8 +1,8 @@
 """A causal LM as the policy, with a value function beside it.
 
 The value function is a small head on the policy's hidden states ("linear", "mlp"), or a separate copy of the model with
-a head of its own ("critic"), or absent (group-relative advantages). Dropout stays off in rollouts *and* updates: the
-ratio of two log-probs of one token must not depend on a coin. This module knows nothing about losses.
+a head of its own ("critic"), or absent (group-relative advantages). Dropout stays off in rollouts *and* updates: with
+it, the ratio of a token's new and old probability would be random. This module knows nothing about losses.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ Result = TypeVar("Result")
 
 
 class ValueHead(nn.Module):
-    """Hidden states [..., H] to values [...], in its own precision, which is float32 unless the policy is float64.
+    """A value head: hidden states [..., H] to values [...].
 
-    Starts at 0, so that the first advantages are the rewards. ``seed``: of the first layer of "mlp", uniform within
-    ±1/√H.
+    It computes in its own precision: float32, or float64 for a policy in float64. Its last layer starts at 0, so the
+    first values are 0 and the first advantages come from the rewards alone. ``seed`` is for the first layer of "mlp",
+    which starts uniform within ±1/√H.
     """
 
     def __init__(self, hidden_size: int, kind: Literal["linear", "mlp"], *, seed: int = 0) -> None:
@@ -54,12 +55,15 @@ class ValueHead(nn.Module):
 
 
 class ActorCritic(nn.Module):
-    """Policy and value function.
+    """The policy and its value function, in one module.
 
-    ``policy`` is trained in place. ``value_head``: "linear", "mlp", "critic" or None. ``is_head_detached`` keeps the
-    value loss out of the policy's trunk (it is always out with a separate critic). ``frozen_blocks``: those that
-    are skipped where a generation brings their output along. ``seed``: of the value head. A separate critic shares what
-    is frozen with the policy.
+    policy            the causal LM; it is trained in place
+    value_head        "linear", "mlp", "critic" (a separate copy of the model with a linear head), or None
+    is_head_detached  True keeps the value loss away from the policy's weights; with "critic" it is always kept away
+    frozen_blocks     the leading blocks that no training reaches; they are skipped if a generation holds their output
+    seed              of the value head
+
+    A separate critic shares the frozen parameters of the policy.
     """
 
     def __init__(
@@ -88,19 +92,23 @@ class ActorCritic(nn.Module):
 
     @property
     def value_fn(self) -> ValueFn | None:
-        """Values from the policy's own hidden states, for the generator to gather; None where there is no such head."""
+        """The value head, if it reads the policy's own hidden states; else None. The sampler records values with it."""
         return self.value_head if self.critic is None else None
 
     def run(self, function: Callable[[], Result]) -> Result:
-        """``function()``. The door to weights that are split among processes: :mod:`ppo.distributed.sharding`."""
+        """Call ``function`` and return its result. Split weights are gathered here: :mod:`ppo.distributed.sharding`."""
         return function()
 
     def evaluate(
         self, generation: Generation, sampling: Sampling, *, chunk_tokens: int, has_entropy_gradient: bool = True
     ) -> Evaluation:
-        """Log-probs, entropy and values of given responses under the distribution of ``sampling``; differentiable."""
+        """Log-probs, entropy and values of given responses under the distribution of ``sampling``; differentiable.
+
+        ``chunk_tokens`` response tokens pass the output layer at once. ``has_entropy_gradient=False`` saves the
+        gradient of the entropy, where no loss needs it.
+        """
         rows, length = align(generation), generation.tokens.shape[1]
-        with self._skipping(self.policy, generation, rows):
+        with self._skipping_frozen_blocks(self.policy, generation, rows):
             features = self.backbone(rows.input_ids, rows.attention_mask)
         logprobs, entropy = token_logprobs(
             response_positions(features.before_logits, rows.prompt_lengths, length),
@@ -112,26 +120,29 @@ class ActorCritic(nn.Module):
         )
         if self.critic is None:
             hidden = response_positions(features.hidden, rows.prompt_lengths, length)
-            values = self._head(hidden.detach() if self.is_head_detached else hidden, generation)
+            values = self._values(hidden.detach() if self.is_head_detached else hidden, generation)
         else:
             values = self.critic_values(generation)
         return Evaluation(logprobs, entropy, values)
 
     def critic_values(self, generation: Generation) -> Tensor:
-        """Values of the separate critic, float32 [B, T], 0 on padding."""
+        """Values of the separate critic, float32 [B, T], 0 on padding. Raises ValueError if there is none."""
         if self.critic_backbone is None:
             raise ValueError("there is no separate critic: value_head is not 'critic'")
         rows = align(generation)
-        with self._skipping(self.critic_backbone.model, generation, rows):
+        with self._skipping_frozen_blocks(self.critic_backbone.model, generation, rows):
             hidden = self.critic_backbone(rows.input_ids, rows.attention_mask).hidden
-        return self._head(response_positions(hidden, rows.prompt_lengths, generation.tokens.shape[1]), generation)
+        return self._values(response_positions(hidden, rows.prompt_lengths, generation.tokens.shape[1]), generation)
 
-    def _skipping(self, model: nn.Module, generation: Generation, rows: Aligned) -> AbstractContextManager[None]:
+    def _skipping_frozen_blocks(
+        self, model: nn.Module, generation: Generation, rows: Aligned
+    ) -> AbstractContextManager[None]:
         if self.frozen_blocks is None or generation.frozen_hidden is None:
             return nullcontext()
         return self.frozen_blocks.replayed(model, generation.frozen_hidden[:, : rows.input_ids.shape[1]])
 
-    def _head(self, hidden: Tensor, generation: Generation) -> Tensor:
+    def _values(self, hidden: Tensor, generation: Generation) -> Tensor:
+        """Values [B, T] from the hidden states [B, T, H] that predict the tokens; 0 on padding and without a head."""
         if self.value_head is None:
             return torch.zeros(generation.mask.shape, dtype=statistics_dtype(hidden.dtype), device=hidden.device)
         return torch.where(generation.mask, self.value_head(hidden), 0.0)
@@ -141,11 +152,11 @@ class ActorCritic(nn.Module):
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
     def value_parameter_names(self) -> set[str]:
-        """The names of those that belong to the value function alone."""
+        """The names of the parameters that belong to the value function alone."""
         return {name for name, _ in self.named_parameters() if _is_of_value(name)}
 
     def value_state(self) -> dict[str, Tensor]:
-        """The weights of the value function by name, as a checkpoint holds them; they may be split."""
+        """The weights of the value function by name, as a checkpoint holds them. They may be split among processes."""
         return {name: tensor for name, tensor in self.state_dict().items() if _is_of_value(name)}
 
 
@@ -155,10 +166,10 @@ def _is_of_value(name: str) -> bool:
 
 @contextmanager
 def checkpointed_layers(model: nn.Module) -> Iterator[int]:
-    """Recompute every transformer block of ``model`` in the backward pass; yields how many blocks that are.
+    """Within the context, every transformer block of ``model`` is computed again in the backward pass.
 
-    Transformers' own switch acts only in training mode, where dropout would act too. So each block's forward is
-    wrapped for the time of the context, and given back afterwards.
+    Yields the number of blocks. Transformers' own switch works in training mode only, where dropout would be on too.
+    So the context wraps the forward of each block, and restores it at the end.
     """
     layers = blocks(model)
     with swapped_forwards(layers, lambda forward: partial(checkpoint, forward, use_reentrant=False)):

@@ -1,7 +1,7 @@
-"""Rollouts on their way to the optimiser: joined, shuffled into minibatches, cut into microbatches.
+"""Rollouts on their way to the optimiser: they are joined, shuffled into minibatches and cut into microbatches.
 
-Padding is bookkeeping, so it lives here: rows of like length go together, columns that nobody uses are cut off.
-This module knows nothing about losses or models.
+Padding is handled here: rows of similar length go together, and columns that hold only padding are cut off. This module
+knows nothing about losses or models.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _RESPONSE_FIELDS = (
 class RolloutBuffer:
     """Holds the sequences of one or several rollouts and hands them out in shuffled minibatches.
 
-    ``generator`` (CPU) decides the order. ``add`` pads rollouts of other shapes to a common one.
+    ``generator`` (CPU) decides the order. Rollouts of different widths are padded to the widest.
     """
 
     def __init__(self, generator: torch.Generator) -> None:
@@ -35,7 +35,7 @@ class RolloutBuffer:
         return sum(len(rollout) for rollout in self._rollouts)
 
     def add(self, rollout: Rollout) -> None:
-        """Take in one more rollout."""
+        """Add one more rollout."""
         self._rollouts.append(rollout)
 
     def contents(self) -> Rollout:
@@ -47,7 +47,10 @@ class RolloutBuffer:
         return self._rollouts[0]
 
     def minibatches(self, size: int) -> Iterator[Rollout]:
-        """One epoch: every sequence once, in random minibatches of ``size``. Raises ValueError unless it divides."""
+        """One epoch: every sequence once, in random minibatches of ``size``.
+
+        Raises ValueError unless ``size`` divides the number of sequences.
+        """
         rollout = self.contents()
         if len(rollout) % size != 0:
             raise ValueError(f"minibatch={size} does not divide the {len(rollout)} sequences of the buffer")
@@ -57,11 +60,11 @@ class RolloutBuffer:
 
 
 def microbatches(attention_mask: Tensor, *, size: int | None = None, tokens: int | None = None) -> list[Tensor]:
-    """Index tensors that part the rows of a batch, longest rows first; one microbatch if neither limit is given.
+    """Split the rows of a batch, longest first: the row indices of each microbatch, int64.
 
-    attention_mask [B, P+T]. ``size``: rows a microbatch. ``tokens``: most tokens a microbatch, counted as rows x
-    longest row, as :func:`align` lays them out; a row longer than the budget goes alone. Rows are sorted by length, so
-    little padding is computed.
+    attention_mask [B, P+T]. ``size``: rows in a microbatch. ``tokens``: most tokens in a microbatch, counted as its
+    rows x its longest row, as :func:`align` lays them out; a row longer than that is a microbatch by itself. Without
+    either there is one microbatch. Rows are sorted by length, so little padding is computed.
     """
     lengths = attention_mask.sum(dim=1)
     order = torch.argsort(lengths, descending=True, stable=True)
@@ -79,7 +82,7 @@ def microbatches(attention_mask: Tensor, *, size: int | None = None, tokens: int
 
 
 def rows(rollout: Rollout, indices: Tensor) -> Rollout:
-    """Some sequences of a rollout, in the given order; padding is kept."""
+    """The given sequences of a rollout, in the given order. Padding is kept."""
     chosen: dict[str, Any] = {
         "generation": rollout.generation.rows(indices),
         "samples": [rollout.samples[i] for i in indices.tolist()],
@@ -94,10 +97,10 @@ def rows(rollout: Rollout, indices: Tensor) -> Rollout:
 
 @dataclass(frozen=True)
 class Aligned:
-    """Prompts and responses without a gap between them, padded on the right: int64 and bool [B, S]; lengths [B].
+    """Rows in which the response follows its prompt without a gap, padded on the right; see :func:`align`.
 
-    S is the longest row, not the longest prompt and the longest response: a row with a long prompt and a short response
-    beside its opposite costs neither of them anything.
+    ``input_ids`` int64 [B, S], ``attention_mask`` bool [B, S], ``prompt_lengths`` int64 [B]. S is the length of the
+    longest row, prompt and response together. It is less than P+T unless one row has the longest of both.
     """
 
     input_ids: Tensor
@@ -106,21 +109,24 @@ class Aligned:
 
 
 def align(generation: Generation) -> Aligned:
-    """A generation as the training forward reads it."""
+    """A generation as the training forward reads it: all padding is moved to the right.
+
+    Example (P = 3, T = 3, ``_`` is padding): _ a b | x _ _ and c d e | y z _ give a b x _ _ and c d e y z; S = 5.
+    """
     mask = generation.attention_mask
     order = torch.argsort(mask.byte(), dim=1, descending=True, stable=True)[:, : int(mask.sum(dim=1).max())]
     return Aligned(generation.input_ids.gather(1, order), mask.gather(1, order), generation.prompt_mask.sum(dim=1))
 
 
 def trim(generation: Generation) -> Generation:
-    """Cut the padding columns that no row needs: left of all prompts, right of all responses."""
+    """Cut the columns that are padding in every row: on the left of the prompts and on the right of the responses."""
     left = generation.prompt_length - int(generation.prompt_mask.sum(dim=1).max())
     length = max(int(generation.lengths.max()), 1)
     return _resize(generation, left=-left, right=length - generation.tokens.shape[1])
 
 
 def trim_rollout(rollout: Rollout) -> Rollout:
-    """:func:`trim` for everything in a rollout."""
+    """:func:`trim` for the generation of a rollout and for all its [B, T] tensors."""
     generation = trim(rollout.generation)
     length = generation.tokens.shape[1]
     cut = {name: x[:, :length] for name in _RESPONSE_FIELDS if (x := getattr(rollout, name)) is not None}
@@ -128,7 +134,10 @@ def trim_rollout(rollout: Rollout) -> Rollout:
 
 
 def join(rollouts: Sequence[Rollout]) -> Rollout:
-    """One rollout out of many: prompts padded on the left, responses on the right, to the widest of them."""
+    """One rollout out of many. Prompts are padded on the left and responses on the right, to the widest.
+
+    ``policy_version`` is that of all rollouts if they have the same, else None. ``metrics`` are the first rollout's.
+    """
     prompt_length = max(r.generation.prompt_length for r in rollouts)
     length = max(r.generation.tokens.shape[1] for r in rollouts)
     resized = [
@@ -155,18 +164,18 @@ def _join_generations(generations: Sequence[Generation]) -> Generation:
     for field in fields(Generation):
         parts = [getattr(g, field.name) for g in generations]
         if all(isinstance(part, Tensor) for part in parts):
-            joined[field.name] = _cat(parts) if field.name == "frozen_hidden" else torch.cat(parts)
+            joined[field.name] = _cat_padded(parts) if field.name == "frozen_hidden" else torch.cat(parts)
     return replace(generations[0], **joined)
 
 
-def _cat(parts: Sequence[Tensor]) -> Tensor:
-    """Rows of different lengths, [B, S, H]."""
+def _cat_padded(parts: Sequence[Tensor]) -> Tensor:
+    """Join tensors [b, s, H] of different b and s to one [B, S, H]."""
     length = max(part.shape[1] for part in parts)
     return torch.cat([pad(part, (0, 0, 0, length - part.shape[1])) for part in parts])
 
 
 def _resize(generation: Generation, *, left: int, right: int) -> Generation:
-    """Add (or, if negative, cut) padding columns left of the prompts and right of the responses."""
+    """Add padding columns on the left of the prompts and on the right of the responses; a negative number cuts them."""
     changed: dict[str, Any] = {
         name: pad(value, (left, 0) if name.startswith("prompt_") else (0, right))
         for name, value in vars(generation).items()

@@ -1,8 +1,7 @@
-"""Prompts in, responses out: sampled, scored, and measured by policy, critic and reference.
+"""Prompts in, responses out: sampled, scored, and measured by the policy, the critic and the reference.
 
-With several processes, each one samples and scores its own share of the prompts, and asks the reference about it; what
-comes back is the whole step, on all of them. This module knows the order of the questions, not what becomes of the
-answers.
+With several processes, each one does all this for its own share of the prompts. The shares are then gathered, so that
+every process returns the whole step. This module knows the order of the questions, not what becomes of the answers.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class Collector:
     """Asks the sampler, the reward, the policy and the reference, in this order.
 
     reference        what KL is measured against; None where no KL is taken
-    reference_model  the model that the reference calls, whose weights may be split; None: no model of this run
+    reference_model  the model of this run that the reference calls, whose weights may be split; None: it calls none
     generator        CPU; each step draws one seed for the sampler from it
     tokenizer        decodes responses for the reward; None: ``Sample.text`` is ""
     """
@@ -53,7 +52,12 @@ class Collector:
         self._tokenizer = tokenizer
 
     def collect(self, prompts: Sequence[Prompt], *, step: int, policy_version: int | None = None) -> Responses:
-        """Responses to a step's prompts, B of them, the whole step on every process."""
+        """One response to each prompt of a step, with all that was measured; the whole step, on every process.
+
+        ``prompts``: all B of the step, the same on every process. ``step``: for the messages of errors.
+        ``policy_version``: how many updates the policy has had; it is handed on. Raises ValueError where the reward
+        gave scores on one process and token rewards on another.
+        """
         policy, processes, started = self.policy, self.policy.processes, time.perf_counter()
         own = processes.share(len(prompts))
         with processes.together(), policy.readable():
@@ -102,9 +106,9 @@ class Collector:
         *,
         policy_version: int | None = None,
     ) -> Responses:
-        """The same about responses that are there already: nothing is sampled, no reward is asked. In one process.
+        """The same for responses that exist already: nothing is sampled and no reward is asked. For one process only.
 
-        Old log-probs and values are the policy's as it is now; they take the place of what the generation holds.
+        Old log-probs and values are those of the policy as it is now. They replace what the generation holds.
         """
         started = time.perf_counter()
         old = self.policy.measure(generation)
@@ -121,14 +125,15 @@ class Collector:
         return self._sampler(self.policy, prompts, seed=seed, request_ids=request_ids)
 
     def _sampler_gap(self, generation: Generation, old_logprobs: Tensor) -> dict[str, float]:
+        """Nats per token between sampler and training forward in the worst row, if both were asked."""
         if self.policy.is_sampler_exact:
             return {}
         return {"rollout/sampler_gap": float(mean_gaps(generation.logprobs, old_logprobs, generation.mask).max())}
 
     def _ask_reference(self, generation: Generation, samples: list[Sample]) -> Tensor | None:
-        """Log-probs of the response tokens under the reference [B, T], or None where there is none.
+        """Log-probs of the response tokens under the reference [B, T], or None without a reference.
 
-        Where memory runs out, it is asked again, about fewer rows at a time.
+        When memory runs out, the reference is asked again, about fewer rows at a time.
         """
         reference, policy = self.reference, self.policy
         if reference is None:
@@ -142,6 +147,6 @@ class Collector:
             return torch.cat([reference.logprobs(generation.rows(p), [samples[i] for i in p.tolist()]) for p in parts])
 
         readable = policy.readable(self._reference_model) if self._reference_model is not None else nullcontext()
-        # In the policy's precision, or KL(reference, reference) would not be 0.
+        # The reference needs the policy's precision, or KL would not be 0 where the two are the same model.
         with policy.processes.together(), readable, policy.precision():
             return retry_smaller(ask, lambda: policy.limits.halve_reference(policy.rows_at_once(generation)))

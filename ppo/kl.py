@@ -1,6 +1,6 @@
 """KL to the reference: three estimators from log-probs of sampled tokens, and two controllers of its coefficient.
 
-Knows nothing about models; a controller knows only how far the policy went and over how many sequences.
+This module knows nothing about models. A controller knows only the KL of a step and its number of sequences.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def estimate_kl(logprobs: Tensor, ref_logprobs: Tensor, *, estimator: KLEstimato
     """Per-token estimate of KL(policy || reference) in nats, same shape as the inputs.
 
     With d = log pi(a) - log pi_ref(a) and a ~ pi (Schulman 2020, "Approximating KL divergence"):
-    k1 = d (unbiased, may be negative), k2 = d^2 / 2 (biased, its gradient is that of the KL),
+    k1 = d (unbiased, may be negative), k2 = d^2 / 2 (biased; the mean of its gradient is the gradient of the KL),
     k3 = exp(-d) - 1 + d (unbiased, never negative).
     """
     difference = logprobs - ref_logprobs
@@ -38,7 +38,7 @@ class FixedKL:
     coef: float
 
     def update(self, kl_per_sequence: float, num_sequences: int) -> None:
-        """Nothing to adapt; the same call as :class:`AdaptiveKL`."""
+        """Do nothing. :class:`AdaptiveKL` has the same method."""
 
 
 @dataclass
@@ -54,7 +54,7 @@ class AdaptiveKL:
     horizon_sequences: int
 
     def update(self, kl_per_sequence: float, num_sequences: int) -> None:
-        """Move the coefficient after a step over ``num_sequences`` with the given mean KL."""
+        """Move the coefficient after a step over ``num_sequences`` with the mean ``kl_per_sequence``, nats."""
         error = min(max(kl_per_sequence / self.target_kl_per_sequence - 1, -0.2), 0.2)
         self.coef *= 1 + error * num_sequences / self.horizon_sequences
 
@@ -64,7 +64,10 @@ KLController = FixedKL | AdaptiveKL
 
 @dataclass
 class KLPenalty:
-    """The KL penalty of a run: how KL is estimated, where it acts, and what moves its coefficient."""
+    """The KL penalty of a run: how KL is estimated, where it acts, and what moves its coefficient.
+
+    ``acts_as``: "reward" subtracts it from the token rewards, "loss" adds it to the loss.
+    """
 
     controller: KLController
     estimator: KLEstimator = "k1"
@@ -85,19 +88,19 @@ class KLPenalty:
 
     @property
     def reward_coef(self) -> float:
-        """What KL costs in the reward: 0 where it is part of the loss."""
+        """The coefficient of KL in the token rewards: ``coef``, or 0 where KL is part of the loss."""
         return self.coef if self.acts_as == "reward" else 0.0
 
     def per_token(self, logprobs: Tensor, ref_logprobs: Tensor | None) -> Tensor:
-        """The estimate for every token, nats [B, T]; 0 without a reference."""
+        """Estimated KL of every token, nats [B, T]; 0 without a reference."""
         if ref_logprobs is None:
             return torch.zeros_like(logprobs)
         return estimate_kl(logprobs, ref_logprobs, estimator=self.estimator)
 
     def update(self, kl: Tensor) -> None:
-        """Move the coefficient after a step with this KL a token, nats [B, T]."""
+        """Move the coefficient after a step. ``kl``: of its tokens, nats [B, T], 0 on padding."""
         self.controller.update(float(kl.sum(dim=1).mean()), len(kl))
 
     def take(self, coef: float) -> None:
-        """Go on from a checkpoint's coefficient."""
+        """Continue with the coefficient of a checkpoint."""
         self.controller.coef = coef

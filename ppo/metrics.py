@@ -17,7 +17,7 @@ _LEAST_TOKENS = 8
 
 
 class Averages:
-    """Means of dicts of numbers; ``count`` notes how often something happened."""
+    """The mean of every named number, and the count of every named event."""
 
     def __init__(self) -> None:
         self._totals: dict[str, float] = {}
@@ -25,25 +25,26 @@ class Averages:
         self._counts: dict[str, float] = {}
 
     def add(self, values: Mapping[str, float]) -> None:
-        """Take in one minibatch's numbers."""
+        """Include the numbers of one minibatch."""
         self._added += 1
         for name, value in values.items():
             self._totals[name] = self._totals.get(name, 0.0) + value
 
     def count(self, name: str) -> None:
-        """Note that something happened once."""
+        """Count an event once more."""
         self._counts[name] = self._counts.get(name, 0.0) + 1
 
     def means(self) -> dict[str, float]:
-        """The mean of every number, and the counts."""
+        """All means, ``update/minibatches`` (how many were added), and all counts."""
         means = {name: total / self._added for name, total in self._totals.items()}
         return means | {"update/minibatches": float(self._added)} | self._counts
 
 
 def mean_gaps(logprobs: Tensor, others: Tensor, mask: Tensor) -> Tensor:
-    """Mean distance of two log-probs [B, T] of a row's tokens, nats [B]; a row of fewer than eight counts as eight.
+    """Mean absolute difference of two log-probs [B, T] over the tokens of each row, nats per token [B].
 
-    Single tokens may lie far apart by rounding alone (0.8 nats between two forwards in bfloat16), rows may not.
+    The sum over a row of fewer than eight tokens is divided by eight: rounding alone can move a single token far (0.8
+    nats between two forwards in bfloat16), but not the mean of a row.
     """
     distance = ((logprobs - others).abs() * mask).sum(dim=1)
     return distance / mask.sum(dim=1).clamp(min=_LEAST_TOKENS)

@@ -1,4 +1,4 @@
-"""The policy and the critic as a run asks them: with gradients for the update, without them for everything else.
+"""The policy and the critic as a run calls them: with gradients in the update, without gradients everywhere else.
 
 The policy owns the actor-critic, the distribution that responses are drawn from, the precision that the model is called
 in, and the limits on what passes it at once. This module knows nothing about rewards, losses or optimisers.
@@ -31,7 +31,7 @@ class Policy:
     """A causal LM that is trained, with its value function.
 
     ``sampling``: the distribution that responses are drawn from, with its end tokens. ``limits``: how much passes the
-    model at once; an out-of-memory error lowers them in place, and every object of a run holds this one record.
+    model at once. An out-of-memory error lowers them in place; all objects of a run share this one record.
     """
 
     def __init__(self, actor: ActorCritic, sampling: Sampling, config: Config, processes: Processes) -> None:
@@ -43,7 +43,7 @@ class Policy:
 
     @classmethod
     def of(cls, model: nn.Module, config: Config, processes: Processes) -> Policy:
-        """The model with the value function that the config asks for, the same on every process."""
+        """The model with the value function that the config asks for. Every process gets the weights of process 0."""
         actor = ActorCritic(
             model,
             value_head=config.value_head if config.has_critic else None,
@@ -66,13 +66,13 @@ class Policy:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the model's weights."""
+        """The dtype of the model's weights."""
         return next(self.model.parameters()).dtype
 
     # ------------------------------------------------------------------ asking
 
     def evaluate(self, generation: Generation) -> Evaluation:
-        """Log-probs, entropy and values of given responses, in the precision of the training; differentiable."""
+        """Log-probs, entropy and values of given responses, in the precision of training; differentiable."""
         with self.precision():
             return self.actor.run(
                 lambda: self.actor.evaluate(
@@ -84,16 +84,20 @@ class Policy:
             )
 
     def measure(self, generation: Generation) -> Evaluation:
-        """The same without gradients, in as many parts as fit."""
+        """:meth:`evaluate` without gradients, on as many rows at a time as fit into memory."""
 
         def ask(part: Generation) -> tuple[Tensor, ...]:
             found = self.evaluate(part)
             return found.logprobs, found.entropy, found.values
 
-        return Evaluation(*self._in_parts(generation, ask))
+        return Evaluation(*self._ask_in_fitting_parts(generation, ask))
 
     def before(self, generation: Generation) -> tuple[Tensor, Tensor]:
-        """Old log-probs and values, each [B, T]: the sampler's own where those are exact, else measured."""
+        """Old log-probs and values, each [B, T], of responses that no update has seen.
+
+        If :attr:`is_sampler_exact`, the log-probs are the sampler's; the values are the sampler's too if it recorded
+        any, else the separate critic's, and 0 without a value function. Otherwise both are measured.
+        """
         if not self.is_sampler_exact:
             found = self.measure(generation)
             return found.logprobs, found.values
@@ -101,19 +105,24 @@ class Policy:
             return generation.logprobs, generation.values
         if not self._config.has_critic:
             return generation.logprobs, torch.zeros_like(generation.logprobs)
-        (values,) = self._in_parts(generation, lambda part: (self._critic_values(part),))
+        (values,) = self._ask_in_fitting_parts(generation, lambda part: (self._critic_values(part),))
         return generation.logprobs, values
 
     @property
     def is_sampler_exact(self) -> bool:
-        """Whether the sampler's log-probs serve as the old ones: in its own precision, unless the config says no."""
+        """Whether the sampler's log-probs serve as the old ones.
+
+        They do with weights in float32, without autocast, and with ``config.old_logprobs="rollout"``. In any other
+        precision the sampler and the training forward round differently.
+        """
         config = self._config
         return config.old_logprobs == "rollout" and config.autocast == "off" and self.dtype == torch.float32
 
     def gaps(self, rollout: Rollout) -> Tensor:
         """Mean size of log(new / old) of each row, nats per token, float32 [B].
 
-        An out-of-memory error is not tried again: in an update of split weights, the other processes are waiting.
+        Raises an out-of-memory error as it comes: with split weights, the other processes wait in the same forward, so
+        this one cannot begin again.
         """
 
         def ask(part: Generation) -> tuple[Tensor, ...]:
@@ -123,9 +132,10 @@ class Policy:
         return mean_gaps(logprobs, rollout.old_logprobs, rollout.generation.mask).float()
 
     def with_frozen_hidden(self, generation: Generation) -> Generation:
-        """The generation with what the frozen blocks say, if there are any: no epoch and no reference asks them again.
+        """The generation with the output of the frozen blocks, so that no epoch and no reference runs them again.
 
-        Not where weights are split at the moment: recording stops a forward half-way, while other processes are in it.
+        It comes back unchanged if there are no frozen blocks, or if weights are split at the moment: recording stops a
+        forward half-way, and the other processes would be left inside it.
         """
         frozen = self.actor.frozen_blocks
         if frozen is None or is_split(self.model):
@@ -145,7 +155,7 @@ class Policy:
     def readable(self, model: nn.Module | None = None) -> AbstractContextManager[None]:
         """A context in which every process may call a model whose weights may be split; not for training.
 
-        ``model``: None is the actor; a frozen copy is another one.
+        ``model``: another model than the actor, such as the frozen copy.
         """
         asked = self.actor if model is None else model
         return readable(asked, self.processes, is_gathered=self._config.gather_for_rollouts)
@@ -155,11 +165,11 @@ class Policy:
         return autocast(self._config.autocast, self.device)
 
     def training(self) -> AbstractContextManager[Any]:
-        """The context of an update: with gradient checkpointing, the blocks are computed again in the backward pass."""
+        """The context of an update. With gradient checkpointing, blocks are computed again in the backward pass."""
         return checkpointed_layers(self.actor) if self._config.gradient_checkpointing else nullcontext()
 
     def rows_at_once(self, generation: Generation) -> int:
-        """How many of the rows pass the reference or the frozen blocks at once."""
+        """How many rows of a generation pass the reference or the frozen blocks at once."""
         fitting = max(self._config.reference_batch_tokens // _longest(generation), 1)
         return min(self.limits.reference_rows or fitting, fitting, len(generation))
 
@@ -171,17 +181,17 @@ class Policy:
         with self.precision():
             return self.actor.run(lambda: self.actor.critic_values(part))
 
-    def _in_parts(self, generation: Generation, ask: Callable[[Generation], tuple[Tensor, ...]]) -> list[Tensor]:
-        """What ``ask`` says of a few rows at a time, each answer [b, t], put together to [B, T]; without gradients.
-
-        Where memory runs out, it is asked again about fewer rows.
-        """
+    def _ask_in_fitting_parts(
+        self, generation: Generation, ask: Callable[[Generation], tuple[Tensor, ...]]
+    ) -> list[Tensor]:
+        """:meth:`_ask_in_parts`; when memory runs out, it starts again with fewer rows at a time."""
         return retry_smaller(
             lambda: self._ask_in_parts(generation, ask), lambda: self.limits.halve_microbatch(len(generation))
         )
 
     @torch.no_grad()
     def _ask_in_parts(self, generation: Generation, ask: Callable[[Generation], tuple[Tensor, ...]]) -> list[Tensor]:
+        """Call ``ask`` on a few rows at a time, without gradients, and join each of its answers [b, t] to [B, T]."""
         limits, like = self.limits, generation.logprobs.to(statistics_dtype(self.dtype))
         split = microbatches(generation.attention_mask, size=limits.microbatch, tokens=limits.microbatch_tokens)
         answers = [ask(trim(generation.rows(indices))) for indices in split]
@@ -189,6 +199,7 @@ class Policy:
 
 
 def _joined(parts: Sequence[Tensor], split: Sequence[Tensor], like: Tensor) -> Tensor:
+    """The rows of all parts back in their places, [B, T] as ``like``; ``split``: the row indices of each part."""
     joined = torch.zeros_like(like)
     for part, indices in zip(parts, split, strict=True):
         joined[indices, : part.shape[1]] = part

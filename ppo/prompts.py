@@ -1,4 +1,4 @@
-"""Prompts: from what people hand over to token ids, and the shuffled order in which a run goes through them.
+"""Prompts: they are read into token ids, and a run goes through them in a shuffled order.
 
 This module knows tokenizers and rows, nothing about models or rewards.
 """
@@ -25,10 +25,10 @@ class Prompt:
 
 
 def read_prompts(prompts: Sequence[Any], tokenizer: Any | None) -> list[Prompt]:
-    """Strings, token ids, or dicts with "prompt" (either of the two), as :class:`Prompt`.
+    """Read prompts: each is a string, a list of token ids, or a dict that holds either under "prompt".
 
-    Raises ValueError, naming the index, for an empty list, an empty prompt, a dict without "prompt", a value of another
-    type, or a string where there is no tokenizer.
+    Raises ValueError for an empty list. Raises ValueError that names the index for an empty prompt, a dict without
+    "prompt", a value of another type, and a string where there is no tokenizer.
     """
     if isinstance(prompts, (str, Mapping)) or len(prompts) == 0:
         raise ValueError(f"prompts={prompts!r:.60} must be a non-empty list of strings, token ids or dicts")
@@ -61,7 +61,7 @@ def _token_ids(content: Any, index: int) -> list[int]:
 
 
 def check_lengths(prompts: Sequence[Prompt], *, context: int | None, response_length: int, vocab_size: int) -> None:
-    """Raise ValueError for a prompt that leaves no room for its response, or has an id beyond the vocabulary."""
+    """Raise ValueError for a prompt that leaves too little room for a response or has an id outside the vocabulary."""
     for index, prompt in enumerate(prompts):
         if context is not None and len(prompt.ids) + response_length > context:
             raise ValueError(
@@ -73,7 +73,7 @@ def check_lengths(prompts: Sequence[Prompt], *, context: int | None, response_le
 
 
 def make_samples(prompts: Sequence[Prompt], generation: Generation, tokenizer: Any | None) -> list[Sample]:
-    """Each prompt with its response as ids and, where there is a tokenizer, as text without special tokens."""
+    """Each prompt with its response, as ids and as text without special tokens ("" without a tokenizer)."""
     lengths, ended = generation.lengths.tolist(), generation.is_ended.tolist()
     samples = []
     for prompt, tokens, length, is_ended in zip(prompts, generation.tokens.tolist(), lengths, ended, strict=True):
@@ -84,9 +84,9 @@ def make_samples(prompts: Sequence[Prompt], generation: Generation, tokenizer: A
 
 
 class PromptStream:
-    """Goes through ``num_prompts`` indices in random order, again and again, each once per pass.
+    """An endless stream of prompt indices: each pass holds all ``num_prompts`` once, in a new random order.
 
-    ``generator`` (CPU) decides the order; the order and the place in it belong to a checkpoint.
+    ``generator`` (CPU) decides the order. ``order``: the indices drawn but not yet taken; a checkpoint holds them.
     """
 
     def __init__(self, num_prompts: int, generator: torch.Generator) -> None:
@@ -95,11 +95,11 @@ class PromptStream:
         self.order: Tensor = torch.empty(0, dtype=torch.long)
 
     def restore(self, order: Tensor) -> None:
-        """Go on with the order of a checkpoint: int64 indices."""
+        """Continue with the order of a checkpoint, int64 indices."""
         self.order = order
 
     def take(self, count: int) -> list[int]:
-        """The next ``count`` indices; a pass that ends is followed by a freshly shuffled one."""
+        """The next ``count`` indices. When a pass ends, a new shuffled pass follows."""
         while len(self.order) < count:
             self.order = torch.cat([self.order, torch.randperm(self._num_prompts, generator=self._generator)])
         taken, self.order = self.order[:count].tolist(), self.order[count:]

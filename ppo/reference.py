@@ -1,7 +1,7 @@
 """What the KL penalty is measured against.
 
-A reference answers one question: how likely was each response token under it? It is asked once per rollout, in batches
-of a token budget, without gradients. This module knows nothing about rewards or about how KL is used.
+A reference answers one question: how likely is each response token under it? It is asked once per rollout, without
+gradients. This module knows nothing about rewards or about how KL is used.
 """
 
 from __future__ import annotations
@@ -24,11 +24,15 @@ from .types import Generation, Reference, Sample
 
 
 class FrozenReference:
-    """A frozen causal LM; one with an adapter is asked with the adapter off, unless ``is_adapter_off=False``.
+    """A frozen causal LM as the reference.
 
-    ``sampling`` is the distribution that the policy samples from: its temperature and filters apply here too, so that
-    KL(reference, reference) is 0. ``chunk_tokens`` pass the output layer at once, ``batch_tokens`` the model.
-    ``frozen_blocks``: the blocks that it shares with the policy, skipped where a generation brings their output along.
+    model           the causal LM
+    sampling        the distribution that the policy samples from; its temperature and filters apply here too, so that
+                    KL(reference, reference) is 0
+    chunk_tokens    response tokens that pass the output layer at once
+    batch_tokens    padded prompt+response tokens that pass the model at once
+    is_adapter_off  True switches the adapter off while the model is asked, if it has one
+    frozen_blocks   blocks that it shares with the policy; they are skipped if a generation holds their output
     """
 
     def __init__(
@@ -50,7 +54,7 @@ class FrozenReference:
 
     @torch.no_grad()
     def logprobs(self, generation: Generation, samples: Sequence[Sample]) -> Tensor:
-        """Log-probs of the response tokens, float32 [B, T], 0 on padding; ``samples`` are not looked at."""
+        """Log-probs of the response tokens, float32 [B, T], 0 on padding. ``samples`` are not used."""
         dtype = statistics_dtype(next(self.model.parameters()).dtype)
         result = torch.zeros(generation.mask.shape, dtype=dtype, device=generation.mask.device)
         with adapter_off(self.model) if self.is_adapter_off else nullcontext():
@@ -68,7 +72,7 @@ class CallableReference:
     function: Callable[[Generation, Sequence[Sample]], Tensor]
 
     def logprobs(self, generation: Generation, samples: Sequence[Sample]) -> Tensor:
-        """What the function says, checked for its shape (ValueError) and set to 0 on padding."""
+        """The function's answer, set to 0 on padding. Raises ValueError for a wrong shape."""
         result = self.function(generation, samples)
         if result.shape != generation.mask.shape:
             raise ValueError(
@@ -78,10 +82,11 @@ class CallableReference:
 
 
 def resolve_adapter(model: nn.Module, config: Config) -> Config:
-    """Settle ``reference_adapter="auto"`` for a model with an adapter, which is asked about only once in its life.
+    """The config with ``reference_adapter="auto"`` replaced by "off" or "snapshot", for a model with an adapter.
 
-    The reference is the model as it is now. An adapter that does nothing yet can be switched off for it; one that acts,
-    such as one from fine-tuning, has to be copied, or KL would be measured against the model before fine-tuning.
+    The reference is the model as it is now. An adapter that does nothing yet can be switched off to get it back. An
+    adapter that acts, such as one from fine-tuning, has to be copied, or KL would be measured against the model before
+    fine-tuning. The answer is saved with the config, so a resumed run, whose adapter does act, does not ask again.
     """
     if config.reference_adapter != "auto" or not has_adapter(model):
         return config
@@ -89,10 +94,10 @@ def resolve_adapter(model: nn.Module, config: Config) -> Config:
 
 
 def freeze(model: nn.Module, config: Config, *, has_own_reference: bool) -> nn.Module | None:
-    """The model as it is now, if the KL penalty or the retain loss will ask for it, else None.
+    """A frozen copy of the model as it is now, if the KL penalty or the retain loss will ask for it, else None.
 
-    With ``reference_adapter="off"`` a model is its own frozen copy. Of any other what is trained is copied, and what is
-    frozen shared, unless ``reference_dtype`` is another one.
+    A model whose adapter is switched off for the reference is its own copy. Any other model is copied: its trained
+    parameters are new tensors, its frozen parameters are shared. ``reference_dtype="bfloat16"`` shares nothing.
     """
     needs_reference = config.kl_coef > 0 and not has_own_reference
     needs_retain = config.retain_coef > 0 and config.retain_loss == "kl"
@@ -113,7 +118,7 @@ def make_reference(
     config: Config,
     frozen_blocks: FrozenBlocks | None = None,
 ) -> Reference | None:
-    """What the caller gave, or the frozen model if KL is wanted, or None."""
+    """The reference that the caller gave, else the frozen model if there is a KL penalty, else None."""
     if isinstance(given, Reference):
         return given
     if given is not None:

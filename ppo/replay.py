@@ -1,6 +1,6 @@
-"""Takes up what a failed check left behind: the same rows through the same weights, row by row.
+"""Replays what a failed check left behind: the same rows go through the same weights and are checked row by row.
 
-This module knows dumps, a policy and its gradient; what is wrong with a number is :mod:`ppo.checks`.
+This module knows dumps, a policy and its gradient. :mod:`ppo.checks` knows when a number is wrong.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ from .types import Rollout
 
 @dataclass(frozen=True)
 class Replay:
-    """A failed check, looked at again.
+    """A failed check, computed once more.
 
-    ``check``, ``message`` as the run said it; ``problems``: what is found wrong with the rows now, each with the rows;
-    ``row_gaps``: nats per token between the policy's and the old log-probs, one a row; ``statistics``: of the rows as
-    one minibatch, ``update/grad_norm`` (before clipping) among them; ``rollout``, ``policy`` and ``learner`` to look
-    further.
+    check, message   as the run reported them
+    problems         what is wrong with the rows now; each problem has the indices of its rows
+    row_gaps         nats per token between the policy's and the old log-probs, one number a row
+    statistics       of the rows as one minibatch, with ``update/grad_norm`` before clipping
+    rollout, policy, learner   for a closer look
     """
 
     check: str
@@ -48,14 +49,14 @@ class Replay:
 
 
 def replay(path: str | Path, *, model: nn.Module | None = None, device: str | None = None) -> Replay:
-    """Run the rows of a dump through the weights that were saved with them; nothing is trained or written.
+    """Run the rows of a dump through the weights that were saved with them. Nothing is trained or written.
 
-    ``path``: a folder under ``<out>/dumps``. ``model``: as for :meth:`Trainer.resume`, of an adapter only. Raises
-    ValueError for a damaged dump.
+    ``path``: a folder under ``<out>/dumps``. ``model``: as for :meth:`Trainer.resume`, needed only where the policy
+    was no plain Hugging Face model (an adapter, say). Raises ValueError for a damaged dump.
     """
     folder = Path(path)
     found, rollout, retain = read_dump(folder)
-    policy, learner, checks = _parts(folder / "trainer", model, device)
+    policy, learner, checks = _restored_parts(folder / "trainer", model, device)
     _check_ids(folder, rollout, retain, policy, learner)
     rollout = on_device(rollout, policy.device)
     retain = None if retain is None else retain.to(policy.device)
@@ -69,9 +70,9 @@ def replay(path: str | Path, *, model: nn.Module | None = None, device: str | No
 
 
 def _problems(check: str, rollout: Rollout, gaps: torch.Tensor, most: float) -> dict[str, list[int]]:
-    """What is wrong with the rows now, each with the rows that it is true of."""
+    """What is wrong with the rows now, each problem with the indices of its rows."""
     problems = {name: is_bad.nonzero().squeeze(1).tolist() for name, is_bad in rollout_problems(rollout).items()}
-    if check != "not_finite":  # that one may come after updates, and then the policy has moved
+    if check != "not_finite":  # this check may fail after other updates, which have moved the policy
         apart = f"log-probs are more than {most:g} nats per token apart"
         problems[apart] = [row for row, gap in enumerate(gaps.tolist()) if not gap <= most]
     if check == "sampler":
@@ -81,7 +82,7 @@ def _problems(check: str, rollout: Rollout, gaps: torch.Tensor, most: float) -> 
 
 
 def _check_ids(folder: Path, rollout: Rollout, retain: RetainBatch | None, policy: Policy, learner: Learner) -> None:
-    """Raise ValueError for rows that the model of the dump cannot have had."""
+    """Raise ValueError for rows that the model of the dump cannot have produced, or that do not match its config."""
     vocab, context = vocabulary_size(policy.model), context_length(policy.model)
     for ids in (rollout.generation.input_ids, *([] if retain is None else [retain.ids])):
         if int(ids.min()) < 0 or int(ids.max()) >= vocab:
@@ -89,16 +90,18 @@ def _check_ids(folder: Path, rollout: Rollout, retain: RetainBatch | None, polic
         if context is not None and ids.shape[1] > context:
             raise ValueError(f"{folder} is damaged: its rows are longer than the model's context of {context}")
     if (retain is not None) != (learner.retain_loss is not None):
-        raise ValueError(f"{folder} is damaged: text to keep and the run's retain_coef do not go together")
+        raise ValueError(
+            f"{folder} is damaged: it must hold text to keep if the run's retain_coef is above 0, else none"
+        )
 
 
-def _parts(folder: Path, model: nn.Module | None, device: str | None) -> tuple[Policy, Learner, Checks]:
-    """As the checkpoint of a dump holds them. What prompts, reward and reference said is in the rows."""
+def _restored_parts(folder: Path, model: nn.Module | None, device: str | None) -> tuple[Policy, Learner, Checks]:
+    """The parts of a run from the checkpoint of a dump. The rows hold what prompts, reward and reference gave."""
     snapshot = read_snapshot(folder, model, None, device)
     config, processes = snapshot.config, Processes.current()
     policy = Policy.of(snapshot.model, config, processes)
     restore_value(policy, snapshot.folder)
-    frozen = freeze(snapshot.model, config, has_own_reference=True)  # only what text to keep asks for
+    frozen = freeze(snapshot.model, config, has_own_reference=True)  # for the retain loss alone
     if frozen is not None and frozen is not snapshot.model:
         restore_frozen(frozen, snapshot.folder)
     kl = KLPenalty.of(config)

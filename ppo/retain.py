@@ -1,8 +1,8 @@
 """PPO-ptx: text that the policy should keep, mixed into every minibatch as a loss of its own.
 
-"lm" is the language-model loss on the text (Ouyang et al. 2022, sec. 3.5); "kl" is KL(reference || policy) over the
-whole vocabulary at every position of the text, which keeps what the reference knew rather than what the text says.
-This module knows nothing about rewards, rollouts or optimisers.
+"lm" is the language-model loss on the text (Ouyang et al. 2022, sec. 3.5). "kl" is KL(reference || policy) over the
+whole vocabulary at every position of the text: it keeps what the reference predicts, not what the text says. This
+module knows nothing about rewards, rollouts or optimisers.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from .prompts import read_prompts
 
 @dataclass(frozen=True)
 class RetainBatch:
-    """Text to keep that goes with one minibatch: ids int64 [R, L], right-padded, and their bool mask."""
+    """The text to keep that goes with one minibatch: ``ids`` int64 [R, L], right-padded, and ``mask`` bool [R, L]."""
 
     ids: Tensor
     mask: Tensor
 
     @property
     def num_predictions(self) -> int:
-        """How many tokens are predicted: every real one but the first of each row."""
+        """The number of predicted tokens: every real token but the first of each row."""
         return count_predictions(self.mask)
 
     def to(self, device: torch.device) -> RetainBatch:
@@ -40,11 +40,11 @@ class RetainBatch:
 
 
 class RetainTexts:
-    """The texts to keep, drawn from at random.
+    """The texts to keep. Batches are drawn from them at random, with replacement.
 
-    ``sequences``: token ids, any lengths; they are cut into pieces of at most ``length`` tokens. ``num_sequences``: R
-    of a batch. ``generator`` (CPU) decides which pieces are drawn. Raises ValueError when no piece has the two tokens
-    that a prediction needs.
+    ``sequences``: token ids of any length, which are cut into pieces of at most ``length`` tokens. ``num_sequences``:
+    R, the rows of a batch. ``generator`` (CPU) decides which pieces are drawn. A prediction needs two tokens; raises
+    ValueError when no piece has them.
     """
 
     def __init__(
@@ -73,8 +73,10 @@ class RetainTexts:
 class RetainLoss:
     """The loss on a batch of texts to keep.
 
-    ``kind``: "lm", or "kl" with a frozen ``reference`` model, asked with its adapter off if it has one, unless
-    ``is_adapter_off=False``. ``chunk_tokens`` pass the output layer at once.
+    kind            "lm" or "kl"
+    reference       a frozen model, which "kl" needs and "lm" does not use; raises ValueError where "kl" has none
+    chunk_tokens    tokens that pass the output layer at once
+    is_adapter_off  True switches the adapter of the reference off while it is asked, if it has one
     """
 
     def __init__(
@@ -89,11 +91,14 @@ class RetainLoss:
             raise ValueError("retain_loss='kl' needs a reference model")
         self.kind = kind
         self._reference = Backbone(reference) if reference is not None and kind == "kl" else None
-        self._with_adapter = reference if is_adapter_off else None  # the model whose adapter is to be off
+        self._switched_off = reference if is_adapter_off else None  # its adapter is off while the reference is asked
         self._chunk_tokens = chunk_tokens
 
     def __call__(self, policy: Backbone, ids: Tensor, mask: Tensor, *, num_tokens: int) -> Tensor:
-        """Sum of the loss over the predicted tokens of this batch / ``num_tokens``: a scalar, in nats per token."""
+        """The loss summed over the predicted tokens of ``ids`` and divided by ``num_tokens``: a scalar, nats per token.
+
+        ``ids`` int64 and ``mask`` bool [r, L] are some rows of a batch; ``num_tokens``: predicted tokens of all of it.
+        """
         predicted = mask[:, 1:] & mask[:, :-1]
         targets = ids[:, 1:][predicted]
         ref_rows = None
@@ -109,7 +114,7 @@ class RetainLoss:
         return total / num_tokens
 
     def _adapter_off(self) -> AbstractContextManager[None]:
-        return adapter_off(self._with_adapter) if self._with_adapter is not None else nullcontext()
+        return adapter_off(self._switched_off) if self._switched_off is not None else nullcontext()
 
     def _chunk(self, policy: Backbone, rows: Tensor, targets: Tensor, ref_rows: Tensor | None) -> Tensor:
         logprobs = torch.log_softmax(as_statistics(policy.output_layer(rows)), dim=-1)
@@ -121,16 +126,17 @@ class RetainLoss:
 
 
 def count_predictions(mask: Tensor) -> int:
-    """How many tokens of a right-padded batch are predicted: every real one but the first of each row."""
+    """The number of predicted tokens in a right-padded batch: every real token but the first of each row."""
     return int((mask[:, 1:] & mask[:, :-1]).sum())
 
 
 def make_retain_texts(
     texts: Sequence[Any] | None, tokenizer: Any | None, model: nn.Module, config: Config, generator: torch.Generator
 ) -> RetainTexts | None:
-    """The texts to keep of a run, or None where its config asks for none.
+    """The texts that a run keeps, or None where its config asks for none.
 
-    Raises ValueError when they are missing, or are of no use to ``model``: too long for it, or of other ids.
+    Raises ValueError when texts are missing, have pieces longer than the model's context, or hold ids outside its
+    vocabulary.
     """
     if config.retain_coef == 0:
         return None
@@ -147,7 +153,7 @@ def make_retain_texts(
 
 
 def make_retain_loss(frozen: nn.Module | None, config: Config) -> RetainLoss | None:
-    """The loss on texts to keep that a config asks for, or None; ``frozen``: the model as it was at the start."""
+    """The retain loss that a config asks for, or None. ``frozen``: the model as it was at the start."""
     if config.retain_coef == 0:
         return None
     return RetainLoss(

@@ -1,7 +1,12 @@
 """Where responses come from: the policy itself, or anywhere else.
 
-A sampler is a function ``(policy, prompts, *, seed, request_ids) -> Generation``: one response to each of the given
-prompts. ``seed`` and a request's id fix its response, so that no sample depends on how many processes there are.
+A sampler is a function ``(policy, prompts, *, seed, request_ids) -> Generation``. It gives one response to each of the
+given prompts. ``request_ids``: the places of these prompts among all prompts of the step; with several processes, each
+samples a part of them. A response should depend on ``seed`` and its own request id alone: then it does not depend on
+the number of processes.
+
+``Generation.logprobs`` must be those of the distribution ``policy.sampling``, or a check fails. A sampler that does not
+know them takes the log-probs, entropy and values of ``policy.measure(generation)``.
 """
 
 from __future__ import annotations
@@ -21,9 +26,9 @@ from .types import Generation
 def sample_policy(
     policy: Policy, prompts: Sequence[Prompt], *, seed: int, request_ids: Sequence[int], compiled: bool = False
 ) -> Generation:
-    """Draw a response of the policy to each prompt; where memory runs out, fewer of them side by side.
+    """Draw one response of the policy to each prompt. When memory runs out, fewer are decoded side by side.
 
-    ``compiled``: decode by ``torch.compile``, as :func:`ppo.generate` does.
+    ``compiled``: decode with ``torch.compile``; see :func:`ppo.generate`.
     """
     ids = [prompt.ids for prompt in prompts]
 
@@ -49,13 +54,13 @@ def collate(
     eos_ids: Sequence[int] = (),
     device: torch.device | None = None,
 ) -> Generation:
-    """Prompts and responses as token ids, padded into one batch; log-probs and entropy are 0, for nobody measured them.
+    """Pad prompts and responses, given as token ids, into one batch.
 
-    A response that ends with one of ``eos_ids`` has ended by itself. Raises ValueError for lists of different lengths
-    and for a response without a token.
+    Log-probs and entropy are 0, because they were not measured. A response that ends with one of ``eos_ids`` counts as
+    ended by itself. Raises ValueError for lists of different lengths and for a response without a token.
     """
     if len(prompts) != len(responses):
-        raise ValueError(f"{len(prompts)} prompts and {len(responses)} responses: give as many")
+        raise ValueError(f"{len(prompts)} prompts and {len(responses)} responses: give one response to each prompt")
     if empty := [index for index, response in enumerate(responses) if len(response) == 0]:
         raise ValueError(f"response {empty[0]} holds no token: leave it and its prompt out")
     device = torch.device("cpu") if device is None else device

@@ -1,4 +1,4 @@
-"""From a reward function's answer to checked, scaled and clipped numbers.
+"""The reward function is asked; its answer is checked, scaled, clipped and placed on the response tokens.
 
 This module knows samples and numbers, nothing about models.
 """
@@ -22,14 +22,14 @@ from .types import Generation, RewardFn, Sample
 
 @dataclass
 class RunningMoments:
-    """Mean and variance of all numbers seen so far (Chan et al. 1979); ``std`` is 1 before two came."""
+    """Mean and variance of all numbers seen so far (Chan et al. 1979)."""
 
     count: int = 0
     mean: float = 0.0
     squares: float = 0.0  # sum of squared distances to the mean
 
     def update(self, values: Tensor) -> None:
-        """Take in a batch of numbers, any shape."""
+        """Include a batch of numbers, of any shape."""
         flat = values.double().flatten()
         if flat.numel() == 0:
             return
@@ -41,26 +41,27 @@ class RunningMoments:
         self.count = total
 
     def take(self, numbers: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint's numbers, by the names of the fields."""
+        """Continue from the numbers of a checkpoint, which have the names of the fields."""
         self.count, self.mean, self.squares = numbers["count"], numbers["mean"], numbers["squares"]
 
     @property
     def std(self) -> float:
-        """Unbiased standard deviation."""
+        """Root of the unbiased variance; 1 until two different numbers were seen."""
         if self.count < 2 or self.squares == 0:
             return 1.0
         return math.sqrt(self.squares / (self.count - 1))
 
     @property
     def divisor(self) -> float:
-        """``std``, but never so small that numbers without a spread would explode."""
+        """What numbers are divided by: ``std``, but at least 1e-6, or numbers that hardly vary would explode."""
         return max(self.std, 1e-6)
 
 
 def call_reward(reward: RewardFn, samples: list[Sample]) -> tuple[Tensor, Tensor | None]:
-    """Ask the reward function: scores float64 [B], and token rewards float64 [B, T] where it gave those.
+    """Ask the reward function: scores float64 [B], and token rewards float64 [B, T] if it gave those, else None.
 
-    With token rewards the score is their sum. Raises ValueError, naming the sample, for a wrong length, NaN or inf.
+    The score of a sample with token rewards is their sum. Raises ValueError for a wrong number of answers. Raises
+    ValueError that names the sample for too few or too many token rewards, and for what is not a finite number.
     """
     answer = reward(own_copies(samples))
     values = _plain(answer)
@@ -75,11 +76,12 @@ def call_reward(reward: RewardFn, samples: list[Sample]) -> tuple[Tensor, Tensor
 
 
 def _plain(value: Any) -> Any:
-    """A tensor or an array as Python numbers; anything else as it is."""
+    """A tensor or an array as Python numbers; anything else unchanged."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _token_rewards(values: Sequence[Any], samples: list[Sample]) -> tuple[Tensor, Tensor]:
+    """Scores [B] and token rewards [B, T] from one list a sample; a list may have zeros after the response."""
     length = max(len(sample.ids) for sample in samples)
     rewards = torch.zeros(len(samples), length, dtype=torch.float64)
     for i, (numbers, sample) in enumerate(zip(values, samples, strict=True)):
@@ -88,7 +90,7 @@ def _token_rewards(values: Sequence[Any], samples: list[Sample]) -> tuple[Tensor
         checked = [_number(value, f"sample {i}, token {t}") for t, value in enumerate(numbers[: len(sample.ids)])]
         rewards[i, : len(checked)] = torch.tensor(checked, dtype=torch.float64)
         if any(float(value) != 0 for value in numbers[len(sample.ids) :]):
-            raise ValueError(f"sample {i} got a token reward behind its {len(sample.ids)} response tokens")
+            raise ValueError(f"sample {i} got a token reward after its {len(sample.ids)} response tokens")
     return rewards.sum(dim=1), rewards
 
 
@@ -103,10 +105,11 @@ def _number(value: Any, where: str) -> float:
 
 
 class Scorer:
-    """Calls the reward function and turns its answer into what PPO learns from.
+    """Calls the reward function, and turns its answer into token rewards [B, T].
 
-    ``moments`` are the running moments of all raw rewards where ``config.scale_scores`` asks for them, else None.
-    ``dtype``: what everything comes out in. ``reward=None``: scores are brought along, and :meth:`ask` is an error.
+    :meth:`ask` is for one process's responses; :meth:`shape` is for the whole step, over which the moments run.
+    ``moments``: the running moments of all raw rewards with ``config.scale_scores``, else None. ``dtype``: of all
+    tensors that come out. ``reward=None``: the caller brings scores along, and :meth:`ask` raises ValueError.
     """
 
     def __init__(self, reward: RewardFn | None, config: Config, *, dtype: torch.dtype = torch.float32) -> None:
@@ -116,14 +119,15 @@ class Scorer:
         self.moments = RunningMoments() if config.scale_scores else None
 
     def __call__(self, samples: list[Sample], generation: Generation) -> tuple[Tensor, Tensor]:
-        """Raw scores [B], and token rewards [B, T]: scaled, clipped, the penalty for a missing EOS taken off."""
+        """Raw scores [B] and shaped token rewards [B, T]: :meth:`ask`, then :meth:`shape`."""
         scores, per_token = self.ask(samples)
         return scores.to(generation.mask.device), self.shape(scores, per_token, generation)
 
     def ask(self, samples: list[Sample], *, step: int = 0) -> tuple[Tensor, Tensor | None]:
-        """Raw scores [B], and raw token rewards [B, T] where the function gives those.
+        """Raw scores [B], and raw token rewards [B, T] if the function gives those, else None.
 
-        What goes wrong says in a note which step it was and what was asked about.
+        An error gets a note that names ``step`` and the prompts. Raises what the function raises, TimeoutError after
+        ``config.reward_timeout_seconds``, and ValueError for a bad answer or without a function.
         """
         if self._reward is None:
             raise ValueError("there is no reward to ask: pass reward=… to the Trainer, or bring scores of your own")
@@ -132,13 +136,24 @@ class Scorer:
         return scores.to(self._dtype), per_token.to(self._dtype) if per_token is not None else None
 
     def shape(self, scores: Tensor, per_token: Tensor | None, generation: Generation) -> Tensor:
-        """Token rewards [B, T] out of the raw answer for a whole step, whose numbers enter the moments."""
+        """Token rewards [B, T] from the raw answers about a whole step, 0 on padding.
+
+        ``scores`` [B]; ``per_token`` [B, up to T], or None for a reward of one score a sample. In this order:
+
+        1. With ``config.scale_scores``, the moments take in the raw numbers, and the numbers are divided by their
+           standard deviation. The mean is not subtracted.
+        2. The numbers are clipped to ±``config.clip_scores``.
+        3. A score goes to the last real token of its response. Token rewards stay where they are.
+        4. ``config.missing_eos_penalty`` is subtracted there from responses that did not end by themselves.
+
+        Example: score 7, penalty 2, a response of three tokens without EOS, T = 4: [0 0 5 0].
+        """
         mask = generation.mask
         if per_token is not None:
-            adjusted = self._adjust(per_token, mask[:, : per_token.shape[1]].cpu())
+            adjusted = self._scale_and_clip(per_token, mask[:, : per_token.shape[1]].cpu())
             token_rewards = pad(adjusted, (0, mask.shape[1] - adjusted.shape[1])).to(mask.device)
         else:
-            adjusted = self._adjust(scores, torch.ones_like(scores, dtype=torch.bool))
+            adjusted = self._scale_and_clip(scores, torch.ones_like(scores, dtype=torch.bool))
             token_rewards = place_scores(adjusted.to(mask.device), mask)
         if self._config.missing_eos_penalty > 0:
             penalties = generation.is_ended.logical_not().to(token_rewards.dtype) * -self._config.missing_eos_penalty
@@ -146,10 +161,10 @@ class Scorer:
         return token_rewards * mask
 
     def metrics(self) -> dict[str, float]:
-        """What the newest rewards were divided by, where they were."""
+        """``score/running_std``, by which the newest rewards were divided; nothing without ``config.scale_scores``."""
         return {} if self.moments is None else {"score/running_std": self.moments.divisor}
 
-    def _adjust(self, values: Tensor, mask: Tensor) -> Tensor:
+    def _scale_and_clip(self, values: Tensor, mask: Tensor) -> Tensor:
         if self.moments is not None:
             self.moments.update(values[mask])
             values = values / self.moments.divisor

@@ -1,4 +1,4 @@
-"""Checkpoints: folders that appear whole or not at all, and what of a run goes into them."""
+"""Checkpoints: what of a run goes into them, and how a folder appears whole or not at all."""
 
 from .folder import (
     link_or_copy,

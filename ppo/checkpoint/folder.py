@@ -3,13 +3,13 @@
     <checkpoint>/
       model/                  a plain Hugging Face folder: the policy, its config, the tokenizer
       value.safetensors       value head and separate critic
-      reference.safetensors   the frozen reference, if there is one (hard-linked from the checkpoint before)
+      reference.safetensors   the frozen copy, if there is one (hard-linked from the checkpoint before)
       optimizer.safetensors   Adam's moments
       rng.safetensors         generator states and the order of the prompts
       state.json              everything that is a number, with a SHA-256 of every other file and of itself
 
-A folder is written under a temporary name, flushed to disk and renamed. Files that never change are shared between the
-checkpoints of a run: damage to one of those is damage to all. This module knows files, not training.
+A folder is written under a temporary name, flushed to disk and renamed. The checkpoints of a run share the files that
+never change, so damage to such a file damages all of them. This module knows files, not training.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from ..io.files import flush, read_json
 
 FORMAT = 2
 READABLE = (1, 2)
-"""Formats that are read. In format 1 state.json has no checksum of itself: only the other files are checked."""
+"""The formats that can be read. In format 1, state.json has no checksum of itself; only the other files are checked."""
 
 
 def write_atomically(path: Path, fill: Callable[[Path], Mapping[str, Any]]) -> None:
-    """Let ``fill`` write into a temporary folder and give the content of state.json; then put it at ``path``.
+    """Write a checkpoint at ``path``: ``fill`` writes files into a folder and returns the content of state.json.
 
-    A kill at any moment leaves either the old folder (maybe as ``<path>.old``, which :func:`read_state` finds) or the
-    new one. Raises OSError that names the checkpoint where it cannot be written, on a full disk say; what was half
-    written is deleted, and what stood at ``path`` stands there still.
+    The folder is temporary until it is whole. A kill at any moment leaves either the old checkpoint (maybe as
+    ``<path>.old``, which :func:`read_state` finds) or the new one. Raises OSError that names the checkpoint when it
+    cannot be written, on a full disk say. Then the temporary folder is deleted and ``path`` is unchanged.
     """
     temporary, old = path.with_name(path.name + ".tmp"), path.with_name(path.name + ".old")
     try:
@@ -54,7 +54,7 @@ def write_atomically(path: Path, fill: Callable[[Path], Mapping[str, Any]]) -> N
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         number = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
         raise OSError(
-            number, f"the checkpoint {path} could not be written ({reason}); those before it stand"
+            number, f"the checkpoint {path} could not be written ({reason}); the earlier ones are unchanged"
         ) from error
     if path.exists():
         os.replace(path, old)
@@ -64,8 +64,8 @@ def write_atomically(path: Path, fill: Callable[[Path], Mapping[str, Any]]) -> N
 
 
 def _fill(folder: Path, fill: Callable[[Path], Mapping[str, Any]]) -> None:
-    """All files of a checkpoint, state.json with their checksums last, everything on disk."""
-    state = json.loads(json.dumps(fill(folder)))  # as it will be read
+    """Write all files of a checkpoint, then state.json with their checksums, and flush everything to disk."""
+    state = json.loads(json.dumps(fill(folder)))  # the checksum is of what will be read back
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     state["format"] = FORMAT
     state["sha256"] = {str(p.relative_to(folder)): sha256(p) for p in files}
@@ -77,10 +77,10 @@ def _fill(folder: Path, fill: Callable[[Path], Mapping[str, Any]]) -> None:
 
 
 def read_state(path: Path) -> tuple[Path, dict[str, Any]]:
-    """The folder and state.json of a checkpoint, every file checked against its checksum.
+    """The folder and the state.json of a checkpoint, after every file was checked against its checksum.
 
-    ``path`` is a checkpoint, or a folder of checkpoints of which the newest good one is taken; a RuntimeWarning names
-    what was found damaged before it. Raises ValueError that names what is missing or damaged.
+    ``path``: a checkpoint, or a folder of checkpoints, of which the newest undamaged one is taken; a RuntimeWarning
+    names the damage in newer ones. Raises ValueError that names what is missing or damaged.
     """
     problems: list[str] = []
     for folder in _candidates(path):
@@ -96,21 +96,21 @@ def read_state(path: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _candidates(path: Path) -> list[Path]:
-    """Folders that should be checkpoints, the most wanted first. A numbered one counts even if state.json is gone."""
+    """The folders to try, in this order. A numbered one without state.json is tried too, so that it is reported."""
     single = [path, path.with_name(path.name + ".old")]
     return [p for p in single if (p / "state.json").is_file()] + list_checkpoints(path)[::-1]
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The numbered checkpoints ``step-<n>`` of a run's folder, oldest first."""
+    """The checkpoints ``step-<n>`` in a folder, lowest number first."""
     found = (p for p in folder.glob("step-*") if p.is_dir() and p.name.removeprefix("step-").isdecimal())
     return sorted(found, key=_number)
 
 
 def prune(folder: Path, keep: int, *, newest: Path) -> None:
-    """Delete all but the ``keep`` checkpoints of a folder that end with ``newest``, and what a kill left half written.
+    """Delete all checkpoints of a folder but ``newest`` and the ``keep`` - 1 before it, and what a kill left partial.
 
-    Those numbered above it belong to a future that the run has left, for it went on from an earlier checkpoint.
+    Checkpoints with higher numbers than ``newest`` are deleted too: the run went back to an earlier step than theirs.
     """
     known = list_checkpoints(folder)
     kept = [p for p in known if _number(p) <= _number(newest)][-keep:]
@@ -123,12 +123,12 @@ def _number(checkpoint: Path) -> int:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write safetensors; tensors that share memory are written apart."""
+    """Write a safetensors file. Tensors that share memory are written as separate tensors."""
     save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read safetensors; a file that is missing or damaged is a ValueError that names it."""
+    """Read a safetensors file. Raises ValueError that names a missing or damaged file."""
     try:
         tensors: dict[str, Tensor] = load_file(path)
         return tensors
@@ -137,8 +137,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """A second name for a file that never changes; a copy where the file system has no hard links."""
-    target.unlink(missing_ok=True)  # it may be another name of the same file, which a copy would write into
+    """Make ``target`` a hard link to a file that never changes, or a copy where the file system has no hard links."""
+    target.unlink(missing_ok=True)  # it may be a link to a file of another checkpoint, which a copy would overwrite
     try:
         os.link(source, target)
     except OSError:
@@ -152,23 +152,23 @@ def sha256(path: Path) -> str:
 
 
 def state_sha256(state: Mapping[str, Any]) -> str:
-    """Hexadecimal SHA-256 of what state.json says, without the line that holds it; the order of its keys is free."""
-    said = {name: value for name, value in state.items() if name != "state_sha256"}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode("utf-8")).hexdigest()
+    """Hexadecimal SHA-256 of the content of state.json without its own checksum; the order of keys does not matter."""
+    content = {name: value for name, value in state.items() if name != "state_sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8")).hexdigest()
 
 
 def unchanged(folder: Path, name: str) -> Path | None:
-    """A file of a checkpoint that is still what its state.json says, or None: a damaged one is not to be passed on."""
+    """The path of a checkpoint's file if its checksum is still right, else None: a damaged file must not be shared."""
     file = folder / name
     try:
-        is_whole = file.is_file() and _read(folder)["sha256"].get(name) == sha256(file)
-    except (ValueError, OSError):  # what cannot be read is damaged
+        is_whole = file.is_file() and _read_state_file(folder)["sha256"].get(name) == sha256(file)
+    except (ValueError, OSError):  # a file that cannot be read counts as damaged
         return None
     return file if is_whole else None
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    """state.json, its own checksum right and taken out. Raises ValueError that names it and what is wrong."""
+def _read_state_file(folder: Path) -> dict[str, Any]:
+    """The content of state.json without its own checksum, which is checked. Raises ValueError that names the damage."""
     state = read_json(folder / "state.json")
     checksums = state.get("sha256") if isinstance(state, dict) else None
     if not isinstance(checksums, dict):
@@ -184,7 +184,8 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _checked_state(folder: Path) -> dict[str, Any]:
-    state = _read(folder)
+    """The content of state.json, after all files of the folder were checked against it."""
+    state = _read_state_file(folder)
     checksums = state["sha256"]
     for name, expected in checksums.items():
         file = folder / name

@@ -1,6 +1,6 @@
 """The checkpoint of a plain training loop: weights, Adam's moments, one generator, and whatever is JSON.
 
-For fine-tuning beside PPO (memorising, unlearning baselines); the trainer's own is :mod:`ppo.checkpoint.run_state`.
+It serves fine-tuning beside PPO (memorising, unlearning baselines). :mod:`ppo.checkpoint.run_state` serves the trainer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .folder import load_tensors, read_state, save_tensors, write_atomically
 
 
 def has_loop(folder: Path) -> bool:
-    """Whether there is a checkpoint to go on from; a kill while writing leaves one as ``<folder>.old``."""
+    """Whether there is a checkpoint to continue from. A kill during a write may leave it as ``<folder>.old``."""
     return folder.is_dir() or folder.with_name(folder.name + ".old").is_dir()
 
 
@@ -27,7 +27,7 @@ def save_loop(
     generator: torch.Generator,
     state: Mapping[str, Any],
 ) -> None:
-    """Write them; a kill leaves the old checkpoint or the new one. ``state``: plain JSON."""
+    """Write weights, moments, generator and ``state`` (plain JSON). A kill leaves the old or the new checkpoint."""
 
     def fill(target: Path) -> Mapping[str, Any]:
         save_tensors(target / "weights.safetensors", dict(model.named_parameters()))
@@ -47,7 +47,10 @@ def save_loop(
 def restore_loop(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
 ) -> dict[str, Any]:
-    """Put back what :func:`save_loop` wrote and return the state. ValueError for what is damaged or another model's."""
+    """Put back what :func:`save_loop` wrote and return its ``state``.
+
+    Raises ValueError for a damaged checkpoint and for one of another model.
+    """
     folder, state = read_state(folder)
     weights, parameters = load_tensors(folder / "weights.safetensors"), dict(model.named_parameters())
     if weights.keys() != parameters.keys():

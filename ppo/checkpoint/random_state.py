@@ -1,6 +1,6 @@
-"""The states of the global random generators, for reward functions that draw from them: torch's, Python's and numpy's.
+"""The states of the global random generators of torch, CUDA, Python and numpy, for rewards that draw from them.
 
-What the library draws itself comes from generators of its own. This module knows how states become tensors and back.
+The library itself draws from its own generators. This module knows how states become tensors, and tensors states.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def random_state() -> dict[str, Tensor]:
-    """The states as they are, by name."""
+    """The current states, by name. ``cuda`` is the generator of the current GPU."""
     version, words, spare = random.getstate()
     name, keys, position, has_spare, numpy_spare = np.random.get_state(legacy=True)  # noqa: NPY002
     tensors = {
@@ -33,9 +33,9 @@ def random_state() -> dict[str, Tensor]:
 
 
 def set_random_state(tensors: Mapping[str, Tensor]) -> None:
-    """Take back what :func:`random_state` gave; a generator that is not named stays as it is.
+    """Set the states that :func:`random_state` returned. A generator that is not named is left as it is.
 
-    Raises ValueError for what is no state of that generator.
+    Raises ValueError for a state that its generator does not accept.
     """
     try:
         if "torch" in tensors:

@@ -1,7 +1,7 @@
-"""All that a step depends on, as one list: what goes into a checkpoint, comes back out of it, and can be undone.
+"""All that a step depends on, in one list: it is saved to a checkpoint and restored from one, and an update is undone.
 
-Weights, critic, frozen copy, Adam's moments, KL coefficient, running moments of the scores, generators, the order of
-the prompts, limits and counters. :mod:`ppo.checkpoint.folder` knows how the files are kept whole,
+The list: weights, critic, frozen copy, Adam's moments, KL coefficient, running moments of the scores, generators, the
+order of the prompts, limits and counters. :mod:`ppo.checkpoint.folder` knows how the files are kept whole,
 :mod:`ppo.checkpoint.snapshot` how a model is read.
 """
 
@@ -39,7 +39,12 @@ _REFERENCE = "reference.safetensors"
 
 @dataclass
 class Counters:
-    """How far a run is. ``skipped_in_a_row``: updates whose gradient was not finite, since the last one that was."""
+    """How far a run is; the one record that :class:`RunState`, the trainer and the learner share.
+
+    step              PPO steps that are done
+    skipped_in_a_row  updates skipped in a row because their loss or gradient was not finite
+    last_checkpoint   the checkpoint that was written or read last
+    """
 
     step: int = 0
     skipped_in_a_row: int = 0
@@ -48,9 +53,10 @@ class Counters:
 
 @dataclass(frozen=True)
 class RunState:
-    """The parts of a run, by name. It owns none of them.
+    """The parts of a run, by name. It only refers to them.
 
-    frozen        the model as it was at the start, where KL penalty or retain loss ask for it; may be the policy's own
+    frozen        the model as it was at the start, if the KL penalty or the retain loss needs it, else None; it may be
+                  the policy's own model, with its adapter off
     retain_texts  of PPO-ptx, or None
     generator     the one from which prompt order, sampling seeds, minibatches and retain texts are drawn
     """
@@ -69,16 +75,16 @@ class RunState:
     tokenizer: Any | None
 
     def end_step(self) -> None:
-        """One more step is done; all processes go on with the smallest limits of any."""
+        """Count a finished step. All processes continue with the smallest limits of any of them."""
         self.counters.step += 1
         self.policy.agree_on_limits()
 
     # ------------------------------------------------------------------ into a checkpoint
 
     def save(self, path: Path) -> Path:
-        """Write a checkpoint at ``path``, replacing what is there; returns ``path``.
+        """Write a checkpoint at ``path`` in the place of what is there, and return ``path``.
 
-        All processes must call, since weights that are split are gathered; the first one writes.
+        All processes must call this, because split weights are gathered from all of them. The first one writes.
         """
         processes, reference = self.policy.processes, self._own_reference()
         policy = gathered(self.policy.model.state_dict(keep_vars=True))
@@ -105,7 +111,7 @@ class RunState:
         return path
 
     def save_model(self, folder: Path) -> None:
-        """Write the policy alone, as a checkpoint holds it; all processes must call."""
+        """Write the policy alone, as a checkpoint holds it. All processes must call this."""
         policy = gathered(self.policy.model.state_dict(keep_vars=True))
         with self.policy.processes.together():
             if self.policy.processes.is_first:
@@ -113,7 +119,7 @@ class RunState:
                 self._write_policy(folder, policy)
 
     def save_numbered(self, folder: Path) -> Path:
-        """Write ``step-<n>`` in a folder of checkpoints, and delete all but the newest few of them."""
+        """Write ``step-<n>`` in a folder of checkpoints, and delete all but the newest ``config.keep_checkpoints``."""
         path = self.save(folder / f"step-{self.counters.step:06d}")
         with self.policy.processes.together():
             if self.policy.processes.is_first:
@@ -121,7 +127,7 @@ class RunState:
         return path
 
     def finish_pruning(self, folder: Path) -> None:
-        """Delete what a run should have deleted when it was killed, if it goes on from its newest checkpoint."""
+        """Delete the checkpoints that a killed run had no time to delete, if this run continues from the newest."""
         newest = self.counters.last_checkpoint
         if newest is None or newest.parent != folder or not self.policy.processes.is_first:
             return
@@ -129,7 +135,7 @@ class RunState:
             prune(folder, self.config.keep_checkpoints, newest=newest)
 
     def numbers(self) -> dict[str, Any]:
-        """All that is a number, a name or a list of them, as state.json holds it."""
+        """Everything that is a number, a name or a list of names, as state.json holds it."""
         model, moments = self.policy.model, self.scorer.moments
         return {
             "step": self.counters.step,
@@ -152,10 +158,10 @@ class RunState:
     # ------------------------------------------------------------------ out of a checkpoint
 
     def check_texts(self, snapshot: Snapshot) -> None:
-        """Raise ValueError for other prompts than those that were saved: their order is one of places.
+        """Raise ValueError for other prompts than those that were saved: the saved order refers to them by index.
 
-        Other texts to keep are a RuntimeWarning only, since a model may have written them, and another machine rounds
-        otherwise. A checkpoint of format 1 knows no more than how many prompts there were.
+        Other texts to keep are only a RuntimeWarning: a model may have written them, and another machine may round
+        differently. A checkpoint of format 1 holds only the number of prompts.
         """
         folder, state = snapshot.folder, snapshot.state
         count, prompts, retain = (state.get(name) for name in ("num_prompts", "prompts_sha256", "retain_sha256"))
@@ -165,11 +171,16 @@ class RunState:
             raise ValueError(f"{folder} was saved with other prompts, or in another order: pass the same ones as then")
         if retain is not None and self.retain_texts is not None and retain != ids_sha256(self.retain_texts.pieces):
             warnings.warn(
-                f"{folder} was saved with other texts to keep: the run goes on otherwise", RuntimeWarning, stacklevel=3
+                f"{folder} was saved with other texts to keep: the run will not go on to the same bits",
+                RuntimeWarning,
+                stacklevel=3,
             )
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Put everything but the policy's weights back into the parts of a new run with as many prompts."""
+        """Put everything but the policy's weights back into a new run, whose policy is the snapshot's model.
+
+        Raises ValueError for what does not fit the parts of this run.
+        """
         folder, state = snapshot.folder, snapshot.state
         with naming(folder):
             restore_value(self.policy, folder)
@@ -178,7 +189,7 @@ class RunState:
             self.optimizer.load_state_tensors(load_tensors(folder / "optimizer.safetensors"), state["num_updates"])
             generators = load_tensors(folder / "rng.safetensors")
             self._take_generators(generators, folder / "rng.safetensors")
-            # A process that was not there has its own generator still: it must not repeat another one's numbers.
+            # A process that the saved run did not have keeps its own state, or it would repeat another one's numbers.
             rank = self.policy.processes.rank
             named = {name: _of_rank(name, rank) for name in random_state()}
             set_random_state({name: generators[of] for name, of in named.items() if of in generators})
@@ -187,7 +198,11 @@ class RunState:
 
     @contextmanager
     def undone(self) -> Iterator[None]:
-        """Whatever an update changes is put back at the end, also after an error; costs a copy of what is trained."""
+        """Within the context updates may be made; at its end, also after an error, what they changed is put back.
+
+        Weights, moments, counters, KL coefficient and generators are put back. Limits that an out-of-memory error
+        lowered stay lowered. The context holds a copy of all trained weights and their moments.
+        """
         trained, counters, kl_coef = self.policy.actor.trained_parameters(), self.counters, self.kl.coef
         weights = {name: p.detach().clone() for name, p in trained.items()}
         moments = {name: x.clone() for name, x in self.optimizer.state_tensors().items()}
@@ -207,7 +222,7 @@ class RunState:
             set_random_state(other_generators)
 
     def _take_numbers(self, state: Mapping[str, Any]) -> None:
-        """What changes from step to step; all else the run was built with."""
+        """Put back the numbers that change from step to step. The run was built with all others."""
         self.counters.step = state["step"]
         self.counters.skipped_in_a_row = state.get("num_not_finite") or 0
         self.kl.take(state["kl_coef"])
@@ -217,7 +232,7 @@ class RunState:
             self.scorer.moments.take(state["moments"])
 
     def _take_generators(self, tensors: Mapping[str, Tensor], file: Path) -> None:
-        """The run's own generator and the order of the prompts. Raises ValueError for what is neither."""
+        """Put back the run's own generator and the order of the prompts. Raises ValueError where one is damaged."""
         order = tensors.get("prompt_order", torch.empty(0))
         if order.dtype != torch.long or order.dim() != 1 or bool(((order < 0) | (order >= len(self.prompts))).any()):
             raise ValueError(f"{file} is damaged: it holds no order of {len(self.prompts)} prompts")
@@ -230,13 +245,13 @@ class RunState:
     # ------------------------------------------------------------------ files
 
     def _own_reference(self) -> nn.Module | None:
-        """The frozen copy, where it is another model than the policy."""
+        """The frozen copy, if it is another model than the policy's, else None."""
         return self.frozen if self.frozen is not self.policy.model else None
 
     def _write_policy(self, target: Path, state: dict[str, Tensor]) -> None:
-        """A plain Hugging Face folder where the model is one, else all weights by name; the tokenizer beside it.
+        """Write a plain Hugging Face folder if the model is a plain one, else all weights by name; and the tokenizer.
 
-        By name, what is frozen has a file of its own, which all checkpoints of a run share.
+        Frozen weights by name are in a file of their own, which all checkpoints of a run share.
         """
         model: Any = self.policy.model
         if isinstance(model, PreTrainedModel) and not has_adapter(model):
@@ -252,9 +267,9 @@ class RunState:
             self.tokenizer.save_pretrained(target)
 
     def _shared_file(self, name: str) -> Path | None:
-        """A file of the checkpoint before, which a later one links to instead of writing it again; None: there is none.
+        """A file of the last checkpoint, to link to instead of writing it again; None if there is none.
 
-        A file that was damaged meanwhile is not shared, or it would be taken for whole from then on.
+        A file that was damaged since is not shared: the new checkpoint's checksum would declare it whole.
         """
         before = self.counters.last_checkpoint
         return None if before is None else unchanged(before, name)
@@ -286,5 +301,5 @@ def _write_once(shared: Path | None, target: Path, tensors: Mapping[str, Tensor]
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
-    """All parameters by name, shared ones once."""
+    """All parameters by name; a shared one appears once."""
     return {name: p.detach() for name, p in model.named_parameters()}

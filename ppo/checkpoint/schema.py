@@ -1,6 +1,6 @@
-"""What state.json must hold: the names and kinds of a checkpoint's numbers.
+"""What state.json must hold: the names, types and bounds of a checkpoint's numbers.
 
-The tensors are :mod:`ppo.checkpoint.run_state`'s.
+:mod:`ppo.checkpoint.run_state` checks the tensors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..scoring import RunningMoments
 
 
 def ids_sha256(sequences: Sequence[Sequence[int]]) -> str:
-    """Hexadecimal SHA-256 of token ids and where they are cut, in this order."""
+    """Hexadecimal SHA-256 of sequences of token ids; their order and their boundaries count."""
     return hashlib.sha256(json.dumps([list(ids) for ids in sequences]).encode()).hexdigest()
 
 
@@ -31,12 +31,12 @@ _NUMBERS: dict[str, type | tuple[type, ...]] = {
 
 
 LARGEST_MOMENT = 1e100
-"""Of scores, in their own unit and squared: what is larger could not be squared once more. NaN is not smaller."""
-LARGEST_LIMIT = 2**31  # rows or tokens; torch counts in 64 bits
+"""Bound of the count, mean and sum of squares of the scores: squares of larger ones could overflow. NaN fails too."""
+LARGEST_LIMIT = 2**31  # of rows or tokens, which torch counts in 64 bits
 
 
 def check_numbers(state: Mapping[str, Any], file: Path) -> None:
-    """Raise ValueError where state.json lacks something that a trainer needs, or holds it as something else."""
+    """Raise ValueError if state.json lacks something that a trainer needs, or holds it with a wrong type or size."""
     for name, kind in _NUMBERS.items():
         value = state.get(name)
         if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, int) and value < 0):
@@ -56,13 +56,13 @@ def check_numbers(state: Mapping[str, Any], file: Path) -> None:
 
 
 def limits_of(state: Mapping[str, Any]) -> Any:
-    """The limits of a checkpoint; an older one knows none of the reference, or none at all."""
+    """The limits of a checkpoint. Older ones have no ``reference_rows``, or no limits: those get a valid stand-in."""
     found = state.get("limits", asdict(Limits(1, None, None)))
     return {"reference_rows": None} | found if isinstance(found, dict) else found
 
 
 def _is_record(value: Any, like: Any, kinds: tuple[type, ...]) -> bool:
-    """Whether a value is a dict with the fields of a dataclass, each of one of the kinds."""
+    """Whether a value is a dict with the fields of a dataclass, each of one of the types ``kinds``."""
     if not isinstance(value, dict) or value.keys() != asdict(like).keys():
         return False
     return all(isinstance(x, kinds) and not isinstance(x, bool) for x in value.values())

@@ -1,4 +1,4 @@
-"""A checkpoint that was read: its numbers, checked, and the model in it.
+"""A checkpoint that was read: its checked numbers, and the model in it.
 
 :mod:`ppo.checkpoint.folder` knows how the files are kept whole, :mod:`ppo.checkpoint.run_state` what else is in them.
 """
@@ -25,7 +25,10 @@ from ..lm.load import check_weights, explained
 from .folder import load_tensors, read_state
 from .schema import check_numbers
 
-TRAINED_WEIGHTS, FROZEN_WEIGHTS = "policy.safetensors", "frozen.safetensors"  # of what is no plain Hugging Face folder
+TRAINED_WEIGHTS, FROZEN_WEIGHTS = (
+    "policy.safetensors",
+    "frozen.safetensors",
+)  # of models that are not plain Hugging Face ones
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,16 @@ class Snapshot:
 
 
 def read_snapshot(path: Path, model: nn.Module | None, tokenizer: Any | None, device: str | None = None) -> Snapshot:
-    """Read a checkpoint (or the newest of a folder) and the model in it. Raises ValueError that names what is wrong."""
+    """Read a checkpoint, or the newest undamaged one of a folder or of a run's ``out``, and the model in it.
+
+    ``model``: takes the saved weights where the checkpoint holds no plain Hugging Face model, else None. ``tokenizer``:
+    None reads the saved one. ``device``: None is the device of the saved model. Raises ValueError that names what is
+    wrong.
+    """
     nested = path / "checkpoints"
     with warnings.catch_warnings():
         if not Processes.current().is_first:
-            warnings.simplefilter("ignore")  # what was damaged is said once
+            warnings.simplefilter("ignore")  # process 0 alone warns of damage
         folder, state = read_state(nested if nested.is_dir() and not (path / "state.json").exists() else path)
     with naming(folder):
         return _read(folder, state, model, tokenizer, device)
@@ -72,12 +80,13 @@ def _read(
         if not (folder / "model" / "config.json").is_file():
             raise ValueError(
                 f"{folder} holds no plain Hugging Face model but a {state.get('kind', 'model of another kind')}: pass "
-                "model=… as it was made for the Trainer (of an adapter, its base with a new one); the weights are read"
+                "model=…, built as it was for the Trainer (for an adapter: its base model with a new adapter); the "
+                "weights are read from the checkpoint"
             )
         model = _load_policy(folder / "model", state).to(_device(device or state["device"]))
     else:
         load_exactly(model, _policy_tensors(folder / "model"))
-    end_ids(model)  # what a damaged config names as one is refused here, by the checkpoint's name
+    end_ids(model)  # refuses a damaged eos_token_id here, where the error names the checkpoint
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in (state.get("frozen") or ()))
     if tokenizer is None and (folder / "model" / "tokenizer_config.json").is_file():
@@ -90,7 +99,7 @@ def _read(
 
 
 def _load_policy(folder: Path, state: Mapping[str, Any]) -> nn.Module:
-    """The policy of a checkpoint that is a plain Hugging Face folder, from its own files alone."""
+    """The policy of a checkpoint that holds a plain Hugging Face folder. Only files of that folder are read."""
 
     def load() -> nn.Module:
         config = read_config(folder)
@@ -113,6 +122,7 @@ def _load_policy(folder: Path, state: Mapping[str, Any]) -> nn.Module:
 
 
 def _policy_tensors(folder: Path) -> dict[str, Tensor]:
+    """All weights of a policy that is not a plain Hugging Face model, by name."""
     files = [folder / name for name in (TRAINED_WEIGHTS, FROZEN_WEIGHTS)]
     if not files[0].is_file():
         raise ValueError(f"{folder} holds a plain Hugging Face model: resume without model=…")
@@ -120,9 +130,9 @@ def _policy_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _device(name: str) -> torch.device:
-    """Where the model was; with several processes on GPUs, the GPU of this process.
+    """The device of the saved model; with several processes on GPUs, the GPU of this process.
 
-    Raises ValueError for a device that is not there: a GPU of another machine, or what is no device at all.
+    Raises ValueError for a device that this machine lacks and for a name that is no device.
     """
     try:
         saved = torch.device(name)

@@ -1,12 +1,14 @@
-"""What must hold in every step, asked while it runs: a number that cannot be right ends the run and names its rows.
+"""What must hold in every step: a number that cannot be right ends the run, and the message names its rows.
 
-    rollout          masks without holes, as many real tokens as the samples have, every number finite, padding 0
-    sampler          where the training forward was asked as well, the sampler's log-probs are its own, row by row
-    first_minibatch  before the first update policy and old policy are one: log-probs apart mean a wrong distribution
-    not_finite       a loss or gradient of NaN or infinity: the update is left out, and after a few the run ends
+    rollout          masks have no holes, samples have as many tokens as their masks, numbers are finite, padding is 0
+    sampler          if the training forward was asked as well, it gave the sampler's log-probs, row by row
+    first_minibatch  before the first update the policy is the old policy, so their log-probs are equal up to rounding;
+                     a larger gap means that the responses were sampled from another distribution
+    not_finite       losses and gradients are finite; an update that breaks this is skipped, and several such updates
+                     in a row end the run
 
-Each leaves a dump that :func:`ppo.replay` takes up again. The checks cost a few reductions over [B, T] a step;
-``Config(checks="off")`` leaves all but the last out. Of several processes all come to the same verdict.
+Each violation leaves a dump that :func:`ppo.replay` reads. The checks cost a few reductions over [B, T] a step.
+``Config(checks="off")`` turns all of them off but the last. All processes come to the same verdict.
 """
 
 from __future__ import annotations
@@ -27,10 +29,10 @@ from ..types import Rollout, Sample
 from .dump import Dumps
 
 _SHOWN = 3  # rows that a message names
-_MOST_LOGPROB = 1e-3  # above 0 by rounding only
-# Nats per token of a row, whether all is float32. Measured on SmolLM2-135M: 1e-5; in bfloat16 0.12 over 8 tokens, 0.06
-# over 40.
-_GAPS = {True: 0.005, False: 0.3}
+_MOST_LOGPROB = 1e-3  # rounding alone lifts a log-prob above 0, by less than this
+# The largest gap of a row, nats per token, by whether all is computed in float32 or float64. Measured on SmolLM2-135M:
+# 1e-5 in float32; in bfloat16 0.12 over 8 tokens and 0.06 over 40.
+_LARGEST_GAPS = {True: 0.005, False: 0.3}
 
 
 class CheckError(RuntimeError):
@@ -38,7 +40,7 @@ class CheckError(RuntimeError):
 
 
 class Checks:
-    """Asks what must hold in every step. ``dumps``: where a violation is left for :func:`ppo.replay`."""
+    """Checks what must hold in every step. ``dumps``: writes what :func:`ppo.replay` reads after a violation."""
 
     def __init__(self, policy: Policy, config: Config, dumps: Dumps) -> None:
         self._policy = policy
@@ -47,69 +49,75 @@ class Checks:
 
     @property
     def most_gap_nats(self) -> float:
-        """How far the sampler's and the training forward's log-probs may lie apart: nats per token of a row."""
+        """The largest gap that passes between log-probs that should be equal: the mean of a row, nats per token."""
         if self._config.max_logprob_gap_nats is not None:
             return self._config.max_logprob_gap_nats
-        return _GAPS[self._config.autocast == "off" and self._policy.dtype in (torch.float32, torch.float64)]
+        return _LARGEST_GAPS[self._config.autocast == "off" and self._policy.dtype in (torch.float32, torch.float64)]
 
     def rollout(self, rollout: Rollout, *, step: int) -> None:
-        """Raise :class:`CheckError` for a rollout that no update should see."""
+        """Raise :class:`CheckError` for a rollout that no update should see. All processes must call this."""
         if self._config.checks == "off":
             return
         for problem, is_bad in rollout_problems(rollout).items():
             if bool(is_bad.any()):
-                raise CheckError(self._described("rollout", problem, rollout, is_bad.float(), None, step))
+                raise CheckError(self._dump_and_describe("rollout", problem, rollout, is_bad.float(), None, step))
         gaps, most = sampler_gaps(rollout), self.most_gap_nats
         if bool((gaps > most).any()):
             text = f"the sampler's log-probs are not those of the training forward (nats per token, most {most:g})"
-            raise CheckError(self._described("sampler", text, rollout, gaps * (gaps > most), None, step))
+            raise CheckError(self._dump_and_describe("sampler", text, rollout, gaps * (gaps > most), None, step))
 
     def first_minibatch(self, minibatch: Rollout, retain: RetainBatch | None, gap: float, *, step: int) -> None:
-        """Raise :class:`CheckError` where the log-probs of a fresh rollout are not those of the policy that sampled it.
+        """Raise :class:`CheckError` if the policy gives other log-probs than the old ones before the first update.
 
-        ``gap``: mean size of log(new / old) in the worst row, nats per token, before the first update of a step. A NaN
-        is left to the check of the gradient.
+        ``gap``: mean size of log(new / old) in the worst row, nats per token. NaN passes: the check of the gradient
+        catches it.
         """
         most = self.most_gap_nats
         if self._config.checks == "on" and gap > most:
             ratio = "the first minibatch has a ratio other than 1"
             text = f"{ratio}: its log-probs are {gap:.3g} nats per token off (most {most:g})"
             gaps = self._policy.gaps(minibatch)
-            raise CheckError(self._described("first_minibatch", text, minibatch, gaps * (gaps > most), retain, step))
+            raise CheckError(
+                self._dump_and_describe("first_minibatch", text, minibatch, gaps * (gaps > most), retain, step)
+            )
 
     def finite(self, statistics: Mapping[str, float]) -> None:
-        """Raise FloatingPointError that names the statistics of a minibatch that are NaN or infinite."""
+        """Raise FloatingPointError that names the NaN or infinite statistics of a minibatch, if there are any."""
         if wrong := [f"{name} is {value}" for name, value in statistics.items() if not math.isfinite(value)]:
             raise FloatingPointError(", ".join(wrong))
 
     def skipped_update(
         self, minibatch: Rollout, retain: RetainBatch | None, error: FloatingPointError, *, in_a_row: int, step: int
     ) -> None:
-        """Tell of an update that was skipped, the ``in_a_row``-th: the first leaves a dump, the last ends the run.
+        """Report a skipped update, the ``in_a_row``-th in a row.
 
-        Raises FloatingPointError after ``config.stop_after_skipped_updates``.
+        The first one leaves a dump and a RuntimeWarning. The ``config.stop_after_skipped_updates``-th one leaves a dump
+        and ends the run with FloatingPointError. Those between are silent.
         """
         limit = self._config.stop_after_skipped_updates
         if in_a_row > 1 and in_a_row < limit:
             return
         text = f"{error}; {in_a_row} of {limit} such updates in a row"
-        described = self._described("not_finite", text, minibatch, ~self._is_finite(minibatch), retain, step)
+        message = self._dump_and_describe("not_finite", text, minibatch, ~self._is_finite(minibatch), retain, step)
         if in_a_row >= limit:
-            raise FloatingPointError(described) from error
+            raise FloatingPointError(message) from error
         if self._policy.processes.is_first:
-            warnings.warn(f"{described}; this update is skipped", RuntimeWarning, stacklevel=3)
+            warnings.warn(f"{message}; this update is skipped", RuntimeWarning, stacklevel=3)
 
     def _is_finite(self, rollout: Rollout) -> Tensor:
-        """Whether all that a row brings into the loss is finite, the policy's own log-probs included, bool [B]."""
+        """Whether all that enters the loss of a row is finite, the policy's own log-probs included: bool [B]."""
         is_finite = self._policy.gaps(rollout).isfinite()
         for name in ("advantages", "returns", "old_values", "old_logprobs"):
             is_finite &= getattr(rollout, name).isfinite().all(dim=1)
         return is_finite
 
-    def _described(
+    def _dump_and_describe(
         self, check: str, text: str, rollout: Rollout, badness: Tensor, retain: RetainBatch | None, step: int
     ) -> str:
-        """The message: step, what is wrong, the worst rows, and where the dump lies."""
+        """Write a dump and return the message: the step, what is wrong, the worst rows, and where the dump is.
+
+        ``badness`` [B]: 0 for rows that are right; the larger, the worse.
+        """
         worst = torch.argsort(badness.float().nan_to_num(nan=math.inf), descending=True, stable=True).tolist()
         chosen = [row for row in worst if bool(badness[row] != 0)][:_SHOWN]
         count = int((badness != 0).sum())
@@ -120,12 +128,12 @@ class Checks:
 
 
 def sampler_gaps(rollout: Rollout) -> Tensor:
-    """Nats per token between the log-probs of the sampler and those taken for the old policy's, a row, [B]."""
+    """Mean gap of each row between the sampler's log-probs and the old ones, nats per token [B]."""
     return mean_gaps(rollout.generation.logprobs, rollout.old_logprobs, rollout.generation.mask)
 
 
 def rollout_problems(rollout: Rollout) -> dict[str, Tensor]:
-    """What could be wrong, and on which rows it is, bool [B]."""
+    """Every problem that is looked for, with the rows that have it: bool [B]."""
     generation, mask, prompt = rollout.generation, rollout.generation.mask, rollout.generation.prompt_mask
     lengths = torch.tensor([len(sample.ids) for sample in rollout.samples], device=mask.device)
     problems = {

@@ -5,8 +5,8 @@
       rows.safetensors   the rollout or minibatch, and the text to keep that went with it
       trainer/           a checkpoint
 
-Of each check the newest few are kept, for each is as large as a checkpoint. It holds prompts and responses: it is as
-private as the run's other files. This module judges nothing.
+The newest three dumps of each check are kept, because each is as large as a checkpoint. A dump holds prompts and
+responses, so it is as private as the run's other files. This module judges nothing.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from ..types import Generation, Rollout, Sample
 Record = TypeVar("Record", Rollout, Generation)
 KEPT = 3  # dumps of one check
 _SAMPLE = ("prompt", "text", "prompt_ids", "ids", "is_ended")
-_OF_GENERATION = "generation."
+_GENERATION_PREFIX = "generation."
 _IDS, _MASKS = ("prompt_ids", "tokens", "retain_ids"), ("prompt_mask", "mask", "retain_mask", "is_ended")
 
 
 class Dumps:
     """Writes dumps under a run's folder.
 
-    ``folder``: of the run; None: there is none, and nothing is written. ``save``: writes a checkpoint at a path; all
-    processes must call it.
+    ``folder``: of the run; with None nothing is written. ``save``: writes a checkpoint at a path; all processes must
+    call it.
     """
 
     def __init__(self, folder: Path | None, save: Callable[[Path], object], processes: Processes) -> None:
@@ -47,10 +47,11 @@ class Dumps:
         self._processes = processes
 
     def write(self, check: str, message: str, rollout: Rollout, retain: RetainBatch | None, *, step: int) -> str:
-        """Write a dump and say where it lies; all processes must call. An older one of the same name is replaced.
+        """Write a dump and return where it is, in words. All processes must call this.
 
-        All but the newest of the same check are deleted first. A full disk takes nothing away from the message: it then
-        says that there is no dump, on every process.
+        A dump of the same name is replaced. Before that, the oldest dumps of the same check are deleted, so that
+        ``KEPT`` are left with the new one. A full disk raises nothing: every process then returns that there is no
+        dump, and why.
         """
         if self._folder is None:
             return "no dump, since the trainer has no folder (out=…)"
@@ -63,7 +64,7 @@ class Dumps:
             self._save(temporary / "trainer")
             with self._processes.together():
                 if is_first:
-                    save_tensors(temporary / "rows.safetensors", _tensors(rollout, retain))
+                    save_tensors(temporary / "rows.safetensors", _all_tensors(rollout, retain))
                     samples = [{name: getattr(sample, name) for name in _SAMPLE} for sample in rollout.samples]
                     found = {"check": check, "message": message, "samples": samples}
                     write_json(temporary / "dump.json", found | {"policy_version": rollout.policy_version})
@@ -73,11 +74,14 @@ class Dumps:
             if is_first:
                 shutil.rmtree(temporary, ignore_errors=True)
             return f"no dump: {error}"
-        return f"ppo.replay({str(folder)!r}) looks at it again"
+        return f"ppo.replay({str(folder)!r}) computes it once more"
 
 
 def _make_room(folder: Path, check: str) -> None:
-    """Delete older dumps of a check, so that ``folder`` is one of the few; by age, for a resumed run counts again."""
+    """Delete the oldest dumps of a check, so that ``KEPT`` are left with ``folder``.
+
+    File times decide, not step numbers: a resumed run may count the same steps again.
+    """
     others = [p for p in folder.parent.glob(f"step-*-{check}") if p != folder]
     oldest_first = sorted(others, key=lambda p: p.stat().st_mtime_ns)
     for old in [*oldest_first[: 1 - KEPT], *folder.parent.glob("step-*.tmp")]:
@@ -85,13 +89,13 @@ def _make_room(folder: Path, check: str) -> None:
 
 
 def read_dump(folder: Path) -> tuple[dict[str, Any], Rollout, RetainBatch | None]:
-    """(dump.json, rows, text to keep) of a dump, on the CPU. Raises ValueError that names what is damaged."""
+    """The dump.json, the rows and the text to keep of a dump, on the CPU. Raises ValueError that names the damage."""
     found = read_json(folder / "dump.json")
     tensors = load_tensors(folder / "rows.safetensors")
     try:
         samples = [Sample(row={}, **{name: sample[name] for name in _SAMPLE}) for sample in found["samples"]]
-        generation = Generation(**_named(tensors, Generation, _OF_GENERATION))
-        named = {"ref_logprobs": None, **_named(tensors, Rollout, "")}
+        generation = Generation(**_fields_of(tensors, Generation, _GENERATION_PREFIX))
+        named = {"ref_logprobs": None, **_fields_of(tensors, Rollout, "")}
         rollout = Rollout(generation=generation, samples=samples, policy_version=_version(found), **named)
         _ = str(found["check"]), str(found["message"])
     except (KeyError, TypeError) as error:
@@ -105,19 +109,19 @@ def read_dump(folder: Path) -> tuple[dict[str, Any], Rollout, RetainBatch | None
 
 
 def _wrong_tensors(tensors: Mapping[str, Tensor]) -> list[str]:
-    """What the tensors of a dump are not: of their kind, and as large as those that they belong to."""
-    responses, prompts = (tensors[_OF_GENERATION + name].shape for name in ("tokens", "prompt_ids"))
+    """What is wrong with the tensors of a dump: their dtypes, and shapes that do not fit each other."""
+    responses, prompts = (tensors[_GENERATION_PREFIX + name].shape for name in ("tokens", "prompt_ids"))
     kept = [tensors[name].shape for name in ("retain_ids", "retain_mask") if name in tensors]
     wrong = []
     if any(len(shape) != 2 or not all(shape) for shape in (responses, prompts, *kept)) or responses[0] != prompts[0]:
-        wrong.append("its rows do not go together")
+        wrong.append("the shapes of its rows do not fit each other")
     if len(kept) == 1:
-        wrong.append("of retain_ids and retain_mask there is only one")
+        wrong.append("it holds only one of retain_ids and retain_mask")
     shapes = dict.fromkeys(("scores", "is_ended"), responses[:1])
     shapes |= dict.fromkeys(("prompt_ids", "prompt_mask"), prompts)
     shapes |= dict.fromkeys(("retain_ids", "retain_mask"), kept[0] if kept else responses)
     for name, x in tensors.items():
-        field = name.removeprefix(_OF_GENERATION)
+        field = name.removeprefix(_GENERATION_PREFIX)
         dtype = torch.long if field in _IDS else torch.bool if field in _MASKS else None
         is_kind = x.dtype == dtype if dtype is not None else x.is_floating_point()
         if not is_kind or x.shape != shapes.get(field, responses):
@@ -126,7 +130,7 @@ def _wrong_tensors(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def _version(found: Mapping[str, Any]) -> int | None:
-    """Of the policy that the rows were measured under; older dumps do not know it."""
+    """The version of the policy that gave the old log-probs; None where an older dump does not hold it."""
     version = found.get("policy_version")
     return version if isinstance(version, int) and not isinstance(version, bool) else None
 
@@ -136,9 +140,9 @@ def _is_sample(sample: Sample) -> bool:
     return all(isinstance(row, list) and all(isinstance(i, int) for i in row) for row in ids)
 
 
-def _tensors(rollout: Rollout, retain: RetainBatch | None) -> dict[str, Tensor]:
-    """What the frozen blocks said is left out: it is large, and can be asked again."""
-    parts: list[tuple[str, Any]] = [("", rollout), (_OF_GENERATION, rollout.generation)]
+def _all_tensors(rollout: Rollout, retain: RetainBatch | None) -> dict[str, Tensor]:
+    """All tensors by name. The output of the frozen blocks is left out: it is large and can be computed again."""
+    parts: list[tuple[str, Any]] = [("", rollout), (_GENERATION_PREFIX, rollout.generation)]
     tensors = {
         prefix + field.name: getattr(record, field.name)
         for prefix, record in parts
@@ -148,7 +152,7 @@ def _tensors(rollout: Rollout, retain: RetainBatch | None) -> dict[str, Tensor]:
     return tensors | ({} if retain is None else {"retain_ids": retain.ids, "retain_mask": retain.mask})
 
 
-def _named(tensors: Mapping[str, Tensor], cls: type, prefix: str) -> dict[str, Any]:
+def _fields_of(tensors: Mapping[str, Tensor], cls: type, prefix: str) -> dict[str, Any]:
     return {field.name: tensors[prefix + field.name] for field in fields(cls) if prefix + field.name in tensors}
 
 

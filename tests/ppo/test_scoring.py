@@ -39,7 +39,7 @@ def test_token_rewards_are_ragged():
         ([1, "x", 2], "the reward of sample 1 is 'x', not a number"),
         ([1, None, 2], "the reward of sample 1 is None, not a number"),
         ([[1, 2], [1], [1, 2]], "sample 0 has 3 response tokens but got token rewards"),
-        ([[1, 2, 3], [1, 9], [1, 2]], "sample 1 got a token reward behind its 1 response tokens"),
+        ([[1, 2, 3], [1, 9], [1, 2]], "sample 1 got a token reward after its 1 response tokens"),
         ([[1, 2, 3], 4, [1, 2]], "sample 1 has 1 response tokens but got token rewards 4"),
         ([[1, float("nan"), 3], [4], [1, 2]], "the reward of sample 0, token 1 is nan"),
     ],
