@@ -110,6 +110,7 @@ class ActorCritic(nn.Module):
         rows, length = align(generation), generation.tokens.shape[1]
         with self._skipping_frozen_blocks(self.policy, generation, rows):
             features = self.backbone(rows.input_ids, rows.attention_mask)
+        # ``before_logits`` feed the output layer, ``hidden`` the value head; in most models they are one tensor.
         logprobs, entropy = token_logprobs(
             response_positions(features.before_logits, rows.prompt_lengths, length),
             self.backbone.output_layer,

@@ -66,17 +66,17 @@ class Collector:
             sampled = time.perf_counter()
             scores, token_rewards = self._scorer.ask(samples, step=step)
             scored = time.perf_counter()
-            generation = policy.with_frozen_hidden(generation)
+            generation = policy.with_frozen_hidden(generation)  # policy, critic and reference then skip these blocks
             old_logprobs, old_values = policy.before(generation)
-            judged = time.perf_counter()
-        met = time.perf_counter()  # the faster processes have waited for the others
+            measured = time.perf_counter()
+        all_measured = time.perf_counter()  # the faster processes have waited for the others
         ref_logprobs = self._ask_reference(generation, samples)
         metrics = {
             "time/rollout_s": sampled - started,
             "time/reward_s": scored - sampled,
-            "time/old_policy_s": judged - scored,
-            "time/waiting_s": met - judged,
-            "time/reference_s": time.perf_counter() - met,
+            "time/old_policy_s": measured - scored,
+            "time/waiting_s": all_measured - measured,
+            "time/reference_s": time.perf_counter() - all_measured,
         }
         if len(set(processes.all_gather(token_rewards is None))) > 1:
             raise ValueError("the reward gave scores on one process and token rewards on another: always give one kind")
@@ -84,7 +84,7 @@ class Collector:
             generation = processes.gather_generation(generation)
             samples = make_samples(prompts, generation, self._tokenizer)
         old_logprobs = processes.gather_rows(old_logprobs)
-        policy.agree_on_limits()
+        policy.agree_on_limits()  # memory may have run out on some of the processes only
         return Responses(
             generation,
             samples,
@@ -121,6 +121,7 @@ class Collector:
         )
 
     def _sample(self, prompts: Sequence[Prompt], request_ids: Sequence[int]) -> Generation:
+        """Ask the sampler, with a new seed that is the same on every process: all of them hold the same generator."""
         seed = int(torch.randint(2**62, (), generator=self._generator))
         return self._sampler(self.policy, prompts, seed=seed, request_ids=request_ids)
 

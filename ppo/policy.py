@@ -134,8 +134,9 @@ class Policy:
     def with_frozen_hidden(self, generation: Generation) -> Generation:
         """The generation with the output of the frozen blocks, so that no epoch and no reference runs them again.
 
-        It comes back unchanged if there are no frozen blocks, or if weights are split at the moment: recording stops a
-        forward half-way, and the other processes would be left inside it.
+        With several processes the output is too large to be gathered, so there the epochs run the blocks again.
+        The generation comes back unchanged if there are no frozen blocks, or if weights are split at the moment:
+        recording stops a forward half-way, and the other processes would be left inside it.
         """
         frozen = self.actor.frozen_blocks
         if frozen is None or is_split(self.model):

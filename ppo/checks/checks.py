@@ -63,7 +63,7 @@ class Checks:
                 raise CheckError(self._dump_and_describe("rollout", problem, rollout, is_bad.float(), None, step))
         gaps, most = sampler_gaps(rollout), self.most_gap_nats
         if bool((gaps > most).any()):
-            text = f"the sampler's log-probs are not those of the training forward (nats per token, most {most:g})"
+            text = f"the sampler's log-probs are not those of the training forward (nats per token, limit {most:g})"
             raise CheckError(self._dump_and_describe("sampler", text, rollout, gaps * (gaps > most), None, step))
 
     def first_minibatch(self, minibatch: Rollout, retain: RetainBatch | None, gap: float, *, step: int) -> None:
@@ -75,7 +75,7 @@ class Checks:
         most = self.most_gap_nats
         if self._config.checks == "on" and gap > most:
             ratio = "the first minibatch has a ratio other than 1"
-            text = f"{ratio}: its log-probs are {gap:.3g} nats per token off (most {most:g})"
+            text = f"{ratio}: its log-probs are {gap:.3g} nats per token off (limit {most:g})"
             gaps = self._policy.gaps(minibatch)
             raise CheckError(
                 self._dump_and_describe("first_minibatch", text, minibatch, gaps * (gaps > most), retain, step)

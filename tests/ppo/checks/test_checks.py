@@ -123,7 +123,7 @@ def test_one_row_that_is_off_does_not_hide_among_the_others(tmp_path):
     trainer = Trainer(tiny_gpt2(), prompts, id_mean, config, out=tmp_path)
     rollout = trainer.rollout()
     spoil(rollout, "old_logprobs", lambda x: x[7].sub_(0.05))
-    with pytest.raises(CheckError, match=r"0\.05 nats per token off \(most 0\.005\): in 1 of 32 rows"):
+    with pytest.raises(CheckError, match=r"0\.05 nats per token off \(limit 0\.005\): in 1 of 32 rows"):
         trainer.update(rollout)
 
 
@@ -170,7 +170,7 @@ def test_a_rollout_that_is_used_twice_is_nobodys_mistake():
 
 
 def test_the_limit_of_the_gap_can_be_set(tmp_path):
-    with pytest.raises(CheckError, match=r"\(most 1e-12\)"):
+    with pytest.raises(CheckError, match=r"\(limit 1e-12\)"):
         make(SMALL.replace(max_logprob_gap_nats=1e-12)).train(3, progress=False)
 
 
