@@ -6,10 +6,11 @@
     python -m benchmarks.study --render                            # measure nothing: the pages of what is there
     python -m benchmarks.plots                                     # the pictures, from what is there
 
-Every point (variant, number of records, seed) is one JSON file under ``points/``, whole or not at all; the pages
-(``ingredients.md``, ``size.md``, ``repeats.md``, ``shapes.md``) are written again after each. Set OMP_NUM_THREADS=1
-to measure on one core: what a seed leads to depends on the number of threads. Two processes may work on different parts
-side by side, each with its own ``--work``. points.py says what the parts are.
+Every point (variant, number of records, seed) is one JSON file under ``points/``, which is whole or not there. The
+pages (``ingredients.md``, ``size.md``, ``repeats.md``, ``shapes.md``) are written again after each point. Set
+OMP_NUM_THREADS=1 to measure on one core: the numbers of a seed depend on the number of threads. Two processes may work
+on different parts side by side, each with its own ``--work``. points.py lists the parts. ``python -m benchmarks.points
+results/study`` packs the files into ``points.jsonl`` before they are committed.
 """
 
 from __future__ import annotations

@@ -280,7 +280,7 @@ def provenance_lines(points: Sequence[Mapping[str, Any]]) -> str:
     for name in ("commit", "python", "torch", "transformers", "processor", "threads"):
         facts.append(f"{name} {', '.join(sorted({str(p['meta'].get(name, '-')) for p in points}))}")
     minutes = sum(sum(p["seconds"].values()) for p in points) / 60
-    text = f"{len(points)} points, {minutes:.0f} minutes in all; {'; '.join(facts)}. Config and seed: `points/`."
+    text = f"{len(points)} points, {minutes:.0f} minutes in all; {'; '.join(facts)}. Config and seed: `points.jsonl`."
     is_look = any(p["asked"]["settings"]["share"] != 1 for p in points)
     return ("**A look at whether the program runs (`--quick`): the numbers mean nothing.** " if is_look else "") + text
 
