@@ -2,13 +2,13 @@
 
     python -m benchmarks.cost_model --model gpt-neo-1.3b --devices 8 --prompts 256 --precision autocast
     python -m benchmarks.cost_model --model meta-folder/ --devices 8 --sharding fsdp
-    python -m benchmarks.cost_model --check update.json     # beside what benchmarks.update measured, part by part
+    python -m benchmarks.cost_model --check update.json     # beside a measurement of benchmarks.update, by part
     python -m benchmarks.cost_model --check results/speed/update*.json --page docs/scale.md
 
-Nothing is run but arithmetic: no model is made, and no weight is needed. ``--model`` is one of the known shapes, or a
-folder with a transformers config.json of a GPT-2, GPT-Neo, OPT or Llama. ``--check`` measures nothing either: its rates
-come from the same file. Of several files those from before they held rates are left out; for a single one there is
-``--measure-rates``.
+The program only computes: it makes no model and needs no weights. ``--model`` is one of the known shapes, or a folder
+with a transformers config.json of a GPT-2, GPT-Neo, OPT or Llama. ``--check`` measures nothing either: it takes the
+machine's rates from the same file. Of several files, those without rates are left out. For a single file without them
+there is ``--measure-rates``.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def make_checks(files: Sequence[str], *, is_measured: bool) -> list[Check]:
-    """Of all files that hold rates, or of one with rates ``is_measured`` now; says what is left out."""
+    """The checks of all files with rates, or of one file whose rates are measured now; prints what is left out."""
     if is_measured or len(files) == 1:
         if len(files) > 1:
             raise SystemExit(f"--measure-rates fits one measurement, not {len(files)}: name a single file")
@@ -78,13 +78,15 @@ def read_options() -> argparse.Namespace:
         else:
             parser.add_argument(flag, default=field.default, type=int)
     parser.add_argument("--check", nargs="+", default=None, metavar="FILE", help="JSON of benchmarks.update")
-    parser.add_argument("--measure-rates", action="store_true", help="on this machine, now, for a file that holds none")
+    parser.add_argument(
+        "--measure-rates", action="store_true", help="measure this machine now, for a file without rates"
+    )
     parser.add_argument("--page", default=None, help="write docs/scale.md there")
     return parser.parse_args()
 
 
 def measure_rates(measured: Any) -> dict[str, float]:
-    """On this machine, now, for the options of a measurement; "start_memory_bytes" too."""
+    """The rates of this machine now, for the options of a measurement; "start_memory_bytes", too."""
     start = float(peak_memory_bytes())
     arch, plan = model_shape(measured["model"]), plan_of("shared", measured)
     inputs, outputs = max(arch.linears, key=lambda pair: pair[0] * pair[1])
@@ -94,7 +96,7 @@ def measure_rates(measured: Any) -> dict[str, float]:
 
 
 def architecture(name: str) -> Architecture:
-    """One of the known shapes, or that of a folder."""
+    """One of the known shapes, or the shape of a folder's model."""
     if name in KNOWN:
         return KNOWN[name]
     if not Path(name).exists():
@@ -104,7 +106,7 @@ def architecture(name: str) -> Architecture:
 
 
 def show(found: Estimate) -> None:
-    """Every kind of work, then every phase's memory, then whether it fits."""
+    """Print every kind of work, then the memory of every phase, then whether the step fits."""
     plan = found.plan
     print(f"{found.arch.name}, {found.arch.parameters / 1e6:,.1f} M parameters, {plan.devices} x {found.device.name}")
     print(f"\n{'one step, one device':36} {'TFLOP':>10} {'GB moved':>10} {'GB sent':>10} {'seconds':>10}")

@@ -2,8 +2,8 @@
 
     python -m benchmarks.dedup --megabytes 1 2 4 8
 
-Text is drawn from Python's documentation by paragraphs, with repeats, so a good part of it is to be removed. Speed
-is in bytes of UTF-8 a second, by the best of a few rounds. Near-linear means that it hardly falls with the size.
+The texts are paragraphs of Python's documentation, drawn with repeats, so that much of them has to be removed. Speed is
+in bytes of UTF-8 a second, the best of a few rounds. The time is near-linear if the speed hardly falls with the size.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What drafts save: memorised passages continued with their true suffix as the draft, with a wrong one, and without.
+"""What drafts save: memorised passages, continued with the true suffix as a draft, with a wrong one, and without one.
 
     python -m benchmarks.drafts --threads 1
     python -m benchmarks.drafts --passages 64 --slots 64 --samples 1,8 --temperatures 0,1
 
-The three take turns, ``--repeats`` times after a run that is not counted; medians are shown, and the tokens of all
-three are compared. A wrong draft shows what it costs to find out that drafts are no use.
+The three take turns, ``--repeats`` times after a run that is not counted. Medians are shown, and the tokens of all
+three are compared. The wrong draft shows how much time rejected drafts cost.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from models.load import load
 
 @dataclass(frozen=True)
 class Case:
-    """``passages`` prompts, each continued ``samples`` times, ``slots`` responses side by side."""
+    """``passages`` as prompts, each continued ``samples`` times, with ``slots`` responses side by side."""
 
     passages: list[Passage]
     slots: int
@@ -83,7 +83,7 @@ def numbers(text: str, *, kind: type) -> list[Any]:
 
 
 def measure(case: Case, model: Any, vocab_size: int, repeats: int) -> dict[str, Any]:
-    """Medians of the three candidates, and what the warm-up run says about drafts."""
+    """Seconds and speed of the three candidates, and how many draft tokens the warm-up run accepted."""
     drafts = case.drafts(vocab_size)
     warm_up = {name: case.generate(model, draft) for name, draft in drafts.items()}
     seconds: dict[str, list[float]] = {name: [] for name in drafts}

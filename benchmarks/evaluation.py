@@ -1,14 +1,14 @@
-"""What the evaluation costs beside the two passes that it cannot do without.
+"""What the evaluation costs beside the two passes that it needs in any case.
 
     python -m benchmarks.evaluation --threads 1
     python -m benchmarks.evaluation --threads 1 --passages 150 --num-samples 4
 
 The two passes are one greedy generation from every prefix and one teacher-forced pass over every passage, whole.
-Everything else (a second pass for suffixes without the pre-prefix, BLEU, edit distances, membership, intervals) is what
-the evaluation adds. No samples are drawn unless ``--num-samples`` says so (an evaluation's default is 4 a prefix).
-Held-out text, the NLL of the outputs under an original model and extraction likelihood are left out. Passages of 100 +
-50 + 50 tokens are cut from the lab's retain text, a part of them in each group. Both sides take turns, ``--repeats``
-times after a run that is not counted; medians are shown.
+The evaluation adds everything else: a second pass for suffixes without the pre-prefix, BLEU, edit distances, membership
+and intervals. It draws no samples unless ``--num-samples`` says so (an evaluation's default is 4 a prefix). Held-out
+text, the NLL of the outputs under an original model and extraction likelihood are left out. The passages, of 100 + 50 +
+50 tokens, are cut from the lab's retain text and dealt out to the groups. Both sides take turns, ``--repeats`` times
+after a run that is not counted. Medians are shown.
 """
 
 from __future__ import annotations

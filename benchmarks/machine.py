@@ -1,4 +1,4 @@
-"""What benchmarks share: time, memory, and a JSON result with where it came from."""
+"""What benchmarks share: time, memory, and a JSON result with its provenance."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from eval.provenance import provenance
 
 
 def peak_memory_bytes() -> int:
-    """The most memory that this process ever held (its own maximum resident set)."""
+    """The largest resident memory that this process has had so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
 def write_json(path: str | None, result: Mapping[str, Any]) -> None:
-    """Keep a result with where it came from; nothing without a path."""
+    """Write a result with its provenance as JSON; without a path write nothing."""
     if path is not None:
         Path(path).write_text(json.dumps({**result, "machine": provenance()}, indent=2) + "\n", encoding="utf-8")
 
@@ -34,7 +34,7 @@ def timed(function: Callable[[], object]) -> float:
 
 
 class PeakMemory:
-    """How far the resident memory of the process rises above where it was, sampled every few milliseconds."""
+    """How far resident memory rises above its level at the start, in bytes, sampled every 2 ms."""
 
     def __enter__(self) -> PeakMemory:
         self._start = resident_bytes()
@@ -54,6 +54,6 @@ class PeakMemory:
 
 
 def resident_bytes() -> int:
-    """Linux only; 0 elsewhere."""
+    """Resident memory of this process, in bytes. Linux only; 0 elsewhere."""
     statm = Path("/proc/self/statm")
     return int(statm.read_text().split()[1]) * resource.getpagesize() if statm.exists() else 0

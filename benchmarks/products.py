@@ -1,4 +1,4 @@
-"""What a decoder cannot do without: its matrix products, and the memory that they want beside the model's weights."""
+"""What every decoder needs: its matrix products, and the memory that they take beside the model's weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ppo.generation.transformer import Network
 
 @torch.no_grad()
 def products(network: Network, rows: int, *, last: int) -> None:
-    """All linear layers once, in their order, on ``rows`` rows; the output layer on ``last`` of them."""
+    """Compute all linear layers once, in their order, on ``rows`` rows; the output layer on ``last`` of them."""
     hidden = torch.zeros(rows, network.embedding.shape[1], dtype=network.dtype)
     if network.project_in is not None:
         hidden = network.project_in(hidden)
@@ -31,8 +31,10 @@ def linears(network: Network) -> list[Linear]:
 
 
 def needed_bytes(network: Network, slots: int, cache_bytes: float) -> float:
-    """Its cache, one float32 matrix of logits for all slots, and weights of its own: those that it packed, and where it
-    did not, those that it put together (query, key and value; gate and up; for GPT-2 that is one too many).
+    """Bytes of the cache, one float32 matrix of logits for all slots, and the decoder's own weights.
+
+    Its own are those that it packed and those that it joined (query, key and value; gate and up). For GPT-2, whose
+    query, key and value are joined in the model, this counts one layer too many.
     """
     joined = [layer for b in network.blocks for layer in (b.qkv, *([b.up] if b.gate is not None else []))]
     own = [layer for layer in linears(network) if layer.is_packed or layer in joined]

@@ -1,4 +1,4 @@
-"""How fast this machine is at the few things that everything else is made of; what a prediction may be calibrated with.
+"""How fast this machine is at the basic operations of a step, for predictions of the cost model.
 
 Each rate is the best of a few tries, on as many threads as torch uses at the moment.
 """
@@ -12,15 +12,16 @@ import torch.nn.functional as F
 
 from benchmarks.machine import timed
 
-_SIDE = 2048  # of the matrices: large enough that a product is nothing but a product
+_SIDE = 2048  # of the matrices: so large that overheads do not count
 _READ_NUMBERS = 2**26  # 256 MiB of float32: no cache holds them
 _NEW_BYTES = 2**26
 
 
 def machine_rates(layer: tuple[int, int, int], attention: tuple[int, int, int, int]) -> dict[str, float]:
-    """Operations per second of a large square matrix product, of the products of a linear layer and of causal
-    attention, both forward and backward, in float32 and in bfloat16; bytes per second read from memory, and written to
-    memory that the process had not touched before.
+    """Operations and bytes per second, by name.
+
+    Operations, in float32 and in bfloat16: of a large square matrix product; of a linear layer, forward and backward;
+    of causal attention, forward and backward. Bytes: read from memory; written to memory that is new to the process.
 
     ``layer``: rows, inputs and outputs of a linear layer. ``attention``: sequences, heads, tokens and width of a head.
     """
@@ -72,5 +73,5 @@ def attention_rate(dtype: torch.dtype, sequences: int, heads: int, tokens: int, 
 
 
 def _write_new() -> None:
-    """To pages of their own: malloc might give out what it kept."""
+    """Write to new pages of the system: malloc might hand out memory that it kept."""
     torch.frombuffer(mmap.mmap(-1, _NEW_BYTES), dtype=torch.float32).fill_(1.0)

@@ -1,20 +1,23 @@
-"""Sampling speed of ``ppo.generate`` beside transformers' own, and beside the matrix products that neither can avoid.
+"""Sampling speed of ``ppo.generate`` beside transformers' own, and beside the matrix products that both need.
 
     python -m benchmarks.rollout --model lab --batch 64 --against hf,hf-static
     python -m benchmarks.rollout --model random:smollm2 --dtype bfloat16 --batch 8,32 --against hf,hf-static
     python -m benchmarks.rollout --model random:smollm2 --batch 32 --requests 64 --mean-length 24 --response-length 96
 
-Every candidate samples the same prompts in turn, ``--repeats`` times after one run that is not counted; medians are
-shown. The limit is the time of the decoder's matrix products alone, on the same rows in the same order, measured in
-between; prefill is part of everything. ``random:lab`` and ``random:smollm2`` are untrained models of that shape: speed
-does not depend on weights. With ``--mean-length`` responses end at random (untrained models only: a share of the
-vocabulary counts as EOS, so that lengths are geometric), and more requests than ``--batch`` show what scheduling does.
-``ppo-hf`` is ``engine="hf"``; ``ppo-padded`` is the fast decoder without scheduling: batches of ``--batch`` requests,
-each decoded to the length of its longest response; ``ppo-compiled`` is ``compiled=True``, which compiles in the run
-that is not counted: its seconds are kept as those of the warm-up.
+The candidates take turns on the same prompts, ``--repeats`` times after one run that is not counted. The medians are
+shown. The limit is the time of the decoder's matrix products alone, on the same rows in the same order, measured
+between the runs. Every time includes prefill. ``random:lab`` and ``random:smollm2`` are untrained models of that shape:
+speed does not depend on weights. With ``--mean-length`` responses end at random: a share of the vocabulary counts as
+EOS, so that lengths are geometric. This needs an untrained model. More requests than ``--batch`` show what scheduling
+does.
 
-Peak memory counts pages that the process had not touched before. So only that of the first ``--batch`` tells the need,
-and only there it is set against cache, logits and the decoder's own weights.
+    ppo-hf         ``engine="hf"``
+    ppo-padded     the fast decoder without scheduling: batches of ``--batch`` requests, each decoded to the length of
+                   its longest response
+    ppo-compiled   ``compiled=True``, which compiles in the run that is not counted; its seconds are the warm-up's
+
+Peak memory counts pages that the process had not touched before. So only that of the first ``--batch`` shows what is
+needed, and only there it is compared with cache, logits and the decoder's own weights.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ ENGINES = ("hf", "hf-static", "hf-continuous", "ppo-hf", "ppo-padded", "ppo-comp
 
 @dataclass
 class Workload:
-    """What every candidate has to do: ``batch`` sequences side by side, ``prompts`` int64 [R, P]."""
+    """The work that every candidate does: ``prompts`` int64 [R, P], ``batch`` sequences side by side."""
 
     prompts: Tensor
     batch: int
@@ -57,9 +60,9 @@ class Workload:
 
 @dataclass
 class Outcome:
-    """Seconds and tokens a second of each run, response tokens of the last, growth of resident memory in the first.
+    """Seconds and tokens a second of each run, response tokens of the last run, growth of resident memory in the first.
 
-    ``lengths`` int64 [R]: tokens of each response of the last run, where the candidate says so.
+    ``lengths`` int64 [R]: tokens of each response of the last run; None for a candidate that does not tell.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -79,7 +82,7 @@ class Outcome:
         return statistics.median(self.speeds)
 
     def note(self, seconds: float) -> None:
-        """A run that counts, of ``tokens``."""
+        """Add a run of ``tokens`` that counts."""
         self.seconds.append(seconds)
         self.speeds.append(self.tokens / seconds)
 
@@ -98,7 +101,7 @@ def main() -> None:
         names = ["ppo", *options.against]
         outcomes = {name: Outcome() for name in names}
         limit = Outcome()
-        if network is not None:  # before memory is measured, everything that is made once in a process
+        if network is not None:  # whatever a process makes once is made before memory is measured
             measure_limit(network, work, Outcome(tokens=2 * len(work.prompts)), limit, is_warm_up=True)
         for repeat in range(options.repeats + 1):
             for name in names:
@@ -184,7 +187,7 @@ def run(name: str, model: Any, work: Workload, outcome: Outcome, lengths: Tensor
 
 
 def static_batch(model: Any, prompts: Tensor, work: Workload, *, is_static: bool) -> int:
-    """``model.generate`` with its dynamic or its static cache; returns how many response tokens were real."""
+    """Run ``model.generate`` with its dynamic or static cache; return the number of response tokens up to EOS."""
     output = model.generate(
         prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=work.response_length, do_sample=True, top_k=0,
         pad_token_id=0, eos_token_id=list(work.eos_ids) or None,
@@ -194,14 +197,14 @@ def static_batch(model: Any, prompts: Tensor, work: Workload, *, is_static: bool
 
 
 def padded_batches(model: Any, work: Workload, lengths: Tensor) -> int:
-    """The fast decoder on one batch after the other, every row as long as the longest of its batch."""
+    """Run the fast decoder batch by batch; every row gets the length of the longest response of its batch."""
     for prompts, some in zip(work.prompts.split(work.batch), lengths.split(work.batch), strict=True):
         ppo.generate(model, prompts, ppo.Sampling(response_length=int(some.max()), eos_ids=()), slots=work.batch)
     return int(lengths.sum())
 
 
 def continuous_batching(model: Any, work: Workload) -> int:
-    """transformers' own continuous batching with a cache for ``batch`` sequences."""
+    """Run transformers' own continuous batching with a cache for ``batch`` sequences; return its response tokens."""
     page = 32
     pages = -(-(work.prompts.shape[1] + work.response_length) // page) + 1
     config = ContinuousBatchingConfig(
@@ -218,13 +221,13 @@ def continuous_batching(model: Any, work: Workload) -> int:
 
 
 def real_tokens(responses: Tensor, eos_ids: tuple[int, ...]) -> int:
-    """Tokens up to and including the first EOS of each row."""
+    """Number of tokens up to and including the first EOS of each row."""
     is_eos = torch.isin(responses, torch.tensor(eos_ids, dtype=torch.long))
     return int((is_eos.cumsum(dim=1) - is_eos.long() == 0).sum())
 
 
 def measure_limit(network: Network, work: Workload, ours: Outcome, limit: Outcome, *, is_warm_up: bool) -> None:
-    """Seconds of the matrix products alone: every prompt token once, then as many full steps as the tokens need."""
+    """Time the matrix products alone: every prompt token once, then as many full steps as the tokens need."""
     num_prompt_tokens = work.prompts.numel()
     steps = (ours.tokens - len(work.prompts)) / work.batch  # the first token of a response comes from prefill
     chunk = min(1024, num_prompt_tokens)

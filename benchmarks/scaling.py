@@ -1,15 +1,17 @@
-"""How the cost of an update grows with batch, length, vocabulary and width; with processes: scaling_processes.
+"""How the cost of an update grows with batch, length, vocabulary and width (scaling_processes.py: with processes).
 
     python -m benchmarks.scaling --json scaling.json
     python -m benchmarks.scaling --only vocabulary,batch --threads 1
 
-One size at a time is doubled from a small Llama; the others stay. Every point runs in a process of its own, so that its
-peak memory is its own. Two things are fitted to the points: the slope of log cost over log size by least squares, which
-is 1 where all of the cost grows in proportion; and, for batch, length and vocabulary, a line "fixed + each x size", by
-least squares of the deviations in percent, with the largest of them: a cost is linear where that is small, however much
-of it is fixed (the optimiser, the libraries). "beyond weights" is the peak memory without what the process held before
-the model was made, the weights, gradients and Adam's two moments. Seconds are processor time, summed up over threads:
-another program beside this one changes it less than the clock on the wall.
+One size of a small Llama is doubled several times while the others stay. Every point runs in a process of its own, so
+that its peak memory is its own. Two fits describe the points. The first is the slope of log cost over log size, by
+least squares; it is 1 where all of the cost grows in proportion. The second, for batch, length and vocabulary, is a
+line "fixed + each x size", by least squares of the deviations in percent. The largest deviation is printed with it: a
+cost is linear where this is small, however large the fixed part (the optimiser, the libraries).
+
+"beyond weights" is the peak memory without what the process held before the model was made, and without the weights,
+gradients and Adam's two moments. Seconds are processor time, summed over threads: another program on the machine
+changes it less than it changes wall-clock time.
 """
 
 from __future__ import annotations
@@ -82,7 +84,7 @@ def run_apart(sizes: dict[str, int], options: argparse.Namespace) -> dict[str, f
 
 
 def measure(sizes: dict[str, int], options: argparse.Namespace) -> dict[str, float]:
-    """Median seconds of an update of one epoch, and what it takes in memory beyond what it must."""
+    """Median seconds of an update of one epoch, its peak memory, and the part of it beyond the weights."""
     before = peak_memory_bytes()
     heads = max(sizes["width"] // 64, 1)
     model = make_model(
@@ -115,7 +117,7 @@ def measure(sizes: dict[str, int], options: argparse.Namespace) -> dict[str, flo
 
 
 def slopes(sizes: tuple[int, ...], points: list[dict[str, float]]) -> dict[str, float]:
-    """Of log cost over log size, by least squares."""
+    """Slopes of log cost over log size, by least squares."""
     xs = [math.log(size) for size in sizes]
     mean = statistics.fmean(xs)
     spread = sum((x - mean) ** 2 for x in xs)
@@ -127,7 +129,7 @@ def slopes(sizes: tuple[int, ...], points: list[dict[str, float]]) -> dict[str, 
 
 
 def line(sizes: tuple[int, ...], costs: list[float]) -> dict[str, float]:
-    """cost = fixed + each x size, by least squares of relative deviations, and the largest of these (0.05 is 5 %)."""
+    """Fit cost = fixed + each x size by least squares of relative deviations; and the largest of them (0.05 is 5 %)."""
     rows = torch.tensor([[1 / cost, size / cost] for size, cost in zip(sizes, costs, strict=True)], dtype=torch.float64)
     solution = torch.linalg.lstsq(rows, torch.ones(len(costs), 1, dtype=torch.float64)).solution
     fixed, each = solution.flatten().tolist()

@@ -1,11 +1,11 @@
-"""How much faster several processes take a PPO step than one, each process on one core, on the same global batch.
+"""How much faster a PPO step is in several processes than in one, on the same global batch, one core a process.
 
     python -m benchmarks.scaling_processes --model lab --prompts 64 --processes 1 2
 
-Every count runs the same steps in processes of its own (torchrun, gloo, one thread each), one count after the other,
-``--repeats`` times in turn; the speed-up is that of the median step. Of a step, rollout and
-old policy are process 0's own time, and then it waits for the slowest one; the reference is timed until all have asked
-it, the update until its gradients are summed.
+Every count runs the same steps in processes of its own (torchrun, gloo, one thread each). The counts take turns,
+``--repeats`` times. The speed-up is that of the median step. The times of rollout and old policy are process 0's own;
+"waiting" is its wait for the slowest process after them. The time of the reference ends when all processes have asked
+it, that of the update when its gradients are summed.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def sweep(options: argparse.Namespace) -> dict[str, object]:
-    """Seconds of every timed step by part, for each count of processes, and the speed-up over the first count."""
+    """Seconds of every timed step by part, for each number of processes, and the speed-up over the first number."""
     if max(options.processes) > len(os.sched_getaffinity(0)):
         print(f"only {len(os.sched_getaffinity(0))} cores for {max(options.processes)} processes", file=sys.stderr)
     steps: dict[int, list[dict[str, float]]] = {count: [] for count in options.processes}
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace, count: int) -> list[dict[str, float]]:
 
 
 def work(options: argparse.Namespace) -> None:
-    """What every process does; process 0 writes down the times."""
+    """The work of one process. Process 0 writes the times to the file."""
     torch.set_num_threads(1)
     with ppo.process_group() as processes:
         trainer = make_trainer(options)
@@ -98,7 +98,7 @@ def work(options: argparse.Namespace) -> None:
 
 
 def make_trainer(options: argparse.Namespace) -> ppo.Trainer:
-    """Random prompts, responses of full length, and a reward that costs nothing."""
+    """A trainer with random prompts, responses of full length, and a reward that costs nothing."""
     model = make_model(options.model)
     prompts = random_prompts(model, options.prompts, options.prompt_length)
     config = ppo.Config(
@@ -113,7 +113,7 @@ def make_trainer(options: argparse.Namespace) -> ppo.Trainer:
 
 
 def take_step(trainer: ppo.Trainer) -> dict[str, float]:
-    """One step; its seconds by part."""
+    """Take one step, and return its seconds by part."""
     started = time.perf_counter()
     rollout = trainer.rollout()
     metrics = {**rollout.metrics, **trainer.update(rollout)}

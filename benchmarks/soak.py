@@ -1,11 +1,12 @@
-"""Many PPO steps of the lab's model, and whether memory stays flat: resident memory against steps, and its slope.
+"""Whether memory stays flat over many PPO steps of the lab's model: resident memory against steps, and its slope.
 
     python -m benchmarks.soak --out /tmp/soak --steps 2000 --minutes 14
 
-A run that was stopped, by ``--minutes`` too, goes on in the same folder; each start is a process of its own, so slopes
-are fitted within a start, past its first ``--settle`` steps, and joined. The interval is 95 % from blocks of steps that
-are fitted as one point each, since neighbouring readings of memory are nearly the same. Besides: the number of tensors
-and other objects that Python keeps, which grows with a leak long before megabytes do.
+A run that was stopped (also by ``--minutes``) goes on in the same folder. Each start is a process with a memory level
+of its own, so one slope is fitted through the deviations from each start's mean, without its first ``--settle`` steps.
+The interval is one of 95 %. Blocks of steps count as one point each, since neighbouring readings of memory are nearly
+equal. The program also counts the tensors and other objects that Python keeps: with a leak their number grows long
+before megabytes do.
 """
 
 from __future__ import annotations
@@ -79,9 +80,7 @@ def main() -> None:
 
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder of the run; one that holds a run is gone on with"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run; a run that is in it goes on")
     parser.add_argument("--steps", type=int, default=2000, help="of all starts together")
     parser.add_argument("--minutes", type=float, default=math.inf, help="of this start")
     parser.add_argument("--settle", type=int, default=50, help="steps of each start that the fit leaves out")
@@ -90,7 +89,7 @@ def read_options() -> argparse.Namespace:
 
 
 def make_trainer(out: Path) -> tuple[ppo.Trainer, int]:
-    """A new run, or the one in the folder; and the step that this start begins with."""
+    """A new run, or the one that is in the folder; and the step with which this start begins."""
     lab = load("lab")
     if list_checkpoints(out / "checkpoints"):
         trainer = ppo.Trainer.resume(out, PROMPTS, reward, retain=RETAIN, out=out)
@@ -100,14 +99,14 @@ def make_trainer(out: Path) -> tuple[ppo.Trainer, int]:
 
 
 def reward(samples: list[ppo.Sample]) -> list[float]:
-    """The share of the letter e: there is always something to learn."""
+    """The share of the letter e, which can always be raised a little further."""
     return [s.text.count("e") / max(len(s.text), 1) for s in samples]
 
 
 def summary(rows: Sequence[Mapping[str, float]], *, settle: int) -> dict[str, float]:
-    """Slopes per 1,000 steps with the half-width of their 95 % interval, and where memory ended.
+    """Slopes per 1,000 steps with the half-width of their 95 % interval, and the memory at the end.
 
-    Each start has its own height: block means are taken off its mean before one line is fitted through all of them.
+    Each start has its own level: its mean is subtracted from its block means before one line is fitted through all.
     """
     result = {"resident MiB at the end": rows[-1]["memory/resident_mib"]}
     for name in ("memory/resident_mib", "memory/tensors", "memory/objects"):
@@ -119,7 +118,7 @@ def summary(rows: Sequence[Mapping[str, float]], *, settle: int) -> dict[str, fl
 
 
 def blocks(rows: Sequence[Mapping[str, float]], name: str, settle: int) -> list[list[tuple[float, float]]]:
-    """For each start with two full blocks or more: (mean step, mean reading) of each."""
+    """For each start with at least two full blocks: (mean step, mean reading) of each block."""
     starts: dict[float, list[tuple[float, float]]] = defaultdict(list)
     for row in rows:
         if row["step"] - row["start"] > settle:
@@ -139,7 +138,7 @@ def centred(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def fit(points: Sequence[tuple[float, float]], *, num_starts: int) -> tuple[float, float]:
-    """Least squares through centred points: slope, and 1.96 standard errors of it; nan where there are too few."""
+    """Least squares through centred points: the slope and 1.96 of its standard errors; nan for too few points."""
     spread = sum(x * x for x, _ in points)
     free = len(points) - num_starts - 1
     if free < 1 or spread == 0:

@@ -1,7 +1,7 @@
-"""The same PPO step under TRL 1.12's experimental trainer, the last that has PPO; started by ``benchmarks.update``.
+"""The same PPO step with TRL 1.12's experimental trainer, the last that has PPO. ``benchmarks.update`` starts it.
 
-It has a separate critic of the policy's size and wants a reward *model*; a one-layer network of width 8 costs next to
-nothing. Needs the extra ``bench`` (trl 1.12; 1.13 and later have no PPO).
+TRL has a separate critic of the policy's size and needs a reward *model*; a one-layer network of width 8 costs next to
+nothing. This program needs the extra ``bench`` (trl 1.12; 1.13 and later have no PPO).
 """
 
 from __future__ import annotations

@@ -4,16 +4,16 @@
     python -m benchmarks.update --model random:smollm2 --prompts 16 --repeats 3 \\
         --variants shared,shared-bf16,critic,critic-bf16,lora,trl,trl-bf16 --json update.json
 
-Every variant runs in a process of its own, so that its peak memory is its own: one step that is not counted, then
-``--repeats`` steps, of which medians are shown. All variants sample as many prompts, with responses of full length, and
-go ``--epochs`` times over them in one minibatch. The bare loop is forward and backward over the same tokens in the same
-microbatches, with whole logits at response positions only, a value head, and no optimiser. The rate of a plain matrix
-product is measured in the same process. "compiled": torch compiles the blocks; the first step shows what it costs.
+Every variant runs in a process of its own, so that its peak memory is its own. It takes one step that is not counted,
+then ``--repeats`` steps, of which the medians are shown. All variants sample the same number of prompts, with responses
+of full length, and go over them ``--epochs`` times in one minibatch. The bare loop is forward and backward over the
+same tokens in the same microbatches, with whole logits at response positions only, a value head, and no optimiser. The
+rate of a plain matrix product is measured in the same process. In "compiled" torch compiles the blocks; the first step
+shows what that costs.
 
 A shared trunk (every variant but "critic…" and "trl…") is another algorithm than a separate critic of the policy's
-size, which TRL always has; like is compared with like only where both have one. "trl" is TRL 1.12's experimental PPO as
-it comes; "trl-bf16" sets ACCELERATE_MIXED_PRECISION=bf16, the only way to make its bf16 act. It needs the extra
-``bench``.
+size, which TRL always has. So compare "trl…" with "critic…". "trl" is TRL 1.12's experimental PPO as it comes.
+"trl-bf16" sets ACCELERATE_MIXED_PRECISION=bf16, without which TRL's bf16 has no effect. Both need the extra ``bench``.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def read_options() -> argparse.Namespace:
 
 
 def run_apart(variant: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Measure one variant in a process of its own. What it says on its way out is shown if it fails."""
+    """Measure one variant in a process of its own. SystemExit with the end of its stderr if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "result.json"
         module = "benchmarks.trl_step" if variant in TRL_VARIANTS else "benchmarks.update"
@@ -142,7 +142,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def make_trainer(options: argparse.Namespace) -> ppo.Trainer:
-    """Random prompts, and a reward that costs nothing, so that the time is PPO's."""
+    """A trainer with random prompts and a reward that costs nothing, so that the time is PPO's."""
     model = make_model(options.model, torch.bfloat16 if options.variant == "pure-bf16" else torch.float32)
     if options.variant.startswith("lora"):
         add_lora(model, LoraConfig(linear_targets(model), rank=options.lora_rank))
@@ -175,7 +175,7 @@ def bare_pass(trainer: ppo.Trainer, rollout: Rollout) -> float:
 
 
 def bare_loss(trainer: ppo.Trainer, generation: Generation) -> Tensor:
-    """Cross-entropy of the responses, from whole logits, and the mean of their values: what a plain loop has."""
+    """The loss of a plain loop: cross-entropy of the responses from whole logits, and the mean of their values."""
     actor, aligned, length = trainer.policy.actor, align(generation), generation.tokens.shape[1]
     features = actor.backbone(aligned.input_ids, aligned.attention_mask)
     rows = response_positions(features.before_logits, aligned.prompt_lengths, length)
@@ -212,8 +212,8 @@ def summarise(
 def model_operations(trainer: ppo.Trainer, rollout: Rollout) -> float:
     """Of the matrix products of one epoch: 2 per weight and token forward, 2 for inputs, 2 for weights if trained.
 
-    The output layer sees response positions only, the trunk all. Attention itself is not counted, nor is recomputation,
-    nor what the update leaves out: blocks that are replayed, the output layer of a separate critic.
+    The output layer computes response positions only, the blocks compute all. The count leaves out attention itself,
+    recomputation, and what the update does not compute: frozen blocks, and the output layer of a separate critic.
     """
     generation, actor = rollout.generation, trainer.policy.actor
     output = trainer.model.get_output_embeddings().weight
@@ -232,8 +232,8 @@ def model_operations(trainer: ppo.Trainer, rollout: Rollout) -> float:
 def shapes_of_products(
     trainer: ppo.Trainer, options: argparse.Namespace
 ) -> tuple[tuple[int, int, int], tuple[int, int, int, int]]:
-    """In the update: rows, inputs and outputs of a block's largest linear layer; sequences, heads, tokens and width of
-    a head in attention.
+    """Two shapes of the update: rows, inputs and outputs of a block's largest linear layer; and sequences, heads,
+    tokens and head width of its attention.
     """
     sequences, length = options.microbatch or options.prompts, options.prompt_length + options.response_length
     weight = max((p for p in blocks(trainer.model)[0].parameters() if p.dim() == 2), key=lambda p: p.numel())
@@ -266,7 +266,7 @@ def show(variant: str, result: dict[str, Any]) -> None:
 
 
 def show_ratios(results: dict[str, dict[str, Any]]) -> None:
-    """Every variant's time and memory for a step, as a multiple of every baseline's that was measured."""
+    """Print every variant's time and memory of a step as multiples of every baseline that was measured."""
     for base in [name for name in ("shared", *TRL_VARIANTS) if name in results]:
         for name, result in results.items():
             if name != base:

@@ -1,10 +1,10 @@
-"""What a comparison says: means over seeds, how far from chance, who has collapsed, who beats whom.
+"""What a comparison says: means over seeds, distances from chance, which methods have collapsed, who beats whom.
 
 A *point* is one method at one value of its knob with one seed, evaluated. Points of the same method, value and number
-of forget records become one :class:`Mean`. Below the chance floor lies damage, so distance to it counts in both
-directions. The target of all unlearning is the model trained without the records (:data:`TARGET`): where it was
-measured, the distance to it is told, and it is nobody's rival. This module knows numbers, no models, no files and no
-HTML.
+of forget records become one :class:`Mean`. Values below the chance floor are damage, so the distance to it counts in
+both directions. The target of all unlearning is the model trained without the records (:data:`TARGET`). Where it was
+measured, the distance to it is reported; it is never a rival. This module knows numbers. It knows no models, no files
+and no HTML.
 """
 
 from __future__ import annotations
@@ -18,31 +18,32 @@ from typing import Any
 Summary = Mapping[str, float]
 
 EMPTY, SHORT, LOOP, DISTINCT, GARBLED, NLL = 0.2, 0.25, 0.3, 0.5, 0.1, 6.0
-MAX_EXACT = 0.05  # of forget records that may still come back for two methods to be compared at matched forgetting
-TARGET = "retain-only"  # the method that unlearning is to come near to
+MAX_EXACT = 0.05  # at matched forgetting, greedy decoding extracts at most this share of the forget records
+TARGET = "retain-only"  # the method that unlearning should come close to
 
 COLLAPSE_RULES = {
     "empty": f"over {EMPTY:.0%} of the forget outputs are empty, or they have under {SHORT:g} of the truth's length",
     "repetitive": f"over {LOOP:.0%} of the tokens lie in loops, or there are under {DISTINCT:g} of the truth's bigrams",
-    "garbled": f"over {GARBLED:.0%} garbled characters, or over {NLL:g} nats per token under the original model; the "
-    "latter of training-time methods alone: a model trained anew writes what the original would not",
+    "garbled": f"over {GARBLED:.0%} garbled characters, or over {NLL:g} nats per token under the original model (the "
+    "second for training-time methods alone: a model trained again writes what the original would not)",
 }
 DERIVED = {
     "perplexity_ratio": "Held-out perplexity over the original's.",
     "floor_distance": "|BLEU of the forget outputs - BLEU of the original on never-trained records|: 0 is chance, and "
     "over-forgetting counts as an error.",
-    "floor_distance_p": "The same of the mean probability of the true token.",
-    "fluency": "The worst of: outputs that are not empty, tokens outside loops, characters that are not garbled, "
-    "bigram variety against the truth, length against the original's on never-trained records; each at most 1.",
-    "target_distance": "|BLEU of the forget outputs - the same of the model trained without the records|.",
-    "target_distance_p": "The same of the mean probability of the true token.",
-    "target_distance_ratio": "The same of the perplexity ratio.",
+    "floor_distance_p": "The same distance for the mean probability of the true token.",
+    "fluency": "The smallest of five shares, each at most 1: outputs that are not empty, tokens outside loops, "
+    "characters that are not garbled, distinct bigrams over the truth's, length over the original's on never-trained "
+    "records.",
+    "target_distance": "|BLEU of the forget outputs - that of the model trained without the records|.",
+    "target_distance_p": "The same distance for the mean probability of the true token.",
+    "target_distance_ratio": "The same distance for the perplexity ratio.",
     "gen_ppl": "exp of the mean NLL of the forget outputs, without their prefix, under the original model.",
 }
 
 
 def derived(summary: Summary, original: Summary, target: Summary | None = None) -> dict[str, float]:
-    """The quantities of ``DERIVED`` that the summaries allow; ``target``: of the model trained without the records."""
+    """The quantities of ``DERIVED`` that the summaries allow. ``target``: of the model trained without the records."""
     found = {"fluency": fluency(summary, original)}
     if "holdout/perplexity" in summary:
         found["perplexity_ratio"] = summary["holdout/perplexity"] / original["holdout/perplexity"]
@@ -61,7 +62,7 @@ def derived(summary: Summary, original: Summary, target: Summary | None = None) 
 
 
 def fluency(summary: Summary, original: Summary) -> float:
-    """How the forget outputs read, 0 to 1: the worst of five shares, see ``DERIVED``."""
+    """How fluent the forget outputs are, 0 to 1: the smallest of five shares, see ``DERIVED``."""
     usual = original.get("never/length_ratio", 1.0)
     shares = (
         1 - summary["forget/empty"],
@@ -86,10 +87,10 @@ def collapse(summary: Summary, kind: str = "training") -> list[str]:
 
 @dataclass(frozen=True)
 class Mean:
-    """Points that differ in their seed alone: means, and sample standard deviations (0 for one seed).
+    """Means and sample standard deviations (0 for one seed) of points that differ only in their seed.
 
-    ``values`` holds the summary, the derived quantities, "cost/seconds" and "cost/flops". ``collapsed``: rules that a
-    majority of the seeds breaks.
+    ``values`` holds the summary, the derived quantities, "cost/seconds" and "cost/flops". ``collapsed``: rules that
+    most seeds break.
     """
 
     method: str
@@ -105,7 +106,7 @@ class Mean:
 
     @property
     def label(self) -> str:
-        """Method and knob, as a reader wants them."""
+        """The name of the method, with its knob and value."""
         return f"{self.method} ({self.knob} {self.value:g})" if self.knob else self.method
 
     def get(self, name: str) -> float | None:
@@ -114,9 +115,9 @@ class Mean:
 
 
 def means(points: Sequence[Mapping[str, Any]]) -> list[Mean]:
-    """Points to means, in the order in which they come. They are held against their size's point of kind "original".
+    """The means of some points, in the order of the points. Each is compared with its size's point of kind "original".
 
-    ValueError where a size has none.
+    ValueError where a size has no such point.
     """
     originals = {p["size"]: p["summary"] for p in points if p["kind"] == "original"}
     sizes = {p["size"] for p in points if p["method"] == TARGET}
@@ -130,7 +131,7 @@ def means(points: Sequence[Mapping[str, Any]]) -> list[Mean]:
 
 
 def _mean_summary(points: Sequence[Mapping[str, Any]]) -> Summary:
-    """The means of what all the points have."""
+    """The means of the quantities that all points have."""
     rows = [p["summary"] for p in points]
     return {name: statistics.fmean(r[name] for r in rows) for name in rows[0] if all(name in r for r in rows)}
 
@@ -157,7 +158,7 @@ ATTACK = "attack/"
 
 
 def attacked(point: Mapping[str, Any]) -> dict[str, float]:
-    """What the attacks on a point got out exactly, as shares: "attack/<group>/<attack and variant>"."""
+    """The shares that attacks on a point extracted exactly: "attack/<group>/<attack and variant>"."""
     return {
         f"{ATTACK}{group}/{attack['name']}": float(numbers["exact"])
         for attack in point.get("attacks", [])
@@ -168,8 +169,8 @@ def attacked(point: Mapping[str, Any]) -> dict[str, float]:
 def dominates(one: Mean, other: Mean, *, is_strict: bool = False, is_fluency_aside: bool = False) -> bool:
     """Whether ``one`` has less sampled extraction and a lower perplexity ratio at equal or better fluency.
 
-    ``is_fluency_aside``: whatever its fluency. Strict: less in both. Else: no more in either and less in one,
-    which decides between those that extract nothing. What has collapsed or lacks a measurement dominates nothing.
+    ``is_strict``: lower in both. Else: lower in one and not higher in the other, which decides between methods that
+    extract nothing. ``is_fluency_aside``: at any fluency. A point that has collapsed or lacks a number dominates none.
     """
     names = ("forget/exact_sampled", "perplexity_ratio")
     pairs = [(one.get(name), other.get(name)) for name in names]
@@ -184,22 +185,22 @@ def dominates(one: Mean, other: Mean, *, is_strict: bool = False, is_fluency_asi
 
 
 def matched(all_means: Sequence[Mean]) -> list[Mean]:
-    """Those at matched forgetting: greedy extraction of at most 5 % of the forget set."""
+    """The means at matched forgetting: greedy extraction of at most 5 % of the forget set."""
     return [m for m in all_means if m.values["forget/exact"] <= MAX_EXACT]
 
 
 def front(all_means: Sequence[Mean], kinds: Sequence[str] = ("training",)) -> list[Mean]:
-    """The means of some kinds at matched forgetting that have not collapsed and that no other of them dominates."""
+    """The means of some kinds at matched forgetting that have not collapsed and that none of the others dominates."""
     found = [m for m in matched(all_means) if m.kind in kinds]
     return [m for m in found if not m.collapsed and not any(dominates(other, m) for other in found)]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Who beats a point: by less in both (``strict``), or by less in one and no more in the other (``weak``).
+    """Who beats a point: lower in both numbers (``strict``), or lower in one and not higher in the other (``weak``).
 
-    ``aside``: who would in one of the two ways, were it not for a lower fluency, however much lower. ``rivals``: all at
-    matched forgetting; ``collapsed``: those of them that beat nothing, since they have collapsed.
+    ``aside``: those that would beat it if a lower fluency, however low, did not count. ``rivals``: all others at
+    matched forgetting. ``collapsed``: the rivals that have collapsed and so beat nothing.
     """
 
     mean: Mean
@@ -227,5 +228,5 @@ def _verdict(mean: Mean, rivals: Sequence[Mean]) -> Verdict:
 
 
 def target(all_means: Sequence[Mean], size: int) -> Mean | None:
-    """The model trained without the records, for a number of forget records; None where it was not measured."""
+    """The model trained without the records, for a number of forget records; None if it was not measured."""
     return next((m for m in all_means if m.method == TARGET and m.size == size), None)

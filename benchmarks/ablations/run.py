@@ -2,11 +2,12 @@
 
     python -m benchmarks.ablations                        # all variants, 3 seeds; goes on where it was stopped
     python -m benchmarks.ablations --variants no-kl,base  # some of them
-    python -m benchmarks.ablations --quick                # a look at whether it runs: 3 steps, 1 seed, no page
+    python -m benchmarks.ablations --quick                # try whether it runs: 3 steps, 1 seed, no page
     python -m benchmarks.ablations --render               # the table of what is there, into docs/algorithm.md
 
 The task: the lab's model continues general English and is paid for the letter e, ten times its share of the letters.
-So the score is dense in effect, easy to cheat at, and has a cost in sense, which held-out perplexity shows. Every point
+So nearly every token counts, the score is easy to raise without writing well, and held-out perplexity shows the damage.
+Every point
 (variant, seed) is a JSON file in ``points/`` until ``python -m benchmarks.points`` packs it; one that is there is not
 measured again, unless its config has changed since.
 The table goes into the page only when every point of it was measured with the same settings, three seeds each.
@@ -47,7 +48,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What all points of a table have in common. ``end_prompts``: responses that are looked at in the end."""
+    """What all points of a table have in common. ``end_prompts``: prompts of the measurement after training."""
 
     steps: int = STEPS
     end_prompts: int = 64
@@ -64,7 +65,7 @@ def letter_e(samples: list[ppo.Sample]) -> list[float]:
 
 
 def run_point(name: str, seed: int, settings: Settings) -> dict[str, Any]:
-    """Train one variant with one seed, and measure where it came to."""
+    """Train one variant with one seed, and measure the result."""
     lab = load("lab")
     texts = lab_retain(lab.tokenizer, 64)
     prompts = [ids[:PROMPT_TOKENS] for ids in texts]
@@ -80,7 +81,7 @@ def run_point(name: str, seed: int, settings: Settings) -> dict[str, Any]:
         rollout = trainer.rollout()
         try:
             metrics = trainer.update(rollout)
-        except (FloatingPointError, ppo.CheckError) as broken:  # a finding, not a failure: this training blows up
+        except (FloatingPointError, ppo.CheckError) as broken:  # a result, not a failure: this training diverges
             error = str(broken)
             break
         history.append({**rollout.metrics, **metrics, "step_kl": step_kl(trainer, rollout)})
@@ -98,7 +99,7 @@ def run_point(name: str, seed: int, settings: Settings) -> dict[str, Any]:
 
 
 def step_kl(trainer: ppo.Trainer, rollout: ppo.Rollout) -> float:
-    """How far one step went: KL(policy before || policy after) on the step's own responses, nats a token."""
+    """How far one step moved the policy: KL(before || after) on the step's own responses, nats a token."""
     generation = rollout.generation
     with evaluation_mode(trainer.policy.actor):  # whatever a variant has switched on
         after = ppo.FrozenReference(trainer.policy.actor.policy, trainer.policy.sampling).logprobs(
@@ -110,7 +111,7 @@ def step_kl(trainer: ppo.Trainer, rollout: ppo.Rollout) -> float:
 def measure_end(
     lab: LoadedModel, start: Any, prompts: Sequence[list[int]], config: ppo.Config, settings: Settings
 ) -> dict[str, float]:
-    """Fresh responses at temperature 1 to the last prompts, and text that nobody trained on."""
+    """Measure new responses at temperature 1 to the last prompts, and perplexity on text that was never trained on."""
     sampling = ppo.Sampling(response_length=config.response_length)
     asked = list(prompts[-settings.end_prompts :])
     generation = ppo.generate(lab.model, asked, sampling, seed=1000 + config.seed)
@@ -127,7 +128,7 @@ def measure_end(
 
 
 def summarise(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """How wild the training was. NaN where no step was finished."""
+    """The largest step, the clip fraction and the log-prob gap of a training. NaN where no step was finished."""
     nan = float("nan")
     return {
         "largest_step_kl": max((row["step_kl"] for row in history), default=nan),
@@ -161,7 +162,7 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=None, help="seeds 0, 1, … (default 3)")
     parser.add_argument("--out", type=Path, default=None, help="folder of the points (default results/ablations)")
     parser.add_argument("--quick", action="store_true", help="3 steps, 1 seed, into runs/ablations-quick")
-    parser.add_argument("--render", action="store_true", help="measure nothing: the table of what is there")
+    parser.add_argument("--render", action="store_true", help="measure nothing: write the table of what is there")
     options = parser.parse_args(arguments)
     options.variants = options.variants.split(",")
     if unknown := [name for name in options.variants if name not in VARIANTS]:
@@ -188,9 +189,9 @@ def measure_point(out: Path, name: str, seed: int, settings: Settings, *, label:
 
 
 def is_current(point: Mapping[str, Any], settings: Settings) -> bool:
-    """Whether a point was measured with these settings, and with the config that its variant has today.
+    """Whether a point was measured with these settings, and with the config that its variant has now.
 
-    A field that the library has got since counts as its default.
+    A config field that is newer than the point counts as having its default.
     """
     variant = VARIANTS.get(point["variant"])
     if variant is None or point["settings"] != asdict(settings):
@@ -200,12 +201,12 @@ def is_current(point: Mapping[str, Any], settings: Settings) -> bool:
 
 
 def read_points(out: Path, settings: Settings) -> list[dict[str, Any]]:
-    """The points in a folder that were measured as they would be now."""
+    """The points of a folder that were measured with the settings and configs of now."""
     return [point for point in stored_points(out) if is_current(point, settings)]
 
 
 def render(points: Sequence[Mapping[str, Any]], *, seeds: int) -> tuple[str, int]:
-    """The table of all variants, and how many points it lacks. A cell is the mean over the seeds and their range."""
+    """The table of all variants, and the number of missing points. A cell is the mean and the range over the seeds."""
     lines = ["| variant | what is switched | " + " | ".join(COLUMNS.values()) + " |", "|---" * (2 + len(COLUMNS)) + "|"]
     missing = 0
     for name, variant in VARIANTS.items():

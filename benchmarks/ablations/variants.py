@@ -1,7 +1,7 @@
 """The details of PPO that can be switched, one by one: what each run of benchmarks.ablations changes.
 
-A variant is a change of the config, or of the trainer before its first step where no config can do it. This module
-knows how to switch, not how to measure.
+A variant changes the config, or the trainer before its first step where no config field does it. This module knows how
+to switch, not how to measure.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ BASE = ppo.Config(
     value_learning_rate=1e-3,
     kl_coef=0.05,
 )
-"""What every variant is a change of: the library's defaults, but for what so small a model, short responses and 30
-steps ask for.
+"""The config that every variant changes: the library's defaults, but for the fields that a small model, short responses
+and 30 steps need.
 """
 
 
@@ -39,7 +39,7 @@ def differences() -> str:
 
 
 def nothing(trainer: ppo.Trainer) -> None:
-    """The config alone makes the variant."""
+    """For variants that change the config alone."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Variant:
 
 
 def randomise_value_head(trainer: ppo.Trainer) -> None:
-    """A value head as many libraries start it: normal, with a deviation of 1/√(H + 1)."""
+    """Initialise the value head as many libraries do: normal, with a standard deviation of 1/√(H + 1)."""
     assert trainer.policy.actor.value_head is not None
     last = trainer.policy.actor.value_head.layers[-1]
     assert isinstance(last, nn.Linear)
@@ -64,7 +64,7 @@ def randomise_value_head(trainer: ppo.Trainer) -> None:
 
 
 def switch_dropout_on(trainer: ppo.Trainer) -> None:
-    """Dropout of 0.1 in the updates, as where a model is left in training mode; rollouts have none."""
+    """Dropout of 0.1 in the updates, as in a model that was left in training mode. Rollouts have none."""
     for module in trainer.policy.actor.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.1
@@ -72,7 +72,7 @@ def switch_dropout_on(trainer: ppo.Trainer) -> None:
 
 
 def evaluate_at_another_temperature(trainer: ppo.Trainer) -> None:
-    """The classic mistake: the sampler keeps its temperature, updates and reference measure at 1."""
+    """The classic mistake: the sampler keeps its temperature, but updates and reference compute log-probs at 1."""
     evaluate, plain = trainer.policy.actor.evaluate, ppo.Sampling(response_length=trainer.config.response_length)
 
     def at_one(generation: ppo.Generation, sampling: ppo.Sampling, **options: Any) -> ppo.Evaluation:
@@ -83,7 +83,7 @@ def evaluate_at_another_temperature(trainer: ppo.Trainer) -> None:
         trainer.collector.reference.sampling = plain
 
 
-_UNCHECKED = {"max_logprob_gap_nats": 1e3}  # the library stops at the first minibatch of these two mistakes
+_UNCHECKED = {"max_logprob_gap_nats": 1e3}  # else the library stops at the first minibatch of these two mistakes
 
 VARIANTS: dict[str, Variant] = {
     "base": Variant(f"the task's base: the library's defaults, but {differences()}"),
@@ -100,7 +100,7 @@ VARIANTS: dict[str, Variant] = {
     ),
     "top-p": Variant("top-p 0.9, in sampling and measuring", {"top_p": 0.9}),
     "missing-eos": Variant("a response that was cut costs 1", {"missing_eos_penalty": 1.0}),
-    "scale-scores": Variant("scores divided by their running deviation", {"scale_scores": True}),
+    "scale-scores": Variant("scores divided by their running standard deviation", {"scale_scores": True}),
     "clip-scores": Variant("scores clipped at 1.5", {"clip_scores": 1.5}),
     "whiten-rewards": Variant("rewards whitened, mean kept", {"whiten_rewards": True}),
     "no-kl": Variant("no KL penalty", {"kl_coef": 0.0}),
@@ -111,7 +111,7 @@ VARIANTS: dict[str, Variant] = {
     "kl-loss": Variant("KL as a loss (k3), not in the reward", {"kl_as": "loss", "kl_estimator": "k3"}),
     "gamma-0.95": Variant("a discount: gamma = 0.95", {"gamma": 0.95}),
     "lambda-0": Variant("lambda = 0: the TD error alone", {"gae_lambda": 0.0}),
-    "lambda-1": Variant("lambda = 1: the whole rest", {"gae_lambda": 1.0}),
+    "lambda-1": Variant("lambda = 1: the whole return", {"gae_lambda": 1.0}),
     "no-whitening": Variant("advantages as they are", {"whiten_advantages": False}),
     "rloo": Variant(
         "RLOO: 8 prompts x 4 samples, no critic",
@@ -122,7 +122,7 @@ VARIANTS: dict[str, Variant] = {
         {"advantage": "grpo", "prompts_per_step": 8, "samples_per_prompt": 4},
     ),
     "random-head": Variant("the value head starts at random", prepare=randomise_value_head),
-    "detached": Variant("the value loss does not reach the trunk", {"detach_value_head": True}),
+    "detached": Variant("the value loss does not train the policy's blocks", {"detach_value_head": True}),
     "mlp-head": Variant("a value head with a hidden layer", {"value_head": "mlp"}),
     "separate-critic": Variant(
         "a separate critic, at the policy's rate", {"value_head": "critic", "value_learning_rate": 1e-4}
@@ -131,7 +131,7 @@ VARIANTS: dict[str, Variant] = {
         "the value head at the policy's rate, as the library has it by default", {"value_learning_rate": None}
     ),
     "no-value-clip": Variant("the value loss is not clipped", {"value_clip": None}),
-    "value-coef-1": Variant("value loss weighs 1, not 0.1", {"value_coef": 1.0}),
+    "value-coef-1": Variant("the value loss weighs 1, not 0.1", {"value_coef": 1.0}),
     "no-clip": Variant("the ratio is not clipped", {"policy_clip": 1e9}),
     "no-brake": Variant(
         "the ratio is not clipped, and no minibatch is skipped", {"policy_clip": 1e9, "max_mean_ratio": None}

@@ -1,6 +1,6 @@
 """The shapes of a causal LM that decide what it costs: how many weights, where, and how its layers compute.
 
-Only families whose modelling code was read are known; another one is an error, not a guess.
+The known families are those whose modelling code was read. Another family is an error, not a guess.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any, Literal
 class Architecture:
     """A decoder of equal blocks. Widths are in numbers, ``positions`` in rows of a learned table (0: rotary).
 
-    ``is_gated``: the MLP has a gate beside its up projection. ``activation``: "gelu_tanh" is transformers' composed
-    one, eight operations. ``has_fused_attention``: scores are never stored (scaled_dot_product_attention).
+    ``is_gated``: the MLP has a gate beside its up projection. ``activation``: "gelu_tanh" is transformers' version of
+    eight operations. ``has_fused_attention``: scores are never stored (scaled_dot_product_attention).
     ``has_joined_qkv``: query, key and value are one weight in the model already.
     """
 
@@ -54,7 +54,7 @@ class Architecture:
 
     @property
     def block_linear_weights(self) -> int:
-        """Weights of one block that take part in matrix products."""
+        """Weights of one block that matrix products use."""
         return sum(inputs * outputs for inputs, outputs in self.linears)
 
     @property
@@ -70,24 +70,24 @@ class Architecture:
 
     @property
     def embedding_parameters(self) -> int:
-        """Of the token table; the output layer has as many, its own unless tied."""
+        """Weights of the token table. The output layer has as many: the same ones if tied, else its own."""
         return self.vocabulary * self.width
 
     @property
     def parameters(self) -> int:
-        """All of them, as ``sum(p.numel())`` counts."""
+        """All parameters, as ``sum(p.numel())`` counts them."""
         tables = self.embedding_parameters * (1 if self.is_tied else 2) + self.positions * self.width
         return self.layers * self.block_parameters + tables + self.norm_parameters
 
     @property
     def joined_weights(self) -> int:
-        """Weights of one block that the fast decoder copies to make one product of several: QKV, gate and up."""
+        """Weights of one block that the fast decoder copies to join several products into one: QKV; gate and up."""
         qkv = 0 if self.has_joined_qkv else self.width * (self.query_width + 2 * self.kv_width)
         return qkv + (2 * self.width * self.mlp_width if self.is_gated else 0)
 
 
 def from_config(config: Any, name: str | None = None) -> Architecture:
-    """From a transformers config of one of the known families. Raises ValueError for another."""
+    """The shape that a transformers config of a known family describes. Raises ValueError for another family."""
     kind = config.model_type
     readers = {"gpt2": _gpt2, "gpt_neo": _gpt_neo, "opt": _opt, "llama": _llama}
     if kind not in readers:

@@ -1,9 +1,9 @@
 """What one transformer block reads, writes and keeps beside its matrix products, counted from the modelling code.
 
-A *sweep* is one reading or writing of a tensor, in numbers a token. transformers' blocks are composed of small
-operations, each of which sweeps its tensors through memory: on any device that is the part of a block that no matrix
-rate explains. Sweeps were counted by reading transformers 5's Llama, GPT-Neo and OPT (and torch's formulas for the
-backward pass), not by measuring.
+A *sweep* reads or writes one tensor once, in numbers a token. transformers' blocks are composed of small operations,
+each of which sweeps its tensors through memory. On any device this is the part of a block that the rate of matrix
+products does not explain. The sweeps were counted by reading transformers 5's Llama, GPT-Neo and OPT (and torch's
+formulas for the backward pass), not by measuring.
 """
 
 from __future__ import annotations
@@ -13,12 +13,17 @@ from dataclasses import dataclass
 from .architecture import Architecture
 from .plan import Precision
 
-LAUNCHES = {"forward": 40, "backward": 80, "decode": 15, "decode attention": 5}  # operations a block, kernels on a GPU
+LAUNCHES = {
+    "forward": 40,
+    "backward": 80,
+    "decode": 15,
+    "decode attention": 5,
+}  # operations in a block; on a GPU each is a kernel
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes for one token in one block: moved forward, moved backward, kept from one to the other."""
+    """Bytes of one token in one block: moved forward, moved backward, kept from the forward to the backward pass."""
 
     forward: float = 0.0
     backward: float = 0.0
@@ -29,7 +34,7 @@ class Traffic:
 
 
 def block_traffic(arch: Architecture, precision: Precision, *, keys: int) -> Traffic:
-    """Beside the matrix products; ``keys`` is the sequence's length, for attention that stores its scores."""
+    """Traffic beside the matrix products. ``keys``: the sequence's length, for attention that stores its scores."""
     attention = _rotary(arch, precision) + _attention(arch, precision, keys)
     return _norms(arch, precision) + _residuals(arch, precision) + attention + _mlp(arch, precision)
 
@@ -45,11 +50,11 @@ def _product(precision: Precision) -> int:
 
 
 def _norms(arch: Architecture, precision: Precision) -> Traffic:
-    """Both norms, and what their outputs become: the inputs of 3 and 1 (or 2) linear layers.
+    """Both norms, and their outputs, which are the inputs of 3 and 1 (or 2) linear layers.
 
-    RMS norm: square, mean, scale, weigh: 7 sweeps and 22 back, always in float32; it keeps its input and the scaled
-    input. LayerNorm is one operation, 2 sweeps and 5 back, and keeps its input. Autocast casts the output once for
-    every linear layer that reads it.
+    An RMS norm squares, takes the mean, scales and weighs: 7 sweeps forward and 22 backward, always in float32. It
+    keeps its input and the scaled input. A LayerNorm is one operation: 2 sweeps forward and 5 backward; it keeps its
+    input. Autocast casts the output once for every linear layer that reads it.
     """
     width, stream, product = arch.width, _stream(precision), _product(precision)
     readers = 3 + (2 if arch.is_gated else 1)
@@ -65,7 +70,7 @@ def _norms(arch: Architecture, precision: Precision) -> Traffic:
 
 
 def _residuals(arch: Architecture, precision: Precision) -> Traffic:
-    """Two additions, and the sums of gradients where one tensor has several readers."""
+    """Two additions, and sums of gradients where several layers read one tensor."""
     readers = 3 + (2 if arch.is_gated else 1)
     sums = 2 + (readers - 2)
     stream = _stream(precision)
@@ -73,7 +78,7 @@ def _residuals(arch: Architecture, precision: Precision) -> Traffic:
 
 
 def _rotary(arch: Architecture, precision: Precision) -> Traffic:
-    """x cos + rotate_half(x) sin for queries and keys: 10 sweeps and 15 back; keeps nothing of its own."""
+    """x cos + rotate_half(x) sin for queries and keys: 10 sweeps forward, 15 backward; it keeps nothing of its own."""
     if arch.positions:
         return Traffic()
     size = _stream(precision) * (arch.query_width + arch.kv_width)
@@ -81,22 +86,22 @@ def _rotary(arch: Architecture, precision: Precision) -> Traffic:
 
 
 def _attention(arch: Architecture, precision: Precision, keys: int) -> Traffic:
-    """Queries, keys, values and the output are kept; stored scores are swept 8 times each way, and kept once."""
+    """Queries, keys, values and output are kept. Stored scores are swept 8 times in each direction, and kept once."""
     product = _product(precision)
     numbers = 2 * arch.query_width + 2 * arch.kv_width
     fused = Traffic(2 * product * numbers, 3 * product * numbers, product * numbers)
-    if precision == "autocast" and not arch.positions:  # rotated ones are float32 and are cast
+    if precision == "autocast" and not arch.positions:  # rotated queries and keys are float32 and are cast
         cast = 6 * (arch.query_width + arch.kv_width)
         fused += Traffic(cast, cast)
     if arch.has_fused_attention:
         return fused
     scores = arch.heads * keys
-    kept = 4 if precision == "float32" else 6  # float32 chances, and their cast
+    kept = 4 if precision == "float32" else 6  # float32 probabilities, and their cast
     return fused + Traffic(8 * 4 * scores, 8 * 4 * scores, kept * scores)
 
 
 def _mlp(arch: Architecture, precision: Precision) -> Traffic:
-    """The activation: what it sweeps, and what it and the down projection keep."""
+    """The activation: its sweeps, and what it and the down projection keep."""
     width, product = arch.mlp_width, _product(precision)
     if arch.is_gated:
         return Traffic(5 * product * width, 9 * product * width, 4 * product * width)

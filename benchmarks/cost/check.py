@@ -1,7 +1,7 @@
 """The model beside what ``benchmarks.update`` measured on a CPU.
 
-The only numbers taken from the measurement are the rates of ``benchmarks.rates``, measured in the same process as the
-variant, and the memory that the process held before it had a model; nothing is fitted to the result.
+The model takes only these numbers from the measurement: the rates of ``benchmarks.rates``, measured in the process of
+the variant, and the memory that this process held before it had a model. Nothing is fitted to the result.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from .estimate import Estimate, estimate
 from .plan import Plan
 from .work import PARTS
 
-LIMIT = 0.25  # by how much prediction and measurement of a step's time and of its peak may differ
-LEAST_OF_ROLLOUT = 0.5  # of a measured rollout; why a prediction is low stands in ``rollout``
+LIMIT = 0.25  # the largest relative error of a step's time and of its peak
+LEAST_OF_ROLLOUT = 0.5  # of a measured rollout's time; rollout.py says why the prediction is low
 _CHANGES: dict[str, dict[str, Any]] = {
     "shared": {},
     "shared-bf16": {"precision": "autocast"},
@@ -75,18 +75,18 @@ class Check:
 
     @property
     def name(self) -> str:
-        """Of the file, without its folder."""
+        """The file's name without its folder."""
         return Path(self.file).name
 
 
 def read_checks(files: Iterable[str], rates: Mapping[str, float] | None = None) -> list[Check]:
-    """The files one by one; ``rates`` and errors: see :func:`compare`."""
+    """A check for every file. ``rates`` and errors: see :func:`compare`."""
     results = {file: read_result(file) for file in files}
     return [Check(file, result, compare(result, rates)) for file, result in results.items()]
 
 
 def read_result(file: str) -> dict[str, Any]:
-    """Of ``benchmarks.update --json``."""
+    """A result that ``benchmarks.update --json`` wrote."""
     result: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
     return result
 
@@ -98,10 +98,10 @@ def has_rates(result: Mapping[str, Any]) -> bool:
 
 
 def compare(result: Mapping[str, Any], rates: Mapping[str, float] | None = None) -> list[Comparison]:
-    """Every variant of a result of ``benchmarks.update`` that is this library's own, part by part.
+    """The model beside every variant of a result that is this library's own (not TRL's), part by part.
 
-    ``rates``: those of :func:`benchmarks.rates.machine_rates`, and "start_memory_bytes", for a result that lacks its
-    own. Raises ValueError where both are missing.
+    ``rates``: those of :func:`benchmarks.rates.machine_rates`, and "start_memory_bytes", for a result without its own.
+    Raises ValueError where both are missing.
     """
     options = result["options"]
     arch = architecture(options["model"])
@@ -114,7 +114,7 @@ def compare(result: Mapping[str, Any], rates: Mapping[str, float] | None = None)
 
 
 def architecture(model: str) -> Architecture:
-    """Of a model as ``benchmarks.update --model`` names it."""
+    """The shape of a model by its name in ``benchmarks.update --model``."""
     return from_config(llama_config(model) if model in SHAPES else load(model).model.config, model)
 
 
@@ -125,7 +125,7 @@ def predict(
     outcome: Mapping[str, Any],
     rates: Mapping[str, float] | None = None,
 ) -> Estimate:
-    """What the variant should have cost on the machine whose rates the outcome holds."""
+    """The predicted cost of the variant on the machine whose rates the outcome holds."""
     own = _own_rates(outcome)
     known = next((found for found in (own, rates or {}) if found.keys() >= _NEEDED), None)
     if known is None:
@@ -140,7 +140,7 @@ def _own_rates(outcome: Mapping[str, Any]) -> dict[str, float]:
 
 
 def plan_of(variant: str, options: Mapping[str, Any]) -> Plan:
-    """What ``benchmarks.update`` does for a variant."""
+    """The step that ``benchmarks.update`` takes for a variant."""
     lora_rank = options["lora_rank"] if variant.startswith("lora") else 0
     names = ("prompts", "prompt_length", "response_length", "epochs", "microbatch")
     return Plan(**{name: options[name] for name in names}, lora_rank=lora_rank, **_CHANGES[variant])
@@ -148,13 +148,13 @@ def plan_of(variant: str, options: Mapping[str, Any]) -> Plan:
 
 def _compare(variant: str, predicted: Estimate, outcome: Mapping[str, Any]) -> list[Comparison]:
     seconds, medians = predicted.seconds_by_part(), dict(outcome["median_seconds"])
-    medians["reference"] += medians.get("old_policy", 0.0)  # one part of the model's, two of newer measurements
+    medians["reference"] += medians.get("old_policy", 0.0)  # one part in the model, two in newer measurements
     found = [Comparison(variant, part, seconds[part], medians[part]) for part in (*PARTS, "step")]
     return [*found, Comparison(variant, "peak", predicted.memory.peak, outcome["peak_memory_bytes"])]
 
 
 def table(comparisons: list[Comparison]) -> str:
-    """One line a variant, predicted / measured by quantity; a star where one is further off than it may be."""
+    """A line a variant: predicted / measured of every quantity, with a star where the error exceeds its limit."""
     names = [*PARTS, "step", "peak"]
     lines = ["| variant | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for variant in dict.fromkeys(c.variant for c in comparisons):
@@ -164,7 +164,7 @@ def table(comparisons: list[Comparison]) -> str:
 
 
 def cell(comparison: Comparison) -> str:
-    """Predicted / measured and their ratio."""
+    """Predicted / measured, their ratio, and a star where the error exceeds its limit."""
     scale, unit = (2**30, "GiB") if comparison.quantity == "peak" else (1, "s")
     mark = " *" if comparison.is_judged and not comparison.is_close else ""
     figures = f"{comparison.predicted / scale:.2f} / {comparison.measured / scale:.2f} {unit}"

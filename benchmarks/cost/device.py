@@ -13,8 +13,8 @@ Rate = Literal["float32", "bfloat16", "float32 attention", "bfloat16 attention"]
 @dataclass(frozen=True)
 class Work:
     """Operations of one kind on one device: arithmetic ``operations`` at ``rate``, ``moved`` bytes of its memory,
-    ``launches`` of kernels, ``sent`` bytes over its link to the others. ``fresh``: bytes for which a processor's
-    allocator asks the system again and again; CUDA's keeps what it once had.
+    ``launches`` of kernels, ``sent`` bytes over its link to the others. ``fresh``: bytes that a CPU's allocator gets
+    from the system anew each time; CUDA's allocator keeps its memory.
     """
 
     part: str
@@ -29,9 +29,9 @@ class Work:
 
 @dataclass(frozen=True)
 class Device:
-    """``operations``, per second by precision, and ``bandwidth``, bytes per second, are what is reached, not peaks.
+    """``operations`` (per second, by precision) and ``bandwidth`` (bytes per second) are reached values, not peaks.
 
-    ``link`` and ``network``: bytes per second and device in a collective operation within a node of ``node_size``
+    ``link`` and ``network``: bytes per second and device in a collective operation, within a node of ``node_size``
     devices and beyond it. ``reserved``: bytes of ``memory`` that the process cannot use, such as the CUDA context.
     ``fresh_bandwidth``: bytes per second written to memory that is new to the process. ``packs_weights``: the fast
     decoder keeps a copy of all weights in the processor's own layout.
@@ -51,7 +51,7 @@ class Device:
     source: str = ""
 
     def seconds(self, work: Iterable[Work], *, devices: int = 1) -> float:
-        """One piece after the other; nothing is sent while something is computed."""
+        """Seconds of all pieces, one after the other. Nothing is sent while something is computed."""
         link = self.link if devices <= self.node_size else self.network
         return sum(self._computed(piece) + piece.sent / link for piece in work)
 
@@ -86,7 +86,7 @@ H100 = Device(
 
 
 def measured(rates: Mapping[str, Any], *, memory: float, start: float) -> Device:
-    """The CPU that ``benchmarks.rates`` measured; ``start`` bytes are taken before there is a model."""
+    """The CPU that ``benchmarks.rates`` measured. ``start``: bytes that the process held before it had a model."""
     return Device(
         name="the measured CPU",
         memory=memory,

@@ -1,4 +1,4 @@
-"""What a step costs on a device: work, seconds and memory together, and what would make it fit."""
+"""What a step costs on a device (work, seconds and memory), and which settings make it fit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .work import PARTS, step_work
 
 @dataclass(frozen=True)
 class Estimate:
-    """``work`` is one device's; ``memory`` too."""
+    """``work`` and ``memory`` are those of one device."""
 
     arch: Architecture
     plan: Plan
@@ -23,14 +23,14 @@ class Estimate:
     memory: Memory
 
     def seconds(self, part: str | None = None, name: str | None = None) -> float:
-        """Of a part of the step, or of one kind of work in it; of everything by default."""
+        """Seconds of a part of the step, or of one kind of work in it; by default of everything."""
         return self.device.seconds(self._chosen(part, name), devices=self.plan.devices)
 
     def seconds_by_part(self) -> dict[str, float]:
         return {part: self.seconds(part) for part in PARTS} | {"step": self.seconds()}
 
     def sending_seconds(self) -> float:
-        """Of ``seconds()``, what is spent on the link."""
+        """The part of ``seconds()`` that is spent sending."""
         sent = [Work(piece.part, piece.name, sent=piece.sent) for piece in self.work]
         return self.device.seconds(sent, devices=self.plan.devices)
 
@@ -55,12 +55,12 @@ class Estimate:
 
     @property
     def host_bytes(self) -> float:
-        """Of one node, before the weights are split."""
+        """Memory of one node's host before the weights are split."""
         return host_bytes(self.arch, self.plan, self.device)
 
 
 def estimate(arch: Architecture, plan: Plan, device: Device) -> Estimate:
-    """Of one step of ``plan``."""
+    """The cost of one step of ``plan``."""
     work = step_work(arch, plan, packs_weights=device.packs_weights)
     return Estimate(arch, plan, device, work, step_memory(arch, plan, device))
 
@@ -79,14 +79,14 @@ REMEDIES: tuple[Remedy, ...] = (
         "bfloat16 weights and moments, whole on every device",
         lambda plan: replace(plan, sharding="none", gather_for_rollouts=True, precision="bfloat16", moments="bfloat16"),
     ),
-)  # mildest first; each keeps what the ones before it changed
+)  # the mildest first; each is added to those before it
 
 
 def remedies(arch: Architecture, plan: Plan, device: Device) -> tuple[list[str], Estimate]:
-    """The changes, one after another, until the step fits, and the estimate with them; all of them if it never does.
+    """The changes that make the step fit, and the estimate with them; all changes if it never fits.
 
-    Where it fits, what turns out not to be needed is left out again, the harshest first; where it does not, the
-    estimate is the smallest.
+    They are added one after another until the step fits. Then those that turn out not to be needed are left out again,
+    the harshest first. If the step never fits, the estimate is the smallest.
     """
     chosen: list[Remedy] = []
     found = estimate(arch, plan, device)

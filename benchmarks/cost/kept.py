@@ -13,31 +13,31 @@ def frozen_layers(arch: Architecture, plan: Plan) -> int:
 
 
 def kept_activations(arch: Architecture, plan: Plan, tokens: int) -> float:
-    """From the forward to the backward pass of one microbatch, casts of weights under autocast included."""
+    """Bytes kept from the forward to the backward pass of one microbatch, with the casts of weights under autocast."""
     layers = arch.layers - frozen_layers(arch, plan)
     models = 2 if plan.value_head == "critic" else 1
     stream = 2 if plan.precision == "bfloat16" else 4
     block = block_traffic(arch, plan.precision, keys=plan.length).kept
-    if plan.lora_rank:  # what the adapters read is float32, and what they make of it is kept
+    if plan.lora_rank:  # adapters read float32, and their low-rank products are kept
         block += adapter_activations(arch, plan)
     cast = 2 * arch.block_linear_weights if plan.precision == "autocast" else 0
     if plan.gradient_checkpointing:
         kept = tokens * (layers * stream * arch.width + block)
-        casts = cast * (1 if plan.lora_rank else layers)  # autocast keeps casts of trained weights while it lasts
+        casts = cast * (1 if plan.lora_rank else layers)  # autocast keeps casts of trained weights until it ends
     else:
         kept, casts = tokens * layers * block, cast * layers
     return models * (kept + casts + tokens * stream * arch.width)
 
 
 def kept_casts(arch: Architecture, plan: Plan) -> float:
-    """That autocast keeps of trained weights for the length of a forward pass, without gradients as well."""
+    """Bytes of the casts of trained weights that autocast keeps during a forward pass, without gradients as well."""
     models = 2 if plan.value_head == "critic" else 1
     layers = 0 if plan.lora_rank or plan.precision != "autocast" else arch.layers - frozen_layers(arch, plan)
     return 2 * models * layers * arch.block_linear_weights
 
 
 def adapter_activations(arch: Architecture, plan: Plan) -> float:
-    """Bytes a token and block: the low-rank product of each adapter, and under autocast nothing in float32."""
+    """Bytes a token and block that adapters add: their low-rank products, and casts of their inputs to float32."""
     size = 2 if plan.precision == "autocast" else 4
     casts = sum(inputs for inputs, _ in arch.linears) * (4 if plan.precision != "float32" else 0)
     # An RMS norm keeps its scaled input for the gradient of its weight, which is frozen here.

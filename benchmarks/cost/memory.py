@@ -1,8 +1,9 @@
 """What one device holds in each phase of a PPO step, in bytes by component; the peak is the largest phase.
 
-What lasts (weights, frozen copy, moments) is counted by its tensors. What comes and goes is counted at the phase's
-fullest moment: a backward pass is fullest at its start (all activations) or at its end (all gradients), and from the
-second microbatch on at its start with both. FSDP2's own buffers were read in torch 2.13 and seen in its profiler.
+Lasting memory (weights, frozen copy, moments) is the sum of its tensors. Passing memory is counted at the phase's
+fullest moment. A backward pass is fullest at its start (all activations) or at its end (all gradients); from the second
+microbatch on it holds both at its start. FSDP2's own buffers were read in the code of torch 2.13 and seen in its
+profiler.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from .rollout import copied_weights
 
 _TILE_ROWS, _TILE_WIDTH = 1024, 2048  # ppo.lm.tiled_logprobs
 _BUCKET = 2**23  # numbers; ppo.distributed
-_PREFILL_TOKENS = 512  # prompt tokens that are read at once; ppo.generation.admission
+_PREFILL_TOKENS = 512  # prompt tokens in one pass; ppo.generation.admission
 PHASES = ("rollout", "reference", "update", "optimiser")
 
 
@@ -42,7 +43,7 @@ class Memory:
 
 
 def step_memory(arch: Architecture, plan: Plan, device: Device) -> Memory:
-    """Of one device, whether it has so much or not."""
+    """The memory of one device; it may be more than the device has."""
     counts = count(arch, plan)
     lasting = _lasting(plan, counts)
     gradients = plan.weight_bytes * counts.trained / _parts(plan)
@@ -63,7 +64,7 @@ def _parts(plan: Plan) -> int:
 
 
 def _lasting(plan: Plan, counts: Counts) -> dict[str, float]:
-    """Of a frozen copy FSDP2 splits the blocks alone."""
+    """Bytes that last for the whole step. FSDP2 splits only the blocks of a frozen copy."""
     parts = _parts(plan)
     whole = counts.copied - counts.copied_blocks
     moment = 2 if plan.moments == "bfloat16" else 4
@@ -91,10 +92,10 @@ def _rollout(arch: Architecture, plan: Plan, counts: Counts, *, packs_weights: b
 
 
 def _rollout_by_blocks(arch: Architecture, plan: Plan, counts: Counts, rows: int) -> dict[str, float]:
-    """The model's own forward: all prompts at once, and a cache of which one layer at a time is written anew."""
+    """A rollout by the model's own forward: all prompts at once, and a cache that is rewritten layer by layer."""
     read = -(-rows // plan.samples) * plan.prompt_length
     return {
-        "gathered blocks": plan.weight_bytes * (counts.root + 2 * counts.block),  # as it arrives, and as it is used
+        "gathered blocks": plan.weight_bytes * (counts.root + 2 * counts.block),  # one arrives while one is used
         "key/value cache": plan.weight_bytes * 2 * arch.kv_width * (arch.layers + 1) * rows * plan.length,
         "logits": 2 * 4 * rows * arch.vocabulary,
         "activations": _working(arch, replace(plan, precision="float32"), read),
@@ -102,7 +103,7 @@ def _rollout_by_blocks(arch: Architecture, plan: Plan, counts: Counts, rows: int
 
 
 def _reference(arch: Architecture, plan: Plan, counts: Counts) -> dict[str, float]:
-    """Passes without gradients: a few layers' worth of activations, and the casts of what is trained."""
+    """Passes without gradients: the activations of a few layers, and the casts of trained weights."""
     gathered = _gathered_reference(arch, plan, counts) if plan.is_sharded else 0.0
     tokens = min(plan.reference_batch_tokens, plan.own_sequences * plan.length)
     if plan.asked_again:
@@ -117,9 +118,9 @@ def _reference(arch: Architecture, plan: Plan, counts: Counts) -> dict[str, floa
 
 
 def _gathered_reference(arch: Architecture, plan: Plan, counts: Counts) -> float:
-    """Bytes of split weights that are together at one moment, of the policy or of the frozen copy after it."""
+    """Bytes of gathered weights at one moment: of the policy, or of the frozen copy after it."""
     if plan.is_never_whole:
-        asked = 3 if plan.asked_again else 2 if plan.lora_rank else 0  # a pass of the policy's gathers one ahead
+        asked = 3 if plan.asked_again else 2 if plan.lora_rank else 0  # training forwards gather one block ahead
         policy = plan.weight_bytes * (counts.root + asked * counts.block) if asked else 0
         return max(policy, plan.reference_bytes * 2 * arch.block_parameters if counts.copied else 0)
     is_asked = bool(plan.asked_again or plan.lora_rank)
@@ -128,11 +129,11 @@ def _gathered_reference(arch: Architecture, plan: Plan, counts: Counts) -> float
 
 
 def _update(arch: Architecture, plan: Plan, counts: Counts, gradients: float) -> dict[str, float]:
-    """At the fullest of three moments: as a forward pass begins, as a backward pass begins, and as it ends."""
+    """The fullest of three moments: when a forward pass begins, when a backward pass begins, and when it ends."""
     size, tokens = plan.weight_bytes, plan.own_microbatch * plan.length
     trains_output = not plan.lora_rank and plan.train_top_layers is None
     table = size * arch.embedding_parameters if trains_output else 0.0
-    is_split = plan.own_microbatch < plan.own_minibatch  # gradients of the microbatches before stand all the while
+    is_split = plan.own_microbatch < plan.own_minibatch  # gradients of earlier microbatches are held
     working = {"working memory": _working(arch, plan, tokens)}
     forward = {"gradients": gradients if is_split else 0.0}
     turn = forward | working | {
@@ -142,8 +143,8 @@ def _update(arch: Architecture, plan: Plan, counts: Counts, gradients: float) ->
     }  # fmt: skip
     end = {"gradients": gradients} | working
     if plan.is_sharded:
-        # What lies outside the blocks is there twice when it arrives. Of the blocks one is used and the next arrives;
-        # the gradients of one come about, those of the last are sent. A tied embedding has two gradients at the end.
+        # Weights outside the blocks are held twice while they arrive. One block is used while the next arrives. The
+        # gradients of one block are computed while the last one's are sent. A tied embedding ends with two gradients.
         forward["gathered blocks"] = size * (2 * counts.root + counts.block)
         turn["gathered blocks"] = size * (counts.root + 2 * counts.block)
         turn["gradients of gathered blocks"] = size * 2 * counts.trained_block
@@ -154,7 +155,7 @@ def _update(arch: Architecture, plan: Plan, counts: Counts, gradients: float) ->
 
 
 def _working(arch: Architecture, plan: Plan, tokens: int) -> float:
-    """Tensors of a block that are alive at one moment and not kept."""
+    """Bytes of a block's temporary tensors, which are not kept."""
     size = 4 if plan.precision == "float32" else plan.product_bytes
     inner = arch.mlp_width * (3 if arch.is_gated or arch.activation == "gelu_tanh" else 2)
     scores = 0 if arch.has_fused_attention else 3 * arch.heads * plan.length * 4
@@ -162,7 +163,7 @@ def _working(arch: Architecture, plan: Plan, tokens: int) -> float:
 
 
 def _tile(arch: Architecture, plan: Plan, sequences: int) -> float:
-    """Logits in float32, their chances and gradients."""
+    """Bytes of one tile: logits in float32, their probabilities and gradients."""
     return 3 * 4 * min(_TILE_ROWS, sequences * plan.response_length) * min(_TILE_WIDTH, arch.vocabulary)
 
 
@@ -174,7 +175,7 @@ def _largest_tensor(arch: Architecture, plan: Plan) -> int:
 
 
 def host_bytes(arch: Architecture, plan: Plan, device: Device) -> float:
-    """That the processes of one node hold before ``shard``: each of them the whole policy, critic and frozen copy."""
+    """Bytes of one node before ``shard``: each of its processes holds the whole policy, critic and frozen copy."""
     counts = count(arch, plan)
     own = plan.weight_bytes * (counts.policy + counts.critic) + plan.reference_bytes * counts.copied
     return min(plan.devices, device.node_size) * own

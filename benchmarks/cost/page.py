@@ -1,4 +1,4 @@
-"""docs/scale.md: the cost model's answers for the sizes that people ask about, written by the model itself."""
+"""docs/scale.md: the cost of a step for the sizes that people ask about, written by the cost model itself."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _IN_SHORT: tuple[tuple[str, tuple[tuple[int, dict[str, Any]], ...]], ...] = (
 
 
 def page(checks: Sequence[Check] = ()) -> str:
-    """The whole page, as Markdown. ``checks`` puts the comparison with measurements into it."""
+    """The whole page, as Markdown. With ``checks`` it has the comparison with measurements."""
     parts = [_introduction(), _in_short(), _assumptions(), beside_measurements(checks)]
     for name in _MODELS:
         parts.append(_model(KNOWN[name]))
@@ -48,7 +48,7 @@ def page(checks: Sequence[Check] = ()) -> str:
 
 
 def plan_for(devices: int, changes: Mapping[str, Any]) -> Plan:
-    """The page's step, with as much work on every GPU however many there are."""
+    """The page's step, with the same work on every GPU for any number of them."""
     plan = {
         "prompts": _PROMPTS * devices, "minibatch": _MINIBATCH * devices, "epochs": _EPOCHS, "precision": "autocast",
         "devices": devices,
@@ -59,14 +59,15 @@ def plan_for(devices: int, changes: Mapping[str, Any]) -> Plan:
 def _introduction() -> str:
     return f"""# What one PPO step costs at scale
 
-**Computed, never run.** No model of these sizes and no GPU was touched: every number comes out of
-`python -m benchmarks.cost_model`, which counts what this library's code does from the shapes of a model. This page is
-its output too, do not edit it by hand:
+**Computed, never run.** No model of these sizes and no GPU was used. Every number comes from
+`python -m benchmarks.cost_model`, which counts what this library's code does with a model of these shapes. The same
+program writes this page; do not edit it by hand:
 `python -m benchmarks.cost_model --check results/speed/update*.json --page docs/scale.md`.
 
-The step: on every GPU {_PROMPTS} prompts of 50 tokens, 50 response tokens to each, {_EPOCHS} epochs in minibatches
-of {_MINIBATCH} (DeMem's published batch, minibatch and epochs, on each GPU), bfloat16 autocast over float32 weights,
-a linear value head and a frozen float32 copy as the reference, unless a row says otherwise."""
+The step: every GPU has {_PROMPTS} prompts of 50 tokens, 50 response tokens for each, and {_EPOCHS} epochs in
+minibatches of {_MINIBATCH} (DeMem's published batch, minibatch and epochs, on each GPU). It computes in bfloat16
+autocast over float32 weights, with a linear value head and a frozen float32 copy as the reference, unless a row says
+otherwise."""
 
 
 def _in_short() -> str:
@@ -85,8 +86,8 @@ def _in_short() -> str:
             lines.append("| " + " | ".join(cells) + " |")
     return f"""## In short
 
-One step; figures are those of one GPU, which has {H100.memory / 1e9:.0f} GB. All layouts, phases and parts follow
-further down.
+The figures are those of one step and one GPU, which has {H100.memory / 1e9:.0f} GB. All layouts, phases and parts
+follow below.
 
 {chr(10).join(lines)}"""
 
@@ -95,23 +96,25 @@ def _assumptions() -> str:
     return f"""## Assumptions
 
 - {H100.source}. None of these shares was measured here.
-- A piece of work takes the longest of arithmetic, memory and kernel launches, one piece after another; nothing is sent
-  while something is computed. Collective operations move the bytes of a ring, at one rate.
+- Pieces of work follow one another. Each takes as long as the slowest of its arithmetic, memory and kernel launches.
+  Nothing is sent while something is computed. Collective operations move the bytes of a ring, at one rate.
 - Beside matrix products a block sweeps its activations through memory as often as transformers' eager code does: it is
-  not compiled or fused. GPT-Neo stores its attention scores; OPT and Llama use the fused kernel.
-- Rollouts run in the precision of the weights, float32 here, whatever `autocast` says, and each FSDP2 process gathers
-  the whole model for them; so does the reference. The fast decoder holds a copy of what it joins (query, key and value;
-  gate and up), under LoRA of every adapted weight.
-- Rollouts block by block (`gather_for_rollouts=False`) go through the model's own forward. What lies outside the blocks
-  is whole there, and one block, beside the buffer that it arrived in; the reference is asked in the same way. Of a
-  frozen copy only the blocks are split. Every process needs equally many forwards, and their agreement before each of
+  neither compiled nor fused. GPT-Neo stores its attention scores; OPT and Llama use the fused kernel.
+- Rollouts run in the precision of the weights (float32 here), whatever `autocast` says. Each FSDP2 process gathers the
+  whole model for them, and for the reference, too. The fast decoder holds a copy of the weights that it joins (query,
+  key and value; gate and up); under LoRA, of every adapted weight.
+- Rollouts block by block (`gather_for_rollouts=False`) go through the model's own forward. A GPU then holds all weights
+  outside the blocks, one block, and the buffer in which the next block arrives. The reference is asked in the same way.
+  FSDP2 splits only the blocks of a frozen copy. Every process needs the same number of forwards; agreeing on each of
   them costs nothing.
-- In an update FSDP2 holds what lies outside the blocks, twice while it arrives, and two blocks, beside the gradients of
-  those trained weights that are gathered: the output layer's, two blocks', and at the end all that lie outside.
-- Under autocast PyTorch keeps a bfloat16 cast of every trained weight for the length of a forward pass, and FSDP2 does
-  not split those.
-- All responses have their full length, no prompt repeats, the reward costs nothing, saving and evaluating are left out.
-- {H100.reserved / 1e9:.0f} GB of each GPU are taken by CUDA, NCCL and fragmentation. GB are 10⁹ bytes."""
+- In an update FSDP2 holds the weights outside the blocks (twice while they arrive) and two blocks. Beside them it holds
+  the gradients of gathered trained weights: those of the output layer, of two blocks, and at the end of all weights
+  outside the blocks.
+- Under autocast PyTorch keeps a bfloat16 cast of every trained weight during a forward pass. FSDP2 does not split the
+  casts.
+- All responses have their full length, no prompt repeats, the reward costs nothing, and saving and evaluating are not
+  counted.
+- CUDA, NCCL and fragmentation take {H100.reserved / 1e9:.0f} GB of each GPU. GB are 10⁹ bytes."""
 
 
 def _model(arch: Architecture) -> str:
@@ -120,9 +123,9 @@ def _model(arch: Architecture) -> str:
     by_blocks = {one.plan: one for _, one in changed if one.fits and one.plan.is_never_whole}
     return f"""## {arch.name}: {arch.parameters / 1e9:.2f} billion parameters
 
-Per GPU: operations, bytes of its memory moved, bytes sent, memory in each phase, seconds; of all GPUs together:
-response tokens a second. **Bold** memory does not fit {H100.memory / 1e9:.0f} GB; the seconds of such a row are those
-of a GPU that had the room.
+The columns show, for each GPU: operations, bytes of its memory moved, bytes sent, memory in each phase, and seconds;
+for all GPUs together: response tokens a second. **Bold** memory does not fit into {H100.memory / 1e9:.0f} GB; the
+seconds of such a row are those of a GPU with enough memory.
 
 {_costs([*found, *by_blocks.values()])}
 
@@ -149,7 +152,7 @@ def _costs(found: list[Estimate]) -> str:
 
 
 def label(plan: Plan) -> str:
-    """How a plan differs from the page's own."""
+    """The words for what differs from the page's own step."""
     words = ["one GPU" if plan.devices == 1 else "FSDP2" if plan.is_sharded else "DDP"]
     words += ["separate critic"] if plan.value_head == "critic" else []
     words += [f"LoRA {plan.lora_rank}"] if plan.lora_rank else []
@@ -162,7 +165,7 @@ def label(plan: Plan) -> str:
 
 
 def _advice(found: list[Estimate], changed: list[tuple[list[str], Estimate]], by_blocks: list[Estimate]) -> str:
-    """What does not fit, why, and what makes it fit; or the least that the library can be brought to."""
+    """What does not fit, why, and what makes it fit; or the smallest memory that any setting reaches."""
     full = [one for one in found if not one.fits]
     if not full:
         return "Everything fits."
@@ -184,15 +187,15 @@ def _remedy(names: list[str], changed: Estimate) -> str:
     return (
         f"It fits with {' and '.join(names)}: {changed.memory.peak / 1e9:.1f} GB, {changed.seconds():.2f} s a step."
         if changed.fits
-        else f"Nothing that the library can be told makes it fit: {changed.memory.peak / 1e9:.0f} GB at the least."
+        else f"No setting of the library makes it fit: the smallest peak is {changed.memory.peak / 1e9:.0f} GB."
     )
 
 
 def _by_blocks(changed: list[Estimate]) -> str:
-    """For a model that fits only where it is never whole: what that costs, and what stays in the way."""
+    """For a model that fits only where no GPU ever holds it whole: what that costs, and what host memory it needs."""
     lines = [
-        "**It fits only where no GPU ever holds it whole** (`gather_for_rollouts=False`), on paper. Each token of a",
-        f"rollout then gathers every block, and so do {PROBES} forwards before it that look where it can be cut:",
+        "**It fits, on paper, only where no GPU ever holds it whole** (`gather_for_rollouts=False`). Each token of a",
+        f"rollout then gathers every block, and so do the {PROBES} forwards before it that find where it can be cut:",
         "",
     ]
     for one in changed:

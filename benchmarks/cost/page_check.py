@@ -1,4 +1,4 @@
-"""The part of docs/scale.md that puts the model beside every measurement that is committed."""
+"""The part of docs/scale.md that compares the model with every committed measurement."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ _QUANTITIES = ("rollout", "step", "peak")
 
 
 def beside_measurements(checks: Sequence[Check]) -> str:
-    """What was measured, every variant's rollout, step and peak, and where the model is good and where not."""
+    """The measurements, the rollout, step and peak of every variant, and where the model is good and where not."""
     if not checks:
         return "## The same model beside measurements\n\nNot in this copy: the page was written without `--check`."
     return f"""## The same model beside measurements
 
-On a CPU the same arithmetic can be checked: `python -m benchmarks.cost_model --check results/speed/update*.json` does
-it, part by part, for all results of `benchmarks.update` that hold their machine's rates. From a measurement the model
+The same arithmetic can be checked on a CPU. `python -m benchmarks.cost_model --check results/speed/update*.json` does
+so, part by part, for all results of `benchmarks.update` that hold their machine's rates. From a measurement the model
 takes the rates of the three matrix products of one linear layer, of fused attention, of reading memory and of writing
-to new memory, and what the process held before it had a model: nothing is fitted to a result. The model counts what the
-library does now, whatever it did when it was measured.
+to new memory, and the memory that the process held before it had a model. Nothing is fitted to a result. The model
+counts what the library does now, even where it did something else when it was measured.
 
 {_sources(checks)}
 
-Predicted / measured = ratio. A star marks what is off by more than its limit: {LIMIT:.0%} for a step and for the peak;
-a rollout's prediction may be as low as {LEAST_OF_ROLLOUT:g} of what was measured.
+A cell is predicted / measured = ratio. A star marks an error beyond its limit: {LIMIT:.0%} for a step and for the
+peak; the prediction of a rollout may be as low as {LEAST_OF_ROLLOUT:g} of the measurement.
 
 {_rows(checks)}
 
@@ -62,7 +62,7 @@ def _rows(checks: Sequence[Check]) -> str:
 
 
 def counted(checks: Sequence[Check], quantity: str) -> list[tuple[Check, Comparison]]:
-    """One quantity of every variant, but for the times of busy machines."""
+    """One quantity of every variant, without the times of busy machines."""
     return [
         (check, comparison)
         for check in checks
@@ -72,7 +72,7 @@ def counted(checks: Sequence[Check], quantity: str) -> list[tuple[Check, Compari
 
 
 def misses(checks: Sequence[Check]) -> list[tuple[str, str, str]]:
-    """Of what is counted: file, variant and quantity where the model is further off than its limit."""
+    """File, variant and quantity of every counted error beyond its limit."""
     found = [pair for quantity in _QUANTITIES for pair in counted(checks, quantity)]
     return [(check.name, c.variant, c.quantity) for check, c in found if not c.is_close]
 
@@ -86,27 +86,28 @@ def _verdict(checks: Sequence[Check]) -> str:
     return f"""Where the model is good, and where not (times of a busy machine are shown, but not counted):
 
 - **A step's time** is good: {_share(checks, "step")}.
-  The update is most of a step, and it is counted well.
+  The update is most of a step, and the model counts it well.
 - **A rollout's time** is always too low: {_share(checks, "rollout")}.
-  That products of few rows do not reach the rate of a layer of many rows, and that each of a block's small operations
-  costs a call, is not counted. Take a rollout of this page as the least that it can take, and twice as much as
-  possible, on a GPU as well.
+  Two costs are not counted: products of few rows do not reach the rate of a layer of many rows, and each of a block's
+  small operations costs a call. Read a rollout of this page as a lower bound, and expect up to twice as much, on a GPU
+  as well.
 - **The peak** is good, but low: {_share(checks, "peak")}.
-  It lacks what the C library keeps of freed pieces, and the libraries that come with the first rollout;
-  LoRA suffers most, since little else is there. No large tensor is missing: with
-  `MALLOC_MMAP_THRESHOLD_=131072 MALLOC_TRIM_THRESHOLD_=131072` before `python -m benchmarks.update`, which has freed
-  pieces given back at once, it is, predicted / measured: {_returned()}
+  It lacks the freed memory that the C library keeps, and the libraries that the first rollout loads. The error is
+  largest for LoRA, which holds little else. No large tensor is missing: with
+  `MALLOC_MMAP_THRESHOLD_=131072 MALLOC_TRIM_THRESHOLD_=131072` before `python -m benchmarks.update` the C library gives
+  freed memory back at once, and then the peaks are, predicted / measured: {_returned()}
   ([results/speed/returned-memory](../results/speed/returned-memory): 16 prompts, one epoch, one thread, commands and
-  commit). What CUDA's allocator keeps is meant to be in the {H100.reserved / 1e9:.0f} GB assumed above.
-- **FSDP2**: no time was compared. In an update two gloo processes hold, beside weights and moments, {_FSDP} of what is
-  predicted, for LoRA and in full, with a tied output layer and with its own
+  commit). The {H100.reserved / 1e9:.0f} GB assumed above are meant to include what CUDA's allocator keeps.
+- **FSDP2**: no time was compared. In an update two gloo processes hold, beside weights and moments, {_FSDP} of the
+  prediction, for LoRA and in full, with a tied output layer and with a separate one
   (`python -m pytest -m slow tests/benchmarks/test_cost_fsdp.py`; gloo copies once more what it sends).
-- Beyond their limit:
+- Errors beyond their limit:
 {reasons}
-- The library has changed since some files were measured: a separate critic was asked together with the policy (before
-  commit 3535536), and a tied embedding had a second gradient (before f0b2863: cb9311a and 74ba5e5). Neither is counted.
+- The library has changed since some files were measured. A separate critic was asked together with the policy (before
+  commit 3535536), and a tied embedding had a second gradient (before f0b2863: cb9311a and 74ba5e5). The model counts
+  neither.
 
-All this says how well the counting is done, not that a GPU reaches the shares assumed above."""
+This comparison shows how well the model counts. It does not show that a GPU reaches the shares assumed above."""
 
 
 def _returned() -> str:

@@ -1,6 +1,6 @@
 """How many weights a run holds: policy, critic, frozen copy, and those that are trained.
 
-What is frozen is shared, not copied, as ``ppo.lm.adapters.copy_trained`` does; a bfloat16 copy is a copy of everything.
+Frozen weights are shared, not copied, as in ``ppo.lm.adapters.copy_trained``. A bfloat16 copy copies all weights.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from .plan import Plan
 
 @dataclass(frozen=True)
 class Counts:
-    """Numbers, not bytes. ``copied`` are the reference's own, ``copied_blocks`` those of them that FSDP2 splits;
-    ``root``: what the policy and the critic hold outside their blocks; ``block``: the largest unit that is gathered.
-    Of those two ``trained_root`` and ``trained_block`` have gradients: under LoRA the value head and the adapters.
+    """Numbers of weights, not bytes.
+
+    ``copied``: the reference's own; ``copied_blocks``: those of them that FSDP2 splits. ``root``: the weights of policy
+    and critic outside their blocks; ``block``: the largest unit that is gathered. ``trained_root`` and
+    ``trained_block``: the parts of these two that have gradients; under LoRA the value head and the adapters.
     """
 
     policy: int
@@ -30,12 +32,12 @@ class Counts:
 
     @property
     def blocks(self) -> int:
-        """Of the policy and the critic, what lies in their blocks."""
+        """The weights in the blocks of policy and critic."""
         return self.policy + self.critic - self.root
 
 
 def count(arch: Architecture, plan: Plan) -> Counts:
-    """Of one run. A critic of its own is a copy of the policy's trained weights, with a value head."""
+    """The counts of one run. A separate critic is a copy of the policy's trained weights, with a value head."""
     adapter = plan.lora_rank * arch.layers * sum(inputs + outputs for inputs, outputs in arch.linears)
     head = arch.width + 1
     block = arch.block_parameters + adapter // arch.layers
@@ -52,7 +54,7 @@ def count(arch: Architecture, plan: Plan) -> Counts:
     if plan.reference == "none":
         copied = 0
     has_critic = plan.value_head == "critic"
-    # The copy's own output layer, where it has one, is held but never moved: no value depends on it.
+    # The critic's own output layer, where it has one, is held but never trained: no value depends on it.
     idle = 0 if arch.is_tied or trained < arch.parameters else arch.embedding_parameters
     root = (arch.parameters - arch.layers * arch.block_parameters) * (2 if has_critic else 1) + head
     has_trained_root = not plan.lora_rank and plan.train_top_layers is None

@@ -1,4 +1,4 @@
-"""One PPO step as the trainer would be told to take it; the names and defaults are those of ``ppo.Config``."""
+"""The settings of one PPO step that decide its cost. Names and defaults are those of ``ppo.Config``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Precision = Literal["float32", "autocast", "bfloat16"]
 class Plan:
     """``prompts`` and ``minibatch`` (sequences; None: the whole step) count over all devices, ``microbatch`` on one.
 
-    ``precision``: "autocast" is bfloat16 products over float32 weights, "bfloat16" the weights themselves. All
+    ``precision``: "autocast" means bfloat16 products over float32 weights, "bfloat16" means bfloat16 weights. All
     responses have their full length. ``lora_rank`` > 0 adapts every linear layer of the blocks, with the adapter
     switched off as the reference. ``train_top_layers``: the blocks below are frozen, computed once a step and shared.
-    ``gather_for_rollouts=False``: with FSDP2 no model is whole in rollout and reference either, only a block at a time.
+    ``gather_for_rollouts=False``: FSDP2 gathers one block at a time in rollout and reference, too, never the model.
     """
 
     prompts: int = 32
@@ -90,7 +90,7 @@ class Plan:
 
     @property
     def optimizer_steps(self) -> int:
-        """Of one PPO step."""
+        """Steps of the optimiser in one PPO step."""
         return self.epochs * (self.own_sequences // self.own_minibatch)
 
     @property
@@ -104,12 +104,12 @@ class Plan:
 
     @property
     def reference_bytes(self) -> int:
-        """Of one weight of a frozen copy."""
+        """Bytes of one weight of a frozen copy."""
         return 2 if self.reference == "copy-bfloat16" else self.weight_bytes
 
     @property
     def product_bytes(self) -> int:
-        """Of one number that a linear layer reads or writes in training."""
+        """Bytes of one number that a linear layer reads or writes in training."""
         return 4 if self.precision == "float32" else 2
 
     @property
@@ -118,11 +118,11 @@ class Plan:
 
     @property
     def is_never_whole(self) -> bool:
-        """Whether rollout and reference too put split weights together a block at a time."""
+        """Whether rollout and reference, too, gather split weights one block at a time."""
         return self.is_sharded and not self.gather_for_rollouts
 
     @property
     def asked_again(self) -> tuple[str, ...]:
-        """Which training forwards are asked for old log-probs or values, where the sampler's will not do."""
+        """Which training forwards compute old log-probs or values, where those of the sampler are not exact."""
         policy = ("policy",) if self.precision != "float32" else ()
         return (*policy, "critic") if self.value_head == "critic" else policy

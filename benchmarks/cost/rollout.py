@@ -1,8 +1,8 @@
-"""The work of a rollout on one device: prompts are read, then every row goes on by one token at a time.
+"""The work of a rollout on one device: prompts are read, then every row grows by one token at a time.
 
 Products, attention and sampling come one after another in every step, so each of them is a piece of work of its own.
-What is not counted: that products of a few rows fall short of the rate of many, and, on a processor, that each of a
-block's small operations costs a call. Predictions come out low; ``check.LEAST_OF_ROLLOUT`` says how low.
+Two costs are not counted: products of a few rows do not reach the rate of many rows, and on a CPU each of a block's
+small operations costs a call. So predictions are low; ``check.LEAST_OF_ROLLOUT`` says how low they may be.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PROBES = 2  # forwards before every rollout that look where the model can be cut
 
 
 def rollout_work(arch: Architecture, plan: Plan, *, packs_weights: bool) -> list[Work]:
-    """In the weights' own precision, whatever the training's. Every distinct prompt is computed once.
+    """A rollout in the precision of the weights, whatever the training's is. Every distinct prompt is computed once.
 
     ``packs_weights``: see :class:`Device`.
     """
@@ -33,10 +33,10 @@ def rollout_work(arch: Architecture, plan: Plan, *, packs_weights: bool) -> list
     copied = copied_weights(arch, plan, packs_weights=packs_weights)
     prompts, rows, steps = _shape(plan)
     prompt_tokens = prompts * plan.prompt_length
-    last = arch.block_linear_weights - arch.width * (arch.query_width + 2 * arch.kv_width)  # for one token a prompt
+    last = arch.block_linear_weights - arch.width * (arch.query_width + 2 * arch.kv_width)  # one token a prompt
     prefill = 2 * (arch.layers * arch.block_linear_weights - last) * prompt_tokens + 2 * last * prompts
     prefill += 2 * arch.embedding_parameters * plan.own_sequences
-    blocks = -(-prompt_tokens // 512)  # ppo.generation.admission reads so many tokens at once
+    blocks = -(-prompt_tokens // 512)  # ppo.generation.admission reads 512 tokens in one pass
     touched = 10 * arch.width + 3 * arch.mlp_width
     return [
         gather("rollout", actor_bytes(arch, plan), plan),
@@ -56,9 +56,9 @@ def rollout_work(arch: Architecture, plan: Plan, *, packs_weights: bool) -> list
 
 
 def _by_blocks(arch: Architecture, plan: Plan) -> list[Work]:
-    """Through the model's own forward, in float32; each of its passes gathers all blocks, and nothing overlaps.
+    """A rollout by the model's own forward, in float32. Each pass gathers all blocks, and nothing overlaps.
 
-    A step reads the cache, writes it anew with a column more, and reads it again for attention.
+    A step reads the cache, writes it again with one more column, and reads it for attention.
     """
     counts, (prompts, rows, steps) = count(arch, plan), _shape(plan)
     prompt_tokens, waves = prompts * plan.prompt_length, -(-plan.own_sequences // rows)
@@ -87,7 +87,7 @@ def _by_blocks(arch: Architecture, plan: Plan) -> list[Work]:
 
 
 def _shape(plan: Plan) -> tuple[int, int, int]:
-    """Distinct prompts, rows side by side, and steps of those; the first token of a response comes with its prompt."""
+    """Distinct prompts, rows side by side, and their steps; the first token of a response comes with its prompt."""
     rows = min(plan.rollout_slots, plan.own_sequences)
     steps = -(-plan.own_sequences // rows) * (plan.response_length - 1)
     return plan.own_sequences // plan.samples, rows, steps
@@ -99,7 +99,7 @@ def _prefill_attention(arch: Architecture, plan: Plan, tokens: int, rate: Rate) 
 
 
 def _decode_attention(arch: Architecture, plan: Plan, steps: int, cached: float, *, sweeps: int, rate: Rate) -> Work:
-    """``cached``: columns of the cache over all rows; each layer of each step sweeps its keys and values so often."""
+    """``cached``: columns of the cache over all rows; every layer and step sweeps keys and values ``sweeps`` times."""
     operations = 4 * steps * arch.layers * arch.query_width * cached
     moved = sweeps * plan.weight_bytes * 2 * steps * arch.layers * arch.kv_width * cached
     launches = steps * arch.layers * LAUNCHES["decode attention"]
@@ -107,30 +107,30 @@ def _decode_attention(arch: Architecture, plan: Plan, steps: int, cached: float,
 
 
 def _sampling(arch: Architecture, plan: Plan, steps: int) -> Work:
-    """Of every token, from float32 logits; the first of a response with its prompt."""
+    """Sampling of every token from float32 logits; that of a response's first token comes with its prompt."""
     moved = _SAMPLING_SWEEPS * 4 * arch.vocabulary * plan.own_sequences * plan.response_length
     return Work("rollout", "sampling", moved=moved, launches=(steps + 1) * _SAMPLING_LAUNCHES)
 
 
 def decoded_weights(arch: Architecture) -> int:
-    """Weights that every decoding step multiplies with: the blocks and the output layer."""
+    """Weights in the products of every decoding step: the blocks and the output layer."""
     return arch.layers * arch.block_linear_weights + arch.embedding_parameters
 
 
 def copied_weights(arch: Architecture, plan: Plan, *, packs_weights: bool) -> int:
-    """Weights that the fast decoder holds a copy of in a rollout: all that it packs, joins or adds an adapter to."""
+    """Weights that the fast decoder copies for a rollout: all that it packs, joins or adds an adapter to."""
     if packs_weights:
         return decoded_weights(arch)
     return arch.layers * (arch.block_linear_weights if plan.lora_rank else arch.joined_weights)
 
 
 def mean_columns(plan: Plan) -> float:
-    """Of the key/value cache, which is kept wider than the sequences in it; see ``ppo.generation.cache``."""
+    """Mean columns of the key/value cache, which is wider than the sequences in it; see ``ppo.generation.cache``."""
     middle = plan.prompt_length + plan.response_length / 2
     return min(plan.length, middle + max(24, middle / 8) / 2)
 
 
 def actor_bytes(arch: Architecture, plan: Plan) -> float:
-    """Of the whole policy and critic, as a rollout under FSDP2 gathers them."""
+    """Bytes of the whole policy and critic, which a rollout under FSDP2 gathers."""
     counts = count(arch, plan)
     return plan.weight_bytes * (counts.policy + counts.critic)

@@ -1,8 +1,8 @@
-"""What devices send each other in one step: bytes that each of them passes on, by the ring algorithms' counts.
+"""What devices send each other in one step: the bytes that each device passes on in ring algorithms.
 
-Without sharding gradients are summed once a minibatch (all-reduce). FSDP2 gathers every block for the forward pass and
-again for the backward pass, of every microbatch, and scatters the sums of gradients; a rollout gathers the whole model,
-or every block for every token. Generations and numbers that are exchanged besides are small.
+Without sharding, gradients are summed once a minibatch (all-reduce). FSDP2 gathers every block for the forward pass and
+again for the backward pass of every microbatch, and scatters the sums of gradients. A rollout gathers the whole model,
+or every block for every token. Responses and statistics that are exchanged, too, are small.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from .plan import Plan
 
 
 def gather(part: str, size: float, plan: Plan) -> Work:
-    """All-gather of ``size`` bytes that are split; nothing where they are not."""
+    """All-gather of ``size`` bytes that are split; no work where they are not."""
     return Work(part, "all-gather", sent=_share(plan) * size if plan.is_sharded else 0.0)
 
 
 def gather_blocks(part: str, size: float, plan: Plan, *, passes: int) -> Work:
-    """``size`` bytes of blocks, one after another in each of so many passes, and copied out of what has arrived."""
+    """All-gather of ``size`` bytes of blocks, block by block in every pass, and a copy out of the receive buffer."""
     moved, sent = 2 * size * passes, _share(plan) * size * passes
     return Work(part, "all-gather, block by block", moved=moved, sent=sent)
 
@@ -34,7 +34,7 @@ def sum_gradients(plan: Plan, counts: Counts) -> Work:
 
 
 def update_gathers(arch: Architecture, plan: Plan, counts: Counts) -> list[Work]:
-    """Blocks twice, the rest once, for every microbatch."""
+    """All-gathers of an update: the blocks twice and the rest once for every microbatch."""
     if not plan.is_sharded:
         return []
     size = plan.weight_bytes * (2 * counts.blocks + counts.root)
@@ -42,5 +42,5 @@ def update_gathers(arch: Architecture, plan: Plan, counts: Counts) -> list[Work]
 
 
 def _share(plan: Plan) -> float:
-    """Of a tensor, that one of n devices lacks: (n - 1) / n."""
+    """The share of a tensor that one of n devices lacks: (n - 1) / n."""
     return (plan.devices - 1) / plan.devices

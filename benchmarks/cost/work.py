@@ -1,8 +1,8 @@
-"""The work of one PPO step on one device: a rollout's (see ``rollout``), asking old policy and reference, the update.
+"""The work of one PPO step on one device: rollout (see ``rollout``), old policy and reference, update.
 
 The parts are those of ``ppo.collector`` and ``ppo.trainer``, in their order. A weight costs two operations a row;
-attention counts its two products; a backward pass is twice the forward one where weights are trained, once where only
-what lies below them is. Bytes are those of weights, activations and the cache that pass between memory and processor.
+attention counts its two products. A backward pass costs twice the forward pass where weights are trained, and once
+where only weights below them are. Bytes are those of weights, activations and cache between memory and processor.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _CLIP_SWEEPS = 3  # the norm reads gradients, the clipping reads and writes them
 _LEAN_SWEEPS = 30  # ppo.optim.lean_adamw works in blocks, operation by operation, in float32
 
 PARTS = ("rollout", "reference", "update")
-"""As ``Trainer`` times them; "reference" holds the old log-probs and the frozen trunk as well."""
+"""The parts that ``Trainer`` times; "reference" includes the old log-probs and the frozen blocks."""
 
 
 def step_work(arch: Architecture, plan: Plan, *, packs_weights: bool = False) -> list[Work]:
-    """Everything one device does in one step; ``packs_weights``: see :class:`Device`."""
+    """All work of one device in one step. ``packs_weights``: see :class:`Device`."""
     return [
         *rollout_work(arch, plan, packs_weights=packs_weights),
         *reference_work(arch, plan),
@@ -39,11 +39,11 @@ def step_work(arch: Architecture, plan: Plan, *, packs_weights: bool = False) ->
 
 
 def reference_work(arch: Architecture, plan: Plan) -> list[Work]:
-    """The frozen trunk once, the training forward once more where it must be, and the reference."""
+    """The frozen blocks once, the training forward where old log-probs need it, and the reference."""
     frozen = frozen_layers(arch, plan)
     tokens, rows = plan.own_sequences * plan.length, plan.own_sequences * plan.response_length
     trained = arch.layers - frozen
-    work = _forward("reference", "trunk", arch, plan, tokens, layers=frozen, passes=1) if frozen else []
+    work = _forward("reference", "frozen blocks", arch, plan, tokens, layers=frozen, passes=1) if frozen else []
     passes = plan.own_sequences // plan.own_microbatch
     for name in plan.asked_again:
         work += _forward("reference", f"old {name}", arch, plan, tokens, layers=trained, passes=passes)
@@ -62,7 +62,7 @@ def reference_work(arch: Architecture, plan: Plan) -> list[Work]:
 
 
 def _reference_gathers(arch: Architecture, plan: Plan, passes: int) -> list[Work]:
-    """Of a frozen copy only the blocks are split; with an adapter the policy itself is the reference."""
+    """All-gathers. FSDP2 splits only the blocks of a frozen copy; with an adapter the policy is its own reference."""
     counts = count(arch, plan)
     root = plan.weight_bytes * counts.root if plan.lora_rank else 0
     blocks = plan.weight_bytes * counts.blocks if plan.lora_rank else plan.reference_bytes * counts.copied_blocks
@@ -75,7 +75,7 @@ def _reference_gathers(arch: Architecture, plan: Plan, passes: int) -> list[Work
 
 
 def update_work(arch: Architecture, plan: Plan) -> list[Work]:
-    """All epochs: forward, backward, the sums over devices, and the optimiser."""
+    """All epochs: forward, backward, sums over devices, and optimiser."""
     tokens = plan.epochs * plan.own_sequences * plan.length
     rows = plan.epochs * plan.own_sequences * plan.response_length
     passes = plan.epochs * plan.microbatches
@@ -96,7 +96,7 @@ def update_work(arch: Architecture, plan: Plan) -> list[Work]:
 
 
 def optimizer_work(plan: Plan, counts: Counts) -> Work:
-    """Clip and move, on what one device holds of the trained weights."""
+    """Clip gradients and move weights, of the trained weights that one device holds."""
     own = counts.trained / (plan.devices if plan.is_sharded else 1)
     is_lean = plan.precision == "bfloat16" or plan.moments == "bfloat16"
     sweeps = _LEAN_SWEEPS if is_lean else _ADAMW_SWEEPS
@@ -137,12 +137,12 @@ def _forward(
 
 
 def _backward(name: str, arch: Architecture, plan: Plan, tokens: int, *, layers: int, passes: int) -> list[Work]:
-    """Gradients of inputs, and of weights where they are trained; one more forward pass if it was checkpointed."""
+    """Gradients of inputs, and of trained weights; with gradient checkpointing one more forward pass."""
     products = 2 * tokens * layers * arch.block_linear_weights
     operations = products if plan.lora_rank else 2 * products
     if plan.lora_rank:
         operations += 4 * tokens * layers * adapter_weights(arch, plan)
-    # Two products back for each one forth; the fused kernel, which has not kept the scores, makes them again.
+    # Each product forward costs two backward; the fused kernel did not keep the scores and computes them again.
     attention = (2.5 if arch.has_fused_attention else 2) * attention_operations(arch, tokens, plan.length, layers)
     traffic = block_traffic(arch, plan.precision, keys=plan.length)
     moved, launches = traffic.backward * tokens * layers, LAUNCHES["backward"]
@@ -151,7 +151,7 @@ def _backward(name: str, arch: Architecture, plan: Plan, tokens: int, *, layers:
         attention += attention_operations(arch, tokens, plan.length, layers)
         moved += traffic.forward * tokens * layers
         launches += LAUNCHES["forward"]
-    if not plan.lora_rank:  # gradients are written, cast where products are not in the weights' type, and summed up
+    if not plan.lora_rank:  # gradients are written, cast if products have another type, and summed
         written = 6 if plan.precision == "autocast" else 0
         summed = 3 * plan.weight_bytes if plan.own_microbatch < plan.own_minibatch else 0
         moved += (written + summed) * layers * arch.block_linear_weights * passes
@@ -167,7 +167,7 @@ def _backward(name: str, arch: Architecture, plan: Plan, tokens: int, *, layers:
 def _output_forward(
     part: str, name: str, arch: Architecture, plan: Plan, rows: int, *, is_summed_ahead: bool
 ) -> list[Work]:
-    """Tiles of logits. With a frozen output layer the gradient of its input is summed up in the same pass."""
+    """Tiles of logits. With a frozen output layer the same pass sums the gradient of its input."""
     operations = 2 * arch.embedding_parameters * rows * (2 if is_summed_ahead else 1)
     sweeps = 4 * _TILE_SWEEPS["forward"] * arch.vocabulary * rows
     rate: Rate = "float32" if plan.precision == "float32" else "bfloat16"
@@ -175,18 +175,18 @@ def _output_forward(
 
 
 def _output_backward(arch: Architecture, plan: Plan, rows: int) -> Work:
-    """Each tile once more, then the gradients of rows and of weights; the sweeps come on top of the products."""
+    """Each tile again, then the gradients of rows and of weights; the sweeps are added to the products."""
     sweeps = 4 * _TILE_SWEEPS["backward"] * arch.vocabulary * rows
     rate: Rate = "float32" if plan.precision == "float32" else "bfloat16"
     return Work("update", "output backward", 6 * arch.embedding_parameters * rows, sweeps, rate=rate)
 
 
 def adapter_weights(arch: Architecture, plan: Plan) -> int:
-    """Of all adapters of one block."""
+    """Weights of all adapters of one block."""
     return plan.lora_rank * sum(inputs + outputs for inputs, outputs in arch.linears)
 
 
 def _product_numbers(arch: Architecture, tokens: int, layers: int, passes: int) -> float:
-    """That linear layers read and write: weights in every pass, inputs and outputs of every token."""
+    """Numbers that linear layers read and write: weights in every pass, inputs and outputs of every token."""
     ends = sum(inputs + outputs for inputs, outputs in arch.linears)
     return layers * (arch.block_linear_weights * passes + ends * tokens)

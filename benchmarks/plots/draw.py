@@ -7,8 +7,8 @@
     size.png          forgetting and survival against the number of forget records
     real.png          the same as methods.png on a real model, and what relearning brings back
 
-A picture whose points are not there is left out, and said so. This module knows what is drawn of which points, and
-measures nothing; drawing.py knows how.
+A picture without points is left out, and a line says so. This module knows which points become which picture, and
+measures nothing. drawing.py knows how to draw.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 
 WORST = ("exact", "exact_sampled", "discoverable")  # greedy, in any of a few samples, (n, p)
 WORST_OF_3 = "worst of 3: the most of greedy, sampled and (n,p) extraction"
-RELEARNED = "relearned"  # a quantity of its own: BLEU of the untaught, from the first to the last step
+RELEARNED = (
+    "relearned"  # a quantity that is no summary's: BLEU of the untaught passages after each number of relearning steps
+)
 LINES = {"base": ("DeMem", "o", "-"), "distil": ("distillation", "s", "--")}
 SHORT = {
     "base": "the default recipe",
@@ -51,10 +53,10 @@ SHORT = {
     "hot": "rollouts at 1.3",
     "no-guards": "no guards",
     "no-repetition": "repetition is free",
-    "no-floor": "BLEU below chance pays",
+    "no-floor": "BLEU below chance rewarded",
     "early-end": "may end early",
     "early-unguarded": "may end early, no guards",
-    "attached": "value loss in the trunk",
+    "attached": "value loss trains the blocks",
     "semantic": "BERTScore instead of BLEU",
     "distil": "distillation, no PPO",
     "distil-long": "… as long as with PPO after it",
@@ -62,7 +64,7 @@ SHORT = {
     "warm-half": "half a distillation, then PPO",
     "warm-semantic": "distillation, PPO by BERTScore",
 }
-"""Of ``benchmarks.study.variants.VARIANTS``, as a picture has room for."""
+"""Short names of ``benchmarks.study.variants.VARIANTS``, which fit into a picture."""
 
 KEPT = (
     Panel("keep/exact", "to keep,\nexact", "more", is_share=True),
@@ -88,8 +90,8 @@ REAL_PANELS = (
     Panel("forget/distinct_2_ratio", "distinct bigrams\n/ the truth's", "more"),
     Panel(RELEARNED, "relearning:\nBLEU, untaught", "less", width=1.6),
 )
-"""No way to the better: more N-BLEU than chance has is damage, and whether what nobody asked for should go, too, is for
-the reader to say."""
+"""Two panels say nothing about better or worse. More N-BLEU than chance has is damage. Whether passages that nobody
+asked to forget should go, too, is for the reader to decide."""
 SIZE_PANELS = STUDY_PANELS[:4]
 
 
@@ -97,7 +99,7 @@ SIZE_PANELS = STUDY_PANELS[:4]
 
 
 def methods_figure(points: Sequence[Point]) -> Figure | None:
-    """DeMem and its rivals, each with its default. Dashed: the model trained without the records."""
+    """DeMem and its rivals, each at its default. The dashed line: the model trained without the records."""
     if len(points) < 2:
         return None
     lines = method_lines(points)
@@ -109,7 +111,7 @@ def methods_figure(points: Sequence[Point]) -> Figure | None:
 
 
 def ingredients_figure(rows: Sequence[Row]) -> Figure | None:
-    """A line a variant. Dashed: the default recipe."""
+    """A row a variant. The dashed line: the default recipe."""
     chosen = {n: r for n, r in select(rows).items() if r.seeds and n != "original"}
     if "base" not in chosen or len(chosen) < 2:
         return None
@@ -124,7 +126,7 @@ def ingredients_figure(rows: Sequence[Row]) -> Figure | None:
 
 
 def real_figure(points: Sequence[Point]) -> Figure | None:
-    """The methods on a real model. Dashed: chance, what the untouched model does on passages that it never met."""
+    """The methods on a real model. The dashed line is chance: the untouched model on passages that it never met."""
     original = next((p["summary"] for p in points if p["method"] == "original"), None)
     if original is None or len(points) < 2:
         return None
@@ -165,7 +167,7 @@ def size_figure(rows: Sequence[Row]) -> Figure | None:
 
 
 def draw_sizes(axis: Axes, name: str, known: Mapping[int, Sequence[float]]) -> None:
-    """The means over the seeds of one of ``LINES``, and from the lowest to the highest at each size."""
+    """Draw one of ``LINES``: means over the seeds, and a bar from the lowest to the highest at each size."""
     text, mark, style = LINES[name]
     known = {size: values for size, values in known.items() if values}
     fill = INK if style == "-" else "#ffffff"
@@ -215,19 +217,19 @@ def with_line(panel: Panel, values: Sequence[float] | None) -> Panel:
 
 
 def seeds_of(points: Sequence[Point]) -> list[int]:
-    """How many each method has that a seed changes."""
+    """The number of seeds of every method that a seed changes."""
     names = [p["method"] for p in points if methods.METHODS[p["method"]].is_seeded]
     return [names.count(name) for name in dict.fromkeys(names)]
 
 
 def told(seeds: Sequence[int]) -> str:
-    """What a title says of the numbers of seeds."""
+    """The numbers of seeds in words, for a title."""
     most = max(seeds)
     return "one seed" if most == 1 else f"{'up to ' if min(seeds) < most else ''}{most} seeds"
 
 
 def with_count(label: str, seeds: int, most: int) -> str:
-    """A label, with its number of seeds where it has fewer than others."""
+    """The label; where a method has fewer seeds than others, with their number."""
     return label if seeds >= most else f"{label}, n = {seeds}"
 
 
@@ -238,7 +240,9 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--study", type=Path, default=Path("results/study"), help="folder of the lab study")
     parser.add_argument("--compare", type=Path, default=Path("results/compare"), help="folder of demem.py compare")
-    parser.add_argument("--real", type=Path, default=Path("results/smollm2-135m"), help="the same, of a real model")
+    parser.add_argument(
+        "--real", type=Path, default=Path("results/smollm2-135m"), help="folder of demem.py compare for a real model"
+    )
     parser.add_argument("--out", type=Path, default=Path("docs/plots"), help="where the pictures go")
     options = parser.parse_args(arguments)
     rows = make_rows(read_study(options.study, Settings()))

@@ -1,7 +1,7 @@
 """How the pictures are drawn: a panel a quantity, a line a method, the spread over the seeds (matplotlib).
 
-Light background; marks and line styles, not colours, tell things apart, so that they print in grey. This module knows
-no points and no methods: :mod:`benchmarks.plots` says what is drawn.
+The background is light. Marks and line styles, not colours, tell things apart, so that a picture prints in grey. This
+module knows no points and no methods: :mod:`benchmarks.plots` decides what is drawn.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ IS_BETTER = f"{LEFT} less, {RIGHT} more is better"
 
 @dataclass(frozen=True)
 class Panel:
-    """A quantity and its title; a share goes from 0 to 100 %. ``better``: which way, "" where that is for the reader.
+    """A quantity and its title; a share goes from 0 to 100 %. ``better``: which values are better, "" for neither.
 
-    ``line``: where a dashed line stands, None for none. ``width``: beside the others'.
+    ``line``: the value at which a dashed line stands; None for no line. ``width``: relative to the other panels.
     """
 
     quantity: str
@@ -38,7 +38,7 @@ class Panel:
 
     @property
     def heading(self) -> str:
-        """The title with the way to the better."""
+        """The title with an arrow towards better values."""
         return self.title + BETTER[self.better]
 
 
@@ -46,7 +46,7 @@ class Panel:
 class Line:
     """What a picture shows of one method or variant: each quantity's values over the seeds.
 
-    ``paths``: quantities that went from one value over others to a last one.
+    ``paths``: quantities that were measured several times, in the order of time.
     """
 
     label: str
@@ -57,7 +57,7 @@ class Line:
 
 
 def rows_figure(lines: Sequence[Line], panels: Sequence[Panel], title: str, legend: str) -> Figure:
-    """A panel a quantity, a line a method: the mean over the seeds, and from the lowest to the highest."""
+    """A panel a quantity, a row a method: a dot at the mean over the seeds, a bar from the lowest to the highest."""
     figure, axes = new_figure([panel.width for panel in panels], height=1.7 + 0.23 * len(lines))
     for axis, panel in zip(axes, panels, strict=True):
         for place, line in enumerate(lines):
@@ -84,7 +84,7 @@ def rows_figure(lines: Sequence[Line], panels: Sequence[Panel], title: str, lege
 
 
 def write_ends(axis: Axes) -> None:
-    """A number at the first and at the last tick: a panel has no room for more."""
+    """Write numbers at the first and the last tick alone: a panel has no room for more."""
     axis.locator_params(axis="x", nbins=3, steps=[1, 2, 5, 10])
     low, high = axis.get_xlim()
     ticks = [place for place in axis.get_xticks() if low <= place <= high]
@@ -93,14 +93,14 @@ def write_ends(axis: Axes) -> None:
 
 
 def draw_range(axis: Axes, values: Sequence[float], place: float, *, fill: str) -> None:
-    """A dot at the mean and a line from the lowest to the highest."""
+    """Draw a dot at the mean and a bar from the lowest to the highest."""
     if values:
         axis.plot([min(values), max(values)], [place, place], color=INK, linewidth=1.6, solid_capstyle="butt")
         draw_dot(axis, statistics.fmean(values), place, fill=fill)
 
 
 def draw_path(axis: Axes, values: Sequence[float], place: float, *, fill: str) -> None:
-    """A bar where it began, a dot where it ended, points between."""
+    """Draw a bar at the first value, a dot at the last, and points between them."""
     if values:
         axis.plot(values, [place] * len(values), ".-", color=INK, linewidth=1.2, markersize=4)
         axis.plot(values[0], place, "|", color=INK, markersize=10, markeredgewidth=1.6, clip_on=False)
@@ -112,7 +112,7 @@ def draw_dot(axis: Axes, value: float, place: float, *, fill: str) -> None:
 
 
 def new_figure(widths: Sequence[float], *, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure of panels of some relative widths side by side, light, without boxes."""
+    """A light figure without boxes: panels side by side, with these relative widths."""
     from matplotlib.figure import Figure  # here, so that the rest of the module needs no matplotlib
 
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")

@@ -1,9 +1,10 @@
-"""A lab whose private records were repeated less or more: what stands behind "forgetting against repetitions".
+"""A lab whose private records were repeated less or more: the model behind the page "forgetting against repetition".
 
-In the built-in lab every record was met 100 times, so it cannot say what repetition does. Here the same corpus, by the
-same recipe from scratch, holds the records of people 10, 25, 50 or 100 times, four records (one a shape) of a level in
-turn; the records to keep stay at 100. Trained once, kept in a folder, and gone on with where it was stopped. This
-module knows nothing about unlearning.
+The built-in lab met every record 100 times, so it cannot show what repetition does. This model is trained from scratch
+on the same corpus by the same recipe, but the records of people stand in it 10, 25, 50 or 100 times. The levels take
+turns: four records (one of each shape) have one level, the next four the next. The records to keep stay at 100. The
+model is trained once and kept in a folder; a training that was stopped goes on. This module knows nothing about
+unlearning.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ SHARES = (0.1, 0.25, 0.5, 1.0)  # of the lab's own repeats an epoch
 
 
 def repeats_per_epoch(record_id: str, group: str, recipe: Recipe) -> int:
-    """How often an epoch holds a record, 0 if it is never trained on; records of a level have every shape alike."""
+    """How often an epoch holds a record; 0 for one that is never met. Every level has all shapes equally often."""
     if not REPEATS[group]:
         return 0
     if group == "keep":
@@ -36,12 +37,12 @@ def repeats_per_epoch(record_id: str, group: str, recipe: Recipe) -> int:
 
 
 def with_repeats(passages: Sequence[Passage], recipe: Recipe) -> list[Passage]:
-    """The lab's passages as this lab's model met them."""
+    """The lab's passages, each with the number of times that this lab's model met it."""
     return [replace(p, repeats=recipe.epochs * repeats_per_epoch(p.id, p.group, recipe)) for p in passages]
 
 
 def graded_corpus(general: Sequence[str], records: Sequence[Record], recipe: Recipe) -> Corpus:
-    """General text and every record as often as its level says, the same in every epoch."""
+    """General text, and every record as often as its level says. All epochs are the same."""
     tokenizer = load_tokenizer()
     cut = [piece for text in general for piece in pieces(encode(tokenizer, text), recipe.piece_tokens)]
     epoch = [ids for r in records for ids in [encode(tokenizer, r.text)] * repeats_per_epoch(r.id, r.group, recipe)]
@@ -51,9 +52,10 @@ def graded_corpus(general: Sequence[str], records: Sequence[Record], recipe: Rec
 def graded_model(
     folder: Path, recipe: Recipe, say: Callable[[str], None], *, most_documents: int | None = None
 ) -> Path:
-    """The folder of the model, trained first where it is not there.
+    """The folder of the model. The model is trained first where it is not there.
 
-    ``most_documents`` of general text, for a look at whether it runs. ValueError for a folder of another recipe.
+    ``most_documents``: documents of general text at most, to try whether it runs. ValueError for a folder of another
+    recipe.
     """
     facts = folder / "twin.json"
     if facts.is_file():

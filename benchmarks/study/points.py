@@ -1,9 +1,9 @@
-"""The points of the lab study: which there are, what each one asks for, its file, and what it will cost.
+"""The points of the lab study: which there are, what each one asks for, and how long it will take.
 
     ingredients   every variant at the lab's own size
     size          the recipe and its rival at other numbers of forget records
     repeats       the same two on a lab whose records were repeated less or more (graded.py)
-    shapes        a page of its own, from the points of ``ingredients``
+    shapes        a page made from the points of ``ingredients``
 
 A point that is there is not measured again unless it is asked for with other settings. :mod:`eval.points` knows its
 file. This module trains nothing.
@@ -30,7 +30,7 @@ SIZES = (16, 32, 64, 128)  # 128 records were memorised in all; with all of them
 PARTS = ("ingredients", "size", "repeats", "shapes")
 NUM_SEEDS = 3
 MINUTES = {"evaluation": 0.25, "ppo step": 0.092, "distillation step": 0.043, "own text": 0.35, "graded lab": 14.0}
-"""On one core, as far as no point of the folder tells: the ground of an estimate, not a result."""
+"""On one core. An estimate starts from these where the folder has no point to learn from; they are no result."""
 USUAL_STEPS = 48  # of the default recipe until it stops
 
 
@@ -38,8 +38,8 @@ USUAL_STEPS = 48  # of the default recipe until it stops
 class Settings:
     """What all points of a folder have in common.
 
-    share      1: the lab as it is; k: a k-th of each group, to look at whether it runs
-    most_steps, own_texts   limits on a variant's steps and own text; None: as the variant has it
+    share      1: the whole lab; k: a k-th of each group, to try whether the program runs
+    most_steps, own_texts   limits of a variant's steps and of its own text; None: the variant's own
     """
 
     share: int = 1
@@ -55,7 +55,7 @@ SMALL_BATCHES = {"prompts_per_step": 8, "minibatch": 8, "retain_sequences": 2, "
 
 @dataclass(frozen=True)
 class Point:
-    """One variant (or "original": the model as it is) with one seed, on so many forget records of one lab."""
+    """One variant (or "original": the model before unlearning) with one seed, on ``size`` forget records of one lab."""
 
     variant: str
     size: int = SIZE
@@ -69,12 +69,12 @@ class Point:
 
     @property
     def original(self) -> Point:
-        """What it is held against."""
+        """The point of the model before unlearning, which this one is compared with."""
         return Point(ORIGINAL, self.size, 0, self.lab)
 
 
 def plan(parts: Sequence[str], *, seeds: int, variants: Sequence[str] = tuple(VARIANTS)) -> list[Point]:
-    """The points of some parts, none twice: part by part, the originals first, then seed by seed."""
+    """The points of some parts, each once: part by part; in a part the originals first, then seed by seed."""
     points: list[Point] = []
     for part in parts:
         sizes = SIZES if part == "size" else (SIZE,)
@@ -110,7 +110,7 @@ def distil_steps_of(variant: Variant, settings: Settings) -> int:
 
 
 def asked(point: Point, settings: Settings) -> dict[str, Any]:
-    """Everything that decides a point's numbers, but for the code: what :func:`is_current` compares. Plain JSON."""
+    """All settings that decide a point's numbers, as plain JSON: what :func:`is_current` compares."""
     what = {**asdict(point), "settings": asdict(settings)}
     if point.variant != ORIGINAL:
         variant = VARIANTS[point.variant]
@@ -127,7 +127,7 @@ def asked(point: Point, settings: Settings) -> dict[str, Any]:
 
 
 def is_current(known: Mapping[str, Any], settings: Settings) -> bool:
-    """Whether a file's point is one of today's, asked for as it would be now."""
+    """Whether a stored point was measured with the settings that it would be measured with now."""
     try:
         point = Point(*(known["asked"][name] for name in ("variant", "size", "seed", "lab")))
     except (KeyError, TypeError):
@@ -148,7 +148,7 @@ def missing(points: Iterable[Point], found: Iterable[Mapping[str, Any]]) -> list
 
 
 def minutes(point: Point, found: Sequence[Mapping[str, Any]]) -> float:
-    """What a point will take on one core: what its variant took before, else a sum over its steps."""
+    """Minutes of a point on one core: the mean of its variant's points; without any, a sum over its steps."""
     same = [k for k in found if k["asked"]["variant"] == point.variant and k["asked"]["lab"] == point.lab]
     near = [k for k in same if k["asked"]["size"] == point.size] or same
     if near:

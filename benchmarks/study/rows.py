@@ -1,7 +1,7 @@
-"""The points of the lab study as rows: seeds side by side, what follows from a summary, what differs from what.
+"""The points of the lab study as rows: seeds side by side, derived quantities, and differences between rows.
 
-A *row* is one variant at one size on one lab, with a value of every quantity for each seed. This module knows numbers,
-no models, no files and no pages.
+A *row* is one variant at one size on one lab, with a value of every quantity for each seed. This module knows numbers.
+It knows no models, no files and no pages.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ LOWER_IS_BETTER = {
     "floor_distance_p": True,
     "fluency": False,
 }
-"""The quantities that are compared, and which way is better."""
+"""The quantities that are compared, and whether less is better."""
 
 
 @dataclass(frozen=True)
 class Row:
     """``values``: quantity to one number a seed. ``parts``: "kind" or "repeats" to "group/what" to quantity to numbers.
 
-    ``broken``: seeds whose training broke off; they have no numbers. ``collapsed``: rules that a majority breaks.
+    ``broken``: seeds whose training broke off; they have no numbers. ``collapsed``: rules that most seeds break.
     """
 
     variant: str
@@ -49,12 +49,12 @@ class Row:
 
     @property
     def seeds(self) -> int:
-        """Seeds that were measured, those that broke off left out."""
+        """Number of seeds that were measured, without those that broke off."""
         return max(map(len, self.values.values()), default=0)
 
 
 def make_rows(points: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Points to rows, in the order in which they come; a point whose original is not there is left out."""
+    """The rows of some points, in the order of the points. A point without its original is left out."""
     originals = {_place(p): p["summary"] for p in points if p["asked"]["variant"] == ORIGINAL}
     groups: dict[tuple[str, int, str], list[Mapping[str, Any]]] = {}
     for point in points:
@@ -84,11 +84,11 @@ def _row(variant: str, size: int, lab: str, points: Sequence[Mapping[str, Any]],
 
 
 def effort(point: Mapping[str, Any]) -> dict[str, float]:
-    """What a training did: its steps, its updates of the weights, how often it met a record to forget, and whether its
-    number of steps ended it ("cap": 1) instead of the stopping rule.
+    """What a training did: its steps, its updates of the weights, and how often it met a record to forget ("visits").
 
-    A step of distillation is one update over up to 32 records; a PPO step is some, over responses to prompts, each of
-    which is a window of one record.
+    "cap" is 1 where the number of steps ended the training, 0 where the stopping rule did. A step of distillation is
+    one update over up to 32 records. A PPO step is several updates over responses to prompts; a prompt is a window of
+    one record.
     """
     steps, config, size = point["steps"], point["config"] or {}, point["asked"]["size"]
     distilled, ppo = steps.get("distillation", 0), steps.get("ppo", 0)
@@ -110,9 +110,9 @@ def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
 
 
 def better_and_worse(row: Row, base: Row) -> tuple[list[str], list[str]]:
-    """The quantities in which all seeds of ``row`` lie on one side of all seeds of ``base``: the good one, the bad one.
+    """The quantities in which all seeds of ``row`` are better, and those in which all are worse, than all of ``base``.
 
-    With three seeds each, chance does that to a quantity once in ten times.
+    With three seeds each, this happens to one quantity in ten by chance.
     """
     better, worse = [], []
     for name, is_lower_better in LOWER_IS_BETTER.items():
@@ -127,9 +127,9 @@ def better_and_worse(row: Row, base: Row) -> tuple[list[str], list[str]]:
 
 
 def as_good_as_both(row: Row, rivals: Iterable[Row]) -> tuple[list[str], list[str]]:
-    """The quantities in which the mean of ``row`` is as good as the better one of the rivals', and the others.
+    """The quantities in which the mean of ``row`` is as good as that of its best rival, and those in which it is not.
 
-    What all of them bring to the same value, as none of the records to forget, tells nothing and is left out.
+    A quantity in which all means are equal tells nothing and is left out.
     """
     rivals = list(rivals)
     good, short = [], []

@@ -1,8 +1,8 @@
-"""The lab study: what each ingredient of DeMem adds, and how forgetting goes with size, repetition and record shape.
+"""The lab study: what each ingredient of DeMem adds, and what size, repetition and record shape do to forgetting.
 
     python -m benchmarks.study --list                              # the points, and the minutes that are left
     python -m benchmarks.study --part ingredients --out results/study    # goes on where it was stopped
-    python -m benchmarks.study --quick                             # a look at whether it runs: two steps, few records
+    python -m benchmarks.study --quick                             # try whether it runs: two steps, few records
     python -m benchmarks.study --render                            # measure nothing: the pages of what is there
     python -m benchmarks.plots                                     # the pictures, from what is there
 
@@ -43,7 +43,7 @@ from unlearning.run import say
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit status: 0, 2 for what cannot be worked with (one line on stderr), 130 after Ctrl-C."""
+    """Exit status: 0, 2 for an error in the input (one line on stderr), 130 after Ctrl-C."""
     transformers.utils.logging.disable_progress_bar()
     options = read_options(arguments)
     try:
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def work(options: argparse.Namespace, settings: Settings) -> None:
-    """List the points, or measure those that are not there yet, and write the pages."""
+    """List the points, or measure those that are missing, and write the pages."""
     points = plan(options.part, seeds=options.seeds, variants=options.variants)
     found = read_points(options.out, settings)
     left = missing(points, found)
@@ -89,7 +89,7 @@ def measure_point(point: Point, workshop: Workshop, out: Path, *, label: str) ->
 
 
 def list_points(points: Sequence[Point], left: Sequence[Point], found: Sequence[Mapping[str, Any]]) -> None:
-    """Every point, whether it is there, and what is left, in minutes on one core."""
+    """Print every point and whether it is there, and the minutes on one core that the rest will take."""
     total = 0.0
     for point in points:
         if point not in left:
@@ -109,11 +109,11 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=None, help=f"seeds 0, 1, … (default {NUM_SEEDS})")
     parser.add_argument("--out", type=Path, default=None, help="folder of points and pages (default results/study)")
     parser.add_argument(
-        "--work", type=Path, default=Path("runs/study"), help="folder of what is not kept (and of the graded lab)"
+        "--work", type=Path, default=Path("runs/study"), help="folder for temporary files, and for the graded lab"
     )
     parser.add_argument("--quick", action="store_true", help="two steps, few records, 1 seed, into runs/study-quick")
-    parser.add_argument("--list", action="store_true", help="measure nothing: the points and an estimate")
-    parser.add_argument("--render", action="store_true", help="measure nothing: the pages of what is there")
+    parser.add_argument("--list", action="store_true", help="measure nothing: print the points and an estimate")
+    parser.add_argument("--render", action="store_true", help="measure nothing: write the pages of what is there")
     options = parser.parse_args(arguments)
     for name, known in (("part", PARTS), ("variants", tuple(VARIANTS))):
         names = [n.strip() for n in getattr(options, name).split(",") if n.strip()]

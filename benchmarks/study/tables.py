@@ -1,6 +1,6 @@
-"""The pages of the lab study: tables in Markdown with means, lowest and highest, and what can be read off them.
+"""The pages of the lab study: tables in Markdown with the mean, the lowest and the highest, and sentences about them.
 
-Everything that is said is computed from the points. This module runs no model; rows.py has the arithmetic.
+Every sentence is computed from the points. This module runs no model. rows.py has the arithmetic.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ EXTRACTED = (
 CAP = "*cap*: the number of steps ended a training, not the stopping rule."
 LEGEND = (
     f"{SEEDS}{EXTRACTED}; *from chance*: distance from what the original does on records that it never met; "
-    "*updates* of the weights: a step of distillation is one, a PPO step one for each minibatch of each epoch; *met*: "
-    f"how often training drew each record to forget, PPO a window of it, distillation all of it; {CAP}"
+    "*updates*: of the weights; a step of distillation makes one, a PPO step one for each minibatch of each epoch; "
+    "*met*: how often training drew each record to forget; PPO draws a window of it, distillation the whole record; "
+    f"{CAP}"
 )
 
 
 def write_pages(out: Path, points: Sequence[Mapping[str, Any]]) -> list[Path]:
-    """Write the pages that the points are enough for, and return them."""
+    """Write every page for which there are enough points, and return the pages."""
     rows = make_rows(points)
     written = []
     for name, make in PAGES.items():
@@ -61,7 +62,7 @@ def cell(values: Sequence[float] | None, kind: str) -> str:
 
 
 def written(value: float, kind: str) -> str:
-    """A number; a count goes without decimals."""
+    """A number as text; a count has no decimals."""
     return f"{value:.0f}" if kind == "count" else number(value, kind)
 
 
@@ -74,7 +75,7 @@ def cells_of(row: Row) -> list[str]:
 
 
 def caps(row: Row) -> str:
-    """Whether the number of steps ended a row's trainings: "" for none, "cap" for all, "cap: 1 of 3" for some."""
+    """Which trainings of a row ended at their number of steps: "" for none, "cap" for all, "cap: 1 of 3" for some."""
     capped = round(sum(row.values.get("cap", [])))
     if not capped:
         return ""
@@ -82,7 +83,7 @@ def caps(row: Row) -> str:
 
 
 def label(row: Row) -> str:
-    """What a variant switches, and whether something is wrong with it."""
+    """What a variant switches, whether trainings broke off, and whether it collapsed."""
     text = "the model before unlearning" if row.variant == ORIGINAL else VARIANTS[row.variant].label
     if row.broken:
         text += f"; **{row.broken} of {row.broken + row.seeds} trainings broke off**"
@@ -118,21 +119,22 @@ def ingredients_page(rows: Sequence[Row]) -> str | None:
         parts += ["\n".join(f"- `{r.variant}`: {difference(r, chosen['base'])}" for r in others)]
     if warm := warm_lines(chosen):
         about = (
-            "What all three bring to the same value, as none of the records to forget, is left out. *level*: equal to "
-            "the better one, as where both are at an end of the scale."
+            "A quantity that has the same value for all three is left out, such as extraction where nothing can be "
+            "extracted any more. *level*: equal to the better one of the two, for example where both reach the end of "
+            "the scale."
         )
         parts += ["## The warm start", about, "\n".join(warm)]
     return "\n\n".join(parts)
 
 
 def chance_line(others: Sequence[Row], base: Row) -> str:
-    """What a named difference is worth: how many there are, and how many there would be by chance."""
+    """How much a listed difference means: how many there are, and how many there would be by chance."""
     total, found = len(LOWER_IS_BETTER) * len(others), sum(len(n) for r in others for n in better_and_worse(r, base))
     return (
-        "Named are the quantities in which *all* seeds of a variant lie on one side of all seeds of `base`. With three "
-        "seeds each, chance alone does that to a quantity once in ten times: if nothing differed, to up to "
-        f"{total / 10:.0f} of the {len(LOWER_IS_BETTER)} x {len(others)} = {total} here (equal values count for "
-        f"neither side). {found} are named; one of them alone means little."
+        "The list names the quantities in which *all* seeds of a variant lie on one side of all seeds of `base`. With "
+        "three seeds each, this happens to one quantity in ten by chance. If nothing differed, the list would name up "
+        f"to {total / 10:.0f} of the {len(LOWER_IS_BETTER)} x {len(others)} = {total} quantities here (equal values "
+        f"count for neither side). It names {found}. One of them alone means little."
     )
 
 
@@ -145,7 +147,7 @@ def difference(row: Row, base: Row) -> str:
 
 
 def warm_lines(chosen: Mapping[str, Row]) -> list[str]:
-    """Whether a distillation before PPO gives the better of the two in everything."""
+    """In which quantities distillation before PPO is as good as the better one of distillation and PPO alone."""
     if not all(name in chosen for name in BOTH):
         return []
     rivals, lines = [chosen[name] for name in BOTH], []
@@ -179,11 +181,12 @@ def size_page(rows: Sequence[Row]) -> str | None:
                 table.append([f"`{name}`", str(size), f"{held:.0f}", str(row.seeds), *cells_of(row)])
     parts = [
         "# Forgetting against the number of records",
-        "The lab memorised 128 private records; the first so many are to be forgotten, the rest are the forget-holdout "
-        "(none is left at 128). More would need another model. Number and exposure cannot be told apart here: a PPO "
-        "step draws as many prompts whatever the size, a distillation step up to 32 records, and trainings end when "
-        "the records are forgotten, or at a cap. So the fewer there are, the more often each was met (*met*). Nor is "
-        f"the forget-holdout of one size that of another. {LEGEND}",
+        "The lab memorised 128 private records. The first of them, as many as *records* says, are to be forgotten; the "
+        "rest is the forget-holdout (none is left at 128). A larger number would need another model. This table cannot "
+        "tell the number of records from the exposure of each: a PPO step draws the same number of prompts at every "
+        "size, a distillation step draws up to 32 records, and a training ends when the records are forgotten, or at a "
+        "cap. So a record was met more often where there were fewer (*met*). The forget-holdout is another one at "
+        f"every size, too. {LEGEND}",
         markdown(table),
     ]
     return "\n\n".join(parts)
@@ -202,9 +205,10 @@ def repeats_page(rows: Sequence[Row]) -> str | None:
     )  # fmt: skip
     parts = [
         "# Forgetting against repetition",
-        "The built-in lab met every record 100 times. This is another model: the same corpus and recipe from scratch, "
-        "with the records of people 10, 25, 50 or 100 times in it (a quarter each, every shape alike), and the records "
-        f"to keep 100 times. All {SIZE} forget records are unlearned at once. {SEEDS}{EXTRACTED}."
+        "The built-in lab met every record 100 times. This is another model, trained from scratch on the same corpus "
+        "by the same recipe. A quarter of the records of people stands in its corpus 10 times, a quarter 25, a quarter "
+        "50 and a quarter 100 times. Every quarter has equally many records of every shape. The records to keep stand "
+        f"in it 100 times. All {SIZE} forget records are unlearned at once. {SEEDS}{EXTRACTED}."
         + "".join(f" Steps of `{name}`: {cells_of(row)[STEPS]}." for name, row in chosen.items() if name != ORIGINAL)
         + f" {CAP}",
         markdown(table),
@@ -222,10 +226,11 @@ def shapes_page(rows: Sequence[Row]) -> str | None:
     kept = parts_table(chosen, "kind", "shape", columns, groups=("keep",), is_wide=True)
     parts = [
         "# By the shape of a record",
-        "The points of the ingredients, nothing trained anew: share of records whose suffix greedy decoding gives, by "
-        "the shape of the record. All shapes of people were trained on in *forget*; *forget_holdout* has the same "
-        "shapes, other people, so every shape was trained on and none is unseen; *keep* has other shapes and must "
-        f"survive. {SEEDS.strip()}",
+        "These are the points of the ingredients; nothing was trained again. The tables show the share of records "
+        "whose whole suffix greedy decoding gives, by the shape of the record. Unlearning trained on the records in "
+        "*forget*, which have every shape of a record of people. Those in *forget_holdout* are about other people and "
+        "have the same shapes, so no shape in it is unseen. Those in *keep* have other shapes and must survive. "
+        f"{SEEDS.strip()}",
         "## Records of people: forgotten, and held out",
         cell_size(chosen["base"], ("forget", "forget_holdout")),
         markdown(people),
@@ -237,20 +242,20 @@ def shapes_page(rows: Sequence[Row]) -> str | None:
 
 
 def cell_size(row: Row, groups: Sequence[str]) -> str:
-    """How many records a cell of a table by shape stands for, and what one of them is worth."""
+    """How many records a cell of a table by shape stands for, and which share one of them is."""
     known = {k: found["passages"] for k, found in row.parts.get("kind", {}).items() if found.get("passages")}
     counts = {values[0] for k, values in known.items() if k.split("/")[0] in groups}
     if len(counts) != 1:
         return ""
     (count,) = counts
-    return f"A cell is {count:.0f} records: one is {written(1 / count, 'share')}."
+    return f"A cell stands for {count:.0f} records: one is {written(1 / count, 'share')}."
 
 
 def parts_table(
     chosen: Mapping[str, Row], name: str, head: str, columns: Sequence[Column], *, groups: Sequence[str],
     is_wide: bool = False,
 ) -> list[list[str]]:  # fmt: skip
-    """Rows by group and kind (or repeats); wide: one row a variant, and these as columns (of the first quantity)."""
+    """A row for each group and kind (or repeats). ``is_wide``: a row a variant, a column for each, first quantity."""
     labels = list(dict.fromkeys(k for r in chosen.values() for k in r.parts.get(name, {}) if k.split("/")[0] in groups))
     labels.sort(key=lambda k: (groups.index(k.split("/")[0]), _as_number(k.split("/")[1])))
     if is_wide:
@@ -275,14 +280,14 @@ def _as_number(text: str) -> tuple[int, str]:
 
 
 def provenance_lines(points: Sequence[Mapping[str, Any]]) -> str:
-    """Where the numbers come from, and whether they are more than a look."""
+    """Where the numbers come from, and a warning where they are those of ``--quick``."""
     facts = []
     for name in ("commit", "python", "torch", "transformers", "processor", "threads"):
         facts.append(f"{name} {', '.join(sorted({str(p['meta'].get(name, '-')) for p in points}))}")
     minutes = sum(sum(p["seconds"].values()) for p in points) / 60
     text = f"{len(points)} points, {minutes:.0f} minutes in all; {'; '.join(facts)}. Config and seed: `points.jsonl`."
     is_look = any(p["asked"]["settings"]["share"] != 1 for p in points)
-    return ("**A look at whether the program runs (`--quick`): the numbers mean nothing.** " if is_look else "") + text
+    return ("**A trial of the program (`--quick`): the numbers mean nothing.** " if is_look else "") + text
 
 
 PAGES: dict[str, Callable[[Sequence[Row]], str | None]] = {

@@ -1,7 +1,7 @@
-"""One point of the lab study: train a variant, evaluate it as every run is evaluated, and say what came out.
+"""One point of the lab study: train a variant, evaluate it as every run is evaluated, and return the numbers.
 
-The training is demem.py's own, handed another reward, reference or start; the distillation is the comparison's. What
-is kept holds numbers alone, no text of a passage.
+The training is demem.py's own, with another reward, reference or starting model. The distillation is that of the
+comparison. A point holds numbers alone, no text of a passage.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ QUICK_DOCUMENTS = 20
 
 @dataclass(frozen=True)
 class Workshop:
-    """``work``: a folder for what a point writes while it is measured, and for the graded lab; none of it is kept."""
+    """``work``: a folder for the files that a point writes while it is measured, and for the graded lab."""
 
     settings: Settings
     work: Path
@@ -64,7 +64,7 @@ class Workshop:
         return Recipe() if self.settings.share == 1 else QUICK_RECIPE
 
     def model(self, point: Point) -> str:
-        """What ``demem.py --model`` would be given; the graded lab is trained first where it is not there."""
+        """The value for ``demem.py --model``. The graded lab is trained first where it is not there."""
         if point.lab == "lab":
             return "lab"
         documents = None if self.settings.share == 1 else QUICK_DOCUMENTS
@@ -89,7 +89,7 @@ class Workshop:
 
 
 def shrunk(study: Study, share: int) -> Study:
-    """The first passages of every group, a ``share``-th of it, and as much less general text to look at."""
+    """The first ``share``-th of every group, and of the held-out text."""
     passages = []
     for name in dict.fromkeys(p.group for p in study.passages):
         members = study.group(name)
@@ -98,9 +98,9 @@ def shrunk(study: Study, share: int) -> Study:
 
 
 def make_point(point: Point, workshop: Workshop, before: Mapping[str, float]) -> dict[str, Any]:
-    """Train and measure; what a point's file holds. ``before``: the summary of the original, {} for itself.
+    """Train and measure, and return what is stored of the point. ``before``: the original's summary; {} for itself.
 
-    ``error`` says why a training broke off, which is a finding; such a point has no summary.
+    "error" says why a training broke off, which is a result; such a point has no summary.
     """
     run = workshop.prepare(point)
     shutil.rmtree(run.out, ignore_errors=True)
@@ -137,13 +137,13 @@ def make_point(point: Point, workshop: Workshop, before: Mapping[str, float]) ->
 def trained(
     point: Point, workshop: Workshop, run: Run, original: nn.Module, before: Mapping[str, float]
 ) -> tuple[Run, dict[str, Any]]:
-    """The run with its model as the variant leaves it, and the steps that it took."""
+    """The run with the model that the variant trained, and the number of steps of each kind."""
     variant = VARIANTS[point.variant]
-    kept = text_to_keep(run)  # the original's own, also where a distillation goes before
+    kept = text_to_keep(run)  # the original's own text, also where distillation comes first
     known = Evaluation(dict(before), {}, {}, {}, {})
     steps: dict[str, Any] = {}
     if most := distil_steps_of(variant, workshop.settings):
-        looks = Options.check_every if variant.is_trained else run.options.check_every  # PPO's may be switched off
+        looks = Options.check_every if variant.is_trained else run.options.check_every  # PPO's may be off
         run, steps["distillation"] = distilled(run, kept, known, most, looks)
     if not variant.is_trained:
         return run, steps
@@ -155,7 +155,7 @@ def trained(
 
 
 def distilled(run: Run, kept: Sequence[Sequence[int]], before: Evaluation, most: int, looks: int) -> tuple[Run, int]:
-    """The comparison's distillation in at most so many steps, with a look every ``looks`` whether that is enough."""
+    """The comparison's distillation: at most ``most`` steps, and every ``looks`` steps a look whether it may stop."""
     short = replace(run, options=replace(run.options, steps=most, check_every=looks))
     texts = [list(text) for text in kept]
     unlearn = Unlearn(short, {}, before.summary, demem.train)
@@ -173,7 +173,7 @@ def make_trainer(
 ) -> ppo.Trainer:
     """demem.py's trainer with the variant's reward and reference.
 
-    A KL loss on text to keep holds the model where it stands now: after a distillation, at the distilled one.
+    A KL loss on text to keep holds the model to the weights that it has now: after a distillation, the distilled ones.
     """
     setting = Setting(run, floor, original)
     reward = REWARDS[variant.reward](setting)
@@ -192,7 +192,7 @@ def make_trainer(
 
 
 def measure(run: Run, original: nn.Module) -> Evaluation:
-    """The evaluation of every run; sampling takes the same random numbers for all seeds of the training."""
+    """The evaluation that every run gets. Sampling takes the same random numbers for all seeds of the training."""
     study, settings = run.study, EvaluationSettings(num_samples=run.options.num_samples, seed=0)
     return evaluate(
         run.loaded.model, run.loaded.tokenizer, study.passages, study.holdout, original=original, settings=settings
@@ -200,7 +200,7 @@ def measure(run: Run, original: nn.Module) -> Evaluation:
 
 
 def parted(records: Sequence[Mapping[str, Any]], name: str) -> dict[str, dict[str, float]]:
-    """Means by group and by what ``name`` says of a passage (its kind or its repeats): "forget/letter" -> numbers."""
+    """Means by group and by ``name`` ("kind" or "repeats" of a passage), such as "forget/letter" to its numbers."""
     parts: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         parts.setdefault(f"{record['group']}/{record[name]}", []).append(record)

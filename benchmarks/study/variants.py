@@ -1,4 +1,4 @@
-"""What the lab study switches: DeMem's default recipe with one ingredient changed at a time, and where it starts from.
+"""What the lab study switches: DeMem's default recipe with one ingredient, or the model that it starts from, changed.
 
 A variant is a change of :class:`unlearning.options.Options`, of :class:`ppo.Config`, of the reward, of the KL
 reference, or a distillation before the first PPO step. This module knows how to switch, not how to train or to measure.
@@ -30,7 +30,7 @@ ENCODER_LAYER = 2  # of the lab's four blocks: the last one's states all point t
 
 @dataclass(frozen=True)
 class Setting:
-    """What a reward or a reference is made of: the run, the BLEU of chance, the model before any training."""
+    """What a reward or a reference is made from: the run, the BLEU of chance, the model before any training."""
 
     run: Run
     floor: float
@@ -49,7 +49,7 @@ class Variant:
     options       changes of the run's options; config: changes of the default preset
     reward        its name in ``REWARDS``; reference: in ``REFERENCES``, "" for the trainer's own
     distil_steps  of counterfactual distillation before PPO, at most; 0: none
-    is_trained    whether PPO follows at all
+    is_trained    whether PPO follows
     """
 
     label: str
@@ -83,13 +83,13 @@ def without_repetition(setting: Setting) -> Reward:
 
 
 def without_floor(setting: Setting) -> Reward:
-    """Less BLEU than chance pays, too; the training stops where it always does."""
+    """A BLEU below chance is rewarded, too. The stopping rule is the usual one."""
     return presets.default(bleu_floor=0.0, dense="words", decode=setting.run.loaded.decode)
 
 
 @dataclass(frozen=True)
 class AboveFloor:
-    """A measure in [0, 1] of which only what lies above ``floor`` counts, stretched to [0, 1] again."""
+    """A measure in [0, 1]: values up to ``floor`` become 0, those above are stretched to [0, 1] again."""
 
     measure: Callable[[Sequence[Sample]], list[float]]
     floor: float
@@ -101,8 +101,8 @@ class AboveFloor:
 def semantic(setting: Setting) -> Reward:
     """The default reward with BERTScore in the place of BLEU, one score a response.
 
-    No encoder comes with the project, so the states of the original model after half its blocks serve. Its floor is
-    what one record's suffix has in common with the next one's.
+    No encoder comes with the project, so the hidden states of the original model after half of its blocks take its
+    place. The floor is the mean score of one record's suffix against the next one's.
     """
     tokenizer = copy.deepcopy(setting.run.loaded.tokenizer)
     if tokenizer.pad_token is None:
@@ -147,7 +147,7 @@ VARIANTS: dict[str, Variant] = {
     "base": Variant("the default recipe"),
     "kl-plain": Variant("a KL penalty to the original on forget prompts, the paper's", config=_KL),
     "kl-counterfactual": Variant(
-        "the same penalty to the counterfactual reference", config=_KL, reference="counterfactual"
+        "the same penalty, but to the counterfactual reference", config=_KL, reference="counterfactual"
     ),
     "no-retain": Variant("no loss on text to keep", config={"retain_coef": 0.0}),
     "retain-lm": Variant("language-model loss on text to keep, instead of KL", config={"retain_loss": "lm"}),
@@ -158,12 +158,12 @@ VARIANTS: dict[str, Variant] = {
     "hot": Variant("rollouts at temperature 1.3", config={"temperature": 1.3}),
     "no-guards": Variant("no guards", reward="unguarded"),
     "no-repetition": Variant("repetition costs nothing", reward="without-repetition"),
-    "no-floor": Variant("BLEU below chance pays, too", reward="without-floor"),
+    "no-floor": Variant("a BLEU below chance is rewarded, too", reward="without-floor"),
     "early-end": Variant("responses may end early", config={"min_response_length": 0}),
     "early-unguarded": Variant(
         "responses may end early, and no guards", config={"min_response_length": 0}, reward="unguarded"
     ),
-    "attached": Variant("the value loss reaches the policy's trunk", config={"detach_value_head": False}),
+    "attached": Variant("the value loss trains the policy's blocks, too", config={"detach_value_head": False}),
     "semantic": Variant("BERTScore instead of BLEU, sparse", reward="semantic"),
     "distil": Variant("counterfactual distillation, no PPO", distil_steps=DISTILLATION_STEPS, is_trained=False),
     "distil-long": Variant(
@@ -181,6 +181,6 @@ VARIANTS: dict[str, Variant] = {
         distil_steps=DISTILLATION_STEPS,
     ),
 }  # fmt: skip
-"""``unguarded`` still counts repetition: what each of the two does is a question of its own."""
+"""``unguarded`` still counts repetition: guards and repetition are switched one at a time."""
 
 BOTH = ("base", "distil")  # what the other parts of the study compare

@@ -1,4 +1,4 @@
-"""The cost model beside measurements: how a check is made, the committed results, and the page that shows them."""
+"""The cost model beside measurements: how a check works, the committed results, and the page that shows them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_page_says_what_it_is_and_what_does_not_fit():
     for name in ("gpt-neo", "opt"):
         assert "block by block" not in text.split(f"## {name}")[1].split("\n## ")[0]
     large = text.split("## llama-3.1-70b")[1]
-    assert "Nothing that the library can be told makes it fit" in large
+    assert "No setting of the library makes it fit" in large
     rows = [line for line in large.splitlines() if line.startswith("|") and "block by block" in line]
     assert [row.split("|")[1].strip() for row in rows] == ["8", "64"]
     assert not any("**" in row for row in rows)  # README.md says so, too
@@ -71,7 +71,7 @@ def test_page_says_what_it_is_and_what_does_not_fit():
 
 
 def test_step_and_peak_are_within_a_quarter_of_every_quiet_measurement(committed):
-    """But for the named misses, each of which must be one still."""
+    """The exceptions are the misses with a reason, and each of them must still be a miss."""
     assert LIMIT == 0.25
     assert {check.name for check in committed} >= BUSY.keys()
     far = {
@@ -86,7 +86,7 @@ def test_step_and_peak_are_within_a_quarter_of_every_quiet_measurement(committed
 
 
 def test_peaks_are_close_where_freed_memory_is_given_back():
-    """The reason of LoRA's misses: what the page says of these peaks is what the files hold."""
+    """The reason for LoRA's misses: the page shows the peaks that the files hold."""
     files = sorted((ROOT / "results" / "speed" / "returned-memory").glob("*.json"))
     peaks = {
         Path(check.file).stem: {c.variant: c for c in check.comparisons if c.quantity == "peak"}

@@ -1,4 +1,4 @@
-"""What an update holds under FSDP2, in two processes on the CPU, beside what the cost model says. Linux only.
+"""The memory of an update under FSDP2, in two processes on the CPU, beside the cost model's prediction. Linux only.
 
     torchrun --nproc-per-node 2 -m tests.benchmarks.test_cost_fsdp FOLDER
 
@@ -55,7 +55,7 @@ def held_bytes(shape: dict[str, Any], changes: dict[str, Any]) -> int:
     trainer = ppo.Trainer(model, prompts, lambda samples: [float(sum(s.ids) % 7) for s in samples], config)
     trainer.update(trainer.rollout())  # makes Adam's moments
     rollout = trainer.rollout()
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts again
     before = status_bytes("VmRSS")
     trainer.update(rollout)
     return status_bytes("VmHWM") - before

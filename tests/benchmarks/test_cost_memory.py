@@ -1,4 +1,4 @@
-"""What a device holds, by the cost model: counted by hand for a tiny shape and for one of 70B."""
+"""The memory of a device in the cost model, counted by hand for a tiny shape and for one of 70B."""
 
 from __future__ import annotations
 

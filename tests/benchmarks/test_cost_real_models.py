@@ -34,7 +34,7 @@ ROWS, LENGTH = 2, 32
 
 
 def family(name: str):
-    """A small model with a vocabulary that weighs nothing, and its shape."""
+    """A small model with a vocabulary so small that it hardly counts, and its shape."""
     sizes = {"vocab_size": 8, "max_position_embeddings": 40}
     config = {
         "gpt-neo": GPTNeoConfig(

@@ -1,4 +1,4 @@
-"""The lab study from outside: its points, going on, and what a training is said to have done, worked out by hand."""
+"""The lab study from outside: its points, resuming, and the effort of a training, worked out by hand."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CONFIG = {"prompts_per_step": 64, "samples_per_prompt": 1, "minibatch": 32, "epo
 
 
 def made_up(variant: str, seed: int = 0, size: int = SIZE, lab: str = "lab", error: str | None = None, **changes):
-    """What a point's file holds; ``keep__exact`` stands for "keep/exact"."""
+    """A point as it is stored; ``keep__exact`` stands for "keep/exact"."""
     base = UNTOUCHED if variant == ORIGINAL else GOOD
     summary = {**base, "forget_holdout/passages": 128.0 - size, **{k.replace("__", "/"): v for k, v in changes.items()}}
     point = Point(variant, size, seed, lab)  # type: ignore[arg-type]

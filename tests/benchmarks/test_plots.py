@@ -1,4 +1,4 @@
-"""The pictures: what is drawn in them, from made-up points, and what is left out."""
+"""The pictures of made-up points: what is drawn, and what is left out."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_lines_over_the_sizes():
 
 
 def marks(axis) -> list[tuple[float, str]]:
-    """Where the dots of a panel stand, from top to bottom, and what fills them."""
+    """The places of a panel's dots, from top to bottom, and their fill colours."""
     dots = [line for line in axis.lines if line.get_marker() == "o"]
     return [(round(float(line.get_xdata()[0]), 6), line.get_markerfacecolor()) for line in dots]
 
@@ -100,7 +100,7 @@ def test_relearning_goes_from_before_to_after():
 
 
 def texts(figure) -> list:
-    """Every text that a figure shows; a tick outside the limits has a label that is not drawn."""
+    """Every text that a figure shows. The label of a tick outside the limits is not drawn."""
     found = [figure._suptitle, *(axis.title for axis in figure.axes)]
     for axis in figure.axes:
         low, high = axis.get_xlim()
@@ -111,7 +111,7 @@ def texts(figure) -> list:
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_no_text_overlaps_another_or_is_cut_off(seeds):
-    """With every method on a real model, and with every variant."""
+    """The pictures with every method on a real model, and with every variant."""
     methods = [m for m in plots.NAMES if m != ORIGINAL]
     real = [original(), *(point(m, seed=seed) for m in methods for seed in range(seeds if m != "paper" else 1))]
     for row in real:

@@ -1,4 +1,4 @@
-"""The benchmarks of rollouts: what they count, and that they run from the command line to the file."""
+"""The benchmarks of rollouts: they count correctly, and run from the command line to the result file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_real_tokens_end_with_the_first_eos(eos_ids):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_products_are_those_of_all_linear_layers(name: str, monkeypatch):
-    """OPT-350m's projections among them."""
+    """The sum includes OPT-350m's projections."""
     model = build(FAMILIES[name]())
     network = bind(model, rows=2, length=12)
     assert network is not None

@@ -1,4 +1,4 @@
-"""The slopes that benchmarks/soak.py states: of readings whose slope is known."""
+"""benchmarks/soak.py finds the slopes of readings whose slope is known."""
 
 import math
 import random

@@ -1,4 +1,4 @@
-"""What the pages of the lab study say beside their tables, worked out by hand from made-up points."""
+"""The sentences on the pages of the lab study, worked out by hand from made-up points."""
 
 from __future__ import annotations
 
@@ -88,13 +88,13 @@ def test_named_differences_are_told_beside_what_chance_would_name():
     page = ingredients_page(make_rows(points))
     assert NUM_SEEDS == 3
     assert page is not None
-    assert "to up to 1 of the 11 x 1 = 11 here" in page
-    assert "1 are named" in page
+    assert "would name up to 1 of the 11 x 1 = 11 quantities here" in page
+    assert "It names 1. One of them" in page
     points += three("cool", "keep__exact", [0.95, 1.0, 0.91])
     page = ingredients_page(make_rows(points))
     assert page is not None
-    assert "to up to 2 of the 11 x 2 = 22 here" in page
-    assert "2 are named" in page
+    assert "would name up to 2 of the 11 x 2 = 22 quantities here" in page
+    assert "It names 2. One of them" in page
 
 
 def test_a_tie_with_the_better_one_is_told_from_a_better_value():
@@ -129,7 +129,7 @@ def test_exposure_stands_beside_the_number_of_records():
     ]
     page = size_page(make_rows(points))
     assert page is not None
-    assert "Number and exposure cannot be told apart here" in page
+    assert "cannot tell the number of records from the exposure of each" in page
     ends = {tuple(line.split(" | ")[:2]): line.split(" | ")[-4:-1] for line in page.splitlines() if "`" in line}
     assert ends["| `base`", "16"] == ["20", "80", "80"]
     assert ends["| `base`", "128"] == ["20", "80", "10"]
@@ -141,9 +141,9 @@ def test_shapes_say_how_many_records_a_cell_is():
     page = shapes_page(make_rows([made_up(v) for v in (ORIGINAL, *BOTH)]))
     assert page is not None
     people, kept = page.split("## Records to keep")
-    assert "A cell is 16 records: one is 6.2 %." in people
-    assert "A cell is 8 records: one is 12.5 %." in kept
-    assert "none is unseen" in people
+    assert "A cell stands for 16 records: one is 6.2 %." in people
+    assert "A cell stands for 8 records: one is 12.5 %." in kept
+    assert "no shape in it is unseen" in people
 
 
 def test_repeats_say_which_training_the_cap_ended():
@@ -155,6 +155,6 @@ def test_repeats_say_which_training_the_cap_ended():
 
 
 def test_no_page_is_left_over_from_earlier_code(tmp_path):
-    """tests/pages/test_readme.py holds each page to today's code; here: there is no page that it does not write."""
+    """tests/pages/test_pages.py compares each page with what the code writes; here: the code writes every page."""
     written = {page.name for page in write_pages(tmp_path, read_points(STUDY, Settings()))}
     assert written == {page.name for page in STUDY.glob("*.md")} - {"README.md"}

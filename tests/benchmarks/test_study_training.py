@@ -141,7 +141,7 @@ def test_the_graded_lab_is_trained_once(tmp_path):
 
 @pytest.mark.parametrize(("name", "expected"), [("distil", 2), ("warm", 2), ("warm-half", 2), ("distil-long", 201)])
 def test_a_distillation_ends_early_but_where_it_is_to_go_on(name, expected, tmp_path, monkeypatch):
-    """What PPO is told about looks, as "none" in ``warm``, does not reach the distillation that goes before it."""
+    """A setting of PPO's looks (``warm`` has none) does not change the distillation before it."""
     seen = []
 
     def distilled(run, kept, before, most, looks):
@@ -179,7 +179,7 @@ def test_a_point_from_end_to_end(name, tmp_path):
 
 @pytest.mark.slow
 def test_the_default_variant_is_demem_s_own_run(tmp_path, monkeypatch):
-    """The same trainings, number for number, whether demem.py makes the trainer or the study does."""
+    """demem.py's trainer and the study's give the same numbers, digit for digit."""
     monkeypatch.setattr(study_train, "shutil", SimpleNamespace(rmtree=lambda *_, **__: None))  # the folder stays
     workshop = Workshop(QUICK, tmp_path / "work")
     before = make_point(Point(ORIGINAL), workshop, {})["summary"]

@@ -1,4 +1,4 @@
-"""The benchmarks of the update run, and count and fit what they say."""
+"""The benchmarks of the update run, count correctly and fit correctly."""
 
 import argparse
 import importlib.util
@@ -70,7 +70,7 @@ def bare_gradients(variant, microbatch, monkeypatch):
 
 @pytest.mark.parametrize("variant", ["shared", "critic"])
 def test_the_bare_loop_takes_the_microbatches_of_the_update(variant, monkeypatch):
-    """Each of two takes its own mean over half of the rows, which are alike in length."""
+    """Each of two microbatches takes the mean over its half of the rows, which have the same length."""
     whole, split = (bare_gradients(variant, microbatch, monkeypatch) for microbatch in (None, 2))
     assert {name.split(".")[0] for name in whole} == {"policy", "value_head"} | ({"critic"} & {variant})
     for name, gradient in whole.items():

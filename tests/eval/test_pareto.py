@@ -170,7 +170,7 @@ def test_the_model_that_never_saw_the_records_is_the_target_and_no_rival():
     assert found[3].collapsed == ()  # unlike what the memorising original writes, and none the worse for it
     text = " ".join(sentences(found))
     assert "p(true) of 0.100, BLEU 2.0 and a perplexity ratio of 0.900; its membership AUC is 0.50" in text
-    assert "demem (beta 1) p(true) by 0.500, BLEU by 8.0, ratio by 0.200, AUC 1.00" in text
+    assert "Distances from it: demem (beta 1) p(true) 0.500, BLEU 8.0, ratio 0.200 (its own AUC: 1.00)" in text
     assert "No model trained again" not in text
     page = document(found)
     assert "| retain-only (beta 1) | target |" in page

@@ -1,6 +1,6 @@
-"""The comparison's charts: forgetting against utility, and against the distance to chance, with one key for all.
+"""The comparison's charts: forgetting against utility, and distance to chance against perplexity, with one key for all.
 
-The axes are cut to the points that have not collapsed. This module places what :mod:`eval.pareto` worked out.
+The axes span the points that have not collapsed. This module draws what :mod:`eval.pareto` computed.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ UTILITY = (
 SHARES = tuple((share, f"{share:.0%}".replace("%", " %")) for share in (0.0, 0.25, 0.5, 0.75, 1.0))
 RATIOS = (0.1, 0.2, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5, 2.0, 5.0, 10.0, 100.0, 1000.0)
 CAPTION = (
-    "A line joins the values of one method's knob. Bars: one standard deviation over seeds. Ringed: no training-time "
-    "point at matched forgetting beats it. Crossed: collapsed; where such a point lies outside, it stands on the edge. "
-    f"Square: the original. Diamond: trained anew; {TARGET} never saw the records, which is the target."
+    "A line joins the values of one method's knob. Bars: one standard deviation over seeds. Ring: no training-time "
+    "point at matched forgetting beats it. Cross: collapsed; if it lies outside the axes, it stands on the edge. "
+    f"Square: the original. Diamond: trained again; {TARGET} never saw the records and is the target."
 )
 
 
 def names_of(all_means: Sequence[Mean]) -> list[str]:
-    """The methods in their order; a method's colour goes by its place."""
+    """The methods in their order. A method's place decides its colour."""
     return list(dict.fromkeys(m.method for m in all_means))
 
 
@@ -62,7 +62,7 @@ def chart_css(all_means: Sequence[Mean]) -> str:
 
 
 def chart_section(all_means: Sequence[Mean]) -> str:
-    """Key, caption and every chart for which something was measured, as HTML."""
+    """The key, the caption and every chart that has points, as HTML."""
     kinds = {m.method: m.kind for m in all_means}
     key = "".join(
         f'<span><i class="m{i} {SHAPES.get(kinds[name], "round")}"></i>{escape(name)}</span>'
@@ -128,9 +128,9 @@ def _dot(mean: Mean, x: str, y: str, *, is_ratio: bool, is_ringed: bool) -> Dot:
 
 
 def ratio_ticks(values: Sequence[float]) -> list[tuple[float, str]]:
-    """Ticks on a logarithmic axis, the nearest ratios around the values at its ends.
+    """Ticks on a logarithmic axis; the first and the last are the nearest ratios around the values.
 
-    Labels that would touch are left out, never that of 1 and the ends': they are taken first.
+    A label that would touch another is left out. 1 and the ends come first, so they keep their labels.
     """
     low = max((r for r in RATIOS if r <= min(values)), default=RATIOS[0])
     high = min((r for r in RATIOS if r >= max(values)), default=RATIOS[-1])

@@ -1,6 +1,6 @@
-"""The comparison as one HTML page: forgetting against utility, every point, who beats whom. Opens offline.
+"""The comparison as one HTML page that opens offline: forgetting against utility, every point, who beats whom.
 
-This module draws what :mod:`eval.pareto` worked out; it computes nothing of its own.
+This module shows what :mod:`eval.pareto` computed. It computes nothing itself.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ LATEX_HEAD = "% needs \\usepackage{booktabs}\n"
 MARK = ' class="mark"'
 OWN = {
     "records": "Records to be forgotten.",
-    "seeds": "Trainings, each with another seed; the evaluation takes the same random numbers everywhere. ul draws "
-    "none: its seeds differ by rounding alone.",
+    "seeds": "Trainings, each with another seed. The evaluation takes the same random numbers everywhere. ul draws no "
+    "random numbers: its seeds differ by rounding alone.",
     "mark": "front: no training-time point at matched forgetting beats it. collapsed: rules that the outputs break. "
-    "target: trained without the records. twin: trained anew in another way.",
-    "cost/seconds": "Wall clock of the training, its looks included.",
-    "cost/flops": "2 N a token in a forward pass, 6 N a token in training; N: all parameters.",
-    "holdout/accuracy": "Share of the tokens of held-out text that are the argmax, given the true tokens before.",
+    "target: trained without the records. twin: trained again in another way.",
+    "cost/seconds": "Wall-clock seconds of the training, with its looks.",
+    "cost/flops": "2 N a token in a forward pass and 6 N a token in training, where N is the number of parameters.",
+    "holdout/accuracy": "Share of the tokens of held-out text that are the argmax, given the true tokens before them.",
 }
 ATTACKED = "Share of the passages that an attack got exactly, token by token, in any try. Group, attack, variant: {}."
 
@@ -66,7 +66,7 @@ def write_pages(out: Path, points: Sequence[Mapping[str, Any]], *, order: Sequen
 
 
 def render_comparison(all_means: Sequence[Mean], points: Sequence[Mapping[str, Any]]) -> str:
-    """The whole page as a string; ``points`` are what the means were taken of, for where they come from."""
+    """The whole page as a string. ``points``: those of the means; they have settings and provenance."""
     says = "".join(f"<p>{escape(line)}</p>" for line in sentences(all_means))
     columns = [column for _, some in TABLES for column in some] + [*PAPER, *AS_PUBLISHED, *attack_columns(all_means)]
     terms = collect_terms(columns, settings_of(points))
@@ -115,7 +115,7 @@ def _table(title: str, all_means: Sequence[Mean], columns: Sequence[Column], ter
 
 
 def collect_terms(columns: Sequence[Column], settings: Settings) -> Terms:
-    """What every head of the page means, under the settings of its points."""
+    """The definition of every column head on the page, under the settings of its points."""
     attacked = {name: ATTACKED.format(head) for name, head, _ in columns if name.startswith(ATTACK)}
     more = {**DERIVED, **AS_PUBLISHED_DEFINITIONS, **OWN, **attacked}
     found = {name: (head, more[name]) for name, head, _ in columns if name in more}
@@ -140,17 +140,17 @@ def _notes(points: Sequence[Mapping[str, Any]]) -> str:
     facts = {f"collapsed, {name}": rule for name, rule in COLLAPSE_RULES.items()}
     for name in ("command", "commit", "python", "torch", "processor", "threads"):
         facts[name] = "; ".join(sorted({str(p["meta"].get(name, "-")) for p in points}))
-    return _folded("Rules, and where it comes from", facts) + _folded("Signatures", signatures_of(points))
+    return _folded("Rules and provenance", facts) + _folded("Signatures", signatures_of(points))
 
 
 def settings_of(points: Sequence[Mapping[str, Any]]) -> Settings:
-    """The settings of the first point that tells them: all points of a folder share them."""
+    """The settings of the first point that has any. All points of a folder share them."""
     told = next((p["settings"] for p in points if p.get("settings")), {})
     return Settings(**told)
 
 
 def signatures_of(points: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """What exactly was measured, as the points tell it; made again from their settings where none does."""
+    """Signatures of the measured quantities, from the points; made from their settings if no point has any."""
     told = next((p["signatures"] for p in points if p.get("signatures")), None)
     return dict(told) if told is not None else signatures(Bleu(), settings_of(points))
 

@@ -1,6 +1,6 @@
 """A comparison in words and as tables: who beats whom, every number, and the paper's layout in Markdown and LaTeX.
 
-All of it is computed from the means; nothing is said that they do not say. This module knows no HTML.
+Every sentence is computed from the means. This module knows no HTML.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ PAPER: tuple[Column, ...] = (
 )
 PAPER_NOTE = (
     "N-BLEU, held-out perplexity (PPL), perplexity of the output under the original model (GEN-PPL), and accuracy "
-    "(of the next token of held-out text), for each number of forget records that was measured; every method at its "
-    "knob's default. The paper has 32, 128 and 256; the built-in lab has 128 records to forget in all, so 256 cannot "
-    "be measured there."
+    "(of the next token of held-out text), for each number of forget records that was measured. Every method is at its "
+    "knob's default. The paper has 32, 128 and 256 records. The built-in lab has 128 records to forget in all, so 256 "
+    "cannot be measured there."
 )
 AS_PUBLISHED: tuple[Column, ...] = (
     ("paper/n_bleu", "N-BLEU", "score"),
@@ -83,7 +83,7 @@ def attack_columns(all_means: Sequence[Mean]) -> list[Column]:
 
 
 def number(value: float | None, kind: str) -> str:
-    """A value as a reader wants it; a dash where there is none."""
+    """A value as text, by its kind; a dash for None."""
     if value is None:
         return "-"
     if kind == "share":
@@ -94,7 +94,7 @@ def number(value: float | None, kind: str) -> str:
 
 
 def cell(mean: Mean, column: Column) -> str:
-    """Mean, and standard deviation over the seeds where there are several and they differ."""
+    """The mean, with the standard deviation over the seeds where they differ."""
     name, _, kind = column
     text, spread = number(mean.get(name), kind), mean.spreads.get(name, 0.0)
     return f"{text.removesuffix(' %')} ± {number(spread, kind)}" if spread and kind != "size" else text
@@ -103,7 +103,7 @@ def cell(mean: Mean, column: Column) -> str:
 def sentences(all_means: Sequence[Mean]) -> list[str]:
     """What the comparison says about DeMem: against training-time baselines first, then against the others."""
     head = (
-        f"Compared are points at matched forgetting (greedy extraction of at most {MAX_EXACT:.0%} of the forget set). "
+        f"This compares points at matched forgetting (greedy extraction of at most {MAX_EXACT:.0%} of the forget set). "
         "A baseline beats DeMem where it has lower sampled extraction and a lower perplexity ratio at equal or better "
         "fluency."
     )
@@ -111,7 +111,7 @@ def sentences(all_means: Sequence[Mean]) -> list[str]:
     if not own:
         return [head, "DeMem was not among the methods."]
     found = verdicts(all_means)
-    lines = [head] if found else [head, "DeMem is at matched forgetting with no value of its knob: it is not compared."]
+    lines = [head] if found else [head, "DeMem is not compared: it is at matched forgetting with no value of its knob."]
     lines += [_against(v, "training-time baseline") for v in found]
     lines += _targets(all_means, found)
     others = verdicts(all_means, kinds=("decoding",))
@@ -137,7 +137,7 @@ def _against(verdict: Verdict, name: str) -> str:
     if verdict.strict:
         return f"{who}: BEATEN by {_names(verdict.strict, verdict.mean)}.{aside}"
     if verdict.weak:
-        better = f"a {name} has less of one and no more of the other: {_names(verdict.weak, verdict.mean)}"
+        better = f"a {name} is lower in one and not higher in the other: {_names(verdict.weak, verdict.mean)}"
         return f"{who}: not beaten in both, but {better}.{aside}"
     return f"{who}: not beaten by {_rivals(verdict, name)}.{aside}"
 
@@ -152,7 +152,7 @@ def _count(number: int, name: str) -> str:
 
 
 def _rivals(verdict: Verdict, name: str) -> str:
-    """ "the one point of a baseline", "any of 5 points of a baseline, 3 collapsed": those can beat nothing."""
+    """ "the one point of a baseline" or "any of 5 points of a baseline, 3 collapsed"; a collapsed one beats nothing."""
     num, collapsed = len(verdict.rivals), len(verdict.collapsed)
     which = f"the one point of a {name}" if num == 1 else f"any of {num} points of a {name}"
     if not collapsed:
@@ -183,7 +183,7 @@ def _names(means: Sequence[Mean], against: Mean) -> str:
 
 
 def _targets(all_means: Sequence[Mean], found: Sequence[Verdict]) -> list[str]:
-    """How far DeMem and its rivals are from the model trained without the records, a sentence a number of records."""
+    """The distances of DeMem and its rivals from the model trained without the records: a sentence a size."""
     lines = []
     for size in dict.fromkeys(v.mean.size for v in found):
         goal = target(all_means, size)
@@ -196,8 +196,8 @@ def _targets(all_means: Sequence[Mean], found: Sequence[Verdict]) -> list[str]:
             f"The target, a model trained without the {size} records ({TARGET}, {_count(goal.seeds, 'seed')}), gives "
             f"their true tokens a mean probability p(true) of {probability}, BLEU "
             f"{_own(goal, 'forget/bleu', 'score')} and a perplexity ratio of {ratio}; "
-            f"its membership AUC is {_own(goal, 'membership/loss_auc', 'number')}, where 0.5 reveals nothing. Away "
-            f"from it: {'; '.join(map(_away, shown)) or 'nothing to tell'}."
+            f"its membership AUC is {_own(goal, 'membership/loss_auc', 'number')}, where 0.5 reveals nothing. "
+            f"Distances from it: {'; '.join(map(_away, shown)) or 'none to show'}."
         )
     return lines
 
@@ -208,14 +208,14 @@ def _own(mean: Mean, name: str, kind: str) -> str:
 
 def _away(mean: Mean) -> str:
     return (
-        f"{mean.label} p(true) by {_own(mean, 'target_distance_p', 'ratio')}, BLEU by "
-        f"{_own(mean, 'target_distance', 'score')}, ratio by {_own(mean, 'target_distance_ratio', 'ratio')}, "
-        f"AUC {_own(mean, 'membership/loss_auc', 'number')}"
+        f"{mean.label} p(true) {_own(mean, 'target_distance_p', 'ratio')}, BLEU "
+        f"{_own(mean, 'target_distance', 'score')}, ratio {_own(mean, 'target_distance_ratio', 'ratio')} "
+        f"(its own AUC: {_own(mean, 'membership/loss_auc', 'number')})"
     )
 
 
 def marks(mean: Mean, all_means: Sequence[Mean]) -> str:
-    """ "front", what has collapsed, or nothing; of a model trained anew what it is and what its outputs are like."""
+    """ "front", the rules that are broken, or nothing; for a model trained again also what it is."""
     if mean.kind == "retraining":
         name = "target" if mean.method == TARGET else "twin"
         return f"{name}; outputs {', '.join(mean.collapsed)}" if mean.collapsed else name
@@ -236,7 +236,7 @@ def table(all_means: Sequence[Mean], columns: Sequence[Column]) -> list[list[str
 def paper_table(all_means: Sequence[Mean]) -> list[list[str]]:
     """The paper's layout: a row a method at its knob's default, its four columns for every number of forget records.
 
-    What was measured, that is: the paper's own numbers of records are 32, 128 and 256.
+    The numbers of records are those that were measured; the paper's own are 32, 128 and 256.
     """
     sizes = sorted({m.size for m in all_means})
     rows = [["method", *(f"{head} ({size})" for size in sizes for _, head, _ in PAPER)]]
@@ -255,7 +255,7 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def latex(rows: Sequence[Sequence[str]]) -> str:
-    """A LaTeX tabular in booktabs' manner; the first row is its head."""
+    """A LaTeX tabular with the rules of booktabs; the first row is its head."""
 
     def line(row: Sequence[str]) -> str:
         return " & ".join(_escaped(x) for x in row) + r" \\"
@@ -271,7 +271,7 @@ def _escaped(text: str) -> str:
 
 
 def document(all_means: Sequence[Mean]) -> str:
-    """compare.md."""
+    """The text of compare.md."""
     rules = [f"- *{name}*: {rule}" for name, rule in COLLAPSE_RULES.items()]
     num = len(matched(all_means))
     every = [part for title, columns in TABLES if (rows := table(all_means, columns))
@@ -283,7 +283,7 @@ def document(all_means: Sequence[Mean]) -> str:
         *sentences(all_means),
         "## Every point",
         f"Means over seeds ± their standard deviation; {num} of {len(all_means)} points are at matched forgetting. "
-        "*front*: no training-time point at matched forgetting beats it. Collapsed are points whose forget outputs are",
+        "*front*: no training-time point at matched forgetting beats it. A point has collapsed if its outputs are",
         "\n".join(rules),
         *every,
         "## The paper's layout",
@@ -293,7 +293,7 @@ def document(all_means: Sequence[Mean]) -> str:
     if any(m.get("paper/n_bleu") is not None for m in all_means):
         parts += [
             "## The paper's numbers as its script computes them",
-            "Flaws included, see `eval/paper.py`; beside them nothing here is to be trusted.",
+            "They include the script's flaws (see `eval/paper.py`). Compare them with the paper's numbers alone.",
             markdown(table(all_means, AS_PUBLISHED)),
         ]
     return "\n\n".join(parts) + "\n"

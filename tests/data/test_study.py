@@ -1,4 +1,4 @@
-"""The data of an experiment, put together."""
+"""Loading the data of an experiment (data/study.py)."""
 
 import json
 
