@@ -1,1 +1,1 @@
-"""The names of other libraries on top of this one, so that old scripts run by changing an import."""
+"""The names of other libraries on top of this one, so that old scripts run after a change of one import."""

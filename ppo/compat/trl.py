@@ -1,11 +1,12 @@
-"""TRL's classic ``PPOTrainer`` (0.4 to 0.11) by its old names: old scripts run by changing their import.
+"""TRL's classic ``PPOTrainer`` (0.4 to 0.11) under its old names: old scripts run after a change of their import.
 
     from ppo.compat.trl import AutoModelForCausalLMWithValueHead, LengthSampler, PPOConfig, PPOTrainer, set_seed
 
-The loop is the script's: ``generate(queries)``, a score for each response, ``step(queries, responses, scores)``. Under
-the names is :class:`ppo.Trainer`; it is at hand as ``PPOTrainer.trainer``. Three things differ from TRL on purpose:
-dropout stays off, losses are means over the tokens of a minibatch (there, means of means), and advantages are whitened
-by the biased variance. What has no counterpart here is an error that names the remedy. One process, decoders only.
+The script keeps its loop: ``generate(queries)``, a score for each response, ``step(queries, responses, scores)``. The
+work is done by a :class:`ppo.Trainer`, which a script reaches as ``PPOTrainer.trainer``. Three things differ from TRL
+on purpose: dropout stays off, a loss is the mean over the tokens of a minibatch (in TRL a mean of means), and
+advantages are whitened with the biased variance. An argument without a counterpart here is an error that names the
+remedy. Only one process and only decoder models are supported.
 """
 
 from __future__ import annotations
@@ -46,24 +47,24 @@ __all__ = [
 _REMEDIES = {
     "num_shared_layers": "use ppo.Trainer with ppo.Config(train_top_layers=…)",
     "lr_scheduler": "use ppo.Trainer with ppo.Config(schedule=…, total_steps=…)",
-    "training_data_collator": "step() pads by itself; leave it out",
-    "processing_class": "that is a name of TRL 0.12 and later: the classic one is tokenizer",
+    "training_data_collator": "step() does its own padding; leave it out",
+    "processing_class": "this is a name of TRL 0.12 and later: the classic one is tokenizer",
     "reward_model": "call it in your loop, between generate() and step(), or use ppo.Trainer(reward=…)",
-    "args": "that is a name of TRL 0.12 and later: the classic one is config",
-    "train_dataset": "that is a name of TRL 0.12 and later: the classic one is dataset",
+    "args": "this is a name of TRL 0.12 and later: the classic one is config",
+    "train_dataset": "this is a name of TRL 0.12 and later: the classic one is dataset",
 }
 
 
 class PPOTrainer:
-    """``generate`` and ``step``, with the loop around them left to the script.
+    """Offers ``generate`` and ``step``. The script writes the loop around them.
 
     config         :class:`PPOConfig`
     model          :class:`AutoModelForCausalLMWithValueHead`, trained in place
-    ref_model      the same, never changed; None: the model as it is now (its adapter switched off, if it has one)
-    tokenizer      of the model; None: nothing is decoded
-    dataset        for ``dataloader``: anything with ``len`` and ``[i]``; columns are kept
-    optimizer      an Adam or AdamW, of which the settings are taken
-    data_collator  from a list of rows to a batch; None: a dict of lists
+    ref_model      the same class, never changed; None: the model as it is now (with its adapter off, if it has one)
+    tokenizer      the model's; None: nothing is decoded
+    dataset        for ``dataloader``: anything with ``len`` and ``[i]``; all its columns are kept
+    optimizer      an Adam or AdamW; its settings are taken over
+    data_collator  makes a batch of a list of rows; None: a dict of lists
     """
 
     def __init__(
@@ -93,12 +94,12 @@ class PPOTrainer:
 
     @property
     def current_device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return self.trainer.device
 
     @property
     def optimizer(self) -> Any:
-        """The library's own: an AdamW over policy and value head."""
+        """The library's own optimiser: an AdamW over policy and value head."""
         return self.trainer.learner.optimizer
 
     def generate(
@@ -110,11 +111,11 @@ class PPOTrainer:
         generate_ref_response: bool = False,
         **generation_kwargs: Any,
     ) -> Any:
-        """Responses to one query, int64 [P], as [1, P+T], or to a list of them as a list of [P+T]; without the query
-        where ``return_prompt`` is False. EOS is kept, there is no padding.
+        """Responses to one query, int64 [P], as [1, P+T], or to a list of queries, as a list of [P+T].
 
-        ``batch_size``: sequences decoded side by side (None: 64); no sample depends on it. ``generate_ref_response``
-        adds responses of the reference, as a second result. The other arguments: :func:`read_sampling`.
+        With ``return_prompt=False`` the query is left out. EOS is kept, and there is no padding. ``batch_size``: how
+        many sequences are decoded side by side (None: 64); no sample depends on it. ``generate_ref_response`` adds the
+        reference's responses as a second result. The other arguments: see :func:`read_sampling`.
         """
         length = length_sampler() if length_sampler is not None else None
         sampling = read_sampling(generation_kwargs, length=length)
@@ -154,9 +155,9 @@ class PPOTrainer:
         scores: Sequence[Tensor | float] | Tensor,
         response_masks: Sequence[Tensor] | None = None,
     ) -> dict[str, Any]:
-        """One PPO step on ``batch_size`` queries and responses, int64 [P] and [T], and a score for each of them.
+        """One PPO step on ``batch_size`` queries, int64 [P], their responses, int64 [T], and their scores.
 
-        Returns the old statistics: :mod:`ppo.compat.trl_stats`.
+        Returns the statistics under TRL's names: see :mod:`ppo.compat.trl_stats`.
         """
         if response_masks is not None:
             raise ValueError("step() does not take response_masks: every token of a response is an action")
@@ -174,7 +175,7 @@ class PPOTrainer:
         return old_statistics(rollout, metrics, self.trainer.config, kl_coef=kl_coef, seconds=seconds)
 
     def _is_checkpointed(self) -> bool:
-        """Whether the script switched gradient checkpointing on, on the model and not in the config."""
+        """Whether the script switched gradient checkpointing on for the model but not in the config."""
         return self.model.is_gradient_checkpointed and not self.trainer.config.gradient_checkpointing
 
     def log_stats(
@@ -184,9 +185,9 @@ class PPOTrainer:
         rewards: Sequence[Tensor | float] | Tensor,
         columns_to_log: Sequence[str] = ("query", "response"),
     ) -> None:
-        """Hand the numbers, with the rewards' mean and spread, to ``config.log_with``; nothing without one.
+        """Pass the numbers, with the mean and spread of the rewards, to ``config.log_with``, if there is one.
 
-        A tracker with accelerate's ``log_table`` is given the texts as well. Raises ValueError for a missing column.
+        A tracker with accelerate's ``log_table`` also gets the texts. Raises ValueError for a missing column.
         """
         if missing := [column for column in columns_to_log if column not in batch]:
             raise ValueError(f"log_stats: the batch has no column {missing[0]!r}; it has {', '.join(batch)}")
@@ -198,7 +199,7 @@ class PPOTrainer:
             log_table("game_log", columns=[*columns_to_log, "reward"], data=rows, step=self.trainer.step - 1)
 
     def save_pretrained(self, folder: str) -> None:
-        """Model, value head and tokenizer."""
+        """Save the model, the value head and the tokenizer."""
         self.model.save_pretrained(folder)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
@@ -206,7 +207,7 @@ class PPOTrainer:
 
 @dataclass(frozen=True)
 class _Accelerator:
-    """What old scripts ask of ``ppo_trainer.accelerator``, for one process."""
+    """The attributes of ``ppo_trainer.accelerator`` that old scripts use, for one process."""
 
     device: torch.device
     tracker: Any = None
@@ -217,16 +218,16 @@ class _Accelerator:
     is_local_main_process: bool = True
 
     def log(self, values: Mapping[str, Any], step: int | None = None) -> None:
-        """To ``config.log_with``, if there is one."""
+        """Pass the values to ``config.log_with``, if there is one."""
         if self.tracker is not None:
             self.tracker.log(dict(values), step=step)
 
     def unwrap_model(self, model: nn.Module) -> nn.Module:
-        """The model itself: it was never wrapped."""
+        """The model itself, because it was never wrapped."""
         return model
 
     def wait_for_everyone(self) -> None:
-        """There is nobody else."""
+        """Do nothing: there is only one process."""
 
 
 def _make_trainer(
@@ -236,16 +237,16 @@ def _make_trainer(
     tokenizer: Any | None,
     optimizer: torch.optim.Optimizer | None,
 ) -> Trainer:
-    """The real trainer around the policy. The value head of the model becomes its own, and stays the model's."""
+    """The library's trainer for the policy. It gets the value head's weights, and the model gets its value head."""
     settings = config.to_ppo()
     if optimizer is not None:
         settings = with_optimizer(settings, optimizer, [p for p in model.parameters() if p.requires_grad])
     if ref_model is None and settings.kl_coef == 0:
-        ref_model = create_reference_model(model)  # KL costs nothing, but is reported
+        ref_model = create_reference_model(model)  # TRL reports KL even if it costs nothing
     reference = None
     if ref_model is not None:
         reference = FrozenReference(ref_model.pretrained_model, settings.sampling(), is_adapter_off=False)
-    # Neither prompts nor a reward: queries come to generate(), scores to step().
+    # The trainer needs no prompts and no reward: the script passes queries to generate() and scores to step().
     trainer = Trainer(model.pretrained_model, config=settings, tokenizer=tokenizer, reference=reference)
     if trainer.processes.count > 1:
         raise ValueError(f"this PPOTrainer runs in one process, not {trainer.processes.count}: use ppo.Trainer")
@@ -257,7 +258,7 @@ def _make_trainer(
 
 
 def _make_loader(dataset: Any, config: PPOConfig, collate: Callable[[list[Any]], Any] | None) -> DataLoader[Any]:
-    """Shuffled batches of ``batch_size``; what is left over is dropped."""
+    """Shuffled batches of ``batch_size`` rows. An incomplete last batch is dropped."""
     return DataLoader(
         dataset,
         batch_size=config.batch_size,
@@ -281,7 +282,7 @@ def _ids(tensor: Tensor, where: str) -> list[int]:
 
 def _score(score: Tensor | float, index: int) -> float:
     if isinstance(score, Tensor) and score.numel() != 1:
-        raise ValueError(f"score {index} has the shape {tuple(score.shape)}: give one number a response")
+        raise ValueError(f"score {index} has the shape {tuple(score.shape)}: give one number for each response")
     number = float(score)
     if not math.isfinite(number):
         raise ValueError(f"score {index} is {number}: scores must be finite")

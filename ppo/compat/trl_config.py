@@ -1,6 +1,6 @@
-"""The settings of TRL's classic ``PPOConfig`` (0.4 to 0.11), and what each of them is called here.
+"""The settings of TRL's classic ``PPOConfig`` (0.4 to 0.11), and the name that each of them has here.
 
-A setting that this library has no counterpart for is an error that names the remedy; none is dropped in silence. This
+A setting without a counterpart in this library is an error that names the remedy. No setting is ignored silently. This
 module knows no models.
 """
 
@@ -28,22 +28,22 @@ _REMEDIES = {
     "world_size": "several processes: use ppo.Trainer under torchrun",
     "is_encoder_decoder": "encoder-decoder models are not supported",
     "entropy_coef": "use ppo.Trainer with ppo.Config(entropy_coef=…)",
-    "num_ppo_epochs": "that is a name of TRL 0.12 and later: the classic one is ppo_epochs",
-    "num_mini_batches": "that is a name of TRL 0.12 and later: the classic one is mini_batch_size",
-    "kl_coef": "that is a name of TRL 0.12 and later: the classic one is init_kl_coef",
-    "response_length": "that is a name of TRL 0.12 and later: pass max_new_tokens to generate()",
-    "total_episodes": "that is a name of TRL 0.12 and later: the loop is yours, leave it out",
+    "num_ppo_epochs": "this is a name of TRL 0.12 and later: the classic one is ppo_epochs",
+    "num_mini_batches": "this is a name of TRL 0.12 and later: the classic one is mini_batch_size",
+    "kl_coef": "this is a name of TRL 0.12 and later: the classic one is init_kl_coef",
+    "response_length": "this is a name of TRL 0.12 and later: pass max_new_tokens to generate()",
+    "total_episodes": "this is a name of TRL 0.12 and later: your script writes the loop, leave it out",
 }
 
 
 @dataclass(init=False)
 class PPOConfig:
-    """The old names with the old defaults; :meth:`to_ppo` is what they mean here.
+    """TRL's names with TRL's defaults. :meth:`to_ppo` translates them.
 
-    ``mini_batch_size`` None is 128, or the whole batch where that is smaller (so TRL 0.7 and later; before, it was 1).
-    ``exp_name``, ``task_name``, ``model_name``, ``query_dataset``, ``reward_model``, ``tracker_project_name`` and
-    ``steps`` are notes for the script, ``remove_unused_columns`` has nothing to do (no column is ever removed).
-    ``log_with``: None, or an object with ``log(values, step=…)``, such as what ``wandb.init`` returns.
+    ``mini_batch_size``: None means 128, or the whole batch if that is smaller (as in TRL 0.7 and later; before, it was
+    1). ``exp_name``, ``task_name``, ``model_name``, ``query_dataset``, ``reward_model``, ``tracker_project_name`` and
+    ``steps`` are notes for the script. ``remove_unused_columns`` has no effect: no column is ever removed.
+    ``log_with``: None, or an object with ``log(values, step=…)``, such as the one that ``wandb.init`` returns.
     """
 
     exp_name: str = "ppo"
@@ -86,7 +86,7 @@ class PPOConfig:
 
     def __init__(self, **settings: Any) -> None:
         defaults = {field.name: field.default for field in fields(type(self))}
-        if settings.get("use_score_norm") is False:  # the old default, said aloud
+        if settings.get("use_score_norm") is False:  # the old default, given explicitly
             settings = {name: value for name, value in settings.items() if name != "use_score_norm"}
         refuse_unknown("PPOConfig", settings, defaults, _REMEDIES)
         for name, default in defaults.items():
@@ -96,23 +96,26 @@ class PPOConfig:
         elif self.mini_batch_size is None:
             self.mini_batch_size = min(128, self.batch_size)
         if self.optimize_cuda_cache or self.optimize_device_cache:
-            warnings.warn("optimize_cuda_cache and optimize_device_cache have nothing to empty here", stacklevel=2)
+            warnings.warn(
+                "optimize_cuda_cache and optimize_device_cache have no effect: there is no such cache here",
+                stacklevel=2,
+            )
         check_tracker(self.log_with)
         self.to_ppo()  # a wrong setting is found before a model is loaded
 
     @property
     def total_ppo_epochs(self) -> int:
-        """Batches in ``steps`` samples."""
+        """The number of batches that ``steps`` samples make."""
         return math.ceil(self.steps / self.batch_size)
 
     def to_dict(self) -> dict[str, Any]:
-        """All settings by their old names."""
+        """All settings under TRL's names."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def to_ppo(self) -> Config:
-        """The same in the library's words. Raises ValueError for what it cannot do, with the remedy.
+        """The same settings as a :class:`ppo.Config`. Raises ValueError, with the remedy, for a setting it cannot have.
 
-        ``early_stopping`` stops at 1.5 x ``target_kl`` as there, but measures k3 instead of k1, per token.
+        ``early_stopping`` stops at 1.5 x ``target_kl``, as in TRL, but measures KL per token by k3 instead of k1.
         """
         micro, minibatch = self.mini_batch_size or 0, (self.mini_batch_size or 0) * self.gradient_accumulation_steps
         if minibatch < 1 or self.batch_size % minibatch != 0:
@@ -121,12 +124,12 @@ class PPOConfig:
                 f"gradient_accumulation_steps = {minibatch}"
             )
         if self.kl_penalty not in _ESTIMATORS:
-            raise ValueError(f"PPOConfig.kl_penalty={self.kl_penalty!r} is not supported: take 'kl' (k1) or 'mse' (k2)")
+            raise ValueError(f"PPOConfig.kl_penalty={self.kl_penalty!r} is not supported: use 'kl' (k1) or 'mse' (k2)")
         return Config(
             prompts_per_step=self.batch_size,
             minibatch=minibatch,
             microbatch=micro,
-            response_length=1,  # of the trainer's own rollouts, which are never made: responses come to step()
+            response_length=1,  # unused: the trainer makes no rollouts, because the script passes responses to step()
             epochs=self.ppo_epochs,
             learning_rate=self.learning_rate,
             kl_coef=self.init_kl_coef,
@@ -151,16 +154,16 @@ class PPOConfig:
 
 
 def refuse_unknown(owner: str, given: Mapping[str, Any], known: Collection[str], remedies: Mapping[str, str]) -> None:
-    """Raise ValueError for the first argument that is not known, with its remedy or its nearest neighbour."""
+    """Raise ValueError for the first unknown argument, with its remedy or the known name that is most like it."""
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, list(known), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            hint = f"did you mean {near[0]!r}?" if near else f"the known arguments are {', '.join(known)}"
             raise ValueError(f"{owner} does not take {name}={given[name]!r:.60}: {remedies.get(name, hint)}")
 
 
 def check_tracker(tracker: Any) -> None:
-    """Raise ValueError for a tracker that cannot log."""
+    """Raise ValueError for a tracker without a ``log`` method."""
     if tracker is not None and not callable(getattr(tracker, "log", None)):
         raise ValueError(
             f"PPOConfig.log_with={tracker!r} has no method log(values, step=…): pass such an object, for example what "
@@ -169,10 +172,11 @@ def check_tracker(tracker: Any) -> None:
 
 
 def with_optimizer(config: Config, optimizer: torch.optim.Optimizer, trained: Collection[torch.nn.Parameter]) -> Config:
-    """The config with an Adam's settings; the trainer makes its own AdamW with them, which is the same where nothing
-    decays.
+    """The config with the settings of an Adam or AdamW, for the trainer's own AdamW.
 
-    Raises ValueError for any other optimiser, and for one that does not hold all of ``trained``.
+    An Adam is accepted only without weight decay, because then it equals AdamW. Raises ValueError for any other
+    optimiser, for amsgrad, maximize or groups whose settings differ, and for an optimiser that does not hold exactly
+    the parameters in ``trained``.
     """
     remedy = "leave optimizer out, and set PPOConfig(learning_rate=…)"
     if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
@@ -190,8 +194,8 @@ def with_optimizer(config: Config, optimizer: torch.optim.Optimizer, trained: Co
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     if held != {id(parameter) for parameter in trained}:
         raise ValueError(
-            "PPOTrainer: the optimizer does not hold just the parameters with requires_grad=True: call "
-            f"requires_grad_(False) on those that are to stay, and {remedy}"
+            "PPOTrainer: the optimizer does not hold exactly the parameters with requires_grad=True: call "
+            f"requires_grad_(False) on those that must not change, and {remedy}"
         )
     return config.replace(
         learning_rate=float(rate), adam_beta1=beta1, adam_beta2=beta2, adam_eps=eps, weight_decay=float(weight_decay)

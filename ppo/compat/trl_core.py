@@ -1,4 +1,4 @@
-"""What old scripts took from ``trl`` and ``trl.core`` beside the trainer. Their random numbers are the global ones."""
+"""What old scripts import from ``trl`` and ``trl.core`` besides the trainer. It draws from the global generators."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .trl_model import AutoModelForCausalLMWithValueHead
 
 
 class LengthSampler:
-    """A random length from ``min_value`` to ``max_value`` - 1, by numpy's global generator."""
+    """A random length from ``min_value`` to ``max_value`` - 1, drawn from numpy's global generator."""
 
     def __init__(self, min_value: int, max_value: int) -> None:
         if min_value >= max_value:
@@ -36,9 +36,9 @@ def set_seed(seed: int) -> None:
 def respond_to_batch(
     model: AutoModelForCausalLMWithValueHead, queries: Tensor, txt_len: int = 20, top_k: int = 0, top_p: float = 1.0
 ) -> Tensor:
-    """Responses of exactly ``txt_len`` tokens to queries int64 [B, P] of one length: int64 [B, txt_len].
+    """Responses of exactly ``txt_len`` tokens, int64 [B, txt_len], to queries of one length, int64 [B, P].
 
-    No EOS ends them. Their random numbers come from torch's global generator, which ``set_seed`` seeds.
+    An EOS does not end a response. Random numbers come from torch's global generator, which ``set_seed`` seeds.
     """
     sampling = Sampling(response_length=txt_len, top_k=int(top_k), top_p=top_p, eos_ids=())
     warn_of_other_distribution(sampling)

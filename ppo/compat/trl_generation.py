@@ -1,4 +1,4 @@
-"""The keyword arguments of transformers' ``generate``, as old scripts pass them, in this library's words.
+"""The keyword arguments of transformers' ``generate``, as old scripts pass them, turned into a ``Sampling``.
 
 This module knows names and numbers, no models.
 """
@@ -20,20 +20,20 @@ _REMEDIES = {
     "max_length": "it counts the prompt, too: pass max_new_tokens",
     "num_beams": "beams are no samples of the policy: leave it out",
     "num_return_sequences": "repeat the query instead",
-    "repetition_penalty": "PPO's log-probs would not be those of what was sampled: put it into the reward",
-    "no_repeat_ngram_size": "PPO's log-probs would not be those of what was sampled: put it into the reward",
-    "use_cache": "there always is a cache: leave it out",
+    "repetition_penalty": "PPO's log-probs would differ from those of the sampler: put the penalty into the reward",
+    "no_repeat_ngram_size": "PPO's log-probs would differ from those of the sampler: put the penalty into the reward",
+    "use_cache": "there is always a cache: leave it out",
     "generation_config": "pass max_new_tokens, top_k, top_p and temperature",
 }
-_TRANSFORMERS_TOP_K = 50  # what its generate takes where none is given
+_TRANSFORMERS_TOP_K = 50  # the default of transformers' generate
 
 
 def read_sampling(given: Mapping[str, Any], *, length: int | None = None) -> Sampling:
-    """The distribution that the arguments ask for; ``length`` (tokens) stands in for ``max_new_tokens``.
+    """The distribution that the arguments ask for. ``length`` (tokens), if given, replaces ``max_new_tokens``.
 
-    As in transformers, nothing is sampled without ``do_sample=True``, and top_k is 50 where it is not given (0 switches
-    it off). ``pad_token_id`` is accepted and has nothing to do: what comes back holds no padding. ``eos_token_id`` -1
-    never ends a response. Raises ValueError, with the remedy, for everything else.
+    As in transformers, decoding is greedy without ``do_sample=True``, and top_k is 50 unless it is given (0 switches it
+    off). ``pad_token_id`` has no effect, because the responses hold no padding. With ``eos_token_id=-1`` no token ends
+    a response. Raises ValueError, with the remedy, for every other argument.
     """
     refuse_unknown("generate()", given, _KNOWN, _REMEDIES)
     length = length if length is not None else given.get("max_new_tokens")
@@ -57,13 +57,13 @@ def read_sampling(given: Mapping[str, Any], *, length: int | None = None) -> Sam
 
 
 def warn_of_other_distribution(sampling: Sampling) -> None:
-    """``step`` measures log-probs at temperature 1 without filters, as TRL did; say so where the sampler differs."""
+    """Warn if responses are sampled otherwise than at temperature 1 without filters, where ``step`` measures them."""
     if sampling.temperature != 1 or sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_response_length > 0:
         warnings.warn(
             f"responses are drawn at temperature={sampling.temperature:g}, top_k={sampling.top_k}, "
-            f"top_p={sampling.top_p:g}, min_new_tokens={sampling.min_response_length}, but step() takes them for plain "
-            "samples, as TRL's did, and KL can come out negative: pass do_sample=True, top_k=0, top_p=1.0, or use "
-            "ppo.Trainer, which measures what it samples",
+            f"top_p={sampling.top_p:g}, min_new_tokens={sampling.min_response_length}, but step() measures them as if "
+            "they were drawn at temperature 1 without filters, as TRL did, so KL can come out negative: pass "
+            "do_sample=True, top_k=0, top_p=1.0, or use ppo.Trainer, which measures the distribution it samples from",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -1,6 +1,6 @@
 """TRL's model with a value head, and its reference copy, made of this library's parts.
 
-The policy is ``pretrained_model``, any causal LM; the head is a :class:`ppo.ValueHead`, which starts at 0 and is saved
+The policy is ``pretrained_model``, any causal LM. The head is a :class:`ppo.ValueHead`. It starts at 0 and is saved
 beside the model. This module trains nothing.
 """
 
@@ -37,7 +37,7 @@ _REMEDIES = {
 
 
 class AutoModelForCausalLMWithValueHead(nn.Module):
-    """A causal LM and a value head. ``pretrained_model``: a loaded causal LM, with an adapter or without."""
+    """A causal LM and a value head. ``pretrained_model``: a loaded causal LM, with or without an adapter."""
 
     def __init__(self, pretrained_model: nn.Module, **settings: Any) -> None:
         super().__init__()
@@ -58,19 +58,19 @@ class AutoModelForCausalLMWithValueHead(nn.Module):
         trust_remote_code: bool = False,
         **settings: Any,
     ) -> AutoModelForCausalLMWithValueHead:
-        """A hub id, a folder (with its value head, if there is one in it), or a loaded causal LM.
+        """Load a hub id or a folder (with its value head, if the folder holds one), or wrap a loaded causal LM.
 
         ``device_map``: None, "auto" (a GPU if there is one), or ``{"": device}``. Raises ValueError for a model that is
         no causal LM, and for settings that do not exist here.
         """
-        refuse_unknown(f"{cls.__name__}.from_pretrained", settings, _defaults(settings), _REMEDIES)
+        refuse_unknown(f"{cls.__name__}.from_pretrained", settings, _asks_for_nothing(settings), _REMEDIES)
         if trust_remote_code:
-            warnings.warn("trust_remote_code: no code of a repository is ever run here", stacklevel=2)
+            warnings.warn("trust_remote_code has no effect: code of a repository is never run here", stacklevel=2)
         pretrained = source
         if not isinstance(pretrained, nn.Module):
             pretrained = load_causal(pretrained, dtype=torch_dtype or torch.float32)
         elif torch_dtype is not None:
-            raise ValueError("torch_dtype goes with a name or a folder: cast a loaded model yourself")
+            raise ValueError("torch_dtype needs a name or a folder: cast a loaded model yourself")
         assert isinstance(pretrained, nn.Module)
         device = _device(device_map)
         model = cls(pretrained if device is None else pretrained.to(device))
@@ -79,7 +79,7 @@ class AutoModelForCausalLMWithValueHead(nn.Module):
         return model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, None, Tensor]:
-        """(logits [B, S, V], None, values [B, S]); the None is where TRL had a loss."""
+        """(logits [B, S, V], None, values [B, S]). The None stands where TRL has a loss."""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         backbone = Backbone(self.pretrained_model)
@@ -88,7 +88,7 @@ class AutoModelForCausalLMWithValueHead(nn.Module):
 
     @property
     def generate(self) -> Any:
-        """The model's own ``generate``, of transformers; :meth:`ppo.compat.trl.PPOTrainer.generate` is faster."""
+        """The model's own ``generate`` from transformers. :meth:`ppo.compat.trl.PPOTrainer.generate` is faster."""
         return self.pretrained_model.generate
 
     @property
@@ -97,16 +97,16 @@ class AutoModelForCausalLMWithValueHead(nn.Module):
         return self.pretrained_model.config
 
     def gradient_checkpointing_enable(self) -> None:
-        """Recompute the blocks in the backward pass of every later ``step``."""
+        """From now on, recompute the blocks in the backward pass of every ``step``, to save memory."""
         self.is_gradient_checkpointed = True
 
     def gradient_checkpointing_disable(self) -> None:
-        """Keep activations again."""
+        """From now on, keep activations for the backward pass."""
         self.is_gradient_checkpointed = False
 
     def save_pretrained(self, folder: str | Path, *, max_shard_size: str = "1000GB") -> None:
-        """A plain Hugging Face folder (of a model with an adapter, what its own ``save_pretrained`` writes), and the
-        value head in a file of its own, which :meth:`from_pretrained` reads again.
+        """Write a plain Hugging Face folder, and the value head in a file of its own, which :meth:`from_pretrained`
+        reads. For a model with an adapter the folder holds what the adapter's ``save_pretrained`` writes.
         """
         model: Any = self.pretrained_model
         model.save_pretrained(folder, max_shard_size=max_shard_size)
@@ -128,8 +128,8 @@ def create_reference_model(
     return copied
 
 
-def _defaults(settings: dict[str, Any]) -> list[str]:
-    """Settings said aloud that ask for nothing: False or None."""
+def _asks_for_nothing(settings: dict[str, Any]) -> list[str]:
+    """The names of the settings that are given but ask for nothing: False or None."""
     return [name for name, value in settings.items() if name in _REMEDIES and not value]
 
 
@@ -140,11 +140,11 @@ def _device(device_map: Any) -> Any:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if isinstance(device_map, dict) and set(device_map) == {""}:
         return device_map[""]
-    raise ValueError(f"device_map={device_map!r} is not supported: take None, 'auto' or {{'': device}}")
+    raise ValueError(f"device_map={device_map!r} is not supported: use None, 'auto' or {{'': device}}")
 
 
 def _load_head(head: ValueHead, folder: Path) -> None:
-    """The value head that stands in the folder, ours in its own file or TRL's among the model's weights, if any."""
+    """Load the value head of a folder, if it holds one: this library's in its own file, or TRL's among the weights."""
     if (folder / HEAD_FILE).is_file():
         head.load_state_dict(load_file(str(folder / HEAD_FILE)))
         return

@@ -1,8 +1,8 @@
-"""What a step says about itself, under the names of TRL's classic trainer.
+"""The statistics of a step under the names of TRL's classic trainer.
 
-``ppo/policy/approxkl`` is k3 of old against new here, and was k2 there; both are nats per token and near each other.
-``ppo/policy/policykl``, ``ppo/policy/advantages``, ``ppo/val/vpred`` and ``ppo/val/error`` do not exist: the library
-does not measure them. This module computes nothing that training depends on.
+``ppo/policy/approxkl`` is k3 of old against new here, and k2 in TRL. Both are nats per token and close to each other.
+``ppo/policy/policykl``, ``ppo/policy/advantages``, ``ppo/val/vpred`` and ``ppo/val/error`` are missing, because the
+library does not measure them. This module computes nothing that training depends on.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _UPDATE_NAMES = {
 def old_statistics(
     rollout: Rollout, metrics: Mapping[str, float], config: Config, *, kl_coef: float, seconds: float
 ) -> dict[str, Any]:
-    """Numbers, and tensors where TRL had tensors. ``metrics``: what ``Trainer.update`` returned; ``kl_coef``: as it was
-    before. What an update did not come to measure, since all its minibatches were skipped, is left out.
+    """Numbers, and tensors where TRL has tensors. ``metrics``: what ``Trainer.update`` returned. ``kl_coef``: its value
+    before the update. If all minibatches were skipped, the numbers that they would have given are left out.
     """
     mask, old = rollout.generation.mask, rollout.old_values
     queries = rollout.generation.prompt_mask.sum(dim=1).float()

@@ -1,6 +1,6 @@
-"""One PPO update opened up token by token: as an object, as text for the terminal, as one HTML page.
+"""One PPO update shown token by token: as an object, as text for the terminal, and as one HTML page.
 
-:meth:`ppo.Trainer.trace` makes a :class:`Trace`; :func:`render_trace_text` and :func:`render_trace_page` show it.
+:meth:`ppo.Trainer.trace` makes a :class:`Trace`. :func:`render_trace_text` and :func:`render_trace_page` show it.
 """
 
 from .page import render_trace_page

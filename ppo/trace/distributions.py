@@ -1,4 +1,4 @@
-"""What the policy says at each place of a response, before and after an update, and how its tokens are written.
+"""The policy's distribution at each position of a response, and the text of its tokens.
 
 This module knows distributions and a tokenizer, nothing about rewards or losses.
 """
@@ -19,12 +19,15 @@ from ..policy import Policy
 from ..types import Generation
 from .records import Alternative
 
-CONTEXT = 8  # tokens before a token that decide how it is written (a space, half a letter)
+CONTEXT = 8  # tokens before a token that are decoded with it: they decide its text (a space, half a letter)
 
 
 @dataclass(frozen=True)
 class TokenDistributions:
-    """What the policy and the critic say about one response: log-probs of all tokens [T, V], and statistics [T]."""
+    """What the policy and the critic say about one response.
+
+    ``distribution`` [T, V]: log-probs of all tokens. ``logprobs`` [T]: of the response's own. ``values`` [T].
+    """
 
     distribution: Tensor
     logprobs: Tensor
@@ -33,7 +36,7 @@ class TokenDistributions:
 
 @torch.no_grad()
 def ask_distributions(policy: Policy, generation: Generation) -> TokenDistributions:
-    """Ask about a single row."""
+    """Ask the policy and the critic about a generation of a single row."""
     part = trim(generation)
     rows, backbone, sampling = align(part), policy.actor.backbone, policy.sampling
     tokens = part.tokens[0]
@@ -50,7 +53,10 @@ def ask_distributions(policy: Policy, generation: Generation) -> TokenDistributi
 def alternatives(
     before: Tensor, after: Tensor, token: int, top_k: int, context: Sequence[int], writer: Writer
 ) -> list[Alternative]:
-    """The likeliest tokens before and after [V] and the one that was drawn, likeliest before first."""
+    """The ``top_k`` likeliest tokens of log-probs [V] before and of those after, and the drawn token.
+
+    Sorted by their probability before the update, the likeliest first. Tokens without any probability are left out.
+    """
     count = min(top_k, len(before))
     ids = {token, *before.topk(count).indices.tolist(), *after.topk(count).indices.tolist()}
     found = [Alternative(i, writer.piece(context, i), float(before[i].exp()), float(after[i].exp())) for i in ids]
@@ -58,13 +64,13 @@ def alternatives(
 
 
 class Writer:
-    """How a token is written behind others; "" without a tokenizer."""
+    """The text of a token after other tokens; "" without a tokenizer."""
 
     def __init__(self, tokenizer: Any | None) -> None:
         self._tokenizer = tokenizer
 
     def piece(self, context: Sequence[int], token: int) -> str:
-        """The text that ``token`` adds behind ``context``: some tokenizers write a space only between two words."""
+        """The text that ``token`` adds after ``context``. Some tokenizers write a space only between two words."""
         if self._tokenizer is None:
             return ""
         start = self._tokenizer.decode(list(context), skip_special_tokens=False) if context else ""

@@ -1,7 +1,7 @@
-"""A trace's numbers put into the formulas of :mod:`ppo.trace.quantities`, so that a reader can work them out by hand.
+"""Puts a trace's numbers into the formulas of :mod:`ppo.trace.quantities`, so that a reader can check them by hand.
 
-A result is printed to as many digits as its formula can vouch for, given that the computation was in float32: whoever
-recomputes it from the numbers as they are printed gets those digits. No number of a trace is made here.
+The computation was in float32, so a result is exact only to some digits. It is printed to those digits and no more. A
+reader who computes it from the printed numbers gets the same digits. This module makes no number of a trace.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from ..config import Config
 from .quantities import SYMBOLS, Quantity, Symbol, quantities
 from .records import RowTrace, TokenTrace, TokenUpdate, Trace
 
-_OPERAND_DIGITS = 8  # significant; printed with fewer an operand could cost its result the last digit
-_SHOWN_DIGITS = 6  # significant, of a result, at most
+_OPERAND_DIGITS = 8  # significant digits of an operand; with fewer, the last digit of a result could be wrong
+_SHOWN_DIGITS = 6  # significant digits of a result, at most
 _ROUNDING = 2.5e-7  # relative error that float32 may make in an operand: four half units in the last place
 FUNCTIONS: dict[str, Any] = {
     "exp": math.exp,
@@ -27,10 +27,10 @@ FUNCTIONS: dict[str, Any] = {
 
 
 def quantities_of(trace: Trace) -> list[Quantity]:
-    """All quantities of this trace, in the order in which they come about.
+    """All quantities of this trace, in the order in which a step makes them.
 
-    The reward given has a formula where it comes from a score: nothing is given before the last token, and what scores
-    were divided by, if they were, is known.
+    The reward given has a formula if it comes from a score. That is the case when only the last token of each response
+    has a reward, and when the trace knows what scores were divided by, if they were divided.
     """
     early = (token.token_reward for row in trace.rows for token in row.tokens[:-1])
     has_scores = not any(early) and ("score_std" in trace.numbers or not trace.config["scale_scores"])
@@ -39,7 +39,7 @@ def quantities_of(trace: Trace) -> list[Quantity]:
 
 
 def step_numbers(trace: Trace) -> dict[str, float]:
-    """What formulas need of the config and of the whole step."""
+    """The numbers of the config and of the whole step that formulas mention."""
     names = ("gamma", "gae_lambda", "policy_clip", "value_clip", "value_coef", "samples_per_prompt", "clip_scores",
              "missing_eos_penalty")  # fmt: skip
     settings = {name: float(trace.config[name]) for name in names if trace.config[name] is not None}
@@ -47,7 +47,7 @@ def step_numbers(trace: Trace) -> dict[str, float]:
 
 
 def row_numbers(row: RowTrace) -> dict[str, float]:
-    """What formulas need of the whole response."""
+    """The numbers of the whole response that formulas mention."""
     found = {"reward_total": row.reward_total, "group_mean": row.group_mean, "group_std": row.group_std}
     found |= {"score": row.score, "is_cut": float(not row.is_ended)}
     return {name: value for name, value in found.items() if value is not None}
@@ -59,14 +59,17 @@ def token_numbers(token: TokenTrace) -> dict[str, float]:
 
 
 def update_numbers(update: TokenUpdate, trace: Trace) -> dict[str, float]:
-    """A token's numbers in one minibatch, and N."""
+    """A token's numbers in one minibatch, and the minibatch's number of tokens."""
     gates = {"gate": float(not update.is_clipped), "value_gate": float(not update.is_value_clipped)}
     numbers = {k: v for k, v in vars(update).items() if isinstance(v, float)}
     return numbers | gates | {"num_tokens": float(trace.minibatches[update.minibatch].num_tokens)}
 
 
 def numbers_at(trace: Trace, row: RowTrace, t: int, visit: int | None = None) -> dict[str, float]:
-    """All that formulas of token ``t`` may mention; ``visit`` counts the minibatches that the row was in."""
+    """All numbers that the formulas of token ``t`` may mention.
+
+    ``visit``: index into the minibatches that the row was in; None: the numbers of no minibatch.
+    """
     numbers = step_numbers(trace) | row_numbers(row) | token_numbers(row.tokens[t])
     numbers["is_last"] = float(t + 1 == len(row.tokens))
     following = token_numbers(row.tokens[t + 1]) if t + 1 < len(row.tokens) else {}
@@ -80,14 +83,16 @@ def numbers_at(trace: Trace, row: RowTrace, t: int, visit: int | None = None) ->
 
 
 def in_symbols(formula: str, known: Mapping[str, Quantity]) -> str:
-    """The formula with each quantity's symbol, typeset."""
+    """The formula with the symbol of each quantity, typeset."""
     return typeset(
         re.sub(r"\{(\w+)\}", lambda m: SYMBOLS[m[1]].sign if m[1] in SYMBOLS else known[m[1]].symbol, formula)
     )
 
 
 def substituted(formula: str, numbers: Mapping[str, float]) -> str:
-    """The formula with a token's numbers, typeset; negative ones in parentheses, but where an expression begins."""
+    """The formula with a token's numbers, typeset. Negative numbers get parentheses, except at the start of an
+    expression.
+    """
 
     def number(match: re.Match[str]) -> str:
         text, before = operand(numbers[match[1]]), formula[: match.start()]
@@ -98,7 +103,7 @@ def substituted(formula: str, numbers: Mapping[str, float]) -> str:
 
 
 def typeset(formula: str) -> str:
-    """Python's operators as a reader knows them."""
+    """The formula with Python's operators replaced by mathematical signs."""
     signs = {"**2": "²", "*": "\N{MULTIPLICATION SIGN}", "-": "\N{MINUS SIGN}", ">=": "\N{GREATER-THAN OR EQUAL TO}"}
     for written, sign in signs.items():
         formula = formula.replace(written, sign)
@@ -106,25 +111,26 @@ def typeset(formula: str) -> str:
 
 
 def symbols_of(known: Sequence[Quantity]) -> dict[str, Symbol]:
-    """What their formulas mention besides quantities, by name, in the order of the table."""
+    """The symbols that the formulas mention and that are no quantities, by name, in the order of the table."""
     mentioned = {name for q in known for name in re.findall(r"\{(\w+)\}", q.formula)}
     return {name: symbol for name, symbol in SYMBOLS.items() if name in mentioned}
 
 
 def evaluate(formula: str, numbers: Mapping[str, float]) -> float:
-    """The formula's value in float64. ``formula`` is one of this module's own."""
+    """The formula's value in float64. It is evaluated as Python, so only the library's own formulas may be passed."""
     expression = re.sub(r"\{(\w+)\}", lambda m: f"({numbers[m[1]]!r})", formula)
     return float(eval(expression, {"__builtins__": {}}, FUNCTIONS))
 
 
 def operand(x: float) -> str:
-    """A number inside a formula: eight significant digits."""
+    """A number as it is printed inside a formula: with eight significant digits."""
     return _plain_exponent(f"{x:.{_OPERAND_DIGITS}g}")
 
 
 def shown(value: float, formula: str, numbers: Mapping[str, float]) -> str:
-    """A result, to the digits that its formula can vouch for; six significant ones at most, and none behind an integer
-    that was not computed, or that says whether something holds.
+    """A result as text, with the digits that its formula is sure of, and at most six significant digits.
+
+    An integer has no decimals if it was not computed, or if it is a truth value.
     """
     if not math.isfinite(value):
         return "not finite"
@@ -142,7 +148,7 @@ def shown(value: float, formula: str, numbers: Mapping[str, float]) -> str:
 
 
 def _error(formula: str, numbers: Mapping[str, float]) -> float:
-    """By how much the result may be off if every operand is, by its rounding."""
+    """The largest error of the result, to first order, when every operand is off by its rounding."""
     names = set(re.findall(r"\{(\w+)\}", formula))
     if not all(math.isfinite(numbers[name]) for name in names):
         return 0.0

@@ -1,7 +1,7 @@
-"""A trace as one HTML page: opens offline, by mouse, by keyboard and on a phone; whatever is not ours is escaped.
+"""A trace as one HTML page. It works offline, with a mouse, a keyboard or a phone. All text from outside is escaped.
 
-The numbers go into the page as JSON, each as it stands in a formula and as it is printed as a result; the script
-(:mod:`ppo.trace.script`) only puts them in their places. This module lays numbers out; it makes none.
+The numbers go into the page as JSON, each in two forms: as a number for formulas and as the text of a result. The
+script (:mod:`ppo.trace.script`) only puts them in their places. This module lays numbers out. It makes none.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from .script import SCRIPT
 from .style import CSS
 from .text import SKIP_REASONS, no_reference, opening_token, render_trace_text, token_label
 
-_DIGITS = 8  # significant, of a number inside a formula
+_DIGITS = 8  # significant digits of a number inside a formula
 _COLOURS = ("advantage", "raw_advantage", "td_error", "reward", "value", "kl", "old_probability", "ratio",
             "logprob_gradient")  # fmt: skip
 _BODY = """<main>
 <h1>{title}</h1>
 <p class="soft">{lead}</p>
-<noscript><p>This page needs JavaScript to be explored; this is its text.</p><pre>{text}</pre></noscript>
+<noscript><p>Without JavaScript this page is plain text.</p><pre>{text}</pre></noscript>
 <div id="app" hidden>
 <div id="rows" class="rows" role="group" aria-label="Responses"></div>
 <section class="text">
@@ -47,7 +47,7 @@ _BODY = """<main>
 <div id="bars" class="bars" aria-hidden="true"></div>
 <div class="legend"><label>Colour by <select id="colour"></select></label>
 <span class="scale" aria-hidden="true"><span id="low"></span><i></i><span id="high"></span></span>
-<span class="soft small">bar above or below a token: its gradient is cut by that side of the clip</span></div>
+<span class="soft small">bar above or below a token: that side of the clip cuts off its gradient</span></div>
 </section>
 <section class="time">
 <label for="moment">Moment</label>
@@ -62,9 +62,9 @@ _BODY = """<main>
 <div class="alternatives"><h2 id="token"></h2><div id="alternatives"></div></div>
 </div>
 </section>
-<p class="soft small keys">Keys: ← → Home End go from token to token, ↑ ↓ from quantity to quantity, Tab from part to
-part; a click keeps what it points at. A result is printed to the digits that its formula gives back from the numbers
-beside it.</p>
+<p class="soft small keys">Keys: ← → Home End move between tokens, ↑ ↓ between quantities, Tab between parts of the
+page. A click keeps what it points at. A result has as many digits as you can get back from its formula and the numbers
+printed in it.</p>
 </div>
 {facts}
 </main>
@@ -100,14 +100,15 @@ def _lead(trace: Trace) -> str:
     config = trace.config
     text = (
         f"Step {trace.step}: {trace.num_rows} responses with {trace.numbers['num_tokens']:.0f} tokens, then "
-        f"{config['epochs']} epochs over them in minibatches of {config['minibatch']}. Choose a token to see every "
-        "number of it, point at a number to see how it is worked out, and move through the epochs of the update."
+        f"{config['epochs']} epochs over them in minibatches of {config['minibatch']}. Choose a token to see all its "
+        "numbers. Point at a number to see what it means and how it is computed. Move the slider to go through the "
+        "epochs of the update."
     )
     return f"{text} {no_reference(trace)}".rstrip()
 
 
 def _symbols(trace: Trace, known: Sequence[Quantity]) -> dict[str, str]:
-    """Each sign of the formulas that is no quantity of a token: what it means, and its value where the step has one."""
+    """The meaning of each sign in the formulas that is no quantity of a token, and its value if the step has one."""
     numbers = step_numbers(trace)
     values = {name: f" = {typeset(operand(numbers[name]))}" if name in numbers else "" for name in SYMBOLS}
     return {symbol.sign: symbol.says + values[name] for name, symbol in symbols_of(known).items()}
@@ -123,7 +124,7 @@ def _facts(title: str, facts: Mapping[str, Any]) -> str:
 
 
 def _embedded(value: Any) -> str:
-    """JSON that cannot end the script element it stands in, nor a line of it."""
+    """JSON for a script element. Its text can end neither the element nor a line of it."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
@@ -134,7 +135,7 @@ def _embedded(value: Any) -> str:
 
 
 def _page_data(trace: Trace, known: Sequence[Quantity]) -> dict[str, Any]:
-    """``n``: numbers as formulas hold them, ``s``: as results; both in the order of ``keys``."""
+    """What the script needs. ``n``: numbers for formulas. ``s``: texts of results. Both in the order of ``keys``."""
     first = trace.rows[0].tokens[0]
     updates = [token.updates for row in trace.rows for token in row.tokens if token.updates]
     keys = {
@@ -160,7 +161,7 @@ def _quantity(quantity: Quantity, known: Sequence[Quantity]) -> dict[str, Any]:
 
 
 def _moment(minibatch: MinibatchTrace, trace: Trace) -> dict[str, Any]:
-    """What is said about a minibatch beside the slider."""
+    """The line about a minibatch below the slider."""
     per_epoch, statistics = trace.num_rows // trace.config["minibatch"], minibatch.statistics
     parts = [
         f"epoch {minibatch.epoch + 1} of {trace.config['epochs']}",
@@ -178,7 +179,7 @@ def _moment(minibatch: MinibatchTrace, trace: Trace) -> dict[str, Any]:
 
 
 def _row(trace: Trace, row: RowTrace, known: Sequence[Quantity], keys: Mapping[str, list[str]]) -> dict[str, Any]:
-    end = "ended by itself" if row.is_ended else "cut"
+    end = "ended by itself" if row.is_ended else "cut off"
     return {
         "title": f"Response {row.index}",
         "note": typeset(f"score {row.score:.4g}") + f" · {len(row.tokens)} tokens, {end}",
@@ -221,7 +222,7 @@ def _token(
 
 
 def _written(token: TokenTrace) -> str:
-    """As it reads; what cannot be seen as a sign."""
+    """The token's text, or a label if the text is invisible."""
     return token.text if token.text.strip() and token.text.isprintable() else token_label(token.text, token.id)
 
 

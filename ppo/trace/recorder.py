@@ -1,7 +1,7 @@
-"""Looks on while an update runs: what each minibatch did with the tokens of some rows.
+"""Watches an update: records what each minibatch did with the tokens of some rows.
 
-The trainer shows the recorder its own tensors, and autograd leaves the gradients in them; nothing is computed a second
-time, and nothing that training depends on is touched. This module knows losses, nothing about models.
+The trainer shows the recorder its own tensors, and autograd leaves the gradients in them. No forward or backward pass
+runs a second time, and nothing that training depends on changes. This module knows losses, nothing about models.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from .records import ClipSide, MinibatchTrace, SkipReason, TokenUpdate
 class _Watched:
     part: Rollout
     new: Evaluation
-    rows: list[tuple[int, int]]  # (place in the microbatch, row of the rollout)
+    rows: list[tuple[int, int]]  # (row of the microbatch, row of the rollout)
 
 
 class Recorder:
     """Watches ``rows`` of ``rollout`` through one update.
 
-    ``marked``: the same rollout with samples that can be told apart, for the minibatches. ``minibatches``: all of them,
-    in order; ``updates[row][t]``: one entry for each minibatch that the row was in.
+    ``marked``: the same rollout with a distinct object for every sample; the update must run on this one.
+    ``minibatches``: all minibatches, in order. ``updates[row][t]``: an entry for each minibatch that the row was in.
     """
 
     def __init__(self, rollout: Rollout, rows: Sequence[int], config: Config) -> None:
-        # Shuffled minibatches carry their samples along, so a row is known by its sample, if no two are the same.
+        # Shuffled minibatches carry their samples along. So a row is known by its sample, if no two rows share one.
         self.marked = replace(rollout, samples=[replace(sample) for sample in rollout.samples])
         self.minibatches: list[MinibatchTrace] = []
         lengths = rollout.generation.lengths.tolist()
@@ -46,7 +46,7 @@ class Recorder:
         self._num_tokens = 0
 
     def watch(self, part: Rollout, new: Evaluation, *, num_tokens: int) -> None:
-        """A microbatch before its backward pass; ``num_tokens`` of the whole minibatch."""
+        """Note a microbatch before its backward pass. ``num_tokens``: of the whole minibatch."""
         self._num_tokens = num_tokens
         rows = [
             (place, self._row_of[id(sample)]) for place, sample in enumerate(part.samples) if id(sample) in self._row_of
@@ -58,13 +58,13 @@ class Recorder:
             self._watched.append(_Watched(part, new, rows))
 
     def restart(self) -> None:
-        """The minibatch begins again, in smaller microbatches."""
+        """Forget the minibatch's microbatches: memory ran out, and it begins again in smaller ones."""
         self._watched = []
 
     def close(
         self, statistics: Mapping[str, float], *, grad_norm: float | None = None, learning_rate: float | None = None
     ) -> None:
-        """The minibatch is over; without ``grad_norm`` its gradient was thrown away."""
+        """Record the minibatch, which is over. Without ``grad_norm`` its gradient was thrown away."""
         number = len(self.minibatches)
         for watched in self._watched:
             self._take(watched, number)
@@ -76,13 +76,13 @@ class Recorder:
         )
 
     def _skip_reason(self, statistics: Mapping[str, float]) -> SkipReason:
-        """The update asks about the ratio first; what gets past it is left out for a number that is not finite."""
+        """Why an update skipped a minibatch. It checks the ratio first, so any other skip means a non-finite number."""
         limit = self._config.max_mean_ratio
         return "ratio" if limit is not None and statistics["policy/ratio"] > limit else "not finite"
 
     @torch.no_grad()
     def _take(self, watched: _Watched, number: int) -> None:
-        """The numbers of the watched rows, out of the tensors of their microbatch."""
+        """Take the numbers of the watched rows from the tensors of their microbatch."""
         part, new, config, count = watched.part, watched.new, self._config, self._num_tokens
         mask = part.generation.mask
         policy = policy_terms(new.logprobs, part.old_logprobs, part.advantages, mask, clip=config.policy_clip)
@@ -123,5 +123,5 @@ class Recorder:
 
 
 def _gradient(tensor: Tensor) -> Tensor:
-    """What the backward pass left, 0 where nothing depends on it."""
+    """The gradient that the backward pass left; 0 if the loss does not depend on the tensor."""
     return tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)

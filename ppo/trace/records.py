@@ -1,6 +1,6 @@
-"""What a trace holds: a step, its minibatches, some of its responses, and of each token every number of the update.
+"""What a trace holds: a step, its minibatches, some of its responses, and every number of the update for each token.
 
-Plain numbers and texts; :meth:`Trace.to_dict` is ready for JSON. This module computes nothing.
+All of it is plain numbers and texts. :meth:`Trace.to_dict` is ready for JSON. This module computes nothing.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-_DIGITS = 9  # what a float32 needs to come back as the same float32
+_DIGITS = 9  # significant digits: a float32 that is written with nine is read back as the same float32
 
 ClipSide = Literal["", "above", "below"]
-"""Which bound of the ratio cut the gradient: "above" for 1 + clip, "below" for 1 - clip, "" for neither."""
+"""Which bound of the ratio cut off the gradient: "above" for 1 + clip, "below" for 1 - clip, "" for neither."""
 
 SkipReason = Literal["", "ratio", "not finite"]
-"""Why a minibatch's gradient was thrown away: its mean ratio was beyond ``max_mean_ratio``, or something was NaN or
-infinite; "" where it was used."""
+"""Why a minibatch's gradient was thrown away. "ratio": its mean ratio was above ``max_mean_ratio``. "not finite":
+something was NaN or infinite. "": it was used."""
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """A token that could stand in this place, with its probability under the policy before and after the update."""
+    """A token that could stand at this position, with its probability under the policy before and after the update."""
 
     id: int
     text: str
@@ -31,14 +31,19 @@ class Alternative:
 
 @dataclass(frozen=True)
 class TokenUpdate:
-    """One token in one minibatch: once an epoch, unless the update ended early.
+    """One token in one minibatch. A token is in one minibatch of every epoch, unless the update ended early.
 
-    ``minibatch``: index into ``Trace.minibatches``. ``surrogate`` = -advantage x ratio, ``clipped_surrogate`` the same
-    with the ratio clipped, ``policy_loss`` the larger of the two; the losses here are not yet divided by the tokens of
-    the minibatch. ``logprob_gradient`` is d loss / d log-prob as autograd found it, ``unclipped_gradient`` what the
-    surrogate would have given without the clip; ``value_gradient`` is d loss / d value. ``clip_side``: which bound of
-    the ratio cut the gradient, "above" or "below", "" for neither. What belongs to the critic is None where there is
-    none.
+    minibatch           index into ``Trace.minibatches``
+    surrogate           -advantage x ratio
+    clipped_surrogate   the same with the ratio clipped
+    policy_loss         the larger of the two
+    clip_side           the bound of the ratio that cut off the gradient: "above", "below", or "" for neither
+    unclipped_gradient  d loss / d log-prob without the clip
+    logprob_gradient    d loss / d log-prob as autograd found it
+    value_gradient      d loss / d value as autograd found it
+
+    ``surrogate``, ``clipped_surrogate``, ``policy_loss`` and ``value_loss`` are not divided by the number of tokens of
+    the minibatch; the gradients are. The critic's numbers are None without a critic.
     """
 
     minibatch: int
@@ -62,10 +67,15 @@ class TokenUpdate:
 class TokenTrace:
     """One response token, from its draw to the end of the update. Log-probs in nats, of the distribution sampled from.
 
-    ``token_reward`` is what the reward gave for this token (a score lands on the last one), scaled and clipped;
-    ``shaped_reward`` after the KL penalty; ``reward`` after whitening, where that is on. ``td_error``,
-    ``raw_advantage`` (before whitening), ``value`` and ``return_value`` are None without a critic; ``ref_logprob``
-    without a reference. ``final_``: after the whole update. ``updates``: one for each minibatch that it was in.
+    token_reward   what the reward gave for this token (the last token gets the score), scaled and clipped
+    shaped_reward  the same after the KL penalty
+    reward         the same after whitening, if that is on
+    raw_advantage  before whitening
+    final_…        after the whole update
+    updates        one entry for each minibatch that the token was in
+
+    ``value``, ``td_error``, ``raw_advantage``, ``return_value`` and ``final_value`` are None without a critic, and
+    ``ref_logprob`` is None without a reference.
     """
 
     id: int
@@ -94,8 +104,8 @@ class TokenTrace:
 class MinibatchTrace:
     """One minibatch: its place in the update, its tokens, and the optimiser step that it led to.
 
-    ``skip_reason``: why its gradient was thrown away ("ratio" or "not finite"), if it was; then ``grad_norm`` (before
-    clipping) and ``learning_rate`` are None. ``statistics``: as in the step's metrics, for this one alone.
+    ``grad_norm``: before clipping. ``skip_reason``: why the gradient was thrown away; if it was, ``grad_norm`` and
+    ``learning_rate`` are None. ``statistics``: as in the step's metrics, but for this minibatch alone.
     """
 
     epoch: int
@@ -108,16 +118,16 @@ class MinibatchTrace:
 
     @property
     def is_skipped(self) -> bool:
-        """Whether its gradient was thrown away."""
+        """Whether the minibatch's gradient was thrown away."""
         return self.skip_reason != ""
 
 
 @dataclass(frozen=True)
 class RowTrace:
-    """One response: its place in the rollout, its prompt, its score, its tokens.
+    """One response: its row in the rollout, its prompt, its score, its tokens.
 
-    ``pieces``: the prompt's tokens as texts. ``reward_total``: sum of the rewards. ``group_mean``, ``group_std``: of
-    the totals of its prompt's samples, where advantages come from their comparison.
+    ``pieces``: the prompt's tokens as texts. ``reward_total``: the sum of the rewards of its tokens. ``group_mean``,
+    ``group_std``: of these totals over all responses to the same prompt; None unless advantages compare them.
     """
 
     index: int
@@ -135,11 +145,11 @@ class RowTrace:
 
 @dataclass(frozen=True)
 class Trace:
-    """One PPO update seen from the inside; ``rows`` are those that were asked for.
+    """One PPO update seen from the inside. ``rows`` holds the responses that were asked for.
 
-    ``step``: PPO step, from 0. ``config``: :meth:`ppo.Config.to_dict`. ``numbers`` of the whole rollout: ``kl_coef``,
-    ``score_std`` that rewards were divided by (with ``scale_scores``), and mean and variance (over all ``num_tokens``
-    tokens) that whitening used. ``metrics``: what :meth:`ppo.Trainer.update` returns.
+    ``step``: PPO step, from 0. ``config``: :meth:`ppo.Config.to_dict`. ``metrics``: what :meth:`ppo.Trainer.update`
+    returns. ``numbers`` are those of the whole rollout: ``num_tokens``, ``kl_coef``, the ``score_std`` that scores
+    were divided by (with ``scale_scores``), and the means and variances that whitening used.
     """
 
     step: int
@@ -151,7 +161,7 @@ class Trace:
     metrics: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: numbers to nine significant digits, None for what is not finite."""
+        """As a dict for JSON: numbers with nine significant digits, None for a number that is not finite."""
         plain = _plain(asdict(self))
         assert isinstance(plain, dict)
         return plain

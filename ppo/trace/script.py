@@ -1,4 +1,4 @@
-"""The script of a trace's page, as text. It places numbers and substitutes them into formulas; it computes none."""
+"""The script of a trace's page, as text. It shows numbers and puts them into formulas. It computes none."""
 
 SCRIPT = r"""
 (function () {
@@ -8,7 +8,7 @@ SCRIPT = r"""
   var place = {};
   data.keys.token.forEach(function (key, i) { place[key] = ["token", i]; });
   data.keys.update.forEach(function (key, i) { place[key] = ["update", i]; });
-  // row, token, moment and key are what was chosen; hoverToken and hoverKey what is pointed at for now.
+  // row, token, moment and key are what was chosen. hoverToken and hoverKey are what the mouse points at.
   var state = { row: 0, token: 0, moment: 0, key: null, colour: data.colours[0], hoverToken: null, hoverKey: null };
 
   function $(id) { return document.getElementById(id); }
@@ -21,11 +21,11 @@ SCRIPT = r"""
   function row() { return data.rows[state.row]; }
   function current() { return state.hoverToken === null ? state.token : state.hoverToken; }
   function visits() { return row().tokens[0].u.length; }
-  function visit(t) { // what the chosen minibatch did with token t; before and after the update there is none
+  function visit(t) { // what the chosen minibatch did with token t; null before and after the update
     var i = state.moment - 1;
     return i >= 0 && i < visits() ? row().tokens[t].u[i] : null;
   }
-  function entry(key, t, kind) { // kind "n": as formulas hold it; "s": as a result
+  function entry(key, t, kind) { // kind "n": the number inside a formula; "s": the text of a result
     var where = place[key];
     if (!where) return null;
     var holder = where[0] === "token" ? row().tokens[t] : visit(t);
@@ -74,7 +74,7 @@ SCRIPT = r"""
     drawRows();
     var strip = $("strip"), bars = $("bars"); strip.textContent = ""; bars.textContent = "";
     row().tokens.forEach(function (token, t) {
-      // A line may end before a space that begins a token, not between that space and its word.
+      // A line may break before the space that begins a token, but not between that space and its word.
       var chip = make("span", "", token.text.replace(/^ /, "\u00a0"));
       if (token.text[0] === " ") strip.appendChild(make("wbr"));
       chip.setAttribute("role", "option"); chip.id = "t" + t;
@@ -237,7 +237,7 @@ SCRIPT = r"""
     event.preventDefault();
     var next = buttons[buttons.indexOf(document.activeElement) + way]; if (next) next.focus();
   });
-  function step(way) { // through the quantities while the focus stays on the tokens
+  function step(way) { // to the next quantity, while the focus stays on the tokens
     var keys = data.quantities.filter(isShown).map(function (q) { return q.key; });
     var i = keys.indexOf(state.key) + way;
     if (i >= 0 && i < keys.length) { state.key = keys[i]; state.hoverKey = null; drawCard(); }

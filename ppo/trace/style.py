@@ -1,4 +1,4 @@
-"""The style sheet of a trace's page, as text: no font or image is loaded from anywhere."""
+"""The style sheet of a trace's page, as text. It loads no font and no image."""
 
 CSS = """
 :root { color-scheme:light dark; --ink:#1d2328; --soft:#57616a; --faint:#69737c; --line:#e2e6ea; --paper:#fff;

@@ -1,7 +1,7 @@
 # ruff: noqa: RUF001 (Greek letters are what is meant)
-"""A trace as text for the terminal: two tables a response, at most 100 columns wide, and one token worked out by hand.
+"""A trace as text for the terminal: two tables per response, at most 100 columns wide, and one token by hand.
 
-This module lays numbers out; it makes none.
+This module lays numbers out. It makes none.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .formulas import in_symbols, numbers_at, quantities_of, shown, substituted,
 from .records import RowTrace, TokenTrace, Trace
 
 WIDTH = 100
-_MOST_PASSES = 6  # columns of the second table; of more epochs the first and the last are shown
+_MOST_PASSES = 6  # epochs with a column in the second table; if there are more, the first and the last ones
 SKIP_REASONS = {
     "ratio": "the mean ratio is beyond max_mean_ratio",
     "not finite": "something in it was not finite",
@@ -25,20 +25,20 @@ _VISIBLE = {" ": "·", "\n": "⏎", "\t": "⇥"}
 _ROLLOUT_COLUMNS = (
     ("H", 5, "entropy", "entropy"),
     ("logπ", 7, "old_logprob", "log-prob when it was drawn"),
-    ("ref", 7, "ref_logprob", "the reference's"),
-    ("KL", 7, "kl", "estimate of this token, nats"),
-    ("given", 7, "token_reward", "by the reward function"),
-    ("reward", 7, "reward", "what is learned from"),
-    ("value", 7, "value", "what the critic expected from here on"),
-    ("TD", 7, "td_error", "what this token brought beyond that"),
+    ("ref", 7, "ref_logprob", "log-prob under the reference"),
+    ("KL", 7, "kl", "KL estimate for this token, nats"),
+    ("given", 7, "token_reward", "reward from the reward function"),
+    ("reward", 7, "reward", "reward that is learned from"),
+    ("value", 7, "value", "rewards that the critic expected from here on"),
+    ("TD", 7, "td_error", "how much better this step was than expected"),
     ("A", 7, "raw_advantage", "advantage by GAE"),
-    ("Â", 7, "advantage", "advantage as it is used"),
-    ("return", 7, "return_value", "what the critic is to learn"),
+    ("Â", 7, "advantage", "advantage in the loss"),
+    ("return", 7, "return_value", "target of the critic"),
 )  # title, width, key, meaning
 
 
 def render_trace_text(trace: Trace) -> str:
-    """The whole trace; lines of at most 100 columns (a wide letter counts as two)."""
+    """The whole trace as text, in lines of at most 100 columns (a wide letter takes two)."""
     parts = [_head(trace)]
     for row in trace.rows:
         parts += [_row_head(row), _rollout_table(row), _update_table(trace, row), _by_hand(trace, row)]
@@ -46,14 +46,17 @@ def render_trace_text(trace: Trace) -> str:
 
 
 def token_label(text: str, token: int) -> str:
-    """A token as one visible word: spaces and line ends as signs, what cannot be printed as its code, "" as its id."""
+    """A token as one visible word. Spaces and line ends become signs, unprintable characters become their codes, and
+    an empty text becomes the token's id.
+    """
     shown_as = "".join(_VISIBLE.get(c) or (c if c.isprintable() else f"\\x{ord(c):02x}") for c in text)
     return shown_as or f"#{token}"
 
 
 def opening_token(row: RowTrace) -> int:
-    """Where to begin to read: the token with the largest advantage; among equals one that the clip cut in its last
-    minibatch, then the one whose ratio has gone furthest.
+    """The index of the token that a reader should see first: the one with the largest advantage in size.
+
+    Among equals it is a token that the clip cut in its last minibatch, and then the one whose ratio is furthest from 1.
     """
 
     def weight(t: int) -> tuple[float, bool, float]:
@@ -65,10 +68,10 @@ def opening_token(row: RowTrace) -> int:
 
 
 def no_reference(trace: Trace) -> str:
-    """Why there is nothing about KL, in a sentence; "" where there is."""
+    """A sentence that says why the trace has no KL; "" if it has."""
     if trace.rows[0].tokens[0].ref_logprob is not None:
         return ""
-    return "kl_coef is 0, so no reference was asked: there is no KL here, and nothing is taken off the reward for it."
+    return "kl_coef is 0, so no reference was asked: there is no KL here, and none is subtracted from the reward."
 
 
 def _head(trace: Trace) -> str:
@@ -79,7 +82,11 @@ def _head(trace: Trace) -> str:
         f"PPO step {trace.step}, token by token: {tokens}; {passes}.",
         f"KL coefficient β {trace.numbers['kl_coef']:.4g}, policy clip ε {config['policy_clip']:g}, gamma γ "
         f"{config['gamma']:g}, lambda λ {config['gae_lambda']:g}; "
-        + (f"learning rate {first.learning_rate:.3g}." if first.learning_rate is not None else "first one skipped."),
+        + (
+            f"learning rate {first.learning_rate:.3g}."
+            if first.learning_rate is not None
+            else "first minibatch skipped."
+        ),
     ]
     lines += [no_reference(trace)] if no_reference(trace) else []
     for reason, says in SKIP_REASONS.items():
@@ -89,14 +96,14 @@ def _head(trace: Trace) -> str:
 
 
 def _row_head(row: RowTrace) -> str:
-    end = "ended by itself" if row.is_ended else "cut at the greatest length"
+    end = "ended by itself" if row.is_ended else "cut off at the maximum length"
     title = f"Response {row.index}: score {row.score:.5g}, {len(row.tokens)} tokens, {end}"
     prompt = "".join(token_label(piece, i) for piece, i in zip(row.pieces, row.prompt_ids, strict=True))
     return "\n".join([title, "─" * len(title), _wrap(f"prompt: {prompt}")])
 
 
 def _rollout_table(row: RowTrace) -> str:
-    """What was known of every token before the update."""
+    """The numbers of every token before the update."""
     known = {key for _, _, key, _ in _ROLLOUT_COLUMNS if getattr(row.tokens[0], key) is not None}
     known -= set() if "ref_logprob" in known else {"kl"}
     columns = [column for column in _ROLLOUT_COLUMNS if column[2] in known]
@@ -109,7 +116,7 @@ def _rollout_table(row: RowTrace) -> str:
 
 
 def _update_table(trace: Trace, row: RowTrace) -> str:
-    """What the update did: the ratio in every epoch, where the clip cut the gradient, and what else could have come."""
+    """What the update did: the ratio in every epoch, where the clip cut the gradient, and the likeliest other token."""
     passes = _passes(len(row.tokens[0].updates))
     epochs = [trace.minibatches[row.tokens[0].updates[i].minibatch].epoch + 1 for i in passes]
     titles = [f"ρ {epoch:4d} " for epoch in epochs]
@@ -121,15 +128,15 @@ def _update_table(trace: Trace, row: RowTrace) -> str:
         ends = [_number(token.old_probability, 5), _number(token.final_probability, 5)]
         lines.append(_line(f"{t:3d}", token_label(token.text, token.id), [*cells, gradient, *ends, *_instead(token)]))
     note = (
-        "ρ: ratio in each epoch; ^ v: above or below the clip, its gradient cut off. gradient: of the loss by log π in "
-        "the last epoch that it was in (thrown away where skipped). instead: the likeliest other token, and its "
-        "probability before."
+        "ρ: ratio in each epoch; ^ or v: the ratio is above or below the clip, and the gradient is cut off. gradient: "
+        "of the loss with respect to log π, in the token's last epoch (thrown away if the minibatch was skipped). "
+        "instead: the likeliest other token, and its probability before the update."
     )
     return "\n".join([*lines, _wrap(note)])
 
 
 def _instead(token: TokenTrace) -> list[str]:
-    """The likeliest token that was not drawn, and how likely it was; nothing where no other had a chance."""
+    """The likeliest token that was not drawn, and its probability. Empty if no other token had any."""
     for other in token.alternatives:
         if other.id != token.id and other.before > 0:
             return [_left(token_label(other.text, other.id), 9), _number(other.before, 5)]
@@ -137,7 +144,7 @@ def _instead(token: TokenTrace) -> list[str]:
 
 
 def _passes(count: int) -> list[int]:
-    """Which visits have a column."""
+    """The visits (indices into a token's updates) that have a column."""
     half = _MOST_PASSES // 2
     return list(range(count)) if count <= _MOST_PASSES else [*range(half), *range(count - half, count)]
 
@@ -159,7 +166,7 @@ def _by_hand(trace: Trace, row: RowTrace) -> str:
 
 
 def _signs(trace: Trace) -> str:
-    """What stands in the formulas and is no quantity of a token."""
+    """The meaning of the signs in the formulas that are no quantities of a token."""
     known = [q for q in quantities_of(trace) if q.section not in _NOT_BY_HAND]
     signs = "; ".join(f"{symbol.sign}: {symbol.says}" for symbol in symbols_of(known).values())
     return _wrap(f"In the formulas: {signs}.")
@@ -170,7 +177,7 @@ def _line(t: str, token: str, cells: Sequence[str]) -> str:
 
 
 def _number(x: float | None, width: int) -> str:
-    """As many decimals as there is room for, four at most."""
+    """A number with as many decimals as fit, at most four."""
     if x is None:
         return " " * width
     for decimals in (4, 3, 2, 1, 0):
@@ -181,7 +188,7 @@ def _number(x: float | None, width: int) -> str:
 
 
 def _left(text: str, columns: int) -> str:
-    """Cut or filled to the given columns."""
+    """A text cut or padded to the given number of columns."""
     kept, used = "", 0
     for letter in text:
         used += _columns(letter)

@@ -1,7 +1,7 @@
-"""The traced update: the trainer's own, with a recorder, and the distributions at each position before and after.
+"""A traced update: the trainer's own update with a recorder, and the distributions at each position before and after.
 
-This module is handed the policy and the update, and puts the record together; what is recorded in between is
-:mod:`ppo.trace.recorder`'s.
+This module is given the policy and the update, and puts the trace together. :mod:`ppo.trace.recorder` records what
+happens during the update.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .records import RowTrace, TokenTrace, TokenUpdate, Trace
 
 
 class Update(Protocol):
-    """:meth:`ppo.Trainer.update`."""
+    """The signature of :meth:`ppo.Trainer.update`."""
 
     def __call__(self, rollout: Rollout, *, observer: Observer | None = None) -> dict[str, float]: ...
 
@@ -38,10 +38,11 @@ def trace_update(
     tokenizer: Any | None,
     top_k: int = 5,
 ) -> Trace:
-    """See :meth:`ppo.Trainer.trace`. Holds rows x T x V log-probs in memory while the update runs.
+    """Run ``update`` on the rollout and trace the given rows: see :meth:`ppo.Trainer.trace`.
 
-    ``kl_coef``: before the update, where the rollout's metrics do not say it. Raises ValueError for rows that the
-    rollout lacks, for a rollout without ``token_rewards``, and with several processes.
+    It holds rows x T x V log-probs in memory while the update runs. ``kl_coef``: the KL coefficient before the update,
+    used if the rollout's metrics do not hold it. Raises ValueError for rows that the rollout lacks, for a rollout
+    without ``token_rewards``, for ``top_k`` below 1, and with several processes.
     """
     _check(policy, rollout, rows, top_k)
     kl_coef = rollout.metrics.get("kl/coef", kl_coef)
@@ -65,7 +66,7 @@ def _check(policy: Policy, rollout: Rollout, rows: Sequence[int], top_k: int) ->
     if policy.processes.count > 1:
         raise ValueError("a trace is taken in one process: run this step without torchrun")
     if rollout.token_rewards is None:
-        raise ValueError("the rollout has no token_rewards, so a trace cannot show them: take trainer.rollout()'s")
+        raise ValueError("the rollout has no token_rewards, so a trace cannot show them: use trainer.rollout()'s")
     if not rows or len(set(rows)) != len(rows) or not all(0 <= row < len(rollout) for row in rows):
         raise ValueError(f"rows={list(rows)} must be different numbers from 0 to {len(rollout) - 1}")
     if top_k < 1:
@@ -73,7 +74,7 @@ def _check(policy: Policy, rollout: Rollout, rows: Sequence[int], top_k: int) ->
 
 
 def _numbers(columns: Mapping[str, Tensor], mask: Tensor, config: Config) -> dict[str, float]:
-    """How many tokens the step has, and the means and variances of its whitenings."""
+    """The step's number of tokens, and the means and variances that its whitening used."""
     numbers = {"num_tokens": float(mask.sum())}
     whitened = {"reward": "shaped_reward"} if config.whiten_rewards else {}
     if config.has_critic and config.whiten_advantages:
@@ -85,7 +86,7 @@ def _numbers(columns: Mapping[str, Tensor], mask: Tensor, config: Config) -> dic
 
 
 def _columns(rollout: Rollout, config: Config, kl_coef: float) -> dict[str, Tensor]:
-    """Every number of the rollout, [B, T], by the name that it has in a :class:`TokenTrace`."""
+    """Every number of the rollout, [B, T], under its name in a :class:`TokenTrace`."""
     mask = rollout.generation.mask
     assert rollout.token_rewards is not None
     penalty = kl_coef if config.kl_as == "reward" else 0.0

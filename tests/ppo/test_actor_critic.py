@@ -95,7 +95,7 @@ def test_value_heads_start_at_zero():
 
 @pytest.mark.parametrize(("kind", "detached", "reaches"), [("linear", False, True), ("linear", True, False),
                                                            ("mlp", True, False), ("critic", False, False)])  # fmt: skip
-def test_whether_the_value_loss_reaches_the_trunk(kind, detached, reaches):
+def test_the_value_loss_reaches_the_policy_only_where_it_should(kind, detached, reaches):
     actor = ActorCritic(tiny_gpt2(), value_head=kind, is_head_detached=detached)
     nn.init.ones_(actor.value_head.layers[-1].weight)
     actor.evaluate(random_rollout([4, 2]).generation, PLAIN, chunk_tokens=9).values.sum().backward()
@@ -140,7 +140,7 @@ def test_gradient_checkpointing_acts_and_changes_no_gradient(make):
     assert lean_saved < 0.8 * plain_saved
 
 
-def test_a_model_that_squashes_its_logits_is_cut_behind_them():
+def test_logits_that_the_model_caps_are_capped_in_training_too():
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     torch.manual_seed(0)
@@ -165,7 +165,7 @@ def test_a_model_without_an_output_layer_is_refused():
 
 def test_the_value_head_comes_from_its_own_seed():
     def first_layer(seed):
-        torch.rand(seed + 3)  # the global generator has no say
+        torch.rand(seed + 3)  # the global generator must not matter
         return ActorCritic(tiny_gpt2(), value_head="mlp", seed=seed).value_head.layers[0].weight
 
     assert torch.equal(first_layer(1), first_layer(1))

@@ -13,7 +13,7 @@ def ragged(lengths, width):
 
 
 def naive_gae(rewards, values, length, gamma, lam):
-    """The definition, forwards: A_t = sum over l of (gamma lam)^l delta_{t+l}."""
+    """The definition as a forward sum: A_t = sum over l of (gamma lam)^l delta_{t+l}."""
     deltas = []
     for t in range(length):
         after = values[t + 1] if t + 1 < length else 0.0
@@ -38,7 +38,7 @@ def test_gae_is_its_definition(gamma, lam):
         assert not returns[b, length:].any()
 
 
-def test_gae_does_not_read_values_behind_the_end():
+def test_gae_does_not_read_values_after_the_last_token():
     mask = ragged([2], 4)
     values = torch.tensor([[0.5, 0.25, 99.0, -99.0]])
     clean = values * mask
@@ -81,12 +81,12 @@ def test_score_lands_on_the_last_real_token():
     assert placed.tolist() == [[0, 0, 7, 0], [8, 0, 0, 0], [0, 0, 0, 9]]
 
 
-def test_a_sequence_without_tokens_cannot_carry_a_score():
+def test_a_score_for_a_sequence_without_tokens_is_refused():
     with pytest.raises(ValueError, match="sequence 1 has no response token"):
         place_scores(torch.ones(2), ragged([2, 0], 2))
 
 
-def test_shape_rewards_takes_kl_off_every_real_token():
+def test_shape_rewards_subtracts_kl_on_every_real_token():
     mask = ragged([2], 3)
     shaped = shape_rewards(torch.tensor([[0.0, 1.0, 0.0]]), torch.tensor([[0.5, -0.25, 9.0]]), mask, kl_coef=0.2)
     assert torch.allclose(shaped, torch.tensor([[-0.1, 1.05, 0.0]]))

@@ -45,7 +45,7 @@ def test_rows_of_a_rollout_stay_together():
     assert torch.equal(picked.generation.tokens, rollout.generation.tokens[[2, 0]])
 
 
-def test_trim_cuts_only_what_nobody_needs():
+def test_trim_cuts_only_columns_of_padding():
     rollout = random_rollout([2, 7, 3], prompt_lengths=[2, 6, 4])
     short = trim_rollout(rows(rollout, torch.tensor([0, 2])))
     assert short.generation.prompt_ids.shape == (2, 4)
@@ -69,8 +69,8 @@ def test_join_pads_to_a_common_shape():
         assert not joined.advantages[new, width:].any()
 
 
-def test_joined_rows_keep_what_the_frozen_blocks_said():
-    """They are aligned to the left, so what is missing is filled up behind them."""
+def test_joined_rows_keep_their_frozen_hidden_states():
+    """These states are aligned to the left, so padding comes after them."""
     parts = [random_rollout([2, 4]), random_rollout([6], seed=1)]
     hidden = [torch.randn(2, 5, 3), torch.randn(1, 8, 3)]
     given = [

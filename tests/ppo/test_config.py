@@ -1,4 +1,4 @@
-"""Every wrong value is refused by name; JSON goes round."""
+"""The config refuses every wrong value by name, and it is read back from its JSON."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Responses that were sampled elsewhere are worth what they would be worth at home."""
+"""Responses that were sampled elsewhere become the same rollout as the trainer's own."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def make(model, **changes):
 )
 def test_a_rollout_given_back_is_the_same_rollout(model, changes):
     trainer = make(model(), **changes)
-    trainer.update(trainer.rollout())  # so that there is KL, and values are not 0
+    trainer.update(trainer.rollout())  # after it KL and values are not 0
     rollout = trainer.rollout()
     prompts, responses = [s.prompt_ids for s in rollout.samples], [s.ids for s in rollout.samples]
     again = trainer.appraise(given_responses(trainer, prompts, responses, rollout.scores))
@@ -34,7 +34,7 @@ def test_a_rollout_given_back_is_the_same_rollout(model, changes):
     assert torch.allclose(again.generation.entropy, rollout.generation.entropy, atol=1e-4)
 
 
-def test_what_does_not_belong_together_is_refused():
+def test_prompts_responses_and_scores_that_do_not_match_are_refused():
     trainer = make(tiny_gpt2())
     with pytest.raises(ValueError, match="2 prompts, 1 responses and 2 scores"):
         given_responses(trainer, [[2], [3]], [[4]], torch.zeros(2))

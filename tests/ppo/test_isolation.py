@@ -1,4 +1,4 @@
-"""``ppo`` stands alone: in a folder of anybody's, beside siblings that must not be imported, and in the wheel."""
+"""``ppo`` stands alone: in anybody's folder, beside siblings that must not be imported, and in the wheel."""
 
 import subprocess
 import sys
@@ -54,7 +54,7 @@ def test_eval_and_rewards_import_no_sibling_but_the_allowed_one():
     allowed = {"rewards": set(), "eval": {"rewards"}, "models": set(), "data": set()}
     for room, neighbours in allowed.items():
         for path in (ROOT / room).rglob("*.py"):
-            if path.name == "__main__.py":  # a program may join rooms
+            if path.name == "__main__.py":  # a program may import several packages
                 continue
             for line in path.read_text(encoding="utf-8").splitlines():
                 words = line.split()

@@ -1,4 +1,4 @@
-"""KL estimators against the exact divergence, controllers against the formula."""
+"""KL estimators equal the exact divergence on average, and controllers follow their formula."""
 
 import math
 
@@ -32,7 +32,7 @@ def test_k2_is_half_the_squared_log_ratio():
     assert expected == pytest.approx(by_hand, abs=1e-12)
 
 
-def test_signs():
+def test_k1_may_be_negative_k3_is_not_and_equal_log_probs_give_zero():
     low, high = torch.tensor([-3.0]), torch.tensor([-1.0])
     assert estimate_kl(low, high, estimator="k1").item() == -2.0
     assert estimate_kl(low, high, estimator="k3").item() == pytest.approx(math.exp(2) - 1 - 2)
@@ -40,7 +40,7 @@ def test_signs():
 
 
 def test_the_gradient_of_k2_is_that_of_the_divergence():
-    """sum_a pi_a * d k2/d theta equals d KL/d theta: why k2 may be a loss and k1 may not."""
+    """sum_a pi_a * d k2/d theta equals d KL/d theta. This is why k2 may be a loss and k1 may not."""
     theta = torch.tensor([0.3, -0.2, 0.7], dtype=torch.float64, requires_grad=True)
     ref = torch.log_softmax(torch.tensor([0.1, 0.5, -0.4], dtype=torch.float64), 0)
     logprobs = torch.log_softmax(theta, 0)

@@ -1,4 +1,4 @@
-"""What must be learned is learned, from every seed: emit a given token, end early, keep a text."""
+"""The trainer learns simple tasks from every seed: emit a given token, keep a text, predict a return."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ TOY = Config(
     prompts_per_step=16, minibatch=16, response_length=5, epochs=4, learning_rate=1e-2, kl_coef=0.0, value_coef=0.5
 )
 
-# Once all scores are the same, whitened advantages are noise: at TOY's rate one run in twenty falls off the top again.
+# Once all scores are equal, whitened advantages are noise. At TOY's rate, one run in twenty then loses its top score.
 SLOWER = {"learning_rate": 3e-3}
 
 
@@ -20,7 +20,7 @@ def share_of_sevens(samples):
 
 
 def final_score(config, reward=share_of_sevens, steps=25, dtype=torch.float32, **arguments):
-    """The trainer, and the mean score of a rollout after the last step; chance is 1/23."""
+    """The trainer, and the mean score of a rollout after the last step. By chance it would be 1/23."""
     trainer = Trainer(tiny_gpt2(config.seed, eos=None).to(dtype), PROMPTS, reward, config, **arguments)
     trainer.train(steps, progress=False)
     return trainer, trainer.rollout().metrics["score/mean"]
@@ -49,7 +49,7 @@ def test_a_given_token_is_learned(seed, changes):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("moments", ["float32", "bfloat16"])
 def test_a_given_token_is_learned_in_bfloat16(seed, moments):
-    """Weights, gradients and (or not) moments, all of them: half the memory of float32."""
+    """Weights, gradients and, in one case, moments are all bfloat16: half the memory of float32."""
     trainer, score = final_score(TOY.replace(seed=seed, moment_dtype=moments, **SLOWER), steps=60, dtype=torch.bfloat16)
     assert score > 0.9
     assert all(p.dtype == torch.bfloat16 for p in trainer.model.parameters())
@@ -68,7 +68,7 @@ def test_kl_as_a_loss_holds_the_policy_back():
 
 @pytest.mark.parametrize("kind", ["lm", "kl"])
 def test_retain_text_is_kept(kind):
-    """PPO pulls the policy to token 7 everywhere; the retain loss keeps a text that never holds it."""
+    """PPO pulls the policy to token 7 everywhere. The retain loss keeps a text that never contains it."""
     text = [2, 3, 4, 5, 6, 8, 9, 10] * 2
 
     def text_loss(**changes):
@@ -87,9 +87,9 @@ def test_retain_text_is_kept(kind):
 
 
 def test_the_critic_learns_the_return():
-    """With the policy held still, a critic comes to see from the first token how the score will turn out.
+    """With a fixed policy, the critic learns to predict the score from the first token on.
 
-    The value before the first token cannot know it, so 4/5 of the variance is all that can be explained.
+    The value before the first token cannot know the score, so at most 4/5 of the variance can be explained.
     """
     config = TOY.replace(
         prompts_per_step=32, learning_rate=1e-9, value_learning_rate=3e-3, value_head="critic", value_clip=None

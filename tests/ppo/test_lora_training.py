@@ -1,4 +1,4 @@
-"""A policy with an adapter: what its reference is, how it trains, and how it comes back from a checkpoint."""
+"""A policy with an adapter: its reference, its training, and how it is resumed from a checkpoint."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def id_mean(samples):
 
 
 def adapted(make=tiny_gpt2, *, is_tuned=False, targets=None):
-    """``is_tuned``: an adapter that acts, as after supervised fine-tuning."""
+    """``is_tuned``: the adapter changes the model's outputs, as after supervised fine-tuning."""
     model = make()
     add_lora(model, LoraConfig(targets or TARGETS[make], rank=2), generator=torch.Generator().manual_seed(1))
     if is_tuned:
@@ -46,7 +46,7 @@ def test_a_new_adapter_is_switched_off_for_the_reference(make):
 
 @pytest.mark.parametrize("make", [tiny_gpt2, tiny_llama])
 def test_a_fine_tuned_adapter_is_the_reference_and_not_its_base(make):
-    """The case that TRL got wrong: KL to the model before fine-tuning is not 0 before the first step."""
+    """TRL got this case wrong: KL to the model before fine-tuning is not 0 before the first step."""
     before = logprobs(adapted(make, is_tuned=True))
     trainer = Trainer(adapted(make, is_tuned=True), PROMPTS, id_mean, SMALL)
     assert trainer.config.reference_adapter == "snapshot"
@@ -73,7 +73,7 @@ def test_a_reference_may_keep_its_adapter():
     assert torch.allclose(FrozenReference(model, Sampling()).logprobs(GENERATION, []), logprobs(tiny_gpt2()), atol=1e-5)
 
 
-def test_retain_kl_is_taken_to_the_same_reference():
+def test_retain_kl_uses_the_same_reference():
     config = SMALL.replace(retain_coef=1.0, retain_loss="kl", retain_tokens=8, retain_sequences=2, epochs=1)
     for is_tuned in (False, True):
         trainer = Trainer(adapted(is_tuned=is_tuned), PROMPTS, id_mean, config, retain=[[2, 3, 4, 5, 6, 7]])
@@ -127,7 +127,7 @@ def test_resume_goes_on_bit_for_bit_with_a_model_of_the_same_shape(tmp_path, mak
     trainer.train(1, progress=False)
     trainer.save(tmp_path / "b")
     frozen = [(tmp_path / name / "model" / "frozen.safetensors").stat() for name in "ab"]
-    assert frozen[0].st_ino == frozen[1].st_ino  # what never changes is written once
+    assert frozen[0].st_ino == frozen[1].st_ino  # frozen weights are written once
     trainer.train(2, progress=False)
     resumed = Trainer.resume(tmp_path / "b", PROMPTS, id_mean, model=adapted(make))
     assert resumed.config == trainer.config
@@ -140,7 +140,7 @@ def test_resume_goes_on_bit_for_bit_with_a_model_of_the_same_shape(tmp_path, mak
         Trainer.resume(tmp_path / "b", PROMPTS, id_mean, model=make())
 
 
-def test_a_trained_adapter_goes_out_and_in_in_pefts_format(tmp_path):
+def test_a_trained_adapter_is_saved_and_loaded_in_pefts_format(tmp_path):
     trainer = Trainer(adapted(), PROMPTS, id_mean, SMALL)
     trainer.train(1, progress=False)
     save_adapter(trainer.model, tmp_path, LoraConfig(TARGETS[tiny_gpt2], rank=2))
@@ -149,8 +149,8 @@ def test_a_trained_adapter_goes_out_and_in_in_pefts_format(tmp_path):
     assert torch.equal(logprobs(fresh), logprobs(trainer.model))
 
 
-def test_a_pefted_model_is_taken_as_it_is(tmp_path):
-    """Only where PEFT is installed: it is no dependency."""
+def test_a_model_with_a_peft_adapter_is_trained_as_it_is(tmp_path):
+    """Runs only if PEFT is installed. PEFT is no dependency."""
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(r=2, target_modules=["c_attn"], task_type="CAUSAL_LM", fan_in_fan_out=True)
     trainer = Trainer(peft.get_peft_model(tiny_gpt2(), config), PROMPTS, id_mean, SMALL)
@@ -173,8 +173,8 @@ def test_a_pefted_model_is_taken_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     "narrowing", [{}, {"layers_to_transform": [1]}, {"exclude_modules": ["transformer.h.0.mlp.c_fc"]}]
 )
-def test_pefts_adapters_and_ours_are_each_others(tmp_path, narrowing):
-    """Only where PEFT is installed. The logits agree both ways."""
+def test_peft_loads_our_adapters_and_we_load_pefts(tmp_path, narrowing):
+    """Runs only if PEFT is installed. The logits agree in both directions."""
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(
         r=2, lora_alpha=6, target_modules=["c_attn", "c_fc"], task_type="CAUSAL_LM", fan_in_fan_out=True,
@@ -192,7 +192,7 @@ def test_pefts_adapters_and_ours_are_each_others(tmp_path, narrowing):
     assert torch.allclose(back(ids).logits, ours(ids).logits, atol=1e-5)
 
 
-def test_a_bfloat16_copy_is_another_model_and_near():
+def test_a_bfloat16_copy_differs_a_little_from_the_float32_model():
     model = tiny_gpt2()
     frozen = freeze(model, Config(reference_dtype="bfloat16"), has_own_reference=False)
     assert all(p.dtype == torch.bfloat16 for p in frozen.parameters())
@@ -203,6 +203,6 @@ def test_a_bfloat16_copy_is_another_model_and_near():
     trainer.train(1, progress=False)
 
 
-def test_auto_is_settled_once():
+def test_without_an_adapter_resolving_auto_changes_nothing():
     assert resolve_adapter(tiny_gpt2(), SMALL) == SMALL
     assert isinstance(next(iter(adapters(adapted()).values())), LoraLinear)

@@ -1,4 +1,4 @@
-"""The clipped losses against plain loops, their gradients against the clip's meaning, and exact accumulation."""
+"""The clipped losses equal plain loops, the clip cuts gradients where it should, and parts of a minibatch add up."""
 
 import math
 
@@ -47,7 +47,7 @@ def test_a_clipped_token_has_no_gradient():
     assert float(statistics["clip_fraction"]) == 0.5
 
 
-def test_padding_has_no_part():
+def test_padding_changes_no_loss():
     new, old, advantages, mask = numbers()
     loss, _ = policy_loss(new, old, advantages, mask, clip=0.2, num_tokens=13)
     wild = torch.where(mask, new, torch.tensor(50.0, dtype=torch.float64))

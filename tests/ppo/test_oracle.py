@@ -21,14 +21,15 @@ PROMPTS = [[2, 3, 4], [5, 6], [7], [8, 9, 10, 2], [3, 3]]
 RETAIN = [[2, 4, 6, 8, 10, 3], [5, 7], [9]]
 VOCAB = 11
 
-# adam_eps: where the true gradient is 0 (the bias of attention keys), Adam would turn float32's rounding into steps.
+# adam_eps is large, because Adam would otherwise turn rounding into steps where the true gradient is 0, as it is for
+# the bias of attention keys.
 BASE = Config(
     prompts_per_step=4, minibatch=2, epochs=2, response_length=5, kl_coef=0.3, learning_rate=0.02, value_coef=0.5,
     adam_eps=1e-3,
 )  # fmt: skip
 GROUPS = {"prompts_per_step": 2, "samples_per_prompt": 2}
 
-# What is changed against BASE; each case must move something that the base case does not, unless it is in UNMOVED.
+# The changes to BASE. Each case must change a number of the base case, unless it is in UNMOVED.
 CASES = {
     "base": {},
     "k2": {"kl_estimator": "k2"},
@@ -79,12 +80,12 @@ CASES = {
 }
 UNMOVED = {"base", "chunks", "checkpointed"}
 
-# What float32 holds to less than 1e-5, and why.
+# The numbers that agree less closely than 1e-5 in float32, and why.
 LOOSER_IN_FLOAT32 = {
-    "lean_adam": 2**-7,  # a moment that differs in its last bit is rounded to the other neighbour in bfloat16
+    "lean_adam": 2**-7,  # a moment whose last bit differs may be rounded to another bfloat16 number
 }
 
-# With adam_eps=1e-8 a weight whose true gradient is 0 goes wherever rounding sends it, in float32 (see above).
+# With adam_eps=1e-8, rounding alone moves a weight whose true gradient is 0, in float32 (see above).
 ONLY_IN_FLOAT32 = {"adam": {"adam_eps": BASE.adam_eps}}
 
 # The fields that no case sets, and why they need none.
@@ -132,7 +133,7 @@ def build(name, dtype):
         changes |= ONLY_IN_FLOAT32.get(name, {})
     if name.startswith("lora"):
         add_lora(model, LoraConfig(("c_attn", "c_fc"), rank=2), generator=torch.Generator().manual_seed(1))
-    if name == "lora_snapshot":  # an adapter that acts already
+    if name == "lora_snapshot":  # an adapter that already changes the outputs
         for module in model.modules():
             if hasattr(module, "lora_B"):
                 torch.nn.init.normal_(module.lora_B, std=0.1)
@@ -160,7 +161,7 @@ def build(name, dtype):
 
 
 def two_steps(name, dtype):
-    """What library and oracle say about the same two steps: pairs of flat tensors, by name."""
+    """The numbers of the library and of the oracle for the same two steps: pairs of flat tensors, by name."""
     trainer, oracle, reward = build(name, dtype)
     pairs = {}
     for step in range(2):
@@ -180,7 +181,7 @@ def two_steps(name, dtype):
         wanted = oracle.summary(given, expected) | oracle.update(given, expected)
         found = rollout.metrics | trainer.update(rollout)
         assert found.pop("rollout/logprob_gap") <= (1e-12 if dtype == torch.float64 else 1e-5)
-        assert found.pop("rollout/sampler_gap", 0.0) <= 1e-5  # the sampler is float32 always
+        assert found.pop("rollout/sampler_gap", 0.0) <= 1e-5  # the sampler is always float32
         assert {m for m in found if not m.startswith(("time/", "generate/"))} == wanted.keys()
         for metric in wanted:
             pairs[f"{step} {metric}"] = scalar(found[metric]), scalar(wanted[metric])
@@ -230,7 +231,7 @@ def test_the_library_agrees_with_the_oracle_in_float32(name):
     assert_agreement(two_steps(name, torch.float32), LOOSER_IN_FLOAT32.get(name, 1e-5))
 
 
-def test_every_option_is_held_against_the_oracle_or_named_as_no_mathematics():
+def test_every_option_is_compared_with_the_oracle_or_named_as_no_mathematics():
     covered = {field for changes in CASES.values() for field in changes} | {
         field.name for field in dataclasses.fields(Config) if getattr(BASE, field.name) != field.default
     }

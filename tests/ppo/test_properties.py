@@ -1,4 +1,4 @@
-"""What must hold for any batch: ragged masks, lengths of 1, all-EOS, never-EOS, one row; drawn by hypothesis.
+"""What must hold for any batch that hypothesis draws: ragged masks, lengths of 1, all-EOS, never-EOS, one row.
 
 Examples are derived from the test's name, so every run sees the same ones.
 """
@@ -41,7 +41,7 @@ def mask_of(responses):
 
 
 def numbers(mask, seed, *, scale=1.0):
-    """float64 everywhere, padding included: what stands there must not matter."""
+    """Random float64 numbers everywhere, padding included: numbers on padding must not matter."""
     return scale * torch.randn(mask.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
@@ -83,7 +83,7 @@ def test_whitening_undoes_scale_and_shift(responses, seed, scale, shift):
 
 @examples
 @given(lengths, seeds, st.floats(0, 2))
-def test_scores_arrive_whole_less_the_kl(responses, seed, coef):
+def test_rewards_sum_to_the_score_minus_the_kl_penalty(responses, seed, coef):
     mask = mask_of(responses)
     scores, kl = numbers(mask, seed)[:, 0], numbers(mask, seed + 1)
     placed = place_scores(scores, mask)
@@ -95,7 +95,7 @@ def test_scores_arrive_whole_less_the_kl(responses, seed, coef):
 
 @examples
 @given(st.integers(1, 3), st.integers(2, 4), seeds, st.sampled_from(["grpo", "rloo"]))
-def test_group_advantages_sum_to_nothing_and_ignore_a_shift_of_the_group(groups, size, seed, estimator):
+def test_group_advantages_sum_to_zero_and_ignore_a_shift_of_the_group(groups, size, seed, estimator):
     mask = torch.ones(groups * size, 1, dtype=torch.bool)
     totals = numbers(mask, seed)[:, 0]
     found = group_relative(totals, mask, group_size=size, estimator=estimator).view(groups, size)
@@ -111,7 +111,7 @@ def test_group_advantages_sum_to_nothing_and_ignore_a_shift_of_the_group(groups,
 
 @examples
 @given(lengths, seeds)
-def test_kl_is_nothing_to_oneself_and_k2_and_k3_are_never_negative(responses, seed):
+def test_kl_to_oneself_is_zero_and_k2_and_k3_are_never_negative(responses, seed):
     mask = mask_of(responses)
     new, ref = -numbers(mask, seed).abs(), -numbers(mask, seed + 1).abs()
     for estimator in ("k1", "k2", "k3"):
@@ -123,7 +123,7 @@ def test_kl_is_nothing_to_oneself_and_k2_and_k3_are_never_negative(responses, se
 
 @examples
 @given(lengths, seeds, st.floats(0.01, 0.9))
-def test_losses_of_the_old_policy_are_plain_and_parts_add_up(responses, seed, clip):
+def test_the_clip_changes_no_loss_of_the_old_policy_and_parts_add_up(responses, seed, clip):
     mask, n = mask_of(responses), sum(responses)
     old, advantages, returns = numbers(mask, seed), numbers(mask, seed + 1), numbers(mask, seed + 2)
     loss, statistics = policy_loss(old, old, advantages, mask, clip=clip, num_tokens=n)
@@ -139,7 +139,9 @@ def test_losses_of_the_old_policy_are_plain_and_parts_add_up(responses, seed, cl
         for b in range(len(responses))
     ]
     assert float(sum(parts)) == pytest.approx(float(whole), abs=1e-12)
-    assert whole >= policy_loss(new, old, advantages, mask, clip=1e9, num_tokens=n)[0] - 1e-12  # a pessimistic bound
+    assert (
+        whole >= policy_loss(new, old, advantages, mask, clip=1e9, num_tokens=n)[0] - 1e-12
+    )  # the clipped loss is the larger one
 
 
 # ---------------------------------------------------------------------- batches
@@ -147,7 +149,7 @@ def test_losses_of_the_old_policy_are_plain_and_parts_add_up(responses, seed, cl
 
 @examples
 @given(rollouts(), st.one_of(st.none(), st.integers(1, 7)), st.one_of(st.none(), st.integers(1, 40)))
-def test_microbatches_part_the_rows_within_their_limits(rollout, size, tokens):
+def test_microbatches_split_the_rows_within_their_limits(rollout, size, tokens):
     mask = rollout.generation.attention_mask
     parts = microbatches(mask, size=size, tokens=None if size else tokens)
     assert sorted(torch.cat(parts).tolist()) == list(range(len(rollout)))
@@ -156,14 +158,14 @@ def test_microbatches_part_the_rows_within_their_limits(rollout, size, tokens):
     for part in found:
         assert len(part) <= (size or 99)
         assert size or not tokens or len(part) == 1 or len(part) * max(part) <= tokens
-    if not size and tokens:  # and no row more would have fitted
+    if not size and tokens:  # and no further row would have fitted
         for part in found[:-1]:
             assert (len(part) + 1) * max(part) > tokens
 
 
 @examples
 @given(rollouts(), rollouts(), seeds)
-def test_joining_choosing_and_trimming_keep_what_is_real(first, second, seed):
+def test_joining_choosing_and_trimming_keep_real_tokens(first, second, seed):
     joined = join([first, second])
     order = torch.randperm(len(joined), generator=torch.Generator().manual_seed(seed))
     chosen = order[: max(1, len(order) // 2)]
@@ -204,7 +206,7 @@ torch.nn.init.normal_(ACTOR.value_head.layers[-1].weight, generator=torch.Genera
 
 @examples
 @given(rollouts(), seeds, st.integers(0, 5), st.integers(0, 5))
-def test_padding_and_row_order_change_nothing_that_is_said_about_a_row(rollout, seed, left, right):
+def test_padding_and_row_order_change_no_number_of_a_row(rollout, seed, left, right):
     generation, sampling = rollout.generation, Sampling(temperature=0.8)
     before = ACTOR.evaluate(generation, sampling, chunk_tokens=5)
     order = torch.randperm(len(rollout), generator=torch.Generator().manual_seed(seed))
@@ -234,11 +236,11 @@ def test_the_reference_has_no_kl_to_itself_in_any_batching(rollout, batch_tokens
     st.integers(1, 5), st.integers(2, 300), seeds, st.integers(0, 9), st.floats(0.05, 1), st.floats(0.2, 3),
     st.floats(0, 1 - 2**-24, width=32),
 )  # fmt: skip
-def test_draws_come_from_what_the_filters_leave(count, vocab, seed, top_k, top_p, temperature, uniform):
+def test_only_tokens_that_the_filters_keep_are_drawn(count, vocab, seed, top_k, top_p, temperature, uniform):
     logits = 4 * torch.randn(count, vocab, generator=torch.Generator().manual_seed(seed))
     kept = filter_logits(logits, temperature, top_k, top_p) > -torch.inf
     assert kept.gather(1, logits.argmax(dim=1, keepdim=True)).all()
-    for b in range(count):  # what stays is the likeliest tokens, without a gap
+    for b in range(count):  # the kept tokens are the likeliest, without a gap
         assert logits[b][kept[b]].min() > logits[b][~kept[b]].max() if not kept[b].all() else True
         assert not 0 < top_k < int(kept[b].sum())
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
@@ -256,8 +258,8 @@ def test_draws_come_from_what_the_filters_leave(count, vocab, seed, top_k, top_p
     st.lists(st.lists(st.integers(2, VOCAB - 1), min_size=1, max_size=5), min_size=1, max_size=5), seeds,
     st.integers(1, 4), st.sampled_from([(), (1,), tuple(range(VOCAB))]), st.integers(0, 2),
 )  # fmt: skip
-def test_responses_do_not_depend_on_slots_and_end_where_they_say(prompts, seed, slots, eos_ids, least):
-    """Never an EOS, sometimes, or nothing but EOS; any prompts, one row included."""
+def test_responses_do_not_depend_on_slots_and_is_ended_tells_the_truth(prompts, seed, slots, eos_ids, least):
+    """EOS comes never, sometimes or always. Any prompts, one row included."""
     least = 0 if len(eos_ids) == VOCAB else least
     sampling = Sampling(response_length=4, min_response_length=least, eos_ids=eos_ids)
     few, many = (generate(ACTOR.policy, prompts, sampling, seed=seed, slots=n) for n in (slots, 64))

@@ -1,4 +1,4 @@
-"""References: the frozen copy, an adapter switched off, a callable."""
+"""References: a frozen copy, an adapter switched off, a callable."""
 
 from contextlib import contextmanager
 
@@ -39,7 +39,7 @@ def test_freezing_copies_only_when_something_asks_for_it():
 
 
 class WithAdapter(torch.nn.Module):
-    """What PEFT's models look like from outside: a base model and a context that switches the adapter off."""
+    """A model that looks like PEFT's: a base model, and a context that switches the adapter off."""
 
     def __init__(self):
         super().__init__()
@@ -71,6 +71,6 @@ def test_a_model_with_an_adapter_is_its_own_reference():
         model.delta += torch.randn(model.delta.shape, generator=torch.Generator().manual_seed(0))
     assert not torch.allclose(direct(model), base, atol=1e-2)
     assert torch.allclose(FrozenReference(model, Sampling()).logprobs(GENERATION, []), base, atol=1e-5)
-    assert not torch.allclose(direct(model), base, atol=1e-2)  # on again
+    assert not torch.allclose(direct(model), base, atol=1e-2)  # the adapter is on again
     with adapter_off(tiny_gpt2()):
         pass

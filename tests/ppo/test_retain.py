@@ -1,4 +1,4 @@
-"""The retain losses against plain loops."""
+"""The retain losses equal plain loops."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What a reward function may answer, and what happens to it."""
+"""What a reward function may return, and how its numbers are checked, scaled and placed."""
 
 import math
 
@@ -96,5 +96,5 @@ def test_scaling_then_clipping():
 def test_token_rewards_are_scaled_by_their_own_moments():
     config = Config(scale_scores=True)
     _, token_rewards = score_all(config, [[0.0, 2.0, 0.0], [2.0], [2.0, 0.0]])
-    std = torch.tensor([0.0, 2, 0, 2, 2, 0]).std()  # padding has no part
+    std = torch.tensor([0.0, 2, 0, 2, 2, 0]).std()  # without padding
     assert torch.allclose(token_rewards, torch.tensor([[0.0, 2, 0], [2, 0, 0], [2, 0, 0]]) / std)

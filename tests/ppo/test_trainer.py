@@ -1,4 +1,4 @@
-"""One PPO step from both ends: what a rollout holds, what an update does, and what is refused."""
+"""One PPO step: what a rollout holds, what an update does, and what is refused."""
 
 import copy
 import json
@@ -29,9 +29,9 @@ def make(config=SMALL, model=None, **arguments):
     return Trainer(model or tiny_gpt2(), PROMPTS, arguments.pop("reward", id_mean), config, **arguments)
 
 
-def test_a_rollout_holds_what_it_says():
+def test_a_rollout_holds_consistent_tensors():
     trainer = make(SMALL.replace(kl_coef=0.3, kl_controller="fixed", whiten_advantages=False))
-    with torch.no_grad():  # a policy that has moved away from its reference
+    with torch.no_grad():  # move the policy away from its reference
         trainer.model.transformer.h[0].mlp.c_fc.weight += 0.3
     rollout = trainer.rollout()
     mask = rollout.generation.mask
@@ -70,7 +70,7 @@ def test_the_first_minibatch_has_ratio_one_and_the_reference_has_no_kl(model, ch
                                      {"value_head": "critic"}, {"gradient_checkpointing": True}])  # fmt: skip
 @pytest.mark.parametrize("split", [{"microbatch": 1}, {"microbatch": 2}, {"microbatch_tokens": 11}])
 def test_microbatches_do_not_change_the_gradient(changes, split):
-    """1 x 8 = 8 x 1, at gradient level, on ragged rows."""
+    """1 x 8 and 8 x 1 rows give the same gradient, on rows of different lengths."""
 
     def gradients(**more):
         trainer = make(SMALL.replace(minibatch=8, **changes, **more))
@@ -110,7 +110,7 @@ def test_two_seeded_runs_are_identical_and_another_seed_is_not():
     assert not torch.equal(run(1), run(2))
 
 
-def test_the_reference_stays_where_it_was():
+def test_the_reference_does_not_change():
     trainer = make()
     before = weights(trainer.model).clone()
     trainer.train(2, progress=False)
@@ -181,7 +181,7 @@ def test_a_wild_ratio_skips_the_minibatch():
     before = weights(trainer.model).clone()
     wild = copy.copy(rollout)
     object.__setattr__(wild, "old_logprobs", (rollout.old_logprobs - 3) * rollout.generation.mask)
-    object.__setattr__(wild, "policy_version", None)  # of another policy, or the check of ratio 1 would come first
+    object.__setattr__(wild, "policy_version", None)  # of no known policy, or the check of ratio 1 would come first
     metrics = trainer.update(wild)
     assert metrics["update/skipped_minibatches"] == 1
     assert torch.equal(weights(trainer.model), before)
@@ -214,7 +214,7 @@ def test_files_of_a_run(tmp_path):
     assert samples[0].keys() == {"step", "prompt", "response", "score"}
 
 
-def test_the_bar_shows_what_is_asked_for_and_keeps_what_is_measured_seldom(capsys):
+def test_the_progress_bar_keeps_the_last_value_of_metrics_that_are_measured_seldom(capsys):
     trainer = make(SMALL)
     trainer.train(
         2,
@@ -245,7 +245,7 @@ def test_the_bar_shows_what_is_asked_for_and_keeps_what_is_measured_seldom(capsy
         ({"model": tiny_gpt2().transformer}, "no causal LM"),
     ],
 )
-def test_what_does_not_fit_is_refused_before_any_work(arguments, message):
+def test_arguments_that_do_not_fit_together_are_refused_before_any_work(arguments, message):
     given = {"model": tiny_gpt2(), "prompts": PROMPTS, "reward": id_mean, "config": SMALL} | arguments
     with pytest.raises(ValueError, match=message):
         Trainer(**given)
@@ -281,7 +281,7 @@ def test_bfloat16_autocast_and_a_frozen_trunk():
 
 
 def test_a_separate_critic_is_asked_alone_where_the_sampler_knows_the_log_probs():
-    """To the numbers of the whole training forward, without the policy's half of it."""
+    """Its values equal those of the whole training forward, and the policy's half does not run."""
     trainer = make(SMALL.replace(value_head="critic", microbatch=2, learning_rate=1e-2, kl_coef=0.0))
     trainer.update(trainer.rollout())
     generation = trainer.rollout().generation
@@ -297,7 +297,7 @@ def test_a_separate_critic_is_asked_alone_where_the_sampler_knows_the_log_probs(
 
 
 def test_the_parts_of_a_step_have_their_own_times():
-    """The parts follow one another: together they are no longer than the rollout."""
+    """The parts follow one another, so together they take no longer than the rollout."""
     trainer = make(SMALL.replace(value_head="critic", kl_coef=0.0))
     started = time.perf_counter()
     rollout = trainer.rollout()

@@ -1,11 +1,10 @@
-"""The old names do what the library does: same weights after a step, same samples; the rest is refused by name."""
+"""TRL's names do what the library does: the same weights after a step, the same samples. Other names are refused."""
 
 import copy
 import math
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 import ppo
 import ppo.compat.trl
@@ -14,7 +13,6 @@ from ppo.compat.trl import (
     LengthSampler,
     PPOConfig,
     PPOTrainer,
-    create_reference_model,
     respond_to_batch,
     set_seed,
 )
@@ -38,7 +36,7 @@ def weights(module):
 
 
 def moved(model, seed=5):
-    """The same model a little way off, so that there is KL to pay."""
+    """The same model with its weights changed a little, so that KL is not 0."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in model.parameters():
@@ -75,7 +73,7 @@ def test_a_step_is_the_library_s_own_update_on_the_same_rollout(kl_penalty):
 
 
 def test_the_statistics_are_what_their_names_say():
-    """Held against plain loops over the model's own logits."""
+    """They equal plain loops over the model's own logits."""
     original, policy = tiny_llama(), moved(tiny_llama())
     trainer = make(copy.deepcopy(policy), wrap(original))
     responses = [torch.tensor(ids) for ids in ([3, 4], [5, 6, 7, 1], [8], [9, 2, 2])]
@@ -132,7 +130,7 @@ def test_the_same_seed_samples_what_the_library_samples():
     ]
 
 
-def test_what_is_not_plainly_sampled_is_warned_of():
+def test_sampling_otherwise_than_at_temperature_1_without_filters_warns():
     with pytest.warns(RuntimeWarning, match="KL can come out negative"):
         make().generate(QUERIES[0], max_new_tokens=3, do_sample=True, top_k=5)
     with pytest.warns(RuntimeWarning, match="top_k=50"):
@@ -150,7 +148,7 @@ class Tracker:
 
 
 def test_the_loop_of_the_demem_notebook(monkeypatch):
-    """As the notebook has it, models, data and reward apart: one query at a time, the response cut off behind it."""
+    """The notebook's code with other models, data and reward: one query at a time, and the response cut out of it."""
     tracker, recomputed = Tracker(), []
     checkpointed = ppo.compat.trl.checkpointed_layers
 
@@ -200,43 +198,7 @@ def test_the_loop_of_the_demem_notebook(monkeypatch):
     assert values["env/reward_mean"] == pytest.approx(float(sum(rewards)) / 4)
 
 
-def test_a_model_is_saved_with_its_head_and_loads_without_it(tmp_path):
-    trainer = make(moved(tiny_gpt2()))
-    trainer.tokenizer = None
-    responses = trainer.generate(QUERIES, return_prompt=False, max_new_tokens=5, **PLAIN)
-    trainer.step(QUERIES, responses, [0.0, 1.0, 2.0, 3.0])
-    trainer.save_pretrained(tmp_path)
-    again = AutoModelForCausalLMWithValueHead.from_pretrained(str(tmp_path))
-    assert torch.equal(weights(again), weights(trainer.model))
-    assert again.v_head.layers[0].weight.abs().max() > 0
-    ids = torch.tensor([[2, 3, 4, 5]])
-    logits, loss, values = again(ids)
-    assert loss is None
-    assert torch.allclose(logits, trainer.model.pretrained_model.eval()(ids).logits, atol=1e-5)
-    assert values.shape == (1, 4)
-
-
-def test_a_head_that_trl_saved_is_read(tmp_path):
-    tiny_gpt2().save_pretrained(tmp_path)
-    file = tmp_path / "model.safetensors"
-    head = {"v_head.summary.weight": torch.full((1, 16), 0.5), "v_head.summary.bias": torch.tensor([2.0])}
-    save_file({**load_file(file), **head}, file, metadata={"format": "pt"})
-    model = AutoModelForCausalLMWithValueHead.from_pretrained(tmp_path)
-    assert model.v_head.layers[0].weight.unique().tolist() == [0.5]
-    trainer = PPOTrainer(PPOConfig(**SETTINGS), model)
-    assert trainer.trainer.policy.actor.value_head.layers[0].bias.item() == 2
-
-
-def test_a_reference_copy_stays_where_it_is():
-    model = wrap(tiny_gpt2())
-    copied = create_reference_model(model)
-    assert torch.equal(weights(copied), weights(model))
-    assert not any(p.requires_grad for p in copied.parameters())
-    with pytest.raises(ValueError, match="train_top_layers"):
-        create_reference_model(model, num_shared_layers=1)
-
-
-def test_the_small_things_of_trl_core():
+def test_the_functions_of_trl_core():
     set_seed(1)
     lengths = [LengthSampler(2, 5)() for _ in range(50)]
     assert set(lengths) == {2, 3, 4}
@@ -249,7 +211,7 @@ def test_the_small_things_of_trl_core():
     assert first.shape == (2, 6)
 
 
-def test_an_adam_hands_over_its_settings():
+def test_the_settings_of_an_adam_are_taken_over():
     model = wrap(tiny_gpt2())
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-4, betas=(0.8, 0.9), eps=1e-6)
     config = PPOTrainer(PPOConfig(**SETTINGS), model, optimizer=optimizer).trainer.config
@@ -257,7 +219,7 @@ def test_an_adam_hands_over_its_settings():
     for wrong, message in (
         (torch.optim.SGD(model.parameters(), lr=0.1), "a SGD is not supported"),
         (torch.optim.Adam(model.parameters(), weight_decay=0.1), "weight_decay"),
-        (torch.optim.Adam(model.pretrained_model.parameters()), "does not hold just the parameters"),
+        (torch.optim.Adam(model.pretrained_model.parameters()), "does not hold exactly the parameters"),
     ):
         with pytest.raises(ValueError, match=message):
             PPOTrainer(PPOConfig(**SETTINGS), wrap(tiny_gpt2()) if "hold" in message else model, optimizer=wrong)
@@ -270,7 +232,7 @@ def test_an_adam_hands_over_its_settings():
         (lambda: PPOConfig(tracker_kwargs={"wandb": {}}), "make the tracker yourself"),
         (lambda: PPOConfig(use_score_norm=True), "subtract the mean"),
         (lambda: PPOConfig(num_ppo_epochs=4), "the classic one is ppo_epochs"),
-        (lambda: PPOConfig(kl_penalty="full"), "take 'kl'"),
+        (lambda: PPOConfig(kl_penalty="full"), "use 'kl'"),
         (lambda: PPOConfig(batch_size=10, mini_batch_size=4), "must be a multiple of"),
         (lambda: PPOConfig(log_with="wandb"), "pass such an object"),
         (lambda: PPOConfig(gamma=2.0), "gamma=2.0 must lie in"),
@@ -281,10 +243,7 @@ def test_an_adam_hands_over_its_settings():
         (lambda: make().step(QUERIES[:2], QUERIES[:2], [1.0, 2.0]), "2 queries, batch_size is 4"),
         (lambda: make().step(QUERIES, QUERIES, [1.0, 2.0, 3.0, math.nan]), "score 3 is nan"),
         (lambda: make().step(QUERIES, QUERIES, [torch.ones(2)] * 4), "score 0 has the shape"),
-        (
-            lambda: make().step(QUERIES, [torch.tensor([], dtype=torch.long)] * 4, [1.0] * 4),
-            "response 0 holds no token",
-        ),
+        (lambda: make().step(QUERIES, [torch.tensor([]).long()] * 4, [1.0] * 4), "response 0 holds no token"),
         (lambda: make().step([q[None] for q in QUERIES], QUERIES, [1.0] * 4), "query 0 is"),
         (lambda: make().step(QUERIES, QUERIES, [1.0] * 4, response_masks=QUERIES), "response_masks"),
         (lambda: make().log_stats({}, {"query": []}, [1.0]), "no column 'response'"),
@@ -301,7 +260,7 @@ def test_what_cannot_be_done_is_refused_with_the_remedy(call, message):
         call()
 
 
-def test_settings_said_aloud_that_ask_for_nothing_are_fine():
+def test_unsupported_settings_that_are_false_or_none_are_accepted():
     assert PPOConfig(use_score_norm=False, early_stopping=True, target_kl=2.0).to_ppo().stop_kl_per_token == 3.0
     AutoModelForCausalLMWithValueHead.from_pretrained(tiny_gpt2(), load_in_8bit=False, peft_config=None)
     PPOTrainer(PPOConfig(**SETTINGS), wrap(tiny_gpt2()), num_shared_layers=None)
