@@ -79,8 +79,8 @@ def teacher_force(
     chunk_tokens   tokens that pass the output layer at once
     has_moments    whether to compute ``means`` and ``deviations``; nan otherwise
 
-    ValueError for a sequence without a token to score or longer than the model's context, and for greedy ``sampling``,
-    which has no probabilities.
+    ValueError for a sequence without a token to score or longer than the model's context, for greedy ``sampling``,
+    which has no probabilities, and for one with ``min_response_length``.
     """
     starts = [1] * len(sequences) if starts is None else starts
     for i, (sequence, first) in enumerate(zip(sequences, starts, strict=True)):
@@ -92,6 +92,11 @@ def teacher_force(
         raise ValueError(f"the longest sequence has {longest} tokens, the model's context only {limit}: shorten it")
     if sampling is not None and sampling.is_greedy:
         raise ValueError("sampling.temperature=0 gives no probabilities: use a positive temperature")
+    if sampling is not None and sampling.min_response_length:
+        raise ValueError(
+            f"sampling.min_response_length={sampling.min_response_length} bans EOS early in a response, but a sequence "
+            "does not say where its response begins: set it to 0"
+        )
     results: dict[int, TokenStatistics] = {}
     with evaluation_mode(model):
         forward, output_layer = _forward(model, rows=min(batch_tokens, sum(map(len, sequences))), length=longest)

@@ -10,7 +10,8 @@ class Work:
     """Counts of one ``generate`` call.
 
     ``positions`` is the number of token positions computed. ``real_positions`` of them were of use: neither padding,
-    nor of a finished row, nor of a rejected draft. ``draft_tokens`` were checked, ``accepted_tokens`` of them accepted.
+    nor of a finished row, nor of a rejected draft. ``cache_bytes`` is the size of the cache. ``draft_tokens`` were
+    checked, and ``accepted_tokens`` of them were accepted.
     """
 
     is_fast: bool = False

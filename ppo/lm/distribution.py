@@ -31,10 +31,10 @@ def next_token_logprobs(
 ) -> Tensor:
     """Log-probs (nats) of all tokens, [N, V], from a model's logits [N, V]; -inf where a token has no chance.
 
-    ``is_early`` bool [N]: the rows in which no EOS may be drawn, see :func:`early_tokens`; None: no row. ``keep`` int64
-    [N] names one token a row that no filter drops: the sampled one, which the filter of a later policy might drop.
-    Differentiable with respect to ``logits``, which are not changed. ``sampling.eos_ids`` must be given where
-    ``is_early`` is.
+    No EOS may be drawn in the rows where ``is_early`` bool [N] is True (:func:`early_tokens`); None means no row.
+    ``sampling.eos_ids`` must be given if ``is_early`` is. ``keep`` int64 [N] names one token a row that no filter
+    drops: the sampled one, which the filter of a later policy might drop. The result is differentiable with respect to
+    ``logits``, which are not changed.
     """
     return torch.log_softmax(next_token_logits(logits, sampling, is_early=is_early, keep=keep), dim=-1)
 
@@ -89,7 +89,7 @@ def ban_early_eos_(
 
 
 def bans_eos(sampling: Sampling) -> bool:
-    """Whether there is anything to ban; :func:`early_steps` says where."""
+    """Whether EOS is banned anywhere; :func:`early_steps` says where."""
     return sampling.min_response_length > 0 and bool(sampling.eos_ids)
 
 
@@ -108,8 +108,8 @@ def filter_logits(logits: Tensor, temperature: float, top_k: int, top_p: float, 
 
     Top-p acts on what top-k left, renormalised: it keeps the likeliest tokens until their sum reaches ``top_p``.
     Tokens that tie with the last one kept stay too. ``keep`` int64 [N] names one token a row that stays in any case.
-    Temperature 0 is greedy: the model's own distribution comes back. Differentiable with respect to ``logits``, which
-    are not changed (they are returned as they are where nothing is to be done).
+    Temperature 0 is greedy: the model's own distribution comes back. The result is differentiable with respect to
+    ``logits``, which are not changed. If there is nothing to do, ``logits`` themselves are returned.
     """
     if temperature == 0:
         return logits
@@ -137,8 +137,8 @@ def _filter_floor(scaled: Tensor, top_k: int, top_p: float) -> Tensor:
 
 
 def _nucleus_floor(scaled: Tensor, log_total: Tensor, top_p: float) -> Tensor:
-    """The logit of the last token in the nucleus, [N, 1]; a token is in it if those before it hold less than top_p."""
-    if scaled.shape[-1] <= _SORTED_WHOLE or torch.compiler.is_compiling():  # there no shape may hang on numbers
+    """The logit of the nucleus's last token, [N, 1]. A token is in it if the likelier ones hold less than ``top_p``."""
+    if scaled.shape[-1] <= _SORTED_WHOLE or torch.compiler.is_compiling():  # no shape in a graph may depend on values
         return _last_inside(_descending(scaled), log_total, top_p)[0]
     floor, is_cut_short = _last_inside(scaled.topk(_NUCLEUS_GUESS, dim=-1).values, log_total, top_p)
     rows = is_cut_short.nonzero().squeeze(-1)
@@ -148,7 +148,10 @@ def _nucleus_floor(scaled: Tensor, log_total: Tensor, top_p: float) -> Tensor:
 
 
 def _last_inside(likeliest: Tensor, log_total: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """The last logit inside the nucleus [N, 1], and whether [N] it may go on behind the given ones (descending)."""
+    """The last logit inside the nucleus, [N, 1], and whether the nucleus may go on after ``likeliest``, bool [N].
+
+    ``likeliest`` are the largest logits of each row, descending.
+    """
     chances = (likeliest - log_total).exp()
     is_inside = chances.cumsum(dim=-1) - chances < top_p
     # The cumulative sum never falls, so the nucleus is a prefix; its first token is always in it.
@@ -157,7 +160,7 @@ def _last_inside(likeliest: Tensor, log_total: Tensor, top_p: float) -> tuple[Te
 
 
 def _descending(values: Tensor) -> Tensor:
-    """Every row sorted; on the CPU by numpy, whose sort is vectorised and several times faster."""
+    """Every row sorted. On the CPU numpy does it: its sort is vectorised and several times faster."""
     is_for_numpy = values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64)
     if not is_for_numpy or torch.compiler.is_compiling():
         return values.sort(dim=-1, descending=True).values

@@ -89,6 +89,8 @@ def test_teacher_force_refuses_what_it_cannot_score() -> None:
         teacher_force(model, [[1, 2], [3]])
     with pytest.raises(ValueError, match="temperature=0"):
         teacher_force(model, [[1, 2]], sampling=Sampling(temperature=0.0))
+    with pytest.raises(ValueError, match="min_response_length=2 bans EOS early"):
+        teacher_force(model, [[1, 2]], sampling=Sampling(min_response_length=2))
     with pytest.raises(ValueError, match="60 tokens, the model's context only 48"):
         teacher_force(model, [[1] * 60])
 

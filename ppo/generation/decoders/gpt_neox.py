@@ -1,4 +1,4 @@
-"""GPT-NeoX and Pythia: attention and MLP read the same input, and rotary positions turn a part of each head.
+"""GPT-NeoX and Pythia: attention and MLP read the same input, and a part of each head is rotated by position.
 
 Query, key and value of a head are stored together.
 """

@@ -1,4 +1,4 @@
-"""OPT: positions start at row 2 of their table. The 350m model projects its embeddings, and norms after additions."""
+"""OPT: positions start at row 2 of their table. The 350m model projects embeddings and adds before norms."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def measure_abilities(model: LastPosition, device: torch.device) -> Abilities:
     if not _returns_cache(model, device):
         return Abilities(pads=pads, steps=False, selects=False, joins=pads)
     steps = _is_close(_stepped(model, pair, [0, 1], device), expected)
-    # Half way rows change places and one is repeated. Without padding both rows have the same ids.
+    # Half way the rows change places and one is repeated. A model that cannot pad gets two equal rows.
     selects = steps and _has_row_selection(model, device)
     selects = selects and _is_close(_stepped(model, pair, [1, 0, 1], device), expected[[1, 0, 1]])
     joins = pads and (selects or not steps)

@@ -42,6 +42,7 @@ READERS = {  # who else may read a sampler's knobs, and what for
     "ppo/lm/tiled_logprobs.py": "divides by the temperature that it was given",
     "ppo/compat/trl_generation.py": "writes a warning",
     "eval/settings.py": "checks them and hands them on",
+    "eval/teacher.py": "refuses a minimum length",
     "eval/outputs.py": "notes them beside the responses",
     "eval/challenge.py": "notes them beside the responses",
     "eval/summary.py": "writes a signature",
@@ -210,7 +211,7 @@ def test_all_who_ask_get_the_same_distribution():
         assert (answer.detach() - expected).abs().max() <= 1e-6, name
     sequences = [[*sample.prompt_ids, *sample.ids] for sample in rollout.samples]
     starts = [len(sample.prompt_ids) for sample in rollout.samples]
-    found = teacher_force(model, sequences, starts=starts, sampling=sampling)
+    found = teacher_force(model, sequences, starts=starts, sampling=replace(sampling, min_response_length=0))
     teacher = torch.cat([torch.from_numpy(one.sampler_logprobs[one.start :]) for one in found])
     assert (teacher - expected)[~is_early].abs().max() <= 1e-6  # the teacher does not know where a response begins
     trace = trainer.trace(rollout, rows=range(len(rollout)), top_k=VOCAB)
