@@ -1,1 +1,1 @@
-"""The golden run: two source trees train the same small models, and every bit of the results is compared."""
+"""The golden run: two source trees train the same small models, and their results are compared bit for bit."""

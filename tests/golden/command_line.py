@@ -2,7 +2,7 @@
 
     python -m tests.golden.command_line --out FOLDER --tree TREE
 
-This module knows the program from outside alone.
+This module knows the program only from outside.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from pathlib import Path
 from . import digest
 
 SHORT = ("--steps", "1", "--check-every", "1", "--num-samples", "0", "--num-own", "8", "--save-every-steps", "1")
-_GLOBAL = re.compile(r"rng\.safetensors:(torch|python|numpy)")  # nobody seeds these, and the job does not use them
+_GLOBAL = re.compile(r"rng\.safetensors:(torch|python|numpy)")  # these are not seeded, and the job does not use them
 
 
 def normal(text: str, out: Path) -> str:
-    """Without what a second run says otherwise: its folder, and how long things took."""
+    """The text without the parts that differ in a second run: its folder and its times."""
     return re.sub(r"\b\d+(\.\d+)? (s|min|h)\b", "# s", text.replace(str(out), "OUT"))
 
 
 def run(tree: Path, out: Path) -> dict[str, str]:
-    """The exit status, the lines of stdout, the names of all files, and what is in the ones that hold no times."""
+    """The exit status, the lines of stdout, the names of all files, and the contents of the files without times."""
     command = [sys.executable, "demem.py", "run", "--out", str(out), *SHORT]
     done = subprocess.run(command, cwd=tree, env=os.environ | {"COLUMNS": "120"}, capture_output=True, text=True)
     found = {"exit status": f"{done.returncode} {done.stderr[-2000:] if done.returncode else ''}"}

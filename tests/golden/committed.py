@@ -1,9 +1,9 @@
-"""Small checkpoints that the old code wrote, kept in the repository, and the numbers that one more step from each gave.
+"""Small checkpoints that the old code wrote, kept in the repository, and the numbers of one more step from each.
 
     python -m tests.golden.committed --old 503a727
 
-writes ``tests/golden/checkpoints`` anew, by the code of that commit. Numbers are compared within a tolerance, since
-another CPU rounds otherwise.
+writes ``tests/golden/checkpoints`` anew, with the code of that commit. Numbers are compared within a tolerance, because
+another CPU rounds differently.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from .configurations import COMMITTED, STEPS
 
 FOLDER = Path(__file__).resolve().parent / "checkpoints"
 NUMBERS = FOLDER / "numbers.json"
-_ROUNDING = ("rollout/logprob_gap", "rollout/sampler_gap")  # nothing but rounding
+_ROUNDING = ("rollout/logprob_gap", "rollout/sampler_gap")  # these numbers are only rounding
 
 
 def numbers_of(before: Path, run: Path) -> dict[str, Any]:
-    """What one more step from the checkpoint ``before`` gave, read from the folder of that ``run``.
+    """The numbers of one more step from the checkpoint ``before``, read from the folder of that ``run``.
 
-    The step's metrics and scores, the KL coefficient, how far each tensor of policy, critic and Adam's moments moved,
-    and the sums of those of policy and critic. Ten digits of each.
+    They are the step's metrics and scores, the KL coefficient, how far each tensor of policy, critic and Adam's moments
+    moved, and the sums of the tensors of policy and critic. Each has ten digits.
     """
     after = run / "checkpoints" / f"step-{STEPS + 1:06d}"
     last = json.loads((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])

@@ -2,9 +2,9 @@
 
     python -m tests.golden.compare --old 503a727 [--cache FOLDER] [--with-demem] [NAME …]
 
-Both trees are asked by the same program, :mod:`tests.golden.run` of this tree: train, and go on from the checkpoints
-that the old tree wrote. Every difference is printed by configuration and name; then the exit status is 1. Both run on
-one thread, on this machine, so that nothing but the code differs. ``--cache`` keeps what the old tree gave.
+The same program, :mod:`tests.golden.run` of this tree, runs both trees. They train, and they resume the checkpoints
+that the old tree wrote. Every difference is printed with its configuration and name, and makes the exit status 1. Both
+run on one thread, on this machine, so that only the code differs. ``--cache`` keeps the results of the old tree.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ Digests = dict[str, dict[str, str]]
 
 @dataclass(frozen=True)
 class Side:
-    """A source tree, and the folder for what it gives. ``program``: a folder that holds the package ``golden``."""
+    """A source tree, and the folder for its results. ``program``: a folder that holds the package ``golden``."""
 
     tree: Path
     out: Path
     program: Path
 
     def run(self, kind: str, module: str, *arguments: str, processes: int = 1) -> Digests:
-        """The digests that a module of ``golden`` writes into a folder of this kind, when ``ppo`` is this tree's.
+        """The digests that a module of ``golden`` writes into the folder ``kind``, with this tree's ``ppo``.
 
-        Raises RuntimeError with the end of its output where it fails.
+        Raises RuntimeError with the end of its output if it fails.
         """
         folder = self.out / kind
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
@@ -63,11 +63,11 @@ class Side:
         return digests
 
     def train(self, names: Sequence[str]) -> Digests:
-        """Every configuration, by as many processes as it wants."""
+        """Train every configuration, with the number of processes that it asks for."""
         return self._all("train", names)
 
     def resume(self, checkpoints: Path, names: Sequence[str]) -> Digests:
-        """One step from each of the checkpoints in the folder that another side's ``train`` left."""
+        """Make one step from each checkpoint in the folder that another side's ``train`` wrote."""
         return self._all("resume", names, "--resume-from", str(checkpoints))
 
     def _all(self, kind: str, names: Sequence[str], *arguments: str) -> Digests:
@@ -77,13 +77,13 @@ class Side:
         return {f"{kind} {name}": digests for part in found for name, digests in part.items()}
 
     def command_line(self) -> Digests:
-        """The main job as a user starts it."""
+        """Run the main job as a user starts it."""
         shutil.rmtree(self.out / "demem", ignore_errors=True)
         return self.run("demem", "command_line")
 
 
 def copy_program(folder: Path) -> Path:
-    """The folder, with the package ``golden`` in it: under that name, no tree's own ``tests`` stands before it."""
+    """Copy this package into the folder as ``golden``. Under that name no tree's own ``tests`` can take its place."""
     (folder / "golden").mkdir(parents=True)
     for name in PROGRAM:
         shutil.copy(HERE / name, folder / "golden")
@@ -91,7 +91,7 @@ def copy_program(folder: Path) -> Path:
 
 
 def differences(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """Of one configuration: what differs, and entries of state.json that only the new tree has, which is no fault."""
+    """The differences of one configuration, and the entries of state.json that only the new tree has (no fault)."""
     added = [name for name in new if name not in old and "/state.json/" in name]
     wrong = []
     for name in [*old, *(name for name in new if name not in old and name not in added)]:
@@ -104,7 +104,7 @@ def differences(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[list[st
 
 
 def report(old: Digests, new: Digests, *, most: int) -> int:
-    """Print what differs; returns how many names do. A configuration that one side lacks is a difference."""
+    """Print the differences and return their number. A configuration that one side lacks is a difference."""
     if not old:
         print("nothing was compared")
         return 1
@@ -129,7 +129,7 @@ def report(old: Digests, new: Digests, *, most: int) -> int:
 
 
 def extract(commit: str, folder: Path) -> None:
-    """The tree of a commit. Raises CalledProcessError where this repository does not have it."""
+    """Write the tree of a commit. Raises CalledProcessError if this repository does not have the commit."""
     done = subprocess.run(["git", "archive", "--format=tar", commit], cwd=ROOT, capture_output=True, check=True)
     with tarfile.open(fileobj=BytesIO(done.stdout)) as archive:
         archive.extractall(folder, filter="data")
@@ -143,14 +143,14 @@ def commit_of(name: str) -> str | None:
 
 
 def key(commit: str) -> str:
-    """What the digests of the old tree depend on."""
+    """A key of everything that the digests of the old tree depend on."""
     sources = b"".join((HERE / name).read_bytes() for name in PROGRAM)
     versions = f"{commit} {torch.__version__} {transformers.__version__}"
     return f"{commit[:12]}-{hashlib.sha256(sources + versions.encode()).hexdigest()[:12]}"
 
 
 def ask_old(side: Side, commit: str, names: Sequence[str], *, with_demem: bool) -> Digests:
-    """What the old tree gives; what its folder has already is read."""
+    """The digests of the old tree. Those that its folder already has are read."""
     if not side.tree.is_dir():
         part = side.tree.with_name("tree.part")
         shutil.rmtree(part, ignore_errors=True)
@@ -162,7 +162,7 @@ def ask_old(side: Side, commit: str, names: Sequence[str], *, with_demem: bool) 
 
 
 def known(file: Path, ask: Callable[[], Digests]) -> Digests:
-    """What a file holds, or else what is answered now, which it will hold from then on."""
+    """The contents of a file. Without the file, the answer is computed and written to it."""
     if not file.is_file():
         file.write_text(json.dumps(ask()))
     found: Digests = json.loads(file.read_text())
@@ -170,7 +170,7 @@ def known(file: Path, ask: Callable[[], Digests]) -> Digests:
 
 
 def ask_new(side: Side, old: Side, asked: Future[Digests], names: Sequence[str], *, with_demem: bool) -> Digests:
-    """What the new tree gives; it waits for the old one's checkpoints."""
+    """The digests of the new tree. It waits for the old tree's checkpoints."""
     found = side.train(names)
     found |= side.command_line() if with_demem else {}
     asked.result()
@@ -195,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kept = (options.cache.resolve() if options.cache else place / "old") / key(commit)
         old = Side(kept / "tree", kept, program)
         new = Side(options.new.resolve(), place / "new", program)
-        wanted = list(CASES) if options.cache else names  # what is kept is for all questions
+        wanted = list(CASES) if options.cache else names  # the cache holds every configuration
         asked = pool.submit(ask_old, old, commit, wanted, with_demem=options.with_demem)
         found = ask_new(new, old, asked, names, with_demem=options.with_demem)
         before = {case: digests for case, digests in asked.result().items() if case.split()[-1] in {*names, "demem"}}

@@ -1,4 +1,4 @@
-"""What a golden run trains: by name, changes to one small Config, a model, a reward, and what must happen meanwhile."""
+"""What a golden run trains: for each case the changes to one small Config, a model, a reward, and what must happen."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ SMALL: dict[str, Any] = {
     "learning_rate": 3e-3, "adam_eps": 1e-5, "kl_coef": 0.1, "kl_controller": "fixed", "seed": 3,
     "save_every_steps": 1, "keep_checkpoints": STEPS,
 }  # fmt: skip
-"""Nobody's defaults: a default that changes is for tests/test_config.py to see."""
+"""These settings are nobody's defaults, so a changed default does not show here. tests/ppo/test_config.py tests it."""
 
 
 @dataclass(frozen=True)
 class Case:
     """One training of three steps.
 
-    ``changes`` to ``SMALL``. ``adapter``, ``reward``, ``has_reference``: see :mod:`tests.golden.tiny`. ``processes``
-    train it together. ``must``: metrics that must not be 0 in some step; otherwise the case does not show what it is
-    there for. ``by_hand``: rollout, update and trace instead of ``train``. ``fitting``: sequences
-    that fit the memory of the last process at once.
+    ``changes``: to ``SMALL``. ``adapter``, ``reward``, ``has_reference``: see :mod:`tests.golden.tiny`. ``processes``:
+    how many train together. ``must``: metrics that must differ from 0 in at least one step; otherwise the case does
+    not show what it is for. ``by_hand``: rollout, update and trace instead of ``train``. ``fitting``: how many
+    sequences fit the memory of the last process at once.
     """
 
     changes: dict[str, Any]

@@ -1,7 +1,7 @@
-"""Folders, metrics and objects as flat dicts of name to digest, which two source trees can be compared by.
+"""Turns folders, metrics and objects into flat dicts of name to digest, so that two source trees can be compared.
 
-A tensor is "dtype [shape] SHA-256 of its bytes", a number its shortest exact text. What measures time, speed or memory,
-or names a place, is left out. This module knows the files of a run, nothing about training.
+A tensor becomes "dtype [shape] SHA-256 of its bytes", a number its shortest exact text. Measures of time, speed and
+memory and names of places are left out. This module knows the files of a run, nothing about training.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 _CHANGING = ("_s", "_seconds", "_per_second", "_bytes")
-_OF_FILES = ("sha256", "state_sha256")  # of state.json: they follow from the other files
+_OF_FILES = ("sha256", "state_sha256")  # entries of state.json that follow from the other files
 
 
 def of_tensor(tensor: Tensor) -> str:
@@ -28,17 +28,17 @@ def of_tensor(tensor: Tensor) -> str:
 
 
 def is_repeatable(metric: str) -> bool:
-    """Whether a metric says the same in a second run."""
+    """Whether a metric has the same value in a second run."""
     return not metric.startswith("time/") and metric != "generate/seconds" and not metric.endswith(_CHANGING)
 
 
 def repeatable(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics of a step that say the same in a second run."""
+    """The metrics of a step that have the same value in a second run."""
     return {name: value for name, value in metrics.items() if is_repeatable(name)}
 
 
 def of_rollout(rollout: Any, name: str) -> dict[str, str]:
-    """Its tensors and its metrics."""
+    """The tensors and the metrics of a rollout."""
     known = {"prompt_ids", "prompt_mask", "tokens", "mask", "logprobs", "entropy", "is_ended", "values"}
     found = flat({key: getattr(rollout.generation, key) for key in sorted(known)}, f"{name}/generation")
     for key in ("old_logprobs", "old_values", "ref_logprobs", "scores", "kl", "rewards", "advantages", "returns"):
@@ -60,7 +60,7 @@ def flat(value: Any, name: str) -> dict[str, str]:
 
 
 def of_checkpoint(folder: Path, name: str) -> dict[str, str]:
-    """Every tensor of its safetensors files, every entry of state.json, and the SHA-256 of whatever else lies there."""
+    """Every tensor of its safetensors files, every entry of state.json, and the SHA-256 of every other file."""
     found: dict[str, str] = {}
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         place = f"{name}/{file.relative_to(folder)}"

@@ -1,13 +1,13 @@
-"""Train the golden configurations with whatever ``ppo`` is imported, and write one JSON of digests.
+"""Train the golden configurations with the ``ppo`` that Python imports, and write one JSON of digests.
 
     python -m tests.golden.run --out FOLDER [--tree TREE] [--processes N] [--resume-from FOLDER] [NAME …]
 
-``FOLDER/digests.json`` holds, by configuration, all that :mod:`tests.golden.digest` finds: checkpoints, metrics,
-samples, what the reward was shown. With ``--resume-from``, the folder of such a run (of another source tree, say),
-its last checkpoints are resumed for one step instead. ``--tree``: the tree that ``ppo`` must come from. Configurations
-of N processes run under torchrun, with ``--processes N``.
+``FOLDER/digests.json`` holds, for each configuration, all that :mod:`tests.golden.digest` finds: checkpoints, metrics,
+samples, and the samples that the reward got. ``--resume-from`` names the folder of such a run, for example of another
+source tree; its last checkpoints are resumed for one step, and nothing else is trained. ``--tree``: the tree that
+``ppo`` must come from. Configurations of N processes run under torchrun, with ``--processes N``.
 
-Only what outlives any refactoring is used: Trainer, Config, process_group, and the files of a run.
+This module uses only what outlives any refactoring: Trainer, Config, process_group, and the files of a run.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def make_model(case: Case) -> torch.nn.Module:
 
 
 class Asked:
-    """A reward that keeps a digest of every batch of samples that it is shown."""
+    """A reward that keeps a digest of every batch of samples that it gets."""
 
     def __init__(self, case: Case) -> None:
         self._reward = tiny.REWARDS[case.reward]
@@ -50,15 +50,16 @@ class Asked:
 
 
 def texts(case: Case) -> dict[str, Any]:
-    """What Trainer and Trainer.resume both take beside model, prompts and reward."""
+    """The arguments that Trainer and Trainer.resume share besides model, prompts and reward."""
     reference = tiny.below_the_policy if case.has_reference else None
     return {"reference": reference, "retain": tiny.RETAIN, "use_tensorboard": False}
 
 
 def train(case: Case, out: Path) -> dict[str, str]:
-    """Three steps, a checkpoint after each; then the third once more from the second checkpoint, which must not differ.
+    """Train three steps with a checkpoint after each. Then make the third again from the second checkpoint: no bit may
+    differ.
 
-    Raises AssertionError where the case does not show what it is there for.
+    Raises AssertionError if the case does not show what it is for.
     """
     reward, model = Asked(case), make_model(case)
     config = ppo.Config(**{**SMALL, **case.changes})
@@ -84,7 +85,7 @@ def train(case: Case, out: Path) -> dict[str, str]:
 
 
 def by_hand(trainer: ppo.Trainer, out: Path) -> dict[str, str]:
-    """The same three steps through rollout, update, trace and save; with the insides of rollouts and traces."""
+    """The same three steps through rollout, update, trace and save, with the contents of rollouts and traces."""
     found: dict[str, str] = {}
     for step in range(STEPS):
         rollout = trainer.rollout()
@@ -103,7 +104,7 @@ def by_hand(trainer: ppo.Trainer, out: Path) -> dict[str, str]:
 def resume(case: Case, checkpoint: Path, out: Path) -> dict[str, str]:
     """One more step from a checkpoint."""
     reward, model = Asked(case), make_model(case) if case.adapter else None
-    tiny.seed_everything(8)  # the checkpoint has other states
+    tiny.seed_everything(8)  # the states in the checkpoint differ from these
     trainer = ppo.Trainer.resume(checkpoint, tiny.PROMPTS, reward, model=model, out=out, **texts(case))
     if case.processes == 1:
         align(trainer.model)
@@ -116,7 +117,7 @@ def resume(case: Case, checkpoint: Path, out: Path) -> dict[str, str]:
 
 
 def digests_of(name: str, options: argparse.Namespace) -> dict[str, str]:
-    """Of one configuration, trained or resumed."""
+    """The digests of one configuration, trained or resumed."""
     if options.resume_from is None:
         return train(CASES[name], options.out / name)
     checkpoint = options.resume_from / name / "checkpoints" / f"step-{STEPS:06d}"
@@ -124,9 +125,9 @@ def digests_of(name: str, options: argparse.Namespace) -> dict[str, str]:
 
 
 def align(model: torch.nn.Module) -> None:
-    """Move weights that were mapped from a file, whose addresses are no multiple of 64 bytes, to memory of torch's own.
+    """Move weights to torch's own memory if they were mapped from a file to an address that is no multiple of 64 bytes.
 
-    Some CPU kernels add in another order at such an address, so that a resumed run would differ in the last bits.
+    Some CPU kernels add in another order at such an address, so a resumed run would differ in the last bits.
     """
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
@@ -151,7 +152,7 @@ def main(arguments: list[str] | None = None) -> None:
                 continue
             try:
                 digests[name] = digests_of(name, options)
-            except Exception as error:  # the others are to be compared still
+            except Exception as error:  # the other configurations are still compared
                 if options.processes > 1:
                     raise
                 digests[name] = {"error": f"{type(error).__name__}: {error}"}

@@ -1,4 +1,4 @@
-"""This source tree trains as the one before the refactoring did, to the same bits, and resumes its checkpoints."""
+"""This source tree trains to the same bits as the tree before the refactoring, and resumes its checkpoints."""
 
 import json
 
@@ -22,7 +22,7 @@ def _one_thread():
 
 @pytest.mark.usefixtures("_one_thread")
 @pytest.mark.parametrize("name", COMMITTED)
-def test_an_old_checkpoint_goes_on_to_the_old_numbers(tmp_path, name):
+def test_an_old_checkpoint_is_resumed_to_the_old_numbers(tmp_path, name):
     run.resume(CASES[name], FOLDER / name, tmp_path / "run")
     expected = json.loads(NUMBERS.read_text(encoding="utf-8"))[name]
     found = numbers_of(FOLDER / name, tmp_path / "run")
@@ -35,7 +35,7 @@ def test_the_old_commit_and_this_tree_give_the_same_bits(tmp_path, capsys):
     if compare.commit_of(OLD) is None:
         pytest.skip(
             f"{OLD} is not in this clone's history, so no bits were compared; the checkpoints that it wrote are in "
-            "tests/golden/checkpoints, and test_an_old_checkpoint_goes_on_to_the_old_numbers resumes those"
+            "tests/golden/checkpoints, and test_an_old_checkpoint_is_resumed_to_the_old_numbers resumes those"
         )
     status = compare.main(["--old", OLD])
     said = capsys.readouterr().out
@@ -45,7 +45,7 @@ def test_the_old_commit_and_this_tree_give_the_same_bits(tmp_path, capsys):
     assert f"{len(CASES)} configurations trained, {len(CASES)} old checkpoints resumed" in said
 
 
-def test_what_differs_is_named():
+def test_every_difference_is_named():
     old = {"a": "1", "checkpoint/state.json/step": "3", "resumed/differs in": "[]", "gone": "x"}
     new = {"a": "2", "checkpoint/state.json/step": "3", "checkpoint/state.json/own": "{}", "resumed/differs in": "[]"}
     wrong, added = compare.differences(old, new)
@@ -54,7 +54,7 @@ def test_what_differs_is_named():
     assert compare.report({"train x": old}, {"train x": old, "train y": new}, most=0) == 2
 
 
-def test_what_both_trees_fail_at_is_no_agreement():
+def test_a_configuration_that_fails_in_both_trees_is_a_difference():
     for name, value in (("error", "KeyError"), ("resumed/differs in", "['checkpoint/x']")):
         wrong, _ = compare.differences({name: value}, {name: value})
         assert len(wrong) == 1

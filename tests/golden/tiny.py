@@ -1,7 +1,7 @@
-"""The models, prompts, rewards and adapters that a golden run trains with, as small as they can be, from fixed seeds.
+"""The models, prompts, rewards and adapters of a golden run, as small as they can be, from fixed seeds.
 
-Only torch, transformers and (for its own adapters) peft are used here, so that any source tree of the project can be
-asked. This module knows nothing about PPO.
+This module uses only torch, transformers and (for PEFT's adapters) peft, so that it works with any source tree of the
+project. It knows nothing about PPO.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RETAIN = [[2 + (3 * i + 11 * j) % (VOCAB - 2) for j in range(5 + 4 * i)] for i i
 
 
 def build(family: str, *, layers: int = 2, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
-    """A causal LM with random weights, large enough that it prefers some tokens. Token 1 ends a response."""
+    """A causal LM with random weights that are large enough to prefer some tokens. Token 1 ends a response."""
     common = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 1, "initializer_range": 0.15}
     half = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": layers, "num_attention_heads": 4}
     half |= {"max_position_embeddings": CONTEXT}
@@ -75,14 +75,14 @@ def build(family: str, *, layers: int = 2, dtype: torch.dtype = torch.float32, s
 
 
 def seed_everything(seed: int) -> None:
-    """The global generators of torch, Python and numpy, whose states go into a checkpoint."""
+    """Seed the global generators of torch, Python and numpy. A checkpoint holds their states."""
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002
 
 
 def run_out_of_memory(model: nn.Module, *, fitting: int) -> None:
-    """From now on, more than so many sequences at once do not fit."""
+    """From now on, memory runs out when more than ``fitting`` sequences go through at once."""
 
     def check(_: nn.Module, inputs: tuple[Tensor, ...], outputs: Any) -> None:
         if inputs[0].shape[0] > fitting:
@@ -97,7 +97,8 @@ def run_out_of_memory(model: nn.Module, *, fitting: int) -> None:
 class Adapted(nn.Module):
     """A frozen linear layer with an adapter of rank 2: y = W x + A B x. The adapter can be switched off.
 
-    It says what linear layer it stands for (``weight``, ``bias``, ``is_transposed``), as the fast decoders want it.
+    It describes the linear layer that it replaces (``weight``, ``bias``, ``is_transposed``), as the fast decoders
+    require.
     """
 
     is_transposed = False
@@ -115,17 +116,17 @@ class Adapted(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """Of the layer that it stands for."""
+        """The weight of the layer that it replaces, with the adapter merged in if it is on."""
         return self.base.weight + self.up @ self.down if self.is_on else self.base.weight
 
     @property
     def bias(self) -> Tensor | None:
-        """Of the layer that it stands for."""
+        """The bias of the layer that it replaces."""
         return self.base.bias
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
-        """The context in which the layer is its base."""
+        """Within the context the layer is its base layer alone."""
         was_on, self.is_on = self.is_on, False
         try:
             yield
@@ -134,9 +135,9 @@ class Adapted(nn.Module):
 
 
 def adapt(model: nn.Module, kind: str, *, seed: int = 1) -> nn.Module:
-    """The model with an adapter: "own" is :class:`Adapted`, "peft" a new LoRA of PEFT, "tuned" one that acts already.
+    """The model with an adapter: "own" is :class:`Adapted`, "peft" a new LoRA of PEFT, "tuned" a LoRA that is not 0.
 
-    An own adapter needs no package, so a checkpoint with one can be resumed everywhere.
+    The own adapter needs no package, so a checkpoint with it can be resumed everywhere.
     """
     seed_everything(seed)
     if kind == "own":
@@ -163,7 +164,7 @@ def adapt(model: nn.Module, kind: str, *, seed: int = 1) -> nn.Module:
 
 
 def score(samples: list[Any]) -> list[float]:
-    """One number a response: the share of multiples of three, and a little for what is long and ends by itself."""
+    """One number per response: the share of multiples of three, plus a little for a long one that ends by itself."""
     return [
         sum(i % 3 == 0 for i in s.ids) / len(s.ids) + s.row["weight"] * len(s.ids) / 8 + 0.5 * s.is_ended
         for s in samples
@@ -171,18 +172,18 @@ def score(samples: list[Any]) -> list[float]:
 
 
 def token_scores(samples: list[Any]) -> list[list[float]]:
-    """One number a token."""
+    """One number per token."""
     return [[(i % 5) / 4 - s.row["weight"] for i in s.ids] for s in samples]
 
 
 def noisy(samples: list[Any]) -> list[float]:
-    """Scores that depend on the global generators too, whose states must come back with a checkpoint."""
+    """Scores that also depend on the global generators. A resume must restore the states of these generators."""
     noise = [float(torch.rand(())) + random.random() + float(np.random.rand()) for _ in samples]  # noqa: NPY002
     return [10 * x + y for x, y in zip(score(samples), noise, strict=True)]
 
 
 def below_the_policy(generation: Any, samples: Any) -> Tensor:
-    """A reference as a function: a bit less sure than the policy, by token."""
+    """A reference as a function: it is a little less sure than the policy, by an amount that depends on the token."""
     return generation.logprobs - 0.1 * (generation.tokens % 4).to(generation.logprobs.dtype)
 
 

@@ -1,4 +1,4 @@
-"""The tests' browser sees what a page does: what it asks for, what goes wrong, keys, mouse, touch, print."""
+"""The tests' browser sees what a page does: its requests, its errors, its answers to keys, mouse, touch and print."""
 
 import pytest
 
@@ -38,14 +38,14 @@ def test_scripts_keys_mouse_and_media(browser, path):
             page.click("#c")
 
 
-def test_a_finger(browser, path):
+def test_touch(browser, path):
     with browser.open(path, width=390, height=844, is_phone=True) as page:
         assert page.run("return [innerWidth, matchMedia('(hover: none)').matches]") == [390, True]
         page.tap("#b")
         assert page.run("return document.querySelector('#b').dataset.told") == "yes"
 
 
-def test_what_goes_wrong_is_told(browser, tmp_path):
+def test_requests_and_errors_of_a_page_are_recorded(browser, tmp_path):
     (tmp_path / "bad.html").write_text(
         "<img src='http://127.0.0.1:9/x.png'>"
         "<script>console.error('one', 2); setTimeout(() => { nonsense() }, 0)</script>"

@@ -1,4 +1,4 @@
-"""The pages tell the truth: cells print what they show, every name exists, the reference is fresh."""
+"""The pages tell the truth: cells print what they show, every name exists, the reference is up to date."""
 
 import ast
 import functools
@@ -26,7 +26,7 @@ def read(name):
 
 @functools.cache
 def names_of(path):
-    """Functions and classes of a file, methods as Class.method."""
+    """The functions and classes of a file, and its methods as Class.method."""
     names = set()
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
@@ -84,7 +84,7 @@ def test_a_step_by_hand_has_forty_lines_with_all_that_it_calls():
     assert len(lines) == 40
 
 
-def test_the_reference_is_fresh():
+def test_the_reference_is_up_to_date():
     assert generate_api.render() == read("api.md"), "run python -m docs.generate_api"
 
 
@@ -103,7 +103,7 @@ def test_the_reference_has_a_link_to_every_name_and_whole_docstrings_of_methods(
     headings = [heading.replace(".", "").lower() for heading in re.findall(r"^### (.*)$", page, re.MULTILINE)]
     links = re.findall(r"\]\(#([\w-]+)\)", page)
     assert [link.removesuffix("-1") for link in links] == headings
-    assert len(links) == len(set(links))  # ppo.Replay and ppo.replay
+    assert len(links) == len(set(links))  # ppo.Replay and ppo.replay need different links
     assert not re.search(r":[a-z]+:`", page)
     names = {"Trainer": ppo.Trainer, "PPOTrainer": ppo.compat.trl.PPOTrainer}
     words = " ".join(page.split())
@@ -222,13 +222,13 @@ def test_a_point_is_measured_once_and_measured_again_with_other_settings(tmp_pat
     assert len(ablations.read_points(tmp_path, ablations.Settings(steps=4))) == 1
     assert ablations.read_points(tmp_path, ablations.Settings(steps=3)) == []
     assert pack(tmp_path) == 1
-    for steps in (4, 5):  # a packed point is not measured again, but with other settings
+    for steps in (4, 5):  # a packed point is measured again only for other settings
         ablations.measure_point(tmp_path, "base", 0, ablations.Settings(steps=steps), label="")
     assert [steps for _, _, steps in runs] == [3, 4, 5]
     assert ablations.read_points(tmp_path, ablations.Settings(steps=4)) == []
     assert len(ablations.read_points(tmp_path, ablations.Settings(steps=5))) == 1
     monkeypatch.setitem(VARIANTS, "base", replace(VARIANTS["base"], changes={"gamma": 0.9}))
-    assert ablations.read_points(tmp_path, ablations.Settings(steps=5)) == []  # another config than today's
+    assert ablations.read_points(tmp_path, ablations.Settings(steps=5)) == []  # they were measured with another config
 
 
 @pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.prepare is not nothing])

@@ -1,4 +1,4 @@
-"""Every example runs as it says, at tiny settings, and does what its docstring promises."""
+"""Every example runs as it says, with tiny settings, and does what its docstring promises."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ def test_an_example_is_short_and_says_how_to_run_it(path):
     assert f"-m examples.{path.stem}" in text.split('"""')[1]
 
 
-def test_the_reward_is_won():
+def test_the_policy_learns_to_earn_the_reward():
     first, last = reward.main(steps=6, prompts_per_step=32)
     assert last > first + 0.2
 
@@ -35,7 +35,7 @@ def test_an_adapter_is_trained_alone():
     trained = trainer.policy.actor.trained_parameters()
     assert all("lora_" in name or "value_head" in name for name in trained)
     moved = [name for name, p in trained.items() if "lora_B" in name and p.abs().max() > 0]
-    assert len(moved) == 8  # q and v of four layers: B starts at 0
+    assert len(moved) == 8  # q and v of four layers; only B moves at first, because it starts at 0
     assert trainer.state.frozen is trainer.model
 
 
@@ -51,7 +51,7 @@ def test_an_own_loop_resumes_in_the_middle(monkeypatch):
     assert all({"score/mean", "policy/loss"} <= metrics.keys() for metrics in history)
     assert 1 <= len(history) <= 3
     assert len(calls) == 1
-    monkeypatch.setattr(own_loop, "questions", lambda samples: [0.0] * len(samples))  # no step is worth an update
+    monkeypatch.setattr(own_loop, "questions", lambda samples: [0.0] * len(samples))  # so no step makes an update
     assert own_loop.main(steps=3, prompts_per_step=16) == []
     assert len(calls) == 2
 
@@ -79,7 +79,7 @@ def test_one_process_is_enough_for_the_example_of_several(capsys):
     assert f"1 processes, mean score {after:.4f}" in capsys.readouterr().out
 
 
-def test_the_old_script_runs_with_another_import():
+def test_the_trl_script_runs_with_another_import():
     history = from_trl.main(epochs=1, batch_size=8)
     assert history[0]["objective/kl"] == pytest.approx(0, abs=1e-3)  # nothing has moved yet
     assert -1 <= history[0]["ppo/mean_scores"] < 0

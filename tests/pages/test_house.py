@@ -1,4 +1,4 @@
-"""docs/house.md shows the house as it is: every file and folder that it names exists, and no room is left out."""
+"""docs/house.md shows the tree as it is: every file and folder that it names exists, and it leaves out no folder."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ PAGE = (ROOT / "docs" / "house.md").read_text(encoding="utf-8")
 
 
 def paths_of_the_tree():
-    """Every path that the tree names; two spaces of indentation are one folder down."""
+    """Every path that the tree names. Two spaces of indentation mean one folder down."""
     (tree,) = re.findall(r"## The tree\n\n```\n(.*?)```", PAGE, flags=re.DOTALL)
     above: list[str] = []
     for line in tree.splitlines():
@@ -30,7 +30,7 @@ def test_every_file_and_folder_of_the_tree_exists():
         assert (ROOT / path).is_dir() if path.endswith("/") else (ROOT / path).is_file(), path
 
 
-def test_the_library_is_there_to_the_last_room():
+def test_every_file_and_folder_of_the_librarys_root_is_there():
     named = set(paths_of_the_tree())
     for path in (ROOT / "ppo").iterdir():
         if path.suffix == ".py" and path.name != "__init__.py":

@@ -64,7 +64,7 @@ def test_every_option_in_a_command_is_real(page):
             assert known or option == "--help", command
 
 
-def test_commands_are_found_where_they_stand():
+def test_commands_are_found_in_blocks_and_in_sentences():
     text = "`OMP_NUM_THREADS=1 python -m benchmarks.study --list`, and\n    python demem.py run --steps 2  # --no\n"
     assert COMMAND.findall(text) == ["-m benchmarks.study --list", "demem.py run --steps 2  # --no"]
 

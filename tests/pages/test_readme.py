@@ -22,7 +22,7 @@ def test_it_is_short():
 
 
 def test_its_programs_run_and_learn_from_other_advantages_under_all_checks():
-    """With fewer steps than it shows; the slow test takes them all."""
+    """They run with fewer steps than the page shows. The slow test takes all of them."""
     namespace = {"__name__": "readme"}
     first, second = read_cells(README)
     short = first.code.replace("steps=20", "steps=1"), second.code.replace("range(10)", "range(1)")
@@ -55,7 +55,7 @@ def test_the_oracle_has_as_many_lines_as_it_says():
 
 
 def table_of_the_lab() -> list[str]:
-    """What `make demem` printed, from the committed run."""
+    """The table that `make demem` printed, from the committed run."""
     found = json.loads((ROOT / "results" / "lab" / "evaluation.json").read_text(encoding="utf-8"))
     return render_table(found["before"]["summary"], found["after"]["summary"]).splitlines()
 

@@ -1,6 +1,7 @@
 """What must hold for any batch that hypothesis draws: ragged masks, lengths of 1, all-EOS, never-EOS, one row.
 
-Examples are derived from the test's name, so every run sees the same ones.
+Examples are derived from the test's name, so every run sees the same ones. The file has more than 300 lines, because
+tests/mutate.py runs it as a whole.
 """
 
 import math

@@ -22,7 +22,7 @@ RETAIN = [[2, 4, 6, 8, 10, 12]]
 
 
 def noisy(samples):
-    """A reward that draws from torch's global generator: its state belongs to the checkpoint too."""
+    """A reward that draws from torch's global generator, so the checkpoint must hold that generator's state."""
     return [s.ids.count(5) + float(torch.rand(())) for s in samples]
 
 
@@ -48,7 +48,7 @@ def test_resume_goes_on_bit_for_bit(tmp_path, head, make):
     assert torch.equal(everything(trainer), everything(resumed))
 
 
-def test_resume_from_a_run_folder_drops_what_came_after(tmp_path):
+def test_resume_from_a_run_folder_drops_later_steps(tmp_path):
     config = CONFIG.replace(save_every_steps=2, keep_checkpoints=2)
     torch.manual_seed(0)
     trainer = Trainer(tiny_gpt2(), PROMPTS, noisy, config, retain=RETAIN, out=tmp_path)
@@ -56,7 +56,7 @@ def test_resume_from_a_run_folder_drops_what_came_after(tmp_path):
     assert [p.name for p in checkpoint.list_checkpoints(tmp_path / "checkpoints")] == ["step-000006", "step-000007"]
     first, second = (tmp_path / "checkpoints" / n / "reference.safetensors" for n in ("step-000006", "step-000007"))
     assert os.stat(first).st_ino == os.stat(second).st_ino
-    shutil.rmtree(tmp_path / "checkpoints" / "step-000007")  # as if it had been killed in step 6
+    shutil.rmtree(tmp_path / "checkpoints" / "step-000007")  # as if the run had been killed in step 6
     resumed = Trainer.resume(tmp_path, PROMPTS, noisy, retain=RETAIN, out=tmp_path)
     assert resumed.step == 6
     resumed.train(1, progress=False)
@@ -104,7 +104,7 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_taken(tmp
     [('"kl_coef": 0.05', '"kl_coef": 0.06'), ('"step": 2', '"step": 3'), ('"minibatch": 2', '"minibatch": 4'),
      ('"state_sha256"', '"state_sha257"')],
 )  # fmt: skip
-def test_one_digit_that_flipped_in_the_numbers_is_damage(tmp_path, line, other):
+def test_a_single_changed_digit_in_the_numbers_is_damage(tmp_path, line, other):
     config = CONFIG.replace(save_every_steps=1, kl_controller="fixed", kl_coef=0.05)
     trainer = Trainer(tiny_gpt2(), PROMPTS, noisy, config, retain=RETAIN, out=tmp_path)
     trainer.train(2, progress=False)
@@ -118,7 +118,7 @@ def test_one_digit_that_flipped_in_the_numbers_is_damage(tmp_path, line, other):
         assert Trainer.resume(tmp_path, PROMPTS, noisy, retain=RETAIN).step == 1
 
 
-def test_a_checkpoint_of_the_format_before_is_read(tmp_path):
+def test_a_checkpoint_of_the_previous_format_is_read(tmp_path):
     """It has no checksum of its numbers, no hash of its prompts."""
     trainer = Trainer(tiny_gpt2(), PROMPTS, noisy, CONFIG, retain=RETAIN)
     trainer.train(1, progress=False)
@@ -153,7 +153,7 @@ def test_a_kill_while_writing_leaves_the_old_checkpoint(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ckpt"]
 
 
-def test_other_prompts_than_before_are_refused(tmp_path):
+def test_resuming_with_other_prompts_is_refused(tmp_path):
     Trainer(tiny_gpt2(), PROMPTS, noisy, CONFIG, retain=RETAIN).save(tmp_path / "ckpt")
     with pytest.raises(ValueError, match="saved with 6 prompts, resume got 5"):
         Trainer.resume(tmp_path / "ckpt", PROMPTS[:5], noisy, retain=RETAIN)
@@ -161,7 +161,7 @@ def test_other_prompts_than_before_are_refused(tmp_path):
         Trainer.resume(tmp_path / "nowhere", PROMPTS, noisy, retain=RETAIN)
 
 
-def test_prompts_in_another_order_are_refused_and_other_texts_to_keep_are_said(tmp_path):
+def test_prompts_in_another_order_are_refused_and_other_retain_texts_warn(tmp_path):
     Trainer(tiny_gpt2(), PROMPTS, noisy, CONFIG, retain=RETAIN).save(tmp_path / "ckpt")
     for other in (PROMPTS[::-1], [*PROMPTS[:5], [12, 14]], [[2, 3], [4, 5, 6], *PROMPTS[2:]]):
         with pytest.raises(ValueError, match="saved with other prompts, or in another order"):
@@ -171,7 +171,7 @@ def test_prompts_in_another_order_are_refused_and_other_texts_to_keep_are_said(t
 
 
 @pytest.mark.parametrize("device", ["zzz", "cuda:99", "meta", "cpu:3", "cuda:-1"])
-def test_a_device_that_is_not_there_is_refused(tmp_path, device):
+def test_a_missing_device_is_refused(tmp_path, device):
     file = Trainer(tiny_gpt2(), PROMPTS, noisy, CONFIG, retain=RETAIN).save(tmp_path / "ckpt") / "state.json"
     with pytest.raises(ValueError, match=f"device is '{device}', which is not there: pass device='cpu'"):
         Trainer.resume(tmp_path / "ckpt", PROMPTS, noisy, retain=RETAIN, device=device)
@@ -192,7 +192,7 @@ def test_moments_that_no_score_could_have_are_damage(tmp_path, mean):
         Trainer.resume(tmp_path / "ckpt", PROMPTS, noisy, retain=RETAIN)
 
 
-def test_the_next_checkpoint_is_written_whole_after_the_last_ones_state_was_damaged(tmp_path):
+def test_after_a_damaged_state_json_the_next_checkpoint_can_be_resumed(tmp_path):
     config = CONFIG.replace(save_every_steps=1, keep_checkpoints=2)
     trainer = Trainer(tiny_gpt2(), PROMPTS, noisy, config, retain=RETAIN, out=tmp_path)
     trainer.train(1, progress=False)
@@ -218,12 +218,12 @@ def test_ctrl_c_saves(tmp_path, capsys):
         trainer.train(5, progress=False)
     assert "go on with Trainer.resume" in capsys.readouterr().out
     resumed = Trainer.resume(tmp_path, PROMPTS, noisy, retain=RETAIN)
-    assert resumed.step == 3  # the step that was running is finished
+    assert resumed.step == 3  # the current step is finished
     assert torch.equal(everything(resumed), everything(trainer))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_second_name_replaces_what_stood_there(tmp_path):
+def test_saving_to_an_existing_folder_replaces_it(tmp_path):
     first, second = tmp_path / "a", tmp_path / "b"
     first.write_text("one")
     for _ in range(2):
@@ -231,19 +231,19 @@ def test_a_second_name_replaces_what_stood_there(tmp_path):
     assert second.read_text() == "one"
 
 
-def test_what_lies_ahead_of_a_resumed_run_is_deleted_with_the_first_checkpoint_that_replaces_it(tmp_path):
+def test_later_checkpoints_are_deleted_with_the_first_new_one_of_a_resumed_run(tmp_path):
     config = CONFIG.replace(save_every_steps=1, keep_checkpoints=2)
     trainer = Trainer(tiny_gpt2(), PROMPTS, noisy, config, retain=RETAIN, out=tmp_path)
     trainer.train(4, progress=False)
     folder = tmp_path / "checkpoints"
     resumed = Trainer.resume(folder / "step-000003", PROMPTS, noisy, retain=RETAIN, out=tmp_path)
-    resumed.state.counters.step = 1  # as if an older one had been kept
+    resumed.state.counters.step = 1  # as if the run had been resumed from an older checkpoint
     (folder / "step-000009.tmp").mkdir()
     resumed.save_numbered()
     assert [p.name for p in folder.iterdir()] == ["step-000001"]
 
 
-def test_a_shared_file_that_was_damaged_is_written_anew_and_not_passed_on(tmp_path):
+def test_a_damaged_shared_file_is_written_anew(tmp_path):
     config = CONFIG.replace(save_every_steps=1, keep_checkpoints=2)
     trainer = Trainer(tiny_gpt2(), PROMPTS, noisy, config, retain=RETAIN, out=tmp_path)
     trainer.train(1, progress=False)

@@ -1,4 +1,4 @@
-"""The checkpoint of a plain training loop: what comes back is what was saved, and another model's is refused."""
+"""The checkpoint of a plain training loop: it restores what was saved, and it refuses another model's checkpoint."""
 
 import re
 
@@ -10,7 +10,7 @@ from ppo.checkpoint.loop import has_loop, restore_loop, save_loop
 
 
 def make(width: int = 3) -> tuple[nn.Module, torch.optim.Optimizer, torch.Generator]:
-    """A model that has taken one step."""
+    """A model after one optimiser step."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(2, width), nn.Linear(width, 1))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
@@ -24,14 +24,14 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
-def test_what_goes_on_is_what_would_have_gone_on(tmp_path):
+def test_a_restored_loop_gives_the_bits_of_the_unbroken_one(tmp_path):
     model, optimizer, generator = make()
     torch.rand(3, generator=generator)
     save_loop(tmp_path / "loop", model, optimizer, generator, {"steps": 1})
     assert has_loop(tmp_path / "loop")
     assert not has_loop(tmp_path / "none")
     other, its_optimizer, its_generator = make()
-    step(other, its_optimizer)  # elsewhere by now
+    step(other, its_optimizer)  # its weights differ now
     assert restore_loop(tmp_path / "loop", other, its_optimizer, its_generator)["steps"] == 1
     for _ in range(2):
         step(model, optimizer)
@@ -41,7 +41,7 @@ def test_what_goes_on_is_what_would_have_gone_on(tmp_path):
     assert torch.equal(torch.rand(3, generator=generator), torch.rand(3, generator=its_generator))
 
 
-def test_another_models_is_refused_before_anything_is_changed(tmp_path):
+def test_another_models_checkpoint_is_refused_before_anything_changes(tmp_path):
     save_loop(tmp_path / "loop", *make(), {})
     wider = make(width=4)
     before = [p.clone() for p in wider[0].parameters()]

@@ -1,7 +1,7 @@
-"""A run that is killed at any moment, and resumed, ends with the bits and the files of the run that never was.
+"""A run that is killed at any moment and resumed ends with the bits and the files of the run that was never killed.
 
-tests/killed.py forks the runs and kills them; tests/killed_two.py does it in one of two processes under torchrun. That
-a checkpoint of two processes goes on in one, within rounding, is in tests/ppo/distributed/test_processes.py.
+tests/killed.py forks the runs and kills them. tests/killed_two.py kills one of two processes under torchrun.
+tests/ppo/distributed/test_processes.py resumes a checkpoint of two processes in one, within rounding.
 """
 
 import json
@@ -16,7 +16,7 @@ from tests.processes import ENVIRONMENT, ROOT, torchrun
 
 
 def killed(folder, case, *options):
-    """The report of tests/killed.py, after checking that every run was killed, resumed, and equal."""
+    """The report of tests/killed.py. Every run in it was killed, resumed, and equal to the unbroken one."""
     command = [sys.executable, "-m", "tests.killed", str(folder), case, *options]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=1400)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -36,12 +36,14 @@ def test_a_kill_in_every_phase(tmp_path):
 @pytest.mark.slow
 def test_kills_by_the_clock_and_in_every_phase_on_the_lab_model(tmp_path):
     report = killed(tmp_path, "lab", "--steps", "4", "--events", "3", "--times", "36")
-    assert sum(bool(trial["checkpoints"]) for trial in report["trials"]) >= 30  # the others begin again
+    assert (
+        sum(bool(trial["checkpoints"]) for trial in report["trials"]) >= 30
+    )  # the other runs start again from the beginning
 
 
 @pytest.mark.slow
 def test_a_kill_at_every_call_of_a_checkpoint_write(tmp_path):
-    """Of the second one, which the first makes way for: in its files, its renames, and the deletion of the other."""
+    """The kills hit the second checkpoint, which replaces the first: its files, its renames, the old one's deletion."""
     report = killed(tmp_path, "one kept", "--steps", "3", "--events", "0", "--every-write")
     names, trials = report["second_save"], report["trials"]
     assert {"save_file", "sha256", "flush", "link", "replace", "rmtree", "unlink", "rmdir"} <= set(names)
@@ -71,7 +73,7 @@ def unbroken(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("kill", KILLS)
 def test_one_of_two_processes_dies(tmp_path, unbroken, kill):
-    """All end within a bounded time, one says why, and the run goes on, in as many processes, to the same bits."""
+    """All processes end in bounded time, one says why, and the run is resumed in two processes to the same bits."""
     started = time.perf_counter()
     done = torchrun("-m", "tests.killed_two", str(tmp_path / "run"), "3", *map(str, kill), timeout=240)
     assert time.perf_counter() - started < 120

@@ -1,4 +1,4 @@
-"""What is asked of every step while it runs: each check is provoked, names its rows, and leaves a dump that replays."""
+"""The checks of every step: each one is made to fail, names its rows, and leaves a dump that can be replayed."""
 
 import dataclasses
 import errno
@@ -29,7 +29,7 @@ def make(config=SMALL, **arguments):
 
 
 def spoil(record, name, change):
-    """Write into a record that is frozen, as a bug would."""
+    """Change a frozen record, as a bug would."""
     value = getattr(record, name).clone()
     change(value)
     object.__setattr__(record, name, value)
@@ -62,7 +62,7 @@ def test_each_problem_of_a_rollout_is_found_on_its_row(record, name, change, pro
     assert rollout_problems(rollout)[problem].nonzero().flatten().tolist() == [2]
 
 
-def test_a_reference_that_says_nan_ends_the_run_before_the_update(tmp_path):
+def test_a_reference_with_nan_ends_the_run_before_the_update(tmp_path):
     def reference(generation, samples):
         logprobs = generation.logprobs.clone()
         logprobs[3, 0] = float("nan")
@@ -78,7 +78,7 @@ def test_a_reference_that_says_nan_ends_the_run_before_the_update(tmp_path):
 
 
 def test_a_rollout_with_other_advantages_is_still_checked(tmp_path):
-    """A researcher's own advantages turn no check off: the policy's version goes with the rows, wherever they go."""
+    """A researcher's own advantages turn no check off, because the policy's version stays with the rows."""
     trainer = make(SMALL.replace(minibatch=8), out=tmp_path)
     trainer.train(1, progress=False)
     rollout = trainer.rollout()
@@ -89,7 +89,7 @@ def test_a_rollout_with_other_advantages_is_still_checked(tmp_path):
         trainer.update(wrong)
     assert ppo.replay(tmp_path / "dumps" / "step-000001-first_minibatch").rollout.policy_version == 2
     assert trainer.update(mine)["rollout/logprob_gap"] < 1e-5
-    again = trainer.update(mine)  # the policy has moved since: a ratio other than 1 is no fault
+    again = trainer.update(mine)  # the policy has moved since, so a ratio other than 1 is allowed
     assert again["rollout/logprob_gap"] > 1e-5
 
 
@@ -110,14 +110,14 @@ def test_log_probs_of_another_distribution_are_caught_in_the_first_minibatch_and
     assert f"row {row} " in found.message
     assert found.rollout.samples[row].ids == rollout.samples[5].ids
     for now, saved in zip(trainer.model.parameters(), found.policy.model.parameters(), strict=True):
-        assert torch.equal(now, saved)  # nothing had moved yet
+        assert torch.equal(now, saved)  # no weight had moved yet
     assert found.statistics["policy/log_ratio"] > 0.005
     assert found.statistics["update/grad_norm"] > 0
     assert ("retain/loss" in found.statistics) == (config.retain_coef > 0)
 
 
-def test_one_row_that_is_off_does_not_hide_among_the_others(tmp_path):
-    """0.05 nats a token in one row of 32 are 0.0016 in the mean, which rounding might have done as well."""
+def test_one_wrong_row_is_found_among_many_right_ones(tmp_path):
+    """0.05 nats per token in one row of 32 are 0.0016 in the mean, which rounding could also cause."""
     prompts = [[2 + i % 9, 3 + i % 7] for i in range(32)]
     config = SMALL.replace(prompts_per_step=32, minibatch=32, response_length=12, min_response_length=12)
     trainer = Trainer(tiny_gpt2(), prompts, id_mean, config, out=tmp_path)
@@ -162,7 +162,7 @@ def test_a_sampler_that_draws_from_another_distribution_is_caught_where_its_log_
     assert make(config.replace(checks="off")).rollout().metrics["rollout/sampler_gap"] > 0.3
 
 
-def test_a_rollout_that_is_used_twice_is_nobodys_mistake():
+def test_a_rollout_may_be_used_for_two_updates():
     trainer = make(SMALL.replace(learning_rate=0.02))
     rollout = trainer.rollout()
     trainer.update(rollout)
@@ -175,7 +175,7 @@ def test_the_limit_of_the_gap_can_be_set(tmp_path):
 
 
 def poisoned(trainer, *, updates):
-    """A gradient of NaN in the given updates of a run, as from a kernel that overflows."""
+    """Make the gradient NaN in the given updates of a run, as a kernel that overflows would."""
     calls = []
 
     def poison(gradient):
@@ -186,7 +186,7 @@ def poisoned(trainer, *, updates):
     return trainer
 
 
-def test_a_gradient_that_is_not_finite_is_left_out_and_counted(tmp_path):
+def test_an_update_with_a_gradient_that_is_not_finite_is_skipped_and_counted(tmp_path):
     trainer = poisoned(make(out=tmp_path), updates={1, 2})
     with pytest.warns(RuntimeWarning, match=r"step 0: the gradient norm is nan .* 1 of 3 such updates in a row"):
         trainer.train(1, progress=False)
@@ -197,19 +197,21 @@ def test_a_gradient_that_is_not_finite_is_left_out_and_counted(tmp_path):
     assert '"update/skipped_not_finite": 2.0' in line
     assert '"update/minibatches": 2.0' in line
     found = ppo.replay(tmp_path / "dumps" / "step-000000-not_finite")
-    assert found.problems == {}  # the rows are innocent: the fault lay in the backward pass
+    assert found.problems == {}  # the rows are right: the fault lay in the backward pass
     assert found.statistics["update/grad_norm"] > 0
 
 
 def test_the_newest_dumps_of_a_check_are_kept(tmp_path):
-    """One bad gradient a step would else leave a checkpoint a step."""
+    """Otherwise one bad gradient per step would leave a whole checkpoint per step."""
     trainer = poisoned(make(SMALL.replace(minibatch=8, epochs=2), out=tmp_path), updates=set(range(0, 20, 2)))
     with pytest.warns(RuntimeWarning, match="1 of 3"):
         trainer.train(5, progress=False)
     left = sorted(p.name for p in (tmp_path / "dumps").iterdir())
     assert left == [f"step-00000{step}-not_finite" for step in (2, 3, 4)]
     assert ppo.replay(tmp_path / "dumps" / left[0]).check == "not_finite"
-    trainer.state.counters.step = 1  # as after going on from an early checkpoint: what is new counts as new
+    trainer.state.counters.step = (
+        1  # as after a resume from an early checkpoint: the newest dump is the one written last
+    )
     with pytest.warns(RuntimeWarning, match="1 of 3"):
         trainer.train(1, progress=False)
     left = sorted(p.name for p in (tmp_path / "dumps").iterdir())
@@ -226,17 +228,17 @@ def test_a_full_disk_does_not_end_a_run_that_should_go_on(tmp_path, monkeypatch,
     with pytest.warns(RuntimeWarning, match=r"1 of 3 .*; no dump: .*No space left.*; this update is skipped"):
         trainer.train(1, progress=False)
     assert trainer.learner.optimizer.num_updates == 3
-    assert list((tmp_path / "dumps").iterdir()) == []  # half a dump can be replayed by nobody
+    assert list((tmp_path / "dumps").iterdir()) == []  # an incomplete dump is deleted, because it cannot be replayed
 
 
-def test_a_few_in_a_row_end_the_run_and_the_count_goes_on_after_a_resume(tmp_path):
+def test_a_few_skipped_updates_in_a_row_end_the_run_and_a_resume_keeps_the_count(tmp_path):
     config = SMALL.replace(stop_after_skipped_updates=6, save_every_steps=1)
     with pytest.warns(RuntimeWarning, match="1 of 6"):
         poisoned(make(config, out=tmp_path), updates=set(range(99))).train(1, progress=False)
     resumed = Trainer.resume(tmp_path, PROMPTS, id_mean, out=tmp_path)
     assert resumed.state.counters.skipped_in_a_row == 4
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # the first was said by the run before
+        warnings.simplefilter("error")  # the run before the resume gave the first warning
         with pytest.raises(FloatingPointError, match=r"step 1: .*; 6 of 6 such updates in a row"):
             poisoned(resumed, updates=set(range(99))).train(1, progress=False)
     assert Trainer.resume(tmp_path, PROMPTS, id_mean).step == 1

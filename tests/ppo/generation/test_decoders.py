@@ -1,4 +1,6 @@
-"""The fast decoders: every family equals ``model.generate``, and what they cannot do falls back, with a reason."""
+"""The fast decoders: every family equals ``model.generate``, and a model that they cannot decode falls back, with a
+reason.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,7 @@ FAMILIES = {
 
 @pytest.fixture(autouse=True)
 def _warnings_are_errors():
-    """A fallback warns; a family that falls back silently in a test would test the wrong engine."""
+    """A fallback warns. So a family that falls back, and would test the wrong engine, fails its test."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*sampled through its own forward.*")
         yield
@@ -83,7 +85,7 @@ def test_greedy_equals_transformers(name: str):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_samples_and_statistics_equal_the_generic_engine(name: str):
-    """More requests than slots, rows that end at different times, several samples a prompt."""
+    """There are more requests than slots, rows end at different times, and a prompt has several samples."""
     model = build(FAMILIES[name]())
     sampling = Sampling(response_length=12, num_samples=5, temperature=1.5, eos_ids=(3, 5, 8, 13))
     prompts = [*PROMPTS, [2] * 30, [9, 9]]
@@ -142,7 +144,7 @@ def test_the_last_position_of_the_context_is_used():
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_librarys_adapters_are_decoded_fast(name: str, dtype: torch.dtype):
-    """Their weights are added up anew in every call; switched off, the base model samples."""
+    """Their weights are merged anew in every call. When they are switched off, the base model samples."""
     model = build(FAMILIES[name]()).to(dtype)
     sampling = Sampling(response_length=1, temperature=0.0)
     base = generate(model, PROMPTS, sampling)
@@ -161,14 +163,14 @@ def test_the_librarys_adapters_are_decoded_fast(name: str, dtype: torch.dtype):
 
 
 class Doubled(nn.Linear):
-    """What an adapter or a quantised layer looks like to the decoder: a linear layer that is more than its weight."""
+    """A linear layer that computes more than its weight says, as an adapter or a quantised layer does."""
 
     def forward(self, x):
         return 2 * super().forward(x)
 
 
 def fall_back(model) -> str:
-    """The reason that the warning gives; the result must be the model's own."""
+    """The reason that the warning gives. The result must be the model's own."""
     with pytest.warns(RuntimeWarning, match="sampled through its own forward") as caught:
         generation = generate(model, PROMPTS, Sampling(response_length=6, temperature=0.0))
     assert len(caught) == 1
@@ -184,14 +186,14 @@ def test_a_layer_that_is_not_plain_falls_back():
 
 
 def test_a_changed_forward_falls_back():
-    """Nothing in the structure tells of a hook, but the probe does."""
+    """The structure of a model does not show a hook, but the probe notices it."""
     model = build(FAMILIES["gpt-neo"]())
     model.transformer.h[2].register_forward_hook(lambda module, inputs, output: (output[0] * 1.1, *output[1:]))
     assert "relative error" in fall_back(model)
 
 
-def test_what_was_proven_holds_until_the_model_is_made_differently():
-    """The second rollout asks the model nothing; a hook, a forward of its own or a setting brings the probe back."""
+def test_a_decoder_is_proven_again_only_after_the_model_was_changed():
+    """The second rollout makes no probe. A new hook, a replaced forward or a changed setting brings the probe back."""
     model = build(FAMILIES["llama"]())
     calls = []
     model.model.register_forward_pre_hook(lambda module, inputs: calls.append(1))
@@ -208,14 +210,14 @@ def test_what_was_proven_holds_until_the_model_is_made_differently():
     handle = layer.register_forward_hook(lambda module, inputs, output: output * 1.1)
     assert "relative error" in fall_back(model)
     handle.remove()
-    model.config.rms_norm_eps = 1e-5  # read by no module any more, but who knows
+    model.config.rms_norm_eps = 1e-5  # no module reads it any more, but the decoder cannot know that
     before = len(calls)
     generate(model, PROMPTS, Sampling(response_length=2))
     assert len(calls) == before + 1
 
 
-def test_a_hook_in_the_place_of_a_proven_one_is_not_taken_for_it():
-    """Nor is a ``forward`` in the place of another, though both may have lived at the same address."""
+def test_a_hook_that_replaces_a_proven_one_is_not_mistaken_for_it():
+    """Nor is a replaced ``forward``, although both may have had the same address in memory."""
     model = build(FAMILIES["llama"]())
     layer = model.model.layers[1].mlp
     handle = layer.register_forward_hook(lambda module, inputs, output: None)
@@ -235,7 +237,7 @@ def test_the_memo_of_proofs_keeps_no_model_alive():
     model = build(FAMILIES["gpt2"]())
     generate(model, PROMPTS, Sampling(response_length=2))
     layer = model.transformer.h[0]
-    layer.forward = layer.forward  # refers to the model
+    layer.forward = layer.forward  # this attribute refers to the model
     generate(model, PROMPTS, Sampling(response_length=2))
     alive = weakref.ref(model)
     del model, layer
@@ -244,8 +246,8 @@ def test_the_memo_of_proofs_keeps_no_model_alive():
 
 
 @pytest.mark.parametrize("engine", ["auto", "hf"])
-def test_what_was_sampled_can_be_trained_on(engine):
-    """Sampling is in inference mode, its results are ordinary tensors."""
+def test_sampled_tensors_can_be_trained_on(engine):
+    """Sampling runs in inference mode, but its results are ordinary tensors."""
     model = build(FAMILIES["gpt2"]())
     head = torch.nn.Linear(model.config.n_embd, 1)
     generation = generate(

@@ -1,4 +1,4 @@
-"""Lossless drafts: whatever is guessed, the samples and all that is known about them stay what they were."""
+"""Lossless drafts: whatever they guess, the samples and their statistics stay the same."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _always_checked(monkeypatch):
 
 
 def guesses(kind: str, responses: list[list[int]]) -> list[list[int]]:
-    """One draft for each of the true responses."""
+    """One draft for each of the true responses, made from it."""
 
     def other(tokens: list[int]) -> list[int]:
         return [(token + 7) % VOCAB for token in tokens]
@@ -68,8 +68,8 @@ def assert_same(actual, expected, tolerance: float) -> None:
     [{}, {"temperature": 0.6, "top_k": 5}, {"top_p": 0.8, "min_response_length": 4}, {"temperature": 0.0}],
     ids=str,
 )
-def test_nothing_changes(kind: str, tiny, dtype, options):
-    """The oracle is decoding without drafts; its own statistics are tested against a forward pass elsewhere."""
+def test_drafts_change_no_sample_and_no_statistic(kind: str, tiny, dtype, options):
+    """The oracle is decoding without drafts. Other tests compare its statistics with a forward pass."""
     model = sharp(tiny()).to(dtype)
     sampling = Sampling(response_length=LENGTH, num_samples=3, eos_ids=EOS, **options)
 
@@ -90,7 +90,7 @@ def test_nothing_changes(kind: str, tiny, dtype, options):
 
 @pytest.mark.usefixtures("_always_checked")
 def test_one_draft_a_prompt_serves_all_its_samples():
-    """They share one pass; how far each goes along is its own affair."""
+    """The samples share one pass, and each of them accepts its own number of draft tokens."""
     model = sharp(tiny_gpt2())
     sampling = Sampling(response_length=LENGTH, num_samples=40, temperature=0.5, eos_ids=EOS)
     expected = generate(model, PROMPTS, sampling, slots=7)
@@ -104,7 +104,7 @@ def test_one_draft_a_prompt_serves_all_its_samples():
 @pytest.mark.usefixtures("_always_checked")
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family(name: str):
-    """Windows among them, which a draft reaches across as one block."""
+    """Some families have sliding windows, and a draft crosses a window's edge as one block."""
     model = build(FAMILIES[name]())
     sampling = Sampling(response_length=30, eos_ids=())
     expected = generate(model, PROMPTS, sampling)
@@ -117,7 +117,7 @@ def test_every_family(name: str):
 @pytest.mark.usefixtures("_always_checked")
 @pytest.mark.parametrize(("top_k", "top_p"), [(4, 1.0), (0, 0.7)])
 def test_the_joint_distribution_is_the_models(top_k: int, top_p: float):
-    """Chi-square over pairs of tokens against the model's own forward; the draft is the likeliest pair."""
+    """A chi-square test of pairs of tokens against the model's own forward. The draft is the likeliest pair."""
     model, prompt, count = sharp(tiny_gpt2()), [3, 9, 4], 6000
     sampling = Sampling(response_length=2, num_samples=count, temperature=1.5, top_k=top_k, top_p=top_p, eos_ids=())
     first = naive_filter(forced_logits(model, prompt, [0])[0], 1.5, top_k, top_p)
@@ -136,7 +136,9 @@ def test_the_joint_distribution_is_the_models(top_k: int, top_p: float):
     freedom = int(usual.sum()) - 1
     assert freedom >= 8
     assert chi_square < freedom + 4 * math.sqrt(2 * freedom), (chi_square, freedom)
-    chance = float(first[draft[0]])  # of being accepted under rejection sampling; the last token is never guessed
+    chance = float(
+        first[draft[0]]
+    )  # the chance of acceptance under rejection sampling; the last token is never guessed
     accepted = generation.metrics["generate/draft_acceptance"]
     assert abs(accepted - chance) < 4 * math.sqrt(chance * (1 - chance) / count)
 
@@ -167,7 +169,7 @@ def test_wrong_drafts_are_given_up_and_right_ones_are_not():
 
 @pytest.mark.parametrize("slots", [1, 4])
 def test_one_wrong_draft_says_nothing_about_the_others(slots: int):
-    """With few rows side by side drafts are read one after another; the first is wrong from its first token on."""
+    """With few rows side by side, drafts are read one after another. The first is wrong from its first token on."""
     model = sharp(tiny_gpt2())
     prompts = [[2 + index % 20, 3 + index // 20] for index in range(30)]
     sampling = Sampling(response_length=LENGTH, eos_ids=())

@@ -1,4 +1,4 @@
-"""Free memory as the kernel's files tell it, in made-up trees of them."""
+"""Free memory as the kernel's files state it, in made-up trees of such files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def group(folder: str, limit: str, use: int, inactive: int) -> dict[str, str]:
         ({}, 4 * MIB),
         ({"proc/self/cgroup": "0::/\n"}, 4 * MIB),  # the top group of a machine has no limit
         ({"proc/self/cgroup": "0::/\n", **group("sys/fs/cgroup", "max", MIB, 0)}, 4 * MIB),
-        # pages of files that nobody uses are given up before anybody is killed
+        # cached pages of files count as free: the kernel drops them before it kills a process
         ({"proc/self/cgroup": "0::/\n", **group("sys/fs/cgroup", str(3 * MIB), 2 * MIB, MIB // 2)}, 3 * MIB // 2),
         ({"proc/self/cgroup": "0::/\n", **group("sys/fs/cgroup", str(MIB), 2 * MIB, 0)}, 0),
         ({"proc/self/cgroup": "0::/\n", **group("sys/fs/cgroup", str(90 * MIB), 2 * MIB, 0)}, 4 * MIB),
@@ -58,23 +58,23 @@ def group(folder: str, limit: str, use: int, inactive: int) -> dict[str, str]:
         ),
     ],
 )
-def test_the_smallest_of_what_the_machine_has_and_every_group_allows(tmp_path, files, expected):
+def test_free_memory_is_the_least_of_the_machine_s_and_every_group_s(tmp_path, files, expected):
     assert free_memory(CPU, tree(tmp_path, files)) == expected
 
 
-def test_nothing_is_said_where_nothing_is_known(tmp_path):
+def test_without_the_kernel_s_files_free_memory_is_unknown(tmp_path):
     assert free_memory(CPU, tmp_path) is None
     assert free_memory(torch.device("meta"), tree(tmp_path, {})) is None
 
 
-def test_on_a_gpu_what_torch_keeps_for_later_is_free(monkeypatch):
+def test_on_a_gpu_memory_that_torch_caches_counts_as_free(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 1000))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 70)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 30)
     assert free_memory(torch.device("cuda")) == 140
 
 
-def test_on_this_machine():
+def test_free_memory_of_this_machine_is_found():
     if not Path("/proc/meminfo").exists():
         pytest.skip("no Linux")
     free = free_memory(CPU)

@@ -1,4 +1,4 @@
-"""``generate``: what comes back, reproducibility, stopping, and what bad input gets."""
+"""``generate``: its results, reproducibility, how responses end, and the errors for bad input."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENGINES = ["auto", "hf"]
 
 
 def sharp(model):
-    """Larger weights, so that distributions are far from uniform and the context matters."""
+    """Make the weights larger, so that distributions are far from uniform and the context matters."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() >= 2:
@@ -25,14 +25,14 @@ def sharp(model):
 
 
 def forced_logits(model, prompt: list[int], response: list[int]) -> torch.Tensor:
-    """Logits that predict the response, one unpadded sequence, no cache; float64 [T, V]."""
+    """Logits that predict the response, float64 [T, V], from one unpadded sequence without a cache."""
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([prompt + response]), use_cache=False).logits
     return logits[0, len(prompt) - 1 : -1].double()
 
 
 def naive_filter(logits: torch.Tensor, temperature: float, top_k: int, top_p: float) -> torch.Tensor:
-    """One row: probabilities after temperature, top-k and top-p, token by token."""
+    """The probabilities of one row after temperature, top-k and top-p, computed token by token."""
     weights = (logits / temperature).softmax(-1).tolist()
     order = sorted(range(len(weights)), key=lambda i: -weights[i])
     order = order[: top_k or len(order)]
@@ -89,7 +89,7 @@ def test_greedy_statistics_are_of_the_models_own_distribution(engine):
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("build", [tiny_gpt2, tiny_bloom])
-def test_samples_depend_on_seed_and_request_alone(build, engine):
+def test_samples_depend_only_on_seed_and_request(build, engine):
     model = sharp(build())
     sampling = Sampling(response_length=10, num_samples=3, eos_ids=(1, 4))
 
@@ -135,7 +135,7 @@ def test_marginals_are_the_distribution(engine, top_k: int, top_p: float):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_ends(engine):
+def test_any_eos_id_ends_a_response_but_not_before_min_response_length(engine):
     """Several EOS ids end a response, EOS counts, and min_response_length holds them back."""
     model, eos_ids = tiny_gpt2().eval(), (1, 4, 9)
     plain = generate(
@@ -170,7 +170,7 @@ def rows_of(generation):
 
 
 def test_eos_comes_from_the_model_and_may_be_the_padding_id():
-    """The config's EOS is 0, the id that padding holds: only the mask can tell them apart."""
+    """The config's EOS is 0, the id of the padding. Only the mask can tell them apart."""
     model = tiny_gpt2(eos=0)
     generation = generate(model, PROMPTS, Sampling(response_length=30, num_samples=4), slots=3)
     assert generation.is_ended.any()
@@ -195,7 +195,7 @@ def test_eos_on_the_last_slot_and_trimming():
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_training_flags_are_given_back_and_dropout_is_off(engine):
+def test_dropout_is_off_and_training_flags_are_restored(engine):
     model = sharp(tiny_gpt2(dropout=0.5))
     expected = generate(model, PROMPTS, Sampling(response_length=6), engine=engine)
     model.train()
@@ -218,7 +218,7 @@ def test_tensors_can_be_trained_on():
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_weights_are_read_anew(engine):
+def test_changed_weights_are_used_by_the_next_call(engine):
     model = sharp(tiny_gpt2())
     sampling = Sampling(response_length=4, temperature=0.0, eos_ids=())
     before = generate(model, PROMPTS, sampling, engine=engine)

@@ -46,7 +46,8 @@ ARCHITECTURES = {
     "granite": lambda: hf.GraniteConfig(**SMALL, logits_scaling=3.0, embedding_multiplier=2.0),
 }  # fmt: skip
 
-# What may not join rows that run: windows and states are no columns that could be cut, or padding is out already.
+# Models in which a prompt cannot join rows that are being decoded: windows and states have no columns that could be
+# cut, or padding is ruled out already.
 WITHOUT_JOINING = {"gemma2", "mamba", "recurrent-gemma", "phi3-longrope", "llama-longrope"}
 
 
@@ -95,7 +96,7 @@ def test_greedy_equals_transformers(name: str):
     assert responses(generation) == endless
     assert not generation.is_ended.any()
 
-    eos = endless[2][3]  # ends one response early, and others wherever it turns up
+    eos = endless[2][3]  # as EOS it ends one response early, and others where it happens to occur
     generation = generate(model, PROMPTS, Sampling(response_length=12, temperature=0.0, eos_ids=(eos,)), slots=3)
     assert responses(generation) == [greedy_with_transformers(model, prompt, 12, (eos,)) for prompt in PROMPTS]
     assert generation.is_ended[2]
@@ -118,8 +119,8 @@ def test_logprobs_and_values_equal_a_teacher_forced_forward(name: str):
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_samples_do_not_depend_on_who_runs_beside_them(name: str):
-    """Rows of many lengths end at many lengths, so with few slots they join and leave all the time."""
+def test_samples_do_not_depend_on_the_rows_beside_them(name: str):
+    """Prompts and responses have many lengths, so with few slots rows join and leave all the time."""
     model = build(ARCHITECTURES[name]())
     prompts = [list(range(2, 3 + (7 * n) % 11)) for n in range(9)]
     sampling = Sampling(response_length=14, eos_ids=tuple(range(6)), temperature=2.0, num_samples=2)
@@ -132,14 +133,14 @@ def test_samples_do_not_depend_on_who_runs_beside_them(name: str):
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_what_may_join(name: str):
+def test_which_models_let_prompts_join_running_rows(name: str):
     with torch.no_grad():
         abilities = measure_abilities(LastPosition(build(ARCHITECTURES[name]())), torch.device("cpu"))
     assert abilities.joins == (name not in WITHOUT_JOINING)
 
 
 def test_a_free_slot_is_filled_while_the_others_run():
-    """One long response and many short ones: with two slots the short ones run beside the long one, one by one."""
+    """There are one long response and many short ones. With two slots the short ones run beside it, one by one."""
     model = build(ARCHITECTURES["starcoder2"]())
     sampling = Sampling(response_length=24, eos_ids=tuple(range(12)), temperature=2.0)
     prompts = [[5 + n] for n in range(12)]
@@ -161,14 +162,14 @@ def test_abilities_follow_the_config():
 
 
 @pytest.mark.parametrize("context", [2, 4, 6])
-def test_a_context_too_short_to_try_things_out(context: int):
+def test_a_model_whose_context_is_too_short_for_the_probe(context: int):
     model = build(hf.GPTJConfig(**GPT | {"n_positions": context}, rotary_dim=4))
     generation = generate(model, [[5], [7]], Sampling(response_length=context - 1, temperature=0.0))
     expected = [greedy_without_cache(model, prompt, context - 1, ()) for prompt in ([5], [7])]
     assert responses(generation) == expected
 
 
-def test_positions_computed_again_are_padding_waste():
+def test_positions_that_are_computed_again_count_as_padding_waste():
     model = build(ARCHITECTURES["recurrent-gemma"]())
     metrics = generate(model, [[5, 6, 7]], Sampling(response_length=4, temperature=0.0)).metrics
     assert metrics["generate/padding_waste"] == pytest.approx(1 - 6 / (3 + 4 + 5 + 6))

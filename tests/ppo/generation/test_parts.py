@@ -1,4 +1,4 @@
-"""The parts of the fast engine by themselves: packed layers, the cache, the plan for too little memory."""
+"""The parts of the fast engine, each alone: packed layers, the cache, the plan for too little memory."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_linear_equals_its_formula(activation, has_bias: bool, dtype, shape):
 
 
 @pytest.mark.skipif(not has_packed_operators(), reason="this torch has no packed operators")
-def test_what_is_packed():
+def test_which_layers_are_packed():
     large, small = torch.zeros(640, 200), torch.zeros(40, 20)
     assert pays_to_pack(large, 8)
     assert not pays_to_pack(large, 1)
@@ -60,7 +60,7 @@ def test_what_is_packed():
     assert not pays_to_pack(large.to("meta"), 64)
 
 
-def test_without_the_private_operators_everything_is_plain(monkeypatch):
+def test_without_torch_s_private_operators_layers_are_plain(monkeypatch):
     monkeypatch.setattr("ppo.generation.linear.has_packed_operators", lambda: False)
     model = tiny_llama().to(torch.bfloat16).eval()
     assert not bind(model, rows=4, length=20).output.is_packed
@@ -84,7 +84,7 @@ def test_rotation_turns_pairs_as_complex_numbers_do():
 
 @torch.no_grad()
 def test_cache_keeps_what_was_written_while_it_widens_and_moves():
-    """Against a dictionary: random writes, inserts, moves and widenings, then every real column is read back."""
+    """A dictionary is the oracle: after random writes, inserts, moves and widenings, every real column is read back."""
     network = bind(tiny_llama().eval(), rows=6, length=60)
     layers, heads, width = len(network.blocks), network.num_kv_heads, network.head_width
     cache = KVCache(network, rows=6, capacity=60)
@@ -107,10 +107,10 @@ def test_cache_keeps_what_was_written_while_it_widens_and_moves():
             assert torch.isfinite(values).all()
 
     block = torch.randn(layers, 2, 6, heads, 7, width, generator=random)
-    for first, indices, length in ((0, [1, 2, 3], 7), (3, [5, 0, 5], 6)):  # a run, and picked ones
+    for first, indices, length in ((0, [1, 2, 3], 7), (3, [5, 0, 5], 6)):  # rows in a row, and picked ones
         cache.insert(first, block, indices, length)
         for row, index in enumerate(indices, first):
-            real = length - index  # what is copied beyond a sequence's end is of no account
+            real = length - index  # columns that are copied beyond a sequence's end do not count
             expected[row] = [block[:, :, index, :, column] for column in range(real)]
     check()
     for step in range(30):
@@ -150,7 +150,7 @@ def test_more_requests_than_slots_share_prefills_and_keep_slots_busy():
     assert metrics["generate/padding_waste"] == pytest.approx(1 - (64 * 9 + 5) / (64 * 9 + 6))  # 2 prompts, not 64
 
 
-def test_a_block_of_prompts_is_gone_before_the_next_one_is_computed(monkeypatch):
+def test_a_block_of_prompts_is_freed_before_the_next_one_is_computed(monkeypatch):
     blocks: list[weakref.ref[torch.Tensor]] = []
 
     def watched(*arguments):
@@ -165,6 +165,6 @@ def test_a_block_of_prompts_is_gone_before_the_next_one_is_computed(monkeypatch)
     assert len(blocks) > 5
 
 
-def test_f_linear_is_the_plain_path():
+def test_without_packing_f_linear_is_used():
     weight, bias, x = torch.randn(4, 3), torch.randn(4), torch.randn(2, 3)
     assert torch.equal(Linear(weight, bias, rows=1)(x), F.linear(x, weight, bias))

@@ -1,4 +1,4 @@
-"""The draw, against plain loops in float64."""
+"""The draw equals plain loops in float64."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def some_logits(rows: int, vocab: int, *, scale: float = 3.0) -> torch.Tensor:
     return scale * torch.randn(rows, vocab, generator=torch.Generator().manual_seed(1))
 
 
-def test_what_costs_time_is_left_out_where_it_can_be(monkeypatch):
-    """No filter where nothing is filtered, few logits at once."""
+def test_filters_and_large_matrices_are_avoided_where_possible(monkeypatch):
+    """No filter runs if nothing is filtered, and only few logits are handled at once."""
     logits = some_logits(6, 5000)
     monkeypatch.setattr(sampling_module, "next_token_logits", None)
     uniform = torch.linspace(0.05, 0.95, 6)
@@ -32,7 +32,7 @@ def test_what_costs_time_is_left_out_where_it_can_be(monkeypatch):
 
 @pytest.mark.parametrize("vocab", [2, 127, 128, 129, 5000])
 def test_draw_inverts_the_cumulative_distribution(vocab: int):
-    """The token whose cumulative probability first exceeds the uniform, within float32 of it."""
+    """It is the token whose cumulative probability first exceeds the uniform, up to float32 rounding."""
     logits = some_logits(40, vocab)
     uniform = uniforms(3, range(40), 1)[:, 0]
     drawn = draw(logits.clone(), uniform, Sampling())
@@ -46,7 +46,7 @@ def test_draw_inverts_the_cumulative_distribution(vocab: int):
     torch.testing.assert_close(drawn.entropy, -(chances * chances.log()).sum(-1).float(), rtol=1e-5, atol=1e-5)
 
 
-def test_one_token_left_is_the_likeliest():
+def test_if_the_filters_keep_one_token_it_is_the_likeliest():
     logits = some_logits(40, 300)
     for sampling in (Sampling(top_k=1), Sampling(top_p=1e-6), Sampling(temperature=0.0)):
         drawn = draw(logits.clone(), uniforms(3, range(40), 1)[:, 0], sampling)
@@ -67,7 +67,7 @@ def test_extreme_uniforms_never_pick_an_impossible_token(uniform: float):
     assert torch.isfinite(drawn.entropy).all()
 
 
-def test_uniforms_are_keyed_by_request_and_grow_at_the_end():
+def test_uniforms_depend_on_the_request_and_a_longer_table_begins_with_the_shorter():
     numbers = uniforms(5, [3, 9, -1], 50)
     assert torch.equal(uniforms(5, [9], 20)[0], numbers[1, :20])
     assert not torch.equal(uniforms(6, [9], 20)[0], numbers[1, :20])

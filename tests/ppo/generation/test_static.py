@@ -1,4 +1,4 @@
-"""The static step: what the ordinary engine samples, by a graph that does not depend on what it computes."""
+"""The static step: it samples what the ordinary engine samples, by a graph whose shapes never change."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def uncompiled(monkeypatch):
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """Compiled as it is, but run by torch itself; counts graphs, and an operation that breaks one is an error."""
+    """Compile the step, but let torch run the graph itself. It counts graphs, and a graph break is an error."""
     torch.compiler.reset()
     counter = CompileCounterWithBackend("eager")
     step = torch.compile(static_step, backend=counter, fullgraph=True, dynamic=False)
@@ -63,7 +63,7 @@ def assert_same_samples(model, prompts, sampling: Sampling, **options) -> None:
 @pytest.mark.parametrize("slots", [1, 3, 64])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_samples_are_those_of_the_ordinary_step(uncompiled, name: str, slots: int):
-    """Ragged prompts, rows that end early and are filled again, sliding windows, every family."""
+    """Prompts have many lengths, rows end early and are filled again, and every family is there, also with windows."""
     assert_same_samples(build(FAMILIES[name]()), RAGGED, SAMPLING, slots=slots)
 
 
@@ -93,7 +93,7 @@ def test_widths_are_few_and_wide_enough():
 
 @pytest.mark.parametrize("name", ["gpt2", "gpt-neo", "gpt-neox", "opt-350m", "llama", "mistral", "qwen3"])
 def test_it_is_one_graph_for_all_rollouts(graphs, name: str):
-    """Other weights, other prompts, other lengths: nothing is compiled again until there are more columns."""
+    """For other weights, prompts and lengths nothing is compiled again until the cache needs more columns."""
     model = build(FAMILIES[name]())
     assert_same_samples(model, RAGGED, SAMPLING, slots=4)
     with torch.no_grad():
@@ -103,7 +103,7 @@ def test_it_is_one_graph_for_all_rollouts(graphs, name: str):
     assert graphs.frame_count == 1
 
 
-def test_one_graph_a_width(graphs):
+def test_there_is_one_graph_for_each_width_of_the_cache(graphs):
     sampling = Sampling(response_length=100, temperature=1.5, eos_ids=(3,), top_p=0.9, min_response_length=70)
     for _ in range(2):
         assert_same_samples(build(hf.LlamaConfig(**LONG)), RAGGED, sampling, slots=3)
@@ -112,14 +112,14 @@ def test_one_graph_a_width(graphs):
 
 @pytest.mark.parametrize("std", [0.1, 5.0])
 def test_a_nucleus_in_a_large_vocabulary(std: float):
-    """Where the ordinary draw looks whether its first guess was large enough, the graph sorts everything."""
+    """The ordinary draw checks whether its first guess was large enough. The graph sorts everything instead."""
     logits = std * torch.randn(6, 5000)
     compiled = torch.compile(filter_logits, backend="eager", fullgraph=True, dynamic=False)
     assert torch.equal(compiled(logits, 1.0, 0, 0.9), filter_logits(logits, 1.0, 0, 0.9))
 
 
-def test_what_is_large_is_marked_as_staying_in_its_place(monkeypatch):
-    """What CUDA graphs need is done here on the CPU: only what is new in every step comes in unmarked."""
+def test_large_tensors_are_marked_as_keeping_their_address(monkeypatch):
+    """CUDA graphs need this mark, and the CPU can test it: only inputs that are new in every step are unmarked."""
     torch.compiler.reset()
     unmarked = []
 
@@ -147,7 +147,7 @@ def test_what_is_large_is_marked_as_staying_in_its_place(monkeypatch):
     assert unmarked == [[(6,), (6,), (6,), (6,)]]
 
 
-def test_a_policy_is_trained_by_it(graphs):
+def test_a_policy_can_be_trained_with_the_static_step(graphs):
     def rollouts(is_compiled: bool):
         config = Config(
             prompts_per_step=4, minibatch=4, epochs=1, response_length=6, learning_rate=1e-3,
@@ -167,7 +167,7 @@ def test_a_policy_is_trained_by_it(graphs):
 
 
 def test_broken_logits_are_an_error(monkeypatch):
-    """The first token comes from prefill: only the step's own totals can tell of what breaks later."""
+    """The first token comes from prefill, so only the step's own totals show a failure in later tokens."""
 
     def broken(*inputs):
         hidden, drawn, total = static_step(*inputs)
@@ -193,7 +193,7 @@ def test_blind_draws_from_broken_rows_stay_in_bounds(value: float, temperature: 
         check(total)
 
 
-def test_what_cannot_be_compiled_is_said():
+def test_compiled_with_another_engine_is_an_error_or_a_warning():
     with pytest.raises(ValueError, match="engine='auto'"):
         generate(tiny_gpt2(), [[2]], Sampling(response_length=2), engine="hf", compiled=True)
     with pytest.warns(RuntimeWarning, match="BloomForCausalLM is sampled through its own forward.*compiled=True"):
@@ -202,7 +202,7 @@ def test_what_cannot_be_compiled_is_said():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt-neo", "llama"])
-def test_what_inductor_makes_of_it(name: str):
+def test_the_step_compiled_by_inductor_gives_the_same_samples(name: str):
     torch.compiler.reset()
     model = build(FAMILIES[name]())
     for factor in (1.0, 0.9):

@@ -1,4 +1,4 @@
-"""What is asked of a causal LM from outside: its context, its causality, what it is at all."""
+"""What the library finds out about a causal LM: its context length, its causality, and whether it is one."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def test_context_length_is_where_the_models_own_forward_breaks(name):
 
 
 @pytest.mark.parametrize("name", ["mpt", "falcon-alibi"])
-def test_sampling_and_scoring_go_by_the_same_limit(name):
-    """MPT's bias is a table of ``max_seq_len``, and both used to run into it as a RuntimeError."""
+def test_sampling_and_scoring_have_the_same_context_limit(name):
+    """MPT's bias is a table of ``max_seq_len`` positions. Both used to fail on it with a RuntimeError."""
     model, sampling = build(MODELS[name]).eval(), Sampling(response_length=4, eos_ids=())
     assert generate(model, [[2] * (LIMIT - 4)], sampling, engine="hf").mask.all()
     assert len(teacher_force(model, [[2] * LIMIT])[0]) == LIMIT
@@ -104,27 +104,27 @@ def test_unlikely_decoders_are_causal_too(config):
     ],
     ids=lambda config: config.model_type,
 )
-def test_a_model_that_sees_the_tokens_to_come_is_not_causal(config):
+def test_a_model_that_sees_later_tokens_is_not_causal(config):
     assert not is_causal(build(config))
 
 
-def test_a_broken_model_is_left_for_others_to_name():
+def test_the_causality_check_lets_a_broken_model_pass():
     model = tiny_gpt2()
     with torch.no_grad():
         model.transformer.ln_f.weight.fill_(float("nan"))
     assert is_causal(model)
 
 
-def test_looking_at_a_model_leaves_its_training_flags_alone():
+def test_the_checks_keep_a_models_training_flags():
     model = tiny_gpt2().train()
-    model.transformer.drop.eval()  # one dropout that somebody switched off for good
+    model.transformer.drop.eval()  # a dropout that somebody switched off on purpose
     flags = [module.training for module in model.modules()]
     is_causal(model)
     Backbone(model)
     assert [module.training for module in model.modules()] == flags
 
 
-def test_what_is_no_causal_lm_says_so():
+def test_a_model_that_is_no_causal_lm_gets_an_error_that_says_so():
     with pytest.raises(ValueError, match="GPT2Model is no causal LM: it has no output embeddings"):
         causal_lm(tiny_gpt2().transformer)
     config = hf.T5Config(vocab_size=23, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)

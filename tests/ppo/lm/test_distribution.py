@@ -1,4 +1,4 @@
-"""The one distribution: its parts against plain loops in float64, and everybody who asks for it against each other."""
+"""The one distribution: its parts equal plain loops in float64, and all its callers get the same numbers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.ppo.generation.test_sampling import some_logits
 
 ROOT = Path(__file__).parents[3]
 KNOBS = {"temperature", "top_k", "top_p", "min_response_length"}
-READERS = {  # who else may read a sampler's knobs, and what for
+READERS = {  # the other files that may read a sampler's settings, and why
     "ppo/config.py": "checks them and hands them on",
     "ppo/lm/tiled_logprobs.py": "divides by the temperature that it was given",
     "ppo/compat/trl_generation.py": "writes a warning",
@@ -78,8 +78,8 @@ def test_the_nucleus_in_any_precision(dtype):
     assert kept.tolist() == [[False, True, False, True, False]]
 
 
-def test_a_flat_nucleus_is_larger_than_the_first_guess():
-    """More tokens than are sorted as a whole anyway; the sharp row in the middle needs no second look."""
+def test_a_nucleus_larger_than_the_first_guess_is_found():
+    """It has more tokens than are always sorted whole. The sharp row in the middle needs no second pass."""
     logits = some_logits(3, 6000, scale=0.01)
     logits[1] *= 1000
     assert logits.shape[-1] > distribution._SORTED_WHOLE
@@ -109,7 +109,7 @@ def test_temperature_zero_is_the_models_own_distribution():
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 def test_the_four_steps_in_order(temperature: float):
-    """EOS is banned before the filters count, the temperature comes before the nucleus; against a plain loop."""
+    """EOS is banned before the filters count, and the temperature acts before the nucleus, as in a plain loop."""
     logits = some_logits(5, 40).requires_grad_()
     before = logits.detach().clone()
     sampling = Sampling(temperature=temperature, top_k=9, top_p=0.8, min_response_length=2, eos_ids=(3, 99, 7))
@@ -124,7 +124,7 @@ def test_the_four_steps_in_order(temperature: float):
         if early:
             numbers[[3, 7]] = -torch.inf
         chances = naive_filter(numbers, 0.7, 9, 0.8) if temperature else numbers.softmax(-1)
-        if chances[token] == 0:  # the token that was sampled stays, and has its share
+        if chances[token] == 0:  # the sampled token is kept, with its probability
             others = ((chances > 0) | (torch.arange(40) == token)).double()
             chances = (numbers / 0.7).exp() * others
             chances /= chances.sum()
@@ -150,7 +150,7 @@ def test_where_eos_is_early():
     assert early_steps(torch.arange(4), sampling).tolist() == [True, True, False, False]
 
 
-def test_ids_outside_the_vocabulary_are_passed_over():
+def test_eos_ids_outside_the_vocabulary_are_ignored():
     banned = ban_early_eos_(torch.zeros(2, 3), torch.tensor([True, False]), (-1, 0, 2, 3), no_chance=-9.0)
     assert banned.tolist() == [[-9.0, 0.0, -9.0], [0.0, 0.0, 0.0]]
 
@@ -166,7 +166,7 @@ def test_what_greedy_decoding_leaves_out():
     assert not bans_eos(Sampling(eos_ids=(0,)))
 
 
-def test_the_draw_is_from_it():
+def test_the_sampler_draws_from_this_distribution():
     sampling = Sampling(temperature=0.8, top_k=9, top_p=0.8, min_response_length=1, eos_ids=(2, 4))
     is_early = torch.arange(60) % 2 == 0
     for change in ({}, {"top_k": 0, "top_p": 1.0}, {"temperature": 0.0}):
@@ -213,7 +213,9 @@ def test_all_who_ask_get_the_same_distribution():
     starts = [len(sample.prompt_ids) for sample in rollout.samples]
     found = teacher_force(model, sequences, starts=starts, sampling=replace(sampling, min_response_length=0))
     teacher = torch.cat([torch.from_numpy(one.sampler_logprobs[one.start :]) for one in found])
-    assert (teacher - expected)[~is_early].abs().max() <= 1e-6  # the teacher does not know where a response begins
+    assert (teacher - expected)[
+        ~is_early
+    ].abs().max() <= 1e-6  # the teacher does not know where a response begins, so it bans no EOS
     trace = trainer.trace(rollout, rows=range(len(rollout)), top_k=VOCAB)
     shown = [
         next(a.before for a in token.alternatives if a.id == token.id) for row in trace.rows for token in row.tokens
@@ -221,8 +223,8 @@ def test_all_who_ask_get_the_same_distribution():
     assert (torch.tensor(shown).log() - expected).abs().max() <= 1e-6
 
 
-def test_nobody_else_computes_with_a_samplers_knobs():
-    """Whoever reads one outside the module of the distribution is listed with a reason."""
+def test_no_other_file_computes_with_a_samplers_settings():
+    """Every file that reads one, besides the module of the distribution, is listed with a reason."""
     readers = set()
     for folder in ("ppo", "rewards", "eval", "unlearning", "models"):
         for path in (ROOT / folder).rglob("*.py"):

@@ -1,4 +1,4 @@
-"""Frozen leading blocks: found by measuring, run once, and without a trace in the numbers."""
+"""Frozen leading blocks are found by measuring and run once, and they change no number."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def test_the_depth_is_where_gradients_begin(make):
     train_top(model, 1)
     assert find_frozen_blocks(model).depth == 1
     assert {name.split(".")[2] for name, p in model.named_parameters() if p.requires_grad} == {"1"}
-    model.get_input_embeddings().weight.requires_grad_(True)  # tied or not: below the blocks
+    model.get_input_embeddings().weight.requires_grad_(True)  # the embedding lies below the blocks, tied or not
     assert find_frozen_blocks(model) is None
     model.requires_grad_(False)
     assert find_frozen_blocks(model).depth == 2
@@ -35,7 +35,7 @@ def test_the_depth_is_where_gradients_begin(make):
 
 @pytest.mark.parametrize("make", MODELS)
 @pytest.mark.parametrize("batch_tokens", [1, 25, 1000])
-def test_replaying_is_running(make, batch_tokens):
+def test_a_forward_from_stored_states_equals_a_whole_forward(make, batch_tokens):
     model = make()
     train_top(model, 1)
     frozen = find_frozen_blocks(model)
@@ -90,13 +90,13 @@ def test_frozen_blocks_run_once_a_step():
     for block in (blocks(model)[0], blocks(trainer.state.frozen)[0], blocks(trainer.policy.actor.critic)[0]):
         block.attn.register_forward_hook(lambda *_: calls.append(1))
     rollout = trainer.rollout()
-    assert len(calls) <= 2  # once for all, and once where the sampler proves its own kernels against the model
+    assert len(calls) <= 2  # once for the whole step, and once when the sampler tests its decoder against the model
     calls.clear()
     trainer.update(rollout)
     assert not calls
 
 
-def test_copies_share_what_is_frozen():
+def test_copies_share_frozen_weights():
     model = tiny_gpt2()
     train_top(model, 1)
     copied = copy_trained(model)
@@ -129,7 +129,7 @@ def test_resume_goes_on_bit_for_bit(tmp_path):
             assert p.requires_grad == q.requires_grad
 
 
-def test_more_layers_than_there_are():
+def test_training_more_layers_than_there_are_is_refused():
     with pytest.raises(ValueError, match="train_top_layers=3, but GPT2LMHeadModel has 2 layers"):
         Trainer(tiny_gpt2(), PROMPTS, id_mean, SMALL.replace(train_top_layers=3))
     with pytest.raises(ValueError, match="train_top_layers=0 must be at least 1"):

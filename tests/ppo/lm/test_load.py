@@ -1,4 +1,4 @@
-"""Models by folder, hub id or object as ``ppo.Trainer`` takes them: the right ones load, the others say why not."""
+"""Models by folder, hub id or object, as ``ppo.Trainer`` takes them. All others get an error that says why."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T5 = hf.T5Config(vocab_size=VOCAB, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_
 
 
 def letters(count: int = VOCAB) -> hf.PreTrainedTokenizerFast:
-    """``count`` tokens: <unk>, <eos>, A, B, C, … and no lower case, as in a model of proteins."""
+    """``count`` tokens: <unk>, <eos>, A, B, C, … There is no lower case, as in a model of proteins."""
     vocabulary = {"<unk>": 0, "<eos>": 1} | {chr(ord("A") + i): i + 2 for i in range(count - 2)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
@@ -85,7 +85,7 @@ def test_a_config_that_no_forward_pass_can_follow(folder):
     assert f"model={str(folder)!r} cannot be run: " in one_line(folder)
 
 
-def test_missing_weights_are_not_made_up(folder):
+def test_missing_weights_are_an_error_and_not_random(folder):
     tensors = load_file(folder / "model.safetensors")
     del tensors["transformer.h.0.mlp.c_fc.weight"]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -94,7 +94,7 @@ def test_missing_weights_are_not_made_up(folder):
 
 @pytest.mark.parametrize("kinds", [["BertForMaskedLM"], ["BertLMHeadModel"], None])
 def test_an_encoder_in_a_folder(folder, kinds):
-    """All three load as a BertLMHeadModel without a missing weight; only the first is given away by its config."""
+    """All three load as a BertLMHeadModel without a missing weight. Only the first one's config shows the encoder."""
     hf.BertForMaskedLM(BERT).save_pretrained(folder)
     edit(folder / "config.json", architectures=kinds)
     expected = "is no causal LM but BertForMaskedLM" if kinds == ["BertForMaskedLM"] else "see the tokens after it"
@@ -109,8 +109,8 @@ def test_an_encoder_decoder_or_a_classifier_in_a_folder(folder):
     assert "is no causal LM but GPT2ForSequenceClassification" in one_line(folder)
 
 
-def test_a_class_that_the_hub_spells_otherwise(folder):
-    """mosaicml/mpt-7b says MPTForCausalLM, transformers MptForCausalLM."""
+def test_a_class_name_that_the_hub_spells_differently_is_accepted(folder):
+    """mosaicml/mpt-7b names MPTForCausalLM, and transformers has MptForCausalLM."""
     config = hf.MptConfig(vocab_size=VOCAB, d_model=16, n_heads=2, n_layers=1)
     hf.MptForCausalLM(config).save_pretrained(folder)
     edit(folder / "config.json", architectures=["MPTForCausalLM"])
@@ -143,7 +143,7 @@ def test_the_trainer_refuses_an_encoder(folder, as_folder):
         ppo.Trainer(folder if as_folder else model, prompts=[[2, 3]], reward=lambda samples: [0.0] * len(samples))
 
 
-def test_a_hub_id_is_read_as_the_folder_that_it_comes_to(folder, monkeypatch):
+def test_a_hub_id_is_read_like_the_folder_that_is_downloaded(folder, monkeypatch):
     asked = []
 
     def download(source, *, allow_patterns, ignore_patterns):
@@ -154,7 +154,7 @@ def test_a_hub_id_is_read_as_the_folder_that_it_comes_to(folder, monkeypatch):
     model, tokenizer = load_pretrained("somebody/gpt2")
     assert torch.equal(model.lm_head.weight, tiny_gpt2().lm_head.weight)
     assert tokenizer("CAB")["input_ids"] == [4, 2, 3]
-    assert asked[0] == ("somebody/gpt2", ["config.json"])  # before anything large
+    assert asked[0] == ("somebody/gpt2", ["config.json"])  # the config comes before any large file
     assert not any("*.bin" in patterns or "*.py" in patterns for _, patterns in asked)
     asked.clear()
     edit(folder / "config.json", architectures=["T5ForConditionalGeneration"])

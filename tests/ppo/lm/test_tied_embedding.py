@@ -1,4 +1,4 @@
-"""A tied embedding that adds its own gradient: the same sums as autograd's, and no second matrix of its size."""
+"""The gradient of a tied embedding: it equals autograd's, and no second matrix of its size is made."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from ppo.config import Sampling
 from ppo.lm.tied_embedding import lean_tied_gradient
 from tests.fakes import random_rollout, tiny_gpt2
 
-VOCAB = 5000  # most rows of the embedding belong to no token at hand
+VOCAB = 5000  # most rows of the embedding belong to no token of the batch
 PROMPTS = [[2, 3, 4], [5, 6], [7, 0, 7], [8, 4999, 10, 11]]
 CONFIG = Config(prompts_per_step=4, minibatch=4, response_length=6, epochs=1, learning_rate=1e-3)
 
@@ -23,7 +23,7 @@ def gpt2():
 
 
 def llama(*, is_tied=True):
-    """With a padding index, whose row has no gradient as an embedding."""
+    """A model with a padding index: as an embedding, its row gets no gradient."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCAB, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
@@ -34,7 +34,7 @@ def llama(*, is_tied=True):
 
 
 def gradients(make, monkeypatch, *, worthwhile, **changes):
-    """Of every parameter, for one minibatch of a trainer."""
+    """The gradients of all parameters, for one minibatch of a trainer."""
     monkeypatch.setattr(ppo.lm.tied_embedding, "_WORTHWHILE", worthwhile)
     retain = [[2, 4, 6, 8, 10], [3, 5, 7]] if "retain_coef" in changes else None
     config = CONFIG.replace(**changes)
@@ -63,7 +63,7 @@ def test_gradients_are_those_of_autograd(make, changes, monkeypatch):
 
 
 @pytest.mark.parametrize("make", [gpt2, llama])
-def test_one_matrix_of_the_embeddings_size_is_made(make, monkeypatch):
+def test_only_one_matrix_of_the_embeddings_size_is_made(make, monkeypatch):
     made = []
 
     class Made(TorchDispatchMode):
@@ -87,7 +87,7 @@ def test_one_matrix_of_the_embeddings_size_is_made(make, monkeypatch):
     assert len(made) > 1  # without it
 
 
-def test_only_a_tied_trained_plain_embedding_is_touched(monkeypatch):
+def test_only_a_tied_trained_plain_embedding_is_changed(monkeypatch):
     monkeypatch.setattr(ppo.lm.tied_embedding, "_WORTHWHILE", 0)
     adapted, hooked, normed = gpt2(), gpt2(), gpt2()
     add_lora(adapted, LoraConfig(("c_attn",)))

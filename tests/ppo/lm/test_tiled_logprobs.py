@@ -1,4 +1,4 @@
-"""The tiled log-probs against whole rows of logits in float64, forward and backward, and what memory they take."""
+"""The tiled log-probs equal those of whole rows of logits in float64, forward and backward, and take less memory."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ def distribution(*, temperature=1.0, banned=(), is_banned=None, dtype=torch.floa
 
 
 def naive(rows, weight, bias, tokens, dist):
-    """One row, one token at a time."""
+    """The oracle: one row, one token at a time."""
     logprobs, entropies = [], []
     for n in range(len(tokens)):
         logits = []
@@ -84,7 +84,9 @@ def test_gradcheck(chunk_rows, has_entropy_gradient):
 
 
 def test_only_what_is_needed_has_a_gradient():
-    """Also where rows or weight alone are trained; a frozen weight gives the same row gradient, made in the forward."""
+    """This holds for trained rows or a trained weight alone, too. With a frozen weight the gradient of the rows is made
+    in the forward pass, and it is the same.
+    """
     rows, weight, bias, tokens = draw(seed=2)
     g = torch.arange(N, dtype=torch.float64) - 3
     found = {}
@@ -104,7 +106,7 @@ def test_only_what_is_needed_has_a_gradient():
                 torch.testing.assert_close(x.grad, found.setdefault(name, x.grad), atol=1e-12, rtol=1e-10)
 
 
-def test_entropy_has_its_gradient_behind_a_frozen_weight():
+def test_entropy_has_its_gradient_when_the_weight_is_frozen():
     rows, weight, bias, tokens = draw(seed=4)
 
     def gradient(function, **options):
@@ -118,7 +120,7 @@ def test_entropy_has_its_gradient_behind_a_frozen_weight():
 
 @pytest.mark.parametrize("is_frozen", [True, False])
 def test_a_token_that_is_almost_sure_keeps_its_gradient(is_frozen):
-    """1 - p = 1e-5: taking W[token] minus the mean of W would leave nothing but rounding in bfloat16."""
+    """1 - p = 1e-5. In bfloat16, W[token] minus the mean of W would leave only rounding."""
     rows, weight = torch.ones(1, 1), torch.tensor([[12.0], [0.5], [-0.25]])
     expected_rows = rows.double().requires_grad_()
     logits = expected_rows @ weight.double().T
@@ -146,7 +148,7 @@ def test_extreme_logits_stay_finite():
     torch.testing.assert_close(logprobs.detach(), expected, rtol=1e-5, atol=0.1)
 
 
-def test_no_rows_have_no_gradient():
+def test_an_empty_batch_gives_a_gradient_of_zeros():
     rows, weight = torch.zeros(0, D, requires_grad=True), torch.zeros(V, D, requires_grad=True)
     dist = OutputDistribution(1.0, (), torch.zeros(0, dtype=torch.bool), torch.float32, 8)
     logprobs, entropy = output_logprobs(
@@ -164,7 +166,7 @@ SAMPLINGS = [Sampling(), Sampling(temperature=0.7, min_response_length=3, eos_id
 @pytest.mark.parametrize("is_autocast", [False, True])
 @pytest.mark.parametrize("has_bias", [True, False])
 def test_the_layer_and_any_callable_like_it_agree(sampling, is_autocast, has_bias):
-    """A callable goes the other way, through whole rows of logits."""
+    """A callable takes the other path, through whole rows of logits."""
     generation = random_rollout([4, 1, 6]).generation
     if sampling.eos_ids:
         generation.tokens[(generation.tokens == 4) & generation.mask] = 5  # a banned token is never sampled
@@ -202,7 +204,7 @@ def test_only_filters_need_whole_rows_of_logits(monkeypatch):
 
 @pytest.mark.parametrize(("limit", "most"), [(1, 1), (50, 2), (10_000, 4)])
 def test_whole_rows_of_logits_come_a_few_at_a_time(monkeypatch, limit, most):
-    """As many as are asked for, fewer where a row is long, one at least."""
+    """As many rows as asked for, fewer if a row is long, but at least one."""
     monkeypatch.setattr(ppo.lm.logprobs, "_CHUNK_LOGITS", limit)
     generation, layer, seen = random_rollout([4, 1, 6]).generation, nn.Linear(D, 23), []
     layer.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))

@@ -1,4 +1,4 @@
-"""AdamW in bfloat16: its formula, its rounding at random, and that what it keeps can be resumed."""
+"""AdamW in bfloat16: its formula, its stochastic rounding, and that its state can be resumed."""
 
 import math
 
@@ -22,7 +22,7 @@ def make(parameter, *, lr=0.1, moment_dtype=torch.float32, decay=0.0, seed=0, be
     )  # fmt: skip
 
 
-def test_in_float32_it_is_the_formula(monkeypatch):
+def test_in_float32_it_is_adamw_s_formula(monkeypatch):
     monkeypatch.setattr("ppo.optim.lean_adamw._BLOCK", 2)
     gradients = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     parameter = nn.Parameter(torch.ones(3, dtype=torch.float64))
@@ -39,7 +39,7 @@ def test_in_float32_it_is_the_formula(monkeypatch):
         assert parameter[i].item() == pytest.approx(w, abs=1e-12)
 
 
-def test_rounding_at_random_is_right_on_average_and_never_further_than_a_neighbour():
+def test_stochastic_rounding_is_right_on_average_and_always_goes_to_a_neighbour():
     values = torch.tensor([1.0, 1.0 + 2**-9, -1.0 - 2**-8 * 0.75, 3e-5, 0.0, -math.inf])
     num = 20_000
     many = values.repeat(num)
@@ -61,7 +61,7 @@ def test_rounding_at_random_is_right_on_average_and_never_further_than_a_neighbo
 
 @pytest.mark.parametrize("is_random", [True, False])
 def test_small_steps_are_not_lost(is_random, monkeypatch):
-    """A thousand steps of 1e-5 on a weight of 1.0, each 1/400 of the last bit: rounded to nearest, nothing moves."""
+    """A thousand steps of 1e-5 on a weight of 1.0. Each is 1/400 of the last bit, so rounding to nearest loses all."""
     if not is_random:
         monkeypatch.setattr("ppo.optim.lean_adamw.round_into", lambda target, values, bits: target.copy_(values))
     parameter = nn.Parameter(torch.ones(4096, dtype=torch.bfloat16))

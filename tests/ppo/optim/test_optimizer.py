@@ -1,4 +1,4 @@
-"""AdamW against plain loops in both styles, the schedule in closed form, clipping."""
+"""AdamW equals plain loops in both of its styles, schedules equal their closed form, and gradients are clipped."""
 
 import math
 
@@ -100,7 +100,7 @@ def test_nothing_to_train_is_an_error():
         Optimizer({}, set(), Config())
 
 
-def test_state_goes_round_and_unknown_names_are_refused():
+def test_state_is_saved_and_restored_and_unknown_names_are_refused():
     _, optimizer = run(Config(learning_rate=0.1))
     parameter = nn.Parameter(torch.tensor([0.0], dtype=torch.float64))
     other = Optimizer({"w": parameter}, set(), Config(learning_rate=0.1))
