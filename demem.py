@@ -8,15 +8,15 @@ The method (Kassem, Mahmoud and Saad, EMNLP 2023), in the order of the functions
     report     before and after, as a table and as one HTML file
 
 ``attacks`` tries what a determined attacker would, on both models: sampling, beam search, other prompts, relearning, …
-``python demem.py`` does all of it on the built-in lab; ``python demem.py run --help`` lists every option. ``memorise``
-prepares models that have memorised nothing; ``trace`` opens one PPO step up, token by token; ``compare`` sets other
-methods beside DeMem (unlearning/compare/comparison.py). A run lives in one folder (``--out``):
+``memorise`` makes a test subject of a model that has memorised nothing. ``trace`` opens one PPO step up, token by
+token. ``compare`` sets other methods beside DeMem. ``python demem.py`` takes all four steps on the built-in lab;
+``python demem.py run --help`` shows what people set, ``--help-all`` every option. A run has one folder (``--out``):
 
     config.json      every setting            metrics.jsonl (and .csv), samples.jsonl   the training, step by step
     evaluation.json  before, after, summary   passages.jsonl                 every passage before and after
     report.html      one file, opens offline  model/                         a plain Hugging Face folder
 
-``torchrun --nproc-per-node 2 demem.py run`` trains in two processes; the first one alone attacks, evaluates and writes.
+``torchrun --nproc-per-node 2 demem.py run`` trains in two processes. Only the first one attacks, evaluates and writes.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ from unlearning.trace import floor_of, prepare_trace, write_trace
 
 
 def attack(run: Run) -> Evaluation:
-    """What the model gives away before unlearning."""
+    """Measure what the model gives away before unlearning, and write it down."""
     found = measure(run, "attack")
     write_results(run.out, run.meta(), found)
     return found
@@ -80,11 +80,10 @@ def train(
     page: LivePage | None = None,
     make: Callable[[Run, float], ppo.Trainer] | None = None,
 ) -> None:
-    """PPO on the forget set until it is no longer extractable and its suffixes read like any stranger's.
+    """Train with PPO until the forget set cannot be extracted and its suffixes read like any stranger's.
 
-    ``page``: shown at once and after every look at the forget set; of the notebook's training, which takes none, after
-    every step.
-    ``make``: from the run and the chance floor to the trainer, where it is not to be :func:`make_trainer`'s.
+    ``page`` is shown at once and after every look at the forget set; the notebook's training takes no look, so after
+    every step. ``make`` builds the trainer from the run and the chance floor; None: :func:`make_trainer`.
     """
     floor = chance_floor(run, before.summary)
     forget, tokenizer = run.study.group("forget"), run.loaded.tokenizer
@@ -118,9 +117,9 @@ def train(
 
 
 def headline(config: ppo.Config) -> dict[str, str]:
-    """What the progress bar shows: score, how far the policy moves, and how much of the forget set still comes back.
+    """The labels of the progress bar: the score, how far the policy moves, the share that still comes back.
 
-    Without a KL penalty nothing measures the distance to the reference; how far each update goes is always known.
+    Without a KL penalty nothing measures the distance to the reference. The bar then shows how far each update goes.
     """
     moved = HEADLINE if config.kl_coef else {"score": HEADLINE["score"], "update_kl": "policy/approx_kl"}
     return {**moved, "extracted": "forget/exact"}
@@ -153,7 +152,7 @@ def forget_training(out: Path) -> None:
 
 
 def measure(run: Run, label: str) -> Evaluation:
-    """The whole evaluation of the run's model as it is."""
+    """Evaluate the run's model as it is now."""
     started = time.perf_counter()
     study, settings = run.study, run.options.evaluation(run.config.seed)
     model = run.options.evaluated(run.loaded.model)
@@ -163,7 +162,7 @@ def measure(run: Run, label: str) -> Evaluation:
 
 
 def report(out: Path) -> None:
-    """The table in the terminal and report.html, from the files of a run."""
+    """Print the table and write report.html, both from the files of a run."""
     write_page(out)
     results, passages = read_results(out), read_jsonl(out / "passages.jsonl")
     before, after = results["before"], results.get("after")
@@ -184,7 +183,7 @@ def run_all(run: Run) -> None:
 
 
 def attack_once(run: Run, *, is_known: bool) -> Evaluation:
-    """The attack of this folder, read where it is known and stands there already."""
+    """The attack of the run's folder: read where ``is_known`` and the folder holds one, measured otherwise."""
     return read_before(run.out) if is_known and (run.out / "evaluation.json").is_file() else attack(run)
 
 
@@ -200,7 +199,7 @@ def run_train(run: Run) -> None:
 
 @contextmanager
 def live_page(run: Run) -> Iterator[LivePage | None]:
-    """With --live: the page to show while the run lasts; however it ends, the page stops loading itself again."""
+    """The page that ``--live`` shows. When the run ends, in whatever way, the page stops loading itself again."""
     page = LivePage(run.out, steps=run.options.most_steps) if run.options.live and run.processes.is_first else None
     try:
         yield page
@@ -210,7 +209,7 @@ def live_page(run: Run) -> Iterator[LivePage | None]:
 
 
 def run_evaluate(run: Run) -> None:
-    """Measure ``model/`` of the run and set it beside the attack."""
+    """Measure ``model/`` of the run and write the results beside those of the attack."""
     before = read_before(run.out)
     if not (run.out / "model" / "config.json").is_file():
         raise ValueError(f"{run.out / 'model'} holds no model: run train there first")
@@ -237,7 +236,7 @@ def card(run: Run, before: Evaluation, after: Evaluation) -> str:
 
 
 def run_trace(parsed: argparse.Namespace) -> None:
-    """One PPO step of a run, token by token, as text, trace.html and trace.json; the run stays as it is."""
+    """Show one PPO step of a run, token by token, as text, trace.html and trace.json. The run stays as it is."""
     run, asked = prepare_trace(parsed)
     say(write_trace(make_trainer(run, floor_of(run)), run.out, asked, run.meta()))
     say(f"trace: {run.out / 'trace.html'}   numbers: {run.out / 'trace.json'}")
@@ -267,7 +266,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def execute(command: str, parsed: argparse.Namespace, processes: Processes) -> None:
-    """Do it; a training in all processes, everything else in the first one."""
+    """Do what was asked. All processes train, the first one alone does everything else."""
     if command == "report":
         processes.first(lambda: report(Path(getattr(parsed, "out", Options.out))))
     elif command == "trace":

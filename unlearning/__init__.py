@@ -1,1 +1,1 @@
-"""What ``demem.py`` is made of: its options, a run, the recipe, the commands beside the method."""
+"""The parts of ``demem.py``: its options, a run, the recipe, and the commands beside the method."""

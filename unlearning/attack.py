@@ -1,8 +1,8 @@
 """``demem.py attacks``: what a determined attacker gets out of the model, before and after unlearning.
 
 Greedy decoding from the prefix is the weakest attack there is. This command tries the others (``eval/attacks``) on the
-model of a run's folder as it was and, where the run has trained, as it is; it writes ``attacks.json`` (numbers alone)
-and, in the extraction challenge's format, ``guesses-before.csv`` and ``guesses-after.csv`` (token ids that came back).
+original model of a run and, where the run has trained, on ``model/``. It writes ``attacks.json`` (numbers alone) and,
+in the extraction challenge's format, ``guesses-before.csv`` and ``guesses-after.csv`` (token ids that came back).
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ Summary = dict[str, Any]
 
 @dataclass(frozen=True)
 class Attacker:
-    """Attacks by name, on some groups of passages, under settings; ``()`` for a name is no attack at all."""
+    """Attacks by name, the groups of passages that they attack, and their settings. Without a name nothing happens."""
 
     names: tuple[str, ...] = ()
     groups: tuple[str, ...] = ("forget", "forget_holdout", "never")
     settings: AttackSettings = AttackSettings()
 
     def of(self, config: ppo.Config) -> Attacker:
-        """The same with a run's seed, and relearning in the precision of its training."""
+        """The same attacker with a run's seed. Relearning takes the precision of the run's training."""
         return replace(self, settings=replace(self.settings, seed=config.seed, autocast=config.autocast))
 
     def chosen(self, passages: Sequence[Passage]) -> list[Passage]:
-        """Those in the groups that are attacked."""
+        """The passages in the groups that are attacked."""
         return [p for p in passages if p.group in self.groups]
 
     def attack(self, model: nn.Module, tokenizer: Any, passages: Sequence[Passage], *, label: str) -> list[Summary]:
-        """What they get out of a model; ``label`` says in the terminal which one."""
+        """The summaries of all attacks on a model. ``label`` names the model in the terminal."""
         results = run_suite(
             model, tokenizer, passages, names=self.names, settings=self.settings,
             say=lambda name: say(f"{label}: {name}"),
@@ -56,11 +56,11 @@ class Attacker:
 
 @dataclass(frozen=True)
 class AttackOptions:
-    """Which attacks, on which passages, how hard; every number in a list is a variant of its own."""
+    """Which attacks, on which passages, how hard. Every number in a list is a variant of its own."""
 
-    attacks: tuple[str, ...] = ("all",)  # all, or any of greedy, context, sampling, beam, shortened, … (see README)
+    attacks: tuple[str, ...] = ("all",)  # all, or any of greedy, context, sampling, beam, … (docs/demem.md)
     attack_groups: tuple[str, ...] = Attacker.groups  # groups of passages to attack
-    attack_samples: int = 8  # samples of every passage under each sampler, and for the challenge
+    attack_samples: int = 8  # samples a passage, under each sampler and for the challenge
     temperatures: tuple[str, ...] = ("0.7", "1.0")  # of the samplers' grid
     top_ks: tuple[str, ...] = ("0", "40")  # of the grid; 0 keeps all tokens
     top_ps: tuple[str, ...] = ("1.0",)  # of the grid; 1 keeps all tokens
@@ -72,7 +72,7 @@ class AttackOptions:
     bits: tuple[str, ...] = ("8", "4")  # of the weights, rounded to nearest
 
     def settings(self) -> AttackSettings:
-        """The same for the suite. Raises ValueError that names the option for what is no number."""
+        """The settings of the suite. ValueError names the option whose value is no number."""
         return AttackSettings(
             num_samples=self.attack_samples,
             temperatures=tuple(self._numbers("temperatures", float)),
@@ -87,7 +87,7 @@ class AttackOptions:
         )
 
     def attacker(self) -> Attacker:
-        """The attacks themselves. Raises ValueError for what cannot work, before anything is loaded."""
+        """The attacker that was asked for. ValueError, before anything is loaded, for what cannot work."""
         names, settings = chosen_names(self.attacks), self.settings()
         make_attacks(names, settings)
         return Attacker(tuple(names), tuple(self.attack_groups), settings)
@@ -97,9 +97,9 @@ class AttackOptions:
 
 
 def run_attacks(parsed: argparse.Namespace) -> None:
-    """Attack the run's original model and, where there is one, ``model/``; show the table, write the files.
+    """Attack the run's original model and, where there is one, ``model/``. Print the table and write the files.
 
-    Raises ValueError for options that cannot work before anything is loaded.
+    ValueError, before anything is loaded, for options that cannot work.
     """
     attacker = AttackOptions(**given_values(parsed, AttackOptions)).attacker()
     run = prepare("attacks", parsed)
@@ -119,7 +119,7 @@ def run_attacks(parsed: argparse.Namespace) -> None:
 
 
 def attack_one(run: Run, label: str, loaded: LoadedModel, attacker: Attacker) -> Summary:
-    """The attacks on one model; the challenge's score as well where all of them are asked for."""
+    """The attacks on one model. Where all of them are asked for, the challenge's score as well."""
     started, passages = time.perf_counter(), attacker.chosen(run.study.passages)
     summary: Summary = {"attacks": attacker.attack(loaded.model, loaded.tokenizer, passages, label=label)}
     trained = [p for p in passages if p.group != "never"]
@@ -133,10 +133,10 @@ def attack_one(run: Run, label: str, loaded: LoadedModel, attacker: Attacker) ->
 def score_challenge(
     run: Run, label: str, loaded: LoadedModel, passages: Sequence[Passage], settings: AttackSettings
 ) -> Summary:
-    """Recall at 100 errors over the passages with the longest suffix there is; guesses go into a CSV file.
+    """Recall at 100 errors over the passages whose suffix is the longest there is. The guesses go into a CSV file.
 
-    As in the challenge, all of them may have been memorised: never-trained passages are no examples. Example IDs count
-    the examples in their order.
+    As in the challenge, every example may have been memorised, so never-trained passages are no examples. Example IDs
+    count the examples in their order.
     """
     length = max(len(p.suffix) for p in passages)
     chosen = [p for p in passages if len(p.suffix) == length]

@@ -1,4 +1,4 @@
-"""The command line of ``demem.py``: the commands, the options of each, what ``--help`` shows, and what is refused.
+"""The command line of ``demem.py``: the commands, the options of each, and the help.
 
 ``--help`` shows what people set, ``--help-all`` shows every option. A command takes the options that it reads. Any
 other option is an error that names the commands which take it, or the nearest name there is. This module knows the
@@ -30,6 +30,7 @@ from unlearning.options import (
     STOPPING,
     Options,
 )  # fmt: skip
+from unlearning.trace import OUT as TRACE_OUT
 from unlearning.trace import TraceOptions
 
 DEFAULT = "run"  # the command where none is named
@@ -75,6 +76,7 @@ class Command:
     shown: tuple[Group, ...]
     behind: tuple[Group, ...] = ()
     refused: tuple[str, ...] = ()
+    out: str = Options.out  # the folder where none is named
 
     def names(self) -> tuple[str, ...]:
         """The fields of all options, each once."""
@@ -152,6 +154,7 @@ COMMANDS: dict[str, Command] = {
             KNOBS,
         ),
         rest_of_ppo(),
+        out=TRACE_OUT,
     ),
 }  # fmt: skip
 
@@ -198,11 +201,11 @@ def _add_command(below: Any, name: str, command: Command, is_whole: bool) -> arg
         formatter_class=partial(argparse.HelpFormatter, max_help_position=32),
     )
     parser.add_argument("--help-all", action="store_true", help="show every option of this command and exit")
+    defaults = {**OF_DEFAULT_PRESET, "out": command.out}
     for groups, is_shown in ((command.shown, True), (command.behind, is_whole)):
         for group in groups:
             place = parser.add_argument_group(group.title)
             for cls, names in group.parts():
-                defaults = OF_DEFAULT_PRESET if cls is ppo.Config else None
                 add_options(place, cls, names, defaults=defaults, is_shown=is_shown)
     add_options(parser, Options, command.refused, is_shown=False)
     return parser

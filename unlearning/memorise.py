@@ -11,7 +11,7 @@ from unlearning.run import Run, say
 
 
 def run_memorise(run: Run) -> None:
-    """Fine-tune the model on the passages until it reproduces them; writes ``model/`` for a later ``--model``."""
+    """Fine-tune the model on the passages until it reproduces them. ``model/`` is written for a later ``--model``."""
     chosen = [p for p in run.study.passages if p.group != "never"]
     variants = [[list(p.prefix + p.suffix), list(p.pre_prefix + p.prefix + p.suffix)] for p in chosen]
 

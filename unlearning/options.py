@@ -1,6 +1,6 @@
-"""What is asked of a DeMem run: the options, and the presets of :class:`ppo.Config` that go with them.
+"""The options of a DeMem run, and the presets of :class:`ppo.Config` that go with them.
 
-This module knows the settings and what they may be; unlearning/run.py makes a run of them.
+This module knows the settings and their bounds. unlearning/run.py makes a run of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ppo.io.fields import check_types, require
 
 @dataclass(frozen=True)
 class Options:
-    """What to work on and when to stop; everything about PPO itself is in :class:`ppo.Config`."""
+    """What to work on and when to stop. :class:`ppo.Config` holds everything about PPO itself."""
 
     # Data
     model: str = "lab"  # lab, lab:deduplicated, lab:retain-only, a hub id, a folder, or a .gguf file
@@ -52,7 +52,7 @@ class Options:
     num_samples: int = 4  # sampled continuations a passage
     el_stride: int = 0  # extraction likelihood (EL) from every N-th start of a passage, slow; 0: none
     el_passages: int | None = None  # EL of the first N passages of each group; none: of all
-    eval_dtype: Literal["same", "bfloat16"] = "same"  # of what is evaluated; bfloat16: a copy, faster, a little coarser
+    eval_dtype: Literal["same", "bfloat16"] = "same"  # bfloat16: a copy is evaluated, faster, a little coarser
     # Machine
     device: str = "auto"  # auto, cpu or cuda
     resume: bool = False  # go on from the last checkpoint in the folder
@@ -72,7 +72,7 @@ class Options:
         require(0 <= self.fluency_low < self.fluency_high, self, "fluency_low", "must lie between 0 and fluency_high")
 
     def evaluation(self, seed: int) -> Settings:
-        """How a model is evaluated."""
+        """The settings of an evaluation."""
         return Settings(num_samples=self.num_samples, el_stride=self.el_stride, el_passages=self.el_passages, seed=seed)
 
     def evaluated(self, model: nn.Module) -> nn.Module:
@@ -86,17 +86,17 @@ class Options:
 
     @property
     def most_steps(self) -> int:
-        """``steps``, or what the preset takes."""
+        """``steps``, or the preset's number where none was given."""
         return self.steps or (4 if self.preset == "paper-as-run" else 60)
 
 
-# The options as a command takes them: unlearning/command_line.py says which command takes which.
+# The options in groups. unlearning/command_line.py says which command takes which group.
 DATA = ("model", "data", "data_split", "retain", "num_forget", "num_holdout", "num_never")
 RECIPE = ("windows", "num_own", "lora_rank", "fluency_weight", "fluency_low", "fluency_high", "encoder")
 STOPPING = ("steps", "check_every", "target_exact", "bleu_floor")
 EVALUATION = ("num_samples", "el_stride", "el_passages", "eval_dtype")
 MEMORISING = ("memorise_epochs", "memorise_beside")
-OF_ATTACK = DATA + EVALUATION  # what an attack settles for the training after it
+OF_ATTACK = DATA + EVALUATION  # an attack settles these for the training after it
 
 # The knobs of ppo.Config that people change; --help-all has the others.
 PPO_KNOBS = ("prompts_per_step", "minibatch", "epochs", "learning_rate", "value_learning_rate", "kl_coef",
@@ -104,20 +104,20 @@ PPO_KNOBS = ("prompts_per_step", "minibatch", "epochs", "learning_rate", "value_
 PPO_MACHINE = ("microbatch", "autocast", "gradient_checkpointing", "sharding", "save_every_steps")
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Ours. No KL penalty against the model that memorised, since it would defend every memorised token; a KL loss on
-    # text to keep instead. Every token gets the BLEU that it adds, and the reward ends at the chance floor.
+    # Ours. A KL penalty to the model that memorised would defend every memorised token. A KL loss on text to keep
+    # takes its place. Every token gets the BLEU that it adds. The reward ends at the chance floor.
     "default": {
         "prompts_per_step": 64, "minibatch": 32, "epochs": 2, "learning_rate": 2e-4, "kl_coef": 0.0,
         "retain_coef": 2.5, "retain_loss": "kl", "retain_sequences": 12, "retain_tokens": 152,
         "detach_value_head": True, "value_learning_rate": 1e-3, "value_clip": None, "gae_lambda": 0.9,
         "save_every_steps": 10,
     },
-    # What the paper sets, on this engine: KL acts, no token of a prompt is an action, empty text is no success.
+    # The paper's settings on this engine: KL acts, no token of a prompt is an action, empty text is no success.
     "paper": {
         "prompts_per_step": 32, "minibatch": 8, "epochs": 8, "learning_rate": 1.41e-5, "kl_coef": 0.2,
         "save_every_steps": 10,
     },
-    # The same as its notebook ran: unlearning/notebook.py says what else was different.
+    # The paper's notebook as it ran. unlearning/notebook.py says what else was different.
     "paper-as-run": {
         "prompts_per_step": 32, "minibatch": 8, "epochs": 8, "learning_rate": 1.41e-5, "kl_coef": 0.2,
         "response_length": 55, "old_logprobs": "recompute", "save_every_steps": 1,

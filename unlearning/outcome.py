@@ -14,9 +14,9 @@ from ppo.distributed import LostProcessError, OtherProcessError, Processes
 
 
 def exit_status(work: Callable[[], None], command: str, out: Path, processes: Processes) -> int:
-    """Do the work: 0, 2 for bad input and failed checks (one line on stderr), 130 after Ctrl-C or SIGTERM.
+    """Do the work. 0, or 2 for bad input and failed checks (one line on stderr), or 130 after Ctrl-C or SIGTERM.
 
-    The process that an error happened to tells it. A RuntimeError is raised again.
+    Of several processes, one prints the error: the one that it happened to. Another RuntimeError is raised again.
     """
     try:
         with processes.last_words():
@@ -32,7 +32,7 @@ def exit_status(work: Callable[[], None], command: str, out: Path, processes: Pr
         if processes.claim("end"):
             print(f"demem: interrupted{how_to_go_on(command, out)}", file=sys.stderr)
         return 130
-    except RuntimeError:  # if another process went first, it has said why
+    except RuntimeError:  # a process that failed before this one has said why
         if processes.count == 1 or processes.claim("end"):
             raise
         return 2
@@ -49,7 +49,7 @@ def how_to_go_on(command: str, out: Path) -> str:
 
 @contextmanager
 def silent(is_silent: bool, *redirections: Callable[[Any], Any]) -> Iterator[None]:
-    """Within the context nothing is printed, if so wished: what all of several processes do is told once."""
+    """A context in which a process prints nothing where ``is_silent``: work that all processes do is told once."""
     with ExitStack() as stack:
         if is_silent:
             nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))

@@ -1,6 +1,6 @@
-"""What a DeMem training is made of: its prompts, reward, text to keep, adapter, chance floor, and when it ends.
+"""The ingredients of a DeMem training: prompts, reward, text to keep, adapter, chance floor, stopping rule.
 
-Each is an ingredient of the recipe, which ``benchmarks/study`` switches one at a time. demem.py puts them to use.
+``benchmarks/study`` switches them one at a time. demem.py puts them to use.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from rewards.combine import Reward
 from rewards.guards import ONLY_EMPTY
 from unlearning.run import Run, say
 
-LOOKS_IN_A_ROW = 2  # looks in a row at the forget set that must find it forgotten
+LOOKS_IN_A_ROW = 2  # one look that finds the forget set forgotten may be luck
 
 
 def rows_to_forget(run: Run) -> list[dict[str, Any]]:
-    """The prompts are the prefixes, and earlier windows of the same text; the reward finds what truly follows a prompt
-    in that prompt's row.
+    """The rows to train on. A prompt is the prefix of a passage, or an earlier window of the same text.
 
-    More than one window keeps the policy from learning one way out for each prompt: it forgets the text.
+    A row also holds what truly follows its prompt, for the reward. With one window the policy learns one way out for
+    each prompt. With more than one it forgets the text.
     """
     count = run.options.windows or (1 if run.options.is_paper else 2)
     return [
@@ -42,7 +42,7 @@ def rows_to_forget(run: Run) -> list[dict[str, Any]]:
 
 
 def make_reward(run: Run, floor: float) -> Reward:
-    """The preset's reward; outside the fluency band it costs, where one is asked for."""
+    """The preset's reward. With ``fluency_weight``, a response outside the fluency band loses reward."""
     options = run.options
     if options.is_paper:
         guards = None if options.preset == "paper-as-run" else ONLY_EMPTY
@@ -58,10 +58,10 @@ def make_reward(run: Run, floor: float) -> Reward:
 
 
 def text_to_keep(run: Run) -> list[list[int]]:
-    """What the model writes by itself and does not resemble the forget set, and half as much of the retain text.
+    """Token ids of the text that training must keep: the model's own, and half as many texts of the retain set.
 
-    The likeliest third of its own text comes twice: it is recited, and what is recited is lost first. Without own text,
-    all of the retain text.
+    Own text that resembles the forget set is left out. The likeliest third comes twice: the model recites it, and
+    recited text is lost first. Without own text, all of the retain set is kept.
     """
     tokenizer, study = run.loaded.tokenizer, run.study
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
@@ -78,7 +78,7 @@ def text_to_keep(run: Run) -> list[list[int]]:
 def chance_floor(run: Run, before: Mapping[str, float]) -> float:
     """BLEU that a model reaches on passages it never saw: given, or measured on the never-trained ones.
 
-    ``before``: summary of the model as it was. Below the floor lies no privacy, only damage; 0: it is not known.
+    ``before``: the summary of the original model. 0: the floor is not known. Below the floor lies damage, not privacy.
     """
     if run.options.bleu_floor is not None:
         return run.options.bleu_floor
@@ -89,7 +89,7 @@ def is_forgotten(look: Mapping[str, float], target_exact: float, floor: float, *
     """Hardly a suffix comes back exactly, BLEU has come down to the chance floor, and no output is empty.
 
     Where the floor is not known (0), hardly a suffix may come back approximately (BLEU of 75 and more). DeMem and its
-    rivals end after ``LOOKS_IN_A_ROW`` such looks in a row, since one may be luck.
+    rivals end after ``LOOKS_IN_A_ROW`` such looks.
     """
     is_at_chance = look["forget/bleu"] <= floor if floor else look["forget/approximate"] <= target_exact
     return look["forget/exact"] <= target_exact and is_at_chance and (may_be_empty or look["forget/empty"] == 0)
@@ -118,9 +118,9 @@ class StopRule:
 
 
 def put_adapter(run: Run) -> None:
-    """Where one is asked for, an adapter on every linear layer of the blocks, in place; its weights alone train.
+    """With ``lora_rank``, put an adapter on every linear layer of the blocks, in place. Its weights alone train.
 
-    It depends on the seed alone, so that a resumed run finds the adapter that it began with.
+    The adapter depends on the seed alone: a resumed run finds the one that it began with.
     """
     model, rank = run.loaded.model, run.options.lora_rank
     if rank:

@@ -1,7 +1,7 @@
-"""What a DeMem run is made of, and how it is put together from the command line or from its folder.
+"""A DeMem run: its parts, and how the command line or its folder puts them together.
 
-The model, the data and the config are held against each other: whatever cannot work is refused here, before any work is
-done. The method itself is demem.py.
+This module checks that the model, the data and the config fit together. What cannot work is an error here, before any
+work is done. The method itself is demem.py.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from unlearning.options import OF_ATTACK, PRESETS, Options
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its options, config and folder, the model as it is now, the data, and the reward's encoder, if any.
+    """One run: its options, its config, the model as it is now, the data, and the reward's encoder, if it has one.
 
-    ``processes``: this one among those that train together.
+    ``processes``: those that train together, as this one sees them.
     """
 
     options: Options
@@ -44,7 +44,7 @@ class Run:
         return Path(self.options.out)
 
     def meta(self) -> dict[str, Any]:
-        """Where this run's numbers come from."""
+        """The provenance of this run's numbers."""
         of_run = {"model": self.options.model, "data": self.options.data, "preset": self.options.preset}
         device = next(self.loaded.model.parameters()).device
         several = {"processes": self.processes.count} if self.processes.count > 1 else {}
@@ -52,7 +52,7 @@ class Run:
 
 
 def prepare(command: str, parsed: argparse.Namespace, processes: Processes = Processes()) -> Run:
-    """Load what the command works on, and refuse, before any work, what cannot work."""
+    """Load what the command works on. ValueError, before any work, for what cannot work."""
     options, changes = processes.first(lambda: read_options(command, parsed))
     with processes.together():
         run = load_run(options, changes, processes)
@@ -64,7 +64,7 @@ def prepare(command: str, parsed: argparse.Namespace, processes: Processes = Pro
 
 
 def load_run(options: Options, changes: Mapping[str, Any], processes: Processes) -> Run:
-    """Model, data and config of a run, held against each other."""
+    """Load the model and the data of a run, and complete its config. ValueError where they do not fit together."""
     loaded = load(options.model).on(options.device)
     study = load_study(
         options.data,
@@ -83,7 +83,7 @@ def load_run(options: Options, changes: Mapping[str, Any], processes: Processes)
     usual = median_high(len(p.suffix) for p in study.group("forget"))
     config = ppo.Config.from_dict({"response_length": usual, **changes})
     if options.preset == "default" and "min_response_length" not in changes:
-        # Else it learns to end early: of a short text little is right, and nothing is wrong.
+        # Otherwise the policy learns to end early: a short text has little right and nothing wrong.
         config = config.replace(min_response_length=config.response_length)
     if options.lora_rank and config.sharding != "none":
         raise ValueError(f"--lora-rank {options.lora_rank} merges the adapter at the end: leave --sharding at none")
@@ -94,9 +94,9 @@ def load_run(options: Options, changes: Mapping[str, Any], processes: Processes)
 
 
 def read_options(command: str, parsed: argparse.Namespace) -> tuple[Options, dict[str, Any]]:
-    """The options, and what differs from ppo.Config's defaults.
+    """The options, and the changes of ppo.Config's defaults.
 
-    Settings that were not given come from the run's folder, then from the preset; a run goes on as it began.
+    A setting that was not given comes from the run's folder, then from the preset: a run goes on as it began.
     """
     given, given_config = given_values(parsed, Options), given_values(parsed, ppo.Config)
     out, is_resumed = Path(given.get("out", Options.out)), given.get("resume", False)
@@ -105,7 +105,7 @@ def read_options(command: str, parsed: argparse.Namespace) -> tuple[Options, dic
     if not saved and (command == "evaluate" or is_resumed):
         raise ValueError(f"--out {out} holds no run to go on with: there is no config.json in it")
     if command == "train" and not is_resumed:
-        check_untrained(out)  # the folder may hold an attack: data and evaluation are settled, the training is not
+        check_untrained(out)  # an attack in the folder has settled data and evaluation, not the training
         check_same(saved, {name: value for name, value in given.items() if name in OF_ATTACK}, {})
     else:
         check_same(saved, given, given_config)
@@ -117,7 +117,7 @@ def read_options(command: str, parsed: argparse.Namespace) -> tuple[Options, dic
 def join_settings(
     saved: Mapping[str, Any], given: Mapping[str, Any], given_config: Mapping[str, Any]
 ) -> tuple[Options, dict[str, Any]]:
-    """What was given, over what a folder's config.json holds (or nothing), over the preset."""
+    """The options and config changes: what was given, else the folder's config.json (``saved``), else the preset."""
     options = Options(**{**saved.get("options", {}), "resume": False, "live": False, **given})
     is_same_preset = options.preset == saved.get("options", {}).get("preset")
     changes = {**(saved["config"] if is_same_preset else PRESETS[options.preset]), **given_config}

@@ -1,8 +1,8 @@
 """``demem.py trace``: one rollout and one update of a run, opened up token by token: text, trace.html and trace.json.
 
-A run's folder lends its settings, and with ``--resume`` its last checkpoint; nothing of the run is changed. In a folder
-without a run it is the first step that ``run`` would do there. This module knows runs; the trace itself is
-:mod:`ppo.trace`.
+The settings come from the run's folder and, with ``--resume``, the last checkpoint does too. Nothing of the run is
+changed. In a folder without a run, the step is the first one that ``run`` would do there. This module knows runs; the
+trace itself is :mod:`ppo.trace`.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from ppo.trace import render_trace_page, render_trace_text
 from unlearning.options import Options
 from unlearning.run import Run, join_settings, load_run
 
-OUT = "runs/trace"  # where no folder is named: a trace alone is no run to go on with
+OUT = "runs/trace"  # the folder where none is named: a trace alone is no run to go on with
 
 
 @dataclass(frozen=True)
 class TraceOptions:
-    """What is to be seen."""
+    """What the trace shows."""
 
     rows: int = 3  # responses to show, from the worst score to the best
-    after: int = 0  # ordinary steps before the traced one; at first the critic says 0 and little is clipped
+    after: int = 0  # ordinary steps before the traced one; in the first step the critic says 0 and little is clipped
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -41,7 +41,7 @@ class TraceOptions:
 
 
 def prepare_trace(parsed: argparse.Namespace) -> tuple[Run, TraceOptions]:
-    """The run to look into, and what of it; what was given lies over the folder's settings."""
+    """The run to trace and what to show of it. A setting that was given goes before the folder's."""
     if Processes.current().count > 1:
         raise ValueError("trace works in one process: start it without torchrun")
     asked = TraceOptions(**given_values(parsed, TraceOptions))
@@ -58,7 +58,7 @@ def prepare_trace(parsed: argparse.Namespace) -> tuple[Run, TraceOptions]:
 
 
 def floor_of(run: Run) -> float:
-    """The chance floor of the run: given, known from its attack, or measured now on the never-trained passages."""
+    """The chance floor (BLEU) of the run: given, or known from its attack, or measured on never-trained passages."""
     never = run.study.group("never")
     if run.options.bleu_floor is not None:
         return run.options.bleu_floor
@@ -80,7 +80,7 @@ def write_trace(trainer: ppo.Trainer, out: Path, asked: TraceOptions, meta: Mapp
 
 
 def choose_rows(scores: Sequence[float], count: int) -> list[int]:
-    """Different responses, from the worst score to the best; as far as there are any, with different scores.
+    """Different responses, from the worst score to the best, with different scores as far as there are any.
 
     Scores [5 1 1 3], two rows: 1 and 0 (the first of the worst, and the best).
     """

@@ -133,6 +133,8 @@ def test_short_help_of_run_has_what_people_set_and_the_long_one_is_grouped(capsy
     assert "--learning-rate" in short
     assert "(default 0.0002)" in short  # the preset's, not ppo.Config's
     assert "--adam-eps" not in short
+    assert "(default runs/demem)" in short
+    assert "(default runs/trace)" in help_of(capsys, "trace --help")
     assert "PPO: KL penalty:" in long
     assert help_of(capsys, "--help-all") == long
 

@@ -1,6 +1,6 @@
 """What a method of ``demem.py compare`` is given and what it gives back, and when a rival's training ends.
 
-The stopping rule is DeMem's own. The methods themselves are in unlearning/compare/methods.py.
+The stopping rule is DeMem's own. This module knows no method; they are in unlearning/compare/methods.py.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from unlearning.run import Run
 
 @dataclass(frozen=True)
 class UnlearnedModel:
-    """A model that is to forget, how it is decoded, the context in which it is asked, and its cost so far."""
+    """A model that a method gives back, how it is decoded, the context in which it is asked, and what it cost."""
 
     model: nn.Module
     cost: Cost
@@ -39,13 +39,15 @@ class UnlearnedModel:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What every method is given: the original with its data, the chance floor (BLEU), the text to keep, the twins.
+    """What every method is given.
 
-    ``keep``: of a seed, the text that DeMem draws with that seed.
-
-    ``unlearn``: DeMem itself, (preset, knob, value, folder, seed) to a model and its cost; ``work``: a folder of this
-    point's own, for what can be resumed. ``rate``: learning rate of the baselines that keep text, where it is not the
-    lab's.
+    run        the original model with its data and settings
+    floor      the chance floor (BLEU)
+    keep       of a seed, the text to keep that DeMem draws with that seed
+    retrained  the lab's models that never had to forget
+    unlearn    DeMem itself: (preset, knob, value, folder, seed) to a model and its cost
+    work       a folder of this point's own, for what can be resumed
+    rate       learning rate of the baselines that keep text; None: the lab's
     """
 
     run: Run
@@ -67,17 +69,17 @@ class Inputs:
 
 @dataclass(frozen=True)
 class StopLog:
-    """What the looks at the forget set found, by step, in a file: a killed training goes on with them."""
+    """The results of the looks at the forget set, by step, in a file. A training that was killed goes on with them."""
 
     path: Path
 
     def until(self, steps: int) -> list[bool]:
-        """In order, those up to a step: what came after a training's last checkpoint is lost with it."""
+        """The results up to a step, in order. Later ones belong to steps that a kill has undone."""
         known = read_json(self.path) if self.path.is_file() else {}
         return [found for step, found in known.items() if int(step) <= steps]
 
     def add(self, steps: int, is_gone: bool) -> list[bool]:
-        """All up to this one."""
+        """Add a result; all results up to this one."""
         known = read_json(self.path) if self.path.is_file() else {}
         earlier = {step: found for step, found in known.items() if int(step) < steps}
         write_json(self.path, {**earlier, str(steps): is_gone})
@@ -85,9 +87,9 @@ class StopLog:
 
 
 def stop_rule(inputs: Inputs, model: nn.Module, log: StopLog, bar: tqdm[Any]) -> Stop:
-    """True when two looks in a row find the forget set forgotten; ``log`` keeps them, ``bar`` shows them.
+    """True once two looks in a row find the forget set forgotten. ``log`` keeps the looks, ``bar`` shows them.
 
-    DeMem's own rule, but that outputs may be empty: some baselines would never end otherwise.
+    The rule is DeMem's own, except that outputs may be empty: some baselines would never end otherwise.
     """
     options, tokenizer = inputs.run.options, inputs.run.loaded.tokenizer
 
@@ -104,10 +106,10 @@ def stop_rule(inputs: Inputs, model: nn.Module, log: StopLog, bar: tqdm[Any]) ->
 
 
 def look_tokens(inputs: Inputs) -> Tokens:
-    """One look at the forget set: its prefixes and what follows them."""
+    """The cost of one look at the forget set: its prefixes and what follows them."""
     return Tokens(sum(len(p.prefix) + len(p.suffix) for p in inputs.forget))
 
 
 def own_tokens(inputs: Inputs) -> Tokens:
-    """Sampling the model's own text to be kept."""
+    """The cost of sampling the model's own text to keep."""
     return Tokens(inputs.run.options.num_own * inputs.run.config.retain_tokens)

@@ -3,15 +3,15 @@
     python demem.py compare --methods demem,ul,npo,distil --seeds 3 --out runs/compare
 
 Every point (method, value of its knob, seed, number of forget records) is one JSON file under ``points/``, written
-whole or not at all. The same command goes on where it was stopped; more methods, seeds, knobs or sizes may be added,
-and a folder that was begun with other settings is refused.
+whole or not at all. The same command goes on where it was stopped. It may add methods, seeds, knobs or sizes; other
+settings than those that the folder was begun with are an error.
 
     compare.json   the settings that all points share      points/  a point a file: summary with intervals, signatures
                                                            and settings, cost, where it comes from
     compare.html, compare.md, compare.tex   the tables     twins/   the lab's models without the records
 
-Sampling in the evaluation takes the same random numbers everywhere; seeds differ in training alone. This module knows
-the order of the work; unlearning/compare/methods.py knows the methods.
+Every evaluation samples with the same random numbers; seeds differ in training alone. This module knows the order of
+the work. unlearning/compare/methods.py knows the methods.
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ ON_REQUEST = ("original", "demem-lora", "paper", "paper-as-run")  # by name alon
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared; everything else is in :class:`Options` and :class:`ppo.Config`."""
+    """What is compared. :class:`Options` and :class:`ppo.Config` hold everything else."""
 
-    methods: str = ",".join(m for m in METHODS if m not in ON_REQUEST)  # names and commas
+    methods: str = ",".join(m for m in METHODS if m not in ON_REQUEST)  # names with commas between them
     seeds: int = 3  # trainings of every method that takes a seed, from --seed on
-    twin_seeds: int | None = None  # the same for retain-only and dedup, minutes each; none: seeds
+    twin_seeds: int | None = None  # trainings of retain-only and dedup, minutes each; none: as many as --seeds
     knobs: Literal["all", "one"] = "all"  # three values of each method's knob, or its default alone
-    sizes: str = ""  # numbers of forget records, such as 32,64; none: as many as the data has
+    sizes: str = ""  # numbers of forget records, such as 32,64; none: all that the data has
     most_holdout: int | None = None  # passages of forget-holdout that are measured; none: all
     baseline_rate: float | None = None  # learning rate of graddiff, npo, simnpo, distil; none: what the lab takes
-    twins: str | None = None  # folder of the lab's retrained twins, shared between comparisons; none: twins in --out
+    twins: str | None = None  # folder of the lab's retrained twins, for several comparisons; none: twins in --out
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -76,12 +76,12 @@ class Comparison:
 
     @property
     def names(self) -> list[str]:
-        """The methods in the order of ``METHODS``' own, the original first."""
+        """The methods that were asked for, in that order and each once, the original first."""
         asked = [name.strip() for name in self.methods.split(",") if name.strip()]
         return ["original", *(n for n in dict.fromkeys(asked) if n != "original")]
 
     def num_seeds(self, method: Method) -> int:
-        """How many trainings a method gets."""
+        """The number of trainings that a method gets."""
         if not method.is_seeded:
             return 1
         return (self.twin_seeds or self.seeds) if method.kind == "retraining" else self.seeds
@@ -98,13 +98,16 @@ class Point:
 
     @property
     def key(self) -> str:
-        """Its file's name without the ending."""
+        """The name of its file without the ending."""
         value = f"-{METHODS[self.name].knob}-{self.value:g}" if METHODS[self.name].knob else ""
         return f"{self.name}{value}-n{self.size}-seed{self.seed}"
 
 
 def compare(parsed: argparse.Namespace, *, train: Train, text_to_keep: Keep) -> None:
-    """All points that are not there yet, one after another, then the page. ``train``, ``text_to_keep``: DeMem's own."""
+    """Measure the points that are missing, one after another, then write the page.
+
+    ``train`` and ``text_to_keep`` are DeMem's own.
+    """
     comparison = Comparison(**given_values(parsed, Comparison))
     options, changes = Options(**given_values(parsed, Options)), given_values(parsed, ppo.Config)
     require(options.preset == "default", options, "preset", "is a method here: --methods paper,paper-as-run")
@@ -132,8 +135,9 @@ def compare(parsed: argparse.Namespace, *, train: Train, text_to_keep: Keep) -> 
 
 
 def read_attacker(parsed: argparse.Namespace) -> Attacker:
-    """From --attacks and the options that go with it; without, one that attacks nothing. ValueError for what cannot
-    work.
+    """The attacker that ``--attacks`` asks for; without it, one that attacks nothing.
+
+    ValueError for what cannot work.
     """
     given = given_values(parsed, AttackOptions)
     options = AttackOptions(**given)
@@ -144,7 +148,7 @@ def read_attacker(parsed: argparse.Namespace) -> Attacker:
 
 
 def shared_settings(comparison: Comparison, attacker: Attacker) -> dict[str, Any]:
-    """What of the comparison itself every point of a folder has in common."""
+    """The settings of the comparison itself that all points of a folder share."""
     attacks = {"attacks": attacker.names, "attack_groups": attacker.groups, **attacker.settings.to_dict()}
     own = {name: getattr(comparison, name) for name in ("baseline_rate", "most_holdout")}
     return (attacks if attacker.names else {}) | {name: value for name, value in own.items() if value is not None}
@@ -159,7 +163,7 @@ def compare_at(
     train: Train,
     text_to_keep: Keep,
 ) -> None:
-    """The points of one number of forget records."""
+    """Measure the points of one number of forget records."""
     run = replace(run, study=resized(run.study, size, most_holdout=comparison.most_holdout))
     original = copy.deepcopy(run.loaded.model)
     first = Point("original", 0.0, run.config.seed, size)
@@ -178,7 +182,7 @@ def compare_at(
         unlearned = method.apply(inputs, point.value, point.seed)
         started = time.perf_counter()
         measured = measure(run, unlearned, original)
-        if attacker.names and method.kind != "decoding":  # the attacker holds the weights: he decodes as he likes
+        if attacker.names and method.kind != "decoding":  # whoever holds the weights decodes as he likes
             passages = attacker.chosen(run.study.passages)
             measured["attacks"] = attacker.attack(unlearned.model, run.loaded.tokenizer, passages, label=point.key)
         measured["seconds"] = time.perf_counter() - started
@@ -190,12 +194,12 @@ def compare_at(
 
 
 def text_by_seed(run: Run, text_to_keep: Keep) -> Callable[[int], list[list[int]]]:
-    """The text to keep of each seed, as DeMem draws it with that seed; drawn once for all methods."""
+    """The text to keep by seed, as DeMem draws it with that seed. All methods share one draw."""
     return cache(lambda seed: text_to_keep(replace(run, config=replace(run.config, seed=seed))))
 
 
 def plan(comparison: Comparison, seed: int, size: int) -> Iterator[Point]:
-    """The points in the order of the work: every method with its default and one seed first, then the rest."""
+    """The points in the order of the work: each method with its default and one seed first, then the rest."""
     points = []
     for place, name in enumerate(comparison.names):
         method = METHODS[name]
@@ -207,7 +211,7 @@ def plan(comparison: Comparison, seed: int, size: int) -> Iterator[Point]:
 
 
 def open_folder(run: Run, changes: dict[str, Any], shared: Mapping[str, Any]) -> None:
-    """Create the folder, or check that it was begun with the same settings: they are what all points share."""
+    """Create the folder, or check that it was begun with the same settings, which all points share."""
     mine = {name: value for name, value in asdict(run.options).items() if name not in ("out", "resume", "device")}
     settings = json.loads(json.dumps({"options": mine, "config": changes, "comparison": shared}))
     path = run.out / "compare.json"
@@ -226,7 +230,7 @@ def open_folder(run: Run, changes: dict[str, Any], shared: Mapping[str, Any]) ->
 
 
 def sizes_of(comparison: Comparison, study: Study) -> list[int]:
-    """The numbers of forget records; ValueError for more than there are memorised ones to forget."""
+    """The numbers of forget records. ValueError for more than there are memorised ones to forget."""
     most = len(study.group("forget")) + len(study.group("forget_holdout"))
     sizes = [int(size) for size in comparison.sizes.split(",")] if comparison.sizes else [len(study.group("forget"))]
     for size in sizes:
@@ -236,9 +240,9 @@ def sizes_of(comparison: Comparison, study: Study) -> list[int]:
 
 
 def resized(study: Study, size: int, *, most_holdout: int | None = None) -> Study:
-    """The first ``size`` of the forget and forget-holdout passages are to be forgotten, the others held out.
+    """The study with the first ``size`` of the forget and forget-holdout passages to be forgotten, the others held out.
 
-    Of those, the first ``most_holdout`` are kept; None: all.
+    ``most_holdout``: only so many of the passages that are held out stay, the first ones; None: all.
     """
     pool = iter(range(len(study.passages)))
     passages = []
@@ -254,7 +258,7 @@ def resized(study: Study, size: int, *, most_holdout: int | None = None) -> Stud
 def describe(
     point: Point, method: Method, unlearned: UnlearnedModel, run: Run, measured: dict[str, Any]
 ) -> dict[str, Any]:
-    """What a point's file holds; ``seconds``: of the evaluation and the attacks, those of the method are its cost."""
+    """The content of a point's file. ``seconds`` are those of evaluation and attacks; ``cost`` holds the method's."""
     return {
         "method": point.name, "kind": method.kind, "knob": method.knob, "value": point.value,
         "is_default": point.value == method.default, "seed": point.seed, "size": point.size,

@@ -1,4 +1,4 @@
-"""What ``demem.py compare`` measures of a method's model; the same for all methods."""
+"""What ``demem.py compare`` measures of a method's model. It is the same for all methods."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from eval.teacher import teacher_force
 from unlearning.compare.bench import UnlearnedModel
 from unlearning.run import Run
 
-VETOED = ("discoverable", "sequence_p")  # what a decoding that vetoes changes without generating
+VETOED = ("discoverable", "sequence_p")  # quantities that a vetoing decoding changes without generating
 
 
 def measure(run: Run, unlearned: UnlearnedModel, original: nn.Module) -> dict[str, Any]:
-    """The evaluation of a unlearned model, the same for all: summary, and the paper's own numbers beside it."""
+    """Evaluate a method's model: the summary, and the paper's own numbers beside it."""
     settings = run.options.evaluation(run.config.seed)
     study, tokenizer = run.study, run.loaded.tokenizer
     more: dict[str, Any] = {"generate": unlearned.generate}
@@ -38,10 +38,10 @@ def measure(run: Run, unlearned: UnlearnedModel, original: nn.Module) -> dict[st
 
 
 def forbidden(run: Run, unlearned: UnlearnedModel, found: Evaluation) -> dict[str, float]:
-    """(n, p)-extraction under a decoding that vetoes: what it cannot write has the probability 0.
+    """(n, p)-extraction under a decoding that vetoes: a suffix that it cannot write has the probability 0.
 
-    The teacher-forced pass of the evaluation asks the model, which still knows. What the veto leaves possible keeps the
-    model's own probability, a little less than its share among the tokens that are left.
+    The teacher-forced pass of the evaluation asks the model, which still knows. A suffix that can be written keeps the
+    model's own probability. That is a little less than its share among the tokens that the veto leaves.
     """
     if unlearned.can_write is None:
         return {}

@@ -1,9 +1,9 @@
 """What ``demem.py compare`` compares: every method by its name, with its knob and what it does to the original model.
 
-Training-time methods get the same passages, for each seed the same text to keep, and the same stopping rule; what each
-of them calls its strength is its knob, with three values of which one is the default. Defaults were tried out on the
-lab. A method takes a :class:`Inputs`, a value of its knob and a seed, and gives a model, a way to decode, and what they
-cost.
+Methods that train get the same passages, the same stopping rule and, for each seed, the same text to keep. The knob of
+a method is what it calls its strength. It has three values, one of which is the default; defaults were tried out on the
+lab. A method takes :class:`Inputs`, a value of its knob and a seed. It gives an :class:`UnlearnedModel`: a model, a way
+to decode, and what they cost.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ Apply = Callable[[Inputs, float, int], UnlearnedModel]
 
 @dataclass(frozen=True)
 class Method:
-    """``values`` of the knob go from gentle to strong; ``default`` is one of them. Without a knob both are empty."""
+    """A row of the table. ``values`` of the knob go from gentle to strong; ``default`` is one of them.
+
+    A method without a knob has an empty ``knob`` and the value 0.
+    """
 
     kind: Kind
     apply: Apply
@@ -49,9 +52,10 @@ class Method:
 def trained(
     inputs: Inputs, seed: int, training: Training, unlearn: Callable[..., StepLog], *, asks: str = ""
 ) -> UnlearnedModel:
-    """One training-time baseline on a copy of the original, stopped when the forget set is gone.
+    """Train a baseline on a copy of the original until the forget set is gone.
 
-    Its retain batches and its precision are DeMem's, and so is a number of steps that was asked for.
+    Retain batches and precision are DeMem's, and so is a number of steps that was asked for. ``asks``: whether the
+    original computes, too: "once" before the first step, or "always", in every step; empty: never.
     """
     started, options, config = time.perf_counter(), inputs.run.options, inputs.run.config
     training = replace(
@@ -74,13 +78,13 @@ def trained(
         + look_tokens(inputs) * len(looks.until(len(log)))
         + (own_tokens(inputs) if training.retain_weight else Tokens())
     )
-    # What went before a kill counts as well: the log knows it, the clock does not.
+    # Seconds before a kill count as well: the log knows them, the clock does not.
     cost = Cost(max(time.perf_counter() - started, log[-1]["seconds"]), tokens, count_parameters(model))
     notes = {"steps": len(log), "is_stopped": len(log) < training.steps, "learning_rate": training.learning_rate}
     return UnlearnedModel(model, cost, notes=notes)
 
 
-# No method but DeMem has a floor in its loss, so the stopping rule is theirs. All retain losses see DeMem's own text.
+# Only DeMem has a floor in its loss; the others end by the stopping rule. All retain losses see DeMem's text to keep.
 ASCENT = Training(scope="whole", steps=40, max_grad_norm=None)
 BALANCED = Training(scope="whole", steps=120, batch=32, retain_weight=2.5, retain_loss="kl")
 
@@ -90,7 +94,7 @@ def _ascent(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
 
 
 def balanced(inputs: Inputs, learning_rate: float, retain_weight: float) -> Training:
-    """Of the baselines that keep text beside forgetting."""
+    """The training of a baseline that keeps text beside forgetting."""
     return replace(BALANCED, learning_rate=inputs.rate or learning_rate, retain_weight=retain_weight)
 
 
@@ -121,7 +125,7 @@ def _demem(preset: str, knob: str, inputs: Inputs, value: float, seed: int) -> U
 
 
 def free(inputs: Inputs) -> Cost:
-    """What costs nothing beforehand."""
+    """The cost of a method that trains nothing."""
     return Cost(0.0, Tokens(), count_parameters(inputs.model))
 
 

@@ -1,12 +1,12 @@
 """The lab's models that never had to forget: trained from scratch on another corpus by the lab's own recipe.
 
     retain-only  the general English and the records to keep, as often as the original met them; no record of a person.
-                 What perfect unlearning would give: the target of a comparison
+                 This is what perfect unlearning would give, so it is the target of a comparison
     dedup        the original's corpus of one epoch (every record 20 times) without repeated 50-token spans
-                 (:mod:`data.dedup`), for as many epochs: every record is met once in each, five times in all
+                 (:mod:`data.dedup`), for as many epochs: the model meets every record once an epoch, five times in all
 
-A twin is trained once for each seed and kept in a folder; a training that was stopped goes on to the same bits. The
-shipped ``lab:retain-only`` is another model: it never met the records to keep either.
+Such a model is called a twin. A twin is trained once for each seed and kept in a folder. A training that was stopped
+goes on to the same bits. The shipped ``lab:retain-only`` is another model: it never met the records to keep either.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SPAN_TOKENS = 50  # of data.dedup
 
 @dataclass(frozen=True)
 class RetrainedModel:
-    """A model that was trained on another corpus, what its training cost, and what is to be said about its corpus."""
+    """A model that was trained on another corpus, what its training cost, and notes about its corpus."""
 
     model: PreTrainedModel
     cost: Cost
@@ -46,7 +46,7 @@ class RetrainedModel:
 
 @dataclass(frozen=True)
 class Corpus:
-    """``general`` in every epoch; ``epochs``: each one's records. All token ids."""
+    """Token ids to train on: ``general`` comes in every epoch, ``epochs`` holds the records of each."""
 
     general: Documents
     epochs: list[Documents]
@@ -54,20 +54,20 @@ class Corpus:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens met in training, without the ends of documents."""
+        """The number of tokens met in training, without the ends of documents."""
         return sum(sum(map(len, self.general)) + sum(map(len, records)) for records in self.epochs)
 
 
 @dataclass(frozen=True)
 class RetrainedModels:
-    """The twins of a comparison: those that ``folder`` holds, and those that are trained when they are asked for."""
+    """The twins of a comparison: ``folder`` keeps them, and one that is missing is trained when it is asked for."""
 
     folder: Path
     recipe: Recipe
     say: Callable[[str], None]
 
     def get(self, kind: RetrainedKind, seed: int) -> RetrainedModel:
-        """The twin of a seed (0 is the recipe's own), trained first where it is not there. ValueError for damage."""
+        """The twin of a seed (0 is the recipe's own). A missing one is trained first. ValueError for a damaged one."""
         folder = self.folder / f"{kind}-seed{seed}"
         recipe = replace(self.recipe, seed=self.recipe.seed + seed)
         if not (folder / "twin.json").is_file():
@@ -91,11 +91,11 @@ class RetrainedModels:
         model.save_pretrained(folder / "model")
         tokenizer.save_pretrained(folder / "model")
         facts = {"recipe": asdict(recipe), "trained_tokens": corpus.num_tokens, "notes": corpus.notes}
-        write_json(folder / "twin.json", facts | {"seconds": clock.stop()})  # last: where it stands, the model is whole
+        write_json(folder / "twin.json", facts | {"seconds": clock.stop()})  # last: its folder holds a whole model
 
 
 class Stopwatch:
-    """Wall-clock seconds of a work that may be stopped and gone on with, kept in a file at every ``stop``."""
+    """Wall-clock seconds of a work that may be interrupted and resumed. Every ``stop`` writes them into a file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -103,14 +103,14 @@ class Stopwatch:
         self._started = time.perf_counter()
 
     def stop(self) -> float:
-        """Seconds of all sittings up to now."""
+        """The seconds of all sittings up to now."""
         seconds = self._before + time.perf_counter() - self._started
         write_json(self._path, {"seconds": seconds})
         return float(seconds)
 
 
 def read_facts(path: Path, recipe: Recipe) -> dict[str, Any]:
-    """twin.json; ValueError where it is damaged or was made by another recipe."""
+    """The content of twin.json. ValueError where it is damaged or of another recipe."""
     try:
         facts = dict(json.loads(path.read_text(encoding="utf-8")))
         is_same = facts["recipe"] == asdict(recipe)
@@ -123,7 +123,7 @@ def read_facts(path: Path, recipe: Recipe) -> dict[str, Any]:
 
 
 def lab_corpus(kind: RetrainedKind, recipe: Recipe) -> Corpus:
-    """What a twin is trained on; see the head of this module."""
+    """The corpus of a twin; the head of this module describes both."""
     tokenizer = load_tokenizer()
     retain, _ = retain_and_holdout()
     general = [piece for text in retain for piece in pieces(encode(tokenizer, text), recipe.piece_tokens)]
@@ -137,7 +137,7 @@ def lab_corpus(kind: RetrainedKind, recipe: Recipe) -> Corpus:
 
 
 def deduplicated_corpus(general: Sequence[Sequence[int]], records: Sequence[Sequence[int]], recipe: Recipe) -> Corpus:
-    """General text and records of one epoch without repeated spans, the same in every epoch."""
+    """The general text and the records of one epoch without repeated spans, the same in every epoch."""
     kept, report = deduplicate([*general, *records], length=SPAN_TOKENS)
     parts = [document for document in kept[: len(general)] if document]
     rest = [document for document in kept[len(general) :] if document]
@@ -145,7 +145,7 @@ def deduplicated_corpus(general: Sequence[Sequence[int]], records: Sequence[Sequ
 
 
 def dedup_notes(report: DedupReport) -> dict[str, Any]:
-    """What deduplication removed, in numbers."""
+    """The numbers of what deduplication removed."""
     return {
         "span_tokens": report.length,
         "tokens_before": report.total,

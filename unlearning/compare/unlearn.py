@@ -1,4 +1,4 @@
-"""DeMem as a method of ``demem.py compare``: a training in a folder, which goes on where it was stopped."""
+"""DeMem as a method of ``demem.py compare``: a training in a folder that goes on where it was stopped."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ LORA_RATE = 5.0  # times the learning rate of full training, for an adapter
 
 
 def settings_of(preset: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A preset with what the command line changes; what the paper sets stays the paper's."""
+    """A preset with the changes of the command line. The paper's presets keep what the paper sets."""
     fixed = PRESETS[preset] if preset != "default" else {}
     return {**PRESETS[preset], **changes, **fixed}
 
 
 @dataclass(frozen=True)
 class Unlearn:
-    """DeMem as a method: a preset with one value of a knob, trained in a folder where it can be gone on with."""
+    """DeMem as a method: a preset with one value of a knob, trained in a folder where it can be resumed."""
 
     run: Run
     changes: dict[str, Any]
@@ -59,7 +59,7 @@ class Unlearn:
         return UnlearnedModel(model, cost, notes={"steps": len(rows), "is_stopped": len(rows) < options.most_steps})
 
     def _tokens(self, run: Run, rows: Sequence[dict[str, float]]) -> Tokens:
-        """Of the training, of the looks at the forget set, and of the model's own text that is to be kept."""
+        """The cost of the training, of the looks at the forget set, and of the model's own text to keep."""
         forget = run.study.group("forget")
         total = ppo_tokens(run.config, rows, prompt_length=float(np.mean([len(p.prefix) for p in forget])))
         look = sum(len(p.prefix) + len(p.suffix) for p in forget) + sum(map(len, run.study.holdout[:32]))
