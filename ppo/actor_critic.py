@@ -22,7 +22,7 @@ from .lm.adapters import copy_trained
 from .lm.backbone import Backbone, blocks, swapped_forwards
 from .lm.frozen_blocks import FrozenBlocks
 from .lm.logprobs import response_positions, token_logprobs
-from .lm.precision import statistics_dtype
+from .lm.precision import as_statistics, statistics_dtype
 from .types import Evaluation, Generation, ValueFn
 
 Result = TypeVar("Result")
@@ -72,6 +72,7 @@ class ActorCritic(nn.Module):
         *,
         value_head: Literal["linear", "mlp", "critic"] | None = "linear",
         is_head_detached: bool = False,
+        critic: nn.Module | None = None,
         frozen_blocks: FrozenBlocks | None = None,
         seed: int = 0,
     ) -> None:
@@ -79,8 +80,8 @@ class ActorCritic(nn.Module):
         self.backbone = Backbone(policy)
         self.policy = policy
         self.frozen_blocks = frozen_blocks
-        self.critic = copy_trained(policy) if value_head == "critic" else None
-        self.critic_backbone = Backbone(self.critic) if self.critic is not None else None
+        self.critic = copy_trained(policy) if value_head == "critic" else critic
+        self.critic_backbone = Backbone(self.critic) if value_head == "critic" and self.critic is not None else None
         self.is_head_detached = is_head_detached
         self.value_head: ValueHead | None = None
         if value_head is not None:
@@ -127,10 +128,14 @@ class ActorCritic(nn.Module):
         return Evaluation(logprobs, entropy, values)
 
     def critic_values(self, generation: Generation) -> Tensor:
-        """Values of the separate critic, float32 [B, T], 0 on padding. Raises ValueError if there is none."""
-        if self.critic_backbone is None:
+        """Values of the separate critic, float32 [B, T], 0 off the action mask. Raises ValueError if there is none."""
+        if self.critic is None:
             raise ValueError("there is no separate critic: value_head is not 'critic'")
         rows = align(generation)
+        if self.critic_backbone is None:
+            values = _ask_own_critic(self.critic, rows).unsqueeze(-1)
+            values = response_positions(values, rows.prompt_lengths, generation.tokens.shape[1]).squeeze(-1)
+            return torch.where(generation.action_mask, as_statistics(values), 0.0)
         with self._skipping_frozen_blocks(self.critic_backbone.model, generation, rows):
             hidden = self.critic_backbone(rows.input_ids, rows.attention_mask).hidden
         return self._values(response_positions(hidden, rows.prompt_lengths, generation.tokens.shape[1]), generation)
@@ -146,7 +151,7 @@ class ActorCritic(nn.Module):
         """Values [B, T] from the hidden states [B, T, H] that predict the tokens; 0 on padding and without a head."""
         if self.value_head is None:
             return torch.zeros(generation.mask.shape, dtype=statistics_dtype(hidden.dtype), device=hidden.device)
-        return torch.where(generation.mask, self.value_head(hidden), 0.0)
+        return torch.where(generation.action_mask, self.value_head(hidden), 0.0)
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """Every parameter that an optimiser should move, by name."""
@@ -159,6 +164,18 @@ class ActorCritic(nn.Module):
     def value_state(self) -> dict[str, Tensor]:
         """The weights of the value function by name, as a checkpoint holds them. They may be split among processes."""
         return {name: tensor for name, tensor in self.state_dict().items() if _is_of_value(name)}
+
+
+def _ask_own_critic(critic: nn.Module, rows: Aligned) -> Tensor:
+    """V before the next token at every position, [B, S]. Raises ValueError for an answer of another shape."""
+    values = critic(rows.input_ids, rows.attention_mask)
+    if not isinstance(values, Tensor) or values.shape != rows.input_ids.shape:
+        named, wanted = type(critic), list(rows.input_ids.shape)
+        found = f"a tensor {list(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
+        raise ValueError(
+            f"value={named.__module__}.{named.__qualname__} returned {found}: wanted values [B, S] = {wanted}"
+        )
+    return values
 
 
 def _is_of_value(name: str) -> bool:

@@ -1,16 +1,21 @@
 """From scores to advantages: reward shaping, GAE, group-relative estimators, whitening.
 
-Pure functions over [B, T] float32 (or float64) tensors with a bool mask; the response is right-padded and padding comes
-out as 0. This module knows nothing about models or about how the numbers were sampled.
+Pure functions over [B, T] float32 (or float64) tensors with a bool mask of the actions, which are the tokens that the
+policy chose. Everything else comes out as 0: padding, and what an environment wrote. This module knows nothing about
+models or about how the numbers were sampled.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from .config import Config
 from .lm.precision import as_statistics, statistics_dtype
+from .types import AdvantageFn, Sample
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
@@ -37,17 +42,19 @@ def whiten(x: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor:
 
 
 def place_scores(scores: Tensor, mask: Tensor) -> Tensor:
-    """Token rewards that hold each sequence's score on its last real token (EOS counts) and 0 elsewhere.
+    """Token rewards that hold each sequence's score on its last action (EOS counts) and 0 elsewhere.
 
-    scores [B], mask [B, T] -> [B, T]. A sequence without a real token has nowhere to put its score: ValueError.
+    scores [B], mask [B, T] -> [B, T]. A sequence without an action has nowhere to put its score: ValueError.
 
-    Example: score 7, mask [1 1 1 0] -> [0 0 7 0].
+    Example: score 7, mask [1 1 1 0] -> [0 0 7 0]; mask [1 0 1 0], with a token of an environment -> [0 0 7 0].
     """
-    lengths = mask.sum(dim=1)
-    if bool((lengths == 0).any()):
-        raise ValueError(f"sequence {int((lengths == 0).nonzero()[0])} has no response token to carry its score")
+    if bool((~mask.any(dim=1)).any()):
+        empty = int((~mask.any(dim=1)).nonzero()[0])
+        raise ValueError(f"sequence {empty} has no response token to carry its score")
+    places = torch.arange(mask.shape[1], device=mask.device)
+    last = torch.where(mask, places, -1).amax(dim=1)
     rewards = torch.zeros(mask.shape, dtype=statistics_dtype(scores.dtype), device=mask.device)
-    rewards[torch.arange(len(lengths), device=mask.device), lengths - 1] = as_statistics(scores)
+    rewards[torch.arange(len(last), device=mask.device), last] = as_statistics(scores)
     return rewards
 
 
@@ -63,29 +70,32 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: flo
     """Generalised advantage estimation (Schulman et al. 2016, eq. 16): advantages and returns, both [B, T].
 
     delta_t = r_t + gamma * V_{t+1} - V_t,   A_t = delta_t + gamma * lam * A_{t+1},   return_t = A_t + V_t.
-    ``values[b, t]`` is V before token t; the episode ends with the last real token, cut or not, so V after it is 0.
+    ``values[b, t]`` is V before token t; the episode ends with the last action, cut or not, so V after it is 0. V and A
+    of the next token are those of the next *action*: what an environment wrote in between is stepped over.
 
     Example (gamma = lam = 1): rewards [0 0 1], values [.5 .5 .5] -> advantages [.5 .5 .5], returns [1 1 1].
     """
-    deltas = td_errors(rewards, values, mask, gamma=gamma)
-    advantages = torch.zeros_like(deltas)
-    next_advantage = torch.zeros_like(deltas[:, 0])
-    for t in reversed(range(deltas.shape[1])):
-        # Behind the last real token rewards and values are 0, so the recursion starts there by itself.
-        next_advantage = (deltas[:, t] + gamma * lam * next_advantage) * mask[:, t]
-        advantages[:, t] = next_advantage
+    advantages = torch.zeros_like(rewards)
+    next_value = next_advantage = torch.zeros_like(rewards[:, 0])
+    for t in reversed(range(rewards.shape[1])):
+        is_action = mask[:, t]
+        advantage = rewards[:, t] + gamma * next_value - values[:, t] + gamma * lam * next_advantage
+        advantages[:, t] = torch.where(is_action, advantage, 0.0)
+        next_value = torch.where(is_action, values[:, t], next_value)
+        next_advantage = torch.where(is_action, advantage, next_advantage)
     return advantages, (advantages + values) * mask
 
 
 def td_errors(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float) -> Tensor:
-    """delta_t = r_t + gamma * V_{t+1} - V_t, [B, T]: what a token brought beyond what was expected before it."""
-    values = values * mask
-    next_values = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
-    return rewards + gamma * next_values - values
+    """delta_t = r_t + gamma * V_{t+1} - V_t, [B, T]: what a token brought beyond what was expected before it.
+
+    It is :func:`gae` with lambda 0: V_{t+1} is V before the next action.
+    """
+    return gae(rewards, values, mask, gamma=gamma, lam=0.0)[0]
 
 
 def group_relative(totals: Tensor, mask: Tensor, *, group_size: int, estimator: str) -> Tensor:
-    """Advantages [B, T] from the comparison of the samples of one prompt; every token of a sequence gets the same.
+    """Advantages [B, T] from the comparison of the samples of one prompt; every token of a sequence gets the same one.
 
     totals [B]: reward summed over each sequence, prompt-major (the ``group_size`` samples of a prompt are adjacent).
     "grpo": (x - group mean) / (group std + 1e-4), biased std (Shao et al. 2024, DeepSeekMath, sec. 4.1.2).
@@ -105,16 +115,31 @@ def group_relative(totals: Tensor, mask: Tensor, *, group_size: int, estimator: 
     return advantages.view(-1, 1) * mask
 
 
-def estimate_advantages(rewards: Tensor, values: Tensor, mask: Tensor, config: Config) -> tuple[Tensor, Tensor, Tensor]:
-    """(rewards, advantages, returns), each [B, T], by the estimator and with the whitening that the config asks for.
+def advantage_of(config: Config) -> AdvantageFn:
+    """The estimator that a config asks for."""
+    if config.advantage == "gae":
+        return partial(whitened_gae, gamma=config.gamma, lam=config.gae_lambda, is_whitened=config.whiten_advantages)
+    return partial(compared_samples, group_size=config.samples_per_prompt, estimator=config.advantage)
 
-    Whitening is over all real tokens of the step. Group-relative estimators have no critic, so their returns are 0.
-    """
-    if config.whiten_rewards:
-        rewards = whiten(rewards, mask, shift_mean=False)
-    if config.advantage != "gae":
-        totals = rewards.sum(dim=1)
-        advantages = group_relative(totals, mask, group_size=config.samples_per_prompt, estimator=config.advantage)
-        return rewards, advantages, torch.zeros_like(rewards)
-    advantages, returns = gae(rewards, values, mask, gamma=config.gamma, lam=config.gae_lambda)
-    return rewards, (whiten(advantages, mask) if config.whiten_advantages else advantages), returns
+
+def whitened_gae(
+    rewards: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    samples: Sequence[Sample],
+    *,
+    gamma: float,
+    lam: float,
+    is_whitened: bool,
+) -> tuple[Tensor, Tensor]:
+    """:func:`gae`, with advantages whitened over all actions of the step; an :data:`ppo.types.AdvantageFn`."""
+    advantages, returns = gae(rewards, values, mask, gamma=gamma, lam=lam)
+    return (whiten(advantages, mask) if is_whitened else advantages), returns
+
+
+def compared_samples(
+    rewards: Tensor, values: Tensor, mask: Tensor, samples: Sequence[Sample], *, group_size: int, estimator: str
+) -> tuple[Tensor, Tensor]:
+    """:func:`group_relative`, without a critic, so that returns are 0; an :data:`ppo.types.AdvantageFn`."""
+    advantages = group_relative(rewards.sum(dim=1), mask, group_size=group_size, estimator=estimator)
+    return advantages, torch.zeros_like(rewards)

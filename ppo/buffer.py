@@ -136,8 +136,14 @@ def trim_rollout(rollout: Rollout) -> Rollout:
 def join(rollouts: Sequence[Rollout]) -> Rollout:
     """One rollout out of many. Prompts are padded on the left and responses on the right, to the widest.
 
-    ``policy_version`` is that of all rollouts if they have the same, else None. ``metrics`` are the first rollout's.
+    What only some rollouts know is None: ``policy_version`` (also where two differ), ``token_rewards``, and of the
+    generation ``values``, ``frozen_hidden`` and ``info``. ``metrics`` are the first rollout's. Raises ValueError where
+    some rollouts have ``ref_logprobs`` and others have not: the KL of the others would be 0 without a word.
     """
+    if len({r.ref_logprobs is None for r in rollouts}) > 1:
+        raise ValueError(
+            "some rollouts have ref_logprobs and others have not: they are of different runs, keep them apart"
+        )
     prompt_length = max(r.generation.prompt_length for r in rollouts)
     length = max(r.generation.tokens.shape[1] for r in rollouts)
     resized = [
@@ -149,8 +155,8 @@ def join(rollouts: Sequence[Rollout]) -> Rollout:
     joined: dict[str, Any] = {}
     for name in _RESPONSE_FIELDS:
         parts = [getattr(r, name) for r in rollouts]
-        if all(part is not None for part in parts):
-            joined[name] = torch.cat([pad(part, (0, length - part.shape[1])) for part in parts])
+        known = all(part is not None for part in parts)
+        joined[name] = torch.cat([pad(part, (0, length - part.shape[1])) for part in parts]) if known else None
     joined["scores"] = torch.cat([r.scores for r in rollouts])
     joined["samples"] = [sample for r in rollouts for sample in r.samples]
     joined["generation"] = _join_generations(resized)
@@ -165,6 +171,9 @@ def _join_generations(generations: Sequence[Generation]) -> Generation:
         parts = [getattr(g, field.name) for g in generations]
         if all(isinstance(part, Tensor) for part in parts):
             joined[field.name] = _cat_padded(parts) if field.name == "frozen_hidden" else torch.cat(parts)
+        elif field.name != "metrics":
+            known = all(part is not None for part in parts)
+            joined[field.name] = [one for part in parts for one in part] if known else None
     return replace(generations[0], **joined)
 
 

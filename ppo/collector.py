@@ -23,6 +23,19 @@ from .scoring import Scorer
 from .types import Generation, Reference, Responses, Sample, Sampler
 
 
+class _Stopwatch:
+    """Seconds of the parts of a rollout, as metrics ``time/…_s``."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, part: str) -> None:
+        """A part is over: what has passed since the one before is its time."""
+        now = time.perf_counter()
+        self.seconds[f"time/{part}_s"], self._last = now - self._last, now
+
+
 class Collector:
     """Asks the sampler, the reward, the policy and the reference, in this order.
 
@@ -58,44 +71,43 @@ class Collector:
         ``policy_version``: how many updates the policy has had; it is handed on. Raises ValueError where the reward
         gave scores on one process and token rewards on another.
         """
-        policy, processes, started = self.policy, self.policy.processes, time.perf_counter()
+        policy, processes, clock = self.policy, self.policy.processes, _Stopwatch()
         own = processes.share(len(prompts))
         with processes.together(), policy.readable():
             generation = self._sample(prompts[own], range(own.start, own.stop))
             samples = make_samples(prompts[own], generation, self._tokenizer)
-            sampled = time.perf_counter()
+            clock.lap("rollout")
             scores, token_rewards = self._scorer.ask(samples, step=step)
-            scored = time.perf_counter()
+            clock.lap("reward")
             generation = policy.with_frozen_hidden(generation)  # policy, critic and reference then skip these blocks
-            old_logprobs, old_values = policy.before(generation)
-            measured = time.perf_counter()
-        all_measured = time.perf_counter()  # the faster processes have waited for the others
+            old_logprobs, old_values = policy.old_statistics(generation)
+            clock.lap("old_policy")
+        clock.lap("waiting")  # the faster processes have waited for the others
         ref_logprobs = self._ask_reference(generation, samples)
-        metrics = {
-            "time/rollout_s": sampled - started,
-            "time/reward_s": scored - sampled,
-            "time/old_policy_s": measured - scored,
-            "time/waiting_s": all_measured - measured,
-            "time/reference_s": time.perf_counter() - all_measured,
-        }
-        if len(set(processes.all_gather(token_rewards is None))) > 1:
-            raise ValueError("the reward gave scores on one process and token rewards on another: always give one kind")
-        if processes.count > 1:
-            generation = processes.gather_generation(generation)
-            samples = make_samples(prompts, generation, self._tokenizer)
-        old_logprobs = processes.gather_rows(old_logprobs)
+        clock.lap("reference")
+        responses = self._gathered(
+            Responses(
+                generation, samples, scores, token_rewards, old_logprobs, old_values, ref_logprobs, clock.seconds,
+                policy_version,
+            ),
+            prompts,
+        )  # fmt: skip
         policy.agree_on_limits()  # memory may have run out on some of the processes only
-        return Responses(
-            generation,
-            samples,
-            processes.gather_rows(scores),
-            processes.gather_rows(token_rewards),
-            old_logprobs,
-            processes.gather_rows(old_values),
-            processes.gather_rows(ref_logprobs),
-            metrics | self._sampler_gap(generation, old_logprobs),
-            policy_version,
-        )
+        return replace(responses, metrics=responses.metrics | self._sampler_gap(responses))
+
+    def _gathered(self, own: Responses, prompts: Sequence[Prompt]) -> Responses:
+        """The responses of all processes, from those of this one."""
+        processes = self.policy.processes
+        if len(set(processes.all_gather(own.token_rewards is None))) > 1:
+            raise ValueError("the reward gave scores on one process and token rewards on another: always give one kind")
+        if processes.count == 1:
+            return own
+        generation = processes.gather_generation(own.generation)
+        rows = {
+            name: processes.gather_rows(getattr(own, name))
+            for name in ("old_logprobs", "scores", "token_rewards", "old_values", "ref_logprobs")
+        }
+        return replace(own, generation=generation, samples=make_samples(prompts, generation, self._tokenizer), **rows)
 
     def measure(
         self,
@@ -110,26 +122,28 @@ class Collector:
 
         Old log-probs and values are those of the policy as it is now. They replace what the generation holds.
         """
-        started = time.perf_counter()
+        clock = _Stopwatch()
         old = self.policy.measure(generation)
         generation = replace(generation, logprobs=old.logprobs, entropy=old.entropy, values=old.values)
-        between = time.perf_counter()
+        clock.lap("old_policy")
         ref_logprobs = self._ask_reference(generation, samples)
-        metrics = {"time/old_policy_s": between - started, "time/reference_s": time.perf_counter() - between}
+        clock.lap("reference")
         return Responses(
-            generation, samples, scores, token_rewards, old.logprobs, old.values, ref_logprobs, metrics, policy_version
-        )
+            generation, samples, scores, token_rewards, old.logprobs, old.values, ref_logprobs, clock.seconds,
+            policy_version,
+        )  # fmt: skip
 
     def _sample(self, prompts: Sequence[Prompt], request_ids: Sequence[int]) -> Generation:
         """Ask the sampler, with a new seed that is the same on every process: all of them hold the same generator."""
         seed = int(torch.randint(2**62, (), generator=self._generator))
         return self._sampler(self.policy, prompts, seed=seed, request_ids=request_ids)
 
-    def _sampler_gap(self, generation: Generation, old_logprobs: Tensor) -> dict[str, float]:
-        """Nats per token between sampler and training forward in the worst row, if both were asked."""
+    def _sampler_gap(self, responses: Responses) -> dict[str, float]:
         if self.policy.is_sampler_exact:
             return {}
-        return {"rollout/sampler_gap": float(mean_gaps(generation.logprobs, old_logprobs, generation.mask).max())}
+        generation = responses.generation
+        gaps = mean_gaps(generation.logprobs, responses.old_logprobs, generation.action_mask)
+        return {"rollout/sampler_gap": float(gaps.max())}
 
     def _ask_reference(self, generation: Generation, samples: list[Sample]) -> Tensor | None:
         """Log-probs of the response tokens under the reference [B, T], or None without a reference.

@@ -92,7 +92,7 @@ class Config:
     # Score and reward
     scale_scores: bool = False  # divide by the running standard deviation
     clip_scores: float | None = None  # to [-c, c], after scaling
-    missing_eos_penalty: float = 0.0  # taken off the score of a response that was cut at response_length
+    missing_eos_penalty: float = 0.0  # subtracted, after scaling and clipping, from a response without EOS
     whiten_rewards: bool = False  # unit variance over the step's tokens, mean kept
 
     # KL penalty
@@ -115,8 +115,8 @@ class Config:
     whiten_advantages: bool = True
 
     # Critic
-    value_head: Literal["linear", "mlp", "critic"] = "linear"  # "critic": a separate copy of the model
-    detach_value_head: bool = False  # the value loss does not reach the policy's trunk
+    value_head: Literal["linear", "mlp", "critic", "none"] = "linear"  # "critic": a separate copy of the model
+    detach_value_head: bool = False  # the value loss does not reach the policy's weights
     value_coef: float = 0.1
     value_clip: float | None = 0.2
 
@@ -162,8 +162,8 @@ class Config:
 
     # What goes wrong
     checks: Literal["on", "off"] = "on"  # "off": rollouts and first minibatches are not looked at
-    max_logprob_gap_nats: float | None = None  # a token of a row, against training; None: 0.005, with bfloat16 0.3
-    stop_after_skipped_updates: int = 3  # running, whose gradient was not finite
+    max_logprob_gap_nats: float | None = None  # of a row's mean to training's, a token; None: 0.005, bfloat16 0.3
+    stop_after_skipped_updates: int = 3  # skipped in a row, for a gradient that was not finite, before the run ends
     reward_timeout_seconds: float | None = None  # None: the reward may take as long as it likes
 
     # Run
@@ -241,8 +241,8 @@ class Config:
 
     @property
     def has_critic(self) -> bool:
-        """Group-relative advantages need no value function."""
-        return self.advantage == "gae"
+        """Group-relative advantages need no value function, and an own estimator may do without."""
+        return self.advantage == "gae" and self.value_head != "none"
 
     def sampling(self) -> Sampling:
         """The distribution that rollouts are drawn from, one response per given prompt."""

@@ -1,4 +1,6 @@
-"""One minibatch in, moved weights out: its gradient, the checks, a step of the optimiser; or why there was none.
+"""One minibatch in, moved weights out: its gradient, the checks, a step of the optimiser.
+
+Where the weights did not move, it says why.
 
 The gradient is added up microbatch by microbatch, and how the minibatch is split does not change it. With several
 processes each one takes its own rows, and the sum over the processes is the gradient of the whole minibatch. This
@@ -25,17 +27,15 @@ from .optim.optimizer import Optimizer
 from .policy import Policy
 from .retain import RetainBatch, RetainLoss, RetainTexts
 from .run.limits import retry_smaller
-from .types import Observer, Rollout
-
-_ROW_GAP = "policy/row_log_ratio"  # mean size of log(new / old) in the row where it is largest, nats per token
+from .types import Observer, PolicyLoss, Rollout
 
 
 @dataclass(frozen=True)
 class MinibatchResult:
     """What one minibatch came to.
 
-    ``statistics``: its numbers, those of all processes. ``skipped``: the metric that counts it where the weights did
-    not move, else "".
+    ``statistics``: its numbers, those of all processes. ``skipped``: the name of the metric that counts this skip; ""
+    if the weights moved.
     """
 
     statistics: dict[str, float]
@@ -65,6 +65,7 @@ class Learner:
         kl: KLPenalty,
         config: Config,
         *,
+        policy_loss: PolicyLoss,
         checks: Checks,
         counters: Counters,
         retain_loss: RetainLoss | None = None,
@@ -74,6 +75,7 @@ class Learner:
         self.optimizer = optimizer
         self.kl = kl
         self.retain_loss = retain_loss
+        self._policy_loss = policy_loss
         self._retain_texts = retain_texts
         self._checks = checks
         self._counters = counters
@@ -92,8 +94,7 @@ class Learner:
         gradients in a row that are not finite.
         """
         retain = self.draw_retain()
-        statistics = self.gradient(minibatch, retain, observer)
-        row_gap = statistics.pop(_ROW_GAP)
+        statistics, row_gap = self.gradient(minibatch, retain, observer)
         if minibatch.policy_version == self.num_updates:
             self._checks.first_minibatch(minibatch, retain, row_gap, step=step)
         result = self._move(minibatch, retain, statistics, step)
@@ -110,11 +111,13 @@ class Learner:
 
     def gradient(
         self, minibatch: Rollout, retain: RetainBatch | None, observer: Observer | None = None
-    ) -> dict[str, float]:
-        """Leave the gradient of a minibatch in the parameters, and return its statistics, those of all processes.
+    ) -> tuple[dict[str, float], float]:
+        """Leave the gradient of a minibatch in the parameters; returns its statistics, those of all processes.
 
-        Where memory runs out, the minibatch starts again with smaller microbatches; not so where the weights are split,
-        for then the other processes are waiting in the middle of this one.
+        The second result is the gap of the worst row: the mean size of log(new / old) of its tokens, nats.
+
+        Where memory runs out, the minibatch starts again with smaller microbatches. With split weights the error is
+        raised, because the other processes wait in the same forward.
         """
         policy = self.policy
         processes = policy.processes
@@ -129,7 +132,7 @@ class Learner:
         with lean_tied_gradient(policy.model):
             totals, row_gap = retry_smaller(lambda: self._own_gradients(minibatch, retain, observer), shrink)
         processes.sum_gradients(list(policy.actor.trained_parameters().values()))
-        return processes.sum_numbers(totals) | {_ROW_GAP: processes.max(row_gap)}
+        return processes.sum_numbers(totals), processes.max(row_gap)
 
     def _move(
         self, minibatch: Rollout, retain: RetainBatch | None, statistics: dict[str, float], step: int
@@ -142,29 +145,32 @@ class Learner:
             norm, rate = self.optimizer.step(step)
         except FloatingPointError as error:
             self.optimizer.zero_grad()
-            self._counters.skipped_in_a_row += 1
-            self._checks.skipped_update(minibatch, retain, error, in_a_row=self._counters.skipped_in_a_row, step=step)
+            in_a_row = self._counters.skipped()
+            self._checks.skipped_update(minibatch, retain, error, in_a_row=in_a_row, step=step)
             return MinibatchResult(statistics, skipped="update/skipped_not_finite")
-        self._counters.skipped_in_a_row = 0
+        self._counters.moved()
         return MinibatchResult(statistics | {"update/grad_norm": norm, "update/learning_rate": rate})
 
     def _own_gradients(
         self, minibatch: Rollout, retain: RetainBatch | None, observer: Observer | None
     ) -> tuple[dict[str, float], float]:
         """The statistics of this process's rows, and the largest gap of a row."""
-        num_tokens = int(minibatch.generation.mask.sum())
+        num_tokens = int(minibatch.generation.action_mask.sum())
         totals: dict[str, float] = {}
         row_gap = 0.0
         for indices, weight in self._own_microbatches(minibatch.generation.attention_mask):
             part = trim_rollout(rows(minibatch, indices))
             new = self.policy.evaluate(part.generation)
-            loss, statistics = ppo_loss(new, part, self._config, kl_coef=self.kl.coef, num_tokens=num_tokens)
+            loss, statistics = ppo_loss(
+                new, part, self._config, self._policy_loss, kl_coef=self.kl.coef, num_tokens=num_tokens,
+                num_sequences=len(minibatch),
+            )  # fmt: skip
             if observer is not None:
                 observer.watch(part, new, num_tokens=num_tokens)
             (weight * loss).backward()  # type: ignore[no-untyped-call]
             for name, value in statistics.items():
                 totals[name] = totals.get(name, 0.0) + weight * float(value)
-            gaps = mean_gaps(new.logprobs.detach(), part.old_logprobs, part.generation.mask)
+            gaps = mean_gaps(new.logprobs.detach(), part.old_logprobs, part.generation.action_mask)
             row_gap = max(row_gap, float(gaps.max()))
         if self.retain_loss is not None and retain is not None:
             totals["retain/loss"] = self._own_retain_gradients(self.retain_loss, retain)
@@ -185,8 +191,8 @@ class Learner:
     def _own_microbatches(self, attention_mask: Tensor) -> list[tuple[Tensor, float]]:
         """This process's rows of a batch in microbatches, each with the weight 1.
 
-        Split weights are gathered by all processes at once, so there they need equally many microbatches: the first row
-        fills up, with the weight 0.
+        With split weights all processes need the same number of microbatches. A process with fewer runs row 0 again,
+        with weight 0.
         """
         processes, limits = self.policy.processes, self.policy.limits
         own = processes.deal(attention_mask)

@@ -1,7 +1,7 @@
 """The clipped losses of PPO, as sums over tokens divided by a count that the caller gives.
 
-A minibatch is computed in microbatches: each loss here is ``sum over the microbatch / num_tokens of the *minibatch*``,
-so that adding microbatch gradients gives the minibatch gradient exactly. Statistics come the same way: add them up.
+A minibatch is computed in microbatches. Each loss here is the sum over the microbatch divided by the token count of the
+*minibatch*, so that the microbatches' gradients add up to the minibatch's exactly. The same holds for the statistics.
 
 Pure functions over [B, T] float32 tensors; nothing here knows a model.
 """
@@ -9,29 +9,37 @@ Pure functions over [B, T] float32 tensors; nothing here knows a model.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from .config import Config
 from .kl import estimate_kl
-from .types import Evaluation, Rollout
+from .types import Evaluation, PolicyLoss, Rollout
 
 
 def ppo_loss(
-    new: Evaluation, part: Rollout, config: Config, *, kl_coef: float, num_tokens: int
+    new: Evaluation,
+    part: Rollout,
+    config: Config,
+    policy_loss: PolicyLoss,
+    *,
+    kl_coef: float,
+    num_tokens: int,
+    num_sequences: int,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """policy + value_coef * value - entropy_coef * entropy (+ kl_coef * KL where KL is a loss), a scalar.
 
-    ``new``: the training forward on a microbatch; ``part``: what the rollout says about it; ``num_tokens``: real
-    response tokens of the whole minibatch. Statistics are named ``area/quantity`` and add up over microbatches.
+    ``new``: the training forward on a microbatch; ``part``: what the rollout says about it; ``num_tokens``,
+    ``num_sequences``: actions and rows of the whole minibatch. Statistics are named ``area/quantity`` and add up over
+    microbatches.
     """
-    mask = part.generation.mask
-    loss, policy_statistics = policy_loss(
-        new.logprobs, part.old_logprobs, part.advantages, mask, clip=config.policy_clip, num_tokens=num_tokens
-    )
+    mask = part.generation.action_mask
+    loss, own_statistics = policy_loss(new, part, num_tokens=num_tokens, num_sequences=num_sequences)
     entropy = new.entropy.sum() / num_tokens
-    statistics = {f"policy/{name}": x for name, x in policy_statistics.items()}
+    statistics = {f"policy/{name}": torch.as_tensor(x) for name, x in own_statistics.items()}
+    statistics |= ratio_statistics(new.logprobs, part.old_logprobs, mask, num_tokens=num_tokens)
     statistics |= {"policy/loss": loss.detach(), "policy/entropy": entropy.detach()}
     loss = loss - config.entropy_coef * entropy
     if config.has_critic:
@@ -47,26 +55,46 @@ def ppo_loss(
     return loss, statistics
 
 
+@torch.no_grad()
+def ratio_statistics(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, *, num_tokens: int) -> dict[str, Tensor]:
+    """How far the policy is from the old one, under any loss: what the brakes and checks of an update go by.
+
+    Means over ``num_tokens``: ``policy/approx_kl`` (k3 of old against new, nats per token), ``policy/ratio``, and
+    ``policy/log_ratio`` (of its size, nats).
+    """
+    log_ratio = (logprobs - old_logprobs) * mask
+    ratio = torch.exp(log_ratio)
+    return {
+        "policy/approx_kl": ((ratio - 1 - log_ratio) * mask).sum() / num_tokens,
+        "policy/ratio": (ratio * mask).sum() / num_tokens,
+        "policy/log_ratio": log_ratio.abs().sum() / num_tokens,
+    }
+
+
+def policy_loss_of(config: Config) -> PolicyLoss:
+    """The policy loss that a config asks for."""
+    return partial(clipped_surrogate, clip=config.policy_clip)
+
+
+def clipped_surrogate(
+    new: Evaluation, part: Rollout, *, clip: float, num_tokens: int, num_sequences: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """:func:`policy_loss` on a microbatch; a :data:`ppo.types.PolicyLoss`."""
+    mask = part.generation.action_mask
+    return policy_loss(new.logprobs, part.old_logprobs, part.advantages, mask, clip=clip, num_tokens=num_tokens)
+
+
 def policy_loss(
     logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, *, clip: float, num_tokens: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Clipped surrogate loss, a scalar (Schulman et al. 2017, eq. 7), and its statistics.
+    """Clipped surrogate loss, a scalar (Schulman et al. 2017, eq. 7), and its statistic.
 
     ratio = exp(log pi - log pi_old);  loss = mean of max(-A * ratio, -A * clamp(ratio, 1 - clip, 1 + clip)).
-    All tensors [B, T]. Statistics, each a share or mean over ``num_tokens``: ``clip_fraction`` (tokens on which the
-    clip cuts the gradient), ``approx_kl`` (k3 of old against new, nats per token), ``ratio`` (mean), ``log_ratio``
-    (mean of its size, nats).
+    All tensors [B, T]. ``clip_fraction``: the share of ``num_tokens`` on which the clip cuts the gradient.
     """
     terms = policy_terms(logprobs, old_logprobs, advantages, mask, clip=clip)
     loss = (torch.maximum(terms.plain, terms.clipped) * mask).sum() / num_tokens
-    with torch.no_grad():
-        statistics = {
-            "clip_fraction": (terms.is_cut * mask).sum() / num_tokens,
-            "approx_kl": ((terms.ratio - 1 - terms.log_ratio) * mask).sum() / num_tokens,
-            "ratio": (terms.ratio * mask).sum() / num_tokens,
-            "log_ratio": terms.log_ratio.abs().sum() / num_tokens,
-        }
-    return loss, statistics
+    return loss, {"clip_fraction": ((terms.is_cut * mask).sum() / num_tokens).detach()}
 
 
 @dataclass(frozen=True)
@@ -111,8 +139,8 @@ def value_loss(
 class ValueTerms:
     """Values moved by no more than the clip, and squared errors without and with it, token by token, each [B, T].
 
-    Without a clip the two errors are the same. ``is_beyond``: the value has moved further than the clip; within it the
-    two errors differ by rounding alone.
+    Without a clip the two errors are the same. ``is_beyond``: the value moved further than the clip; elsewhere both
+    errors are equal up to rounding.
     """
 
     clipped_values: Tensor

@@ -53,7 +53,7 @@ def mean_gaps(logprobs: Tensor, others: Tensor, mask: Tensor) -> Tensor:
 @torch.no_grad()
 def rollout_metrics(rollout: Rollout, *, kl_coef: float) -> dict[str, float]:
     """Scores, KL (nats), entropy (nats per token), lengths (tokens) and distinct responses of a rollout."""
-    generation, mask = rollout.generation, rollout.generation.mask
+    generation, mask = rollout.generation, rollout.generation.action_mask
     lengths = generation.lengths.float()
     distinct = {tuple(sample.ids) for sample in rollout.samples}
     metrics: dict[str, torch.Tensor | float] = {

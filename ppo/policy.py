@@ -42,11 +42,16 @@ class Policy:
         self._config = config
 
     @classmethod
-    def of(cls, model: nn.Module, config: Config, processes: Processes) -> Policy:
-        """The model with the value function that the config asks for. Every process gets the weights of process 0."""
+    def of(cls, model: nn.Module, config: Config, processes: Processes, *, critic: nn.Module | None = None) -> Policy:
+        """The model with its value function: ``critic``, or what the config asks for.
+
+        Every process gets the weights of process 0.
+        """
+        kind = config.value_head if config.has_critic and critic is None else "none"
         actor = ActorCritic(
             model,
-            value_head=config.value_head if config.has_critic else None,
+            value_head=None if kind == "none" else kind,
+            critic=critic,
             is_head_detached=config.detach_value_head,
             frozen_blocks=find_frozen_blocks(model),
             seed=config.seed,
@@ -92,7 +97,7 @@ class Policy:
 
         return Evaluation(*self._ask_in_fitting_parts(generation, ask))
 
-    def before(self, generation: Generation) -> tuple[Tensor, Tensor]:
+    def old_statistics(self, generation: Generation) -> tuple[Tensor, Tensor]:
         """Old log-probs and values, each [B, T], of responses that no update has seen.
 
         If :attr:`is_sampler_exact`, the log-probs are the sampler's; the values are the sampler's too if it recorded
@@ -129,7 +134,7 @@ class Policy:
             return (self.evaluate(part).logprobs,)
 
         (logprobs,) = self._ask_in_parts(rollout.generation, ask)
-        return mean_gaps(logprobs, rollout.old_logprobs, rollout.generation.mask).float()
+        return mean_gaps(logprobs, rollout.old_logprobs, rollout.generation.action_mask).float()
 
     def with_frozen_hidden(self, generation: Generation) -> Generation:
         """The generation with the output of the frozen blocks, so that no epoch and no reference runs them again.

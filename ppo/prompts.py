@@ -75,11 +75,14 @@ def check_lengths(prompts: Sequence[Prompt], *, context: int | None, response_le
 def make_samples(prompts: Sequence[Prompt], generation: Generation, tokenizer: Any | None) -> list[Sample]:
     """Each prompt with its response, as ids and as text without special tokens ("" without a tokenizer)."""
     lengths, ended = generation.lengths.tolist(), generation.is_ended.tolist()
+    noted = generation.info if generation.info is not None else [None] * len(generation)
     samples = []
-    for prompt, tokens, length, is_ended in zip(prompts, generation.tokens.tolist(), lengths, ended, strict=True):
+    for prompt, tokens, length, is_ended, info in zip(
+        prompts, generation.tokens.tolist(), lengths, ended, noted, strict=True
+    ):
         ids = tokens[:length]
         text = tokenizer.decode(ids, skip_special_tokens=True) if tokenizer is not None else ""
-        samples.append(Sample(prompt.text, text, prompt.ids, ids, prompt.row, is_ended))
+        samples.append(Sample(prompt.text, text, prompt.ids, ids, prompt.row, is_ended, info))
     return samples
 
 

@@ -78,7 +78,7 @@ class CallableReference:
             raise ValueError(
                 f"the reference returned {tuple(result.shape)}, expected [B, T] = {tuple(generation.mask.shape)}"
             )
-        return torch.where(generation.mask, as_statistics(result), 0.0).detach()
+        return torch.where(generation.action_mask, as_statistics(result), 0.0).detach()
 
 
 def resolve_adapter(model: nn.Module, config: Config) -> Config:

@@ -20,6 +20,7 @@ from .distributed.processes import Processes
 from .kl import KLPenalty
 from .learner import Learner
 from .lm.backbone import context_length, vocabulary_size
+from .losses import policy_loss_of
 from .optim.optimizer import Optimizer
 from .policy import Policy
 from .reference import freeze
@@ -62,7 +63,7 @@ def replay(path: str | Path, *, model: nn.Module | None = None, device: str | No
     retain = None if retain is None else retain.to(policy.device)
     gaps = policy.gaps(rollout)
     problems = _problems(str(found["check"]), rollout, gaps, checks.most_gap_nats)
-    statistics = learner.gradient(rollout, retain)
+    statistics, _ = learner.gradient(rollout, retain)
     norms = [p.grad.norm() for p in policy.actor.trained_parameters().values() if p.grad is not None]
     statistics["update/grad_norm"] = float(torch.stack(norms).norm()) if norms else math.nan
     learner.optimizer.zero_grad()
@@ -109,5 +110,8 @@ def _restored_parts(folder: Path, model: nn.Module | None, device: str | None) -
     optimizer = Optimizer(policy.actor.trained_parameters(), policy.actor.value_parameter_names(), config)
     checks = Checks(policy, config, Dumps(None, lambda path: path, processes))
     retain_loss = make_retain_loss(frozen, config)
-    learner = Learner(policy, optimizer, kl, config, checks=checks, counters=Counters(), retain_loss=retain_loss)
+    learner = Learner(
+        policy, optimizer, kl, config, policy_loss=policy_loss_of(config), checks=checks, counters=Counters(),
+        retain_loss=retain_loss,
+    )  # fmt: skip
     return policy, learner, checks

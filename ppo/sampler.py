@@ -12,15 +12,22 @@ know them takes the log-probs, entropy and values of ``policy.measure(generation
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
+from .config import Config
 from .generation import generate
 from .generation.requests import pad_left, pad_right
 from .policy import Policy
 from .prompts import Prompt
 from .run.limits import retry_smaller
-from .types import Generation
+from .types import Generation, Sampler
+
+
+def sampler_of(config: Config) -> Sampler:
+    """The sampler that a config asks for."""
+    return partial(sample_policy, compiled=config.compiled_rollout)
 
 
 def sample_policy(

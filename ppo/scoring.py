@@ -104,6 +104,15 @@ def _number(value: Any, where: str) -> float:
     return number
 
 
+def _check_written(per_token: Tensor, generation: Generation) -> None:
+    """Raise ValueError for a token reward on a token that an environment wrote: nobody chose it."""
+    is_written = (generation.mask & ~generation.action_mask)[:, : per_token.shape[1]].cpu()
+    wrong = ((per_token != 0) & is_written).nonzero()
+    if len(wrong):
+        sample, token = wrong[0].tolist()
+        raise ValueError(f"sample {sample} got a reward for token {token}, which an environment wrote: give it 0")
+
+
 class Scorer:
     """Calls the reward function, and turns its answer into token rewards [B, T].
 
@@ -143,13 +152,14 @@ class Scorer:
         1. With ``config.scale_scores``, the moments take in the raw numbers, and the numbers are divided by their
            standard deviation. The mean is not subtracted.
         2. The numbers are clipped to ±``config.clip_scores``.
-        3. A score goes to the last real token of its response. Token rewards stay where they are.
+        3. A score goes to the last action of its response. Token rewards stay where they are.
         4. ``config.missing_eos_penalty`` is subtracted there from responses that did not end by themselves.
 
         Example: score 7, penalty 2, a response of three tokens without EOS, T = 4: [0 0 5 0].
         """
-        mask = generation.mask
+        mask = generation.action_mask
         if per_token is not None:
+            _check_written(per_token, generation)
             adjusted = self._scale_and_clip(per_token, mask[:, : per_token.shape[1]].cpu())
             token_rewards = pad(adjusted, (0, mask.shape[1] - adjusted.shape[1])).to(mask.device)
         else:

@@ -21,12 +21,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .advantages import estimate_advantages, shape_rewards
+from .advantages import advantage_of, shape_rewards, whiten
 from .buffer import RolloutBuffer
 from .checkpoint.run_state import Counters, RunState
 from .checkpoint.snapshot import read_snapshot
 from .checks.checks import Checks
 from .checks.dump import Dumps
+from .checks.seams import check_value, checked_advantage, checked_policy_loss, checked_sampler, name_of
 from .collector import Collector
 from .config import Config
 from .distributed.processes import Processes
@@ -38,7 +39,7 @@ from .lm.frozen_blocks import train_top
 from .lm.load import load_model
 from .lm.precision import statistics_dtype
 from .log.run_log import HEADLINE, RunLog, headline
-from .losses import explained_variance
+from .losses import explained_variance, policy_loss_of
 from .metrics import Averages, rollout_metrics
 from .optim.optimizer import Optimizer
 from .policy import Policy
@@ -47,16 +48,29 @@ from .reference import freeze, make_reference, resolve_adapter
 from .retain import make_retain_loss, make_retain_texts
 from .run.determinism import reproducible
 from .run.interrupt import deferred_interrupts
-from .sampler import sample_policy
+from .sampler import sampler_of
 from .scoring import Scorer
 from .trace import Trace, trace_update
-from .types import Generation, Observer, Reference, Responses, RewardFn, Rollout, Sample, Sampler
+from .types import (
+    AdvantageFn,
+    Generation,
+    Observer,
+    OnStep,
+    PolicyLoss,
+    Reference,
+    Responses,
+    RewardFn,
+    Rollout,
+    Sample,
+    Sampler,
+    Step,
+)  # fmt: skip
 
 Probe = Callable[["Trainer"], Mapping[str, float]]
-"""Asked after every step for more metrics, such as an evaluation every few steps (else an empty dict)."""
+"""Called after every step; returns more metrics, or an empty dict where there is nothing to add."""
 
 StopRule = Callable[[Mapping[str, float]], bool]
-"""Shown every step's metrics, the probe's among them; True ends the training."""
+"""Called with every step's metrics, the probe's among them; True ends the training."""
 
 
 class Trainer:
@@ -72,6 +86,9 @@ class Trainer:
                :class:`ppo.types.Reference`, or a function ``(generation, samples) -> [B, T]`` log-probs
     retain     texts (strings or token ids) for ``config.retain_coef``
     sampler    where responses come from (:mod:`ppo.sampler`); None: the policy itself
+    advantage  what each token was worth (:data:`ppo.types.AdvantageFn`); None: as the config says
+    policy_loss  the policy's loss (:data:`ppo.types.PolicyLoss`); None: the clipped surrogate
+    value      an own critic: a module ``(input_ids [B, S], attention_mask [B, S]) -> [B, S]``, V before the next token
     out        folder for metrics.jsonl, metrics.csv, samples.jsonl and checkpoints; None writes no files
     use_tensorboard  event files in ``out/tensorboard`` too; None: where the package tensorboard is installed
 
@@ -89,53 +106,55 @@ class Trainer:
         reference: Reference | Callable[[Generation, Sequence[Sample]], Tensor] | None = None,
         retain: Sequence[Any] | None = None,
         sampler: Sampler | None = None,
+        advantage: AdvantageFn | None = None,
+        policy_loss: PolicyLoss | None = None,
+        value: nn.Module | None = None,
         out: str | Path | None = None,
         use_tensorboard: bool | None = None,
     ) -> None:
         config = config if config is not None else Config()
         self.processes = Processes.current()
         self.processes.check(config)
+        check_value(value, advantage, config)
         loaded, self.tokenizer = load_model(model, tokenizer)
         if config.train_top_layers is not None:
             train_top(loaded, config.train_top_layers)
         self.config = config = resolve_adapter(loaded, config)
-        self.scorer = Scorer(reward, config, dtype=statistics_dtype(next(loaded.parameters()).dtype))
-        self.prompts = read_prompts(prompts, self.tokenizer) if prompts is not None else []
-        self.policy = policy = Policy.of(loaded, config, self.processes)
-        check_lengths(
-            self.prompts,
-            context=context_length(loaded),
-            response_length=config.response_length,
-            vocab_size=vocabulary_size(loaded),
-        )
         self.out = Path(out) if out is not None else None
         self.generator = torch.Generator().manual_seed(config.seed)
+        self.scorer = Scorer(reward, config, dtype=statistics_dtype(next(loaded.parameters()).dtype))
+        self.prompts = _read_prompts(prompts, self.tokenizer, loaded, config)
+        self.stream = PromptStream(len(self.prompts), self.generator)
+        self.policy = Policy.of(loaded, config, self.processes, critic=value)
         frozen = freeze(loaded, config, has_own_reference=reference is not None)
         self.collector = Collector(
-            policy,
-            sampler if sampler is not None else partial(sample_policy, compiled=config.compiled_rollout),
+            self.policy,
+            checked_sampler(sampler, vocab_size=vocabulary_size(loaded)) if sampler else sampler_of(config),
             self.scorer,
-            make_reference(reference, frozen, policy.sampling, config, policy.actor.frozen_blocks),
-            reference_model=policy.actor if frozen is loaded else frozen,
+            make_reference(reference, frozen, self.policy.sampling, config, self.policy.actor.frozen_blocks),
+            reference_model=self.policy.actor if frozen is loaded else frozen,
             generator=self.generator,
             tokenizer=self.tokenizer,
         )
         retain_texts = make_retain_texts(retain, self.tokenizer, loaded, config, self.generator)
         retain_loss = make_retain_loss(frozen, config)
         if config.sharding == "fsdp" and self.processes.count > 1:
-            shard(policy.actor, frozen)
-        optimizer = Optimizer(policy.actor.trained_parameters(), policy.actor.value_parameter_names(), config)
+            shard(self.policy.actor, frozen)
+        actor = self.policy.actor
+        optimizer = Optimizer(actor.trained_parameters(), actor.value_parameter_names(), config)
         self.kl = KLPenalty.of(config)
-        self.stream = PromptStream(len(self.prompts), self.generator)
+        own = {"sampler": sampler, "advantage": advantage, "policy_loss": policy_loss, "value": value}
         self.state = RunState(
-            config, policy, frozen, optimizer, self.kl, self.scorer, self.prompts, self.stream, retain_texts,
-            self.generator, Counters(), self.tokenizer,
+            config, self.policy, frozen, optimizer, self.kl, self.scorer, self.prompts, self.stream, retain_texts,
+            self.generator, Counters(), self.tokenizer, {seam: name_of(f) for seam, f in own.items() if f is not None},
         )  # fmt: skip
-        self.checks = Checks(policy, config, Dumps(self.out, self.state.save, self.processes))
+        self.checks = Checks(self.policy, config, Dumps(self.out, self.state.save, self.processes))
         self.learner = Learner(
-            policy, optimizer, self.kl, config, checks=self.checks, counters=self.state.counters,
-            retain_loss=retain_loss, retain_texts=retain_texts,
+            self.policy, optimizer, self.kl, config,
+            policy_loss=checked_policy_loss(policy_loss) if policy_loss else policy_loss_of(config),
+            checks=self.checks, counters=self.state.counters, retain_loss=retain_loss, retain_texts=retain_texts,
         )  # fmt: skip
+        self._advantage = checked_advantage(advantage) if advantage else advantage_of(config)
         self._use_tensorboard = use_tensorboard
 
     # ------------------------------------------------------------------ one step, first half
@@ -149,13 +168,18 @@ class Trainer:
 
     @torch.no_grad()
     def appraise(self, responses: Responses) -> Rollout:
-        """What each token of scored responses is worth: its reward after KL, its advantage, its return."""
+        """What each token of scored responses is worth: its reward after KL, its advantage, its return.
+
+        The scorer's running moments move. Raises CheckError for a rollout that cannot be right.
+        """
         generation, old_values = responses.generation, responses.old_values
-        mask = generation.mask
+        mask = generation.action_mask
         token_rewards = self.scorer.shape(responses.scores, responses.token_rewards, generation)
         kl = self.kl.per_token(responses.old_logprobs, responses.ref_logprobs)
         rewards = shape_rewards(token_rewards, kl, mask, kl_coef=self.kl.reward_coef)
-        rewards, advantages, returns = estimate_advantages(rewards, old_values, mask, self.config)
+        if self.config.whiten_rewards:
+            rewards = whiten(rewards, mask, shift_mean=False)
+        advantages, returns = self._advantage(rewards, old_values, mask, responses.samples)
         rollout = Rollout(
             generation, responses.samples, responses.old_logprobs, old_values, responses.ref_logprobs,
             responses.scores.to(mask.device), kl, rewards, advantages, returns, token_rewards=token_rewards,
@@ -166,7 +190,7 @@ class Trainer:
         return replace(rollout, metrics=metrics)
 
     def _next_prompts(self) -> list[Prompt]:
-        """Prompt-major: the samples of one prompt are adjacent."""
+        """The next prompts, each repeated ``samples_per_prompt`` times in a row."""
         if not self.prompts:
             raise ValueError("the trainer has no prompts: pass prompts=…, or bring responses along (ppo.given)")
         indices = self.stream.take(self.config.prompts_per_step)
@@ -176,7 +200,9 @@ class Trainer:
 
     @reproducible
     def update(self, rollout: Rollout, *, observer: Observer | None = None) -> dict[str, float]:
-        """Several epochs of clipped policy and value updates on one rollout; ends early when KL says so.
+        """Several epochs of policy and value updates on one rollout.
+
+        It stops early when the KL to the old policy exceeds ``config.stop_kl_per_token``.
 
         ``observer``: looks on and changes nothing; see :meth:`trace`.
 
@@ -187,7 +213,7 @@ class Trainer:
         with self.policy.training():
             for minibatch in self._minibatches(rollout):
                 result = self.learner.step(minibatch, step=self.step, observer=observer)
-                if gap is None:  # before the first optimiser step policy and old policy differ by rounding alone
+                if gap is None:  # before the first optimiser step it is rounding alone
                     gap = result.log_ratio
                 if result.skipped:
                     averages.count(result.skipped)
@@ -201,7 +227,7 @@ class Trainer:
         metrics = averages.means() | {"rollout/logprob_gap": gap or 0.0}
         if self.config.has_critic:
             metrics["value/explained_variance"] = explained_variance(
-                rollout.old_values, rollout.returns, rollout.generation.mask
+                rollout.old_values, rollout.returns, rollout.generation.action_mask
             )
         return metrics | {"time/update_s": time.perf_counter() - started}
 
@@ -232,6 +258,7 @@ class Trainer:
         *,
         probe: Probe | None = None,
         stop_when: StopRule | None = None,
+        on_step: OnStep | None = None,
         progress: bool = True,
         show: Mapping[str, str] = HEADLINE,
         known: Mapping[str, float] | None = None,
@@ -239,9 +266,10 @@ class Trainer:
         """Run ``steps`` more steps. With ``out`` every step is logged, and saved every ``config.save_every_steps``
         and at the end.
 
-        Of several processes the first one writes, shows the bar and asks ``stop_when``; all of them call ``probe``,
-        and the first one's numbers count. ``show``: labels on the bar, and the metrics whose last values they name;
-        ``known``: values of those from before the first step.
+        ``probe`` adds numbers to a step, ``on_step`` looks at it once its lines are written, ``stop_when`` decides
+        whether it was the last. With several processes the first one writes, shows the bar and calls ``on_step`` and
+        ``stop_when``; all of them call ``probe``, and the first one's numbers count. ``show``: labels on the bar, and
+        the metrics whose last values they name; ``known``: their values before the first step.
 
         Ctrl-C (or SIGTERM) lets the step finish, saves a checkpoint (with ``out``), says where, and raises
         KeyboardInterrupt; a second Ctrl-C ends at once, and the last checkpoint stands. With several processes, a
@@ -269,6 +297,8 @@ class Trainer:
                 with processes.together():
                     log.metrics(step, metrics)
                     log.samples(step, rollout)
+                    if on_step is not None and processes.is_first:
+                        on_step(Step(step, rollout, metrics))
                 newest |= metrics
                 bar.set_postfix(headline(show, newest))
                 is_over = stop_when is not None and processes.first(partial(stop_when, metrics))
@@ -280,7 +310,7 @@ class Trainer:
                     self._end_interrupted(log, is_saved=is_saved)
                 if is_over:
                     break
-        if interrupt:  # in the last moments of the last step: as if it had come after it
+        if interrupt:  # Ctrl-C after the last check counts as one after the step
             raise KeyboardInterrupt
 
     def _end_interrupted(self, log: RunLog, *, is_saved: bool) -> NoReturn:
@@ -316,7 +346,7 @@ class Trainer:
         return self._saved(self.state.save_numbered(self.out / "checkpoints"))
 
     def _saved(self, checkpoint: Path) -> Path:
-        self.state.counters.last_checkpoint = checkpoint
+        self.state.counters.saved(checkpoint)
         return checkpoint
 
     def save_model(self, path: str | Path) -> None:
@@ -338,6 +368,9 @@ class Trainer:
         reference: Reference | Callable[[Generation, Sequence[Sample]], Tensor] | None = None,
         retain: Sequence[Any] | None = None,
         sampler: Sampler | None = None,
+        advantage: AdvantageFn | None = None,
+        policy_loss: PolicyLoss | None = None,
+        value: nn.Module | None = None,
         out: str | Path | None = None,
         device: str | None = None,
         use_tensorboard: bool | None = None,
@@ -346,7 +379,8 @@ class Trainer:
 
         ``path``: a checkpoint, a folder of them, or a run's ``out``; the newest undamaged one is taken. ``model`` is
         needed only where the policy was no plain Hugging Face model (an adapter, say). Raises ValueError for a
-        damaged checkpoint or for other prompts than those that were saved.
+        damaged checkpoint, for other prompts than those that were saved, and where a function of your own was used
+        then and is missing now.
         """
         snapshot = read_snapshot(Path(path), model, tokenizer, device)
         trainer = cls(
@@ -358,9 +392,13 @@ class Trainer:
             reference=reference,
             retain=retain,
             sampler=sampler,
+            advantage=advantage,
+            policy_loss=policy_loss,
+            value=value,
             out=out,
             use_tensorboard=use_tensorboard,
         )
+        trainer.state.check_own(snapshot)
         trainer.state.check_texts(snapshot)
         trainer.state.restore(snapshot)
         return trainer
@@ -386,3 +424,15 @@ class Trainer:
     def last_checkpoint(self) -> Path | None:
         """The checkpoint that was written or read last."""
         return self.state.counters.last_checkpoint
+
+
+def _read_prompts(
+    prompts: Sequence[Any] | None, tokenizer: Any | None, model: nn.Module, config: Config
+) -> list[Prompt]:
+    """The prompts as token ids, if there are any. Raises ValueError for one that the model cannot read."""
+    if prompts is None:
+        return []
+    read = read_prompts(prompts, tokenizer)
+    context, vocab_size = context_length(model), vocabulary_size(model)
+    check_lengths(read, context=context, response_length=config.response_length, vocab_size=vocab_size)
+    return read

@@ -8,6 +8,7 @@ T            response length; responses are padded on the right
 V            vocabulary size
 H            width of the hidden states
 mask         bool [B, T], True on real response tokens *including EOS*; made by the generator, not read off pad ids
+action_mask  bool [B, T], True on the tokens that the policy chose; the other real tokens were written by an environment
 score        [B], one number a sequence, as the reward function gives it
 reward       [B, T], per token, after the KL penalty; the score lands on the last real token
 value        [B, T], ``values[b, t]`` is V(state) *before* token t is chosen
@@ -41,7 +42,8 @@ class Sample:
     """One prompt with one sampled response, as a reward function sees it.
 
     ``text`` is the decoded response without special tokens ("" for models without a tokenizer), ``ids`` are its
-    token ids including EOS. Training never encodes ``text`` again.
+    token ids including EOS. Training never encodes ``text`` again. ``info``: what the sampler noted about this
+    response, such as the turns of an environment; None: nothing.
     """
 
     prompt: str
@@ -50,6 +52,7 @@ class Sample:
     ids: list[int]
     row: Row
     is_ended: bool
+    info: Any = None
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,12 @@ class Generation:
     sampled from (temperature and filters applied; for greedy decoding, the model's own distribution at temperature 1).
     ``entropy`` float32 [B, T] of that distribution, in nats. ``values`` float32 [B, T] where a value head was given.
     ``is_ended`` bool [B]: the response ended by itself, with an EOS. Padding holds 0 in every statistic.
-    ``frozen_hidden`` [B, S, H]: what the frozen blocks of the policy say about the rows as :func:`ppo.buffer.align`
-    lays them out, where they are not to be run again (:mod:`ppo.lm.frozen_blocks`).
+    ``frozen_hidden`` [B, S, H]: the output of the policy's frozen blocks for the rows as :func:`ppo.buffer.align` lays
+    them out; None: the blocks are run again.
+
+    ``action_mask`` bool [B, T]: the tokens that the policy chose; None: all real ones. An environment wrote the others:
+    they are attended to and never trained on, and hold 0 in every statistic. ``mask`` has no holes, ``action_mask`` may
+    have some. ``info``: what a sampler noted, one entry a row; see :class:`Sample`.
     """
 
     prompt_ids: Tensor
@@ -75,6 +82,12 @@ class Generation:
     values: Tensor | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     frozen_hidden: Tensor | None = None
+    action_mask: Tensor = None  # type: ignore[assignment]  # after construction there always is one
+    info: Sequence[Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.action_mask is None:
+            object.__setattr__(self, "action_mask", self.mask)
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -105,19 +118,20 @@ class Generation:
         tensors: dict[str, Any] = {
             name: value[index] for name, value in vars(self).items() if isinstance(value, Tensor)
         }
-        return replace(self, **tensors)
+        info = None if self.info is None else [self.info[i] for i in index.tolist()]
+        return replace(self, **tensors, info=info)
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """Everything one PPO update needs; all float32 [B, T] unless said otherwise, 0 on padding.
+    """Everything one PPO update needs. Tensors are float32 [B, T] and 0 off the action mask, unless said otherwise.
 
     ``old_logprobs``, ``old_values``: the policy and the critic before the update. ``ref_logprobs``: the reference, or
     None where no KL is taken. ``scores`` [B]. ``kl``: per-token estimate of KL(policy || reference). ``rewards`` after
-    KL. ``advantages`` whitened if the config says so. ``returns``: targets of the value loss. ``token_rewards``: what
-    the reward gave, scaled, clipped and placed, before KL; for looking at, no update needs it. ``policy_version``: how
-    many updates the policy had behind it when the old log-probs were taken, or None where nobody knows. As long as it
-    has no more, the ratio must be 1.
+    KL. ``advantages`` whitened if the config says so. ``returns``: targets of the value loss. ``token_rewards``: the
+    shaped rewards before KL; they are for display, and no update reads them. ``policy_version``: how many updates the
+    policy had behind it when the old log-probs were taken, or None where nobody knows. While it has had no further
+    update, the ratio must be 1.
     """
 
     generation: Generation
@@ -151,10 +165,11 @@ class Evaluation:
 class Responses:
     """The responses to a step's prompts, prompt-major, and what was said about them.
 
-    ``scores`` [B] and ``token_rewards`` [B, T] (None for a reward of one score a sample) are what the reward gave.
-    ``old_logprobs``, ``old_values`` and ``ref_logprobs`` are [B, T]. ``metrics``: the seconds that each part took on
-    this process, ``time/…_s``, and ``rollout/sampler_gap`` where sampler and training forward were both asked for the
-    policy's log-probs: nats per token between them, in the worst row. ``policy_version``: see :class:`Rollout`.
+    ``scores`` [B] and ``token_rewards`` [B, T] are the reward's raw answers; ``token_rewards`` is None for a reward of
+    one score a sample. ``Rollout.token_rewards`` is the shaped answer. ``old_logprobs``, ``old_values`` and
+    ``ref_logprobs`` are [B, T]. ``metrics``: the seconds that each part took on this process, ``time/…_s``, and
+    ``rollout/sampler_gap``, only if sampler and training forward both measured the policy's log-probs: the largest row
+    mean of their gap, nats per token. ``policy_version``: see :class:`Rollout`.
     """
 
     generation: Generation
@@ -170,6 +185,33 @@ class Responses:
 
 RewardFn = Callable[[list[Sample]], "Sequence[float] | Sequence[Sequence[float]] | Tensor"]
 """A reward: ``list[Sample] -> [B]`` scores, or ``[B][T]`` token rewards (ragged: one number a response token)."""
+
+AdvantageFn = Callable[[Tensor, Tensor, Tensor, "list[Sample]"], "tuple[Tensor, Tensor]"]
+"""What each token was worth: ``(rewards, values, mask, samples) -> (advantages, returns)``, all [B, T] but the samples.
+
+``mask`` is the action mask; both results are 0 outside it. B is the whole step, prompt-major.
+"""
+
+PolicyLoss = Callable[..., "tuple[Tensor, Mapping[str, Tensor | float]]"]
+"""The policy's loss on a microbatch: ``(new, part, *, num_tokens, num_sequences) -> (loss, statistics)``.
+
+``new`` is an :class:`Evaluation`, ``part`` the :class:`Rollout` rows that it is about. ``num_tokens`` and
+``num_sequences`` count the actions and the rows of the *whole* minibatch: a sum over the microbatch divided by one of
+them adds up to the loss of the minibatch, however it is cut. The same holds for the statistics.
+"""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step that is over: its number, counted from 0, its rollout, and its metrics."""
+
+    number: int
+    rollout: Rollout
+    metrics: Mapping[str, float]
+
+
+OnStep = Callable[[Step], None]
+"""Shown every step, on the first process: a logger, a page, a tracker."""
 
 Sampler = Callable[..., Generation]
 """Where responses come from: ``(policy, prompts, *, seed, request_ids) -> Generation``, one response a prompt.
@@ -194,17 +236,17 @@ class Observer(Protocol):
     """Looks on while an update runs, and changes nothing. The library's own is :class:`ppo.trace.recorder.Recorder`."""
 
     def watch(self, part: Rollout, new: Evaluation, *, num_tokens: int) -> None:
-        """A microbatch before its backward pass; ``num_tokens``: of the whole minibatch."""
+        """Called before the backward pass of each microbatch. ``num_tokens``: actions of the whole minibatch."""
         ...
 
     def restart(self) -> None:
-        """Memory ran out: the minibatch begins again, in smaller microbatches."""
+        """Called when memory ran out: the minibatch starts again, in smaller microbatches."""
         ...
 
     def close(
         self, statistics: Mapping[str, float], *, grad_norm: float | None = None, learning_rate: float | None = None
     ) -> None:
-        """The minibatch is over; without ``grad_norm`` its gradient was thrown away."""
+        """Called after the minibatch; ``grad_norm`` is None if its gradient was thrown away."""
         ...
 
 

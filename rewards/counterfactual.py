@@ -67,11 +67,11 @@ class CounterfactualReference:
         return result
 
     def _part_logprobs(self, generation: Generation, forbidden: Tensor) -> Tensor:
-        mask = generation.mask
+        mask = generation.action_mask
         aligned = align(generation)
         features = self._backbone(aligned.input_ids, aligned.attention_mask)
         rows = response_positions(features.before_logits, aligned.prompt_lengths, mask.shape[1])[mask]
-        is_early = early_tokens(mask, self.sampling)
+        is_early = early_tokens(generation.mask, mask, self.sampling)
         tokens, banned = generation.tokens[mask], forbidden[mask]
         parts = []
         for start in range(0, rows.shape[0], self.chunk_tokens):

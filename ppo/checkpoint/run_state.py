@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,19 @@ class Counters:
     skipped_in_a_row: int = 0
     last_checkpoint: Path | None = None
 
+    def moved(self) -> None:
+        """An update moved the weights."""
+        self.skipped_in_a_row = 0
+
+    def skipped(self) -> int:
+        """An update was skipped; returns how many in a row that makes."""
+        self.skipped_in_a_row += 1
+        return self.skipped_in_a_row
+
+    def saved(self, checkpoint: Path) -> None:
+        """A checkpoint was written or read."""
+        self.last_checkpoint = checkpoint
+
 
 @dataclass(frozen=True)
 class RunState:
@@ -59,6 +72,7 @@ class RunState:
                   the policy's own model, with its adapter off
     retain_texts  of PPO-ptx, or None
     generator     the one from which prompt order, sampling seeds, minibatches and retain texts are drawn
+    own           the functions that were not the library's, by the seam that they were given at
     """
 
     config: Config
@@ -73,6 +87,7 @@ class RunState:
     generator: torch.Generator
     counters: Counters
     tokenizer: Any | None
+    own: Mapping[str, str] = field(default_factory=dict)
 
     def end_step(self) -> None:
         """Count a finished step. All processes continue with the smallest limits of any of them."""
@@ -153,9 +168,26 @@ class RunState:
             "kind": type(model).__name__ + (" with an adapter" if has_adapter(model) else ""),
             "attention": getattr(getattr(model, "config", None), "_attn_implementation", None),
             "device": str(self.policy.device),
+            **({"own": dict(self.own)} if self.own else {}),
         }
 
     # ------------------------------------------------------------------ out of a checkpoint
+
+    def check_own(self, snapshot: Snapshot) -> None:
+        """Raise ValueError where a function of the caller's own was used then and is missing now, or the other way.
+
+        A function of another name is a RuntimeWarning only: it may have been moved or renamed.
+        """
+        saved = snapshot.state.get("own") or {}
+        for seam in sorted(saved.keys() | self.own.keys()):
+            then, now = saved.get(seam), self.own.get(seam)
+            if now is None:
+                raise ValueError(f"{snapshot.folder} was saved with {seam}={then}: pass it to resume")
+            if then is None:
+                raise ValueError(f"{snapshot.folder} was saved without {seam}=…, resume got {now}: leave it out")
+            if then != now:
+                text = f"{snapshot.folder} was saved with {seam}={then}, resume got {now}"
+                warnings.warn(f"{text}: the run goes on otherwise if they differ", RuntimeWarning, stacklevel=3)
 
     def check_texts(self, snapshot: Snapshot) -> None:
         """Raise ValueError for other prompts than those that were saved: the saved order refers to them by index.
@@ -194,7 +226,7 @@ class RunState:
             named = {name: _of_rank(name, rank) for name in random_state()}
             set_random_state({name: generators[of] for name, of in named.items() if of in generators})
             self._take_numbers(state)
-        self.counters.last_checkpoint = folder
+        self.counters.saved(folder)
 
     @contextmanager
     def undone(self) -> Iterator[None]:

@@ -43,6 +43,9 @@ def check_numbers(state: Mapping[str, Any], file: Path) -> None:
             raise ValueError(f"{file} is damaged: {name} is {value!r:.80}")
     if not isinstance(getattr(torch, state["dtype"], None), torch.dtype):
         raise ValueError(f"{file} is damaged: dtype is {state['dtype']!r:.80}")
+    own = state.get("own", {})
+    if not isinstance(own, dict) or not all(isinstance(name, str) for pair in own.items() for name in pair):
+        raise ValueError(f"{file} is damaged: own is {own!r:.80}")
     moments, limits = state["moments"], limits_of(state)
     is_wanted = moments is not None or state["config"].get("scale_scores", False)
     if is_wanted and not (

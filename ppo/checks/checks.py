@@ -129,7 +129,7 @@ class Checks:
 
 def sampler_gaps(rollout: Rollout) -> Tensor:
     """Mean gap of each row between the sampler's log-probs and the old ones, nats per token [B]."""
-    return mean_gaps(rollout.generation.logprobs, rollout.old_logprobs, rollout.generation.mask)
+    return mean_gaps(rollout.generation.logprobs, rollout.old_logprobs, rollout.generation.action_mask)
 
 
 def rollout_problems(rollout: Rollout) -> dict[str, Tensor]:
@@ -140,6 +140,8 @@ def rollout_problems(rollout: Rollout) -> dict[str, Tensor]:
         "the response mask has a hole": (mask[:, 1:] & ~mask[:, :-1]).any(dim=1),
         "the prompt mask has a hole": (prompt[:, :-1] & ~prompt[:, 1:]).any(dim=1),
         "there is no real token": (generation.lengths < 1) | ~prompt.any(dim=1),
+        "there is no action": ~generation.action_mask.any(dim=1),
+        "an action is no real token": (generation.action_mask & ~mask).any(dim=1),
         "the mask counts other tokens than the sample has": generation.lengths != lengths,
         "old_logprobs is above 0": (rollout.old_logprobs > _MOST_LOGPROB).any(dim=1),
         "scores is not finite": ~rollout.scores.to(mask.device).isfinite(),
@@ -149,6 +151,9 @@ def rollout_problems(rollout: Rollout) -> dict[str, Tensor]:
         if isinstance(value, Tensor) and value.dim() == 2:
             problems[f"{field.name} is not finite"] = ~value.isfinite().all(dim=1)
             problems[f"{field.name} is not 0 on padding"] = ((value != 0) & ~mask).any(dim=1)
+            if generation.action_mask is not mask:
+                is_written = mask & ~generation.action_mask
+                problems[f"{field.name} is not 0 where an environment wrote"] = ((value != 0) & is_written).any(dim=1)
     return problems
 
 

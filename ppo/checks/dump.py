@@ -31,7 +31,7 @@ Record = TypeVar("Record", Rollout, Generation)
 KEPT = 3  # dumps of one check
 _SAMPLE = ("prompt", "text", "prompt_ids", "ids", "is_ended")
 _GENERATION_PREFIX = "generation."
-_IDS, _MASKS = ("prompt_ids", "tokens", "retain_ids"), ("prompt_mask", "mask", "retain_mask", "is_ended")
+_IDS, _MASKS = ("prompt_ids", "tokens", "retain_ids"), ("prompt_mask", "mask", "action_mask", "retain_mask", "is_ended")
 
 
 class Dumps:

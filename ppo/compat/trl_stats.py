@@ -37,7 +37,7 @@ def old_statistics(
     """Numbers, and tensors where TRL has tensors. ``metrics``: what ``Trainer.update`` returned. ``kl_coef``: its value
     before the update. If all minibatches were skipped, the numbers that they would have given are left out.
     """
-    mask, old = rollout.generation.mask, rollout.old_values
+    mask, old = rollout.generation.action_mask, rollout.old_values
     queries = rollout.generation.prompt_mask.sum(dim=1).float()
     responses = rollout.generation.lengths.float()
     stats: dict[str, Any] = {

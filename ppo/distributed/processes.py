@@ -141,6 +141,8 @@ class Processes:
             for name, value in vars(generation).items()
             if isinstance(value, Tensor)
         }
+        noted = self._exchange(generation.info)
+        joined["info"] = [one for part in noted for one in part] if all(part is not None for part in noted) else None
         metrics = self._exchange(dict(generation.metrics))
         joined["metrics"] = {
             name: (sum if name.endswith("_per_second") else max)(m[name] for m in metrics) for name in metrics[0]

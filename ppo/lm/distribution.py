@@ -65,12 +65,13 @@ def early_steps(steps: Tensor, sampling: Sampling) -> Tensor:
     return steps < sampling.min_response_length
 
 
-def early_tokens(mask: Tensor, sampling: Sampling) -> Tensor:
-    """Which of the real tokens may not be EOS, bool [N]; ``mask`` bool [B, T] has N real tokens.
+def early_tokens(mask: Tensor, action_mask: Tensor, sampling: Sampling) -> Tensor:
+    """Which actions may not be EOS, bool [N]; ``action_mask`` bool [B, T] has N of them, part of ``mask`` [B, T].
 
-    Example: with ``min_response_length`` 2, rows of 3 and 1 tokens give True True False, True.
+    All real tokens count, those of an environment too. Example: with ``min_response_length`` 2, rows of 3 and 1 tokens
+    give True True False, True.
     """
-    return early_steps(mask.cumsum(dim=1)[mask] - 1, sampling)
+    return early_steps(mask.cumsum(dim=1)[action_mask] - 1, sampling)
 
 
 def ban_early_eos_(

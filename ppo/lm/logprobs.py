@@ -52,8 +52,8 @@ def token_logprobs(
     filter of *this* policy would drop is kept, so its log-prob is finite. If the loss has no entropy term,
     ``has_entropy_gradient=False`` may save the entropy's gradient.
     """
-    mask = generation.mask
-    is_early = early_tokens(mask, sampling)
+    mask = generation.action_mask
+    is_early = early_tokens(generation.mask, mask, sampling)
     rows, tokens = before_logits[mask], generation.tokens[mask]
     if isinstance(output_layer, nn.Linear) and is_plain_linear(output_layer) and not has_filters(sampling):
         distribution = OutputDistribution(

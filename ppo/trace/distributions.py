@@ -44,7 +44,7 @@ def ask_distributions(policy: Policy, generation: Generation) -> TokenDistributi
         features = backbone(rows.input_ids, rows.attention_mask)
         chosen = response_positions(features.before_logits, rows.prompt_lengths, len(tokens))[0]
         logits = backbone.output_layer(chosen).float()
-    is_early = early_tokens(part.mask, sampling)
+    is_early = early_tokens(part.mask, part.mask, sampling)
     distribution = next_token_logprobs(logits, sampling, is_early=is_early, keep=tokens)
     evaluation = policy.evaluate(part)
     return TokenDistributions(distribution.cpu(), evaluation.logprobs[0].cpu(), evaluation.values[0].cpu())

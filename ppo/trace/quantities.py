@@ -98,9 +98,9 @@ def _sampled(config: Config, has_reference: bool) -> list[Quantity]:
     found = [
         Quantity("old_logprob", "log-prob, old policy", "log π_old", "sample",
                  "The natural logarithm of the probability that the policy gave this token when it was drawn.",
-                 "ppo/policy.py: Policy.before"),
+                 "ppo/policy.py: Policy.old_statistics"),
         Quantity("old_probability", "probability, old policy", "π_old", "sample",
-                 "The probability that the policy gave this token when it was drawn.", "ppo/policy.py: Policy.before",
+                 "The probability that the policy gave this token when it was drawn.", "ppo/policy.py: Policy.old_statistics",
                  "exp({old_logprob})"),
         Quantity("entropy", "entropy", "H", "sample",
                  "How undecided the policy was here: the entropy, in nats, of the distribution that the token was "

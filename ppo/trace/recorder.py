@@ -84,7 +84,7 @@ class Recorder:
     def _take(self, watched: _Watched, number: int) -> None:
         """Take the numbers of the watched rows from the tensors of their microbatch."""
         part, new, config, count = watched.part, watched.new, self._config, self._num_tokens
-        mask = part.generation.mask
+        mask = part.generation.action_mask
         policy = policy_terms(new.logprobs, part.old_logprobs, part.advantages, mask, clip=config.policy_clip)
         value = value_terms(new.values, part.old_values, part.returns, clip=config.value_clip)
         columns = {

@@ -51,7 +51,7 @@ def trace_update(
     metrics = update(recorder.marked, observer=recorder)
     after = [ask_distributions(policy, rollout.generation.rows([row])) for row in rows]
     columns = _columns(rollout, config, kl_coef)
-    shared = _numbers(columns, rollout.generation.mask, config) | {"kl_coef": kl_coef}
+    shared = _numbers(columns, rollout.generation.action_mask, config) | {"kl_coef": kl_coef}
     if "score/running_std" in rollout.metrics:
         shared["score_std"] = rollout.metrics["score/running_std"]
     writer = Writer(tokenizer)
@@ -87,7 +87,7 @@ def _numbers(columns: Mapping[str, Tensor], mask: Tensor, config: Config) -> dic
 
 def _columns(rollout: Rollout, config: Config, kl_coef: float) -> dict[str, Tensor]:
     """Every number of the rollout, [B, T], under its name in a :class:`TokenTrace`."""
-    mask = rollout.generation.mask
+    mask = rollout.generation.action_mask
     assert rollout.token_rewards is not None
     penalty = kl_coef if config.kl_as == "reward" else 0.0
     columns = {

@@ -99,6 +99,26 @@ def test_joined_rollouts_know_the_policy_only_if_it_was_one():
     assert join([first, replace(second, policy_version=None)]).policy_version is None
 
 
+def test_what_only_some_rollouts_know_is_none_in_all():
+    """The first one's own tensors would be too short, and KL would vanish without a word."""
+    first, second = (
+        replace(r, generation=replace(r.generation, values=None))
+        for r in (random_rollout([2]), random_rollout([3], seed=1))
+    )
+    known = replace(
+        first,
+        token_rewards=torch.ones(1, 2),
+        generation=replace(first.generation, frozen_hidden=torch.ones(1, 5, 3), values=torch.ones(1, 2), info=["a"]),
+    )
+    joined = join([known, second])
+    assert joined.token_rewards is None
+    assert joined.generation.frozen_hidden is joined.generation.values is joined.generation.info is None
+    assert join([known, known]).generation.info == ["a", "a"]
+    assert join([known, known]).token_rewards.shape == (2, 2)
+    with pytest.raises(ValueError, match="some rollouts have ref_logprobs and others have not"):
+        join([replace(first, ref_logprobs=None), replace(second, ref_logprobs=torch.zeros(1, 3))])
+
+
 def test_microbatches_by_size_are_sorted_and_complete():
     mask = torch.arange(10) < torch.tensor([3, 10, 1, 7, 7, 2])[:, None]
     parts = microbatches(mask, size=2)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ppo.losses import explained_variance, policy_loss, value_loss
+from ppo.losses import explained_variance, policy_loss, ratio_statistics, value_loss
 
 
 def numbers(seed=0):
@@ -33,8 +33,9 @@ def test_policy_loss_is_its_definition():
             count += 1
     assert float(loss) == pytest.approx(total / count, abs=1e-12)
     assert float(statistics["clip_fraction"]) == pytest.approx(clipped / count)
-    assert float(statistics["approx_kl"]) == pytest.approx(kl / count)
-    assert float(statistics["ratio"]) == pytest.approx(ratios / count)
+    brakes = ratio_statistics(new, old, mask, num_tokens=count)
+    assert float(brakes["policy/approx_kl"]) == pytest.approx(kl / count)
+    assert float(brakes["policy/ratio"]) == pytest.approx(ratios / count)
 
 
 def test_a_clipped_token_has_no_gradient():
@@ -79,7 +80,13 @@ def test_parts_of_a_minibatch_add_up():
     parts = [policy_loss(new[i : i + 1], old[i : i + 1], advantages[i : i + 1], mask[i : i + 1], clip=0.2, num_tokens=n)
              for i in range(4)]  # fmt: skip
     assert float(sum(p[0] for p in parts)) == pytest.approx(float(whole), abs=1e-12)
-    assert float(sum(p[1]["approx_kl"] for p in parts)) == pytest.approx(float(stats["approx_kl"]), abs=1e-12)
+    assert float(sum(p[1]["clip_fraction"] for p in parts)) == pytest.approx(float(stats["clip_fraction"]), abs=1e-6)
+    brakes, *of_rows = (
+        ratio_statistics(new[rows], old[rows], mask[rows], num_tokens=n)
+        for rows in (slice(None), *(slice(i, i + 1) for i in range(4)))
+    )
+    for name, number in brakes.items():
+        assert float(sum(row[name] for row in of_rows)) == pytest.approx(float(number), abs=1e-12)
 
 
 def test_explained_variance():

@@ -19,7 +19,7 @@ from ppo.buffer import RolloutBuffer, align, join, microbatches, rows, trim, tri
 from ppo.generation.sampling import draw
 from ppo.kl import estimate_kl
 from ppo.lm.distribution import filter_logits
-from ppo.losses import policy_loss, value_loss
+from ppo.losses import policy_loss, ratio_statistics, value_loss
 from ppo.reference import FrozenReference
 from tests.fakes import VOCAB, random_rollout, tiny_gpt2
 
@@ -129,8 +129,9 @@ def test_the_clip_changes_no_loss_of_the_old_policy_and_parts_add_up(responses, 
     old, advantages, returns = numbers(mask, seed), numbers(mask, seed + 1), numbers(mask, seed + 2)
     loss, statistics = policy_loss(old, old, advantages, mask, clip=clip, num_tokens=n)
     assert float(loss) == pytest.approx(-float(advantages[mask].mean()), abs=1e-12)
-    assert float(statistics["ratio"]) == pytest.approx(1, abs=1e-12)
-    assert statistics["clip_fraction"] == statistics["approx_kl"] == statistics["log_ratio"] == 0
+    brakes = ratio_statistics(old, old, mask, num_tokens=n)
+    assert float(brakes["policy/ratio"]) == pytest.approx(1, abs=1e-12)
+    assert statistics["clip_fraction"] == brakes["policy/approx_kl"] == brakes["policy/log_ratio"] == 0
     error, _ = value_loss(old, old, returns, mask, clip=clip, num_tokens=n)
     assert float(error) == pytest.approx(float(((old - returns)[mask] ** 2).mean()) / 2, abs=1e-12)
     new = old + 0.5 * numbers(mask, seed + 3)

@@ -229,7 +229,7 @@ def test_a_separate_critic_is_asked_alone_where_the_sampler_knows_the_log_probs(
     backbones, calls = (trainer.policy.actor.backbone, trainer.policy.actor.critic_backbone), []
     for backbone, name in zip(backbones, ("policy", "critic"), strict=True):
         blocks(backbone.model)[0].register_forward_hook(lambda *_, name=name: calls.append(name))
-    logprobs, values = trainer.policy.before(generation)
+    logprobs, values = trainer.policy.old_statistics(generation)
     assert calls == ["critic"] * (len(generation) // 2)
     assert torch.equal(values, whole.values)
     assert values.abs().max() > 0

@@ -146,7 +146,7 @@ def test_pick_and_entropy_by_hand():
 def test_where_eos_is_early():
     sampling = Sampling(min_response_length=2)
     mask = torch.tensor([[True, True, True], [True, False, False]])
-    assert early_tokens(mask, sampling).tolist() == [True, True, False, True]
+    assert early_tokens(mask, mask, sampling).tolist() == [True, True, False, True]
     assert early_steps(torch.arange(4), sampling).tolist() == [True, True, False, False]
 
 
@@ -195,7 +195,7 @@ def test_all_who_ask_get_the_same_distribution():
     with evaluation_mode(model):
         features = Backbone(model)(generation.input_ids, generation.attention_mask).before_logits
     logits = model.get_output_embeddings()(features)[:, generation.prompt_ids.shape[1] - 1 : -1][mask]
-    is_early, tokens = early_tokens(mask, sampling), generation.tokens[mask]
+    is_early, tokens = early_tokens(mask, mask, sampling), generation.tokens[mask]
     expected = pick(next_token_logprobs(logits, sampling, is_early=is_early, keep=tokens), tokens).detach()
     assert is_early.any()
     assert (~is_early).any()

@@ -216,7 +216,7 @@ def test_whole_rows_of_logits_come_a_few_at_a_time(monkeypatch, limit, most):
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(top_k=2)])
 def test_a_batch_without_a_real_token_has_zeros(sampling):
     generation = random_rollout([4, 2]).generation
-    empty = replace(generation, mask=torch.zeros_like(generation.mask))
+    empty = replace(generation, mask=torch.zeros_like(generation.mask), action_mask=None)
     for found in token_logprobs(torch.randn(2, 4, D), nn.Linear(D, 23), empty, sampling, chunk_tokens=4):
         assert torch.equal(found, torch.zeros(2, 4))
 

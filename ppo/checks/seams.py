@@ -1,0 +1,149 @@
+"""Other people's functions in the places of the library's own: what they are called, and what they must give back.
+
+Whatever they return is checked at once. The error is one line that names the seam, the function, what it returned and
+what was wanted, and no weight has moved by then. This module knows shapes, nothing about algorithms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import Config
+from ..types import AdvantageFn, Evaluation, Generation, PolicyLoss, Rollout, Sample, Sampler
+
+RESERVED = frozenset({"loss", "entropy", "ratio", "log_ratio", "approx_kl"})
+"""Statistics of a policy loss that the library computes itself, under any loss: the brakes of an update go by them."""
+
+
+def name_of(function: Any) -> str:
+    """What a checkpoint calls a function or an object: its module and its qualified name."""
+    if isinstance(function, partial):
+        return name_of(function.func)
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def checked_sampler(sampler: Sampler, *, vocab_size: int) -> Sampler:
+    """The sampler, with what it returns looked at; ``vocab_size``: of the model that is to read it."""
+
+    def sample(policy: Any, prompts: Sequence[Any], *, seed: int, request_ids: Sequence[int]) -> Generation:
+        generation = sampler(policy, prompts, seed=seed, request_ids=request_ids)
+        if not isinstance(generation, Generation):
+            raise _error("sampler", sampler, f"returned a {type(generation).__name__}, not a ppo.Generation")
+        if problem := _wrong_generation(generation, len(prompts), vocab_size):
+            raise _error("sampler", sampler, problem)
+        return generation
+
+    return sample
+
+
+def _wrong_generation(generation: Generation, count: int, vocab_size: int) -> str:
+    """What is wrong with responses to ``count`` prompts, or ""."""
+    mask, actions = generation.mask, generation.action_mask
+    if len(generation) != count:
+        return f"returned {len(generation)} responses to {count} prompts: give one to each"
+    for name in ("mask", "action_mask", "logprobs", "entropy"):
+        value = getattr(generation, name)
+        if value.shape != generation.tokens.shape:
+            return f"returned {name} {_shape(value)} beside tokens [B, T] = {_shape(generation.tokens)}"
+    if mask.dtype != torch.bool or actions.dtype != torch.bool:
+        return f"returned masks of {mask.dtype} and {actions.dtype}: both must be bool"
+    ids = generation.input_ids
+    wrong = {
+        "a token id outside the vocabulary": ((ids < 0) | (ids >= vocab_size)).any(dim=1),
+        "a hole in mask: what an environment wrote belongs to it, and is left out of action_mask": (
+            mask[:, 1:] & ~mask[:, :-1]
+        ).any(dim=1),
+        "an action on padding: action_mask must be part of mask": (actions & ~mask).any(dim=1),
+        "no action: at least one token must be the policy's": ~actions.any(dim=1),
+    }
+    for problem, is_wrong in wrong.items():
+        if bool(is_wrong.any()):
+            return f"returned row {int(is_wrong.nonzero()[0])} with {problem}"
+    return ""
+
+
+def checked_advantage(advantage: AdvantageFn) -> AdvantageFn:
+    """The estimator, with what it returns looked at."""
+
+    def estimate(rewards: Tensor, values: Tensor, mask: Tensor, samples: list[Sample]) -> tuple[Tensor, Tensor]:
+        answer = advantage(rewards, values, mask, samples)
+        if not isinstance(answer, tuple) or len(answer) != 2 or not all(isinstance(x, Tensor) for x in answer):
+            raise _error("advantage", advantage, f"returned {_kind(answer)}: wanted (advantages, returns), two tensors")
+        for name, x in zip(("advantages", "returns"), answer, strict=True):
+            if x.shape != mask.shape:
+                raise _error("advantage", advantage, f"returned {name} {_shape(x)}: wanted [B, T] = {_shape(mask)}")
+            if not bool(x.isfinite().all()):
+                raise _error("advantage", advantage, f"returned {name} that are NaN or infinite")
+            if bool(((x != 0) & ~mask.to(x.device)).any()):
+                raise _error("advantage", advantage, f"returned {name} outside the action mask: multiply them by it")
+        advantages, returns = (x.detach().to(rewards) for x in answer)
+        return advantages, returns
+
+    return estimate
+
+
+def checked_policy_loss(loss_fn: PolicyLoss) -> PolicyLoss:
+    """The loss, with what it returns looked at."""
+
+    def policy_loss(
+        new: Evaluation, part: Rollout, *, num_tokens: int, num_sequences: int
+    ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
+        answer = loss_fn(new, part, num_tokens=num_tokens, num_sequences=num_sequences)
+        if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[1], Mapping):
+            raise _error("policy_loss", loss_fn, f"returned {_kind(answer)}: wanted (loss, statistics)")
+        loss, statistics = answer
+        if not isinstance(loss, Tensor) or loss.dim() != 0:
+            raise _error(
+                "policy_loss", loss_fn, f"returned a loss that is {_kind(loss)}: wanted a tensor of one number"
+            )
+        if not loss.requires_grad:
+            raise _error("policy_loss", loss_fn, "returned a loss without a gradient: it must come from new.logprobs")
+        if taken := sorted(RESERVED & statistics.keys()):
+            raise _error(
+                "policy_loss", loss_fn, f"returned the statistic {taken[0]!r}, which the library measures itself"
+            )
+        for name, value in statistics.items():
+            if not isinstance(value, int | float) and not (isinstance(value, Tensor) and value.dim() == 0):
+                raise _error(
+                    "policy_loss", loss_fn, f"returned the statistic {name!r} that is {_kind(value)}: wanted a number"
+                )
+        return loss, {
+            name: value.detach() if isinstance(value, Tensor) else value for name, value in statistics.items()
+        }
+
+    return policy_loss
+
+
+def check_value(value: Any, advantage: AdvantageFn | None, config: Config) -> None:
+    """Raise ValueError for a critic that is no module or not asked for, and where GAE has none."""
+    if value is not None and not isinstance(value, nn.Module):
+        raise _error("value", value, f"is {_kind(value)}: wanted a torch.nn.Module")
+    if value is not None and not config.has_critic:
+        why = f"advantage={config.advantage!r}" if config.advantage != "gae" else "value_head='none'"
+        raise _error("value", value, f"would never be asked: Config({why}) has no critic")
+    if advantage is None and config.advantage == "gae" and config.value_head == "none":
+        raise ValueError(
+            "Config.value_head='none' goes with an estimator of your own: GAE needs values, pass advantage=…"
+        )
+
+
+def _error(seam: str, function: Any, problem: str) -> ValueError:
+    return ValueError(f"{seam}={name_of(function)} {problem}")
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor {_shape(value)}"
+    if isinstance(value, tuple):
+        return f"a tuple of {len(value)}"
+    return f"a {type(value).__name__}"
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(list(tensor.shape))
