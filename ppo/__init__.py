@@ -15,7 +15,7 @@ from .losses import policy_loss, value_loss
 from .reference import CallableReference, FrozenReference
 from .replay import Replay, replay
 from .trainer import Trainer
-from .types import Evaluation, Generation, Reference, Responses, RewardFn, Rollout, Sample
+from .types import Evaluation, Generation, Reference, Responses, RewardFn, Rollout, Sample, Step
 
 __version__ = "0.1.0"
 
@@ -37,6 +37,7 @@ __all__ = [
     "RolloutBuffer",
     "Sample",
     "Sampling",
+    "Step",
     "Trainer",
     "ValueHead",
     "estimate_kl",

@@ -98,18 +98,19 @@ class Policy:
         return Evaluation(*self._ask_in_fitting_parts(generation, ask))
 
     def old_statistics(self, generation: Generation) -> tuple[Tensor, Tensor]:
-        """Old log-probs and values, each [B, T], of responses that no update has seen.
+        """Old log-probs and values, each [B, T]: the sampler's own where those are exact, else measured.
 
-        If :attr:`is_sampler_exact`, the log-probs are the sampler's; the values are the sampler's too if it recorded
-        any, else the separate critic's, and 0 without a value function. Otherwise both are measured.
+        Values are 0 without a critic. A separate critic is asked alone where the sampler knows the log-probs.
         """
         if not self.is_sampler_exact:
             found = self.measure(generation)
             return found.logprobs, found.values
-        if generation.values is not None:
-            return generation.logprobs, generation.values
         if not self._config.has_critic:
             return generation.logprobs, torch.zeros_like(generation.logprobs)
+        if generation.values is not None:
+            return generation.logprobs, generation.values
+        if self.actor.critic is None:  # a sampler that did not ask the value head
+            return generation.logprobs, self.measure(generation).values
         (values,) = self._ask_in_fitting_parts(generation, lambda part: (self._critic_values(part),))
         return generation.logprobs, values
 

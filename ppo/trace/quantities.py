@@ -100,8 +100,8 @@ def _sampled(config: Config, has_reference: bool) -> list[Quantity]:
                  "The natural logarithm of the probability that the policy gave this token when it was drawn.",
                  "ppo/policy.py: Policy.old_statistics"),
         Quantity("old_probability", "probability, old policy", "π_old", "sample",
-                 "The probability that the policy gave this token when it was drawn.", "ppo/policy.py: Policy.old_statistics",
-                 "exp({old_logprob})"),
+                 "The probability that the policy gave this token when it was drawn.",
+                 "ppo/policy.py: Policy.old_statistics", "exp({old_logprob})"),
         Quantity("entropy", "entropy", "H", "sample",
                  "How undecided the policy was here: the entropy, in nats, of the distribution that the token was "
                  "drawn from. 0 means that only one token was possible.", "ppo/generation/sampling.py: draw"),

@@ -7,7 +7,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from examples import from_trl, grpo, lora, own_loop, reward, reward_model, several_processes, token_reward
+from examples import (
+    from_trl,
+    grpo,
+    lora,
+    own_advantage,
+    own_critic,
+    own_log,
+    own_loop,
+    own_loss,
+    own_sampler,
+    reward,
+    reward_model,
+    several_processes,
+    token_reward,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(path for path in (ROOT / "examples").glob("*.py") if path.stem != "__init__")
@@ -94,3 +108,26 @@ def test_an_example_runs_from_the_command_line(path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert path.stem != "several_processes" or "2 processes" in done.stdout
+
+
+def test_an_own_estimator_and_an_own_loss_learn():
+    for example in (own_advantage, own_loss):
+        scores = example.main(steps=8, prompts_per_step=4, samples_per_prompt=8)
+        assert sum(scores[-2:]) / 2 > scores[0] + 0.1, example.__name__
+
+
+def test_an_own_critic_explains_returns():
+    explained = own_critic.main(steps=8, prompts_per_step=32)
+    assert max(explained[-3:]) > explained[0] + 0.05
+
+
+def test_a_tool_s_tokens_are_read_and_not_trained_on():
+    scores = own_sampler.main(steps=6, prompts_per_step=32)
+    assert max(scores[-2:]) > scores[0] + 0.1
+
+
+def test_an_own_logger_sees_every_step(capsys):
+    best = own_log.main(steps=3, prompts_per_step=8)
+    assert capsys.readouterr().out.startswith("step 0, ")
+    assert 0 < best.score < 1
+    assert best.score == pytest.approx(best.text.count("e") / len(best.text))
