@@ -123,7 +123,7 @@ def test_checks_come_to_the_same_verdict_on_all_processes(folder):
     assert first["not_finite"]["metrics"]["update/minibatches"] == 3
     assert second["said"] == []
     (said,) = first["said"]
-    assert "1 of 3 such updates running" in said
+    assert "1 of 3 such updates in a row" in said
     assert "no dump: [Errno 28] No space left on device; this update is skipped" in said
     assert first["dumps"] == second["dumps"] == ["step-000000-rollout"]
 
