@@ -53,7 +53,16 @@ READERS = {  # the other files that may read a sampler's settings, and why
 @pytest.mark.parametrize("vocab", [5, 128, 1000])
 @pytest.mark.parametrize(
     ("temperature", "top_k", "top_p"),
-    [(1.0, 0, 1.0), (0.5, 0, 1.0), (1.0, 3, 1.0), (1.0, 0, 0.5), (2.0, 0, 0.999), (1.5, 4, 0.6), (1.0, 5000, 0.9)],
+    [
+        (1.0, 0, 1.0),
+        (0.5, 0, 1.0),
+        (1.0, 3, 1.0),
+        (0.8, 1, 1.0),
+        (1.0, 0, 0.5),
+        (2.0, 0, 0.999),
+        (1.5, 4, 0.6),
+        (1.0, 5000, 0.9),
+    ],
 )
 def test_filter_equals_the_plain_loop(vocab: int, temperature: float, top_k: int, top_p: float):
     logits = some_logits(6, vocab)
@@ -62,6 +71,12 @@ def test_filter_equals_the_plain_loop(vocab: int, temperature: float, top_k: int
     expected = torch.stack([naive_filter(row.double(), temperature, top_k, top_p) for row in logits])
     torch.testing.assert_close(actual, expected.float(), rtol=1e-4, atol=1e-6)
     assert torch.equal(logits, before)
+
+
+def test_the_nucleus_ends_where_its_sum_reaches_top_p():
+    """Chances 0.5, 0.25, 0.25: the first token alone is enough for 0.5."""
+    logits = torch.tensor([[2.0, 1.0, 1.0]]).log()
+    assert (filter_logits(logits, 1.0, 0, 0.5) > -torch.inf).tolist() == [[True, False, False]]
 
 
 def test_a_small_nucleus_is_not_sorted_whole(monkeypatch):
