@@ -11,7 +11,8 @@ from .config import Config, Sampling
 from .distributed.processes import process_group
 from .generation import generate
 from .kl import AdaptiveKL, FixedKL, estimate_kl
-from .losses import policy_loss, value_loss
+from .losses import value_loss
+from .policy_losses import policy_loss
 from .reference import CallableReference, FrozenReference
 from .replay import Replay, replay
 from .trainer import Trainer

@@ -125,7 +125,11 @@ class Config:
     minibatch: int = 32
     microbatch: int | None = None  # None: the whole minibatch at once
     microbatch_tokens: int | None = None  # instead of microbatch: a budget of padded prompt+response tokens
-    policy_clip: float = 0.2
+    policy_loss: Literal["clip", "gspo", "cispo", "reinforce"] = "clip"  # docs/algorithm.md says what each is
+    policy_clip: float = 0.2  # of the ratio: of a token, or with gspo of a response, which moves far less
+    policy_clip_high: float | None = None  # how far the ratio may go above 1; None: policy_clip
+    policy_dual_clip: float | None = None  # the ratio from which an advantage below 0 pushes no harder
+    loss_mean: Literal["tokens", "sequences", "sequence_sums", "constant"] = "tokens"  # policy, entropy and KL losses
     entropy_coef: float = 0.0
     max_mean_ratio: float | None = 10.0  # a minibatch above it is skipped
     stop_kl_per_token: float | None = None  # k3 to the old policy; above it the step ends early
@@ -187,6 +191,7 @@ class Config:
         for name in ("adam_beta1", "adam_beta2"):
             require(0 <= getattr(self, name) < 1, self, name, "must lie in [0, 1)")
         self._check_batches()
+        self._check_policy_loss()
         self._check_combinations()
 
     def _check_batches(self) -> None:
@@ -204,6 +209,18 @@ class Config:
             require(
                 self.microbatch_tokens is None, self, "microbatch_tokens", "give either microbatch or microbatch_tokens"
             )
+
+    def _check_policy_loss(self) -> None:
+        high, dual, loss = self.policy_clip_high, self.policy_dual_clip, self.policy_loss
+        require(dual is None or dual > 1, self, "policy_dual_clip", "must be above 1: it bounds a ratio above 1")
+        require(
+            high is None or loss != "reinforce", self, "policy_clip_high",
+            "must be None for policy_loss='reinforce', which has no ratio to clip",
+        )  # fmt: skip
+        require(
+            dual is None or loss == "clip", self, "policy_dual_clip",
+            f"must be None for policy_loss={loss!r}: only 'clip' has a second bound",
+        )  # fmt: skip
 
     def _check_combinations(self) -> None:
         if self.advantage != "gae":
@@ -238,6 +255,11 @@ class Config:
     def sequences_per_step(self) -> int:
         """B of one step."""
         return self.prompts_per_step * self.samples_per_prompt
+
+    @property
+    def policy_clip_up(self) -> float:
+        """How far the ratio may go above 1; ``policy_clip`` is how far it may go below."""
+        return self.policy_clip if self.policy_clip_high is None else self.policy_clip_high
 
     @property
     def has_critic(self) -> bool:
@@ -298,7 +320,7 @@ _NOT_NEGATIVE = (
     "missing_eos_penalty",
 )  # fmt: skip
 _POSITIVE = (
-    "clip_scores", "target_kl_per_sequence", "value_clip", "policy_clip", "max_mean_ratio", "stop_kl_per_token",
-    "max_grad_norm", "learning_rate", "value_learning_rate", "adam_eps", "max_logprob_gap_nats",
+    "clip_scores", "target_kl_per_sequence", "value_clip", "policy_clip", "policy_clip_high", "max_mean_ratio",
+    "stop_kl_per_token", "max_grad_norm", "learning_rate", "value_learning_rate", "adam_eps", "max_logprob_gap_nats",
     "reward_timeout_seconds",
 )  # fmt: skip

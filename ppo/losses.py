@@ -1,7 +1,8 @@
-"""The clipped losses of PPO, as sums over tokens divided by a count that the caller gives.
+"""The losses of the policy and of the critic, as sums over tokens divided by a count that the caller gives.
 
 A minibatch is computed in microbatches. Each loss here is the sum over the microbatch divided by the token count of the
-*minibatch*, so that the microbatches' gradients add up to the minibatch's exactly. The same holds for the statistics.
+*minibatch*, so that the microbatches' gradients add up to the minibatch's exactly. The same holds for the statistics,
+and where the count is one of responses.
 
 Pure functions over [B, T] float32 tensors; nothing here knows a model.
 """
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from .config import Config
 from .kl import estimate_kl
+from .policy_losses import loss_mean_of
 from .types import Evaluation, PolicyLoss, Rollout
 
 
@@ -32,16 +34,17 @@ def ppo_loss(
     """policy + value_coef * value - entropy_coef * entropy (+ kl_coef * KL where KL is a loss), a scalar.
 
     ``new``: the training forward on a microbatch; ``part``: what the rollout says about it; ``num_tokens``,
-    ``num_sequences``: actions and rows of the whole minibatch. Statistics are named ``area/quantity`` and add up over
-    microbatches.
+    ``num_sequences``: actions and rows of the whole minibatch. ``config.loss_mean`` is the mean of all of these losses
+    but the critic's, which is over tokens. Statistics are named ``area/quantity`` and add up over microbatches.
     """
     mask = part.generation.action_mask
     loss, own_statistics = policy_loss(new, part, num_tokens=num_tokens, num_sequences=num_sequences)
-    entropy = new.entropy.sum() / num_tokens
+    mean = partial(loss_mean_of(config), mask=mask, num_tokens=num_tokens, num_sequences=num_sequences)
+    entropy = new.entropy.detach().sum() / num_tokens
     statistics = {f"policy/{name}": torch.as_tensor(x) for name, x in own_statistics.items()}
     statistics |= ratio_statistics(new.logprobs, part.old_logprobs, mask, num_tokens=num_tokens)
-    statistics |= {"policy/loss": loss.detach(), "policy/entropy": entropy.detach()}
-    loss = loss - config.entropy_coef * entropy
+    statistics |= {"policy/loss": loss.detach(), "policy/entropy": entropy}
+    loss = loss - config.entropy_coef * mean(new.entropy)
     if config.has_critic:
         value, value_statistics = value_loss(
             new.values, part.old_values, part.returns, mask, clip=config.value_clip, num_tokens=num_tokens
@@ -49,7 +52,7 @@ def ppo_loss(
         loss = loss + config.value_coef * value
         statistics |= {f"value/{name}": x for name, x in value_statistics.items()} | {"value/loss": value.detach()}
     if config.kl_as == "loss" and part.ref_logprobs is not None:
-        kl = (estimate_kl(new.logprobs, part.ref_logprobs, estimator=config.kl_estimator) * mask).sum() / num_tokens
+        kl = mean(estimate_kl(new.logprobs, part.ref_logprobs, estimator=config.kl_estimator))
         loss = loss + kl_coef * kl
         statistics["kl/loss"] = kl.detach()
     return loss, statistics
@@ -69,56 +72,6 @@ def ratio_statistics(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, *, nu
         "policy/ratio": (ratio * mask).sum() / num_tokens,
         "policy/log_ratio": log_ratio.abs().sum() / num_tokens,
     }
-
-
-def policy_loss_of(config: Config) -> PolicyLoss:
-    """The policy loss that a config asks for."""
-    return partial(clipped_surrogate, clip=config.policy_clip)
-
-
-def clipped_surrogate(
-    new: Evaluation, part: Rollout, *, clip: float, num_tokens: int, num_sequences: int
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """:func:`policy_loss` on a microbatch; a :data:`ppo.types.PolicyLoss`."""
-    mask = part.generation.action_mask
-    return policy_loss(new.logprobs, part.old_logprobs, part.advantages, mask, clip=clip, num_tokens=num_tokens)
-
-
-def policy_loss(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, *, clip: float, num_tokens: int
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Clipped surrogate loss, a scalar (Schulman et al. 2017, eq. 7), and its statistic.
-
-    ratio = exp(log pi - log pi_old);  loss = mean of max(-A * ratio, -A * clamp(ratio, 1 - clip, 1 + clip)).
-    All tensors [B, T]. ``clip_fraction``: the share of ``num_tokens`` on which the clip cuts the gradient.
-    """
-    terms = policy_terms(logprobs, old_logprobs, advantages, mask, clip=clip)
-    loss = (torch.maximum(terms.plain, terms.clipped) * mask).sum() / num_tokens
-    return loss, {"clip_fraction": ((terms.is_cut * mask).sum() / num_tokens).detach()}
-
-
-@dataclass(frozen=True)
-class PolicyTerms:
-    """The clipped surrogate token by token, each [B, T]; a token's loss is the larger of ``plain`` and ``clipped``."""
-
-    log_ratio: Tensor
-    ratio: Tensor
-    plain: Tensor
-    clipped: Tensor
-
-    @property
-    def is_cut(self) -> Tensor:
-        """Tokens on which the clip cuts the gradient."""
-        return self.clipped > self.plain
-
-
-def policy_terms(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, *, clip: float
-) -> PolicyTerms:
-    """What :func:`policy_loss` takes the mean of."""
-    log_ratio = (logprobs - old_logprobs) * mask
-    ratio = torch.exp(log_ratio)
-    return PolicyTerms(log_ratio, ratio, -advantages * ratio, -advantages * torch.clamp(ratio, 1 - clip, 1 + clip))
 
 
 def value_loss(

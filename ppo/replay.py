@@ -20,9 +20,9 @@ from .distributed.processes import Processes
 from .kl import KLPenalty
 from .learner import Learner
 from .lm.backbone import context_length, vocabulary_size
-from .losses import policy_loss_of
 from .optim.optimizer import Optimizer
 from .policy import Policy
+from .policy_losses import policy_loss_of
 from .reference import freeze
 from .retain import RetainBatch, make_retain_loss
 from .types import Rollout

@@ -39,10 +39,11 @@ from .lm.frozen_blocks import train_top
 from .lm.load import load_model
 from .lm.precision import statistics_dtype
 from .log.run_log import HEADLINE, RunLog, headline
-from .losses import explained_variance, policy_loss_of
+from .losses import explained_variance
 from .metrics import Averages, rollout_metrics
 from .optim.optimizer import Optimizer
 from .policy import Policy
+from .policy_losses import policy_loss_of
 from .prompts import Prompt, PromptStream, check_lengths, read_prompts
 from .reference import freeze, make_reference, resolve_adapter
 from .retain import make_retain_loss, make_retain_texts
@@ -87,7 +88,7 @@ class Trainer:
     retain     texts (strings or token ids) for ``config.retain_coef``
     sampler    where responses come from (:mod:`ppo.sampler`); None: the policy itself
     advantage  what each token was worth (:data:`ppo.types.AdvantageFn`); None: as the config says
-    policy_loss  the policy's loss (:data:`ppo.types.PolicyLoss`); None: the clipped surrogate
+    policy_loss  the policy's loss (:data:`ppo.types.PolicyLoss`); None: the one of the config
     value      an own critic: a module ``(input_ids [B, S], attention_mask [B, S]) -> [B, S]``, V before the next token
     out        folder for metrics.jsonl, metrics.csv, samples.jsonl and checkpoints; None writes no files
     use_tensorboard  event files in ``out/tensorboard`` too; None: where the package tensorboard is installed

@@ -31,6 +31,7 @@ ORACLE, PROPERTIES = "tests/ppo/test_oracle.py", "tests/ppo/test_properties.py"
 TARGETS = {
     "ppo/advantages.py": ["tests/ppo/test_advantages.py", PROPERTIES, ORACLE],
     "ppo/kl.py": ["tests/ppo/test_kl.py", PROPERTIES, ORACLE],
+    "ppo/policy_losses.py": ["tests/ppo/test_policy_losses.py", PROPERTIES, ORACLE],
     "ppo/losses.py": ["tests/ppo/test_losses.py", PROPERTIES, ORACLE],
     "ppo/buffer.py": ["tests/ppo/test_buffer.py", PROPERTIES, ORACLE],
     "ppo/lm/distribution.py": ["tests/ppo/lm/test_distribution.py", PROPERTIES, ORACLE],

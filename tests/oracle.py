@@ -251,31 +251,35 @@ class Oracle:
             prompt, response = given.prompts[b], given.responses[b]
             logprobs, entropies, hidden = self.logprobs(self.policy, prompt, response)
             values = self.values(hidden, prompt, response)
+            log_ratio = fmean(float(p.detach()) - q for p, q in zip(logprobs, r.old_logprobs[b], strict=True))
+            weight = {
+                "tokens": 1 / n, "sequences": 1 / len(rows) / len(response), "sequence_sums": 1 / len(rows),
+                "constant": 1 / len(rows) / c.response_length,
+            }[c.loss_mean]  # fmt: skip
             for t in range(len(response)):
                 old = SimpleNamespace(**{name: numbers[b][t] for name, numbers in vars(r).items()})
-                loss, numbers = self.token_loss(logprobs[t], entropies[t], values[t], old)
-                total = total + loss / n
+                policy, value, numbers = self.token_loss(logprobs[t], entropies[t], values[t], old, log_ratio)
+                total = total + policy * weight + value / n
                 for name, x in numbers.items():
-                    sums[name] = sums.get(name, 0.0) + float(x.detach() if isinstance(x, torch.Tensor) else x) / n
+                    share = weight if name in ("policy/loss", "kl/loss") else 1 / n
+                    sums[name] = sums.get(name, 0.0) + float(x.detach() if isinstance(x, torch.Tensor) else x) * share
         if c.retain_coef > 0:
             retain = self.retain_loss()
             total, sums["retain/loss"] = total + c.retain_coef * retain, float(retain.detach())
         total.backward()
         return sums
 
-    def token_loss(self, logprob, entropy, value, old):
-        """The loss of one token and its statistics."""
+    def token_loss(self, logprob, entropy, value, old, log_ratio_of_response):
+        """The loss of one token, its policy's part and its critic's, and its statistics."""
         c = self.config
         log_ratio = logprob - old.old_logprobs
-        ratio, a = log_ratio.exp(), old.advantages
-        r = float(ratio.detach())
-        is_cut = r > 1 + c.policy_clip if a > 0 else a < 0 and r < 1 - c.policy_clip
-        policy = 0 * ratio - a * (1 + math.copysign(c.policy_clip, a)) if is_cut else -a * ratio
+        policy, is_cut = self.policy_loss(logprob, log_ratio, old.advantages, log_ratio_of_response)
         numbers = {
-            "policy/loss": policy, "policy/entropy": entropy, "policy/ratio": ratio, "policy/clip_fraction": is_cut,
-            "policy/approx_kl": ratio - 1 - log_ratio, "policy/log_ratio": abs(float(log_ratio.detach())),
+            "policy/loss": policy, "policy/entropy": entropy, "policy/ratio": log_ratio.exp(),
+            "policy/approx_kl": log_ratio.exp() - 1 - log_ratio, "policy/log_ratio": abs(float(log_ratio.detach())),
         }  # fmt: skip
-        loss = policy - c.entropy_coef * entropy
+        numbers |= {} if is_cut is None else {"policy/clip_fraction": is_cut}
+        loss, critic = policy - c.entropy_coef * entropy, 0.0
         if self.head:
             error, is_value_cut = (value - old.returns) ** 2 / 2, False
             moved = float(value.detach()) - old.old_values
@@ -283,12 +287,27 @@ class Oracle:
                 clipped = (old.old_values + math.copysign(c.value_clip, moved) - old.returns) ** 2 / 2
                 if clipped > float(error.detach()):
                     error, is_value_cut = 0 * error + clipped, True  # a gradient of 0, not None: Adam still moves
-            loss = loss + c.value_coef * error
+            critic = c.value_coef * error
             numbers |= {"value/loss": error, "value/clip_fraction": is_value_cut}
         if c.kl_as == "loss" and self.reference is not None and c.kl_coef > 0:
             kl = self.kl(logprob, old.ref_logprobs)
             loss, numbers["kl/loss"] = loss + self.kl_coef * kl, kl
-        return loss, numbers
+        return loss, critic, numbers
+
+    def policy_loss(self, logprob, log_ratio, a, log_ratio_of_response):
+        """The policy's loss of one token, and whether a clip acts on it (None: it has no clip)."""
+        c, r = self.config, math.exp(float(log_ratio.detach()))
+        low, high = 1 - c.policy_clip, 1 + (c.policy_clip if c.policy_clip_high is None else c.policy_clip_high)
+        if c.policy_loss == "reinforce":
+            return -a * logprob, None
+        if c.policy_loss == "cispo":
+            return -a * min(max(r, low), high) * logprob, r < low or r > high
+        if c.policy_loss == "gspo":
+            r = math.exp(log_ratio_of_response)
+            log_ratio = log_ratio_of_response + logprob - logprob.detach()  # a gradient by this token alone
+        most = math.inf if c.policy_dual_clip is None else c.policy_dual_clip
+        bound = min(r, high) if a > 0 else min(max(r, low), most) if a < 0 else r
+        return (0 * log_ratio - a * bound, True) if bound != r else (-a * log_ratio.exp(), False)
 
     def retain_loss(self):
         """Mean over predicted tokens of randomly drawn pieces: -log p of the text, or KL(reference || policy)."""

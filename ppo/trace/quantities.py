@@ -209,21 +209,21 @@ def _policy(config: Config, has_reference: bool) -> list[Quantity]:
                  "changed it.", "ppo/lm/logprobs.py: token_logprobs"),
         Quantity("ratio", "ratio", "ρₜ", "policy",
                  "The token's probability now, divided by its probability when it was drawn. It is 1 before the first "
-                 "optimiser step.", "ppo/losses.py: policy_terms", "exp({logprob} - {old_logprob})"),
+                 "optimiser step.", "ppo/policy_losses.py: policy_terms", "exp({logprob} - {old_logprob})"),
         Quantity("surrogate", "loss without the clip", "Jₜ", "policy",
                  "To lower this loss, the optimiser makes tokens with an advantage above 0 likelier and tokens with an "
-                 "advantage below 0 less likely.", "ppo/losses.py: policy_terms",
+                 "advantage below 0 less likely.", "ppo/policy_losses.py: policy_terms",
                  "-{advantage} * {ratio}"),
         Quantity("clipped_surrogate", "loss with the ratio clipped", "Jₜᶜˡⁱᵖ", "policy",
-                 "The same loss with the ratio clipped to 1 ± ε.", "ppo/losses.py: policy_terms",
+                 "The same loss with the ratio clipped to 1 ± ε.", "ppo/policy_losses.py: policy_terms",
                  "-{advantage} * clip({ratio}, 1 - {policy_clip}, 1 + {policy_clip})"),
         Quantity("policy_loss", "policy loss of this token", "Lₜ", "policy",
                  "The larger of the two losses. Once the ratio has moved beyond the clip in the wanted direction, "
                  "moving it further does not lower this loss.",
-                 "ppo/losses.py: policy_loss", "max({surrogate}, {clipped_surrogate})"),
+                 "ppo/policy_losses.py: policy_loss", "max({surrogate}, {clipped_surrogate})"),
         Quantity("gate", "gate", "gₜ", "policy",
                  "1 where the gradient passes. 0 where the clipped loss is the larger one: it does not depend on the "
-                 "policy, so it has no gradient.", "ppo/losses.py: PolicyTerms.is_cut",
+                 "policy, so it has no gradient.", "ppo/policy_losses.py: PolicyTerms.is_cut",
                  "1 if {surrogate} >= {clipped_surrogate} else 0"),
         Quantity("unclipped_gradient", "gradient without the clip", "(1/N) ∂Jₜ/∂log π", "policy",
                  "The gradient of the loss without the clip with respect to the token's log-probability. N is the "

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ..config import Config
-from ..losses import policy_terms, value_terms
+from ..losses import value_terms
+from ..policy_losses import policy_terms
 from ..types import Evaluation, Rollout
 from .records import ClipSide, MinibatchTrace, SkipReason, TokenUpdate
 
@@ -85,14 +86,17 @@ class Recorder:
         """Take the numbers of the watched rows from the tensors of their microbatch."""
         part, new, config, count = watched.part, watched.new, self._config, self._num_tokens
         mask = part.generation.action_mask
-        policy = policy_terms(new.logprobs, part.old_logprobs, part.advantages, mask, clip=config.policy_clip)
+        policy = policy_terms(
+            new.logprobs, part.old_logprobs, part.advantages, mask, clip=config.policy_clip,
+            clip_high=config.policy_clip_up, dual_clip=config.policy_dual_clip,
+        )  # fmt: skip
         value = value_terms(new.values, part.old_values, part.returns, clip=config.value_clip)
         columns = {
             "logprob": new.logprobs,
             "ratio": policy.ratio,
             "surrogate": policy.plain,
             "clipped_surrogate": policy.clipped,
-            "policy_loss": torch.maximum(policy.plain, policy.clipped),
+            "policy_loss": policy.loss,
             "unclipped_gradient": policy.plain / count,  # d exp(x) / dx is exp(x) again
             "logprob_gradient": _gradient(new.logprobs),
         }

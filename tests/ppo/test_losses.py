@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from ppo.losses import explained_variance, policy_loss, ratio_statistics, value_loss
+from ppo.losses import explained_variance, ratio_statistics, value_loss
+from ppo.policy_losses import policy_loss
 
 
 def numbers(seed=0):

@@ -19,7 +19,8 @@ from ppo.buffer import RolloutBuffer, align, join, microbatches, rows, trim, tri
 from ppo.generation.sampling import draw
 from ppo.kl import estimate_kl
 from ppo.lm.distribution import filter_logits
-from ppo.losses import policy_loss, ratio_statistics, value_loss
+from ppo.losses import ratio_statistics, value_loss
+from ppo.policy_losses import policy_loss
 from ppo.reference import FrozenReference
 from tests.fakes import VOCAB, random_rollout, tiny_gpt2
 

@@ -11,7 +11,7 @@ from torch import nn
 import ppo
 from ppo import Config, Trainer
 from ppo.advantages import advantage_of, gae
-from ppo.losses import policy_loss_of
+from ppo.policy_losses import policy_loss_of
 from ppo.sampler import collate, sample_policy
 from ppo.types import Step
 from tests.fakes import tiny_gpt2
