@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .checkpoint.run_state import Counters, restore_frozen, restore_value
+from .checkpoint.run_state import Counters
 from .checkpoint.snapshot import read_snapshot
+from .checkpoint.weights import restore_frozen, restore_value
 from .checks.checks import Checks, rollout_problems, sampler_gaps
 from .checks.dump import Dumps, on_device, read_dump
 from .distributed.processes import Processes

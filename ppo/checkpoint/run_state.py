@@ -16,10 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from ..config import Config
-from ..distributed.sharding import gathered, split_like
+from ..distributed.sharding import gathered
 from ..io.files import naming
 from ..kl import KLPenalty
 from ..lm.adapters import has_adapter
@@ -29,12 +28,19 @@ from ..prompts import Prompt, PromptStream
 from ..retain import RetainTexts
 from ..run.limits import Limits
 from ..scoring import Scorer
-from .folder import link_or_copy, list_checkpoints, load_tensors, prune, save_tensors, unchanged, write_atomically
+from .folder import list_checkpoints, load_tensors, prune, save_tensors, unchanged, write_atomically
 from .random_state import random_state, set_random_state
 from .schema import ids_sha256, limits_of
-from .snapshot import FROZEN_WEIGHTS, TRAINED_WEIGHTS, Snapshot, load_exactly
-
-_REFERENCE = "reference.safetensors"
+from .snapshot import Snapshot
+from .weights import (
+    FROZEN_WEIGHTS,
+    REFERENCE,
+    all_weights,
+    restore_frozen,
+    restore_value,
+    write_once,
+    write_policy,
+)  # fmt: skip
 
 
 @dataclass
@@ -49,6 +55,10 @@ class Counters:
     step: int = 0
     skipped_in_a_row: int = 0
     last_checkpoint: Path | None = None
+
+    def restore(self, step: int, skipped_in_a_row: int) -> None:
+        """Go on from these numbers."""
+        self.step, self.skipped_in_a_row = step, skipped_in_a_row
 
     def moved(self) -> None:
         """An update moved the weights."""
@@ -94,8 +104,6 @@ class RunState:
         self.counters.step += 1
         self.policy.agree_on_limits()
 
-    # ------------------------------------------------------------------ into a checkpoint
-
     def save(self, path: Path) -> Path:
         """Write a checkpoint at ``path`` in the place of what is there, and return ``path``.
 
@@ -105,8 +113,8 @@ class RunState:
         policy = gathered(self.policy.model.state_dict(keep_vars=True))
         critic = gathered(self.policy.actor.value_state())
         moments = gathered(self.optimizer.state_tensors())
-        old = processes.first(lambda: self._shared_file(_REFERENCE))
-        frozen = gathered(_weights(reference)) if reference is not None and old is None else {}
+        old = processes.first(lambda: self._shared_file(REFERENCE))
+        frozen = gathered(all_weights(reference)) if reference is not None and old is None else {}
         generators = {"trainer": self.generator.get_state(), "prompt_order": self.stream.order}
         for rank, states in enumerate(processes.all_gather(random_state())):
             generators |= {_of_rank(name, rank): state for name, state in states.items()}
@@ -115,7 +123,7 @@ class RunState:
             self._write_policy(folder / "model", policy)
             save_tensors(folder / "value.safetensors", critic)
             if reference is not None:
-                _write_once(old, folder / _REFERENCE, frozen)
+                write_once(old, folder / REFERENCE, frozen)
             save_tensors(folder / "optimizer.safetensors", moments)
             save_tensors(folder / "rng.safetensors", generators)
             return self.numbers()
@@ -171,8 +179,6 @@ class RunState:
             **({"own": dict(self.own)} if self.own else {}),
         }
 
-    # ------------------------------------------------------------------ out of a checkpoint
-
     def check_own(self, snapshot: Snapshot) -> None:
         """Raise ValueError where a function of the caller's own was used then and is missing now, or the other way.
 
@@ -222,8 +228,7 @@ class RunState:
             generators = load_tensors(folder / "rng.safetensors")
             self._take_generators(generators, folder / "rng.safetensors")
             # A process that the saved run did not have keeps its own state, or it would repeat another one's numbers.
-            rank = self.policy.processes.rank
-            named = {name: _of_rank(name, rank) for name in random_state()}
+            named = {name: _of_rank(name, self.policy.processes.rank) for name in random_state()}
             set_random_state({name: generators[of] for name, of in named.items() if of in generators})
             self._take_numbers(state)
         self.counters.saved(folder)
@@ -248,15 +253,14 @@ class RunState:
                     p.copy_(weights[name])
             self.optimizer.zero_grad()
             self.optimizer.load_state_tensors(moments, num_updates)
-            counters.step, counters.skipped_in_a_row = step, skipped
+            counters.restore(step, skipped)
             self.kl.take(kl_coef)
             self.generator.set_state(generator)
             set_random_state(other_generators)
 
     def _take_numbers(self, state: Mapping[str, Any]) -> None:
         """Put back the numbers that change from step to step. The run was built with all others."""
-        self.counters.step = state["step"]
-        self.counters.skipped_in_a_row = state.get("num_not_finite") or 0
+        self.counters.restore(state["step"], state.get("num_not_finite") or 0)
         self.kl.take(state["kl_coef"])
         if "limits" in state:
             self.policy.limits.take(Limits(**limits_of(state)))
@@ -274,27 +278,13 @@ class RunState:
             raise ValueError(f"{file} is damaged: it holds no state of the trainer's generator") from error
         self.stream.restore(order)
 
-    # ------------------------------------------------------------------ files
-
     def _own_reference(self) -> nn.Module | None:
         """The frozen copy, if it is another model than the policy's, else None."""
         return self.frozen if self.frozen is not self.policy.model else None
 
     def _write_policy(self, target: Path, state: dict[str, Tensor]) -> None:
-        """Write a plain Hugging Face folder if the model is a plain one, else all weights by name; and the tokenizer.
-
-        Frozen weights by name are in a file of their own, which all checkpoints of a run share.
-        """
-        model: Any = self.policy.model
-        if isinstance(model, PreTrainedModel) and not has_adapter(model):
-            model.save_pretrained(target, state_dict=state, max_shard_size="1000GB")
-        else:
-            target.mkdir(exist_ok=True)
-            trained = {name for name, p in model.named_parameters() if p.requires_grad}
-            names = [name for name, _ in model.named_parameters()]
-            save_tensors(target / TRAINED_WEIGHTS, {name: state[name] for name in names if name in trained})
-            frozen = {name: state[name] for name in names if name not in trained}
-            _write_once(self._shared_file(f"model/{FROZEN_WEIGHTS}"), target / FROZEN_WEIGHTS, frozen)
+        """Write the policy's weights ``state``, and the tokenizer beside them."""
+        write_policy(self.policy.model, target, state, shared=self._shared_file(f"model/{FROZEN_WEIGHTS}"))
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(target)
 
@@ -303,35 +293,8 @@ class RunState:
 
         A file that was damaged since is not shared: the new checkpoint's checksum would declare it whole.
         """
-        before = self.counters.last_checkpoint
-        return None if before is None else unchanged(before, name)
-
-
-def restore_value(policy: Policy, folder: Path) -> None:
-    """Read the value function of a checkpoint. Raises ValueError for weights that do not fit."""
-    saved, own = load_tensors(folder / "value.safetensors"), policy.actor.state_dict()
-    if unfit := sorted(name for name, x in saved.items() if name not in own or own[name].shape != x.shape):
-        raise ValueError(f"{folder / 'value.safetensors'} holds weights that do not fit the value function: {unfit}")
-    policy.actor.load_state_dict({name: split_like(x, own[name]) for name, x in saved.items()}, strict=False)
-
-
-def restore_frozen(frozen: nn.Module, folder: Path) -> None:
-    """Read the frozen copy of a checkpoint. Raises ValueError for weights that do not fit."""
-    load_exactly(frozen, load_tensors(folder / _REFERENCE))
+        return None if self.counters.last_checkpoint is None else unchanged(self.counters.last_checkpoint, name)
 
 
 def _of_rank(name: str, rank: int) -> str:
     return name if rank == 0 else f"{name}.{rank}"
-
-
-def _write_once(shared: Path | None, target: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Frozen weights are written once. Later checkpoints link to that file."""
-    if shared is not None:
-        link_or_copy(shared, target)
-    else:
-        save_tensors(target, tensors)
-
-
-def _weights(model: nn.Module) -> dict[str, Tensor]:
-    """All parameters by name; a shared one appears once."""
-    return {name: p.detach() for name, p in model.named_parameters()}

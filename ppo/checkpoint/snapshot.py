@@ -12,23 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ..config import Config
 from ..distributed.processes import Processes
-from ..distributed.sharding import split_like
 from ..io.files import naming
 from ..lm.backbone import end_ids
 from ..lm.config_bounds import check_room, read_config
 from ..lm.load import check_weights, explained
-from .folder import load_tensors, read_state
+from .folder import read_state
 from .schema import check_numbers
-
-TRAINED_WEIGHTS, FROZEN_WEIGHTS = (
-    "policy.safetensors",
-    "frozen.safetensors",
-)  # of models that are not plain Hugging Face ones
+from .weights import load_exactly, policy_tensors
 
 
 @dataclass(frozen=True)
@@ -58,19 +53,6 @@ def read_snapshot(path: Path, model: nn.Module | None, tokenizer: Any | None, de
         return _read(folder, state, model, tokenizer, device)
 
 
-@torch.no_grad()
-def load_exactly(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Put weights by name into a model. Raises ValueError where names or shapes differ."""
-    parameters = dict(model.named_parameters())
-    if parameters.keys() != tensors.keys():
-        difference = sorted(parameters.keys() ^ tensors.keys())
-        raise ValueError(f"the checkpoint's weights do not fit {type(model).__name__}; they differ in {difference[:5]}")
-    for name, parameter in parameters.items():
-        if parameter.shape != tensors[name].shape:
-            raise ValueError(f"the checkpoint's {name} is {tuple(tensors[name].shape)}, not {tuple(parameter.shape)}")
-        parameter.copy_(split_like(tensors[name], parameter))
-
-
 def _read(
     folder: Path, state: dict[str, Any], model: nn.Module | None, tokenizer: Any | None, device: str | None
 ) -> Snapshot:
@@ -85,7 +67,7 @@ def _read(
             )
         model = _load_policy(folder / "model", state).to(_device(device or state["device"]))
     else:
-        load_exactly(model, _policy_tensors(folder / "model"))
+        load_exactly(model, policy_tensors(folder / "model"))
     end_ids(model)  # refuses a damaged eos_token_id here, where the error names the checkpoint
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in (state.get("frozen") or ()))
@@ -119,14 +101,6 @@ def _load_policy(folder: Path, state: Mapping[str, Any]) -> nn.Module:
         return loaded
 
     return explained(load, failure=f"the model in {folder} cannot be loaded", remedy="resume an older checkpoint")
-
-
-def _policy_tensors(folder: Path) -> dict[str, Tensor]:
-    """All weights of a policy that is not a plain Hugging Face model, by name."""
-    files = [folder / name for name in (TRAINED_WEIGHTS, FROZEN_WEIGHTS)]
-    if not files[0].is_file():
-        raise ValueError(f"{folder} holds a plain Hugging Face model: resume without model=…")
-    return {name: tensor for file in files if file.is_file() for name, tensor in load_tensors(file).items()}
 
 
 def _device(name: str) -> torch.device:
