@@ -66,12 +66,13 @@ def shape_rewards(token_rewards: Tensor, kl: Tensor, mask: Tensor, *, kl_coef: f
     return (token_rewards - kl_coef * kl) * mask
 
 
-def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float | Tensor) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation (Schulman et al. 2016, eq. 16): advantages and returns, both [B, T].
 
     delta_t = r_t + gamma * V_{t+1} - V_t,   A_t = delta_t + gamma * lam * A_{t+1},   return_t = A_t + V_t.
     ``values[b, t]`` is V before token t; the episode ends with the last action, cut or not, so V after it is 0. V and A
-    of the next token are those of the next *action*: what an environment wrote in between is stepped over.
+    of the next token are those of the next *action*: what an environment wrote in between is stepped over. ``lam`` is
+    one number, or one for each sequence, [B].
 
     Example (gamma = lam = 1): rewards [0 0 1], values [.5 .5 .5] -> advantages [.5 .5 .5], returns [1 1 1].
     """
@@ -84,6 +85,39 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: flo
         next_value = torch.where(is_action, values[:, t], next_value)
         next_advantage = torch.where(is_action, advantage, next_advantage)
     return advantages, (advantages + values) * mask
+
+
+def decoupled_gae(
+    rewards: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    *,
+    gamma: float,
+    policy_lambda: float | Tensor,
+    value_lambda: float,
+) -> tuple[Tensor, Tensor]:
+    """:func:`gae` twice: advantages by the policy's lambda, returns by the critic's. Both [B, T].
+
+    With ``value_lambda=1`` the critic learns from whole returns, which its own errors cannot bias, while the policy's
+    advantages keep the smaller variance of a lambda below 1. With equal lambdas it is :func:`gae`.
+    Source: Yuan et al. 2025, "What's Behind PPO's Collapse in Long-CoT?" (VC-PPO), sec. 3.3; Yue et al. 2025, VAPO,
+    sec. 4.1.
+    """
+    advantages, returns = gae(rewards, values, mask, gamma=gamma, lam=policy_lambda)
+    if not isinstance(policy_lambda, Tensor) and policy_lambda == value_lambda:
+        return advantages, returns
+    return advantages, gae(rewards, values, mask, gamma=gamma, lam=value_lambda)[1]
+
+
+def length_adaptive_lambda(mask: Tensor, *, alpha: float) -> Tensor:
+    """lambda of each sequence, 1 - 1 / (alpha * l) with l its number of actions, float64 [B].
+
+    The weights of the TD errors, 1 + lambda + lambda^2 + …, then add up to alpha * l: a longer response looks further
+    ahead. Below l = 1 / alpha the formula is negative; there lambda is 0, the TD error alone.
+    Source: Yue et al. 2025, VAPO, sec. 4.2. Example: alpha 0.05, 100 actions -> 0.8.
+    """
+    lengths = mask.sum(dim=1).clamp(min=1).double()
+    return (1 - 1 / (alpha * lengths)).clamp(min=0)
 
 
 def td_errors(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float) -> Tensor:
@@ -99,6 +133,8 @@ def group_relative(totals: Tensor, mask: Tensor, *, group_size: int, estimator: 
 
     totals [B]: reward summed over each sequence, prompt-major (the ``group_size`` samples of a prompt are adjacent).
     "grpo": (x - group mean) / (group std + 1e-4), biased std (Shao et al. 2024, DeepSeekMath, sec. 4.1.2).
+    "dr_grpo": x - group mean; the division would weigh up prompts whose samples hardly differ (Liu et al. 2025,
+    "Understanding R1-Zero-Like Training", sec. 3.2).
     "rloo": x - mean of the *other* samples (Ahmadian et al. 2024, eq. 7).
     Raises ValueError when B is no multiple of the group size or the group has one sample.
     """
@@ -108,38 +144,62 @@ def group_relative(totals: Tensor, mask: Tensor, *, group_size: int, estimator: 
     centred = groups - groups.mean(dim=1, keepdim=True)
     if estimator == "grpo":
         advantages = centred / (groups.std(dim=1, keepdim=True, correction=0) + 1e-4)
+    elif estimator == "dr_grpo":
+        advantages = centred
     elif estimator == "rloo":
         advantages = centred * group_size / (group_size - 1)  # x - (sum - x) / (n - 1)
     else:
-        raise ValueError(f"estimator={estimator!r} must be 'grpo' or 'rloo'")
+        raise ValueError(f"estimator={estimator!r} must be 'grpo', 'dr_grpo' or 'rloo'")
     return advantages.view(-1, 1) * mask
+
+
+def reinforce_plus_plus(totals: Tensor, mask: Tensor, *, group_size: int | None = None) -> Tensor:
+    """REINFORCE++: each sequence's total reward, whitened over all actions of the step. totals [B], mask [B, T].
+
+    With ``group_size``, the mean of a prompt's samples is subtracted first ("REINFORCE++ with baseline"). The deviation
+    is that of the step, which hardly depends on one prompt's samples as GRPO's does.
+    Source: Hu et al. 2025, "REINFORCE++", sec. 3. There a token answers for the KL penalty of its own and of later
+    tokens only; here for the whole response's. The two are the same without a KL penalty in the reward.
+    Raises ValueError as :func:`group_relative` does.
+    """
+    if group_size is None:
+        return whiten(totals.view(-1, 1) * mask, mask)
+    return whiten(group_relative(totals, mask, group_size=group_size, estimator="dr_grpo"), mask)
 
 
 def advantage_of(config: Config) -> AdvantageFn:
     """The estimator that a config asks for."""
     if config.advantage == "gae":
-        return partial(whitened_gae, gamma=config.gamma, lam=config.gae_lambda, is_whitened=config.whiten_advantages)
-    return partial(compared_samples, group_size=config.samples_per_prompt, estimator=config.advantage)
+        return partial(whitened_gae, config=config)
+    return partial(without_critic, group_size=config.samples_per_prompt, estimator=config.advantage)
 
 
 def whitened_gae(
-    rewards: Tensor,
-    values: Tensor,
-    mask: Tensor,
-    samples: Sequence[Sample],
-    *,
-    gamma: float,
-    lam: float,
-    is_whitened: bool,
+    rewards: Tensor, values: Tensor, mask: Tensor, samples: Sequence[Sample], *, config: Config
 ) -> tuple[Tensor, Tensor]:
-    """:func:`gae`, with advantages whitened over all actions of the step; an :data:`ppo.types.AdvantageFn`."""
-    advantages, returns = gae(rewards, values, mask, gamma=gamma, lam=lam)
-    return (whiten(advantages, mask) if is_whitened else advantages), returns
+    """:func:`raw_gae`, with advantages whitened over all actions of the step; an :data:`ppo.types.AdvantageFn`."""
+    advantages, returns = raw_gae(rewards, values, mask, config)
+    return (whiten(advantages, mask) if config.whiten_advantages else advantages), returns
 
 
-def compared_samples(
+def raw_gae(rewards: Tensor, values: Tensor, mask: Tensor, config: Config) -> tuple[Tensor, Tensor]:
+    """:func:`decoupled_gae` with the two lambdas of a config, before whitening."""
+    policy_lambda: float | Tensor = config.gae_lambda
+    if config.gae_length_alpha is not None:
+        policy_lambda = length_adaptive_lambda(mask, alpha=config.gae_length_alpha).to(rewards)
+    return decoupled_gae(
+        rewards, values, mask, gamma=config.gamma, policy_lambda=policy_lambda, value_lambda=config.critic_lambda
+    )
+
+
+def without_critic(
     rewards: Tensor, values: Tensor, mask: Tensor, samples: Sequence[Sample], *, group_size: int, estimator: str
 ) -> tuple[Tensor, Tensor]:
-    """:func:`group_relative`, without a critic, so that returns are 0; an :data:`ppo.types.AdvantageFn`."""
-    advantages = group_relative(rewards.sum(dim=1), mask, group_size=group_size, estimator=estimator)
+    """:func:`group_relative` or :func:`reinforce_plus_plus`; returns are 0. An :data:`ppo.types.AdvantageFn`."""
+    totals = rewards.sum(dim=1)
+    if estimator.startswith("reinforce++"):
+        compared = group_size if estimator == "reinforce++_baseline" else None
+        advantages = reinforce_plus_plus(totals, mask, group_size=compared)
+    else:
+        advantages = group_relative(totals, mask, group_size=group_size, estimator=estimator)
     return advantages, torch.zeros_like(rewards)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from .io.fields import check_types, require
 from .io.files import naming, read_json, write_json
 
-AdvantageName = Literal["gae", "grpo", "rloo"]
+AdvantageName = Literal["gae", "grpo", "dr_grpo", "rloo", "reinforce++", "reinforce++_baseline"]
 KLEstimator = Literal["k1", "k2", "k3"]
 
 
@@ -112,6 +112,10 @@ class Config:
     advantage: AdvantageName = "gae"
     gamma: float = 1.0
     gae_lambda: float = 0.95
+    value_gae_lambda: float | None = None  # of the critic's returns (VAPO: 1); None: gae_lambda
+    gae_length_alpha: float | None = (
+        None  # instead of gae_lambda for the policy: 1 - 1 / (alpha x actions) (VAPO: 0.05)
+    )
     whiten_advantages: bool = True
 
     # Critic
@@ -186,8 +190,9 @@ class Config:
         for name in _POSITIVE:
             value = getattr(self, name)
             require(value is None or value > 0, self, name, "must be above 0")
-        for name in ("gamma", "gae_lambda"):
-            require(0 <= getattr(self, name) <= 1, self, name, "must lie in [0, 1]")
+        for name in ("gamma", "gae_lambda", "value_gae_lambda"):
+            value = getattr(self, name)
+            require(value is None or 0 <= value <= 1, self, name, "must lie in [0, 1]")
         for name in ("adam_beta1", "adam_beta2"):
             require(0 <= getattr(self, name) < 1, self, name, "must lie in [0, 1)")
         self._check_batches()
@@ -223,12 +228,20 @@ class Config:
         )  # fmt: skip
 
     def _check_combinations(self) -> None:
-        if self.advantage != "gae":
+        if self.compares_samples:
             require(
                 self.samples_per_prompt >= 2,
                 self,
                 "samples_per_prompt",
                 f"must be at least 2 for advantage={self.advantage!r}, which compares the samples of one prompt",
+            )
+        for name in ("value_gae_lambda", "gae_length_alpha"):
+            why = f"advantage={self.advantage!r}" if self.advantage != "gae" else f"value_head={self.value_head!r}"
+            require(
+                self.has_critic or getattr(self, name) is None,
+                self,
+                name,
+                f"must be None for {why}: GAE needs a critic",
             )
         if self.schedule != "constant":
             require(
@@ -263,8 +276,18 @@ class Config:
 
     @property
     def has_critic(self) -> bool:
-        """Group-relative advantages need no value function, and an own estimator may do without."""
+        """Of the advantages only GAE needs a value function, and an own estimator may do without."""
         return self.advantage == "gae" and self.value_head != "none"
+
+    @property
+    def compares_samples(self) -> bool:
+        """Whether advantages compare the samples of one prompt."""
+        return self.advantage not in ("gae", "reinforce++")
+
+    @property
+    def critic_lambda(self) -> float:
+        """lambda of the returns that the critic learns."""
+        return self.gae_lambda if self.value_gae_lambda is None else self.value_gae_lambda
 
     def sampling(self) -> Sampling:
         """The distribution that rollouts are drawn from, one response per given prompt."""
@@ -322,5 +345,5 @@ _NOT_NEGATIVE = (
 _POSITIVE = (
     "clip_scores", "target_kl_per_sequence", "value_clip", "policy_clip", "policy_clip_high", "max_mean_ratio",
     "stop_kl_per_token", "max_grad_norm", "learning_rate", "value_learning_rate", "adam_eps", "max_logprob_gap_nats",
-    "reward_timeout_seconds",
+    "reward_timeout_seconds", "gae_length_alpha",
 )  # fmt: skip

@@ -145,21 +145,29 @@ class Oracle:
             totals = [sum(row) for row in rewards]
             for b, row in enumerate(rewards):
                 group = totals[b // n * n : (b // n + 1) * n]
+                mean = sum(group) / n
                 if c.advantage == "rloo":
                     a = totals[b] - (sum(group) - totals[b]) / (n - 1)
-                else:
-                    mean = sum(group) / n
+                elif c.advantage == "grpo":
                     a = (totals[b] - mean) / (math.sqrt(sum((x - mean) ** 2 for x in group) / n) + 1e-4)
+                else:
+                    a = totals[b] if c.advantage == "reinforce++" else totals[b] - mean
                 result.append([a] * len(row))
             return result, [[0.0] * len(row) for row in rewards]
-        result = []
+        result, returns = [], []
         for r, v in zip(rewards, values, strict=True):
-            deltas = [r[t] + c.gamma * (v[t + 1] if t + 1 < len(v) else 0.0) - v[t] for t in range(len(r))]
-            result.append([
-                sum((c.gamma * c.gae_lambda) ** (u - t) * deltas[u] for u in range(t, len(r))) for t in range(len(r))
-            ])  # fmt: skip
-        returns = [[a + x for a, x in zip(*rows, strict=True)] for rows in zip(result, values, strict=True)]
+            policy, critic = c.gae_lambda, c.gae_lambda if c.value_gae_lambda is None else c.value_gae_lambda
+            if c.gae_length_alpha is not None:
+                policy = max(0.0, 1 - 1 / (c.gae_length_alpha * len(r)))
+            result.append(self.gae(r, v, policy))
+            returns.append([a + x for a, x in zip(self.gae(r, v, critic), v, strict=True)])
         return result, returns
+
+    def gae(self, r, v, lam):
+        """Advantages of one response: all later TD errors, each discounted by gamma * lam a token."""
+        gamma, steps = self.config.gamma, range(len(r))
+        deltas = [r[t] + gamma * (v[t + 1] if t + 1 < len(v) else 0.0) - v[t] for t in steps]
+        return [sum((gamma * lam) ** (u - t) * deltas[u] for u in steps[t:]) for t in steps]
 
     @torch.no_grad()
     def rollout(self, given):
@@ -181,7 +189,7 @@ class Oracle:
         if c.whiten_rewards:
             r.rewards = whitened(r.rewards, is_mean_kept=True)
         r.advantages, r.returns = self.advantages(r.rewards, r.old_values)
-        if c.advantage == "gae" and c.whiten_advantages:
+        if c.advantage.startswith("reinforce++") or (c.advantage == "gae" and c.whiten_advantages):
             r.advantages = whitened(r.advantages, is_mean_kept=False)
         return r
 

@@ -127,6 +127,10 @@ def check_value(value: Any, advantage: AdvantageFn | None, config: Config) -> No
     if value is not None and not config.has_critic:
         why = f"advantage={config.advantage!r}" if config.advantage != "gae" else "value_head='none'"
         raise _error("value", value, f"would never be asked: Config({why}) has no critic")
+    if advantage is not None:
+        for field in ("value_gae_lambda", "gae_length_alpha"):
+            if (x := getattr(config, field)) is not None:
+                raise _error("advantage", advantage, f"would never read Config({field}={x}): leave it None")
     if advantage is None and config.advantage == "gae" and config.value_head == "none":
         raise ValueError(
             "Config.value_head='none' goes with an estimator of your own: GAE needs values, pass advantage=…"

@@ -40,8 +40,8 @@ def quantities_of(trace: Trace) -> list[Quantity]:
 
 def step_numbers(trace: Trace) -> dict[str, float]:
     """The numbers of the config and of the whole step that formulas mention."""
-    names = ("gamma", "gae_lambda", "policy_clip", "value_clip", "value_coef", "samples_per_prompt", "clip_scores",
-             "missing_eos_penalty")  # fmt: skip
+    names = ("gamma", "gae_lambda", "value_gae_lambda", "policy_clip", "value_clip", "value_coef", "samples_per_prompt",
+             "clip_scores", "missing_eos_penalty")  # fmt: skip
     settings = {name: float(trace.config[name]) for name in names if trace.config[name] is not None}
     return settings | {name: value for name, value in trace.numbers.items() if name != "num_tokens"}
 
@@ -49,6 +49,7 @@ def step_numbers(trace: Trace) -> dict[str, float]:
 def row_numbers(row: RowTrace) -> dict[str, float]:
     """The numbers of the whole response that formulas mention."""
     found = {"reward_total": row.reward_total, "group_mean": row.group_mean, "group_std": row.group_std}
+    found |= {"policy_lambda": row.policy_lambda}
     found |= {"score": row.score, "is_cut": float(not row.is_ended)}
     return {name: value for name, value in found.items() if value is not None}
 
@@ -73,7 +74,7 @@ def numbers_at(trace: Trace, row: RowTrace, t: int, visit: int | None = None) ->
     numbers = step_numbers(trace) | row_numbers(row) | token_numbers(row.tokens[t])
     numbers["is_last"] = float(t + 1 == len(row.tokens))
     following = token_numbers(row.tokens[t + 1]) if t + 1 < len(row.tokens) else {}
-    numbers |= {f"next_{key}": following.get(key, 0.0) for key in ("value", "raw_advantage")}
+    numbers |= {f"next_{key}": following.get(key, 0.0) for key in ("value", "raw_advantage", "return_value")}
     if visit is not None:
         numbers |= update_numbers(row.tokens[t].updates[visit], trace)
     return numbers

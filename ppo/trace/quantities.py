@@ -48,8 +48,11 @@ class Symbol:
 SYMBOLS = {
     "next_value": Symbol("Vₜ₊₁", "the value before the next token, 0 after the last"),
     "next_raw_advantage": Symbol("Aₜ₊₁", "the advantage of the next token, 0 after the last"),
+    "next_return_value": Symbol("Rₜ₊₁", "the return of the next token, 0 after the last"),
     "gamma": Symbol("γ", "discount per token (gamma)"),
     "gae_lambda": Symbol("λ", "how much later TD errors count in GAE, 0 to 1 (gae_lambda)"),
+    "policy_lambda": Symbol("λ_l", "λ of this response, 1 − 1/(αl) for l tokens, at least 0 (gae_length_alpha)"),
+    "value_gae_lambda": Symbol("λ_V", "how much later TD errors count in the critic's returns (value_gae_lambda)"),
     "kl_coef": Symbol("β", "KL coefficient in this step (it starts at kl_coef)"),
     "policy_clip": Symbol("ε", "how far the ratio may go from 1 (policy_clip)"),
     "value_clip": Symbol("ε_V", "how far a value may move in a step (value_clip)"),
@@ -79,7 +82,10 @@ _KL = {
 _KL_SLOPE = {"k2": "({logprob} - {ref_logprob})", "k3": "(1 - exp({ref_logprob} - {logprob}))"}
 _GROUP = {
     "grpo": "({reward_total} - {group_mean}) / ({group_std} + 1e-4)",
+    "dr_grpo": "{reward_total} - {group_mean}",
     "rloo": "({reward_total} - {group_mean}) * {samples_per_prompt} / ({samples_per_prompt} - 1)",
+    "reinforce++": "({reward_total} - {advantage_mean}) / sqrt({advantage_variance} + 1e-8)",
+    "reinforce++_baseline": "({reward_total} - {group_mean} - {advantage_mean}) / sqrt({advantage_variance} + 1e-8)",
 }
 
 
@@ -163,12 +169,19 @@ def _rewarded(config: Config, has_reference: bool) -> list[Quantity]:
 
 def _judged(config: Config) -> list[Quantity]:
     if not config.has_critic:
+        others = "the responses to the same prompt" if config.compares_samples else "all responses of the step"
+        is_whitened = config.advantage.startswith("reinforce++")
+        whitening = " It is scaled to mean 0 and variance 1 over all tokens of the step." if is_whitened else ""
         return [
             Quantity("advantage", f"advantage ({config.advantage})", "Âₜ", "advantage",
-                     "The total reward of this response compared with the responses to the same prompt. All tokens of "
-                     "the response have the same advantage.", "ppo/advantages.py: group_relative",
+                     f"The total reward of this response compared with {others}.{whitening} All tokens of "
+                     "the response have the same advantage.",
+                     f"ppo/advantages.py: {'reinforce_plus_plus' if is_whitened else 'group_relative'}",
                      _GROUP[config.advantage]),
         ]  # fmt: skip
+    lam = "{gae_lambda}" if config.gae_length_alpha is None else "{policy_lambda}"
+    critic = "{gae_lambda}" if config.value_gae_lambda is None else "{value_gae_lambda}"
+    mixed = f"{{reward}} + {{gamma}} * ((1 - {critic}) * {{next_value}} + {critic} * {{next_return_value}})"
     whitened = "({raw_advantage} - {advantage_mean}) / sqrt({advantage_variance} + 1e-8)"
     return [
         Quantity("value", "value", "Vₜ", "advantage",
@@ -181,10 +194,10 @@ def _judged(config: Config) -> list[Quantity]:
         Quantity("raw_advantage", "advantage", "Aₜ", "advantage",
                  "The TD error of this token, plus those of all later tokens, each discounted by γλ per token in "
                  "between. So a token gets credit for what it led to.",
-                 "ppo/advantages.py: gae", "{td_error} + {gamma} * {gae_lambda} * {next_raw_advantage}"),
+                 "ppo/advantages.py: gae", f"{{td_error}} + {{gamma}} * {lam} * {{next_raw_advantage}}"),
         Quantity("return_value", "return", "Rₜ", "advantage",
                  "The value that the critic is trained to predict here.", "ppo/advantages.py: gae",
-                 "{raw_advantage} + {value}"),
+                 "{raw_advantage} + {value}" if lam == critic else mixed),
         Quantity("advantage", "advantage, whitened" if config.whiten_advantages else "advantage used", "Âₜ",
                  "advantage",
                  ("The advantage shifted and scaled to mean 0 and variance 1 over all tokens of the step."

@@ -128,6 +128,7 @@ class RowTrace:
 
     ``pieces``: the prompt's tokens as texts. ``reward_total``: the sum of the rewards of its tokens. ``group_mean``,
     ``group_std``: of these totals over all responses to the same prompt; None unless advantages compare them.
+    ``policy_lambda``: lambda of its advantages; None unless it depends on the length.
     """
 
     index: int
@@ -141,6 +142,7 @@ class RowTrace:
     group_mean: float | None
     group_std: float | None
     tokens: list[TokenTrace]
+    policy_lambda: float | None = None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import textwrap
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 from .formulas import in_symbols, numbers_at, quantities_of, shown, substituted, symbols_of, typeset
 from .records import RowTrace, TokenTrace, Trace
@@ -81,7 +82,7 @@ def _head(trace: Trace) -> str:
     lines = [
         f"PPO step {trace.step}, token by token: {tokens}; {passes}.",
         f"KL coefficient β {trace.numbers['kl_coef']:.4g}, policy clip ε {config['policy_clip']:g}, gamma γ "
-        f"{config['gamma']:g}, lambda λ {config['gae_lambda']:g}; "
+        f"{config['gamma']:g}, lambda λ {config['gae_lambda']:g}{_other_lambdas(config)}; "
         + (
             f"learning rate {first.learning_rate:.3g}."
             if first.learning_rate is not None
@@ -93,6 +94,11 @@ def _head(trace: Trace) -> str:
         if skipped := [f"{m.epoch + 1}.{m.index + 1}" for m in trace.minibatches if m.skip_reason == reason]:
             lines.append(f"Skipped (epoch.minibatch), since {says}: {', '.join(skipped)}.")
     return "\n".join(_wrap(line) for line in lines)
+
+
+def _other_lambdas(config: dict[str, Any]) -> str:
+    named = {"value_gae_lambda": "critic's λ_V", "gae_length_alpha": "length α"}
+    return "".join(f", {sign} {config[name]:g}" for name, sign in named.items() if config.get(name) is not None)
 
 
 def _row_head(row: RowTrace) -> str:

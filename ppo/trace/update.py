@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from ..advantages import gae, masked_mean, masked_variance, shape_rewards, td_errors
+from ..advantages import length_adaptive_lambda, masked_mean, masked_variance, raw_gae, shape_rewards, td_errors
 from ..config import Config
 from ..policy import Policy
 from ..types import Observer, Rollout
@@ -79,10 +79,22 @@ def _numbers(columns: Mapping[str, Tensor], mask: Tensor, config: Config) -> dic
     whitened = {"reward": "shaped_reward"} if config.whiten_rewards else {}
     if config.has_critic and config.whiten_advantages:
         whitened["advantage"] = "raw_advantage"
-    for name, column in whitened.items():
-        numbers[f"{name}_mean"] = float(masked_mean(columns[column], mask))
-        numbers[f"{name}_variance"] = float(masked_variance(columns[column], mask))
+    found = {name: columns[column] for name, column in whitened.items()}
+    if config.advantage.startswith("reinforce++"):
+        found["advantage"] = _totals(columns["reward"], config) * mask
+    for name, x in found.items():
+        numbers[f"{name}_mean"] = float(masked_mean(x, mask))
+        numbers[f"{name}_variance"] = float(masked_variance(x, mask))
     return numbers
+
+
+def _totals(rewards: Tensor, config: Config) -> Tensor:
+    """What REINFORCE++ whitens, [B, 1]: total rewards, less the mean of their group where it compares samples."""
+    totals = rewards.sum(dim=1)
+    if config.compares_samples:
+        groups = totals.view(-1, config.samples_per_prompt)
+        totals = (groups - groups.mean(dim=1, keepdim=True)).view(-1)
+    return totals.view(-1, 1)
 
 
 def _columns(rollout: Rollout, config: Config, kl_coef: float) -> dict[str, Tensor]:
@@ -103,7 +115,7 @@ def _columns(rollout: Rollout, config: Config, kl_coef: float) -> dict[str, Tens
     if rollout.ref_logprobs is not None:
         columns["ref_logprob"] = rollout.ref_logprobs
     if config.has_critic:
-        advantages, _ = gae(rollout.rewards, rollout.old_values, mask, gamma=config.gamma, lam=config.gae_lambda)
+        advantages, _ = raw_gae(rollout.rewards, rollout.old_values, mask, config)
         columns |= {
             "value": rollout.old_values,
             "td_error": td_errors(rollout.rewards, rollout.old_values, mask, gamma=config.gamma),
@@ -141,11 +153,13 @@ def _row_trace(
         text = writer.piece(context, token)
         tokens.append(TokenTrace(id=token, text=text, alternatives=found, updates=updates[t], **here))
     totals = rollout.rewards.sum(dim=1)
-    mean, std = (None, None) if config.has_critic else _group(totals, row, config.samples_per_prompt)
+    mean, std = _group(totals, row, config.samples_per_prompt) if config.compares_samples else (None, None)
+    alpha, actions = config.gae_length_alpha, rollout.generation.action_mask[row : row + 1]
+    policy_lambda = None if alpha is None else float(length_adaptive_lambda(actions, alpha=alpha))
     pieces = [writer.piece(sample.prompt_ids[max(i - CONTEXT, 0) : i], x) for i, x in enumerate(sample.prompt_ids)]
     return RowTrace(
         row, sample.prompt, list(sample.prompt_ids), pieces, sample.text, sample.is_ended,
-        float(rollout.scores[row]), float(totals[row]), mean, std, tokens,
+        float(rollout.scores[row]), float(totals[row]), mean, std, tokens, policy_lambda,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import ppo
 from ppo import Config, Trainer
-from ppo.advantages import gae, place_scores, td_errors
+from ppo.advantages import gae, place_scores, raw_gae, td_errors
 from ppo.checks import rollout_problems
 from ppo.sampler import collate
 from tests.fakes import tiny_gpt2
@@ -55,9 +55,14 @@ def test_holes_are_stepped_over(actions, seed):
     rewards, values = (torch.randn(mask.shape, generator=draw, dtype=torch.float64) * mask for _ in range(2))
     advantages, returns = gae(rewards, values, mask, gamma=0.9, lam=0.8)
     errors = td_errors(rewards, values, mask, gamma=0.9)
+    config = Config(gamma=0.9, gae_length_alpha=0.6, value_gae_lambda=0.3)
+    adaptive = raw_gae(rewards, values, mask, config)
     for row, real in enumerate(mask):
-        cut = (x[row : row + 1, real] for x in (rewards, values, mask))
+        cut = [x[row : row + 1, real] for x in (rewards, values, mask)]
         expected, expected_returns = gae(*cut, gamma=0.9, lam=0.8)
+        for found, wanted in zip(adaptive, raw_gae(*cut, config), strict=True):
+            assert torch.equal(found[row, real], wanted[0])
+            assert not found[~mask].any()
         assert torch.equal(advantages[row, real], expected[0])
         assert torch.equal(returns[row, real], expected_returns[0])
     assert not advantages[~mask].any()

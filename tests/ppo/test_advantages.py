@@ -5,7 +5,20 @@ import math
 import pytest
 import torch
 
-from ppo.advantages import gae, group_relative, place_scores, shape_rewards, whiten
+from ppo import Config
+from ppo.advantages import (
+    advantage_of,
+    decoupled_gae,
+    gae,
+    group_relative,
+    length_adaptive_lambda,
+    masked_mean,
+    masked_variance,
+    place_scores,
+    reinforce_plus_plus,
+    shape_rewards,
+    whiten,
+)
 
 
 def ragged(lengths, width):
@@ -110,3 +123,160 @@ def test_grpo_scales_by_the_group():
 def test_groups_must_be_whole():
     with pytest.raises(ValueError, match="5 sequences do not form groups of 2"):
         group_relative(torch.ones(5), ragged([1] * 5, 1), group_size=2, estimator="rloo")
+
+
+# ---------------------------------------------------------------------- two lambdas, and one that depends on the length
+
+LENGTHS, WIDTH = [5, 1, 7, 3], 7
+
+
+def drawn():
+    torch.manual_seed(2)
+    mask = ragged(LENGTHS, WIDTH)
+    return (*(torch.randn(4, WIDTH).double() * mask for _ in range(2)), mask)
+
+
+def test_the_policy_and_the_critic_have_a_lambda_each():
+    rewards, values, mask = drawn()
+    advantages, returns = decoupled_gae(rewards, values, mask, gamma=0.9, policy_lambda=0.6, value_lambda=0.8)
+    for b, length in enumerate(LENGTHS):
+        row = rewards[b].tolist(), values[b].tolist(), length, 0.9
+        assert advantages[b, :length].tolist() == pytest.approx(naive_gae(*row, 0.6), abs=1e-12)
+        expected = [a + v for a, v in zip(naive_gae(*row, 0.8), row[1], strict=False)]
+        assert returns[b, :length].tolist() == pytest.approx(expected, abs=1e-12)
+        assert not advantages[b, length:].any()
+        assert not returns[b, length:].any()
+
+
+def test_equal_lambdas_are_gae_to_the_bit():
+    rewards, values, mask = drawn()
+    found = decoupled_gae(rewards, values, mask, gamma=0.9, policy_lambda=0.6, value_lambda=0.6)
+    by_row = decoupled_gae(rewards, values, mask, gamma=0.9, policy_lambda=torch.full((4,), 0.6), value_lambda=0.6)
+    for x, y, z in zip(found, by_row, gae(rewards, values, mask, gamma=0.9, lam=0.6), strict=True):
+        assert torch.equal(x, z)
+        torch.testing.assert_close(y, z, rtol=1e-6, atol=1e-6)
+
+
+def test_a_critic_with_lambda_one_learns_the_whole_return():
+    rewards, values, mask = drawn()
+    _, returns = decoupled_gae(rewards, values, mask, gamma=1.0, policy_lambda=0.3, value_lambda=1.0)
+    for b, length in enumerate(LENGTHS):
+        expected = [sum(rewards[b, t:length].tolist()) for t in range(length)]
+        assert returns[b, :length].tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_lambda_grows_with_the_length_and_is_never_negative():
+    found = length_adaptive_lambda(ragged([100, 20, 10, 1], 100), alpha=0.05)
+    assert found.tolist() == pytest.approx([1 - 1 / 5, 0.0, 0.0, 0.0], abs=1e-12)
+
+
+@pytest.mark.parametrize("value_lambda", [None, 1.0, 0.4])
+def test_the_length_adaptive_estimator_is_its_definition(value_lambda):
+    rewards, values, mask = drawn()
+    config = Config(gae_length_alpha=0.5, value_gae_lambda=value_lambda, gamma=0.9, whiten_advantages=False)
+    advantages, returns = advantage_of(config)(rewards, values, mask, [])
+    for b, length in enumerate(LENGTHS):
+        row = rewards[b].tolist(), values[b].tolist(), length, 0.9
+        expected = naive_gae(*row, max(0.0, 1 - 1 / (0.5 * length)))
+        assert advantages[b, :length].tolist() == pytest.approx(expected, abs=1e-12)
+        critic = naive_gae(*row, 0.95 if value_lambda is None else value_lambda)
+        assert returns[b, :length].tolist() == pytest.approx(
+            [a + v for a, v in zip(critic, row[1], strict=False)], abs=1e-12
+        )
+
+
+def test_an_alpha_without_bound_is_monte_carlo():
+    rewards, values, mask = drawn()
+    config = Config(gae_length_alpha=1e12, gamma=0.9, whiten_advantages=False)
+    found, _ = advantage_of(config)(rewards, values, mask, [])
+    expected, _ = gae(rewards, values, mask, gamma=0.9, lam=1.0)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
+# ---------------------------------------------------------------------- without a critic
+
+ESTIMATORS = {"grpo": 3, "dr_grpo": 3, "rloo": 3, "reinforce++": 1, "reinforce++_baseline": 3}
+
+
+def estimate(name, rewards, mask):
+    size = ESTIMATORS[name]
+    config = Config(advantage=name, samples_per_prompt=size, prompts_per_step=len(mask), minibatch=len(mask))
+    advantages, returns = advantage_of(config)(rewards, torch.zeros_like(rewards), mask, [])
+    assert not returns.any()
+    assert not advantages[~mask].any()
+    return advantages
+
+
+def with_holes(rows, width):
+    """Rewards and action masks of several rows, drawn at random."""
+    torch.manual_seed(3)
+    mask = torch.rand(rows, width) < 0.6
+    mask[:, 2] = True
+    return torch.randn(rows, width).double() * mask, mask
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_estimators_without_a_critic_are_plain_loops(name):
+    rewards, mask = with_holes(6, 5)
+    totals = [sum(x for x, is_action in zip(*row, strict=True) if is_action)
+              for row in zip(rewards.tolist(), mask.tolist(), strict=True)]  # fmt: skip
+    expected = []
+    for b, total in enumerate(totals):
+        group = totals[b // 3 * 3 : b // 3 * 3 + 3]
+        mean = sum(group) / 3
+        std = math.sqrt(sum((x - mean) ** 2 for x in group) / 3)
+        others = (sum(group) - total) / 2
+        of = {"grpo": (total - mean) / (std + 1e-4), "rloo": total - others, "reinforce++": total}
+        expected.append(of.get(name, total - mean))
+    if name.startswith("reinforce++"):
+        actions = [x for x, row in zip(expected, mask.tolist(), strict=True) for is_action in row if is_action]
+        mean = sum(actions) / len(actions)
+        scale = math.sqrt(sum((x - mean) ** 2 for x in actions) / len(actions) + 1e-8)
+        expected = [(x - mean) / scale for x in expected]
+    found = estimate(name, rewards, mask)
+    for row, is_action, value in zip(found, mask, expected, strict=True):
+        assert row[is_action].tolist() == pytest.approx([value] * int(is_action.sum()), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_holes_are_as_if_cut_out(name):
+    rewards, mask = with_holes(6, 5)
+    found = estimate(name, rewards, mask)
+    counts = mask.sum(dim=1).tolist()
+    dense = ragged(counts, 5)
+    cut = torch.zeros_like(rewards)
+    cut[dense] = rewards[mask]
+    torch.testing.assert_close(found[mask], estimate(name, cut, dense)[dense], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_equal_rewards_are_no_advantage(name):
+    _, mask = with_holes(6, 5)
+    found = estimate(name, place_scores(torch.full((6,), 0.7).double(), mask), mask)
+    assert float(found.abs().max()) < 1e-9
+
+
+def test_dr_grpo_is_grpo_without_its_division():
+    rewards, mask = with_holes(6, 5)
+    groups = rewards.sum(dim=1).view(2, 3)
+    std = groups.std(dim=1, correction=0).repeat_interleave(3).view(-1, 1)
+    product = estimate("grpo", rewards, mask) * (std + 1e-4)
+    torch.testing.assert_close(product, estimate("dr_grpo", rewards, mask), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["reinforce++", "reinforce++_baseline"])
+def test_reinforce_plus_plus_has_mean_0_and_variance_1_over_actions(name):
+    rewards, mask = with_holes(6, 5)
+    found = estimate(name, rewards, mask)
+    assert float(masked_mean(found, mask)) == pytest.approx(0, abs=1e-9)
+    assert float(masked_variance(found, mask)) == pytest.approx(1, abs=1e-7)  # whitening adds 1e-8 to the variance
+
+
+def test_a_baseline_removes_what_a_prompt_is_worth():
+    """Prompts of another level change nothing, where the whole step's mean alone would remain."""
+    rewards, mask = with_holes(6, 5)
+    totals = rewards.sum(dim=1)
+    shifted = totals + torch.tensor([0, 0, 0, 9, 9, 9])
+    found = reinforce_plus_plus(totals, mask, group_size=3)
+    torch.testing.assert_close(reinforce_plus_plus(shifted, mask, group_size=3), found, rtol=0, atol=1e-9)
+    assert not torch.allclose(reinforce_plus_plus(shifted, mask), reinforce_plus_plus(totals, mask), atol=0.1)

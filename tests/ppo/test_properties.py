@@ -96,7 +96,7 @@ def test_rewards_sum_to_the_score_minus_the_kl_penalty(responses, seed, coef):
 
 
 @examples
-@given(st.integers(1, 3), st.integers(2, 4), seeds, st.sampled_from(["grpo", "rloo"]))
+@given(st.integers(1, 3), st.integers(2, 4), seeds, st.sampled_from(["grpo", "dr_grpo", "rloo"]))
 def test_group_advantages_sum_to_zero_and_ignore_a_shift_of_the_group(groups, size, seed, estimator):
     mask = torch.ones(groups * size, 1, dtype=torch.bool)
     totals = numbers(mask, seed)[:, 0]
