@@ -248,7 +248,7 @@ class Trainer:
         with self.state.undone() if is_undone else nullcontext():
             return trace_update(
                 self.policy, self.update, rollout, rows, config=self.config, step=self.step, kl_coef=self.kl.coef,
-                tokenizer=self.tokenizer, top_k=top_k,
+                tokenizer=self.tokenizer, top_k=top_k, has_own_loss="policy_loss" in self.state.own,
             )  # fmt: skip
 
     # ------------------------------------------------------------------ the loop

@@ -22,6 +22,8 @@ FUNCTIONS: dict[str, Any] = {
     "exp": math.exp,
     "sqrt": math.sqrt,
     "max": max,
+    "min": min,
+    "abs": abs,
     "clip": lambda x, low, high: min(max(x, low), high),
 }
 
@@ -35,13 +37,16 @@ def quantities_of(trace: Trace) -> list[Quantity]:
     early = (token.token_reward for row in trace.rows for token in row.tokens[:-1])
     has_scores = not any(early) and ("score_std" in trace.numbers or not trace.config["scale_scores"])
     has_reference = trace.rows[0].tokens[0].ref_logprob is not None
-    return quantities(Config.from_dict(trace.config), has_reference=has_reference, has_scores=has_scores)
+    return quantities(
+        Config.from_dict(trace.config), has_reference=has_reference, has_scores=has_scores, has_clip=trace.has_clip
+    )
 
 
 def step_numbers(trace: Trace) -> dict[str, float]:
     """The numbers of the config and of the whole step that formulas mention."""
-    names = ("gamma", "gae_lambda", "value_gae_lambda", "policy_clip", "value_clip", "value_coef", "samples_per_prompt",
-             "clip_scores", "missing_eos_penalty")  # fmt: skip
+    names = ("gamma", "gae_lambda", "value_gae_lambda", "policy_clip", "policy_clip_high", "policy_dual_clip",
+             "minibatch", "response_length", "value_clip", "value_coef", "samples_per_prompt", "clip_scores",
+             "missing_eos_penalty")  # fmt: skip
     settings = {name: float(trace.config[name]) for name in names if trace.config[name] is not None}
     return settings | {name: value for name, value in trace.numbers.items() if name != "num_tokens"}
 
@@ -49,7 +54,7 @@ def step_numbers(trace: Trace) -> dict[str, float]:
 def row_numbers(row: RowTrace) -> dict[str, float]:
     """The numbers of the whole response that formulas mention."""
     found = {"reward_total": row.reward_total, "group_mean": row.group_mean, "group_std": row.group_std}
-    found |= {"policy_lambda": row.policy_lambda}
+    found |= {"policy_lambda": row.policy_lambda, "num_actions": float(row.num_actions)}
     found |= {"score": row.score, "is_cut": float(not row.is_ended)}
     return {name: value for name, value in found.items() if value is not None}
 
@@ -61,7 +66,9 @@ def token_numbers(token: TokenTrace) -> dict[str, float]:
 
 def update_numbers(update: TokenUpdate, trace: Trace) -> dict[str, float]:
     """A token's numbers in one minibatch, and the minibatch's number of tokens."""
-    gates = {"gate": float(not update.is_clipped), "value_gate": float(not update.is_value_clipped)}
+    gates = {"value_gate": float(not update.is_value_clipped)}
+    if update.surrogate is not None:
+        gates["gate"] = float(not update.is_clipped)
     numbers = {k: v for k, v in vars(update).items() if isinstance(v, float)}
     return numbers | gates | {"num_tokens": float(trace.minibatches[update.minibatch].num_tokens)}
 

@@ -35,6 +35,7 @@ from .text import SKIP_REASONS, no_reference, opening_token, render_trace_text, 
 _DIGITS = 8  # significant digits of a number inside a formula
 _COLOURS = ("advantage", "raw_advantage", "td_error", "reward", "value", "kl", "old_probability", "ratio",
             "logprob_gradient")  # fmt: skip
+_CLIP_NOTE = '<span class="soft small">bar above or below a token: that side of the clip cuts off its gradient</span>'
 _BODY = """<main>
 <h1>{title}</h1>
 <p class="soft">{lead}</p>
@@ -47,7 +48,7 @@ _BODY = """<main>
 <div id="bars" class="bars" aria-hidden="true"></div>
 <div class="legend"><label>Colour by <select id="colour"></select></label>
 <span class="scale" aria-hidden="true"><span id="low"></span><i></i><span id="high"></span></span>
-<span class="soft small">bar above or below a token: that side of the clip cuts off its gradient</span></div>
+{clip_note}</div>
 </section>
 <section class="time">
 <label for="moment">Moment</label>
@@ -81,6 +82,7 @@ def render_trace_page(
         title=escape(title),
         lead=escape(_lead(trace)),
         text=escape(render_trace_text(trace)),
+        clip_note=_CLIP_NOTE if trace.has_clip else "",
         facts=_facts("Symbols", _symbols(trace, known))
         + _facts("What was run", meta or {})
         + _facts("Configuration", trace.config),
@@ -167,8 +169,9 @@ def _moment(minibatch: MinibatchTrace, trace: Trace) -> dict[str, Any]:
         f"epoch {minibatch.epoch + 1} of {trace.config['epochs']}",
         f"minibatch {minibatch.index + 1} of {per_epoch}, {minibatch.num_tokens} tokens",
         f"mean ratio {statistics['policy/ratio']:.4f}",
-        f"clipped {100 * statistics['policy/clip_fraction']:.1f} %",
     ]
+    if "policy/clip_fraction" in statistics:
+        parts.append(f"clipped {100 * statistics['policy/clip_fraction']:.1f} %")
     if minibatch.grad_norm is None:
         parts.append(f"skipped: {SKIP_REASONS[minibatch.skip_reason]}, and the gradient was thrown away")
     else:

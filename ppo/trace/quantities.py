@@ -55,9 +55,16 @@ SYMBOLS = {
     "value_gae_lambda": Symbol("λ_V", "how much later TD errors count in the critic's returns (value_gae_lambda)"),
     "kl_coef": Symbol("β", "KL coefficient in this step (it starts at kl_coef)"),
     "policy_clip": Symbol("ε", "how far the ratio may go from 1 (policy_clip)"),
+    "policy_clip_high": Symbol("ε_high", "how far the ratio may go above 1 (policy_clip_high)"),
+    "policy_dual_clip": Symbol(
+        "c_dual", "the ratio from which an advantage below 0 pushes no harder (policy_dual_clip)"
+    ),
     "value_clip": Symbol("ε_V", "how far a value may move in a step (value_clip)"),
     "value_coef": Symbol("c_V", "weight of the value loss (value_coef)"),
     "num_tokens": Symbol("N", "number of tokens in the minibatch"),
+    "minibatch": Symbol("M", "number of responses in the minibatch (minibatch)"),
+    "num_actions": Symbol("|y|", "number of tokens of the response that the policy chose"),
+    "response_length": Symbol("T", "most tokens of a response (response_length)"),
     "reward_mean": Symbol("mean(r)", "over all tokens of the step, before whitening"),
     "reward_variance": Symbol("var(r)", "over all tokens of the step, before whitening"),
     "advantage_mean": Symbol("mean(A)", "over all tokens of the step, before whitening"),
@@ -80,6 +87,12 @@ _KL = {
     "k3": "exp({ref_logprob} - {old_logprob}) - 1 - ({ref_logprob} - {old_logprob})",
 }
 _KL_SLOPE = {"k2": "({logprob} - {ref_logprob})", "k3": "(1 - exp({ref_logprob} - {logprob}))"}
+_DIVISOR = {
+    "tokens": "{num_tokens}",
+    "sequences": "({minibatch} * {num_actions})",
+    "sequence_sums": "{minibatch}",
+    "constant": "({minibatch} * {response_length})",
+}
 _GROUP = {
     "grpo": "({reward_total} - {group_mean}) / ({group_std} + 1e-4)",
     "dr_grpo": "{reward_total} - {group_mean}",
@@ -89,14 +102,15 @@ _GROUP = {
 }
 
 
-def quantities(config: Config, *, has_reference: bool, has_scores: bool) -> list[Quantity]:
+def quantities(config: Config, *, has_reference: bool, has_scores: bool, has_clip: bool) -> list[Quantity]:
     """All quantities that a step under ``config`` has, in the order in which the step makes them.
 
-    ``has_scores``: whether the reward is one score per response and not a number for each token.
+    ``has_scores``: whether the reward is one score per response and not a number for each token. ``has_clip``: whether
+    the policy loss is the clipped surrogate.
     """
     found = [*_sampled(config, has_reference), _given(config, has_scores), *_rewarded(config, has_reference)]
     found += _judged(config)
-    found += _policy(config, has_reference)
+    found += _policy(config, has_reference, has_clip)
     return [*found, *(_critic(config) if config.has_critic else []), *_after(config)]
 
 
@@ -207,11 +221,12 @@ def _judged(config: Config) -> list[Quantity]:
     ]  # fmt: skip
 
 
-def _policy(config: Config, has_reference: bool) -> list[Quantity]:
-    slope = "-{advantage} * {ratio} * {gate} / {num_tokens}"
-    extra = " It is 0 where the clip cuts it off."
-    if config.kl_as == "loss" and has_reference:
-        slope += f" + {{kl_coef}} * {_KL_SLOPE[config.kl_estimator]} / {{num_tokens}}"
+def _policy(config: Config, has_reference: bool, has_clip: bool) -> list[Quantity]:
+    divisor, slope, extra = _DIVISOR[config.loss_mean], "", ""
+    if has_clip:
+        slope, extra = f"-{{advantage}} * {{ratio}} * {{gate}} / {divisor}", " It is 0 where the clip cuts it off."
+    if has_clip and config.kl_as == "loss" and has_reference:
+        slope += f" + {{kl_coef}} * {_KL_SLOPE[config.kl_estimator]} / {divisor}"
         extra = " Where the clip cuts off the part of the policy loss, the part of the KL loss remains: it pulls the "
         extra += "policy back to the reference."
     if config.entropy_coef:
@@ -223,29 +238,48 @@ def _policy(config: Config, has_reference: bool) -> list[Quantity]:
         Quantity("ratio", "ratio", "ρₜ", "policy",
                  "The token's probability now, divided by its probability when it was drawn. It is 1 before the first "
                  "optimiser step.", "ppo/policy_losses.py: policy_terms", "exp({logprob} - {old_logprob})"),
+        *(_clip(config, divisor) if has_clip else []),
+        Quantity("logprob_gradient", "gradient", "∂loss/∂log π", "policy",
+                 "The gradient of the minibatch's loss with respect to the token's log-probability, as autograd found "
+                 "it. Below 0, the optimiser makes the token likelier; above 0, less likely." + extra,
+                 "torch.autograd", slope),
+    ]  # fmt: skip
+
+
+def _clip(config: Config, divisor: str) -> list[Quantity]:
+    """PPO's own loss; other policy losses have none of this."""
+    high, bounds = "{policy_clip}", "1 ± ε"
+    if config.policy_clip_high is not None:
+        high, bounds = "{policy_clip_high}", "between 1 − ε and 1 + ε_high"
+    loss, gate, most = "max({surrogate}, {clipped_surrogate})", "{surrogate} >= {clipped_surrogate}", ""
+    if config.policy_dual_clip is not None:
+        bound = "abs({advantage}) * {policy_dual_clip}"
+        loss, gate = f"min({loss}, {bound})", f"{bound} >= {gate}"
+        most = " With an advantage below 0 it is at most what it would be at the ratio c_dual."
+    mean = "N is the number of tokens in the minibatch."
+    if config.loss_mean != "tokens":
+        mean = "It is divided as the mean over tokens is (loss_mean)."
+    return [
         Quantity("surrogate", "loss without the clip", "Jₜ", "policy",
                  "To lower this loss, the optimiser makes tokens with an advantage above 0 likelier and tokens with an "
                  "advantage below 0 less likely.", "ppo/policy_losses.py: policy_terms",
                  "-{advantage} * {ratio}"),
         Quantity("clipped_surrogate", "loss with the ratio clipped", "Jₜᶜˡⁱᵖ", "policy",
-                 "The same loss with the ratio clipped to 1 ± ε.", "ppo/policy_losses.py: policy_terms",
-                 "-{advantage} * clip({ratio}, 1 - {policy_clip}, 1 + {policy_clip})"),
+                 f"The same loss with the ratio clipped to {bounds}.", "ppo/policy_losses.py: policy_terms",
+                 f"-{{advantage}} * clip({{ratio}}, 1 - {{policy_clip}}, 1 + {high})"),
         Quantity("policy_loss", "policy loss of this token", "Lₜ", "policy",
                  "The larger of the two losses. Once the ratio has moved beyond the clip in the wanted direction, "
-                 "moving it further does not lower this loss.",
-                 "ppo/policy_losses.py: policy_loss", "max({surrogate}, {clipped_surrogate})"),
+                 "moving it further does not lower this loss." + most,
+                 "ppo/policy_losses.py: policy_loss", loss),
         Quantity("gate", "gate", "gₜ", "policy",
-                 "1 where the gradient passes. 0 where the clipped loss is the larger one: it does not depend on the "
+                 "1 where the gradient passes. 0 where the clipped loss is the larger one"
+                 + (" or the bound of the dual clip acts" if most else "") + ": it does not depend on the "
                  "policy, so it has no gradient.", "ppo/policy_losses.py: PolicyTerms.is_cut",
-                 "1 if {surrogate} >= {clipped_surrogate} else 0"),
-        Quantity("unclipped_gradient", "gradient without the clip", "(1/N) ∂Jₜ/∂log π", "policy",
-                 "The gradient of the loss without the clip with respect to the token's log-probability. N is the "
-                 "number of tokens in the minibatch.", "ppo/trace/recorder.py: Recorder",
-                 "-{advantage} * {ratio} / {num_tokens}"),
-        Quantity("logprob_gradient", "gradient", "∂loss/∂log π", "policy",
-                 "The gradient of the minibatch's loss with respect to the token's log-probability, as autograd found "
-                 "it. Below 0, the optimiser makes the token likelier; above 0, less likely." + extra,
-                 "torch.autograd", slope),
+                 f"1 if {gate} else 0"),
+        Quantity("unclipped_gradient", "gradient without the clip",
+                 "(1/N) ∂Jₜ/∂log π" if config.loss_mean == "tokens" else "∂Jₜ/∂log π, in the mean", "policy",
+                 f"The gradient of the loss without the clip with respect to the token's log-probability. {mean}",
+                 "ppo/trace/recorder.py: Recorder", f"-{{advantage}} * {{ratio}} / {divisor}"),
     ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..losses import value_terms
-from ..policy_losses import policy_terms
+from ..policy_losses import loss_mean_of, policy_terms
 from ..types import Evaluation, Rollout
 from .records import ClipSide, MinibatchTrace, SkipReason, TokenUpdate
 
@@ -31,10 +31,11 @@ class Recorder:
     """Watches ``rows`` of ``rollout`` through one update.
 
     ``marked``: the same rollout with a distinct object for every sample; the update must run on this one.
-    ``minibatches``: all minibatches, in order. ``updates[row][t]``: an entry for each minibatch that the row was in.
+    ``has_own_loss``: the policy loss is not the config's. ``minibatches``: all minibatches, in order.
+    ``updates[row][t]``: an entry for each minibatch that the row was in.
     """
 
-    def __init__(self, rollout: Rollout, rows: Sequence[int], config: Config) -> None:
+    def __init__(self, rollout: Rollout, rows: Sequence[int], config: Config, *, has_own_loss: bool = False) -> None:
         # Shuffled minibatches carry their samples along. So a row is known by its sample, if no two rows share one.
         self.marked = replace(rollout, samples=[replace(sample) for sample in rollout.samples])
         self.minibatches: list[MinibatchTrace] = []
@@ -42,6 +43,7 @@ class Recorder:
         self.updates: dict[int, list[list[TokenUpdate]]] = {row: [[] for _ in range(lengths[row])] for row in rows}
         self._row_of = {id(self.marked.samples[row]): row for row in rows}
         self._config = config
+        self._has_clip = config.policy_loss == "clip" and not has_own_loss
         self._per_epoch = len(rollout) // config.minibatch
         self._watched: list[_Watched] = []
         self._num_tokens = 0
@@ -84,7 +86,7 @@ class Recorder:
     @torch.no_grad()
     def _take(self, watched: _Watched, number: int) -> None:
         """Take the numbers of the watched rows from the tensors of their microbatch."""
-        part, new, config, count = watched.part, watched.new, self._config, self._num_tokens
+        part, new, config = watched.part, watched.new, self._config
         mask = part.generation.action_mask
         policy = policy_terms(
             new.logprobs, part.old_logprobs, part.advantages, mask, clip=config.policy_clip,
@@ -94,11 +96,13 @@ class Recorder:
         columns = {
             "logprob": new.logprobs,
             "ratio": policy.ratio,
+            "logprob_gradient": _gradient(new.logprobs),
+        }
+        clip = {
             "surrogate": policy.plain,
             "clipped_surrogate": policy.clipped,
             "policy_loss": policy.loss,
-            "unclipped_gradient": policy.plain / count,  # d exp(x) / dx is exp(x) again
-            "logprob_gradient": _gradient(new.logprobs),
+            "unclipped_gradient": policy.plain * self._shares(mask),  # d exp(x) / dx is exp(x) again
         }
         critic = {
             "new_value": new.values,
@@ -106,13 +110,14 @@ class Recorder:
             "value_loss": torch.maximum(value.plain, value.clipped) / 2,
             "value_gradient": _gradient(new.values),
         }
-        numbers = {name: x.tolist() for name, x in (columns | (critic if config.has_critic else {})).items()}
-        is_cut, is_value_cut = policy.is_cut.tolist(), value.is_cut.tolist()
+        kept = columns | (clip if self._has_clip else {}) | (critic if config.has_critic else {})
+        missing: dict[str, Any] = dict.fromkeys((clip | critic).keys() - kept.keys())
+        numbers = {name: x.tolist() for name, x in kept.items()}
+        is_cut, is_value_cut = (policy.is_cut & self._has_clip).tolist(), value.is_cut.tolist()
         for place, row in watched.rows:
             for t, history in enumerate(self.updates[row]):
                 here: dict[str, float] = {name: x[place][t] for name, x in numbers.items()}
                 side: ClipSide = "" if not is_cut[place][t] else "above" if here["ratio"] > 1 else "below"
-                missing: dict[str, Any] = {} if config.has_critic else dict.fromkeys(critic)
                 is_value_clipped = config.has_critic and is_value_cut[place][t]
                 history.append(
                     TokenUpdate(
@@ -124,6 +129,14 @@ class Recorder:
                         **missing,
                     )
                 )
+
+    @torch.enable_grad()
+    def _shares(self, mask: Tensor) -> Tensor:
+        """How much of each token's loss is in the loss of the minibatch, [B, T]."""
+        losses = torch.zeros(mask.shape, device=mask.device, requires_grad=True)
+        mean = loss_mean_of(self._config)
+        loss = mean(losses, mask, num_tokens=self._num_tokens, num_sequences=self._config.minibatch)
+        return torch.autograd.grad(loss, losses)[0]
 
 
 def _gradient(tensor: Tensor) -> Tensor:

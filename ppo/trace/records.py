@@ -12,7 +12,7 @@ from typing import Any, Literal
 _DIGITS = 9  # significant digits: a float32 that is written with nine is read back as the same float32
 
 ClipSide = Literal["", "above", "below"]
-"""Which bound of the ratio cut off the gradient: "above" for 1 + clip, "below" for 1 - clip, "" for neither."""
+"""Which bound of the ratio cut off the gradient: "above" for one above 1, "below" for 1 - clip, "" for neither."""
 
 SkipReason = Literal["", "ratio", "not finite"]
 """Why a minibatch's gradient was thrown away. "ratio": its mean ratio was above ``max_mean_ratio``. "not finite":
@@ -36,25 +36,27 @@ class TokenUpdate:
     minibatch           index into ``Trace.minibatches``
     surrogate           -advantage x ratio
     clipped_surrogate   the same with the ratio clipped
-    policy_loss         the larger of the two
+    policy_loss         the larger of the two, or the bound of the dual clip where that is smaller
     clip_side           the bound of the ratio that cut off the gradient: "above", "below", or "" for neither
     unclipped_gradient  d loss / d log-prob without the clip
     logprob_gradient    d loss / d log-prob as autograd found it
     value_gradient      d loss / d value as autograd found it
 
     ``surrogate``, ``clipped_surrogate``, ``policy_loss`` and ``value_loss`` are not divided by the number of tokens of
-    the minibatch; the gradients are. The critic's numbers are None without a critic.
+    the minibatch; the gradients are, or by what ``loss_mean`` says. The critic's numbers are None without a critic.
+    Under any policy loss but the config's "clip", ``surrogate``, ``clipped_surrogate``, ``policy_loss`` and
+    ``unclipped_gradient`` are None, and ``is_clipped`` is False.
     """
 
     minibatch: int
     logprob: float
     ratio: float
-    surrogate: float
-    clipped_surrogate: float
-    policy_loss: float
+    surrogate: float | None
+    clipped_surrogate: float | None
+    policy_loss: float | None
     is_clipped: bool
     clip_side: ClipSide
-    unclipped_gradient: float
+    unclipped_gradient: float | None
     logprob_gradient: float
     new_value: float | None
     clipped_value: float | None
@@ -126,9 +128,10 @@ class MinibatchTrace:
 class RowTrace:
     """One response: its row in the rollout, its prompt, its score, its tokens.
 
-    ``pieces``: the prompt's tokens as texts. ``reward_total``: the sum of the rewards of its tokens. ``group_mean``,
-    ``group_std``: of these totals over all responses to the same prompt; None unless advantages compare them.
-    ``policy_lambda``: lambda of its advantages; None unless it depends on the length.
+    ``pieces``: the prompt's tokens as texts. ``num_actions``: tokens that the policy chose. ``reward_total``: the sum
+    of the rewards of its tokens. ``group_mean``, ``group_std``: of these totals over all responses to the same prompt;
+    None unless advantages compare them. ``policy_lambda``: lambda of its advantages; None unless it depends on the
+    length.
     """
 
     index: int
@@ -138,6 +141,7 @@ class RowTrace:
     response: str
     is_ended: bool
     score: float
+    num_actions: int
     reward_total: float
     group_mean: float | None
     group_std: float | None
@@ -161,6 +165,12 @@ class Trace:
     minibatches: list[MinibatchTrace]
     rows: list[RowTrace]
     metrics: dict[str, float]
+
+    @property
+    def has_clip(self) -> bool:
+        """Whether the policy loss is PPO's clipped surrogate, so that the tokens have its numbers."""
+        updates = (update for row in self.rows for token in row.tokens for update in token.updates)
+        return self.config["policy_loss"] == "clip" and all(update.surrogate is not None for update in updates)
 
     def to_dict(self) -> dict[str, Any]:
         """As a dict for JSON: numbers with nine significant digits, None for a number that is not finite."""

@@ -81,8 +81,9 @@ def _head(trace: Trace) -> str:
     passes = f"{config['epochs']} epochs in minibatches of {config['minibatch']}"
     lines = [
         f"PPO step {trace.step}, token by token: {tokens}; {passes}.",
-        f"KL coefficient β {trace.numbers['kl_coef']:.4g}, policy clip ε {config['policy_clip']:g}, gamma γ "
-        f"{config['gamma']:g}, lambda λ {config['gae_lambda']:g}{_other_lambdas(config)}; "
+        f"KL coefficient β {trace.numbers['kl_coef']:.4g}, "
+        + (f"policy clip ε {config['policy_clip']:g}, " if trace.has_clip else "")
+        + f"gamma γ {config['gamma']:g}, lambda λ {config['gae_lambda']:g}{_other_lambdas(config)}; "
         + (
             f"learning rate {first.learning_rate:.3g}."
             if first.learning_rate is not None
@@ -134,9 +135,10 @@ def _update_table(trace: Trace, row: RowTrace) -> str:
         ends = [_number(token.old_probability, 5), _number(token.final_probability, 5)]
         lines.append(_line(f"{t:3d}", token_label(token.text, token.id), [*cells, gradient, *ends, *_instead(token)]))
     note = (
-        "ρ: ratio in each epoch; ^ or v: the ratio is above or below the clip, and the gradient is cut off. gradient: "
-        "of the loss with respect to log π, in the token's last epoch (thrown away if the minibatch was skipped). "
-        "instead: the likeliest other token, and its probability before the update."
+        "ρ: ratio in each epoch"
+        + ("; ^ or v: the ratio is above or below the clip, and the gradient is cut off" if trace.has_clip else "")
+        + ". gradient: of the loss with respect to log π, in the token's last epoch (thrown away if the minibatch was "
+        "skipped). instead: the likeliest other token, and its probability before the update."
     )
     return "\n".join([*lines, _wrap(note)])
 

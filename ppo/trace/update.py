@@ -37,16 +37,18 @@ def trace_update(
     kl_coef: float,
     tokenizer: Any | None,
     top_k: int = 5,
+    has_own_loss: bool = False,
 ) -> Trace:
     """Run ``update`` on the rollout and trace the given rows: see :meth:`ppo.Trainer.trace`.
 
     It holds rows x T x V log-probs in memory while the update runs. ``kl_coef``: the KL coefficient before the update,
-    used if the rollout's metrics do not hold it. Raises ValueError for rows that the rollout lacks, for a rollout
-    without ``token_rewards``, for ``top_k`` below 1, and with several processes.
+    used if the rollout's metrics do not hold it. ``has_own_loss``: the policy loss is not the config's. Raises
+    ValueError for rows that the rollout lacks, for a rollout without ``token_rewards``, for ``top_k`` below 1, and with
+    several processes.
     """
     _check(policy, rollout, rows, top_k)
     kl_coef = rollout.metrics.get("kl/coef", kl_coef)
-    recorder = Recorder(rollout, rows, config)
+    recorder = Recorder(rollout, rows, config, has_own_loss=has_own_loss)
     before = [ask_distributions(policy, rollout.generation.rows([row])) for row in rows]
     metrics = update(recorder.marked, observer=recorder)
     after = [ask_distributions(policy, rollout.generation.rows([row])) for row in rows]
@@ -159,7 +161,8 @@ def _row_trace(
     pieces = [writer.piece(sample.prompt_ids[max(i - CONTEXT, 0) : i], x) for i, x in enumerate(sample.prompt_ids)]
     return RowTrace(
         row, sample.prompt, list(sample.prompt_ids), pieces, sample.text, sample.is_ended,
-        float(rollout.scores[row]), float(totals[row]), mean, std, tokens, policy_lambda,
+        float(rollout.scores[row]), int(rollout.generation.action_mask[row].sum()), float(totals[row]), mean, std,
+        tokens, policy_lambda,
     )  # fmt: skip
 
 

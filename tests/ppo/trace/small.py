@@ -17,8 +17,11 @@ def id_mean(samples):
     return [sum(s.ids) / len(s.ids) for s in samples]
 
 
-def make(retain=None, reward=id_mean, **changes):
-    trainer = Trainer(tiny_gpt2(), PROMPTS, reward, SMALL.replace(**changes), tokenizer=Letters(), retain=retain)
+def make(retain=None, reward=id_mean, own_loss=None, **changes):
+    trainer = Trainer(
+        tiny_gpt2(), PROMPTS, reward, SMALL.replace(**changes), tokenizer=Letters(), retain=retain,
+        policy_loss=own_loss,
+    )  # fmt: skip
     with torch.no_grad():  # move the policy away from its reference
         trainer.model.transformer.h[0].mlp.c_fc.weight += 0.3
     return trainer
@@ -50,7 +53,14 @@ def recomputed(text: str) -> float:
     """The number that a reader gets by typing a printed formula into a calculator."""
     plain = text.replace("\N{MINUS SIGN}", "-").replace("\N{MULTIPLICATION SIGN}", "*").replace("²", "**2")
     plain = plain.replace("\N{GREATER-THAN OR EQUAL TO}", ">=")
-    names = {"exp": math.exp, "sqrt": math.sqrt, "max": max, "clip": lambda x, a, b: min(max(x, a), b)}
+    names = {
+        "exp": math.exp,
+        "sqrt": math.sqrt,
+        "max": max,
+        "min": min,
+        "abs": abs,
+        "clip": lambda x, a, b: min(max(x, a), b),
+    }
     return eval(plain, {"__builtins__": {}}, names)
 
 

@@ -121,6 +121,50 @@ def test_the_clip_cuts_the_gradient_on_both_sides_and_nowhere_else():
     assert clipped_values > 0
 
 
+@pytest.mark.parametrize(("high", "dual"), [(0.05, None), (0.5, 1.1), (0.2, 1.3)])
+@pytest.mark.parametrize("mean", ["tokens", "sequences", "sequence_sums", "constant"])
+def test_other_bounds_and_other_means_are_in_the_columns(high, dual, mean):
+    trainer = make(policy_clip_high=high, policy_dual_clip=dual, loss_mean=mean, microbatch=2)
+    _, trace = all_rows(trainer)
+    sides = []
+    for row in trace.rows:
+        for token in row.tokens:
+            for update in token.updates:
+                a, ratio, n = token.advantage, update.ratio, trace.minibatches[update.minibatch].num_tokens
+                divisor = {"tokens": n, "sequences": 4 * len(row.tokens), "sequence_sums": 4, "constant": 4 * 6}[mean]
+                is_above = (a > 0 and ratio > 1 + high) or (dual is not None and a < 0 and ratio > dual)
+                is_below = a < 0 and ratio < 0.8
+                assert update.clip_side == ("above" if is_above else "below" if is_below else "")
+                assert update.is_clipped == (is_above or is_below)
+                bound = min(ratio, 1 + high) if a > 0 else min(max(ratio, 0.8), dual or math.inf)
+                assert update.policy_loss == pytest.approx(-a * bound, rel=1e-4, abs=1e-6)
+                assert update.unclipped_gradient == pytest.approx(-a * ratio / divisor, rel=1e-4, abs=1e-8)
+                expected = 0 if update.is_clipped else -a * ratio / divisor
+                assert update.logprob_gradient == pytest.approx(expected, rel=1e-4, abs=1e-8)
+                sides.append((update.clip_side, a > 0))
+    assert {("above", True), ("below", False)} <= set(sides)
+    assert (("above", False) in sides) == (dual is not None)
+
+
+@pytest.mark.parametrize("name", ["gspo", "cispo", "reinforce", "own"])
+def test_another_loss_leaves_what_is_true_of_any_loss(name):
+    def own(new, part, *, num_tokens, num_sequences):
+        return -2 * (part.advantages * new.logprobs * part.generation.action_mask).sum() / num_tokens, {}
+
+    _, trace = all_rows(make(own_loss=own) if name == "own" else make(policy_loss=name))
+    assert not trace.has_clip
+    for token in (token for row in trace.rows for token in row.tokens):
+        for update in token.updates:
+            columns = (update.surrogate, update.clipped_surrogate, update.policy_loss, update.unclipped_gradient)
+            assert columns == (None, None, None, None)
+            assert (update.is_clipped, update.clip_side) == (False, "")
+            assert update.ratio == pytest.approx(math.exp(update.logprob - token.old_logprob), rel=1e-5)
+            n, a = trace.minibatches[update.minibatch].num_tokens, token.advantage
+            slope = {"own": -2 * a, "reinforce": -a, "cispo": -a * min(max(update.ratio, 0.8), 1.2)}.get(name)
+            if slope is not None:
+                assert update.logprob_gradient == pytest.approx(slope / n, rel=1e-4, abs=1e-8)
+
+
 def test_kl_as_a_loss_is_in_the_gradient_of_the_token():
     _, trace = all_rows(make(kl_as="loss", kl_estimator="k2", kl_controller="fixed"))
     for token in (token for row in trace.rows for token in row.tokens):

@@ -34,6 +34,10 @@ ROOT = Path(__file__).resolve().parents[3]
         {"scale_scores": True},
         {"missing_eos_penalty": 0.7},
         {"scale_scores": True, "clip_scores": 4.0, "missing_eos_penalty": 0.3},
+        {"policy_clip": 0.1, "policy_clip_high": 0.4, "policy_dual_clip": 1.3, "loss_mean": "sequences"},
+        {"policy_dual_clip": 1.05, "loss_mean": "constant", "kl_as": "loss", "kl_estimator": "k3"},
+        {"loss_mean": "sequence_sums", "microbatch": 1},
+        {"policy_loss": "gspo"},
     ],
 )
 def test_every_formula_gives_its_number(changes):
@@ -121,7 +125,7 @@ def test_the_text_fits_a_terminal_and_shows_the_tokens(trace):
 
 
 @pytest.mark.parametrize("changes", [{"epochs": 9}, {"stop_kl_per_token": 1e-6}, {"kl_coef": 0.0},
-                                     {"advantage": "grpo", **GROUPS}])  # fmt: skip
+                                     {"advantage": "grpo", **GROUPS}, {"policy_loss": "reinforce"}])  # fmt: skip
 def test_every_kind_of_trace_can_be_shown(changes):
     trace = trace_of(**changes)
     assert all(len(line) <= WIDTH for line in render_trace_text(trace).replace("語", "ww").splitlines())
@@ -181,6 +185,27 @@ def test_every_column_and_symbol_of_the_text_is_explained_in_it(trace):
     assert "return: " not in groups
     assert " λ: " not in groups
     assert "mean(Σr): " in " ".join(groups.split())
+
+
+def own_loss(new, part, *, num_tokens, num_sequences):
+    """Twice the advantage-weighted log-prob."""
+    return -2 * (part.advantages * new.logprobs * part.generation.action_mask).sum() / num_tokens, {}
+
+
+@pytest.mark.parametrize("changes", [{"own_loss": own_loss}, {"policy_loss": "cispo"}, {"policy_loss": "reinforce"}])
+def test_a_loss_without_ppo_s_clip_shows_none_of_it(changes, trace):
+    other = trace_of(**changes)
+    shown_keys = {q.key for q in quantities_of(other)}
+    clip = {"surrogate", "clipped_surrogate", "policy_loss", "gate", "unclipped_gradient"}
+    assert {q.key for q in quantities_of(trace)} - shown_keys == clip
+    assert {"logprob", "ratio", "logprob_gradient"} <= shown_keys
+    text, page = render_trace_text(other), render_trace_page(other)
+    for word in ("policy clip", "^ or v", "Jₜ", " ε: "):
+        assert word in render_trace_text(trace)
+        assert word not in text
+    assert "that side of the clip" in render_trace_page(trace)
+    assert "that side of the clip" not in page
+    assert "NaN" not in page
 
 
 def update_tables(trace):
