@@ -123,6 +123,7 @@ class Config:
     detach_value_head: bool = False  # the value loss does not reach the policy's weights
     value_coef: float = 0.1
     value_clip: float | None = 0.2
+    critic_warmup_steps: int = 0  # first steps, in which the critic learns and the policy waits
 
     # Update
     epochs: int = 4
@@ -243,6 +244,19 @@ class Config:
                 name,
                 f"must be None for {why}: GAE needs a critic",
             )
+        if self.critic_warmup_steps > 0:
+            require(
+                self.has_critic and self.value_coef > 0,
+                self,
+                "critic_warmup_steps",
+                "needs a critic that learns: advantage='gae', a value_head, and value_coef above 0; or leave it at 0",
+            )
+            require(
+                self.value_head == "critic" or self.detach_value_head,
+                self,
+                "critic_warmup_steps",
+                "needs detach_value_head=True or value_head='critic': else the value loss would move the policy",
+            )
         if self.schedule != "constant":
             require(
                 self.total_steps is not None and self.total_steps > self.warmup_steps,
@@ -340,7 +354,7 @@ _AT_LEAST_ONE = (
 _AT_LEAST_TWO = ("retain_tokens",)
 _NOT_NEGATIVE = (
     "kl_coef", "value_coef", "entropy_coef", "retain_coef", "warmup_steps", "weight_decay", "seed", "save_every_steps",
-    "missing_eos_penalty",
+    "missing_eos_penalty", "critic_warmup_steps",
 )  # fmt: skip
 _POSITIVE = (
     "clip_scores", "target_kl_per_sequence", "value_clip", "policy_clip", "policy_clip_high", "max_mean_ratio",

@@ -82,9 +82,14 @@ class Learner:
         self._config = config
 
     @property
+    def is_policy_waiting(self) -> bool:
+        """Whether this PPO step trains the critic alone (``config.critic_warmup_steps``; VC-PPO, Yuan et al. 2025)."""
+        return self._counters.step < self._config.critic_warmup_steps
+
+    @property
     def num_updates(self) -> int:
-        """Steps of the optimiser so far: the version of the policy."""
-        return self.optimizer.num_updates
+        """Steps of the optimiser so far: the version of the policy. It is 0 while the policy waits for its critic."""
+        return 0 if self.is_policy_waiting else self.optimizer.num_updates
 
     def step(self, minibatch: Rollout, *, step: int, observer: Observer | None = None) -> MinibatchResult:
         """Move the weights once, unless the mean ratio is out of bounds or something is not finite.
@@ -131,6 +136,11 @@ class Learner:
 
         with lean_tied_gradient(policy.model):
             totals, row_gap = retry_smaller(lambda: self._own_gradients(minibatch, retain, observer), shrink)
+        if self.is_policy_waiting:  # weights that an own critic shares with the policy wait, too
+            own = policy.actor.value_parameter_names()
+            for name, parameter in policy.actor.trained_parameters().items():
+                if name not in own:
+                    parameter.grad = None
         processes.sum_gradients(list(policy.actor.trained_parameters().values()))
         return processes.sum_numbers(totals), processes.max(row_gap)
 
@@ -163,7 +173,7 @@ class Learner:
             new = self.policy.evaluate(part.generation)
             loss, statistics = ppo_loss(
                 new, part, self._config, self._policy_loss, kl_coef=self.kl.coef, num_tokens=num_tokens,
-                num_sequences=len(minibatch),
+                num_sequences=len(minibatch), is_policy_waiting=self.is_policy_waiting,
             )  # fmt: skip
             if observer is not None:
                 observer.watch(part, new, num_tokens=num_tokens)
@@ -182,9 +192,10 @@ class Learner:
         for indices, weight in self._own_microbatches(batch.mask):
             ids, mask = batch.ids[indices], batch.mask[indices]
             loss_of = partial(retain_loss, actor.backbone, ids, mask, num_tokens=num_tokens)
-            with self.policy.precision():
+            with self.policy.precision(), torch.set_grad_enabled(not self.is_policy_waiting):
                 loss = actor.run(loss_of)
-            (weight * self._config.retain_coef * loss).backward()  # type: ignore[no-untyped-call]
+            if not self.is_policy_waiting:
+                (weight * self._config.retain_coef * loss).backward()  # type: ignore[no-untyped-call]
             total += weight * float(loss.detach())
         return total
 

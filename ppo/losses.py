@@ -30,12 +30,14 @@ def ppo_loss(
     kl_coef: float,
     num_tokens: int,
     num_sequences: int,
+    is_policy_waiting: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """policy + value_coef * value - entropy_coef * entropy (+ kl_coef * KL where KL is a loss), a scalar.
 
     ``new``: the training forward on a microbatch; ``part``: what the rollout says about it; ``num_tokens``,
     ``num_sequences``: actions and rows of the whole minibatch. ``config.loss_mean`` is the mean of all of these losses
     but the critic's, which is over tokens. Statistics are named ``area/quantity`` and add up over microbatches.
+    ``is_policy_waiting``: the loss is that of the critic alone; the statistics are as ever.
     """
     mask = part.generation.action_mask
     loss, own_statistics = policy_loss(new, part, num_tokens=num_tokens, num_sequences=num_sequences)
@@ -49,11 +51,11 @@ def ppo_loss(
         value, value_statistics = value_loss(
             new.values, part.old_values, part.returns, mask, clip=config.value_clip, num_tokens=num_tokens
         )
-        loss = loss + config.value_coef * value
+        loss = config.value_coef * value if is_policy_waiting else loss + config.value_coef * value
         statistics |= {f"value/{name}": x for name, x in value_statistics.items()} | {"value/loss": value.detach()}
     if config.kl_as == "loss" and part.ref_logprobs is not None:
         kl = mean(estimate_kl(new.logprobs, part.ref_logprobs, estimator=config.kl_estimator))
-        loss = loss + kl_coef * kl
+        loss = loss if is_policy_waiting else loss + kl_coef * kl
         statistics["kl/loss"] = kl.detach()
     return loss, statistics
 

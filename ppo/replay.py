@@ -111,8 +111,9 @@ def _restored_parts(folder: Path, model: nn.Module | None, device: str | None) -
     optimizer = Optimizer(policy.actor.trained_parameters(), policy.actor.value_parameter_names(), config)
     checks = Checks(policy, config, Dumps(None, lambda path: path, processes))
     retain_loss = make_retain_loss(frozen, config)
+    counters = Counters(step=snapshot.state["step"])
     learner = Learner(
-        policy, optimizer, kl, config, policy_loss=policy_loss_of(config), checks=checks, counters=Counters(),
+        policy, optimizer, kl, config, policy_loss=policy_loss_of(config), checks=checks, counters=counters,
         retain_loss=retain_loss,
     )  # fmt: skip
     return policy, learner, checks

@@ -223,7 +223,8 @@ class Trainer:
                 if result.moved_too_far(self.config.stop_kl_per_token):
                     averages.count("update/stopped_early")
                     break
-        self.kl.update(rollout.kl)
+        if not self.learner.is_policy_waiting:  # a policy that does not move says nothing about the coefficient
+            self.kl.update(rollout.kl)
         self.state.end_step()
         metrics = averages.means() | {"rollout/logprob_gap": gap or 0.0}
         if self.config.has_critic:

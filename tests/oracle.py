@@ -237,7 +237,7 @@ class Oracle:
             if is_stopped:
                 break
         per_sequence = fmean(sum(row) for row in r.kl)
-        if c.kl_controller == "adaptive" and c.kl_coef > 0:
+        if c.kl_controller == "adaptive" and c.kl_coef > 0 and self.step_count >= c.critic_warmup_steps:
             error = min(0.2, max(-0.2, per_sequence / c.target_kl_per_sequence - 1))
             self.kl_coef *= 1 + error * len(given.prompts) / c.kl_horizon_sequences
         self.step_count += 1
@@ -252,6 +252,7 @@ class Oracle:
     def minibatch(self, given, r, rows):
         """Leave the gradient of one minibatch in the parameters and return its statistics."""
         c, n = self.config, sum(len(given.responses[b]) for b in rows)
+        waits = self.step_count < c.critic_warmup_steps  # the critic learns alone
         for parameter in self.parameters().values():
             parameter.grad = None
         total, sums = 0.0, {}
@@ -267,13 +268,14 @@ class Oracle:
             for t in range(len(response)):
                 old = SimpleNamespace(**{name: numbers[b][t] for name, numbers in vars(r).items()})
                 policy, value, numbers = self.token_loss(logprobs[t], entropies[t], values[t], old, log_ratio)
-                total = total + policy * weight + value / n
+                total = total + value / n if waits else total + policy * weight + value / n
                 for name, x in numbers.items():
                     share = weight if name in ("policy/loss", "kl/loss") else 1 / n
                     sums[name] = sums.get(name, 0.0) + float(x.detach() if isinstance(x, torch.Tensor) else x) * share
         if c.retain_coef > 0:
             retain = self.retain_loss()
-            total, sums["retain/loss"] = total + c.retain_coef * retain, float(retain.detach())
+            sums["retain/loss"] = float(retain.detach())
+            total = total if waits else total + c.retain_coef * retain
         total.backward()
         return sums
 

@@ -64,10 +64,16 @@ class Optimizer:
             group["lr"] = group["base_lr"] * factor
             if self._config.adam_eps_style == "tensorflow":
                 # TensorFlow adds epsilon before the bias correction. This epsilon makes torch's formula equal to that.
-                group["eps"] = self._config.adam_eps / math.sqrt(1 - self._config.adam_beta2**self.num_updates)
+                count = self._num_moves(group["params"]) + 1
+                group["eps"] = self._config.adam_eps / math.sqrt(1 - self._config.adam_beta2**count)
         self._adam.step()
         self.zero_grad()
         return norm, float(self._adam.param_groups[0]["lr"])
+
+    def _num_moves(self, parameters: list[nn.Parameter]) -> int:
+        """How often a group has moved: the policy's less often than the critic's, if it waited for it."""
+        states = (self._adam.state.get(parameter, {}) for parameter in parameters)
+        return max((int(number(state["step"])) for state in states if "step" in state), default=0)
 
     def zero_grad(self) -> None:
         """Drop the gradients that were accumulated."""

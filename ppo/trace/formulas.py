@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..config import Config
@@ -18,6 +19,7 @@ from .records import RowTrace, TokenTrace, TokenUpdate, Trace
 _OPERAND_DIGITS = 8  # significant digits of an operand; with fewer, the last digit of a result could be wrong
 _SHOWN_DIGITS = 6  # significant digits of a result, at most
 _ROUNDING = 2.5e-7  # relative error that float32 may make in an operand: four half units in the last place
+_WAITS = "0: the policy waits in this step, in which the critic learns alone (critic_warmup_steps)."
 FUNCTIONS: dict[str, Any] = {
     "exp": math.exp,
     "sqrt": math.sqrt,
@@ -37,9 +39,10 @@ def quantities_of(trace: Trace) -> list[Quantity]:
     early = (token.token_reward for row in trace.rows for token in row.tokens[:-1])
     has_scores = not any(early) and ("score_std" in trace.numbers or not trace.config["scale_scores"])
     has_reference = trace.rows[0].tokens[0].ref_logprob is not None
-    return quantities(
-        Config.from_dict(trace.config), has_reference=has_reference, has_scores=has_scores, has_clip=trace.has_clip
-    )
+    config = Config.from_dict(trace.config)
+    is_waiting = trace.step < config.critic_warmup_steps
+    found = quantities(config, has_reference=has_reference, has_scores=has_scores, has_clip=trace.has_clip)
+    return [replace(q, says=_WAITS, formula="") if is_waiting and q.key == "logprob_gradient" else q for q in found]
 
 
 def step_numbers(trace: Trace) -> dict[str, float]:

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[3]
         {"advantage": "grpo", "kl_as": "loss", "kl_estimator": "k3", **GROUPS},
         {"advantage": "rloo", "kl_as": "loss", "kl_estimator": "k2", "entropy_coef": 0.1, **GROUPS},
         {"advantage": "dr_grpo", **GROUPS},
+        {"critic_warmup_steps": 1, "detach_value_head": True},
         {"advantage": "reinforce++"},
         {"advantage": "reinforce++_baseline", **GROUPS},
         {"value_gae_lambda": 1.0, "gamma": 0.9},
