@@ -134,7 +134,8 @@ def _filter_floor(scaled: Tensor, top_k: int, top_p: float) -> Tensor:
     if top_p >= 1:
         return floor
     kept = scaled.masked_fill(scaled < floor, -torch.inf)
-    return _nucleus_floor(kept, torch.logsumexp(kept, dim=-1, keepdim=True), top_p)
+    # Rounding may leave the sum of all kept tokens below top_p. Then the nucleus ends at -inf, but top-k still holds.
+    return torch.maximum(floor, _nucleus_floor(kept, torch.logsumexp(kept, dim=-1, keepdim=True), top_p))
 
 
 def _nucleus_floor(scaled: Tensor, log_total: Tensor, top_p: float) -> Tensor:

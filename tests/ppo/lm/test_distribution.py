@@ -79,6 +79,12 @@ def test_the_nucleus_ends_where_its_sum_reaches_top_p():
     assert (filter_logits(logits, 1.0, 0, 0.5) > -torch.inf).tolist() == [[True, False, False]]
 
 
+def test_top_k_holds_where_the_nucleus_never_reaches_top_p():
+    """The two kept chances sum to less than the largest float32 below 1."""
+    logits = 4 * torch.randn(1, 4, generator=torch.Generator().manual_seed(0))
+    assert (filter_logits(logits, 1.0, 2, 1 - 2**-24) > -torch.inf).sum() == 2
+
+
 def test_a_small_nucleus_is_not_sorted_whole(monkeypatch):
     logits = some_logits(6, 5000).clamp(max=5)
     logits[:, 7:12] = 30.0  # five tokens hold all the mass
