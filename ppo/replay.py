@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from .checkpoint.run_state import Counters
-from .checkpoint.snapshot import read_snapshot
+from .checkpoint.snapshot import check_own, read_snapshot
 from .checkpoint.weights import restore_frozen, restore_value
 from .checks.checks import Checks, rollout_problems, sampler_gaps
 from .checks.dump import Dumps, on_device, read_dump
+from .checks.seams import checked_policy_loss, names_of
 from .distributed.processes import Processes
 from .kl import KLPenalty
 from .learner import Learner
@@ -26,7 +27,7 @@ from .policy import Policy
 from .policy_losses import policy_loss_of
 from .reference import freeze
 from .retain import RetainBatch, make_retain_loss
-from .types import Rollout
+from .types import PolicyLoss, Rollout
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,23 @@ class Replay:
     learner: Learner
 
 
-def replay(path: str | Path, *, model: nn.Module | None = None, device: str | None = None) -> Replay:
+def replay(
+    path: str | Path,
+    *,
+    model: nn.Module | None = None,
+    policy_loss: PolicyLoss | None = None,
+    value: nn.Module | None = None,
+    device: str | None = None,
+) -> Replay:
     """Run the rows of a dump through the weights that were saved with them. Nothing is trained or written.
 
     ``path``: a folder under ``<out>/dumps``. ``model``: as for :meth:`Trainer.resume`, needed only where the policy
-    was no plain Hugging Face model (an adapter, say). Raises ValueError for a damaged dump.
+    was no plain Hugging Face model (an adapter, say). ``policy_loss``, ``value``: those that the run was given. Raises
+    ValueError for a damaged dump, and where one of these two is missing.
     """
     folder = Path(path)
     found, rollout, retain = read_dump(folder)
-    policy, learner, checks = _restored_parts(folder / "trainer", model, device)
+    policy, learner, checks = _restored_parts(folder / "trainer", model, policy_loss, value, device)
     _check_ids(folder, rollout, retain, policy, learner)
     rollout = on_device(rollout, policy.device)
     retain = None if retain is None else retain.to(policy.device)
@@ -97,11 +106,15 @@ def _check_ids(folder: Path, rollout: Rollout, retain: RetainBatch | None, polic
         )
 
 
-def _restored_parts(folder: Path, model: nn.Module | None, device: str | None) -> tuple[Policy, Learner, Checks]:
+def _restored_parts(
+    folder: Path, model: nn.Module | None, loss: PolicyLoss | None, critic: nn.Module | None, device: str | None
+) -> tuple[Policy, Learner, Checks]:
     """The parts of a run from the checkpoint of a dump. The rows hold what prompts, reward and reference gave."""
     snapshot = read_snapshot(folder, model, None, device)
+    own = {"policy_loss": loss, "value": critic}
+    check_own(snapshot, names_of(own), seams=tuple(own), asker="replay")
     config, processes = snapshot.config, Processes.current()
-    policy = Policy.of(snapshot.model, config, processes)
+    policy = Policy.of(snapshot.model, config, processes, critic=critic)
     restore_value(policy, snapshot.folder)
     frozen = freeze(snapshot.model, config, has_own_reference=True)  # for the retain loss alone
     if frozen is not None and frozen is not snapshot.model:
@@ -113,7 +126,7 @@ def _restored_parts(folder: Path, model: nn.Module | None, device: str | None) -
     retain_loss = make_retain_loss(frozen, config)
     counters = Counters(step=snapshot.state["step"])
     learner = Learner(
-        policy, optimizer, kl, config, policy_loss=policy_loss_of(config), checks=checks, counters=counters,
-        retain_loss=retain_loss,
+        policy, optimizer, kl, config, policy_loss=checked_policy_loss(loss) if loss else policy_loss_of(config),
+        checks=checks, counters=counters, retain_loss=retain_loss,
     )  # fmt: skip
     return policy, learner, checks

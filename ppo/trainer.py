@@ -24,10 +24,10 @@ from tqdm import tqdm
 from .advantages import advantage_of, shape_rewards, whiten
 from .buffer import RolloutBuffer
 from .checkpoint.run_state import Counters, RunState
-from .checkpoint.snapshot import read_snapshot
+from .checkpoint.snapshot import check_own, read_snapshot
 from .checks.checks import Checks
 from .checks.dump import Dumps
-from .checks.seams import check_value, checked_advantage, checked_policy_loss, checked_sampler, name_of
+from .checks.seams import SEAMS, check_value, checked_advantage, checked_policy_loss, checked_sampler, names_of
 from .collector import Collector
 from .config import Config
 from .distributed.processes import Processes
@@ -87,8 +87,8 @@ class Trainer:
                :class:`ppo.types.Reference`, or a function ``(generation, samples) -> [B, T]`` log-probs
     retain     texts (strings or token ids) for ``config.retain_coef``
     sampler    where responses come from (:mod:`ppo.sampler`); None: the policy itself
-    advantage  what each token was worth (:data:`ppo.types.AdvantageFn`); None: as the config says
-    policy_loss  the policy's loss (:data:`ppo.types.PolicyLoss`); None: the one of the config
+    advantage  what each token was worth (``ppo.types.AdvantageFn``); None: as the config says
+    policy_loss  the policy's loss (``ppo.types.PolicyLoss``); None: the one of the config
     value      an own critic: a module ``(input_ids [B, S], attention_mask [B, S]) -> [B, S]``, V before the next token
     out        folder for metrics.jsonl, metrics.csv, samples.jsonl and checkpoints; None writes no files
     use_tensorboard  event files in ``out/tensorboard`` too; None: where the package tensorboard is installed
@@ -147,7 +147,7 @@ class Trainer:
         own = {"sampler": sampler, "advantage": advantage, "policy_loss": policy_loss, "value": value}
         self.state = RunState(
             config, self.policy, frozen, optimizer, self.kl, self.scorer, self.prompts, self.stream, retain_texts,
-            self.generator, Counters(), self.tokenizer, {seam: name_of(f) for seam, f in own.items() if f is not None},
+            self.generator, Counters(), self.tokenizer, names_of(own),
         )  # fmt: skip
         self.checks = Checks(self.policy, config, Dumps(self.out, self.state.save, self.processes))
         self.learner = Learner(
@@ -400,7 +400,7 @@ class Trainer:
             out=out,
             use_tensorboard=use_tensorboard,
         )
-        trainer.state.check_own(snapshot)
+        check_own(snapshot, trainer.state.own, seams=SEAMS, asker="resume")
         trainer.state.check_texts(snapshot)
         trainer.state.restore(snapshot)
         return trainer

@@ -176,24 +176,8 @@ class RunState:
             "kind": type(model).__name__ + (" with an adapter" if has_adapter(model) else ""),
             "attention": getattr(getattr(model, "config", None), "_attn_implementation", None),
             "device": str(self.policy.device),
-            **({"own": dict(self.own)} if self.own else {}),
+            "own": dict(self.own),
         }
-
-    def check_own(self, snapshot: Snapshot) -> None:
-        """Raise ValueError where a function of the caller's own was used then and is missing now, or the other way.
-
-        A function of another name is a RuntimeWarning only: it may have been moved or renamed.
-        """
-        saved = snapshot.state.get("own") or {}
-        for seam in sorted(saved.keys() | self.own.keys()):
-            then, now = saved.get(seam), self.own.get(seam)
-            if now is None:
-                raise ValueError(f"{snapshot.folder} was saved with {seam}={then}: pass it to resume")
-            if then is None:
-                raise ValueError(f"{snapshot.folder} was saved without {seam}=…, resume got {now}: leave it out")
-            if then != now:
-                text = f"{snapshot.folder} was saved with {seam}={then}, resume got {now}"
-                warnings.warn(f"{text}: the run goes on otherwise if they differ", RuntimeWarning, stacklevel=3)
 
     def check_texts(self, snapshot: Snapshot) -> None:
         """Raise ValueError for other prompts than those that were saved: the saved order refers to them by index.

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,27 @@ def read_snapshot(path: Path, model: nn.Module | None, tokenizer: Any | None, de
         folder, state = read_state(nested if nested.is_dir() and not (path / "state.json").exists() else path)
     with naming(folder):
         return _read(folder, state, model, tokenizer, device)
+
+
+def check_own(snapshot: Snapshot, own: Mapping[str, str], *, seams: Sequence[str], asker: str) -> None:
+    """Raise ValueError where a function of the caller's own was used then and is missing now, or the other way.
+
+    ``own``: the functions of now by seam, as :attr:`RunState.own`; ``seams``: those that ``asker`` takes. A function of
+    another name is a RuntimeWarning only, since it may have been moved or renamed. A checkpoint from before there were
+    seams says nothing, and takes any.
+    """
+    saved = snapshot.state.get("own")
+    if saved is None:
+        return
+    for seam in seams:
+        then, now = saved.get(seam), own.get(seam)
+        if then is not None and now is None:
+            raise ValueError(f"{snapshot.folder} was saved with {seam}={then}: pass it to {asker}")
+        if then is None and now is not None:
+            raise ValueError(f"{snapshot.folder} was saved without {seam}=…, {asker} got {now}: leave it out")
+        if then != now:
+            text = f"{snapshot.folder} was saved with {seam}={then}, {asker} got {now}"
+            warnings.warn(f"{text}: the run goes on otherwise if they differ", RuntimeWarning, stacklevel=4)
 
 
 def _read(

@@ -20,6 +20,15 @@ RESERVED = frozenset({"loss", "entropy", "ratio", "log_ratio", "approx_kl"})
 """Statistics of a policy loss that the library computes itself, under any loss: the brakes of an update go by them."""
 
 
+SEAMS = ("sampler", "advantage", "policy_loss", "value")
+"""The arguments of :class:`ppo.Trainer` that change the algorithm, and so belong to a checkpoint by name."""
+
+
+def names_of(own: Mapping[str, Any]) -> dict[str, str]:
+    """Seam by seam the name of what was given; a seam where nothing was given (None) is left out."""
+    return {seam: name_of(part) for seam, part in own.items() if part is not None}
+
+
 def name_of(function: Any) -> str:
     """What a checkpoint calls a function or an object: its module and its qualified name."""
     if isinstance(function, partial):

@@ -11,6 +11,7 @@ from torch import nn
 import ppo
 from ppo import Config, Trainer
 from ppo.advantages import advantage_of, gae
+from ppo.checkpoint import state_sha256
 from ppo.policy_losses import policy_loss_of
 from ppo.sampler import collate, sample_policy
 from ppo.types import Step
@@ -298,6 +299,31 @@ def test_a_resume_without_them_is_refused_and_names_them(tmp_path):
     assert torch.equal(weights(trainer), weights(again))
 
 
-def test_a_run_without_any_does_not_mention_them(tmp_path):
-    make().save(tmp_path / "plain")
-    assert "own" not in json.loads((tmp_path / "plain" / "state.json").read_text())
+def test_a_checkpoint_from_before_they_existed_takes_any(tmp_path):
+    """It does not say what was used, so nothing can be missing."""
+    trainer = make(sampler=my_sampler)
+    trainer.save(tmp_path / "old")
+    file = tmp_path / "old" / "state.json"
+    state = json.loads(file.read_text())
+    assert state.pop("own") == {"sampler": "tests.ppo.test_seams.my_sampler"}
+    state.pop("state_sha256")
+    file.write_text(json.dumps(state | {"state_sha256": state_sha256(state)}))
+    again = Trainer.resume(tmp_path / "old", PROMPTS, id_mean, sampler=my_sampler)
+    again.train(1, progress=False)
+    trainer.train(1, progress=False)
+    assert torch.equal(weights(trainer), weights(again))
+
+
+def test_a_dump_is_replayed_with_the_parts_that_were_used(tmp_path):
+    trainer = make(SMALL.replace(minibatch=8), policy_loss=reinforce, value=Critic(), out=tmp_path)
+    rollout = trainer.rollout()
+    with pytest.raises(ppo.CheckError, match="ratio other than 1"):
+        trainer.update(replace(rollout, old_logprobs=rollout.old_logprobs * 1.4))
+    folder = next((tmp_path / "dumps").iterdir())
+    with pytest.raises(ValueError, match=r"was saved with policy_loss=.*reinforce: pass it to replay"):
+        ppo.replay(folder, value=Critic())
+    with pytest.raises(ValueError, match=r"was saved with value=tests.ppo.test_seams.Critic: pass it to replay"):
+        ppo.replay(folder, policy_loss=reinforce)
+    found = ppo.replay(folder, policy_loss=reinforce, value=Critic())
+    assert "policy/logprob" in found.statistics
+    assert "policy/clip_fraction" not in found.statistics
