@@ -20,10 +20,7 @@ from eval.pareto import TARGET, collapse, derived, means
 from eval.points import stored_points
 from eval.report.comparison.text import markdown, number
 
-from .cost.architecture import KNOWN
-from .cost.device import H100
-from .cost.estimate import Estimate, estimate
-from .cost.page import BY_BLOCKS, plan_for
+from .cost.scale_table import scale_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "docs/results.md", "results/smollm2-135m/README.md")
@@ -245,36 +242,6 @@ def relearning_steps(points: Sequence[Point]) -> list[int]:
     """After which steps of relearning was measured; [] where it was not."""
     names = [a["name"] for p in points for a in p.get("attacks", []) if a["name"].startswith("relearning steps:")]
     return sorted({int(name.partition(":")[2].partition("|")[0]) for name in names})
-
-
-SCALES: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
-    ("GPT-Neo 1.3B, DDP", "gpt-neo-1.3b", {}),
-    ("… FSDP2", "gpt-neo-1.3b", {"sharding": "fsdp"}),
-    ("GPT-Neo 2.7B, DDP", "gpt-neo-2.7b", {}),
-    ("… FSDP2", "gpt-neo-2.7b", {"sharding": "fsdp"}),
-    ("Llama 70B, LoRA, FSDP2 block by block, checkpointing", "llama-3.1-70b", {**BY_BLOCKS, "lora_rank": 16}),
-    ("… in full, float32", "llama-3.1-70b", {**BY_BLOCKS, "precision": "float32"}),
-)
-"""Rows of the table of scale: label, model, and what is changed in the step of docs/scale.md."""
-
-
-def scale_table() -> str:
-    """What one step takes on 1, 8 and 64 GPUs, by the cost model; on one GPU nothing is split."""
-    rows = [["", "on 1 GPU", "on 8", "on 64", "TFLOP a GPU"]]
-    for label, name, changes in SCALES:
-        alone = {key: value for key, value in changes.items() if key not in ("sharding", "gather_for_rollouts")}
-        plans = (plan_for(1, alone), plan_for(8, changes), plan_for(64, changes))
-        found = [estimate(KNOWN[name], plan, H100) for plan in plans]
-        cells = [_size_and_time(one) for one in found]
-        if changes and not alone:  # what only several GPUs tell from the row above
-            cells[0] = ""
-        rows.append([label, *cells, f"{found[-1].operations / 1e12:,.0f}"])
-    return markdown(rows)
-
-
-def _size_and_time(one: Estimate) -> str:
-    size = f"{one.memory.peak / 1e9:,.1f} GB"
-    return f"{size}, {one.seconds():,.1f} s" if one.fits else f"does not fit: {size}"
 
 
 TABLES: dict[str, Callable[[Path], str]] = {

@@ -1,20 +1,14 @@
 """The program from outside: what bad input gets, and a short run on the lab from attack to report."""
 
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 import demem
 import unlearning.memorise
 from eval.results import write_json
-from tests.processes import ENVIRONMENT, LAUNCHER, running, torchrun, wait_for
+from tests.processes import torchrun
 from unlearning.options import PRESETS
 from unlearning.recipe import is_forgotten
 
@@ -138,80 +132,6 @@ def test_a_short_run_writes_everything(tmp_path, capsys, monkeypatch):
 
     _, info = AutoModelForCausalLM.from_pretrained(out / "model", output_loading_info=True)
     assert not info["unexpected_keys"]
-
-
-@pytest.mark.slow
-def test_ctrl_c_and_resume_give_the_bits_of_an_unbroken_run(tmp_path):
-    from safetensors.torch import load_file
-
-    options = ["--steps", "3", "--num-samples", "0", "--check-every", "3", "--num-own", "8"]
-    command = [sys.executable, "demem.py", "train", *options, "--out"]
-    subprocess.run([*command, str(tmp_path / "whole")], cwd=ROOT, check=True, capture_output=True, env=ENVIRONMENT)
-    metrics = tmp_path / "broken" / "metrics.jsonl"
-    with running([*command, str(tmp_path / "broken")]) as broken:
-        wait_for(metrics.exists, broken)
-        broken.send_signal(signal.SIGINT)
-        _, errors = broken.communicate(timeout=300)
-    assert broken.returncode == 130
-    assert "--resume --out" in errors
-    assert "Traceback" not in errors
-    subprocess.run(
-        [*command, str(tmp_path / "broken"), "--resume"], cwd=ROOT, check=True, capture_output=True, env=ENVIRONMENT
-    )
-    whole, resumed = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "broken"))
-    assert all((whole[name] == resumed[name]).all() for name in whole)
-    assert len(metrics.read_text().splitlines()) == 3
-
-
-@pytest.mark.slow
-def test_a_process_that_is_killed_takes_the_other_along_and_the_run_goes_on(tmp_path):
-    data = write_rows(tmp_path / "rows.jsonl", 8)
-    groups = [
-        "--num-forget",
-        "4",
-        "--num-holdout",
-        "2",
-        "--num-never",
-        "2",
-        "--num-own",
-        "8",
-        "--retain-sequences",
-        "2",
-    ]
-    sizes = ["--prompts-per-step", "4", "--minibatch", "4", "--save-every-steps", "1", "--target-exact", "0"]
-    command = ["train", "--data", data, *groups, *sizes, "--check-every", "99", "--num-samples", "0"]
-    out = ["--out", str(tmp_path / "run")]
-    with running([*LAUNCHER, "2", "demem.py", *command, "--steps", "500", *out]) as launched:
-        wait_for(lambda: list((tmp_path / "run").glob("checkpoints/step-*2")), launched)
-        children = Path(f"/proc/{launched.pid}/task/{launched.pid}/children").read_text().split()
-        (of_rank_1,) = [p for p in children if b"\0RANK=1\0" in Path(f"/proc/{p}/environ").read_bytes()]
-        os.kill(int(of_rank_1), signal.SIGKILL)
-        _, errors = launched.communicate(timeout=60)
-    assert launched.returncode != 0
-    assert errors.count("demem: ") == 1
-    assert "demem: another process was lost" in errors or "demem: interrupted; go on with" in errors
-    steps = str(len(demem.read_jsonl(tmp_path / "run" / "metrics.jsonl")) + 1)
-    assert demem.main(["train", "--resume", "--steps", steps, *out]) == 0  # in one process
-
-
-def test_an_adapter_is_trained_and_merged_and_a_killed_run_goes_on_with_it(tmp_path):
-    from safetensors.torch import load_file
-
-    out = tmp_path / "run"
-    options = ["--data", write_rows(tmp_path / "rows.jsonl", 8), "--num-forget", "4", "--num-holdout", "2"]
-    small = ["--prompts-per-step", "4", "--minibatch", "4", "--retain-sequences", "2", "--retain-tokens", "24"]
-    length = ["--num-own", "0", "--check-every", "4", "--steps", "2", "--save-every-steps", "1", "--num-samples", "0"]
-    adapter = ["--lora-rank", "2", "--learning-rate", "1e-3"]
-    assert demem.main(["train", *options, *small, *length, *adapter, "--out", str(out)]) == 0
-    lab = demem.load("lab").model.state_dict()
-    whole = load_file(out / "model" / "model.safetensors")
-    changed = {name for name, weight in whole.items() if not torch.equal(weight, lab[name])}
-    assert changed == {name for name in whole if ".h." in name and name.endswith("weight") and "ln" not in name}
-    shutil.rmtree(out / "model")
-    shutil.rmtree(out / "checkpoints" / "step-000002")
-    assert demem.main(["train", "--resume", "--out", str(out)]) == 0
-    resumed = load_file(out / "model" / "model.safetensors")
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def write_rows(path, count):
