@@ -1,7 +1,9 @@
-"""docs/house.md shows the tree as it is: every file and folder that it names exists, and it leaves out no folder."""
+"""docs/house.md shows the tree as it is: what it names exists, and it leaves out no folder, and no file of ppo/."""
 
 import re
 from pathlib import Path
+
+from tests.test_imports import FLOORS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "house.md").read_text(encoding="utf-8")
@@ -30,13 +32,17 @@ def test_every_file_and_folder_of_the_tree_exists():
         assert (ROOT / path).is_dir() if path.endswith("/") else (ROOT / path).is_file(), path
 
 
-def test_every_file_and_folder_of_the_librarys_root_is_there():
-    named = set(paths_of_the_tree())
-    for path in (ROOT / "ppo").iterdir():
-        if path.suffix == ".py" and path.name != "__init__.py":
-            assert f"ppo/{path.name}" in named
-        if (path / "__init__.py").is_file():
-            assert f"ppo/{path.name}/" in named
+def test_every_file_and_folder_of_the_library_is_there():
+    found = set()
+    for path in (ROOT / "ppo").rglob("*.py"):
+        name = path.relative_to(ROOT).as_posix()
+        found.add(name.removesuffix("__init__.py"))
+    assert len(found) > 100
+    assert found - set(paths_of_the_tree()) == set()
+
+
+def test_the_floors_inside_the_library_are_those_of_the_import_test():
+    assert " ← ".join(map(", ".join, FLOORS)) in " ".join(PAGE.split())
 
 
 def test_every_folder_with_code_is_there():
