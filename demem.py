@@ -82,8 +82,9 @@ def train(
 ) -> None:
     """Train with PPO until the forget set cannot be extracted and its suffixes read like any stranger's.
 
-    ``page`` is shown at once and after every look at the forget set; the notebook's training takes no look, so after
-    every step. ``make`` builds the trainer from the run and the chance floor; None: :func:`make_trainer`.
+    ``page`` is shown at once and after every look at the forget set. The notebook's training never looks, so there it
+    is shown after every step. ``make`` builds the trainer from the run and the chance floor; None:
+    :func:`make_trainer`.
     """
     floor = chance_floor(run, before.summary)
     forget, tokenizer = run.study.group("forget"), run.loaded.tokenizer

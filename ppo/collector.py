@@ -65,7 +65,7 @@ class Collector:
         self._tokenizer = tokenizer
 
     def collect(self, prompts: Sequence[Prompt], *, step: int, policy_version: int | None = None) -> Responses:
-        """One response to each prompt of a step, with all that was measured; the whole step, on every process.
+        """Returns one response to each prompt, with all measurements. Every process returns the whole step.
 
         ``prompts``: all B of the step, the same on every process. ``step``: for the messages of errors.
         ``policy_version``: how many updates the policy has had; it is handed on. Raises ValueError where the reward
@@ -77,18 +77,18 @@ class Collector:
             generation = self._sample(prompts[own], range(own.start, own.stop))
             samples = make_samples(prompts[own], generation, self._tokenizer)
             clock.lap("rollout")
-            scores, token_rewards = self._scorer.ask(samples, step=step)
+            scores, raw_token_rewards = self._scorer.ask(samples, step=step)
             clock.lap("reward")
             generation = policy.with_frozen_hidden(generation)  # policy, critic and reference then skip these blocks
             old_logprobs, old_values = policy.old_statistics(generation)
             clock.lap("old_policy")
-        clock.lap("waiting")  # the faster processes have waited for the others
+        clock.lap("waiting")  # leaving together() is the barrier: the faster processes have waited for the others
         ref_logprobs = self._ask_reference(generation, samples)
         clock.lap("reference")
         responses = self._gathered(
             Responses(
-                generation, samples, scores, token_rewards, old_logprobs, old_values, ref_logprobs, clock.seconds,
-                policy_version,
+                generation, samples, scores, raw_token_rewards, old_logprobs, old_values, ref_logprobs,
+                clock.seconds, policy_version,
             ),
             prompts,
         )  # fmt: skip
@@ -98,14 +98,14 @@ class Collector:
     def _gathered(self, own: Responses, prompts: Sequence[Prompt]) -> Responses:
         """The responses of all processes, from those of this one."""
         processes = self.policy.processes
-        if len(set(processes.all_gather(own.token_rewards is None))) > 1:
+        if len(set(processes.all_gather(own.raw_token_rewards is None))) > 1:
             raise ValueError("the reward gave scores on one process and token rewards on another: always give one kind")
         if processes.count == 1:
             return own
         generation = processes.gather_generation(own.generation)
         rows = {
             name: processes.gather_rows(getattr(own, name))
-            for name in ("old_logprobs", "scores", "token_rewards", "old_values", "ref_logprobs")
+            for name in ("old_logprobs", "scores", "raw_token_rewards", "old_values", "ref_logprobs")
         }
         return replace(own, generation=generation, samples=make_samples(prompts, generation, self._tokenizer), **rows)
 
@@ -114,7 +114,7 @@ class Collector:
         generation: Generation,
         samples: list[Sample],
         scores: Tensor,
-        token_rewards: Tensor | None = None,
+        raw_token_rewards: Tensor | None = None,
         *,
         policy_version: int | None = None,
     ) -> Responses:
@@ -129,7 +129,7 @@ class Collector:
         ref_logprobs = self._ask_reference(generation, samples)
         clock.lap("reference")
         return Responses(
-            generation, samples, scores, token_rewards, old.logprobs, old.values, ref_logprobs, clock.seconds,
+            generation, samples, scores, raw_token_rewards, old.logprobs, old.values, ref_logprobs, clock.seconds,
             policy_version,
         )  # fmt: skip
 

@@ -78,13 +78,13 @@ class Config:
     """
 
     # Rollout
-    prompts_per_step: int = 32
-    samples_per_prompt: int = 1
-    response_length: int = 50
-    min_response_length: int = 0
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
+    prompts_per_step: int = 32  # prompts, over all processes
+    samples_per_prompt: int = 1  # responses to each prompt
+    response_length: int = 50  # most new tokens of a response
+    min_response_length: int = 0  # new tokens before a response may end
+    temperature: float = 1.0  # divides the logits
+    top_k: int = 0  # sample from the k likeliest tokens; 0: from all
+    top_p: float = 1.0  # sample from the fewest tokens with this probability together; 1: from all
     rollout_slots: int = 64  # sequences decoded side by side
     compiled_rollout: bool = False  # decode by torch.compile; meant for CUDA, untested there (docs/performance.md)
     old_logprobs: Literal["rollout", "recompute"] = "rollout"  # "recompute" asks the training forward once more
@@ -96,12 +96,12 @@ class Config:
     whiten_rewards: bool = False  # unit variance over the step's tokens, mean kept
 
     # KL penalty
-    kl_coef: float = 0.2
-    kl_estimator: KLEstimator = "k1"
-    kl_as: Literal["reward", "loss"] = "reward"
-    kl_controller: Literal["fixed", "adaptive"] = "adaptive"
+    kl_coef: float = 0.2  # the price of a nat of KL to the reference
+    kl_estimator: KLEstimator = "k1"  # of a token's KL (docs/algorithm.md)
+    kl_as: Literal["reward", "loss"] = "reward"  # where the KL penalty acts
+    kl_controller: Literal["fixed", "adaptive"] = "adaptive"  # "adaptive" moves kl_coef towards the target
     target_kl_per_sequence: float = 6.0  # nats, summed over a response
-    kl_horizon_sequences: int = 10_000
+    kl_horizon_sequences: int = 10_000  # the adaptive controller moves slower the larger this is
 
     # Reference: the model as it is at the start, unless the Trainer is given one
     reference_adapter: Literal["auto", "off", "snapshot"] = "auto"  # of a model with one; auto: off if it does nothing
@@ -109,77 +109,75 @@ class Config:
     reference_batch_tokens: int = 8192  # padded prompt+response tokens that pass the reference at once
 
     # Advantages
-    advantage: AdvantageName = "gae"
-    gamma: float = 1.0
-    gae_lambda: float = 0.95
-    value_gae_lambda: float | None = None  # of the critic's returns (VAPO: 1); None: gae_lambda
-    gae_length_alpha: float | None = (
-        None  # instead of gae_lambda for the policy: 1 - 1 / (alpha x actions) (VAPO: 0.05)
-    )
-    whiten_advantages: bool = True
+    advantage: AdvantageName = "gae"  # the estimator (docs/algorithm.md)
+    gamma: float = 1.0  # discount for each token
+    gae_lambda: float = 0.95  # 0 trusts the critic, 1 the returns alone
+    value_gae_lambda: float | None = None  # of the critic's returns (VAPO: 1); none: gae_lambda
+    gae_length_alpha: float | None = None  # the policy's lambda: 1 - 1/(alpha x actions) (VAPO: 0.05); none: gae_lambda
+    whiten_advantages: bool = True  # mean 0, variance 1 over the step's tokens
 
     # Critic
     value_head: Literal["linear", "mlp", "critic", "none"] = "linear"  # "critic": a separate copy of the model
     detach_value_head: bool = False  # the value loss does not reach the policy's weights
-    value_coef: float = 0.1
-    value_clip: float | None = 0.2
+    value_coef: float = 0.1  # weight of the value loss
+    value_clip: float | None = 0.2  # how far a value may move from the old one; none: any distance
     critic_warmup_steps: int = 0  # first steps, in which the critic learns and the policy waits
 
     # Update
-    epochs: int = 4
-    minibatch: int = 32
-    microbatch: int | None = None  # None: the whole minibatch at once
+    epochs: int = 4  # passes over the responses of a step
+    minibatch: int = 32  # sequences for each optimiser step, over all processes
+    microbatch: int | None = None  # sequences that one process computes at once; none: the whole minibatch
     microbatch_tokens: int | None = None  # instead of microbatch: a budget of padded prompt+response tokens
     policy_loss: Literal["clip", "gspo", "cispo", "reinforce"] = "clip"  # docs/algorithm.md says what each is
-    policy_clip: float = 0.2  # of the ratio: of a token, or with gspo of a response, which moves far less
-    policy_clip_high: float | None = None  # how far the ratio may go above 1; None: policy_clip
+    policy_clip: float = 0.2  # how far a token's ratio may leave 1; with gspo a response's, which moves far less
+    policy_clip_high: float | None = None  # how far the ratio may go above 1; none: policy_clip
     policy_dual_clip: float | None = None  # the ratio from which an advantage below 0 pushes no harder
     loss_mean: Literal["tokens", "sequences", "sequence_sums", "constant"] = "tokens"  # policy, entropy and KL losses
-    entropy_coef: float = 0.0
+    entropy_coef: float = 0.0  # weight of the entropy bonus, for a nat
     max_mean_ratio: float | None = 10.0  # a minibatch above it is skipped
     stop_kl_per_token: float | None = None  # k3 to the old policy; above it the step ends early
-    max_grad_norm: float | None = 1.0
+    max_grad_norm: float | None = 1.0  # gradients are scaled down to this norm; none: never
 
     # Retain text mixed into the update (PPO-ptx)
-    retain_coef: float = 0.0
-    retain_loss: Literal["lm", "kl"] = "lm"
-    retain_sequences: int = 8  # per minibatch
+    retain_coef: float = 0.0  # weight of the loss on text to keep
+    retain_loss: Literal["lm", "kl"] = "lm"  # NLL of the text, or KL to the model at the start
+    retain_sequences: int = 8  # texts to keep in each minibatch
     retain_tokens: int = 128  # length of a retain sequence
 
     # Optimiser
-    learning_rate: float = 1.41e-5
-    value_learning_rate: float | None = None  # None: learning_rate
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: int = 0
+    learning_rate: float = 1.41e-5  # Adam's, at its peak
+    value_learning_rate: float | None = None  # of the critic; none: learning_rate
+    schedule: Literal["constant", "linear", "cosine"] = "constant"  # of the learning rates
+    warmup_steps: int = 0  # steps in which the learning rates rise from 0
     total_steps: int | None = None  # where linear and cosine reach 0
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     adam_eps: float = 1e-8
     adam_eps_style: Literal["torch", "tensorflow"] = "torch"
-    weight_decay: float = 0.0
+    weight_decay: float = 0.0  # AdamW's
     moment_dtype: Literal["float32", "bfloat16"] = "float32"  # Adam's moments; bfloat16 halves their memory
 
     # Memory and precision
     train_top_layers: int | None = None  # those below are frozen, shared with the reference, run once (in one process)
-    autocast: Literal["off", "bfloat16"] = "off"
-    gradient_checkpointing: bool = False
+    autocast: Literal["off", "bfloat16"] = "off"  # bfloat16: matrix products in bfloat16, weights stay as they are
+    gradient_checkpointing: bool = False  # compute forwards twice, to hold less in memory
     logprob_chunk_tokens: int = 1024  # tokens that pass the output layer at once
 
     # Several processes (torchrun)
-    sharding: Literal["none", "fsdp"] = "none"  # "fsdp" splits weights, gradients and moments among them
+    sharding: Literal["none", "fsdp"] = "none"  # 'fsdp' splits weights, gradients and moments among the processes
     gather_for_rollouts: bool = True  # with "fsdp"; False: a block at a time there too, for what fits no device; slow
 
     # What goes wrong
     checks: Literal["on", "off"] = "on"  # "off": rollouts and first minibatches are not looked at
-    max_logprob_gap_nats: float | None = None  # of a row's mean to training's, a token; None: 0.005, bfloat16 0.3
+    max_logprob_gap_nats: float | None = None  # of a row's mean to training's, a token; none: 0.005, bfloat16 0.3
     stop_after_skipped_updates: int = 3  # skipped in a row, for a gradient that was not finite, before the run ends
-    reward_timeout_seconds: float | None = None  # None: the reward may take as long as it likes
+    reward_timeout_seconds: float | None = None  # the longest that a reward may take; none: any time
 
     # Run
-    seed: int = 0
+    seed: int = 0  # of every random draw
     deterministic: bool = False  # torch's deterministic algorithms: the same bits on repeat (docs/numerics.md)
-    save_every_steps: int = 0  # 0: only when asked
-    keep_checkpoints: int = 2
+    save_every_steps: int = 0  # steps between two checkpoints; 0: only when asked
+    keep_checkpoints: int = 2  # the newest that are kept
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -110,7 +110,7 @@ class ValueTerms:
 
 
 def value_terms(values: Tensor, old_values: Tensor, returns: Tensor, *, clip: float | None) -> ValueTerms:
-    """What :func:`value_loss` takes half the mean of: the larger of the two errors."""
+    """Plain and clipped squared errors. The value loss is half the mean of the larger one."""
     plain = (values - returns) ** 2
     if clip is None:
         return ValueTerms(values, plain, plain, torch.zeros_like(plain, dtype=torch.bool))

@@ -156,7 +156,7 @@ class PolicyTerms:
 
     @property
     def loss(self) -> Tensor:
-        """What the mean is taken of."""
+        """The loss of each token, before the mean over tokens."""
         larger = torch.maximum(self.plain, self.clipped)
         return larger if self.most is None else torch.minimum(larger, self.most)
 
@@ -177,7 +177,7 @@ def policy_terms(
     clip_high: float,
     dual_clip: float | None = None,
 ) -> PolicyTerms:
-    """What PPO's loss is made of (Schulman et al. 2017, eq. 7). All tensors [B, T].
+    """Plain and clipped surrogate. PPO's loss is the mean of the larger one (Schulman et al. 2017, eq. 7). All [B, T].
 
     plain = -A * ratio;  clipped = -A * clamp(ratio, 1 - clip, 1 + clip_high). A ``clip_high`` above ``clip`` leaves
     unlikely tokens more room to grow (DAPO, Yu et al. 2025, eq. 10). ``dual_clip``: the loss of a token with A < 0 is

@@ -116,9 +116,10 @@ def _check_written(per_token: Tensor, generation: Generation) -> None:
 class Scorer:
     """Calls the reward function, and turns its answer into token rewards [B, T].
 
-    :meth:`ask` is for one process's responses; :meth:`shape` is for the whole step, over which the moments run.
-    ``moments``: the running moments of all raw rewards with ``config.scale_scores``, else None. ``dtype``: of all
-    tensors that come out. ``reward=None``: the caller brings scores along, and :meth:`ask` raises ValueError.
+    :meth:`ask` takes one process's responses. :meth:`shape` takes the whole step, because the running moments are those
+    of whole steps. ``moments``: the running moments of all raw rewards with ``config.scale_scores``, else None.
+    ``dtype``: of all tensors that come out. ``reward=None``: the caller brings scores along, and :meth:`ask` raises
+    ValueError.
     """
 
     def __init__(self, reward: RewardFn | None, config: Config, *, dtype: torch.dtype = torch.float32) -> None:

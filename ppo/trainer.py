@@ -171,11 +171,12 @@ class Trainer:
     def appraise(self, responses: Responses) -> Rollout:
         """What each token of scored responses is worth: its reward after KL, its advantage, its return.
 
-        The scorer's running moments move. Raises CheckError for a rollout that cannot be right.
+        Call it once for each set of responses: the scorer's running moments move. Raises CheckError for a rollout
+        that cannot be right.
         """
         generation, old_values = responses.generation, responses.old_values
         mask = generation.action_mask
-        token_rewards = self.scorer.shape(responses.scores, responses.token_rewards, generation)
+        token_rewards = self.scorer.shape(responses.scores, responses.raw_token_rewards, generation)
         kl = self.kl.per_token(responses.old_logprobs, responses.ref_logprobs)
         rewards = shape_rewards(token_rewards, kl, mask, kl_coef=self.kl.reward_coef)
         if self.config.whiten_rewards:
@@ -333,8 +334,8 @@ class Trainer:
     def save(self, path: str | Path) -> Path:
         """Write a checkpoint that :meth:`resume` goes on from bit for bit; it appears whole or not at all.
 
-        All of several processes must call it; the first one writes. It can be resumed on another number of them, to the
-        same numbers within rounding.
+        With several processes, all must call this; the first one writes. The checkpoint can be resumed with another
+        number of processes; results then agree up to rounding.
         """
         return self._saved(self.state.save(Path(path)))
 

@@ -10,7 +10,7 @@ H            width of the hidden states
 mask         bool [B, T], True on real response tokens *including EOS*; made by the generator, not read off pad ids
 action_mask  bool [B, T], True on the tokens that the policy chose; the other real tokens were written by an environment
 score        [B], one number a sequence, as the reward function gives it
-reward       [B, T], per token, after the KL penalty; the score lands on the last real token
+reward       [B, T], per token, after the KL penalty; the score lands on the last action
 value        [B, T], ``values[b, t]`` is V(state) *before* token t is chosen
 return       [B, T], what the value is trained towards
 ``old_``     measured before the update, ``ref_`` measured under the reference
@@ -165,8 +165,8 @@ class Evaluation:
 class Responses:
     """The responses to a step's prompts, prompt-major, and what was said about them.
 
-    ``scores`` [B] and ``token_rewards`` [B, T] are the reward's raw answers; ``token_rewards`` is None for a reward of
-    one score a sample. ``Rollout.token_rewards`` is the shaped answer. ``old_logprobs``, ``old_values`` and
+    ``scores`` [B] and ``raw_token_rewards`` [B, T] are the reward's raw answers; ``raw_token_rewards`` is None for a
+    reward of one score a sample. ``Rollout.token_rewards`` is the shaped answer. ``old_logprobs``, ``old_values`` and
     ``ref_logprobs`` are [B, T]. ``metrics``: the seconds that each part took on this process, ``time/…_s``, and
     ``rollout/sampler_gap``, only if sampler and training forward both measured the policy's log-probs: the largest row
     mean of their gap, nats per token. ``policy_version``: see :class:`Rollout`.
@@ -175,7 +175,7 @@ class Responses:
     generation: Generation
     samples: list[Sample]
     scores: Tensor
-    token_rewards: Tensor | None
+    raw_token_rewards: Tensor | None
     old_logprobs: Tensor
     old_values: Tensor
     ref_logprobs: Tensor | None
@@ -187,9 +187,10 @@ RewardFn = Callable[[list[Sample]], "Sequence[float] | Sequence[Sequence[float]]
 """A reward: ``list[Sample] -> [B]`` scores, or ``[B][T]`` token rewards (ragged: one number a response token)."""
 
 AdvantageFn = Callable[[Tensor, Tensor, Tensor, "list[Sample]"], "tuple[Tensor, Tensor]"]
-"""What each token was worth: ``(rewards, values, mask, samples) -> (advantages, returns)``, all [B, T] but the samples.
+"""What each token was worth: ``(rewards, values, mask, samples)`` to advantages and returns, each [B, T].
 
-``mask`` is the action mask; both results are 0 outside it. B is the whole step, prompt-major.
+Rewards, values and ``mask``, the action mask, are [B, T]; both results are 0 outside it. B is the whole step,
+prompt-major.
 """
 
 PolicyLoss = Callable[..., "tuple[Tensor, Mapping[str, Tensor | float]]"]

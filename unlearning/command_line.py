@@ -99,7 +99,7 @@ KNOBS = Group("PPO (the defaults are those of --preset default)", config=PPO_KNO
 RUN = (Group("what to work on", (*DATA, "out", "resume", "live")), STOP, TRAINING, MEASURING, MACHINE, KNOBS)
 
 COMMANDS: dict[str, Command] = {
-    "run": Command("attack, train, evaluate and report; what happens where no command is named", RUN, rest_of_ppo()),
+    "run": Command("attack, train, evaluate and report (the default command)", RUN, rest_of_ppo()),
     "attack": Command(
         "measure what the model gives away, and keep the settings for a train in the same folder",
         (Group("what to work on", (*DATA, "out", "resume")), MEASURING, HERE),
@@ -128,7 +128,7 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "compare": Command(
-        "DeMem and its rivals on the same passages, by the same evaluation; the same command goes on",
+        "compare DeMem with its rivals; to continue, repeat the command",
         (
             Group("what to compare", more=Comparison),
             Group("what to work on", (*DATA, "out")),

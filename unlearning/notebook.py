@@ -42,7 +42,7 @@ def sample_sliced(policy: Policy, prompts: Sequence[Prompt], *, seed: int, reque
 
 
 def with_special_tokens(reward: RewardFn, decode: Callable[..., str]) -> RewardFn:
-    """The reward, asked about texts in which special tokens stand. ``decode``: of the tokenizer."""
+    """The same reward, but texts keep their special tokens. ``decode``: the tokenizer's."""
 
     def asked(samples: list[Sample]) -> Any:
         return reward([replace(sample, text=str(decode(sample.ids))) for sample in samples])

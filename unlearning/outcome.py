@@ -16,7 +16,7 @@ from ppo.distributed import LostProcessError, OtherProcessError, Processes
 def exit_status(work: Callable[[], None], command: str, out: Path, processes: Processes) -> int:
     """Do the work. 0, or 2 for bad input and failed checks (one line on stderr), or 130 after Ctrl-C or SIGTERM.
 
-    Of several processes, one prints the error: the one that it happened to. Another RuntimeError is raised again.
+    With several processes, only the one that failed prints its error. Another RuntimeError is raised again.
     """
     try:
         with processes.last_words():

@@ -105,7 +105,7 @@ def read_options(command: str, parsed: argparse.Namespace) -> tuple[Options, dic
     if not saved and (command == "evaluate" or is_resumed):
         raise ValueError(f"--out {out} holds no run to go on with: there is no config.json in it")
     if command == "train" and not is_resumed:
-        check_untrained(out)  # an attack in the folder has settled data and evaluation, not the training
+        check_untrained(out)  # an attack in the folder fixes data and evaluation, not the training settings
         check_same(saved, {name: value for name, value in given.items() if name in OF_ATTACK}, {})
     else:
         check_same(saved, given, given_config)

@@ -41,7 +41,7 @@ class TraceOptions:
 
 
 def prepare_trace(parsed: argparse.Namespace) -> tuple[Run, TraceOptions]:
-    """The run to trace and what to show of it. A setting that was given goes before the folder's."""
+    """The run to trace and what to show of it. A setting on the command line overrides the folder's."""
     if Processes.current().count > 1:
         raise ValueError("trace works in one process: start it without torchrun")
     asked = TraceOptions(**given_values(parsed, TraceOptions))

@@ -1,8 +1,8 @@
 """The work of one PPO step on one device: rollout (see ``rollout``), old policy and reference, update.
 
 The parts are those of ``ppo.collector`` and ``ppo.trainer``, in their order. A weight costs two operations a row;
-attention counts its two products. A backward pass costs twice the forward pass where weights are trained, and once
-where only weights below them are. Bytes are those of weights, activations and cache between memory and processor.
+attention counts its two products. A backward pass costs two forward passes where weights are trained, and one
+where only earlier layers are. Bytes are those of weights, activations and cache between memory and processor.
 """
 
 from __future__ import annotations

@@ -36,9 +36,8 @@ if TYPE_CHECKING:
 
 WORST = ("exact", "exact_sampled", "discoverable")  # greedy, in any of a few samples, (n, p)
 WORST_OF_3 = "worst of 3: the most of greedy, sampled and (n,p) extraction"
-RELEARNED = (
-    "relearned"  # a quantity that is no summary's: BLEU of the untaught passages after each number of relearning steps
-)
+# Not a summary's quantity: BLEU of the passages that were not retaught, after each number of relearning steps.
+RELEARNED = "relearned"
 LINES = {"base": ("DeMem", "o", "-"), "distil": ("distillation", "s", "--")}
 SHORT = {
     "base": "the default recipe",

@@ -91,7 +91,7 @@ def label(row: Row) -> str:
 
 
 def select(rows: Sequence[Row], *, lab: str = "lab", size: int | None = SIZE) -> dict[str, Row]:
-    """Rows of one size on one lab by variant: the original first, then in the variants' own order."""
+    """Rows by variant, of one size on one lab: first the original, then in the order of ``VARIANTS``."""
     order = [ORIGINAL, *VARIANTS]
     chosen = [r for r in rows if r.lab == lab and size in (None, r.size)]
     return {r.variant: r for r in sorted(chosen, key=lambda r: order.index(r.variant))}

@@ -155,7 +155,7 @@ def trained(
 
 
 def distilled(run: Run, kept: Sequence[Sequence[int]], before: Evaluation, most: int, looks: int) -> tuple[Run, int]:
-    """The comparison's distillation: at most ``most`` steps, and every ``looks`` steps a look whether it may stop."""
+    """Distil for at most ``most`` steps; check every ``looks`` steps whether to stop."""
     short = replace(run, options=replace(run.options, steps=most, check_every=looks))
     texts = [list(text) for text in kept]
     unlearn = Unlearn(short, {}, before.summary, demem.train)
@@ -173,7 +173,7 @@ def make_trainer(
 ) -> ppo.Trainer:
     """demem.py's trainer with the variant's reward and reference.
 
-    A KL loss on text to keep holds the model to the weights that it has now: after a distillation, the distilled ones.
+    A KL loss on text to keep holds the model to its present weights; after a distillation these are the distilled ones.
     """
     setting = Setting(run, floor, original)
     reward = REWARDS[variant.reward](setting)

@@ -117,8 +117,8 @@ def quantisation_attack(
 def quantised(model: nn.Module, bits: int, *, group: int | None = None) -> nn.Module:
     """A copy whose linear layers inside the blocks are rounded to integers of ``bits`` bits times a scale.
 
-    The dtype does not change. Embeddings and output layer are not rounded, as usual. ``group``: number of inputs that
-    share a scale; None: all inputs of a row do.
+    The dtype does not change. Embeddings and output layer are not rounded, as usual. ``group``: inputs that share
+    one scale; None: one scale for each row.
     """
     copied = copy.deepcopy(model)
     for block in blocks(copied):

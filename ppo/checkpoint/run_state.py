@@ -76,7 +76,7 @@ class Counters:
 
 @dataclass(frozen=True)
 class RunState:
-    """The parts of a run, by name. It only refers to them.
+    """The parts of a run, by name. It holds references; the parts own the state.
 
     frozen        the model as it was at the start, if the KL penalty or the retain loss needs it, else None; it may be
                   the policy's own model, with its adapter off

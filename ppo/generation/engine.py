@@ -53,7 +53,8 @@ class DecoderEngine:
         )
         while True:
             while batch.num_free and batch.admit(admission.pop(batch.num_free)):
-                pass  # no name for what was popped: it would keep its block in memory while the next one is computed
+                # The popped block gets no name: a name would keep it in memory while the next block is computed.
+                pass
             if batch.num_rows == 0:
                 return work
             work.decode_steps += 1

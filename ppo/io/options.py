@@ -116,7 +116,7 @@ def _add_option(group: argparse.ArgumentParser | argparse._ArgumentGroup, name: 
     if hint is bool:
         group.add_argument(flag_of(name), action=argparse.BooleanOptionalAction, **more)
     elif get_origin(hint) is tuple:
-        group.add_argument(flag_of(name), nargs="+", metavar="…", **more)
+        group.add_argument(flag_of(name), nargs="+", metavar="VALUE", **more)
     elif get_origin(hint) is Literal:
         group.add_argument(flag_of(name), choices=[str(choice) for choice in get_args(hint)], **more)
     else:

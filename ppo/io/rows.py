@@ -99,5 +99,6 @@ def read_ids(path: Path) -> np.ndarray:
         shape, dtype = getattr(array, "shape", None), getattr(array, "dtype", None)
         raise ValueError(f"{path} holds shape {shape}, type {dtype}; expected integers of shape [rows, tokens]")
     if len(array) > path.stat().st_size:  # rows of no tokens take no bytes: a header could promise any number
-        raise ValueError(f"{path} holds shape {array.shape}, more rows than bytes; expected [rows, tokens]")
+        excess = "it declares more rows than the file has bytes"
+        raise ValueError(f"{path} has the shape {array.shape}: {excess}; expected [rows, tokens]")
     return array

@@ -43,9 +43,9 @@ class Inputs:
 
     run        the original model with its data and settings
     floor      the chance floor (BLEU)
-    keep       of a seed, the text to keep that DeMem draws with that seed
+    keep       seed → the text to keep that DeMem draws with it
     retrained  the lab's models that never had to forget
-    unlearn    DeMem itself: (preset, knob, value, folder, seed) to a model and its cost
+    unlearn    DeMem itself: (preset, knob, value, folder, seed) → model and cost
     work       a folder of this point's own, for what can be resumed
     rate       learning rate of the baselines that keep text; None: the lab's
     """

@@ -43,7 +43,8 @@ def abilities_of(model: nn.Module, last: LastPosition, device: torch.device) -> 
     if key in known:
         return known[key]
     found = measure_abilities(last, device)
-    if found.pads or found.steps:  # if neither works, its weights may not be finite at the moment
+    # Neither works perhaps only because the weights are not finite now: do not remember that.
+    if found.pads or found.steps:
         known[key] = found
     return found
 

@@ -69,7 +69,7 @@ class HFEngine:
             rows = self._advance(rows, features, transcript)
 
     def _waiting(self, requests: Requests) -> deque[deque[int]]:
-        """Requests in the order in which they start, long prompts first. Those of a queue may start together."""
+        """Queues of requests, long prompts first. Requests of one queue may start together."""
 
         def length(request: int) -> int:
             return len(requests.prompt(request))

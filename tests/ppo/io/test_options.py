@@ -63,7 +63,7 @@ def help_of(*names, **more):
 
 def test_the_help_tells_defaults_once_and_as_they_are_here():
     text = help_of("value_learning_rate", "epochs", "clip_scores", defaults={"epochs": 7})
-    assert "None: learning_rate\n" in text  # the comment says what none is
+    assert "none: learning_rate\n" in text  # the comment says what none is
     assert "(default 7)" in text
     assert "to [-c, c], after scaling (default none)" in text
     assert "--gamma" not in text
