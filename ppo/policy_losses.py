@@ -73,10 +73,26 @@ def loss_mean(
     2024, eq. 3); ``"sequence_sums"``, the mean over responses of the sum over their tokens; ``"constant"``, this sum
     divided by ``response_length``, the length that no response exceeds (Dr. GRPO, Liu et al. 2025, section 3.2).
     """
+    parts, count = parts_of_mean(
+        losses, mask, kind=kind, response_length=response_length, num_tokens=num_tokens, num_sequences=num_sequences
+    )
+    return (parts * mask).sum() / count
+
+
+def parts_of_mean(
+    losses: Tensor,
+    mask: Tensor,
+    *,
+    kind: Literal["tokens", "sequences", "sequence_sums", "constant"],
+    response_length: int,
+    num_tokens: int,
+    num_sequences: int,
+) -> tuple[Tensor, int]:
+    """What each token brings into :func:`loss_mean`, [B, T], and what the sum of all of it is divided by."""
     if kind == "sequences":
         losses = losses / mask.sum(dim=1, keepdim=True).clamp(min=1)
     count = num_tokens if kind == "tokens" else num_sequences
-    return (losses * mask).sum() / (count * response_length if kind == "constant" else count)
+    return losses, count * response_length if kind == "constant" else count
 
 
 def policy_loss(

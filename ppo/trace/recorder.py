@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..losses import value_terms
-from ..policy_losses import loss_mean_of, policy_terms
+from ..policy_losses import parts_of_mean, policy_terms
 from ..types import Evaluation, Rollout
 from .records import ClipSide, MinibatchTrace, SkipReason, TokenUpdate
 
@@ -102,7 +102,7 @@ class Recorder:
             "surrogate": policy.plain,
             "clipped_surrogate": policy.clipped,
             "policy_loss": policy.loss,
-            "unclipped_gradient": policy.plain * self._shares(mask),  # d exp(x) / dx is exp(x) again
+            "unclipped_gradient": self._in_the_mean(policy.plain, mask),  # d exp(x) / dx is exp(x) again
         }
         critic = {
             "new_value": new.values,
@@ -131,12 +131,14 @@ class Recorder:
                 )
 
     @torch.enable_grad()
-    def _shares(self, mask: Tensor) -> Tensor:
-        """How much of each token's loss is in the loss of the minibatch, [B, T]."""
-        losses = torch.zeros(mask.shape, device=mask.device, requires_grad=True)
-        mean = loss_mean_of(self._config)
-        loss = mean(losses, mask, num_tokens=self._num_tokens, num_sequences=self._config.minibatch)
-        return torch.autograd.grad(loss, losses)[0]
+    def _in_the_mean(self, losses: Tensor, mask: Tensor) -> Tensor:
+        """What each token brings into the loss of the minibatch, [B, T]."""
+        config = self._config
+        parts, count = parts_of_mean(
+            losses, mask, kind=config.loss_mean, response_length=config.response_length, num_tokens=self._num_tokens,
+            num_sequences=config.minibatch,
+        )  # fmt: skip
+        return parts / count
 
 
 def _gradient(tensor: Tensor) -> Tensor:
