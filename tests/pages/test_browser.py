@@ -34,7 +34,7 @@ def test_scripts_keys_mouse_and_media(browser, path):
         assert page.errors == page.requests == []
         with pytest.raises(RuntimeError, match="broken"):
             page.run("throw new Error('broken')")
-        with pytest.raises(RuntimeError, match="nothing on the page fits #c"):
+        with pytest.raises(RuntimeError, match="nothing on the page matches #c"):
             page.click("#c")
 
 
