@@ -25,7 +25,7 @@ import argparse
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import partial
@@ -46,6 +46,7 @@ from ppo.checkpoint import list_checkpoints
 from ppo.distributed import Processes
 from ppo.log import HEADLINE, read_jsonl
 from ppo.run.interrupt import sigterm_as_ctrl_c
+from ppo.types import Step
 from unlearning.attack import run_attacks
 from unlearning.command_line import parse
 from unlearning.compare.comparison import compare
@@ -88,30 +89,29 @@ def train(
     """
     floor = chance_floor(run, before.summary)
     forget, tokenizer = run.study.group("forget"), run.loaded.tokenizer
+    is_published = run.options.preset == "paper-as-run"  # neither looks at the forget set nor a rule that stops it
+    every = 1 if is_published else run.options.check_every
 
     def look(trainer: ppo.Trainer) -> dict[str, float]:
-        if trainer.step % run.options.check_every:
-            return {}
-        return probe(trainer.model, tokenizer, forget, run.study.holdout[:32])
+        return {} if trainer.step % every else probe(trainer.model, tokenizer, forget, run.study.holdout[:32])
 
-    def show(step: int, *, every: int = 1) -> None:
-        if page is not None and step % every == 0:
-            page.show(step)
-
-    def is_over(_: Mapping[str, float]) -> bool:
-        show(trainer.step, every=run.options.check_every)
-        return rule.is_met(trainer.step)
+    def show(step: Step) -> None:
+        if page is not None and (step.number + 1) % every == 0:
+            page.show(step.number + 1)
 
     trainer = (make or make_trainer)(run, floor)
     rule = StopRule(run.out / "metrics.jsonl", run.options.target_exact, floor)
-    show(trainer.step)
+    if page is not None:
+        page.show(trainer.step)
     steps = max(run.options.most_steps - trainer.step, 0)
-    if run.options.preset == "paper-as-run":  # neither looks at the forget set nor a rule that stops it
-        trainer.train(steps, stop_when=lambda _: bool(show(trainer.step)), show=headline(run.config))
+    if is_published:
+        trainer.train(steps, on_step=show, show=headline(run.config))
     elif not (trainer.step > 0 and run.processes.first(lambda: rule.is_met(trainer.step))):
-        extracted = run.processes.first(lambda: (rule.looks(trainer.step) or [before.summary])[-1]["forget/exact"])
-        known = {"forget/exact": extracted}
-        trainer.train(steps, probe=look, stop_when=is_over, show=headline(run.config), known=known)
+        known = run.processes.first(lambda: (rule.looks(trainer.step) or [before.summary])[-1]["forget/exact"])
+        trainer.train(
+            steps, probe=look, stop_when=lambda _: rule.is_met(trainer.step), on_step=show, show=headline(run.config),
+            known={"forget/exact": known},
+        )  # fmt: skip
     if run.options.lora_rank:
         unload(trainer.model, keep=True)
     trainer.save_model(run.out / "model")
