@@ -29,7 +29,7 @@ def test_a_preset_s_trace_shows_the_step_that_the_preset_takes(tmp_path, monkeyp
 
     def generate_two_tokens(*arguments, **named):  # as an early end would leave them
         result = generate(*arguments, **named)
-        names = ("tokens", "mask", "logprobs", "entropy", "values")
+        names = ("tokens", "mask", "action_mask", "logprobs", "entropy", "values")
         return replace(result, **{name: getattr(result, name)[:, :2] for name in names})
 
     monkeypatch.setattr(ppo.sampler, "generate", generate_two_tokens)
