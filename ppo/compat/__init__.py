@@ -1,1 +1,1 @@
-"""The names of other libraries on top of this one, so that old scripts run after a change of one import."""
+"""Front doors to the trainer, for responses of another engine and scripts of another library."""

@@ -25,9 +25,9 @@ from torch.utils.data import DataLoader
 from ..actor_critic import checkpointed_layers
 from ..config import Sampling
 from ..generation import generate
-from ..given import given_responses
 from ..reference import FrozenReference
 from ..trainer import Trainer
+from .given import given_responses
 from .trl_config import PPOConfig, refuse_unknown, with_optimizer
 from .trl_core import LengthSampler, respond_to_batch, set_seed
 from .trl_generation import read_sampling, warn_of_other_distribution
