@@ -38,14 +38,17 @@ def trace_update(
     tokenizer: Any | None,
     top_k: int = 5,
     has_own_loss: bool = False,
+    has_own_estimator: bool = False,
 ) -> Trace:
     """Run ``update`` on the rollout and trace the given rows: see :meth:`ppo.Trainer.trace`.
 
     It holds rows x T x V log-probs in memory while the update runs. ``kl_coef``: the KL coefficient before the update,
-    used if the rollout's metrics do not hold it. ``has_own_loss``: the policy loss is not the config's. Raises
-    ValueError for rows that the rollout lacks, for a rollout without ``token_rewards``, for ``top_k`` below 1, and with
-    several processes.
+    used if the rollout's metrics do not hold it. ``has_own_loss``, ``has_own_estimator``: they are not the config's.
+    Raises ValueError for rows that the rollout lacks or that an environment wrote a part of, for a rollout without
+    ``token_rewards``, for ``top_k`` below 1, under an own estimator, and with several processes.
     """
+    if has_own_estimator:
+        raise ValueError("a trace shows the formulas of the library's estimators: leave advantage=… out to take one")
     _check(policy, rollout, rows, top_k)
     kl_coef = rollout.metrics.get("kl/coef", kl_coef)
     recorder = Recorder(rollout, rows, config, has_own_loss=has_own_loss)
@@ -71,6 +74,9 @@ def _check(policy: Policy, rollout: Rollout, rows: Sequence[int], top_k: int) ->
         raise ValueError("the rollout has no token_rewards, so a trace cannot show them: use trainer.rollout()'s")
     if not rows or len(set(rows)) != len(rows) or not all(0 <= row < len(rollout) for row in rows):
         raise ValueError(f"rows={list(rows)} must be different numbers from 0 to {len(rollout) - 1}")
+    generation = rollout.generation
+    if bool((generation.mask & ~generation.action_mask)[list(rows)].any()):
+        raise ValueError(f"rows={list(rows)}: an environment wrote a part of them, which a trace cannot show yet")
     if top_k < 1:
         raise ValueError(f"top_k={top_k} must be at least 1")
 
