@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .io.chat import encode_chat, is_chat
+from .io.listed import kind, listed
 from .types import Generation, Row, Sample
 
 
@@ -24,40 +27,74 @@ class Prompt:
     row: Row
 
 
-def read_prompts(prompts: Sequence[Any], tokenizer: Any | None) -> list[Prompt]:
-    """Read prompts: each is a string, a list of token ids, or a dict that holds either under "prompt".
+def read_prompts(prompts: Any, tokenizer: Any | None) -> list[Prompt]:
+    """Read prompts: each is a string, a list of token ids, chat messages, or a dict that holds one of them as "prompt".
 
-    Raises ValueError for an empty list. Raises ValueError that names the index for an empty prompt, a dict without
-    "prompt", a value of another type, and a string where there is no tokenizer.
+    ``prompts``: a list, or anything else with a length and an order, such as a ``datasets.Dataset``. Chat messages,
+    ``[{"role": …, "content": …}, …]``, go through the tokenizer's chat template (:mod:`ppo.io.chat`). Raises ValueError
+    in one line for what is no such list (:mod:`ppo.io.listed`). Raises ValueError that names the index for an empty
+    prompt, a dict without "prompt", ids that hold padding, a value of another type, and a string or messages where
+    there is no tokenizer.
     """
-    if isinstance(prompts, (str, Mapping)) or len(prompts) == 0:
-        raise ValueError(f"prompts={prompts!r:.60} must be a non-empty list of strings, token ids or dicts")
-    return [_read_prompt(prompt, index, tokenizer) for index, prompt in enumerate(prompts)]
+    return [_read(prompt, f"prompt {index}", tokenizer) for index, prompt in enumerate(listed(prompts))]
 
 
-def _read_prompt(prompt: Any, index: int, tokenizer: Any | None) -> Prompt:
+def read_texts(texts: Any, tokenizer: Any | None) -> list[Prompt]:
+    """The same for text that nothing is to follow: a conversation ends with its last message."""
+    items = listed(texts, name="retain")
+    return [_read(text, f"retain text {index}", tokenizer, is_whole=True) for index, text in enumerate(items)]
+
+
+def _read(prompt: Any, where: str, tokenizer: Any | None, *, is_whole: bool = False) -> Prompt:
     row: Row = prompt if isinstance(prompt, Mapping) else {"prompt": prompt}
     if "prompt" not in row:
-        raise ValueError(f"prompt {index} is a dict without the key 'prompt'; its keys: {sorted(row)}")
+        raise ValueError(f"{where} is a dict without the key 'prompt'; {_other_key(row)}")
     content = row["prompt"]
     if isinstance(content, str):
         if tokenizer is None:
-            raise ValueError(f"prompt {index} is a string, which needs a tokenizer: pass tokenizer=… or token ids")
+            raise ValueError(f"{where} is a string, which needs a tokenizer: pass tokenizer=… or token ids")
         ids, text = list(tokenizer(content)["input_ids"]), content
+    elif is_chat(content):
+        ids, text = encode_chat(content, tokenizer, where=where, is_whole=is_whole)
     else:
-        ids = _token_ids(content, index)
+        ids = _token_ids(content, where)
+        _check_padding(ids, where, tokenizer)
         text = tokenizer.decode(ids, skip_special_tokens=True) if tokenizer is not None else ""
     if not ids:
-        raise ValueError(f"prompt {index} is empty: a policy needs at least one token to start from")
+        raise ValueError(f"{where} is empty: a policy needs at least one token to start from")
     return Prompt(ids, text, row)
 
 
-def _token_ids(content: Any, index: int) -> list[int]:
+def _other_key(row: Row) -> str:
+    """What to do about a dict that holds its prompt under another key."""
+    if "role" in row and "content" in row:
+        return "it is one chat message: a prompt is a list of messages, so put the conversation into a list, [messages]"
+    if "messages" in row:
+        return "rename 'messages', without the answer that is to be learned: {'prompt': messages}"
+    if "input_ids" in row:
+        return "give its ids without padding: {'prompt': ids}"
+    return f"its keys: {sorted(map(str, row))}"
+
+
+def _token_ids(content: Any, where: str) -> list[int]:
+    if getattr(content, "ndim", 1) > 1:
+        raise ValueError(f"{where} is {kind(content)}, whose short rows hold padding: give lists without padding")
+    if isinstance(content, bytes | bytearray):
+        raise ValueError(f"{where} is {content!r:.60}: give a string, such as .decode('utf-8') of it")
+    if isinstance(content, Mapping) and "input_ids" in content:
+        raise ValueError(f"{where} is {kind(content)}: give its input_ids, without padding")
     values = content.tolist() if hasattr(content, "tolist") else content
-    is_list = isinstance(values, Sequence) and all(isinstance(v, int) and not isinstance(v, bool) for v in values)
-    if not is_list:
-        raise ValueError(f"prompt {index} is {content!r:.60}; expected a string or a list of token ids")
-    return list(values)
+    if not isinstance(values, Sequence) or not all(isinstance(v, Integral) and not isinstance(v, bool) for v in values):
+        raise ValueError(f"{where} is {content!r:.60}; expected a string, a list of token ids or chat messages")
+    return [int(value) for value in values]
+
+
+def _check_padding(ids: Sequence[int], where: str, tokenizer: Any | None) -> None:
+    """Raise ValueError where padding stands at an end. An id that also means something else says nothing."""
+    pad = getattr(tokenizer, "pad_token_id", None)
+    others = {getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "unk")}
+    if ids and pad is not None and pad not in others and pad in (ids[0], ids[-1]):
+        raise ValueError(f"{where} begins or ends with padding, the token id {pad}: give ids without padding")
 
 
 def check_lengths(prompts: Sequence[Prompt], *, context: int | None, response_length: int, vocab_size: int) -> None:

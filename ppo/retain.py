@@ -7,7 +7,7 @@ module knows nothing about rewards, rollouts or optimisers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from .config import Config
 from .lm.adapters import adapter_off
 from .lm.backbone import Backbone, context_length, vocabulary_size
 from .lm.precision import as_statistics
-from .prompts import read_prompts
+from .prompts import read_texts
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,9 @@ def make_retain_texts(
     """
     if config.retain_coef == 0:
         return None
-    if not texts:
+    if texts is None or (isinstance(texts, Sized) and len(texts) == 0):
         raise ValueError(f"retain_coef={config.retain_coef} needs texts: pass retain=[…] to the Trainer")
-    pieces = [text.ids for text in read_prompts(texts, tokenizer)]
+    pieces = [text.ids for text in read_texts(texts, tokenizer)]
     length, context, vocab = config.retain_tokens, context_length(model), vocabulary_size(model)
     longest = min(length, max(map(len, pieces)))
     if context is not None and longest > context:

@@ -78,14 +78,14 @@ class Trainer:
     """Trains a causal LM by PPO against a reward function.
 
     model      hub id, local folder, or a loaded causal LM (trained in place)
-    prompts    strings, token ids, or dicts with "prompt" (either of the two) and whatever else the reward needs;
-               None: your loop brings responses along (:func:`ppo.given.given_responses`)
+    prompts    strings, token ids, chat messages, or dicts with one of them as "prompt" and what else the reward needs;
+               a ``datasets.Dataset`` of such rows; None: your loop brings responses (:func:`ppo.given.given_responses`)
     reward     ``list[Sample] -> [B]`` scores or ``[B][T]`` token rewards; None: your loop brings scores along
     config     every knob; see :class:`ppo.Config`
     tokenizer  of a loaded model; without one, prompts are token ids and ``Sample.text`` is ""
     reference  what KL is measured against: None (a frozen copy of the model as it is now), a
                :class:`ppo.types.Reference`, or a function ``(generation, samples) -> [B, T]`` log-probs
-    retain     texts (strings or token ids) for ``config.retain_coef``
+    retain     texts (strings, token ids or chat messages) for ``config.retain_coef``
     sampler    where responses come from (:mod:`ppo.sampler`); None: the policy itself
     advantage  what each token was worth (``ppo.types.AdvantageFn``); None: as the config says
     policy_loss  the policy's loss (``ppo.types.PolicyLoss``); None: the one of the config

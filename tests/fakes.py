@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from types import SimpleNamespace
 
@@ -77,6 +78,11 @@ def fake_tensorboard(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=SummaryWriter))
     return writers
+
+
+def one_line(message: str) -> str:
+    """A pattern for ``pytest.raises``: the message is one line, and this text stands in it."""
+    return rf"\A.*{re.escape(message)}.*\Z"  # the dot matches no line end
 
 
 class Letters:

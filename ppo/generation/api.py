@@ -40,9 +40,9 @@ def generate(
 ) -> Generation:
     """Sample ``sampling.num_samples`` responses to every prompt.
 
-    ``prompts``: token-id lists, strings (with ``tokenizer``), or dicts with "prompt". Rows come back in request order,
-    the samples of one prompt next to each other. T is the length of the longest response. Padding holds id 0, so only
-    the masks say what is real.
+    ``prompts``: token-id lists, or with ``tokenizer`` strings and chat messages, or dicts with "prompt". Rows come back
+    in request order, the samples of one prompt next to each other. T is the length of the longest response. Padding
+    holds id 0, so only the masks say what is real.
 
     ``seed`` and a request's id (``request_ids``, by default 0, 1, 2, … in row order) fix its random numbers. So a
     sample depends neither on ``slots`` (the most sequences decoded at the same time) nor on its neighbours, beyond
