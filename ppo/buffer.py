@@ -18,6 +18,7 @@ from .types import Generation, Rollout
 
 _RESPONSE_FIELDS = (
     "old_logprobs", "old_values", "ref_logprobs", "kl", "rewards", "advantages", "returns", "token_rewards",
+    "importance_weights",
 )  # fmt: skip
 
 
@@ -138,12 +139,14 @@ def join(rollouts: Sequence[Rollout]) -> Rollout:
 
     What only some rollouts know is None: ``policy_version`` (also where two differ), ``token_rewards``, and of the
     generation ``values``, ``frozen_hidden`` and ``info``. ``metrics`` are the first rollout's. Raises ValueError where
-    some rollouts have ``ref_logprobs`` and others have not: the KL of the others would be 0 without a word.
+    some rollouts have ``ref_logprobs`` or ``importance_weights`` and others have not: the KL of the others would be 0,
+    and their weights 1, without a word.
     """
-    if len({r.ref_logprobs is None for r in rollouts}) > 1:
-        raise ValueError(
-            "some rollouts have ref_logprobs and others have not: they are of different runs, keep them apart"
-        )
+    for name in ("ref_logprobs", "importance_weights"):
+        if len({getattr(r, name) is None for r in rollouts}) > 1:
+            raise ValueError(
+                f"some rollouts have {name} and others have not: they are of different runs, keep them apart"
+            )
     prompt_length = max(r.generation.prompt_length for r in rollouts)
     length = max(r.generation.tokens.shape[1] for r in rollouts)
     resized = [

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .importance import sampler_metrics
 from .metrics import mean_gaps
 from .policy import Policy
 from .prompts import Prompt, make_samples
@@ -93,7 +94,8 @@ class Collector:
             prompts,
         )  # fmt: skip
         policy.agree_on_limits()  # memory may have run out on some of the processes only
-        return replace(responses, metrics=responses.metrics | self._sampler_gap(responses))
+        gap = {} if policy.is_sampler_exact else _sampler_gap(responses)
+        return replace(responses, metrics=responses.metrics | gap)
 
     def _gathered(self, own: Responses, prompts: Sequence[Prompt]) -> Responses:
         """The responses of all processes, from those of this one."""
@@ -112,38 +114,46 @@ class Collector:
     def measure(
         self,
         generation: Generation,
-        samples: list[Sample],
+        prompts: Sequence[Prompt],
         scores: Tensor,
         raw_token_rewards: Tensor | None = None,
         *,
+        has_logprobs: bool,
         policy_version: int | None = None,
     ) -> Responses:
-        """The same for responses that exist already: nothing is sampled and no reward is asked. For one process only.
+        """The same for responses that exist already: nothing is sampled and no reward is asked.
 
-        Old log-probs and values are those of the policy as it is now. They replace what the generation holds.
+        Every process passes and returns the whole step; each measures its share of it. Old log-probs and values are
+        those of the policy as it is now. They replace what the generation holds, but for log-probs that its sampler
+        knew (``has_logprobs``): those are compared with them.
         """
-        clock = _Stopwatch()
-        old = self.policy.measure(generation)
-        generation = replace(generation, logprobs=old.logprobs, entropy=old.entropy, values=old.values)
-        clock.lap("old_policy")
-        ref_logprobs = self._ask_reference(generation, samples)
+        policy, processes, clock = self.policy, self.policy.processes, _Stopwatch()
+        own = range(len(generation))[processes.share(len(generation))]
+        part = generation.rows(own)
+        samples = make_samples(prompts[own.start : own.stop], part, self._tokenizer)
+        with processes.together(), policy.readable():
+            old = policy.measure(part)
+            drawn = part.logprobs if has_logprobs else old.logprobs
+            part = replace(part, logprobs=drawn, entropy=old.entropy, values=old.values)
+            clock.lap("old_policy")
+        clock.lap("waiting")
+        ref_logprobs = self._ask_reference(part, samples)
         clock.lap("reference")
-        return Responses(
-            generation, samples, scores, raw_token_rewards, old.logprobs, old.values, ref_logprobs, clock.seconds,
-            policy_version,
+        rewards = None if raw_token_rewards is None else raw_token_rewards[own.start : own.stop]
+        responses = self._gathered(
+            Responses(
+                part, samples, scores[own.start : own.stop], rewards, old.logprobs, old.values, ref_logprobs,
+                clock.seconds, policy_version, is_given=True,
+            ),
+            prompts,
         )  # fmt: skip
+        policy.agree_on_limits()
+        return replace(responses, metrics=responses.metrics | (_sampler_gap(responses) if has_logprobs else {}))
 
     def _sample(self, prompts: Sequence[Prompt], request_ids: Sequence[int]) -> Generation:
         """Ask the sampler, with a new seed that is the same on every process: all of them hold the same generator."""
         seed = int(torch.randint(2**62, (), generator=self._generator))
         return self._sampler(self.policy, prompts, seed=seed, request_ids=request_ids)
-
-    def _sampler_gap(self, responses: Responses) -> dict[str, float]:
-        if self.policy.is_sampler_exact:
-            return {}
-        generation = responses.generation
-        gaps = mean_gaps(generation.logprobs, responses.old_logprobs, generation.action_mask)
-        return {"rollout/sampler_gap": float(gaps.max())}
 
     def _ask_reference(self, generation: Generation, samples: list[Sample]) -> Tensor | None:
         """Log-probs of the response tokens under the reference [B, T], or None without a reference.
@@ -165,3 +175,9 @@ class Collector:
         # The reference needs the policy's precision, or KL would not be 0 where the two are the same model.
         with policy.processes.together(), readable, policy.precision():
             return retry_smaller(ask, lambda: policy.limits.halve_reference(policy.rows_at_once(generation)))
+
+
+def _sampler_gap(responses: Responses) -> dict[str, float]:
+    """How far the sampler's log-probs are from those of the training forward, in the whole step."""
+    drawn, old, mask = responses.generation.logprobs, responses.old_logprobs, responses.generation.action_mask
+    return {"rollout/sampler_gap": float(mean_gaps(drawn, old, mask).max())} | sampler_metrics(old, drawn, mask)

@@ -138,6 +138,11 @@ class Config:
     stop_kl_per_token: float | None = None  # k3 to the old policy; above it the step ends early
     max_grad_norm: float | None = 1.0  # gradients are scaled down to this norm; none: never
 
+    # Off-policy: what another engine, precision or older weights sampled
+    importance: Literal["off", "token", "sequence"] = "off"  # weight the policy loss by training / sampler probability
+    importance_cap: float | None = 2.0  # the largest such ratio; none: any
+    importance_beyond: Literal["truncate", "mask"] = "truncate"  # what a ratio above the cap becomes: the cap, or 0
+
     # Retain text mixed into the update (PPO-ptx)
     retain_coef: float = 0.0  # weight of the loss on text to keep
     retain_loss: Literal["lm", "kl"] = "lm"  # NLL of the text, or KL to the model at the start
@@ -242,6 +247,12 @@ class Config:
                 name,
                 f"must be None for {why}: GAE needs a critic",
             )
+        require(
+            self.importance == "off" or self.old_logprobs == "recompute",
+            self,
+            "importance",
+            "needs old_logprobs='recompute': it compares the training forward with the sampler",
+        )
         if self.critic_warmup_steps > 0:
             require(
                 self.has_critic and self.value_coef > 0,
@@ -357,5 +368,5 @@ _NOT_NEGATIVE = (
 _POSITIVE = (
     "clip_scores", "target_kl_per_sequence", "value_clip", "policy_clip", "policy_clip_high", "max_mean_ratio",
     "stop_kl_per_token", "max_grad_norm", "learning_rate", "value_learning_rate", "adam_eps", "max_logprob_gap_nats",
-    "reward_timeout_seconds", "gae_length_alpha",
+    "reward_timeout_seconds", "gae_length_alpha", "importance_cap",
 )  # fmt: skip

@@ -42,10 +42,13 @@ def mean_policy_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The mean of the losses of a microbatch's tokens; a :data:`ppo.types.PolicyLoss`.
 
+    Each token's loss is multiplied by its importance weight, where the rollout has them (:mod:`ppo.importance`).
     Statistic ``clip_fraction``: the share of ``num_tokens`` on which the clip acts, if the loss has one.
     """
     mask = part.generation.action_mask
     losses, is_clipped = token_losses(new.logprobs, part.old_logprobs, part.advantages, mask)
+    if part.importance_weights is not None:
+        losses = losses * part.importance_weights
     loss = mean(losses, mask, num_tokens=num_tokens, num_sequences=num_sequences)
     if is_clipped is None:
         return loss, {}

@@ -32,6 +32,7 @@ from .collector import Collector
 from .config import Config
 from .distributed.processes import Processes
 from .distributed.sharding import shard
+from .importance import importance_metrics, importance_weights
 from .kl import KLPenalty
 from .learner import Learner
 from .lm.backbone import context_length, vocabulary_size
@@ -185,11 +186,30 @@ class Trainer:
         rollout = Rollout(
             generation, responses.samples, responses.old_logprobs, old_values, responses.ref_logprobs,
             responses.scores.to(mask.device), kl, rewards, advantages, returns, token_rewards=token_rewards,
-            policy_version=responses.policy_version,
+            policy_version=responses.policy_version, importance_weights=self._importance_weights(responses),
         )  # fmt: skip
-        self.checks.rollout(rollout, step=self.step)
+        self.checks.rollout(rollout, step=self.step, is_given=responses.is_given)
         metrics = rollout_metrics(rollout, kl_coef=self.kl.coef) | self.scorer.metrics() | responses.metrics
-        return replace(rollout, metrics=metrics)
+        return replace(rollout, metrics=metrics | self._importance_metrics(rollout))
+
+    def _importance_weights(self, responses: Responses) -> Tensor | None:
+        """What corrects the difference between sampler and training forward, [B, T], if the config asks for it."""
+        config, generation = self.config, responses.generation
+        if config.importance == "off":
+            return None
+        return importance_weights(
+            responses.old_logprobs, generation.logprobs, generation.action_mask, level=config.importance,
+            cap=config.importance_cap, beyond=config.importance_beyond,
+        )  # fmt: skip
+
+    def _importance_metrics(self, rollout: Rollout) -> dict[str, float]:
+        config, weights, generation = self.config, rollout.importance_weights, rollout.generation
+        if config.importance == "off" or weights is None:
+            return {}
+        return importance_metrics(
+            weights, rollout.old_logprobs, generation.logprobs, generation.action_mask, level=config.importance,
+            cap=config.importance_cap,
+        )  # fmt: skip
 
     def _next_prompts(self) -> list[Prompt]:
         """The next prompts, each repeated ``samples_per_prompt`` times in a row."""
@@ -208,8 +228,12 @@ class Trainer:
 
         ``observer``: looks on and changes nothing; see :meth:`trace`.
 
-        Raises FloatingPointError after ``config.stop_after_skipped_updates`` gradients in a row that are not finite.
+        Raises FloatingPointError after ``config.stop_after_skipped_updates`` gradients in a row that are not finite,
+        and ValueError for a rollout without the importance weights that the config asks for.
         """
+        if (self.config.importance == "off") != (rollout.importance_weights is None):
+            found = "no importance_weights" if rollout.importance_weights is None else "importance_weights"
+            raise ValueError(f"the rollout has {found}, but Config.importance={self.config.importance!r}: appraise it")
         started = time.perf_counter()
         averages, gap = Averages(), None
         with self.policy.training():
@@ -425,6 +449,11 @@ class Trainer:
     def step(self) -> int:
         """Steps done so far."""
         return self.state.counters.step
+
+    @property
+    def policy_version(self) -> int:
+        """How many updates the policy has behind it."""
+        return self.learner.num_updates
 
     @property
     def last_checkpoint(self) -> Path | None:

@@ -129,7 +129,8 @@ class Rollout:
     ``old_logprobs``, ``old_values``: the policy and the critic before the update. ``ref_logprobs``: the reference, or
     None where no KL is taken. ``scores`` [B]. ``kl``: per-token estimate of KL(policy || reference). ``rewards`` after
     KL. ``advantages`` whitened if the config says so. ``returns``: targets of the value loss. ``token_rewards``: the
-    shaped rewards before KL; they are for display, and no update reads them. ``policy_version``: how many updates the
+    shaped rewards before KL; they are for display, and no update reads them. ``importance_weights``: what multiplies
+    the policy loss of each token (:mod:`ppo.importance`), or None. ``policy_version``: how many updates the
     policy had behind it when the old log-probs were taken, or None where nobody knows. While it has had no further
     update, the ratio must be 1.
     """
@@ -147,6 +148,7 @@ class Rollout:
     metrics: Mapping[str, float] = field(default_factory=dict)
     token_rewards: Tensor | None = None
     policy_version: int | None = None
+    importance_weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.generation)
@@ -169,7 +171,8 @@ class Responses:
     reward of one score a sample. ``Rollout.token_rewards`` is the shaped answer. ``old_logprobs``, ``old_values`` and
     ``ref_logprobs`` are [B, T]. ``metrics``: the seconds that each part took on this process, ``time/…_s``, and
     ``rollout/sampler_gap``, only if sampler and training forward both measured the policy's log-probs: the largest row
-    mean of their gap, nats per token. ``policy_version``: see :class:`Rollout`.
+    mean of their gap, nats per token. ``policy_version``: see :class:`Rollout`. ``is_given``: they were sampled
+    elsewhere, so the gap is reported and not checked.
     """
 
     generation: Generation
@@ -181,6 +184,7 @@ class Responses:
     ref_logprobs: Tensor | None
     metrics: dict[str, float]
     policy_version: int | None = None
+    is_given: bool = False
 
 
 RewardFn = Callable[[list[Sample]], "Sequence[float] | Sequence[Sequence[float]] | Tensor"]

@@ -29,6 +29,7 @@ class Given:
     responses: list[list[int]]
     is_ended: list[bool]
     answers: list
+    sampler_logprobs: list[list[float]] = field(default_factory=list)
 
 
 @dataclass
@@ -169,6 +170,24 @@ class Oracle:
         deltas = [r[t] + gamma * (v[t + 1] if t + 1 < len(v) else 0.0) - v[t] for t in steps]
         return [sum((gamma * lam) ** (u - t) * deltas[u] for u in steps[t:]) for t in steps]
 
+    def importance_weights(self, old, drawn):
+        """By what the policy loss of each token is multiplied, [B][T]; and how often the cap acted."""
+        c, self.num_cut = self.config, 0
+        if c.importance == "off":
+            return [[1.0] * len(row) for row in old]
+        weights = []
+        for p, q in zip(old, drawn, strict=True):
+            ratios = [math.exp(a) / math.exp(b) for a, b in zip(p, q, strict=True)]
+            if c.importance == "sequence":
+                ratios = [math.prod(ratios)]
+            capped = []
+            for w in ratios:
+                is_cut = c.importance_cap is not None and w > c.importance_cap
+                self.num_cut += is_cut
+                capped.append((c.importance_cap if c.importance_beyond == "truncate" else 0.0) if is_cut else w)
+            weights.append(capped * len(p) if c.importance == "sequence" else capped)
+        return weights
+
     @torch.no_grad()
     def rollout(self, given):
         """Everything that the update needs, as [B][T] lists of floats."""
@@ -188,6 +207,7 @@ class Oracle:
         r.rewards = [[x - coef * k for x, k in zip(*rows, strict=True)] for rows in pairs]
         if c.whiten_rewards:
             r.rewards = whitened(r.rewards, is_mean_kept=True)
+        r.weights = self.importance_weights(r.old_logprobs, given.sampler_logprobs)
         r.advantages, r.returns = self.advantages(r.rewards, r.old_values)
         if c.advantage.startswith("reinforce++") or (c.advantage == "gae" and c.whiten_advantages):
             r.advantages = whitened(r.advantages, is_mean_kept=False)
@@ -198,6 +218,9 @@ class Oracle:
         flat = {name: [x for row in rows for x in row] for name, rows in vars(r).items()}
         scores = [sum(a) if isinstance(a, list) else a for a in given.answers]
         sizes, mean = [len(response) for response in given.responses], fmean(scores)
+        more = self.off_policy_summary(given, r) | (
+            {"score/running_std": self.scale} if self.config.scale_scores else {}
+        )
         return {
             "score/mean": mean,
             "score/std": math.sqrt(fmean((x - mean) ** 2 for x in scores)),
@@ -215,7 +238,25 @@ class Oracle:
             "response/distinct_share": len({tuple(response) for response in given.responses}) / len(sizes),
             "response/entropy": fmean(flat["entropy"]),
             "response/logprob_per_sequence": sum(flat["old_logprobs"]) / len(sizes),
-        } | ({"score/running_std": self.scale} if self.config.scale_scores else {})
+        } | more
+
+    def off_policy_summary(self, given, r):
+        """How far the sampler's probabilities are from the policy's, and what the weights came to."""
+        pairs = [
+            pair
+            for rows in zip(r.old_logprobs, given.sampler_logprobs, strict=True)
+            for pair in zip(*rows, strict=True)
+        ]
+        gaps = [p - q for p, q in pairs]
+        numbers = {
+            "sampler/k3": fmean(math.exp(gap) - 1 - gap for gap in gaps),
+            "sampler/ratio_max": math.exp(max(gaps)),
+            "sampler/ratio_min": math.exp(min(gaps)),
+        }
+        if self.config.importance == "off":
+            return numbers
+        counted = [w for row in r.weights for w in (row[:1] if self.config.importance == "sequence" else row)]
+        return numbers | {"importance/mean": fmean(counted), "importance/cut_share": self.num_cut / len(counted)}
 
     # ------------------------------------------------------------------ the update
 
@@ -284,6 +325,7 @@ class Oracle:
         c = self.config
         log_ratio = logprob - old.old_logprobs
         policy, is_cut = self.policy_loss(logprob, log_ratio, old.advantages, log_ratio_of_response)
+        policy = policy * old.weights
         numbers = {
             "policy/loss": policy, "policy/entropy": entropy, "policy/ratio": log_ratio.exp(),
             "policy/approx_kl": log_ratio.exp() - 1 - log_ratio, "policy/log_ratio": abs(float(log_ratio.detach())),

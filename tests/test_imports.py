@@ -14,7 +14,7 @@ FLOORS = [
     ["types", "io"],
     ["config", "buffer", "prompts"],
     ["lm", "run", "kl"],
-    ["generation", "actor_critic", "advantages", "policy_losses", "losses", "retain"],
+    ["generation", "actor_critic", "advantages", "importance", "policy_losses", "losses", "retain"],
     ["scoring", "reference", "metrics", "distributed"],
     ["policy", "optim"],
     ["sampler", "checkpoint"],

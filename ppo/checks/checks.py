@@ -1,7 +1,8 @@
 """What must hold in every step: a number that cannot be right ends the run, and the message names its rows.
 
     rollout          masks have no holes, samples have as many tokens as their masks, numbers are finite, padding is 0
-    sampler          if the training forward was asked as well, it gave the sampler's log-probs, row by row
+    sampler          if the training forward was asked as well, it gave the sampler's log-probs, row by row; not where
+                     importance weights correct the difference, nor where another engine drew (``is_given``)
     first_minibatch  before the first update the policy is the old policy, so their log-probs are equal up to rounding;
                      a larger gap means that the responses were sampled from another distribution
     not_finite       losses and gradients are finite; an update that breaks this is skipped, and several such updates
@@ -54,13 +55,18 @@ class Checks:
             return self._config.max_logprob_gap_nats
         return _LARGEST_GAPS[self._config.autocast == "off" and self._policy.dtype in (torch.float32, torch.float64)]
 
-    def rollout(self, rollout: Rollout, *, step: int) -> None:
-        """Raise :class:`CheckError` for a rollout that no update should see. All processes must call this."""
+    def rollout(self, rollout: Rollout, *, step: int, is_given: bool = False) -> None:
+        """Raise :class:`CheckError` for a rollout that no update should see. All processes must call this.
+
+        ``is_given``: another engine drew the responses, so its log-probs need not be those of the training forward.
+        """
         if self._config.checks == "off":
             return
         for problem, is_bad in rollout_problems(rollout).items():
             if bool(is_bad.any()):
                 raise CheckError(self._dump_and_describe("rollout", problem, rollout, is_bad.float(), None, step))
+        if is_given or rollout.importance_weights is not None:
+            return
         gaps, most = sampler_gaps(rollout), self.most_gap_nats
         if bool((gaps > most).any()):
             text = f"the sampler's log-probs are not those of the training forward (nats per token, limit {most:g})"
@@ -146,6 +152,12 @@ def rollout_problems(rollout: Rollout) -> dict[str, Tensor]:
         "old_logprobs is above 0": (rollout.old_logprobs > _MOST_LOGPROB).any(dim=1),
         "scores is not finite": ~rollout.scores.to(mask.device).isfinite(),
     }
+    if rollout.importance_weights is not None:
+        drawn = generation.logprobs.masked_fill(~generation.action_mask, 0.0)
+        is_wrong = ~drawn.isfinite() | (drawn > _MOST_LOGPROB)
+        problems["the sampler's log-probs are above 0 or not finite"] = is_wrong.any(dim=1)
+        is_uncertain = (rollout.old_logprobs < -_MOST_LOGPROB).any(dim=1)
+        problems["the sampler gave no log-probs, which importance weights need"] = is_uncertain & ~drawn.any()
     for field in fields(rollout):
         value = getattr(rollout, field.name)
         if isinstance(value, Tensor) and value.dim() == 2:

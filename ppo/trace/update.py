@@ -77,6 +77,8 @@ def _check(policy: Policy, rollout: Rollout, rows: Sequence[int], top_k: int) ->
     generation = rollout.generation
     if bool((generation.mask & ~generation.action_mask)[list(rows)].any()):
         raise ValueError(f"rows={list(rows)}: an environment wrote a part of them, which a trace cannot show yet")
+    if rollout.importance_weights is not None:
+        raise ValueError("a trace shows no importance weights yet: take one with Config(importance='off')")
     if top_k < 1:
         raise ValueError(f"top_k={top_k} must be at least 1")
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from examples import (
+    foreign_engine,
     from_trl,
     grpo,
     lora,
@@ -124,6 +125,15 @@ def test_an_own_critic_explains_returns():
 def test_a_tool_s_tokens_are_read_and_not_trained_on():
     scores = own_sampler.main(steps=6, prompts_per_step=32)
     assert max(scores[-2:]) > scores[0] + 0.1
+
+
+def test_an_engine_that_lags_behind_is_corrected():
+    history = foreign_engine.main(steps=4, prompts_per_step=32)
+    assert [metrics["sampler/staleness"] for metrics in history] == [0, 4, 0, 4]
+    fresh, stale = history[2], history[3]
+    assert 0 < fresh["sampler/k3"] < 0.005 < stale["sampler/k3"]  # bfloat16 alone, and four updates
+    assert stale["sampler/ratio_max"] > 1.2 > fresh["sampler/ratio_max"]
+    assert max(metrics["score/mean"] for metrics in history[2:]) > history[0]["score/mean"]
 
 
 def test_an_own_logger_sees_every_step(capsys):

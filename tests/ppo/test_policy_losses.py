@@ -45,7 +45,10 @@ def config_of(**changes):
 def found(x, rows=slice(None), **changes):
     """The loss of some rows of a minibatch, its gradient, and its statistics."""
     part = SimpleNamespace(
-        old_logprobs=x.old[rows], advantages=x.advantages[rows], generation=SimpleNamespace(action_mask=x.mask[rows])
+        old_logprobs=x.old[rows],
+        advantages=x.advantages[rows],
+        generation=SimpleNamespace(action_mask=x.mask[rows]),
+        importance_weights=None,
     )
     loss, statistics = policy_loss_of(config_of(**changes))(
         SimpleNamespace(logprobs=x.new[rows]), part, num_tokens=int(x.mask.sum()), num_sequences=4

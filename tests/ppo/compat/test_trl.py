@@ -243,7 +243,7 @@ def test_the_settings_of_an_adam_are_taken_over():
         (lambda: make().step(QUERIES[:2], QUERIES[:2], [1.0, 2.0]), "2 queries, batch_size is 4"),
         (lambda: make().step(QUERIES, QUERIES, [1.0, 2.0, 3.0, math.nan]), "score 3 is nan"),
         (lambda: make().step(QUERIES, QUERIES, [torch.ones(2)] * 4), "score 0 has the shape"),
-        (lambda: make().step(QUERIES, [torch.tensor([]).long()] * 4, [1.0] * 4), "response 0 holds no token"),
+        (lambda: make().step(QUERIES, [torch.tensor([]).long()] * 4, [1.0] * 4), r"responses\[0\] holds no token"),
         (lambda: make().step([q[None] for q in QUERIES], QUERIES, [1.0] * 4), "query 0 is"),
         (lambda: make().step(QUERIES, QUERIES, [1.0] * 4, response_masks=QUERIES), "response_masks"),
         (lambda: make().log_stats({}, {"query": []}, [1.0]), "no column 'response'"),
