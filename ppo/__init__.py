@@ -9,14 +9,16 @@ from .buffer import RolloutBuffer
 from .checks.checks import CheckError
 from .config import Config, Sampling
 from .distributed.processes import process_group
+from .environment import EnvironmentSampler, Turn, turn_rewards
 from .generation import generate
+from .generation.turns import Turns
 from .kl import AdaptiveKL, FixedKL, estimate_kl
 from .losses import value_loss
 from .policy_losses import policy_loss
 from .reference import CallableReference, FrozenReference
 from .replay import Replay, replay
 from .trainer import Trainer
-from .types import Evaluation, Generation, Reference, Responses, RewardFn, Rollout, Sample, Step
+from .types import Environment, Evaluation, Generation, Reference, Responses, RewardFn, Rollout, Sample, Step
 
 __version__ = "0.1.0"
 
@@ -26,6 +28,8 @@ __all__ = [
     "CallableReference",
     "CheckError",
     "Config",
+    "Environment",
+    "EnvironmentSampler",
     "Evaluation",
     "FixedKL",
     "FrozenReference",
@@ -40,6 +44,8 @@ __all__ = [
     "Sampling",
     "Step",
     "Trainer",
+    "Turn",
+    "Turns",
     "ValueHead",
     "estimate_kl",
     "gae",
@@ -50,6 +56,7 @@ __all__ = [
     "process_group",
     "replay",
     "shape_rewards",
+    "turn_rewards",
     "value_loss",
     "whiten",
 ]

@@ -110,16 +110,24 @@ def check_lengths(prompts: Sequence[Prompt], *, context: int | None, response_le
 
 
 def make_samples(prompts: Sequence[Prompt], generation: Generation, tokenizer: Any | None) -> list[Sample]:
-    """Each prompt with its response, as ids and as text without special tokens ("" without a tokenizer)."""
+    """Each prompt with its response, as ids and as text without special tokens ("" without a tokenizer).
+
+    A sampler may have started from other ids than the prompt's; then the sample has those, and their text.
+    """
     lengths, ended = generation.lengths.tolist(), generation.is_ended.tolist()
     noted = generation.info if generation.info is not None else [None] * len(generation)
+    starts = [ids[mask].tolist() for ids, mask in zip(generation.prompt_ids, generation.prompt_mask, strict=True)]
+
+    def text_of(ids: list[int]) -> str:
+        return tokenizer.decode(ids, skip_special_tokens=True) if tokenizer is not None else ""
+
     samples = []
-    for prompt, tokens, length, is_ended, info in zip(
-        prompts, generation.tokens.tolist(), lengths, ended, noted, strict=True
+    for prompt, start, tokens, length, is_ended, info in zip(
+        prompts, starts, generation.tokens.tolist(), lengths, ended, noted, strict=True
     ):
         ids = tokens[:length]
-        text = tokenizer.decode(ids, skip_special_tokens=True) if tokenizer is not None else ""
-        samples.append(Sample(prompt.text, text, prompt.ids, ids, prompt.row, is_ended, info))
+        asked = prompt.text if start == prompt.ids else text_of(start)
+        samples.append(Sample(asked, text_of(ids), start, ids, prompt.row, is_ended, info))
     return samples
 
 

@@ -224,6 +224,26 @@ Sampler = Callable[..., Generation]
 ``policy`` is a :class:`ppo.policy.Policy`, ``prompts`` are :class:`ppo.prompts.Prompt`; see :mod:`ppo.sampler`.
 """
 
+
+class Environment(Protocol):
+    """What answers a policy in the middle of its response: a tool, a game, a user. One object plays one episode.
+
+    See :class:`ppo.environment.EnvironmentSampler`. Token ids go in and out, so that no tokenizer stands between what
+    was sampled and what is trained on.
+    """
+
+    def reset(self, row: Row) -> Sequence[int]:
+        """Begin the episode of a prompt's row; returns the token ids that the policy starts from."""
+        ...
+
+    def step(self, ids: list[int]) -> tuple[Sequence[int] | None, float]:
+        """Take the policy's turn, with the token that ended it.
+
+        Returns what is written behind it, as token ids, or None where the episode is over; and the turn's reward.
+        """
+        ...
+
+
 ValueFn = Callable[[Tensor], Tensor]
 """Hidden states [..., H] to values [...]."""
 

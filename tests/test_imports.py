@@ -18,7 +18,7 @@ FLOORS = [
     ["scoring", "reference", "metrics", "distributed"],
     ["policy", "optim"],
     ["sampler", "checkpoint"],
-    ["collector", "checks", "trace", "log"],
+    ["collector", "checks", "trace", "log", "environment"],
     ["learner"],
     ["replay", "trainer"],
     ["compat"],

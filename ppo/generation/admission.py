@@ -131,7 +131,7 @@ class Admission:
         ]
         accepted, tokens = (torch.cat(part) for part in zip(*parts, strict=True))
         past = (lengths - tails + 1)[indices] + accepted
-        alive = ~self._transcript.is_finished(tokens, accepted)
+        alive = ~self._transcript.is_finished(requests, tokens, accepted)
         if bool(alive.any()):
             self._ready.append(Ready(block, requests, indices, past, tokens)[alive])
         self._count(starts, indices, accepted)

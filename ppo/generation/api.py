@@ -20,6 +20,7 @@ from .requests import Requests, read_requests
 from .speculative import Drafts, read_drafts
 from .static import compiled_step, static_width
 from .transcript import Transcript
+from .turns import Dialogue, Turns
 from .work import Work
 
 
@@ -37,6 +38,7 @@ def generate(
     value_fn: ValueFn | None = None,
     engine: Literal["auto", "hf"] = "auto",
     compiled: bool = False,
+    turns: Turns | None = None,
 ) -> Generation:
     """Sample ``sampling.num_samples`` responses to every prompt.
 
@@ -65,6 +67,9 @@ def generate(
     same, up to rounding. It is meant for CUDA, where it was never run; on the CPU it needs a C++ compiler and time to
     compile (docs/performance.md). If the model has no fast decoder, it changes nothing and warns.
 
+    ``turns``: responses of several turns, with answers in between (:class:`ppo.generation.turns.Turns`). A row keeps
+    its cache between turns. ``action_mask`` is False on the answers; ``is_ended`` says that the last answer was None.
+
     Raises ValueError, with value and remedy, for bad prompts, ids, lengths and options.
     """
     if slots < 1:
@@ -73,10 +78,13 @@ def generate(
         raise ValueError(f"engine={engine!r} must be 'auto' or 'hf'")
     if compiled and engine == "hf":
         raise ValueError("compiled=True compiles the step of a fast decoder: take engine='auto'")
+    if turns is not None and drafts is not None:
+        raise ValueError("drafts guess a whole response, which nobody can with turns: give one of the two")
     device = next(model.parameters()).device
     requests = read_requests(model, prompts, sampling, tokenizer=tokenizer, seed=seed, request_ids=request_ids)
     guesses = None if drafts is None else read_drafts(drafts, requests, vocabulary_size(model))
-    transcript = Transcript(requests, device, value_fn)
+    dialogue = None if turns is None else Dialogue(turns, requests, device, vocabulary_size(model))
+    transcript = Transcript(requests, device, value_fn, dialogue)
     started = time.perf_counter()
     with evaluation_mode(model), torch.autocast(device.type, enabled=False):
         chosen = _engine(model, requests, guesses, slots=min(slots, len(requests)), engine=engine, compiled=compiled)

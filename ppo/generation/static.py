@@ -128,7 +128,7 @@ class StaticDecoder:
         )  # fmt: skip
         used = slice(num_rows)
         check(total[used])
-        return drawn.tokens[used], self._transcript.follow(requests[used], drawn[used], hidden[used])
+        return self._transcript.follow(requests[used], drawn[used], hidden[used])
 
 
 def keep_in_place(tensors: Iterable[Tensor]) -> None:

@@ -6,6 +6,8 @@ not noted: a draft is checked a few tokens further than it turns out to be right
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -13,16 +15,23 @@ from ..lm.distribution import early_steps
 from ..types import Generation, ValueFn
 from .requests import Requests
 from .sampling import Draw, draw
+from .turns import Dialogue
 
 
 class Transcript:
-    """Tokens, log-probs, entropy and values of R requests, [R, T] each. An engine fills them in."""
+    """Tokens, log-probs, entropy and values of R requests, [R, T] each. An engine fills them in.
 
-    def __init__(self, requests: Requests, device: torch.device, value_fn: ValueFn | None) -> None:
+    ``dialogue``: of responses of several turns; None: each response is one turn.
+    """
+
+    def __init__(
+        self, requests: Requests, device: torch.device, value_fn: ValueFn | None, dialogue: Dialogue | None = None
+    ) -> None:
         count, length = len(requests), requests.sampling.response_length
         self._requests = requests
         self.sampling = requests.sampling
         self._value_fn = value_fn
+        self._dialogue = dialogue
         self._eos = torch.tensor(requests.sampling.eos_ids, dtype=torch.long, device=device)
         self._uniforms = requests.uniforms.to(device)
         self._tokens = torch.zeros(count, length, dtype=torch.long, device=device)
@@ -37,14 +46,18 @@ class Transcript:
         ``logits`` [N, V] are overwritten if float32. ``hidden`` [N, H] are the states that they were computed from; the
         value function sees them. Returns the tokens int64 [N] and which requests are now finished, bool [N].
         """
-        drawn = self.draw(rows, self._lengths[rows], logits)
-        return drawn.tokens, self.follow(rows, drawn, hidden)
+        return self.follow(rows, self.draw(rows, self._lengths[rows], logits), hidden)
 
-    def follow(self, rows: Tensor, drawn: Draw, hidden: Tensor) -> Tensor:
-        """Note the next tokens of the requests ``rows`` [N]. Returns which requests are now finished, bool [N]."""
+    def follow(self, rows: Tensor, drawn: Draw, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Note the next tokens of the requests ``rows`` [N]: the drawn ones, or those of an answer to a turn.
+
+        Returns the tokens int64 [N] and which requests are now finished, bool [N].
+        """
         steps = self._lengths[rows]
+        if self._dialogue is not None:
+            drawn = replace(drawn, tokens=self._dialogue.overwrite(rows, steps, drawn.tokens))
         self.note(rows, steps, drawn, hidden)
-        return self.is_finished(drawn.tokens, steps)
+        return drawn.tokens, self.is_finished(rows, drawn.tokens, steps)
 
     def next_draw(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """For the next token of each request in ``rows`` [N]: its uniform float32 [N], and whether it may not be EOS,
@@ -68,8 +81,10 @@ class Transcript:
             self._values[rows, steps] = self._value_fn(hidden).float()
         self._lengths.scatter_reduce_(0, rows, steps + 1, "amax")
 
-    def is_finished(self, tokens: Tensor, steps: Tensor) -> Tensor:
-        """Whether responses end with ``tokens`` [N], which stand at index ``steps`` [N]; bool [N]."""
+    def is_finished(self, rows: Tensor, tokens: Tensor, steps: Tensor) -> Tensor:
+        """Whether the responses ``rows`` [N] end with ``tokens`` [N], noted at index ``steps`` [N]; bool [N]."""
+        if self._dialogue is not None:
+            return self._dialogue.is_finished(rows, steps, self._tokens)
         is_finished = steps + 1 >= self.sampling.response_length
         if self._eos.numel():
             is_finished |= torch.isin(tokens, self._eos)
@@ -77,7 +92,7 @@ class Transcript:
 
     @property
     def num_tokens(self) -> int:
-        """Response tokens sampled so far."""
+        """Response tokens so far, those of answers among them."""
         return int(self._lengths.sum())
 
     def generation(self, metrics: dict[str, float]) -> Generation:
@@ -85,7 +100,7 @@ class Transcript:
         length = int(self._lengths.max())
         prompt_ids, prompt_mask = self._requests.padded_prompts(self._tokens.device)
         last = self._tokens.gather(1, self._lengths.unsqueeze(-1) - 1).squeeze(-1)
-        return Generation(
+        generation = Generation(
             prompt_ids=prompt_ids,
             prompt_mask=prompt_mask,
             tokens=self._tokens[:, :length].contiguous(),
@@ -96,3 +111,18 @@ class Transcript:
             values=None if self._values is None else self._values[:, :length].contiguous(),
             metrics=metrics,
         )
+        return generation if self._dialogue is None else _of_several_turns(generation, self._dialogue)
+
+
+def _of_several_turns(generation: Generation, dialogue: Dialogue) -> Generation:
+    """The generation with its action mask; what was measured where an answer was written is 0."""
+    actions = dialogue.action_mask[:, : generation.tokens.shape[1]] & generation.mask
+    values = None if generation.values is None else generation.values * actions
+    return replace(
+        generation,
+        action_mask=actions,
+        logprobs=generation.logprobs * actions,
+        entropy=generation.entropy * actions,
+        values=values,
+        is_ended=dialogue.is_ended,
+    )

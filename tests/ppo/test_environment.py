@@ -1,0 +1,173 @@
+"""An environment of two methods: what was played is trained on, and rewards land on the turns that they are for."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from ppo import Config, EnvironmentSampler, Trainer, Turn, turn_rewards
+from ppo.checks.seams import name_of
+from tests.fakes import Letters, tiny_gpt2
+
+ROWS = [{"prompt": [2, 3], "secret": 14}, {"prompt": [4, 5, 6], "secret": 15}, {"prompt": [7], "secret": 16}]
+SMALL = Config(prompts_per_step=6, minibatch=3, response_length=10, epochs=2, learning_rate=1e-2)
+
+
+class Hint:
+    """The policy writes two tokens, reads the secret twice, and writes two more. Evens are paid, and the secret."""
+
+    def __init__(self):
+        self.turns = 0
+
+    def reset(self, row):
+        self.row = row
+        return [*row["prompt"], 22]
+
+    def step(self, ids):
+        self.turns += 1
+        if self.turns == 1:
+            return [self.row["secret"]] * 2, float(sum(i % 2 == 0 for i in ids))
+        return None, 10.0 * ids.count(self.row["secret"])
+
+
+def make(environment=Hint, config=SMALL, *, dtype=torch.float32, **arguments):
+    torch.manual_seed(0)
+    sampler = EnvironmentSampler(environment, turn_length=2)
+    return Trainer(tiny_gpt2(eos=None).to(dtype), ROWS, turn_rewards, config, sampler=sampler, **arguments)
+
+
+def test_an_episode_is_one_row():
+    rollout = make().rollout()
+    generation = rollout.generation
+    assert generation.tokens.shape == (6, 6)
+    assert generation.action_mask.tolist() == [[True, True, False, False, True, True]] * 6
+    assert generation.is_ended.all()
+    for index, sample in enumerate(rollout.samples):
+        ids, secret = sample.ids, sample.row["secret"]
+        assert sample.prompt_ids == [*sample.row["prompt"], 22]  # what reset gave
+        assert ids[2:4] == [secret] * 2
+        evens, hits = float(sum(i % 2 == 0 for i in ids[:2])), 10.0 * ids[4:].count(secret)
+        assert sample.info == [Turn(0, 2, evens), Turn(4, 6, hits)]
+        assert rollout.token_rewards[index].tolist() == [0, evens, 0, 0, 0, hits]
+        assert rollout.scores[index] == evens + hits
+        assert not rollout.old_logprobs[index, 2:4].any()
+    assert rollout.metrics["environment/turns"] == 2
+    assert rollout.metrics["environment/written_share"] == pytest.approx(1 / 3)
+    assert rollout.metrics["environment/cut_share"] == 0
+
+
+def test_the_sampler_gives_the_training_forwards_logprobs_and_values():
+    trainer = make()
+    rollout = trainer.rollout()
+    found = trainer.policy.measure(rollout.generation)
+    assert rollout.generation.logprobs.allclose(found.logprobs, atol=1e-5)
+    assert rollout.generation.entropy.allclose(found.entropy, atol=1e-5)
+    assert rollout.generation.values.allclose(found.values, atol=1e-5)
+    assert trainer.update(rollout)["rollout/logprob_gap"] < 1e-5
+
+
+def test_samples_show_the_text_that_the_policy_started_from():
+    assert make(tokenizer=Letters()).rollout().samples[0].prompt.endswith("u")  # id 22
+
+
+@pytest.mark.parametrize("changes", [{"microbatch": 1}, {"rollout_slots": 1}, {"rollout_slots": 4}])
+def test_neither_slots_nor_microbatches_change_the_run(changes):
+    plain, other = make(dtype=torch.float64), make(config=SMALL.replace(**changes), dtype=torch.float64)
+    for trainer in (plain, other):
+        trainer.train(2, progress=False)
+    for a, b in zip(plain.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_groups_play_the_same_row():
+    config = SMALL.replace(advantage="grpo", samples_per_prompt=3, prompts_per_step=2)
+    samples = make(config=config).rollout().samples
+    assert [s.row for s in samples[:3]] == [samples[0].row] * 3
+    assert len({tuple(s.ids[:2]) for s in samples[:3]}) > 1
+
+
+def test_a_run_resumes_to_the_same_bits_and_only_with_its_environment(tmp_path):
+    whole = make()
+    whole.train(1, progress=False)
+    whole.save(tmp_path / "ckpt")
+    whole.train(1, progress=False)
+    name = "ppo.environment.EnvironmentSampler(tests.ppo.test_environment.Hint)"
+    assert whole.state.own["sampler"] == name_of(EnvironmentSampler(Hint)) == name
+    sampler = EnvironmentSampler(Hint, turn_length=2)
+    again = Trainer.resume(tmp_path / "ckpt", ROWS, turn_rewards, sampler=sampler)
+    again.train(1, progress=False)
+    for a, b in zip(whole.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    with pytest.warns(RuntimeWarning, match=r"saved with sampler=.*Hint\), resume got .*Deaf\)"):
+        Trainer.resume(tmp_path / "ckpt", ROWS, turn_rewards, sampler=EnvironmentSampler(Deaf))
+    with pytest.raises(ValueError, match="sampler"):
+        Trainer.resume(tmp_path / "ckpt", ROWS, turn_rewards)
+
+
+def test_episodes_that_are_cut_are_paid_and_counted():
+    class Endless(Hint):
+        def step(self, ids):
+            return [20], 1.0
+
+    rollout = make(Endless).rollout()
+    assert [turn.end for turn in rollout.samples[0].info] == [2, 5, 8, 10]
+    assert rollout.scores.tolist() == [4.0] * 6
+    assert not rollout.generation.is_ended.any()
+    assert rollout.metrics["environment/cut_share"] == 1
+
+
+class Deaf(Hint):
+    """It fails in one method or the other."""
+
+    answer: object = None
+
+    def step(self, ids):
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (None, "step returned None, wanted"),
+        ([2, 3, 4], r"step returned \[2, 3, 4\], wanted \(token ids, or None at the end; reward\)"),
+        (([2], "one"), "the reward 'one', wanted a finite number"),
+        (([2], float("nan")), "the reward nan, wanted a finite number"),
+        (([2], True), "the reward True"),
+        (("text", 1.0), "step returned 'text', wanted token ids"),
+        (([2.5], 1.0), r"step returned \[2.5\], wanted token ids"),
+        (([99], 1.0), "99, outside the model's vocabulary"),
+    ],
+)
+def test_a_wrong_answer_is_named(answer, message):
+    wrong = type("Wrong", (Deaf,), {"answer": answer})
+    trainer = make(wrong)
+    before = [p.clone() for p in trainer.model.parameters()]
+    with pytest.raises(ValueError, match=message):
+        trainer.rollout()
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
+
+
+def test_an_error_inside_an_environment_names_its_row():
+    wrong = type("Wrong", (Deaf,), {"answer": KeyError("tool")})
+    with pytest.raises(KeyError) as caught:
+        make(wrong).rollout()
+    assert "step failed; its row is {'prompt'" in caught.value.__notes__[0]
+
+
+def test_a_bad_start_is_named():
+    class Late(Hint):
+        def reset(self, row):
+            return "abc"
+
+    with pytest.raises(ValueError, match="reset returned 'abc', wanted token ids"):
+        make(Late).rollout()
+    with pytest.raises(ValueError, match="must be a class or a function"):
+        EnvironmentSampler(Hint())
+
+
+def test_turn_rewards_need_turns():
+    sample = make().rollout().samples[0]
+    with pytest.raises(ValueError, match="sample 0 holds no turns"):
+        turn_rewards([dataclasses.replace(sample, info=None)])
