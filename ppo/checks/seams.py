@@ -30,7 +30,7 @@ def names_of(own: Mapping[str, Any]) -> dict[str, str]:
 
 
 def name_of(function: Any) -> str:
-    """What a checkpoint calls a function or an object: its ``name``, if it has one, or its module and qualified name."""
+    """What a checkpoint calls a function or an object: its ``name`` if it has one, or module and qualified name."""
     if isinstance(function, partial):
         return name_of(function.func)
     if isinstance(own := getattr(function, "name", None), str):
