@@ -58,6 +58,18 @@ def place_scores(scores: Tensor, mask: Tensor) -> Tensor:
     return rewards
 
 
+def overlong_charges(lengths: Tensor, *, response_length: int, buffer_tokens: int, penalty: float) -> Tensor:
+    """What each response is charged for its length, float64 [B]; ``lengths`` int64 [B].
+
+    Nothing up to ``response_length - buffer_tokens`` tokens; from there it grows in proportion, to ``penalty`` at
+    ``response_length``. Source: DAPO, Yu et al. 2025, eq. 13.
+
+    Example: length 20, buffer 4, penalty 1: 16 tokens cost 0, 17 cost 0.25, 20 cost 1.
+    """
+    beyond = lengths.double() - (response_length - buffer_tokens)
+    return penalty * beyond.clamp(min=0) / buffer_tokens
+
+
 def shape_rewards(token_rewards: Tensor, kl: Tensor, mask: Tensor, *, kl_coef: float) -> Tensor:
     """r_t = (token reward)_t - kl_coef * kl_t on real tokens, 0 on padding. All [B, T].
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .types import Generation, Rollout
+from .types import Generation, Responses, Rollout
 
 _RESPONSE_FIELDS = (
     "old_logprobs", "old_values", "ref_logprobs", "kl", "rewards", "advantages", "returns", "token_rewards",
@@ -147,28 +147,74 @@ def join(rollouts: Sequence[Rollout]) -> Rollout:
             raise ValueError(
                 f"some rollouts have {name} and others have not: they are of different runs, keep them apart"
             )
-    prompt_length = max(r.generation.prompt_length for r in rollouts)
-    length = max(r.generation.tokens.shape[1] for r in rollouts)
-    resized = [
-        _resize(
-            r.generation, left=prompt_length - r.generation.prompt_length, right=length - r.generation.tokens.shape[1]
-        )
-        for r in rollouts
-    ]
-    joined: dict[str, Any] = {}
+    joined: dict[str, Any] = {"generation": _join_generations([r.generation for r in rollouts])}
+    length = joined["generation"].tokens.shape[1]
     for name in _RESPONSE_FIELDS:
-        parts = [getattr(r, name) for r in rollouts]
-        known = all(part is not None for part in parts)
-        joined[name] = torch.cat([pad(part, (0, length - part.shape[1])) for part in parts]) if known else None
+        joined[name] = _join_tokens([getattr(r, name) for r in rollouts], length)
     joined["scores"] = torch.cat([r.scores for r in rollouts])
     joined["samples"] = [sample for r in rollouts for sample in r.samples]
-    joined["generation"] = _join_generations(resized)
     versions = {r.policy_version for r in rollouts}
     joined["policy_version"] = versions.pop() if len(versions) == 1 else None
     return replace(rollouts[0], **joined)
 
 
+def join_responses(parts: Sequence[Responses]) -> Responses:
+    """One set of responses out of several, such as those of several draws.
+
+    Metrics whose names begin with ``time/`` are summed; of others the largest counts, but the generation's are those
+    of the first part. ``policy_version`` is None where two differ. Raises ValueError where the reward gave scores in
+    one part and token rewards in another.
+    """
+    if len({part.raw_token_rewards is None for part in parts}) > 1:
+        raise ValueError("the reward gave scores in one draw and token rewards in another: always give one kind")
+    generation = _join_generations([part.generation for part in parts])
+    joined = {
+        name: _join_tokens([getattr(part, name) for part in parts], generation.tokens.shape[1])
+        for name in ("raw_token_rewards", "old_logprobs", "old_values", "ref_logprobs")
+    }
+    metrics = {
+        name: (sum if name.startswith("time/") else max)(part.metrics[name] for part in parts)
+        for name in parts[0].metrics
+    }
+    versions = {part.policy_version for part in parts}
+    return Responses(
+        generation=generation,
+        samples=[sample for part in parts for sample in part.samples],
+        scores=torch.cat([part.scores for part in parts]),
+        metrics=metrics,
+        policy_version=versions.pop() if len(versions) == 1 else None,
+        **joined,  # type: ignore[arg-type]
+    )
+
+
+def response_rows(responses: Responses, indices: Tensor) -> Responses:
+    """The given responses, in the given order. Padding is kept."""
+    chosen: dict[str, Any] = {
+        "generation": responses.generation.rows(indices),
+        "samples": [responses.samples[i] for i in indices.tolist()],
+    }
+    for field in fields(responses):
+        value = getattr(responses, field.name)
+        if isinstance(value, Tensor):
+            chosen[field.name] = value[indices.to(value.device)]
+    return replace(responses, **chosen)
+
+
+def _join_tokens(parts: Sequence[Tensor | None], length: int) -> Tensor | None:
+    """Tensors [b, up to T] as one [B, T], padded on the right; None if one of them is."""
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    return torch.cat([pad(part, (0, length - part.shape[1])) for part in known])
+
+
 def _join_generations(generations: Sequence[Generation]) -> Generation:
+    """One generation, with prompts padded on the left and responses on the right, to the widest."""
+    prompt_length = max(g.prompt_length for g in generations)
+    length = max(g.tokens.shape[1] for g in generations)
+    generations = [
+        _resize(g, left=prompt_length - g.prompt_length, right=length - g.tokens.shape[1]) for g in generations
+    ]
     joined: dict[str, Any] = {}
     for field in fields(Generation):
         parts = [getattr(g, field.name) for g in generations]

@@ -85,6 +85,7 @@ class Config:
     temperature: float = 1.0  # divides the logits
     top_k: int = 0  # sample from the k likeliest tokens; 0: from all
     top_p: float = 1.0  # sample from the fewest tokens with this probability together; 1: from all
+    redraw_rounds: int = 0  # most rounds in which groups of equal scores give way to other prompts (DAPO); 0: they stay
     rollout_slots: int = 64  # sequences decoded side by side
     compiled_rollout: bool = False  # decode by torch.compile; meant for CUDA, untested there (docs/performance.md)
     old_logprobs: Literal["rollout", "recompute"] = "rollout"  # "recompute" asks the training forward once more
@@ -93,6 +94,8 @@ class Config:
     scale_scores: bool = False  # divide by the running standard deviation
     clip_scores: float | None = None  # to [-c, c], after scaling
     missing_eos_penalty: float = 0.0  # subtracted, after scaling and clipping, from a response without EOS
+    overlong_penalty: float = 0.0  # charged for the greatest length; within overlong_tokens of it, in proportion (DAPO)
+    overlong_tokens: int = 0  # the last tokens of response_length, in which overlong_penalty grows from 0
     whiten_rewards: bool = False  # unit variance over the step's tokens, mean kept
 
     # KL penalty
@@ -133,6 +136,9 @@ class Config:
     policy_clip_high: float | None = None  # how far the ratio may go above 1; none: policy_clip
     policy_dual_clip: float | None = None  # the ratio from which an advantage below 0 pushes no harder
     loss_mean: Literal["tokens", "sequences", "sequence_sums", "constant"] = "tokens"  # policy, entropy and KL losses
+    mask_overlong: bool = False  # a response that did not end by itself is not trained on (DAPO)
+    positive_coef: float = 0.0  # weight of the language-model loss on responses that scored high (VAPO)
+    positive_score: float = 0.0  # the raw score above which a response counts as one of them
     entropy_coef: float = 0.0  # weight of the entropy bonus, for a nat
     max_mean_ratio: float | None = 10.0  # a minibatch above it is skipped
     stop_kl_per_token: float | None = None  # k3 to the old policy; above it the step ends early
@@ -200,6 +206,7 @@ class Config:
         for name in ("adam_beta1", "adam_beta2"):
             require(0 <= getattr(self, name) < 1, self, name, "must lie in [0, 1)")
         self._check_batches()
+        self._check_overlong()
         self._check_policy_loss()
         self._check_combinations()
 
@@ -219,6 +226,16 @@ class Config:
                 self.microbatch_tokens is None, self, "microbatch_tokens", "give either microbatch or microbatch_tokens"
             )
 
+    def _check_overlong(self) -> None:
+        require(
+            (self.overlong_penalty > 0) == (self.overlong_tokens > 0), self, "overlong_tokens",
+            f"goes with overlong_penalty={self.overlong_penalty}: set both above 0, or neither",
+        )  # fmt: skip
+        require(
+            self.overlong_tokens <= self.response_length, self, "overlong_tokens",
+            f"must not exceed response_length={self.response_length}",
+        )  # fmt: skip
+
     def _check_policy_loss(self) -> None:
         high, dual, loss = self.policy_clip_high, self.policy_dual_clip, self.policy_loss
         require(dual is None or dual > 1, self, "policy_dual_clip", "must be above 1: it bounds a ratio above 1")
@@ -232,6 +249,10 @@ class Config:
         )  # fmt: skip
 
     def _check_combinations(self) -> None:
+        require(
+            self.redraw_rounds == 0 or self.samples_per_prompt >= 2, self, "redraw_rounds",
+            "needs samples_per_prompt of at least 2: it compares the scores of one prompt's samples",
+        )  # fmt: skip
         if self.compares_samples:
             require(
                 self.samples_per_prompt >= 2,
@@ -363,7 +384,8 @@ _AT_LEAST_ONE = (
 _AT_LEAST_TWO = ("retain_tokens",)
 _NOT_NEGATIVE = (
     "kl_coef", "value_coef", "entropy_coef", "retain_coef", "warmup_steps", "weight_decay", "seed", "save_every_steps",
-    "missing_eos_penalty", "critic_warmup_steps",
+    "missing_eos_penalty", "critic_warmup_steps", "redraw_rounds", "overlong_penalty", "overlong_tokens",
+    "positive_coef",
 )  # fmt: skip
 _POSITIVE = (
     "clip_scores", "target_kl_per_sequence", "value_clip", "policy_clip", "policy_clip_high", "max_mean_ratio",

@@ -9,7 +9,7 @@ module knows the order within one such step, not how many steps an update takes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -21,13 +21,15 @@ from .checks.checks import Checks
 from .config import Config
 from .kl import KLPenalty
 from .lm.tied_embedding import lean_tied_gradient
-from .losses import ppo_loss
+from .losses import positive_mask, ppo_loss
 from .metrics import mean_gaps
 from .optim.optimizer import Optimizer
 from .policy import Policy
 from .retain import RetainBatch, RetainLoss, RetainTexts
 from .run.limits import retry_smaller
 from .types import Observer, PolicyLoss, Rollout
+
+_EMPTY = "update/empty_minibatches"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class MinibatchResult:
 
     statistics: dict[str, float]
     skipped: str = ""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no row of the minibatch is trained on."""
+        return self.skipped == _EMPTY
 
     @property
     def log_ratio(self) -> float:
@@ -99,6 +106,7 @@ class Learner:
         gradients in a row that are not finite.
         """
         retain = self.draw_retain()
+        minibatch = self._trained_on(minibatch)
         statistics, row_gap = self.gradient(minibatch, retain, observer)
         if minibatch.policy_version == self.num_updates:
             self._checks.first_minibatch(minibatch, retain, row_gap, step=step)
@@ -109,6 +117,14 @@ class Learner:
                 statistics, grad_norm=found.get("update/grad_norm"), learning_rate=found.get("update/learning_rate")
             )
         return result
+
+    def _trained_on(self, minibatch: Rollout) -> Rollout:
+        """The minibatch without actions in the rows that the config leaves out (``config.mask_overlong``)."""
+        if not self._config.mask_overlong:
+            return minibatch
+        generation = minibatch.generation
+        actions = generation.action_mask & generation.is_ended.unsqueeze(1)
+        return replace(minibatch, generation=replace(generation, action_mask=actions))
 
     def draw_retain(self) -> RetainBatch | None:
         """The text to keep that goes with the next minibatch, if the run has any."""
@@ -147,6 +163,9 @@ class Learner:
     def _move(
         self, minibatch: Rollout, retain: RetainBatch | None, statistics: dict[str, float], step: int
     ) -> MinibatchResult:
+        if retain is None and not bool(minibatch.generation.action_mask.any()):
+            self.optimizer.zero_grad()  # momentum alone would move the weights
+            return MinibatchResult(statistics, skipped=_EMPTY)
         if _exceeds(statistics["policy/ratio"], self._config.max_mean_ratio):
             self.optimizer.zero_grad()
             return MinibatchResult(statistics, skipped="update/skipped_minibatches")
@@ -165,7 +184,9 @@ class Learner:
         self, minibatch: Rollout, retain: RetainBatch | None, observer: Observer | None
     ) -> tuple[dict[str, float], float]:
         """The statistics of this process's rows, and the largest gap of a row."""
-        num_tokens = int(minibatch.generation.action_mask.sum())
+        actions = minibatch.generation.action_mask
+        num_tokens, num_sequences = max(int(actions.sum()), 1), max(int(actions.any(dim=1).sum()), 1)
+        num_positive = int(positive_mask(minibatch, self._config).sum()) if self._config.positive_coef > 0 else 0
         totals: dict[str, float] = {}
         row_gap = 0.0
         for indices, weight in self._own_microbatches(minibatch.generation.attention_mask):
@@ -173,7 +194,7 @@ class Learner:
             new = self.policy.evaluate(part.generation)
             loss, statistics = ppo_loss(
                 new, part, self._config, self._policy_loss, kl_coef=self.kl.coef, num_tokens=num_tokens,
-                num_sequences=len(minibatch), is_policy_waiting=self.is_policy_waiting,
+                num_sequences=num_sequences, num_positive=num_positive, is_policy_waiting=self.is_policy_waiting,
             )  # fmt: skip
             if observer is not None:
                 observer.watch(part, new, num_tokens=num_tokens)

@@ -30,13 +30,17 @@ def ppo_loss(
     kl_coef: float,
     num_tokens: int,
     num_sequences: int,
+    num_positive: int = 0,
     is_policy_waiting: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """policy + value_coef * value - entropy_coef * entropy (+ kl_coef * KL where KL is a loss), a scalar.
+    """policy + value_coef * value - entropy_coef * entropy, a scalar.
 
-    ``new``: the training forward on a microbatch; ``part``: what the rollout says about it; ``num_tokens``,
-    ``num_sequences``: actions and rows of the whole minibatch. ``config.loss_mean`` is the mean of all of these losses
-    but the critic's, which is over tokens. Statistics are named ``area/quantity`` and add up over microbatches.
+    Two terms more where the config asks for them: kl_coef * KL, and positive_coef * :func:`positive_loss`.
+
+    ``new``: the training forward on a microbatch; ``part``: what the rollout says about it. ``num_tokens``,
+    ``num_sequences``, ``num_positive``: actions, rows that have some, and actions of positive rows, in the whole
+    minibatch. ``config.loss_mean`` is the mean of all of these losses but two: the critic's is over tokens, the
+    positive one's over positive tokens. Statistics are named ``area/quantity`` and add up over microbatches.
     ``is_policy_waiting``: the loss is that of the critic alone; the statistics are as ever.
     """
     mask = part.generation.action_mask
@@ -57,7 +61,27 @@ def ppo_loss(
         kl = mean(estimate_kl(new.logprobs, part.ref_logprobs, estimator=config.kl_estimator))
         loss = loss if is_policy_waiting else loss + kl_coef * kl
         statistics["kl/loss"] = kl.detach()
+    if config.positive_coef > 0:
+        positive = positive_loss(new.logprobs, positive_mask(part, config), num_positive=num_positive)
+        loss = loss if is_policy_waiting else loss + config.positive_coef * positive
+        statistics["policy/positive_loss"] = positive.detach()
     return loss, statistics
+
+
+def positive_mask(rollout: Rollout, config: Config) -> Tensor:
+    """The actions of responses whose raw score is above ``config.positive_score``, bool [B, T]."""
+    is_positive = rollout.scores.to(rollout.old_logprobs.device) > config.positive_score
+    return rollout.generation.action_mask & is_positive.unsqueeze(1)
+
+
+def positive_loss(logprobs: Tensor, mask: Tensor, *, num_positive: int) -> Tensor:
+    """-log pi of the tokens of good responses, their mean, a scalar; ``logprobs`` and ``mask`` [B, T].
+
+    ``num_positive``: such tokens of the whole minibatch. Where it has none, the loss is 0. Good responses are imitated
+    however small their advantage is. Source: VAPO, Yue et al. 2025, sec. 4.3
+    (with a weight of 0.1).
+    """
+    return -(logprobs * mask).sum() / max(num_positive, 1)
 
 
 @torch.no_grad()

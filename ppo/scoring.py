@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .advantages import place_scores
+from .advantages import overlong_charges, place_scores
 from .config import Config
 from .run.reward_guard import in_time, named, own_copies
 from .types import Generation, RewardFn, Sample
@@ -155,6 +155,7 @@ class Scorer:
         2. The numbers are clipped to ±``config.clip_scores``.
         3. A score goes to the last action of its response. Token rewards stay where they are.
         4. ``config.missing_eos_penalty`` is subtracted there from responses that did not end by themselves.
+        5. So is what ``config.overlong_penalty`` charges for the length (:func:`ppo.advantages.overlong_charges`).
 
         Example: score 7, penalty 2, a response of three tokens without EOS, T = 4: [0 0 5 0].
         """
@@ -169,6 +170,12 @@ class Scorer:
         if self._config.missing_eos_penalty > 0:
             penalties = generation.is_ended.logical_not().to(token_rewards.dtype) * -self._config.missing_eos_penalty
             token_rewards = token_rewards + place_scores(penalties, mask)
+        if self._config.overlong_penalty > 0:
+            charges = overlong_charges(
+                generation.lengths, response_length=self._config.response_length,
+                buffer_tokens=self._config.overlong_tokens, penalty=self._config.overlong_penalty,
+            )  # fmt: skip
+            token_rewards = token_rewards - place_scores(charges.to(token_rewards.dtype), mask)
         return token_rewards * mask
 
     def metrics(self) -> dict[str, float]:

@@ -32,6 +32,7 @@ from .collector import Collector
 from .config import Config
 from .distributed.processes import Processes
 from .distributed.sharding import shard
+from .dynamic_sampling import collect_varied
 from .importance import importance_metrics, importance_weights
 from .kl import KLPenalty
 from .learner import Learner
@@ -165,8 +166,15 @@ class Trainer:
     @torch.no_grad()
     def rollout(self) -> Rollout:
         """Sample responses to the next prompts, score them, and work out what each token is worth."""
-        prompts, version = self._next_prompts(), self.learner.num_updates
-        return self.appraise(self.collector.collect(prompts, step=self.step, policy_version=version))
+        config = self.config
+        if config.redraw_rounds == 0:
+            return self.appraise(self._collect(config.prompts_per_step))
+        return self.appraise(
+            collect_varied(
+                self._collect, num_groups=config.prompts_per_step, group_size=config.samples_per_prompt,
+                rounds=config.redraw_rounds, multiple=self.processes.count,
+            )
+        )  # fmt: skip
 
     @torch.no_grad()
     def appraise(self, responses: Responses) -> Rollout:
@@ -211,11 +219,16 @@ class Trainer:
             cap=config.importance_cap,
         )  # fmt: skip
 
-    def _next_prompts(self) -> list[Prompt]:
+    def _collect(self, num_prompts: int) -> Responses:
+        """The measured responses to the next prompts, each of which is sampled ``samples_per_prompt`` times."""
+        prompts, version = self._next_prompts(num_prompts), self.learner.num_updates
+        return self.collector.collect(prompts, step=self.step, policy_version=version)
+
+    def _next_prompts(self, num_prompts: int) -> list[Prompt]:
         """The next prompts, each repeated ``samples_per_prompt`` times in a row."""
         if not self.prompts:
             raise ValueError("the trainer has no prompts: pass prompts=…, or bring responses along (ppo.given)")
-        indices = self.stream.take(self.config.prompts_per_step)
+        indices = self.stream.take(num_prompts)
         return [self.prompts[i] for i in indices for _ in range(self.config.samples_per_prompt)]
 
     # ------------------------------------------------------------------ one step, second half
@@ -239,7 +252,7 @@ class Trainer:
         with self.policy.training():
             for minibatch in self._minibatches(rollout):
                 result = self.learner.step(minibatch, step=self.step, observer=observer)
-                if gap is None:  # before the first optimiser step it is rounding alone
+                if gap is None and not result.is_empty:  # before the first optimiser step it is rounding alone
                     gap = result.log_ratio
                 if result.skipped:
                     averages.count(result.skipped)

@@ -129,6 +129,9 @@ class Oracle:
             row = list(answer) if is_dense else [0.0] * (len(response) - 1) + [answer]
             row = [min(max(x / scale, -limit), limit) for x in row]
             row[-1] -= 0.0 if is_ended else c.missing_eos_penalty
+            if c.overlong_tokens:
+                beyond = len(response) - (c.response_length - c.overlong_tokens)
+                row[-1] -= c.overlong_penalty * max(0, beyond) / c.overlong_tokens
             rewards.append(row)
         return rewards
 
@@ -262,12 +265,17 @@ class Oracle:
 
     def update(self, given, r):
         """Run all epochs. Returns the metrics, as means over minibatches."""
-        c, measured, skipped = self.config, [], 0
+        c, measured, skipped, empty = self.config, [], 0, 0
         is_stopped = False
         for _ in range(c.epochs):
             order = torch.randperm(len(given.prompts), generator=self.generator).tolist()
             for start in range(0, len(order), c.minibatch):
-                numbers = self.minibatch(given, r, order[start : start + c.minibatch])
+                chosen = order[start : start + c.minibatch]
+                chosen = [b for b in chosen if given.is_ended[b] or not c.mask_overlong]
+                if not chosen:
+                    empty += 1
+                    continue
+                numbers = self.minibatch(given, r, chosen)
                 if c.max_mean_ratio is not None and numbers["policy/ratio"] > c.max_mean_ratio:
                     skipped += 1
                     continue
@@ -285,6 +293,7 @@ class Oracle:
         metrics = {name: fmean(m[name] for m in measured) for name in measured[0]} if measured else {}
         metrics["update/minibatches"] = len(measured)
         metrics |= {"update/skipped_minibatches": skipped} if skipped else {}
+        metrics |= {"update/empty_minibatches": empty} if empty else {}
         if self.head:
             left = [a - b for rows in zip(r.returns, r.old_values, strict=True) for a, b in zip(*rows, strict=True)]
             metrics["value/explained_variance"] = 1 - pvariance(left) / pvariance([x for row in r.returns for x in row])
@@ -313,6 +322,13 @@ class Oracle:
                 for name, x in numbers.items():
                     share = weight if name in ("policy/loss", "kl/loss") else 1 / n
                     sums[name] = sums.get(name, 0.0) + float(x.detach() if isinstance(x, torch.Tensor) else x) * share
+        if c.positive_coef > 0:
+            scores = {b: sum(a) if isinstance(a := given.answers[b], list) else a for b in rows}
+            good = [b for b in rows if scores[b] > c.positive_score]
+            found = [x for b in good for x in self.logprobs(self.policy, given.prompts[b], given.responses[b])[0]]
+            positive = -sum(found) / max(1, len(found))
+            sums["policy/positive_loss"] = float(torch.as_tensor(positive).detach())
+            total = total if waits else total + c.positive_coef * positive
         if c.retain_coef > 0:
             retain = self.retain_loss()
             sums["retain/loss"] = float(retain.detach())

@@ -88,6 +88,18 @@ CASES = {
         **GROUPS,
     },
     "cispo": {"policy_loss": "cispo", "policy_clip": 0.05, "policy_clip_high": 0.1},
+    "overlong_penalty": {"overlong_penalty": 0.7, "overlong_tokens": 3, "missing_eos_penalty": 0.2},
+    "mask_overlong": {"mask_overlong": True, "minibatch": 1, "loss_mean": "sequences"},
+    "mask_overlong_tokens": {
+        "mask_overlong": True,
+        "minibatch": 4,
+        "microbatch": 1,
+        "entropy_coef": 0.1,
+        "kl_as": "loss",
+        "kl_estimator": "k2",
+    },
+    "positive": {"positive_coef": 0.5, "positive_score": 0.4, "microbatch": 1, "minibatch": 4},
+    "positive_none": {"positive_coef": 0.5, "positive_score": 0.8, "loss_mean": "sequences"},
     "reinforce": {"policy_loss": "reinforce", "loss_mean": "constant", "microbatch": 1},
     "importance": {"importance": "token", "importance_cap": 1.3, "old_logprobs": "recompute", "microbatch": 1},
     "importance_masked": {
@@ -155,6 +167,7 @@ ONLY_IN_FLOAT32 = {"adam": {"adam_eps": BASE.adam_eps}}
 
 # The fields that no case sets, and why they need none.
 NOT_MATHEMATICS = {
+    "redraw_rounds": "which prompts a step has, not what becomes of them (tests/ppo/test_dynamic_sampling.py)",
     "reference_dtype": "precision: a frozen copy in bfloat16 is another reference (tests/ppo/test_reference.py)",
     "autocast": "precision: off is the default and exact; bfloat16 has its own bounds (tests/ppo/test_trainer.py)",
     "gather_for_rollouts": "several processes: equal to one within rounding (tests/ppo/distributed/test_processes.py)",

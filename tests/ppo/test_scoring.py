@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ppo.advantages import overlong_charges
 from ppo.config import Config
 from ppo.scoring import RunningMoments, Scorer, call_reward
 from ppo.types import Sample
@@ -98,3 +99,25 @@ def test_token_rewards_are_scaled_by_their_own_moments():
     _, token_rewards = score_all(config, [[0.0, 2.0, 0.0], [2.0], [2.0, 0.0]])
     std = torch.tensor([0.0, 2, 0, 2, 2, 0]).std()  # without padding
     assert torch.allclose(token_rewards, torch.tensor([[0.0, 2, 0], [2, 0, 0], [2, 0, 0]]) / std)
+
+
+def test_overlong_responses_are_charged_in_proportion():
+    """DAPO, eq. 13: nothing before the last tokens, the whole penalty at the greatest length."""
+    lengths = torch.tensor([1, 16, 17, 18, 20])
+    charges = overlong_charges(lengths, response_length=20, buffer_tokens=4, penalty=1.0)
+    assert charges.tolist() == [0, 0, 0.25, 0.5, 1]
+    assert overlong_charges(lengths, response_length=20, buffer_tokens=1, penalty=3.0).tolist() == [0, 0, 0, 0, 3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"overlong_penalty": 1.0}, "overlong_tokens=0 goes with overlong_penalty=1.0"),
+        ({"overlong_tokens": 3}, "overlong_tokens=3 goes with overlong_penalty=0.0"),
+        ({"overlong_penalty": 1.0, "overlong_tokens": 51}, "overlong_tokens=51 must not exceed response_length=50"),
+        ({"overlong_penalty": -1.0}, "overlong_penalty=-1.0 must be at least 0"),
+    ],
+)
+def test_overlong_knobs_go_together(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**changes)
