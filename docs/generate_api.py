@@ -225,7 +225,7 @@ def _item(doc: str) -> str:
 
 def plain(doc: str) -> str:
     """A docstring with bare names where Sphinx would put links."""
-    return re.sub(r":(?:class|func|meth|mod):`~?([\w.]+)`", r"`\1`", doc)
+    return re.sub(r":(?:class|data|func|meth|mod):`~?([\w.]+)`", r"`\1`", doc)
 
 
 if __name__ == "__main__":
