@@ -132,7 +132,7 @@ def summarise(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
     nan = float("nan")
     return {
         "largest_step_kl": max((row["step_kl"] for row in history), default=nan),
-        "clip_fraction": statistics.fmean([row["policy/clip_fraction"] for row in history] or [nan]),
+        "clip_fraction": statistics.fmean([row.get("policy/clip_fraction", nan) for row in history] or [nan]),
         "logprob_gap": max((row["rollout/logprob_gap"] for row in history), default=nan),
     }
 

@@ -83,6 +83,7 @@ def evaluate_at_another_temperature(trainer: ppo.Trainer) -> None:
         trainer.collector.reference.sampling = plain
 
 
+_GROUPS = {"prompts_per_step": 8, "samples_per_prompt": 4}
 _UNCHECKED = {"max_logprob_gap_nats": 1e3}  # else the library stops at the first minibatch of these two mistakes
 
 VARIANTS: dict[str, Variant] = {
@@ -121,6 +122,30 @@ VARIANTS: dict[str, Variant] = {
         "GRPO: 8 prompts x 4 samples, no critic",
         {"advantage": "grpo", "prompts_per_step": 8, "samples_per_prompt": 4},
     ),
+    "dr-grpo": Variant("Dr. GRPO: GRPO without the division", {"advantage": "dr_grpo", **_GROUPS}),
+    "dr-grpo-constant": Variant(
+        "Dr. GRPO as in its paper: sums over tokens, divided by a constant",
+        {"advantage": "dr_grpo", "loss_mean": "constant", **_GROUPS},
+    ),
+    "reinforce-pp": Variant("REINFORCE++: total rewards, whitened over the step", {"advantage": "reinforce++"}),
+    "reinforce-pp-baseline": Variant(
+        "REINFORCE++ with the group's mean as baseline", {"advantage": "reinforce++_baseline", **_GROUPS}
+    ),
+    "critic-lambda": Variant("the critic learns whole returns (its lambda 1)", {"value_gae_lambda": 1.0}),
+    "length-lambda": Variant(
+        "the policy's lambda follows the length (alpha 0.5), the critic's is 1",
+        {"gae_length_alpha": 0.5, "value_gae_lambda": 1.0},
+    ),
+    "critic-warmup": Variant(
+        "a separate critic learns alone in the first 5 steps",
+        {"value_head": "critic", "value_learning_rate": 1e-4, "critic_warmup_steps": 5},
+    ),
+    "redraw": Variant(
+        "GRPO, and groups of equal scores give way to other prompts",
+        {"advantage": "grpo", "redraw_rounds": 2, **_GROUPS},
+    ),
+    "overlong": Variant("the last 8 tokens cost up to 1", {"overlong_penalty": 1.0, "overlong_tokens": 8}),
+    "mask-overlong": Variant("responses without an end are not trained on", {"mask_overlong": True}),
     "random-head": Variant("the value head starts at random", prepare=randomise_value_head),
     "detached": Variant("the value loss does not train the policy's blocks", {"detach_value_head": True}),
     "mlp-head": Variant("a value head with a hidden layer", {"value_head": "mlp"}),
@@ -135,6 +160,27 @@ VARIANTS: dict[str, Variant] = {
     "no-clip": Variant("the ratio is not clipped", {"policy_clip": 1e9}),
     "no-brake": Variant(
         "the ratio is not clipped, and no minibatch is skipped", {"policy_clip": 1e9, "max_mean_ratio": None}
+    ),
+    "clip-higher": Variant("the ratio may go up to 1.28 (DAPO)", {"policy_clip_high": 0.28}),
+    "dual-clip": Variant("the dual clip at a ratio of 3", {"policy_dual_clip": 3.0}),
+    "gspo": Variant(
+        "GSPO: the clipped ratio of the response",
+        {"policy_loss": "gspo", "policy_clip": 3e-3, "loss_mean": "sequences"},
+    ),
+    "cispo": Variant(
+        "CISPO: the clipped ratio as a weight", {"policy_loss": "cispo", "policy_clip": 1.0, "policy_clip_high": 0.2}
+    ),
+    "reinforce": Variant(
+        "REINFORCE: no ratio; one epoch, one minibatch", {"policy_loss": "reinforce", "epochs": 1, "minibatch": 32}
+    ),
+    "mean-of-sequences": Variant("every response weighs the same", {"loss_mean": "sequences"}),
+    "sum-of-sequences": Variant("the mean over responses of sums over tokens", {"loss_mean": "sequence_sums"}),
+    "importance": Variant(
+        "bfloat16 autocast, the sampler's difference corrected (token weights up to 2)",
+        {"autocast": "bfloat16", "old_logprobs": "recompute", "importance": "token", "importance_cap": 2.0},
+    ),
+    "positive": Variant(
+        "a language-model loss on responses that score above 1.5", {"positive_coef": 0.1, "positive_score": 1.5}
     ),
     "one-epoch": Variant("one epoch instead of four", {"epochs": 1}),
     "one-minibatch": Variant("one minibatch of 32 instead of four of 8", {"minibatch": 32}),
