@@ -23,6 +23,7 @@ from ppo import learner as gradients
 from ppo.checks import dump
 from ppo.distributed import OtherProcessError, Processes
 from ppo.distributed.sharding import gathered
+from ppo.given import given_responses
 from ppo.lm.backbone import is_split
 from tests.fakes import Letters, tiny_gpt2, tiny_llama
 
@@ -320,6 +321,47 @@ def fsdp_in_step(folder):
     return result | {"was_split": was_split, "text": text}
 
 
+def given(folder, **changes):
+    """Responses of another engine: the rollout, the update, and what becomes of processes that pass different ones."""
+    processes = Processes.current()
+    is_last = processes.rank == processes.count - 1
+    g = torch.Generator().manual_seed(7)
+    responses = [torch.randint(2, 23, (n,), generator=g).tolist() for n in (3, 6, 1, 2, 5, 4, 6, 2)]
+    said = [(-3 + torch.rand(len(r), generator=g)).tolist() for r in responses]
+    rewards = [[float(i % 5) for i in r] for r in responses]
+    actions = [[t != 1 for t in range(len(r))] for r in responses]
+    rewards = [[x * a for x, a in zip(*pair, strict=True)] for pair in zip(rewards, actions, strict=True)]
+    config = SMALL.replace(importance="sequence", old_logprobs="recompute", microbatch=2, **changes)
+
+    def ask(trainer, version=0, **more):
+        known = {"logprobs": said, "action_mask": actions, "token_rewards": rewards}
+        return given_responses(trainer, PROMPTS[:8], responses, policy_version=version, **known | more)
+
+    trainer, result = make(config), {}
+    for step in range(2):
+        rollout = trainer.appraise(ask(trainer, version=4 * step, rows=[{"place": i} for i in range(8)]))
+        metrics = {**rollout.metrics, **trainer.update(rollout)}
+        for name in ("old_logprobs", "old_values", "ref_logprobs", "importance_weights", "token_rewards", "advantages"):
+            result[f"{name}-{step}"] = getattr(rollout, name)
+        result[f"logprobs-{step}"] = rollout.generation.logprobs
+    texts = []
+    for more in ({"logprobs": [[x - is_last for x in row] for row in said]}, {"logprobs": said[: 8 - is_last]}):
+        try:
+            ask(trainer, **more)
+        except (ValueError, OtherProcessError) as error:
+            texts.append(f"{type(error).__name__}: {error}")
+    places = [sample.row["place"] for sample in rollout.samples]
+    return result | {"state": state(trainer, metrics), "texts": texts, "places": places}
+
+
+def given_fsdp(folder):
+    """The same with split weights, gathered for the measurements and not."""
+    return {
+        name: given(folder, sharding="fsdp", gather_for_rollouts=is_gathered)
+        for name, is_gathered in (("gathered", True), ("in_step", False))
+    }
+
+
 def greedy(model):
     return ppo.generate(model, [[2, 3]], ppo.Sampling(temperature=0.0, response_length=4, eos_ids=())).tokens
 
@@ -340,7 +382,7 @@ def cases():
     found["dense"] = lambda folder: updates(
         {"missing_eos_penalty": 0.5, "kl_as": "loss", "kl_estimator": "k3"}, reward=dense
     )
-    for function in (stops, interrupted, errors, checks, memory, resumed, files):
+    for function in (stops, interrupted, errors, checks, memory, resumed, files, given):
         found[function.__name__] = function
     return found
 
@@ -348,8 +390,9 @@ def cases():
 def main(folder: Path, names: list[str]) -> None:
     torch.set_num_threads(1)
     with ppo.process_group() as processes:
-        every = cases() | {"fsdp": fsdp, "fsdp_in_step": fsdp_in_step, "continued": continued}
-        for name in names or [*cases(), "fsdp", "fsdp_in_step"]:
+        split = {"fsdp": fsdp, "fsdp_in_step": fsdp_in_step, "given_fsdp": given_fsdp}
+        every = cases() | split | {"continued": continued}
+        for name in names or [*cases(), *split]:
             torch.save(every[name](folder), folder / f"{name}-{processes.rank}.pt")
 
 

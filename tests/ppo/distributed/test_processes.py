@@ -209,6 +209,32 @@ def test_weights_that_are_never_whole_give_the_rollout_and_the_update_of_whole_o
     assert second["text"] == "KeyError: 'suffix'"
 
 
+def test_given_responses_are_measured_in_shares_and_are_those_of_one_process(folder, tmp_path):
+    first, second = of_two(folder, "given")
+    one = of_one(processes_cases.given, tmp_path)
+    split, _ = of_two(folder, "given_fsdp")
+    assert_same_given(one, first)
+    for name in ("gathered", "in_step"):
+        assert_same_given(one, split[name])
+    state, other = first.pop("state"), second.pop("state")
+    assert_identical(state, other)
+    texts, others = first.pop("texts"), second.pop("texts")
+    assert_identical(first, second)
+    assert "process 1 was given other logprobs than process 0" in texts[0]
+    assert texts[0] == others[0]
+    assert others[1].startswith("ValueError: logprobs holds 7 rows")
+    assert texts[1].startswith("OtherProcessError: process 1: ")
+    assert first["places"] == list(range(8))
+
+
+def assert_same_given(one, two):
+    assert_same_training(one["state"], two["state"], tolerance=TOLERANCE["float32"], case="given")
+    assert one["state"]["metrics"]["sampler/staleness"] == 0
+    for name, x in one.items():
+        if isinstance(x, torch.Tensor):
+            torch.testing.assert_close(two[name], x, rtol=1e-4, atol=1e-5, msg=name)
+
+
 def test_split_weights_are_saved_as_a_plain_folder_and_go_on_from_it(folder):
     from transformers import AutoModelForCausalLM
 
