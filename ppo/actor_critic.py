@@ -21,7 +21,7 @@ from .config import Sampling
 from .lm.adapters import copy_trained
 from .lm.backbone import Backbone, blocks, swapped_forwards
 from .lm.frozen_blocks import FrozenBlocks
-from .lm.logprobs import response_positions, token_logprobs
+from .lm.logprobs import kept_sets, response_positions, token_logprobs
 from .lm.precision import as_statistics, statistics_dtype
 from .types import Evaluation, Generation, ValueFn
 
@@ -126,6 +126,15 @@ class ActorCritic(nn.Module):
         else:
             values = self.critic_values(generation)
         return Evaluation(logprobs, entropy, values)
+
+    @torch.no_grad()
+    def kept_sets(self, generation: Generation, sampling: Sampling, *, chunk_tokens: int) -> Tensor:
+        """The tokens that the filters leave before each response token: :func:`ppo.lm.logprobs.kept_sets`."""
+        rows, length = align(generation), generation.tokens.shape[1]
+        with self._skipping_frozen_blocks(self.policy, generation, rows):
+            features = self.backbone(rows.input_ids, rows.attention_mask)
+        before = response_positions(features.before_logits, rows.prompt_lengths, length)
+        return kept_sets(before, self.backbone.output_layer, generation, sampling, chunk_tokens=chunk_tokens)
 
     def critic_values(self, generation: Generation) -> Tensor:
         """Values of the separate critic, float32 [B, T], 0 off the action mask. Raises ValueError if there is none."""

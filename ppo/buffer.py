@@ -139,11 +139,12 @@ def join(rollouts: Sequence[Rollout]) -> Rollout:
 
     What only some rollouts know is None: ``policy_version`` (also where two differ), ``token_rewards``, and of the
     generation ``values``, ``frozen_hidden`` and ``info``. ``metrics`` are the first rollout's. Raises ValueError where
-    some rollouts have ``ref_logprobs`` or ``importance_weights`` and others have not: the KL of the others would be 0,
-    and their weights 1, without a word.
+    some rollouts have ``ref_logprobs``, ``importance_weights`` or ``kept_sets`` and others have not: the KL of the
+    others would be 0, and so on, without a word.
     """
-    for name in ("ref_logprobs", "importance_weights"):
-        if len({getattr(r, name) is None for r in rollouts}) > 1:
+    for name in ("ref_logprobs", "importance_weights", "kept_sets"):
+        owners = [r.generation if name == "kept_sets" else r for r in rollouts]
+        if len({getattr(owner, name) is None for owner in owners}) > 1:
             raise ValueError(
                 f"some rollouts have {name} and others have not: they are of different runs, keep them apart"
             )
@@ -239,4 +240,6 @@ def _resize(generation: Generation, *, left: int, right: int) -> Generation:
         for name, value in vars(generation).items()
         if isinstance(value, Tensor) and value.dim() == 2
     }
+    if generation.kept_sets is not None:
+        changed["kept_sets"] = pad(generation.kept_sets, (0, 0, 0, right))
     return replace(generation, **changed)

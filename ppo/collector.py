@@ -81,6 +81,7 @@ class Collector:
             scores, raw_token_rewards = self._scorer.ask(samples, step=step)
             clock.lap("reward")
             generation = policy.with_frozen_hidden(generation)  # policy, critic and reference then skip these blocks
+            generation = policy.with_kept_sets(generation)  # policy and reference then keep the same tokens
             old_logprobs, old_values = policy.old_statistics(generation)
             clock.lap("old_policy")
         clock.lap("waiting")  # leaving together() is the barrier: the faster processes have waited for the others
@@ -132,6 +133,7 @@ class Collector:
         part = generation.rows(own)
         samples = make_samples(prompts[own.start : own.stop], part, self._tokenizer)
         with processes.together(), policy.readable():
+            part = policy.with_kept_sets(part)
             old = policy.measure(part)
             drawn = part.logprobs if has_logprobs else old.logprobs
             part = replace(part, logprobs=drawn, entropy=old.entropy, values=old.values)

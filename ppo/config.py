@@ -88,6 +88,7 @@ class Config:
     redraw_rounds: int = 0  # most rounds in which groups of equal scores give way to other prompts (DAPO); 0: they stay
     rollout_slots: int = 64  # sequences decoded side by side
     compiled_rollout: bool = False  # decode by torch.compile; meant for CUDA, untested there (docs/performance.md)
+    kept_sets: Literal["recompute", "replay"] = "recompute"  # in the update: top-k/top-p of the new or the old policy
     old_logprobs: Literal["rollout", "recompute"] = "rollout"  # "recompute" asks the training forward once more
 
     # Score and reward
@@ -268,6 +269,12 @@ class Config:
                 name,
                 f"must be None for {why}: GAE needs a critic",
             )
+        require(
+            self.kept_sets == "recompute" or self.top_k > 0 or self.top_p < 1,
+            self,
+            "kept_sets",
+            "needs top_k or top_p: without a filter all tokens are kept",
+        )
         require(
             self.importance == "off" or self.old_logprobs == "recompute",
             self,

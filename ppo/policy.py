@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -157,6 +158,22 @@ class Policy:
         hidden = retry_smaller(record, lambda: self.limits.halve_reference(self.rows_at_once(generation)))
         return replace(generation, frozen_hidden=hidden)
 
+    def with_kept_sets(self, generation: Generation) -> Generation:
+        """The generation with the tokens that this policy's filters leave, for ``config.kept_sets="replay"``.
+
+        The update and the reference then keep these tokens too (DeepSeek-V3.2, "keep sampling mask").
+        """
+        if self._config.kept_sets == "recompute":
+            return generation
+
+        def ask(part: Generation) -> tuple[Tensor, ...]:
+            with self.precision():
+                return (self.actor.run(partial(self.actor.kept_sets, part, self.sampling, chunk_tokens=chunk)),)
+
+        chunk = self._config.logprob_chunk_tokens
+        (sets,) = self._ask_in_fitting_parts(generation, ask)
+        return replace(generation, kept_sets=sets)
+
     # ------------------------------------------------------------------ how it is asked
 
     def readable(self, model: nn.Module | None = None) -> AbstractContextManager[None]:
@@ -198,7 +215,7 @@ class Policy:
 
     @torch.no_grad()
     def _ask_in_parts(self, generation: Generation, ask: Callable[[Generation], tuple[Tensor, ...]]) -> list[Tensor]:
-        """Call ``ask`` on a few rows at a time, without gradients, and join each of its answers [b, t] to [B, T]."""
+        """Call ``ask`` on a few rows at a time, without gradients, and join its answers [b, t, …] to [B, T, …]."""
         limits, like = self.limits, generation.logprobs.to(statistics_dtype(self.dtype))
         split = microbatches(generation.attention_mask, size=limits.microbatch, tokens=limits.microbatch_tokens)
         answers = [ask(trim(generation.rows(indices))) for indices in split]
@@ -206,8 +223,9 @@ class Policy:
 
 
 def _joined(parts: Sequence[Tensor], split: Sequence[Tensor], like: Tensor) -> Tensor:
-    """The rows of all parts back in their places, [B, T] as ``like``; ``split``: the row indices of each part."""
-    joined = torch.zeros_like(like)
+    """The rows of all parts in their places, [B, T, …], floats as in ``like``; ``split``: row indices of each part."""
+    dtype = like.dtype if parts[0].is_floating_point() else parts[0].dtype
+    joined = like.new_zeros(*like.shape, *parts[0].shape[2:], dtype=dtype)
     for part, indices in zip(parts, split, strict=True):
         joined[indices, : part.shape[1]] = part
     return joined

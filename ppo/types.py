@@ -64,6 +64,7 @@ class Generation:
     sampled from (temperature and filters applied; for greedy decoding, the model's own distribution at temperature 1).
     ``entropy`` float32 [B, T] of that distribution, in nats. ``values`` float32 [B, T] where a value head was given.
     ``is_ended`` bool [B]: the response ended by itself, with an EOS. Padding holds 0 in every statistic.
+    ``kept_sets`` uint8 [B, T, ceil(V / 8)]: the tokens that top-k and top-p left (:mod:`ppo.lm.kept_sets`), or None.
     ``frozen_hidden`` [B, S, H]: the output of the policy's frozen blocks for the rows as :func:`ppo.buffer.align` lays
     them out; None: the blocks are run again.
 
@@ -84,6 +85,7 @@ class Generation:
     frozen_hidden: Tensor | None = None
     action_mask: Tensor = None  # type: ignore[assignment]  # after construction there always is one
     info: Sequence[Any] | None = None
+    kept_sets: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.action_mask is None:

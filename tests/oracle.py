@@ -64,8 +64,14 @@ class Oracle:
 
     # ------------------------------------------------------------------ the forward
 
-    def distribution(self, logits, index, token):
-        """Log-probability, by id, of every token that may be sampled as response token ``index``."""
+    def distribution(self, logits, index, token, kept=None):
+        """Log-probability, by id, of every token that may be sampled as response token ``index``.
+
+        ``kept``: those that the old policy could sample there, if they are replayed.
+        """
+        if kept is not None:
+            log_chances = torch.log_softmax(torch.stack([logits[v] for v in kept]) / self.config.temperature, dim=0)
+            return dict(zip(kept, log_chances, strict=True))
         c, numbers = self.config, (logits / self.config.temperature).tolist()
         allowed = [v for v in range(len(numbers)) if not (index < c.min_response_length and v in self.eos_ids)]
         allowed.sort(key=lambda v: -numbers[v])
@@ -83,13 +89,16 @@ class Oracle:
         log_chances = torch.log_softmax(torch.stack([logits[v] for v in allowed]) / c.temperature, dim=0)
         return dict(zip(allowed, log_chances, strict=True))
 
-    def logprobs(self, model, prompt, response):
-        """Log-prob of every response token, entropy before it, and the hidden states that both come from."""
+    def logprobs(self, model, prompt, response, kept=None):
+        """Log-prob of every response token, entropy before it, and the hidden states that both come from.
+
+        ``kept``: for every response token the tokens that are replayed, or None.
+        """
         output = model(input_ids=torch.tensor([prompt + response]), output_hidden_states=True, use_cache=False)
         picked, entropies, hidden = [], [], []
         for t, token in enumerate(response):
             place = len(prompt) + t - 1
-            chances = self.distribution(output.logits[0, place], t, token)
+            chances = self.distribution(output.logits[0, place], t, token, kept and kept[t])
             picked.append(chances[token])
             entropies.append(-sum(x.exp() * x for x in chances.values()))
             hidden.append(output.hidden_states[-1][0, place])
@@ -110,6 +119,14 @@ class Oracle:
                 x = weight @ (x if i == 0 else torch.tanh(x)) + bias
             result.append(x[0])
         return result
+
+    @torch.no_grad()
+    def kept(self, prompt, response):
+        """The tokens that the filters of the old policy leave before every response token, if they are replayed."""
+        if self.config.kept_sets == "recompute":
+            return None
+        logits = self.policy(input_ids=torch.tensor([prompt + response])).logits[0, len(prompt) - 1 :]
+        return [list(self.distribution(logits[t], t, token)) for t, token in enumerate(response)]
 
     # ------------------------------------------------------------------ from answers to advantages
 
@@ -195,14 +212,15 @@ class Oracle:
     def rollout(self, given):
         """Everything that the update needs, as [B][T] lists of floats."""
         c, r = self.config, SimpleNamespace(old_logprobs=[], old_values=[], ref_logprobs=[], kl=[], entropy=[])
-        for prompt, response in zip(given.prompts, given.responses, strict=True):
-            logprobs, entropies, hidden = self.logprobs(self.policy, prompt, response)
+        self.replayed = [self.kept(*pair) for pair in zip(given.prompts, given.responses, strict=True)]
+        for prompt, response, kept in zip(given.prompts, given.responses, self.replayed, strict=True):
+            logprobs, entropies, hidden = self.logprobs(self.policy, prompt, response, kept)
             r.old_logprobs.append([float(x) for x in logprobs])
             r.entropy.append([float(x) for x in entropies])
             r.old_values.append([float(x) for x in self.values(hidden, prompt, response)])
             ref = r.old_logprobs[-1]
             if self.reference is not None and c.kl_coef > 0:
-                ref = [float(x) for x in self.logprobs(self.reference, prompt, response)[0]]
+                ref = [float(x) for x in self.logprobs(self.reference, prompt, response, kept)[0]]
             r.ref_logprobs.append(ref)
             r.kl.append([self.kl(p, q) for p, q in zip(r.old_logprobs[-1], ref, strict=True)])
         coef = self.kl_coef if c.kl_as == "reward" else 0.0
@@ -308,7 +326,7 @@ class Oracle:
         total, sums = 0.0, {}
         for b in rows:
             prompt, response = given.prompts[b], given.responses[b]
-            logprobs, entropies, hidden = self.logprobs(self.policy, prompt, response)
+            logprobs, entropies, hidden = self.logprobs(self.policy, prompt, response, self.replayed[b])
             values = self.values(hidden, prompt, response)
             log_ratio = fmean(float(p.detach()) - q for p, q in zip(logprobs, r.old_logprobs[b], strict=True))
             weight = {

@@ -41,6 +41,7 @@ UPDATES = {
     "retain_lm": KEEP | {"microbatch": 1},
     "microbatches": {"microbatch_tokens": 12, "value_head": "mlp", "gradient_checkpointing": True},
     "critic": {"value_head": "critic", "old_logprobs": "recompute", "microbatch": 2},
+    "kept_sets": {"top_k": 5, "kept_sets": "replay", "old_logprobs": "recompute", "microbatch": 2},
     "rare_retain": KEEP | {"retain_sequences": 1, "microbatch_tokens": 12},
 }
 
@@ -331,7 +332,9 @@ def given(folder, **changes):
     rewards = [[float(i % 5) for i in r] for r in responses]
     actions = [[t != 1 for t in range(len(r))] for r in responses]
     rewards = [[x * a for x, a in zip(*pair, strict=True)] for pair in zip(rewards, actions, strict=True)]
-    config = SMALL.replace(importance="sequence", old_logprobs="recompute", microbatch=2, **changes)
+    config = SMALL.replace(
+        importance="sequence", old_logprobs="recompute", microbatch=2, top_k=9, kept_sets="replay", **changes
+    )
 
     def ask(trainer, version=0, **more):
         known = {"logprobs": said, "action_mask": actions, "token_rewards": rewards}
@@ -344,6 +347,7 @@ def given(folder, **changes):
         for name in ("old_logprobs", "old_values", "ref_logprobs", "importance_weights", "token_rewards", "advantages"):
             result[f"{name}-{step}"] = getattr(rollout, name)
         result[f"logprobs-{step}"] = rollout.generation.logprobs
+        result[f"kept_sets-{step}"] = rollout.generation.kept_sets
     texts = []
     for more in ({"logprobs": [[x - is_last for x in row] for row in said]}, {"logprobs": said[: 8 - is_last]}):
         try:

@@ -123,8 +123,9 @@ def _wrong_tensors(tensors: Mapping[str, Tensor]) -> list[str]:
     for name, x in tensors.items():
         field = name.removeprefix(_GENERATION_PREFIX)
         dtype = torch.long if field in _IDS else torch.bool if field in _MASKS else None
+        dtype, shape = (torch.uint8, x.shape[:2]) if field == "kept_sets" else (dtype, x.shape)
         is_kind = x.dtype == dtype if dtype is not None else x.is_floating_point()
-        if not is_kind or x.shape != shapes.get(field, responses):
+        if not is_kind or shape != shapes.get(field, responses):
             wrong.append(f"{name} is {str(x.dtype).removeprefix('torch.')} {list(x.shape)}")
     return wrong
 

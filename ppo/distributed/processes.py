@@ -119,14 +119,14 @@ class Processes:
     # ------------------------------------------------------------------ bringing it together
 
     def gather_rows(self, rows: Rows, *, pad_left: bool = False) -> Rows:
-        """The rows of all processes, concatenated in rank order: [b] or [b, t] -> [B] or [B, T], padded with 0."""
+        """The rows of all processes, concatenated in rank order: [b], [b, t] or [b, t, n] -> [B, …], padded with 0."""
         if self.count == 1 or rows is None:
             return rows
         parts: list[Tensor] = self._exchange(rows.cpu())
-        if rows.dim() == 2:
-            width = max(part.shape[1] for part in parts)
+        if rows.dim() >= 2:
+            width, inner = max(part.shape[1] for part in parts), (0, 0) * (rows.dim() - 2)
             missing = [width - part.shape[1] for part in parts]
-            parts = [pad(x, (n, 0) if pad_left else (0, n)) for x, n in zip(parts, missing, strict=True)]
+            parts = [pad(x, inner + ((n, 0) if pad_left else (0, n))) for x, n in zip(parts, missing, strict=True)]
         return torch.cat(parts).to(rows.device)
 
     def gather_generation(self, generation: Generation) -> Generation:
@@ -137,7 +137,7 @@ class Processes:
         if self.count == 1:
             return generation
         joined: dict[str, Any] = {
-            name: self.gather_rows(value, pad_left=name.startswith("prompt_")) if value.dim() <= 2 else None
+            name: self.gather_rows(value, pad_left=name.startswith("prompt_")) if name != "frozen_hidden" else None
             for name, value in vars(generation).items()
             if isinstance(value, Tensor)
         }

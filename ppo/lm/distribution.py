@@ -4,7 +4,8 @@ A model's logits become that distribution in four steps, always in this order:
 
 1. EOS has no chance before a response holds ``min_response_length`` tokens.
 2. The temperature divides the logits. Temperature 0 is greedy: the model's own distribution stays.
-3. Top-k drops tokens, then top-p. A token that was sampled may be kept in any case.
+3. Top-k drops tokens, then top-p. A token that was sampled may be kept in any case. Or the tokens are kept that an
+   earlier policy kept.
 4. Softmax.
 
 :func:`next_token_logprobs` takes all four over whole rows of logits. Two modules fuse steps for speed, and take the
@@ -27,24 +28,37 @@ _SORTED_WHOLE = 4096  # below this many tokens a whole sort is as cheap
 
 
 def next_token_logprobs(
-    logits: Tensor, sampling: Sampling, *, is_early: Tensor | None = None, keep: Tensor | None = None
+    logits: Tensor,
+    sampling: Sampling,
+    *,
+    is_early: Tensor | None = None,
+    keep: Tensor | None = None,
+    kept: Tensor | None = None,
 ) -> Tensor:
     """Log-probs (nats) of all tokens, [N, V], from a model's logits [N, V]; -inf where a token has no chance.
 
     No EOS may be drawn in the rows where ``is_early`` bool [N] is True (:func:`early_tokens`); None means no row.
     ``sampling.eos_ids`` must be given if ``is_early`` is. ``keep`` int64 [N] names one token a row that no filter
-    drops: the sampled one, which the filter of a later policy might drop. The result is differentiable with respect to
-    ``logits``, which are not changed.
+    drops: the sampled one, which the filter of a later policy might drop. ``kept`` bool [N, V] takes the place of the
+    filters: the tokens that an earlier policy left. The result is differentiable with respect to ``logits``, which are
+    not changed.
     """
-    return torch.log_softmax(next_token_logits(logits, sampling, is_early=is_early, keep=keep), dim=-1)
+    return torch.log_softmax(next_token_logits(logits, sampling, is_early=is_early, keep=keep, kept=kept), dim=-1)
 
 
 def next_token_logits(
-    logits: Tensor, sampling: Sampling, *, is_early: Tensor | None = None, keep: Tensor | None = None
+    logits: Tensor,
+    sampling: Sampling,
+    *,
+    is_early: Tensor | None = None,
+    keep: Tensor | None = None,
+    kept: Tensor | None = None,
 ) -> Tensor:
     """The first three steps of :func:`next_token_logprobs`, with the same arguments."""
     if is_early is not None and bans_eos(sampling):
         logits = ban_early_eos_(logits.clone(), is_early, sampling.eos_ids or ())
+    if kept is not None:
+        return (logits / divisor(sampling)).masked_fill(~kept, -torch.inf)
     return filter_logits(logits, sampling.temperature, sampling.top_k, sampling.top_p, keep=keep)
 
 

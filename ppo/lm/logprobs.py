@@ -16,7 +16,16 @@ from torch.utils.checkpoint import checkpoint
 
 from ..config import Sampling
 from ..types import Generation
-from .distribution import divisor, early_tokens, entropy, has_filters, next_token_logprobs, pick
+from .distribution import (
+    divisor,
+    early_tokens,
+    entropy,
+    has_filters,
+    next_token_logits,
+    next_token_logprobs,
+    pick,
+)
+from .kept_sets import pack, unpack
 from .precision import as_statistics, statistics_dtype
 from .tiled_logprobs import OutputDistribution, output_logprobs
 
@@ -49,7 +58,8 @@ def token_logprobs(
 
     ``before_logits`` [B, T, D] are response positions. ``sampling.eos_ids`` must be given if ``min_response_length``
     > 0. Only real tokens pass the output layer, ``chunk_tokens`` at a time. A sampled token that the top-k/top-p
-    filter of *this* policy would drop is kept, so its log-prob is finite. If the loss has no entropy term,
+    filter of *this* policy would drop is kept, so its log-prob is finite. Where the generation holds ``kept_sets``,
+    those tokens are kept instead, and no others. If the loss has no entropy term,
     ``has_entropy_gradient=False`` may save the entropy's gradient.
     """
     mask = generation.action_mask
@@ -72,9 +82,33 @@ def token_logprobs(
             has_entropy_gradient=has_entropy_gradient,
         )
     else:
-        picked = _whole_row_logprobs(rows, output_layer, tokens, is_early, sampling, chunk_tokens)
+        sets = None if generation.kept_sets is None else generation.kept_sets[mask]
+        picked = _whole_row_logprobs(rows, output_layer, tokens, is_early, sampling, chunk_tokens, sets)
     logprobs, entropy = (_laid_out(as_statistics(x), mask) for x in picked)
     return logprobs, entropy
+
+
+@torch.no_grad()
+def kept_sets(
+    before_logits: Tensor, output_layer: OutputLayer, generation: Generation, sampling: Sampling, *, chunk_tokens: int
+) -> Tensor:
+    """The tokens that top-k and top-p leave before each response token, and that token: uint8 [B, T, ceil(V / 8)].
+
+    They are packed by :mod:`ppo.lm.kept_sets`, and 0 off the action mask. The arguments are those of
+    :func:`token_logprobs`.
+    """
+    mask = generation.action_mask
+    is_early = early_tokens(generation.mask, mask, sampling)
+    rows, tokens = before_logits[mask], generation.tokens[mask]
+    chunk_tokens, packed = _rows_at_once(output_layer, rows, chunk_tokens), []
+    for start in range(0, len(rows), chunk_tokens):
+        part = slice(start, start + chunk_tokens)
+        logits = as_statistics(output_layer(rows[part]))
+        packed.append(
+            pack(next_token_logits(logits, sampling, is_early=is_early[part], keep=tokens[part]) > -torch.inf)
+        )
+    flat = torch.cat(packed)
+    return flat.new_zeros(*mask.shape, flat.shape[-1]).masked_scatter(mask.unsqueeze(-1), flat)
 
 
 def _laid_out(numbers: Tensor, mask: Tensor) -> Tensor:
@@ -96,27 +130,43 @@ def _product_dtype(rows: Tensor) -> torch.dtype:
 
 
 def _whole_row_logprobs(
-    rows: Tensor, output_layer: OutputLayer, tokens: Tensor, is_early: Tensor, sampling: Sampling, chunk_tokens: int
+    rows: Tensor,
+    output_layer: OutputLayer,
+    tokens: Tensor,
+    is_early: Tensor,
+    sampling: Sampling,
+    chunk_tokens: int,
+    sets: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(log-prob, entropy) [N] each, for flat rows [N, D] and tokens [N], from a whole row of logits for each token."""
-    vocab = getattr(output_layer, "out_features", rows.shape[-1])
-    chunk_tokens = min(chunk_tokens, max(_CHUNK_LOGITS // vocab, 1))
+    """(log-prob, entropy) [N] each, for flat rows [N, D] and tokens [N], from a whole row of logits for each token.
 
-    def one_chunk(rows: Tensor, tokens: Tensor, is_early: Tensor) -> tuple[Tensor, Tensor]:
+    ``sets`` uint8 [N, ceil(V / 8)]: the tokens that are kept, in place of the filters.
+    """
+    chunk_tokens = _rows_at_once(output_layer, rows, chunk_tokens)
+
+    def one_chunk(rows: Tensor, tokens: Tensor, is_early: Tensor, sets: Tensor | None) -> tuple[Tensor, Tensor]:
         logits = as_statistics(output_layer(rows))
-        all_logprobs = next_token_logprobs(logits, sampling, is_early=is_early, keep=tokens)
+        kept = None if sets is None else unpack(sets, logits.shape[-1])
+        all_logprobs = next_token_logprobs(logits, sampling, is_early=is_early, keep=tokens, kept=kept)
         return pick(all_logprobs, tokens), entropy(all_logprobs)
 
     logprobs, entropies = [], []
     for start in range(0, rows.shape[0], chunk_tokens):
         part = slice(start, start + chunk_tokens)
+        inputs = rows[part], tokens[part], is_early[part], None if sets is None else sets[part]
         if torch.is_grad_enabled():
-            logprob, spread = checkpoint(one_chunk, rows[part], tokens[part], is_early[part], use_reentrant=False)
+            logprob, spread = checkpoint(one_chunk, *inputs, use_reentrant=False)
         else:
-            logprob, spread = one_chunk(rows[part], tokens[part], is_early[part])
+            logprob, spread = one_chunk(*inputs)
         logprobs.append(logprob)
         entropies.append(spread)
     if not logprobs:
         nothing = rows.new_zeros(0, dtype=statistics_dtype(rows.dtype))
         return nothing, nothing
     return torch.cat(logprobs), torch.cat(entropies)
+
+
+def _rows_at_once(output_layer: OutputLayer, rows: Tensor, chunk_tokens: int) -> int:
+    """How many whole rows of logits are computed at once."""
+    vocab = getattr(output_layer, "out_features", rows.shape[-1])
+    return min(chunk_tokens, max(_CHUNK_LOGITS // vocab, 1))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..buffer import align, trim
 from ..lm.distribution import early_tokens, next_token_logprobs
+from ..lm.kept_sets import unpack
 from ..lm.logprobs import response_positions
 from ..policy import Policy
 from ..types import Generation
@@ -45,7 +46,8 @@ def ask_distributions(policy: Policy, generation: Generation) -> TokenDistributi
         chosen = response_positions(features.before_logits, rows.prompt_lengths, len(tokens))[0]
         logits = backbone.output_layer(chosen).float()
     is_early = early_tokens(part.mask, part.mask, sampling)
-    distribution = next_token_logprobs(logits, sampling, is_early=is_early, keep=tokens)
+    kept = None if part.kept_sets is None else unpack(part.kept_sets[0], logits.shape[-1])
+    distribution = next_token_logprobs(logits, sampling, is_early=is_early, keep=tokens, kept=kept)
     evaluation = policy.evaluate(part)
     return TokenDistributions(distribution.cpu(), evaluation.logprobs[0].cpu(), evaluation.values[0].cpu())
 

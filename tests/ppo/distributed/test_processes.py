@@ -233,6 +233,7 @@ def assert_same_given(one, two):
     for name, x in one.items():
         if isinstance(x, torch.Tensor):
             torch.testing.assert_close(two[name], x, rtol=1e-4, atol=1e-5, msg=name)
+    assert one["kept_sets-1"].any()
 
 
 def test_split_weights_are_saved_as_a_plain_folder_and_go_on_from_it(folder):
