@@ -282,15 +282,15 @@ class Trainer:
         """:meth:`update`, to the same bits, with a record of all that happened to the tokens of some rows.
 
         ``rows``: which of the B responses to look at. ``top_k``: likeliest tokens at each position, before and after.
-        ``is_undone`` puts everything back afterwards: weights, moments, generators, KL coefficient, step. Raises
-        ValueError with an ``advantage`` of your own and for rows that an environment wrote a part of: their formulas
-        are not known here.
+        ``is_undone`` puts everything back afterwards: weights, moments, generators, KL coefficient, step. Of an
+        ``advantage`` of your own it shows what the function returned, and no formula. Tokens that an environment wrote
+        are shown in their places without numbers.
         """
         with self.state.undone() if is_undone else nullcontext():
             return trace_update(
                 self.policy, self.update, rollout, rows, config=self.config, step=self.step, kl_coef=self.kl.coef,
                 tokenizer=self.tokenizer, top_k=top_k, has_own_loss="policy_loss" in self.state.own,
-                has_own_estimator="advantage" in self.state.own,
+                own_advantage=self.state.own.get("advantage", ""),
             )  # fmt: skip
 
     # ------------------------------------------------------------------ the loop

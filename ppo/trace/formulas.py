@@ -13,8 +13,9 @@ from dataclasses import replace
 from typing import Any
 
 from ..config import Config
-from .quantities import SYMBOLS, Quantity, Symbol, quantities
+from .quantities import quantities
 from .records import RowTrace, TokenTrace, TokenUpdate, Trace
+from .symbols import SYMBOLS, Quantity, Symbol
 
 _OPERAND_DIGITS = 8  # significant digits of an operand; with fewer, the last digit of a result could be wrong
 _SHOWN_DIGITS = 6  # significant digits of a result, at most
@@ -33,15 +34,18 @@ FUNCTIONS: dict[str, Any] = {
 def quantities_of(trace: Trace) -> list[Quantity]:
     """All quantities of this trace, in the order in which a step makes them.
 
-    The reward given has a formula if it comes from a score. That is the case when only the last token of each response
+    The reward given has a formula if it comes from a score. That is the case when only the last action of each response
     has a reward, and when the trace knows what scores were divided by, if they were divided.
     """
-    early = (token.token_reward for row in trace.rows for token in row.tokens[:-1])
+    early = (row.tokens[t].token_reward for row in trace.rows for t in row.actions[:-1])
     has_scores = not any(early) and ("score_std" in trace.numbers or not trace.config["scale_scores"])
-    has_reference = trace.rows[0].tokens[0].ref_logprob is not None
+    has_reference = trace.rows[0].first_action.ref_logprob is not None
     config = Config.from_dict(trace.config)
     is_waiting = trace.step < config.critic_warmup_steps
-    found = quantities(config, has_reference=has_reference, has_scores=has_scores, has_clip=trace.has_clip)
+    found = quantities(
+        config, has_reference=has_reference, has_scores=has_scores, has_clip=trace.has_clip,
+        own_advantage=trace.own_advantage,
+    )  # fmt: skip
     return [replace(q, says=_WAITS, formula="") if is_waiting and q.key == "logprob_gradient" else q for q in found]
 
 
@@ -51,7 +55,7 @@ def step_numbers(trace: Trace) -> dict[str, float]:
              "minibatch", "response_length", "value_clip", "value_coef", "samples_per_prompt", "clip_scores",
              "missing_eos_penalty")  # fmt: skip
     settings = {name: float(trace.config[name]) for name in names if trace.config[name] is not None}
-    return settings | {name: value for name, value in trace.numbers.items() if name != "num_tokens"}
+    return settings | {name: x for name, x in trace.numbers.items() if name not in ("num_tokens", "num_written")}
 
 
 def row_numbers(row: RowTrace) -> dict[str, float]:
@@ -77,13 +81,14 @@ def update_numbers(update: TokenUpdate, trace: Trace) -> dict[str, float]:
 
 
 def numbers_at(trace: Trace, row: RowTrace, t: int, visit: int | None = None) -> dict[str, float]:
-    """All numbers that the formulas of token ``t`` may mention.
+    """All numbers that the formulas of token ``t``, which the policy chose, may mention.
 
     ``visit``: index into the minibatches that the row was in; None: the numbers of no minibatch.
     """
     numbers = step_numbers(trace) | row_numbers(row) | token_numbers(row.tokens[t])
-    numbers["is_last"] = float(t + 1 == len(row.tokens))
-    following = token_numbers(row.tokens[t + 1]) if t + 1 < len(row.tokens) else {}
+    after = row.next_action(t)
+    numbers["is_last"] = float(after is None)
+    following = {} if after is None else token_numbers(after)
     numbers |= {f"next_{key}": following.get(key, 0.0) for key in ("value", "raw_advantage", "return_value")}
     if visit is not None:
         numbers |= update_numbers(row.tokens[t].updates[visit], trace)

@@ -26,16 +26,29 @@ from .formulas import (
     typeset,
     update_numbers,
 )
-from .quantities import SECTIONS, SYMBOLS, Quantity
 from .records import Alternative, MinibatchTrace, RowTrace, TokenTrace, Trace
 from .script import SCRIPT
 from .style import CSS
-from .text import SKIP_REASONS, no_reference, opening_token, render_trace_text, token_label
+from .symbols import SECTIONS, SYMBOLS, Quantity
+from .text import (
+    SKIP_REASONS,
+    count_of,
+    no_reference,
+    opening_token,
+    own_estimator,
+    render_trace_text,
+    token_label,
+    written_tokens,
+)
 
 _DIGITS = 8  # significant digits of a number inside a formula
 _COLOURS = ("advantage", "raw_advantage", "td_error", "reward", "value", "kl", "old_probability", "ratio",
             "logprob_gradient")  # fmt: skip
 _CLIP_NOTE = '<span class="soft small">bar above or below a token: that side of the clip cuts off its gradient</span>'
+_WRITTEN_NOTE = (
+    '<span class="soft small"><span class="written">dotted and hatched</span> written by the environment: '
+    "nobody chose it, so it has no numbers</span>"
+)
 _BODY = """<main>
 <h1>{title}</h1>
 <p class="soft">{lead}</p>
@@ -48,7 +61,7 @@ _BODY = """<main>
 <div id="bars" class="bars" aria-hidden="true"></div>
 <div class="legend"><label>Colour by <select id="colour"></select></label>
 <span class="scale" aria-hidden="true"><span id="low"></span><i></i><span id="high"></span></span>
-{clip_note}</div>
+{notes}</div>
 </section>
 <section class="time">
 <label for="moment">Moment</label>
@@ -78,11 +91,12 @@ def render_trace_page(
 ) -> str:
     """The whole page as a string. ``meta``: what was run (model, commit, command), shown at the end."""
     known = quantities_of(trace)
+    has_written = any(not token.is_action for row in trace.rows for token in row.tokens)
     body = _BODY.format(
         title=escape(title),
         lead=escape(_lead(trace)),
         text=escape(render_trace_text(trace)),
-        clip_note=_CLIP_NOTE if trace.has_clip else "",
+        notes=(_CLIP_NOTE if trace.has_clip else "") + (_WRITTEN_NOTE if has_written else ""),
         facts=_facts("Symbols", _symbols(trace, known))
         + _facts("What was run", meta or {})
         + _facts("Configuration", trace.config),
@@ -106,7 +120,7 @@ def _lead(trace: Trace) -> str:
         "numbers. Point at a number to see what it means and how it is computed. Move the slider to go through the "
         "epochs of the update."
     )
-    return f"{text} {no_reference(trace)}".rstrip()
+    return " ".join(says for says in (text, no_reference(trace), own_estimator(trace), written_tokens(trace)) if says)
 
 
 def _symbols(trace: Trace, known: Sequence[Quantity]) -> dict[str, str]:
@@ -138,7 +152,7 @@ def _embedded(value: Any) -> str:
 
 def _page_data(trace: Trace, known: Sequence[Quantity]) -> dict[str, Any]:
     """What the script needs. ``n``: numbers for formulas. ``s``: texts of results. Both in the order of ``keys``."""
-    first = trace.rows[0].tokens[0]
+    first = trace.rows[0].first_action
     updates = [token.updates for row in trace.rows for token in row.tokens if token.updates]
     keys = {
         "token": list(token_numbers(first)),
@@ -185,9 +199,10 @@ def _row(trace: Trace, row: RowTrace, known: Sequence[Quantity], keys: Mapping[s
     end = "ended by itself" if row.is_ended else "cut off"
     return {
         "title": f"Response {row.index}",
-        "note": typeset(f"score {row.score:.4g}") + f" · {len(row.tokens)} tokens, {end}",
+        "note": typeset(f"score {row.score:.4g}") + f" · {count_of(row)}, {end}",
         "prompt": [piece or token_label(piece, i) for piece, i in zip(row.pieces, row.prompt_ids, strict=True)],
         "first": opening_token(row),
+        "action": row.actions[0],
         "numbers": {name: _rounded(x) for name, x in row_numbers(row).items()},
         "tokens": [_token(trace, row, t, known, keys) for t in range(len(row.tokens))],
     }
@@ -197,6 +212,8 @@ def _token(
     trace: Trace, row: RowTrace, t: int, known: Sequence[Quantity], keys: Mapping[str, list[str]]
 ) -> dict[str, Any]:
     token = row.tokens[t]
+    if not token.is_action:
+        return {"id": token.id, "text": _written(token), "written": True, "n": [], "s": [], "a": [], "u": []}
     numbers = numbers_at(trace, row, t)
     by_key = {q.key: q for q in known}
 

@@ -1,97 +1,20 @@
 # ruff: noqa: RUF001 (Greek letters are what is meant)
 """Every number of a trace: its name, its meaning, the function that makes it, and the formula to compute it by hand.
 
-A formula is written once, as Python with other quantities in braces: ``{reward} + {gamma} * {next_value} - {value}``.
-From it :mod:`ppo.trace.formulas` makes the formula in symbols and the formula with a token's own numbers. This module
-is a table. It computes nothing.
+This module is a table. It computes nothing. :mod:`ppo.trace.symbols` says how a formula is written, and
+:mod:`ppo.trace.update_quantities` has what a minibatch makes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..config import Config
-
-SECTIONS = {
-    "sample": "Sampled",
-    "reward": "Rewarded",
-    "advantage": "Judged: was it better than expected?",
-    "policy": "The policy in this epoch",
-    "value": "The critic in this epoch",
-    "after": "After the update",
-}
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """``says``: the meaning, in a sentence or two. ``code``: the function that makes the number. ``formula``: see the
-    module; "" if the number is measured, not computed from others.
-    """
-
-    key: str
-    label: str
-    symbol: str
-    section: str
-    says: str
-    code: str
-    formula: str = ""
-
-
-@dataclass(frozen=True)
-class Symbol:
-    """A sign in a formula that is no quantity of a token."""
-
-    sign: str
-    says: str
-
-
-SYMBOLS = {
-    "next_value": Symbol("Vₜ₊₁", "the value before the next token, 0 after the last"),
-    "next_raw_advantage": Symbol("Aₜ₊₁", "the advantage of the next token, 0 after the last"),
-    "next_return_value": Symbol("Rₜ₊₁", "the return of the next token, 0 after the last"),
-    "gamma": Symbol("γ", "discount per token (gamma)"),
-    "gae_lambda": Symbol("λ", "how much later TD errors count in GAE, 0 to 1 (gae_lambda)"),
-    "policy_lambda": Symbol("λ_l", "λ of this response, 1 − 1/(αl) for l tokens, at least 0 (gae_length_alpha)"),
-    "value_gae_lambda": Symbol("λ_V", "how much later TD errors count in the critic's returns (value_gae_lambda)"),
-    "kl_coef": Symbol("β", "KL coefficient in this step (it starts at kl_coef)"),
-    "policy_clip": Symbol("ε", "how far the ratio may go from 1 (policy_clip)"),
-    "policy_clip_high": Symbol("ε_high", "how far the ratio may go above 1 (policy_clip_high)"),
-    "policy_dual_clip": Symbol(
-        "c_dual", "the ratio from which an advantage below 0 pushes no harder (policy_dual_clip)"
-    ),
-    "value_clip": Symbol("ε_V", "how far a value may move in a step (value_clip)"),
-    "value_coef": Symbol("c_V", "weight of the value loss (value_coef)"),
-    "num_tokens": Symbol("N", "number of tokens in the minibatch"),
-    "minibatch": Symbol("M", "number of responses in the minibatch (minibatch)"),
-    "num_actions": Symbol("|y|", "number of tokens of the response that the policy chose"),
-    "response_length": Symbol("T", "most tokens of a response (response_length)"),
-    "reward_mean": Symbol("mean(r)", "over all tokens of the step, before whitening"),
-    "reward_variance": Symbol("var(r)", "over all tokens of the step, before whitening"),
-    "advantage_mean": Symbol("mean(A)", "over all tokens of the step, before whitening"),
-    "advantage_variance": Symbol("var(A)", "over all tokens of the step, before whitening"),
-    "reward_total": Symbol("Σr", "sum of the rewards of the response"),
-    "group_mean": Symbol("mean(Σr)", "over the responses to the same prompt"),
-    "group_std": Symbol("std(Σr)", "over the responses to the same prompt"),
-    "samples_per_prompt": Symbol("n", "number of responses to a prompt (samples_per_prompt)"),
-    "score": Symbol("S", "score of the response"),
-    "score_std": Symbol("σ_S", "standard deviation of all scores so far"),
-    "clip_scores": Symbol("c_S", "bound to which scores are clipped (clip_scores)"),
-    "missing_eos_penalty": Symbol("p_EOS", "penalty for a response that was cut off (missing_eos_penalty)"),
-    "is_last": Symbol("lastₜ", "1 on the last token, 0 elsewhere"),
-    "is_cut": Symbol("cut", "1 if the response was cut off before it ended, else 0"),
-}
+from .symbols import Quantity
+from .update_quantities import of_critic, of_policy
 
 _KL = {
     "k1": "{old_logprob} - {ref_logprob}",
     "k2": "({old_logprob} - {ref_logprob})**2 / 2",
     "k3": "exp({ref_logprob} - {old_logprob}) - 1 - ({ref_logprob} - {old_logprob})",
-}
-_KL_SLOPE = {"k2": "({logprob} - {ref_logprob})", "k3": "(1 - exp({ref_logprob} - {logprob}))"}
-_DIVISOR = {
-    "tokens": "{num_tokens}",
-    "sequences": "({minibatch} * {num_actions})",
-    "sequence_sums": "{minibatch}",
-    "constant": "({minibatch} * {response_length})",
 }
 _GROUP = {
     "grpo": "({reward_total} - {group_mean}) / ({group_std} + 1e-4)",
@@ -102,16 +25,20 @@ _GROUP = {
 }
 
 
-def quantities(config: Config, *, has_reference: bool, has_scores: bool, has_clip: bool) -> list[Quantity]:
+def quantities(
+    config: Config, *, has_reference: bool, has_scores: bool, has_clip: bool, own_advantage: str = ""
+) -> list[Quantity]:
     """All quantities that a step under ``config`` has, in the order in which the step makes them.
 
     ``has_scores``: whether the reward is one score per response and not a number for each token. ``has_clip``: whether
-    the policy loss is the clipped surrogate.
+    the policy loss is the clipped surrogate. ``own_advantage``: the name of an estimator that is not the library's. How
+    it computes is not known here, so its numbers have no formula.
     """
     found = [*_sampled(config, has_reference), _given(config, has_scores), *_rewarded(config, has_reference)]
-    found += _judged(config)
-    found += _policy(config, has_reference, has_clip)
-    return [*found, *(_critic(config) if config.has_critic else []), *_after(config)]
+    found += _judged_by(own_advantage, config) if own_advantage else _judged(config)
+    found += of_policy(config, has_reference, has_clip)
+    found += of_critic(config, has_own_advantage=bool(own_advantage)) if config.has_critic else []
+    return [*found, *_after(config, has_own_advantage=bool(own_advantage))]
 
 
 def _sampled(config: Config, has_reference: bool) -> list[Quantity]:
@@ -221,101 +148,28 @@ def _judged(config: Config) -> list[Quantity]:
     ]  # fmt: skip
 
 
-def _policy(config: Config, has_reference: bool, has_clip: bool) -> list[Quantity]:
-    divisor, slope, extra = _DIVISOR[config.loss_mean], "", ""
-    if has_clip:
-        slope, extra = f"-{{advantage}} * {{ratio}} * {{gate}} / {divisor}", " It is 0 where the clip cuts it off."
-    if has_clip and config.kl_as == "loss" and has_reference:
-        slope += f" + {{kl_coef}} * {_KL_SLOPE[config.kl_estimator]} / {divisor}"
-        extra = " Where the clip cuts off the part of the policy loss, the part of the KL loss remains: it pulls the "
-        extra += "policy back to the reference."
-    if config.entropy_coef:
-        extra += " The entropy bonus acts on the whole distribution and is not in this number."
+def _judged_by(own_advantage: str, config: Config) -> list[Quantity]:
+    """What an estimator returned that the library does not know, under its own name."""
+    short, use = own_advantage.rpartition(".")[2], "the critic is trained to predict here"
+    value = Quantity("value", "value", "Vₜ", "advantage",
+                     "What the critic expected before this token was chosen. It is trained towards the return.",
+                     "ppo/actor_critic.py: ActorCritic.evaluate")  # fmt: skip
     return [
-        Quantity("logprob", "log-prob, now", "log π", "policy",
-                 "The log-probability of the same token under the policy at this minibatch. Earlier minibatches have "
-                 "changed it.", "ppo/lm/logprobs.py: token_logprobs"),
-        Quantity("ratio", "ratio", "ρₜ", "policy",
-                 "The token's probability now, divided by its probability when it was drawn. It is 1 before the first "
-                 "optimiser step.", "ppo/policy_losses.py: policy_terms", "exp({logprob} - {old_logprob})"),
-        *(_clip(config, divisor) if has_clip else []),
-        Quantity("logprob_gradient", "gradient", "∂loss/∂log π", "policy",
-                 "The gradient of the minibatch's loss with respect to the token's log-probability, as autograd found "
-                 "it. Below 0, the optimiser makes the token likelier; above 0, less likely." + extra,
-                 "torch.autograd", slope),
+        *([value] if config.has_critic else []),
+        Quantity("advantage", f"advantage ({short})", "Âₜ", "advantage",
+                 f"What {own_advantage} returned for this token, as it is. Above 0, the update makes the token "
+                 "likelier; below 0, less likely.", own_advantage),
+        Quantity("return_value", f"return ({short})", "Rₜ", "advantage",
+                 f"What {own_advantage} returned as "
+                 + (f"the value that {use}." if config.has_critic else "a return. No critic learns from it."),
+                 own_advantage),
     ]  # fmt: skip
 
 
-def _clip(config: Config, divisor: str) -> list[Quantity]:
-    """PPO's own loss; other policy losses have none of this."""
-    high, bounds = "{policy_clip}", "1 ± ε"
-    if config.policy_clip_high is not None:
-        high, bounds = "{policy_clip_high}", "between 1 − ε and 1 + ε_high"
-    loss, gate, most = "max({surrogate}, {clipped_surrogate})", "{surrogate} >= {clipped_surrogate}", ""
-    if config.policy_dual_clip is not None:
-        bound = "abs({advantage}) * {policy_dual_clip}"
-        loss, gate = f"min({loss}, {bound})", f"{bound} >= {gate}"
-        most = " With an advantage below 0 it is at most what it would be at the ratio c_dual."
-    mean = "N is the number of tokens in the minibatch."
-    if config.loss_mean != "tokens":
-        mean = "It is divided as the mean over tokens is (loss_mean)."
-    return [
-        Quantity("surrogate", "loss without the clip", "Jₜ", "policy",
-                 "To lower this loss, the optimiser makes tokens with an advantage above 0 likelier and tokens with an "
-                 "advantage below 0 less likely.", "ppo/policy_losses.py: policy_terms",
-                 "-{advantage} * {ratio}"),
-        Quantity("clipped_surrogate", "loss with the ratio clipped", "Jₜᶜˡⁱᵖ", "policy",
-                 f"The same loss with the ratio clipped to {bounds}.", "ppo/policy_losses.py: policy_terms",
-                 f"-{{advantage}} * clip({{ratio}}, 1 - {{policy_clip}}, 1 + {high})"),
-        Quantity("policy_loss", "policy loss of this token", "Lₜ", "policy",
-                 "The larger of the two losses. Once the ratio has moved beyond the clip in the wanted direction, "
-                 "moving it further does not lower this loss." + most,
-                 "ppo/policy_losses.py: policy_loss", loss),
-        Quantity("gate", "gate", "gₜ", "policy",
-                 "1 where the gradient passes. 0 where the clipped loss is the larger one"
-                 + (" or the bound of the dual clip acts" if most else "") + ": it does not depend on the "
-                 "policy, so it has no gradient.", "ppo/policy_losses.py: PolicyTerms.is_cut",
-                 f"1 if {gate} else 0"),
-        Quantity("unclipped_gradient", "gradient without the clip",
-                 "(1/N) ∂Jₜ/∂log π" if config.loss_mean == "tokens" else "∂Jₜ/∂log π, in the mean", "policy",
-                 f"The gradient of the loss without the clip with respect to the token's log-probability. {mean}",
-                 "ppo/trace/recorder.py: Recorder", f"-{{advantage}} * {{ratio}} / {divisor}"),
-    ]  # fmt: skip
-
-
-def _critic(config: Config) -> list[Quantity]:
-    error, clipped = "({new_value} - {return_value})**2", "({clipped_value} - {return_value})**2"
-    found = [
-        Quantity("new_value", "value, now", "V", "value",
-                 "The sum of discounted rewards that the critic expects here at this minibatch.",
-                 "ppo/actor_critic.py: ValueHead")
-    ]  # fmt: skip
-    if config.value_clip is not None:
-        found.append(
-            Quantity("clipped_value", "value, clipped", "Vᶜˡⁱᵖ", "value",
-                     "The value now, but at most ε_V away from the value before the update.",
-                     "ppo/losses.py: value_terms",
-                     "{value} + clip({new_value} - {value}, -{value_clip}, {value_clip})")
-        )  # fmt: skip
-    return [
-        *found,
-        Quantity("value_loss", "value loss of this token", "Lₜⱽ", "value",
-                 "Half the squared distance to the return"
-                 + (", of the value that is further from it: the value now or the clipped one." if len(found) > 1
-                    else "."), "ppo/losses.py: value_loss",
-                 f"max({error}, {clipped}) / 2" if len(found) > 1 else f"{error} / 2"),
-        Quantity("value_gate", "gate of the critic", "gₜⱽ", "value",
-                 "1 where the gradient passes. 0 where the value has moved by more than ε_V and the clipped value is "
-                 "further from the return." if len(found) > 1 else "Always 1, because values are not clipped here.",
-                 "ppo/losses.py: ValueTerms.is_cut"),
-        Quantity("value_gradient", "gradient of the critic", "∂loss/∂V", "value",
-                 "The gradient of the minibatch's loss with respect to the value, as autograd found it. Above 0, the "
-                 "optimiser lowers the value; below 0, it raises it.",
-                 "torch.autograd", "{value_coef} * ({new_value} - {return_value}) * {value_gate} / {num_tokens}"),
-    ]  # fmt: skip
-
-
-def _after(config: Config) -> list[Quantity]:
+def _after(config: Config, *, has_own_advantage: bool) -> list[Quantity]:
+    expects = (
+        "What the critic expects" if has_own_advantage else "The sum of discounted rewards that the critic expects"
+    )
     found = [
         Quantity("final_logprob", "log-prob, after", "log π_new", "after",
                  "The log-probability of the same token after all epochs of the update.",
@@ -327,7 +181,7 @@ def _after(config: Config) -> list[Quantity]:
     if config.has_critic:
         found.append(
             Quantity("final_value", "value, after", "V_new", "after",
-                     "The sum of discounted rewards that the critic expects here after the update. Its target was the "
-                     "return.", "ppo/actor_critic.py: ValueHead")
+                     f"{expects} here after the update. Its target was the return.",
+                     "ppo/actor_critic.py: ValueHead")
         )  # fmt: skip
     return found

@@ -32,7 +32,7 @@ class Recorder:
 
     ``marked``: the same rollout with a distinct object for every sample; the update must run on this one.
     ``has_own_loss``: the policy loss is not the config's. ``minibatches``: all minibatches, in order.
-    ``updates[row][t]``: an entry for each minibatch that the row was in.
+    ``updates[row][t]``: an entry for each minibatch that the row was in; none for a token that an environment wrote.
     """
 
     def __init__(self, rollout: Rollout, rows: Sequence[int], config: Config, *, has_own_loss: bool = False) -> None:
@@ -114,8 +114,11 @@ class Recorder:
         missing: dict[str, Any] = dict.fromkeys((clip | critic).keys() - kept.keys())
         numbers = {name: x.tolist() for name, x in kept.items()}
         is_cut, is_value_cut = (policy.is_cut & self._has_clip).tolist(), value.is_cut.tolist()
+        is_action = mask.tolist()
         for place, row in watched.rows:
             for t, history in enumerate(self.updates[row]):
+                if not is_action[place][t]:
+                    continue
                 here: dict[str, float] = {name: x[place][t] for name, x in numbers.items()}
                 side: ClipSide = "" if not is_cut[place][t] else "above" if here["ratio"] > 1 else "below"
                 is_value_clipped = config.has_critic and is_value_cut[place][t]

@@ -69,37 +69,42 @@ class TokenUpdate:
 class TokenTrace:
     """One response token, from its draw to the end of the update. Log-probs in nats, of the distribution sampled from.
 
-    token_reward   what the reward gave for this token (the last token gets the score), scaled and clipped
+    is_action      whether the policy chose this token; False: an environment wrote it
+
+    token_reward   what the reward gave for this token (the last action gets the score), scaled and clipped
     shaped_reward  the same after the KL penalty
     reward         the same after whitening, if that is on
     raw_advantage  before whitening
     final_…        after the whole update
     updates        one entry for each minibatch that the token was in
 
-    ``value``, ``td_error``, ``raw_advantage``, ``return_value`` and ``final_value`` are None without a critic, and
-    ``ref_logprob`` is None without a reference.
+    Every number of a token that an environment wrote is None, and both of its lists are empty: nobody chose there, and
+    no loss reads it. ``value``, ``td_error``, ``raw_advantage``, ``return_value`` and ``final_value`` are None without
+    a critic, and ``ref_logprob`` is None without a reference. Under an estimator that is not the library's,
+    ``td_error`` and ``raw_advantage`` are None, and ``advantage`` and ``return_value`` are what it returned.
     """
 
     id: int
     text: str
-    old_logprob: float
-    old_probability: float
+    old_logprob: float | None
+    old_probability: float | None
     ref_logprob: float | None
-    entropy: float
-    kl: float
-    token_reward: float
-    shaped_reward: float
-    reward: float
+    entropy: float | None
+    kl: float | None
+    token_reward: float | None
+    shaped_reward: float | None
+    reward: float | None
     value: float | None
     td_error: float | None
     raw_advantage: float | None
-    advantage: float
+    advantage: float | None
     return_value: float | None
-    final_logprob: float
-    final_probability: float
+    final_logprob: float | None
+    final_probability: float | None
     final_value: float | None
     alternatives: list[Alternative]
     updates: list[TokenUpdate]
+    is_action: bool = True
 
 
 @dataclass(frozen=True)
@@ -148,14 +153,30 @@ class RowTrace:
     tokens: list[TokenTrace]
     policy_lambda: float | None = None
 
+    @property
+    def actions(self) -> list[int]:
+        """The places of the tokens that the policy chose; every response has one."""
+        return [t for t, token in enumerate(self.tokens) if token.is_action]
+
+    @property
+    def first_action(self) -> TokenTrace:
+        """The first token that the policy chose. It has the numbers that every action of the trace has."""
+        return self.tokens[self.actions[0]]
+
+    def next_action(self, t: int) -> TokenTrace | None:
+        """The first token after place ``t`` that the policy chose; None: there is none."""
+        return next((token for token in self.tokens[t + 1 :] if token.is_action), None)
+
 
 @dataclass(frozen=True)
 class Trace:
     """One PPO update seen from the inside. ``rows`` holds the responses that were asked for.
 
     ``step``: PPO step, from 0. ``config``: :meth:`ppo.Config.to_dict`. ``metrics``: what :meth:`ppo.Trainer.update`
-    returns. ``numbers`` are those of the whole rollout: ``num_tokens``, ``kl_coef``, the ``score_std`` that scores
-    were divided by (with ``scale_scores``), and the means and variances that whitening used.
+    returns. ``numbers`` are those of the whole rollout: ``num_tokens`` (those that the policy chose), ``num_written``
+    (those that an environment wrote, if there are any), ``kl_coef``, the ``score_std`` that scores were divided by
+    (with ``scale_scores``), and the means and variances that whitening used. ``own_advantage``: the name of the
+    estimator where it is not the library's; else "".
     """
 
     step: int
@@ -165,6 +186,7 @@ class Trace:
     minibatches: list[MinibatchTrace]
     rows: list[RowTrace]
     metrics: dict[str, float]
+    own_advantage: str = ""
 
     @property
     def has_clip(self) -> bool:

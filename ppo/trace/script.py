@@ -20,22 +20,29 @@ SCRIPT = r"""
   }
   function row() { return data.rows[state.row]; }
   function current() { return state.hoverToken === null ? state.token : state.hoverToken; }
-  function visits() { return row().tokens[0].u.length; }
+  function visits() { return row().tokens[row().action].u.length; }
   function visit(t) { // what the chosen minibatch did with token t; null before and after the update
     var i = state.moment - 1;
-    return i >= 0 && i < visits() ? row().tokens[t].u[i] : null;
+    return i >= 0 && i < visits() ? row().tokens[t].u[i] || null : null;
+  }
+  function now() { return visit(row().action); } // the chosen minibatch, as an action of this response sees it
+  function nextAction(t) { // the place of the next token that the policy chose; -1 if there is none
+    var tokens = row().tokens;
+    for (var i = t + 1; i < tokens.length; i++) if (!tokens[i].written) return i;
+    return -1;
   }
   function entry(key, t, kind) { // kind "n": the number inside a formula; "s": the text of a result
     var where = place[key];
     if (!where) return null;
     var holder = where[0] === "token" ? row().tokens[t] : visit(t);
-    return holder ? holder[kind][where[1]] : null;
+    return holder && !row().tokens[t].written ? holder[kind][where[1]] : null;
   }
   function number(name, t) {
     if (name in data.numbers) return data.numbers[name];
     if (name in row().numbers) return row().numbers[name];
-    if (name === "is_last") return Number(t + 1 === row().tokens.length);
-    if (name.indexOf("next_") === 0) return t + 1 < row().tokens.length ? entry(name.slice(5), t + 1, "n") : 0;
+    var after = nextAction(t);
+    if (name === "is_last") return Number(after < 0);
+    if (name.indexOf("next_") === 0) return after < 0 ? 0 : entry(name.slice(5), after, "n");
     return entry(name, t, "n");
   }
   function typeset(text) {
@@ -48,7 +55,7 @@ SCRIPT = r"""
     }));
   }
   function isShown(q) {
-    if (q.section === "policy" || q.section === "value") return visit(0) !== null;
+    if (q.section === "policy" || q.section === "value") return now() !== null;
     return q.section !== "after" || state.moment === visits() + 1;
   }
 
@@ -78,7 +85,8 @@ SCRIPT = r"""
       var chip = make("span", "", token.text.replace(/^ /, "\u00a0"));
       if (token.text[0] === " ") strip.appendChild(make("wbr"));
       chip.setAttribute("role", "option"); chip.id = "t" + t;
-      chip.setAttribute("aria-label", "token " + t + ": " + token.text);
+      chip.setAttribute("aria-label", "token " + t + (token.written ? ", written by the environment: " : ": ") +
+        token.text);
       chip.addEventListener("click", function () { choose(t); chip.focus(); });
       chip.addEventListener("mouseenter", function () { state.hoverToken = t; drawToken(); });
       strip.appendChild(chip);
@@ -92,7 +100,7 @@ SCRIPT = r"""
   }
   function drawStops() {
     var names = ["drawn"], tokens = row().tokens;
-    tokens[0].u.forEach(function (u) { names.push(data.minibatches[u.m].epoch); });
+    tokens[row().action].u.forEach(function (u) { names.push(data.minibatches[u.m].epoch); });
     names.push("after");
     $("moment").max = names.length - 1; $("moment").value = state.moment;
     var stops = $("stops"); stops.textContent = "";
@@ -106,8 +114,8 @@ SCRIPT = r"""
   // ---- what changes with the moment
 
   function drawMoment() {
-    var now = visit(0), text = "Before the update: the responses are drawn, scored and judged.";
-    if (now) text = data.minibatches[now.m].text;
+    var inside = now(), text = "Before the update: the responses are drawn, scored and judged.";
+    if (inside) text = data.minibatches[inside.m].text;
     else if (state.moment) {
       text = "After the update.";
       if (visits() < data.epochs)
@@ -126,16 +134,19 @@ SCRIPT = r"""
       option.selected = key === state.colour; select.appendChild(option);
     });
     var middle = state.colour === "ratio" ? 1 : 0;
-    var values = row().tokens.map(function (_, t) { return (entry(state.colour, t, "n") || 0) - middle; });
+    var values = row().tokens.map(function (token, t) {
+      return token.written ? 0 : (entry(state.colour, t, "n") || 0) - middle;
+    });
     var most = Math.max.apply(null, values.map(Math.abs)) || 1;
     var isOneSided = state.colour === "old_probability";
     if (isOneSided) most = 1;
     $("low").textContent = isOneSided ? "0" : typeset(String(+(middle - most).toPrecision(3)));
     $("high").textContent = typeset(String(+(middle + most).toPrecision(3)));
     document.querySelector(".scale").classList.toggle("one", isOneSided);
-    row().tokens.forEach(function (_, t) {
-      var chip = $("t" + t), share = values[t] / most, now = visit(t), sign = share < 0 ? "minus" : "plus";
-      chip.className = sign + (now && now.side ? " " + now.side : "");
+    row().tokens.forEach(function (token, t) {
+      var chip = $("t" + t), share = values[t] / most, here = visit(t), sign = share < 0 ? "minus" : "plus";
+      if (token.written) { chip.className = "written"; $("bars").children[t].className = "written"; return; }
+      chip.className = sign + (here && here.side ? " " + here.side : "");
       chip.style.setProperty("--a", (0.62 * Math.abs(share)).toFixed(3));
       var bar = $("bars").children[t].firstChild; bar.className = sign;
       var height = (isOneSided ? 100 : 50) * Math.abs(share);
@@ -174,11 +185,16 @@ SCRIPT = r"""
       var isGate = button.dataset.key === "gate" || button.dataset.key === "value_gate";
       button.classList.toggle("cut", isGate && entry(button.dataset.key, t, "n") === 0);
     });
-    $("token").textContent = "Token " + t + ", id " + token.id + ": what could have stood here";
+    $("token").textContent = "Token " + t + ", id " + token.id +
+      (token.written ? ": written by the environment" : ": what could have stood here");
     drawAlternatives(token); drawCard();
   }
   function drawAlternatives(token) {
     var box = $("alternatives"), table = make("table"), head = make("tr"); box.textContent = "";
+    if (token.written) {
+      box.appendChild(make("p", "soft small", "Nobody chose here. The model reads this token and does not learn it."));
+      return;
+    }
     ["token", "", "before", "after"].forEach(function (name) { head.appendChild(make("th", "", name)); });
     table.appendChild(head);
     token.a.forEach(function (a) {
@@ -201,12 +217,13 @@ SCRIPT = r"""
     card.append(title, make("p", "", q.says));
     if (q.formula) {
       card.append(make("p", "formula symbols", q.symbol + " = " + q.typeset));
-      card.append(make("p", "formula numbers", "= " + substituted(q, t)));
+      if (!row().tokens[t].written) card.append(make("p", "formula numbers", "= " + substituted(q, t)));
       card.append(make("p", "formula result", "= " + result));
     } else card.append(make("p", "formula result", q.symbol + " = " + result));
     card.append(make("p", "code", q.code));
     var usesNext = q.names.some(function (name) { return name.indexOf("next_") === 0; });
-    row().tokens.forEach(function (_, i) { $("t" + i).classList.toggle("used", usesNext && i === t + 1); });
+    var after = row().tokens[t].written ? -1 : nextAction(t);
+    row().tokens.forEach(function (_, i) { $("t" + i).classList.toggle("used", usesNext && i === after); });
     Array.prototype.forEach.call(document.querySelectorAll("#list button"), function (button) {
       button.classList.toggle("used", q.names.indexOf(button.dataset.key) >= 0);
       button.classList.toggle("on", button.dataset.key === q.key);

@@ -32,6 +32,10 @@ button,select,input { font:inherit; color:inherit; }
 .strip .plus { background-color:rgb(var(--plus) / var(--a)); }
 .strip .minus { background-color:rgb(var(--minus) / var(--a)); }
 .strip .above { border-top-color:var(--ink); } .strip .below { border-bottom-color:var(--ink); }
+.strip .written,.legend .written { border:1px dotted var(--ink); color:var(--soft); font-style:italic; }
+.legend .written { border-radius:3px; padding:0 .2em; }
+.strip .written,.legend .written,.bars .written {
+  background:repeating-linear-gradient(135deg,rgb(128 138 148 / .35) 0 2px,transparent 2px 6px); }
 .strip .used { outline:2px dashed var(--faint); outline-offset:-1px; }
 .strip [aria-selected=true] { outline:2px solid var(--ink); outline-offset:-1px; }
 .strip [aria-selected=true]:focus-visible { outline:3px solid var(--accent); }

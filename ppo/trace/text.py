@@ -9,7 +9,6 @@ from __future__ import annotations
 import textwrap
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
 
 from .formulas import in_symbols, numbers_at, quantities_of, shown, substituted, symbols_of, typeset
 from .records import RowTrace, TokenTrace, Trace
@@ -23,6 +22,7 @@ SKIP_REASONS = {
 _NOT_BY_HAND = ("sample", "after")  # sections whose formulas are left out
 _MARKS = {"": " ", "above": "^", "below": "v"}
 _VISIBLE = {" ": "·", "\n": "⏎", "\t": "⇥"}
+_WRITTEN = "written by the environment"  # instead of numbers
 _ROLLOUT_COLUMNS = (
     ("H", 5, "entropy", "entropy"),
     ("logπ", 7, "old_logprob", "log-prob when it was drawn"),
@@ -36,13 +36,18 @@ _ROLLOUT_COLUMNS = (
     ("Â", 7, "advantage", "advantage in the loss"),
     ("return", 7, "return_value", "target of the critic"),
 )  # title, width, key, meaning
+_OWN_MEANINGS = {
+    "value": "what the critic expected",
+    "advantage": "advantage as the own function returned it",
+    "return_value": "return as the own function returned it",
+}  # under an estimator that is not the library's
 
 
 def render_trace_text(trace: Trace) -> str:
     """The whole trace as text, in lines of at most 100 columns (a wide letter takes two)."""
     parts = [_head(trace)]
     for row in trace.rows:
-        parts += [_row_head(row), _rollout_table(row), _update_table(trace, row), _by_hand(trace, row)]
+        parts += [_row_head(row), _rollout_table(trace, row), _update_table(trace, row), _by_hand(trace, row)]
     return "\n\n".join([*parts, _signs(trace)]) + "\n"
 
 
@@ -55,7 +60,7 @@ def token_label(text: str, token: int) -> str:
 
 
 def opening_token(row: RowTrace) -> int:
-    """The index of the token that a reader should see first: the one with the largest advantage in size.
+    """The index of the token that a reader should see first: the action with the largest advantage in size.
 
     Among equals it is a token that the clip cut in its last minibatch, and then the one whose ratio is furthest from 1.
     """
@@ -63,16 +68,41 @@ def opening_token(row: RowTrace) -> int:
     def weight(t: int) -> tuple[float, bool, float]:
         token = row.tokens[t]
         last = token.updates[-1] if token.updates else None
-        return abs(token.advantage), last is not None and last.is_clipped, abs(last.ratio - 1) if last else 0.0
+        size = abs(token.advantage or 0.0)
+        return size, last is not None and last.is_clipped, abs(last.ratio - 1) if last else 0.0
 
-    return max(range(len(row.tokens)), key=weight)
+    return max(row.actions, key=weight)
 
 
 def no_reference(trace: Trace) -> str:
     """A sentence that says why the trace has no KL; "" if it has."""
-    if trace.rows[0].tokens[0].ref_logprob is not None:
+    if trace.rows[0].first_action.ref_logprob is not None:
         return ""
     return "kl_coef is 0, so no reference was asked: there is no KL here, and none is subtracted from the reward."
+
+
+def own_estimator(trace: Trace) -> str:
+    """A sentence that says whose the advantages are; "" if they are the library's."""
+    if not trace.own_advantage:
+        return ""
+    return f"Advantages and returns are what {trace.own_advantage} returned; how it computes them is not known here."
+
+
+def written_tokens(trace: Trace) -> str:
+    """Sentences about the tokens that an environment wrote; "" if there are none in the step."""
+    if "num_written" not in trace.numbers:
+        return ""
+    return (
+        f"An environment wrote {trace.numbers['num_written']:.0f} more tokens: nobody chose them, so they have no "
+        "numbers. Every count and mean is of tokens that the policy chose, and so are the next and the last token of a "
+        "formula."
+    )
+
+
+def count_of(row: RowTrace) -> str:
+    """How many tokens a response has and, if an environment wrote some of them, how many are the policy's."""
+    chosen = f" ({len(row.actions)} by the policy)" if len(row.actions) < len(row.tokens) else ""
+    return f"{len(row.tokens)} tokens{chosen}"
 
 
 def _head(trace: Trace) -> str:
@@ -83,40 +113,47 @@ def _head(trace: Trace) -> str:
         f"PPO step {trace.step}, token by token: {tokens}; {passes}.",
         f"KL coefficient β {trace.numbers['kl_coef']:.4g}, "
         + (f"policy clip ε {config['policy_clip']:g}, " if trace.has_clip else "")
-        + f"gamma γ {config['gamma']:g}, lambda λ {config['gae_lambda']:g}{_other_lambdas(config)}; "
+        + _discounts(trace)
         + (
             f"learning rate {first.learning_rate:.3g}."
             if first.learning_rate is not None
             else "first minibatch skipped."
         ),
     ]
-    lines += [no_reference(trace)] if no_reference(trace) else []
+    lines += [says for says in (no_reference(trace), own_estimator(trace), written_tokens(trace)) if says]
     for reason, says in SKIP_REASONS.items():
         if skipped := [f"{m.epoch + 1}.{m.index + 1}" for m in trace.minibatches if m.skip_reason == reason]:
             lines.append(f"Skipped (epoch.minibatch), since {says}: {', '.join(skipped)}.")
     return "\n".join(_wrap(line) for line in lines)
 
 
-def _other_lambdas(config: dict[str, Any]) -> str:
+def _discounts(trace: Trace) -> str:
+    """What the library's estimators read; an estimator of your own reads none of it."""
+    config = trace.config
+    if trace.own_advantage:
+        return ""
     named = {"value_gae_lambda": "critic's λ_V", "gae_length_alpha": "length α"}
-    return "".join(f", {sign} {config[name]:g}" for name, sign in named.items() if config.get(name) is not None)
+    others = "".join(f", {sign} {config[name]:g}" for name, sign in named.items() if config.get(name) is not None)
+    return f"gamma γ {config['gamma']:g}, lambda λ {config['gae_lambda']:g}{others}; "
 
 
 def _row_head(row: RowTrace) -> str:
     end = "ended by itself" if row.is_ended else "cut off at the maximum length"
-    title = f"Response {row.index}: score {row.score:.5g}, {len(row.tokens)} tokens, {end}"
+    title = f"Response {row.index}: score {row.score:.5g}, {count_of(row)}, {end}"
     prompt = "".join(token_label(piece, i) for piece, i in zip(row.pieces, row.prompt_ids, strict=True))
     return "\n".join([title, "─" * len(title), _wrap(f"prompt: {prompt}")])
 
 
-def _rollout_table(row: RowTrace) -> str:
+def _rollout_table(trace: Trace, row: RowTrace) -> str:
     """The numbers of every token before the update."""
-    known = {key for _, _, key, _ in _ROLLOUT_COLUMNS if getattr(row.tokens[0], key) is not None}
+    known = {key for _, _, key, _ in _ROLLOUT_COLUMNS if getattr(row.first_action, key) is not None}
     known -= set() if "ref_logprob" in known else {"kl"}
-    columns = [column for column in _ROLLOUT_COLUMNS if column[2] in known]
+    own = _OWN_MEANINGS if trace.own_advantage else {}
+    columns = [(*column[:3], own.get(column[2], column[3])) for column in _ROLLOUT_COLUMNS if column[2] in known]
     lines = [_line("  t", "token", [_right(title, width) for title, width, *_ in columns])]
     for t, token in enumerate(row.tokens):
         cells = [_number(getattr(token, key), width) for _, width, key, _ in columns]
+        cells = cells if token.is_action else [_WRITTEN]
         lines.append(_line(f"{t:3d}", token_label(token.text, token.id), cells))
     note = "; ".join(f"{title}: {says}" for title, _, _, says in columns) + "."
     return "\n".join([*lines, _wrap(note)])
@@ -124,12 +161,16 @@ def _rollout_table(row: RowTrace) -> str:
 
 def _update_table(trace: Trace, row: RowTrace) -> str:
     """What the update did: the ratio in every epoch, where the clip cut the gradient, and the likeliest other token."""
-    passes = _passes(len(row.tokens[0].updates))
-    epochs = [trace.minibatches[row.tokens[0].updates[i].minibatch].epoch + 1 for i in passes]
+    updates = row.first_action.updates
+    passes = _passes(len(updates))
+    epochs = [trace.minibatches[updates[i].minibatch].epoch + 1 for i in passes]
     titles = [f"ρ {epoch:4d} " for epoch in epochs]
     head = [*titles, " gradient", "π old", "π new", _left("instead", 9), "    π"]
     lines = [_line("  t", "token", head)]
     for t, token in enumerate(row.tokens):
+        if not token.is_action:
+            lines.append(_line(f"{t:3d}", token_label(token.text, token.id), [_WRITTEN]))
+            continue
         cells = [_number(token.updates[i].ratio, 6) + _MARKS[token.updates[i].clip_side] for i in passes]
         gradient = f"{token.updates[-1].logprob_gradient:9.1e}" if token.updates else " " * 9
         ends = [_number(token.old_probability, 5), _number(token.final_probability, 5)]

@@ -7,6 +7,7 @@ happens during the update.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -14,10 +15,14 @@ from torch import Tensor
 from ..advantages import length_adaptive_lambda, masked_mean, masked_variance, raw_gae, shape_rewards, td_errors
 from ..config import Config
 from ..policy import Policy
-from ..types import Observer, Rollout
+from ..types import Generation, Observer, Rollout
 from .distributions import CONTEXT, TokenDistributions, Writer, alternatives, ask_distributions
 from .recorder import Recorder
 from .records import RowTrace, TokenTrace, TokenUpdate, Trace
+
+_NUMBERS = tuple(
+    f.name for f in fields(TokenTrace) if f.name not in ("id", "text", "is_action", "alternatives", "updates")
+)
 
 
 class Update(Protocol):
@@ -38,33 +43,42 @@ def trace_update(
     tokenizer: Any | None,
     top_k: int = 5,
     has_own_loss: bool = False,
-    has_own_estimator: bool = False,
+    own_advantage: str = "",
 ) -> Trace:
     """Run ``update`` on the rollout and trace the given rows: see :meth:`ppo.Trainer.trace`.
 
     It holds rows x T x V log-probs in memory while the update runs. ``kl_coef``: the KL coefficient before the update,
-    used if the rollout's metrics do not hold it. ``has_own_loss``, ``has_own_estimator``: they are not the config's.
-    Raises ValueError for rows that the rollout lacks or that an environment wrote a part of, for a rollout without
-    ``token_rewards``, for ``top_k`` below 1, under an own estimator, and with several processes.
+    used if the rollout's metrics do not hold it. ``has_own_loss``: the policy loss is not the config's.
+    ``own_advantage``: the name of the estimator if it is not the config's. Raises ValueError for rows that the rollout
+    lacks, for a rollout without ``token_rewards``, for ``top_k`` below 1, and with several processes.
     """
-    if has_own_estimator:
-        raise ValueError("a trace shows the formulas of the library's estimators: leave advantage=… out to take one")
     _check(policy, rollout, rows, top_k)
     kl_coef = rollout.metrics.get("kl/coef", kl_coef)
     recorder = Recorder(rollout, rows, config, has_own_loss=has_own_loss)
     before = [ask_distributions(policy, rollout.generation.rows([row])) for row in rows]
     metrics = update(recorder.marked, observer=recorder)
     after = [ask_distributions(policy, rollout.generation.rows([row])) for row in rows]
-    columns = _columns(rollout, config, kl_coef)
-    shared = _numbers(columns, rollout.generation.action_mask, config) | {"kl_coef": kl_coef}
+    columns = _columns(rollout, config, kl_coef) | _judged(rollout, config, has_own_advantage=bool(own_advantage))
+    shared = _numbers(columns, rollout.generation, config, has_own_advantage=bool(own_advantage))
+    shared["kl_coef"] = kl_coef
     if "score/running_std" in rollout.metrics:
         shared["score_std"] = rollout.metrics["score/running_std"]
     writer = Writer(tokenizer)
     traces = [
-        _row_trace(rollout, row, columns, recorder.updates[row], *asked, config=config, writer=writer, top_k=top_k)
+        _row_trace(
+            rollout,
+            row,
+            columns,
+            recorder.updates[row],
+            *asked,
+            config=config,
+            writer=writer,
+            top_k=top_k,
+            has_own_advantage=bool(own_advantage),
+        )
         for row, *asked in zip(rows, before, after, strict=True)
     ]
-    return Trace(step, len(rollout), config.to_dict(), shared, recorder.minibatches, traces, metrics)
+    return Trace(step, len(rollout), config.to_dict(), shared, recorder.minibatches, traces, metrics, own_advantage)
 
 
 def _check(policy: Policy, rollout: Rollout, rows: Sequence[int], top_k: int) -> None:
@@ -74,23 +88,25 @@ def _check(policy: Policy, rollout: Rollout, rows: Sequence[int], top_k: int) ->
         raise ValueError("the rollout has no token_rewards, so a trace cannot show them: use trainer.rollout()'s")
     if not rows or len(set(rows)) != len(rows) or not all(0 <= row < len(rollout) for row in rows):
         raise ValueError(f"rows={list(rows)} must be different numbers from 0 to {len(rollout) - 1}")
-    generation = rollout.generation
-    if bool((generation.mask & ~generation.action_mask)[list(rows)].any()):
-        raise ValueError(f"rows={list(rows)}: an environment wrote a part of them, which a trace cannot show yet")
     if rollout.importance_weights is not None:
         raise ValueError("a trace shows no importance weights yet: take one with Config(importance='off')")
     if top_k < 1:
         raise ValueError(f"top_k={top_k} must be at least 1")
 
 
-def _numbers(columns: Mapping[str, Tensor], mask: Tensor, config: Config) -> dict[str, float]:
-    """The step's number of tokens, and the means and variances that its whitening used."""
+def _numbers(
+    columns: Mapping[str, Tensor], generation: Generation, config: Config, *, has_own_advantage: bool
+) -> dict[str, float]:
+    """The step's numbers of tokens, and the means and variances that its whitening used."""
+    mask = generation.action_mask
     numbers = {"num_tokens": float(mask.sum())}
+    if num_written := int((generation.mask & ~mask).sum()):
+        numbers["num_written"] = float(num_written)
     whitened = {"reward": "shaped_reward"} if config.whiten_rewards else {}
-    if config.has_critic and config.whiten_advantages:
+    if "raw_advantage" in columns and config.whiten_advantages:
         whitened["advantage"] = "raw_advantage"
     found = {name: columns[column] for name, column in whitened.items()}
-    if config.advantage.startswith("reinforce++"):
+    if config.advantage.startswith("reinforce++") and not has_own_advantage:
         found["advantage"] = _totals(columns["reward"], config) * mask
     for name, x in found.items():
         numbers[f"{name}_mean"] = float(masked_mean(x, mask))
@@ -120,18 +136,23 @@ def _columns(rollout: Rollout, config: Config, kl_coef: float) -> dict[str, Tens
         "token_reward": rollout.token_rewards,
         "shaped_reward": shape_rewards(rollout.token_rewards, rollout.kl, mask, kl_coef=penalty),
         "reward": rollout.rewards,
-        "advantage": rollout.advantages,
     }
     if rollout.ref_logprobs is not None:
         columns["ref_logprob"] = rollout.ref_logprobs
+    return columns
+
+
+def _judged(rollout: Rollout, config: Config, *, has_own_advantage: bool) -> dict[str, Tensor]:
+    """What the estimator was given and what it returned; the steps in between only where they are the library's."""
+    mask = rollout.generation.action_mask
+    columns = {"advantage": rollout.advantages}
     if config.has_critic:
-        advantages, _ = raw_gae(rollout.rewards, rollout.old_values, mask, config)
-        columns |= {
-            "value": rollout.old_values,
-            "td_error": td_errors(rollout.rewards, rollout.old_values, mask, gamma=config.gamma),
-            "raw_advantage": advantages,
-            "return_value": rollout.returns,
-        }
+        columns["value"] = rollout.old_values
+    if config.has_critic or has_own_advantage:
+        columns["return_value"] = rollout.returns
+    if config.has_critic and not has_own_advantage:
+        columns["raw_advantage"], _ = raw_gae(rollout.rewards, rollout.old_values, mask, config)
+        columns["td_error"] = td_errors(rollout.rewards, rollout.old_values, mask, gamma=config.gamma)
     return columns
 
 
@@ -146,31 +167,35 @@ def _row_trace(
     config: Config,
     writer: Writer,
     top_k: int,
+    has_own_advantage: bool,
 ) -> RowTrace:
-    sample = rollout.samples[row]
+    sample, actions = rollout.samples[row], rollout.generation.action_mask[row : row + 1]
     numbers: dict[str, list[float]] = {name: x[row].tolist() for name, x in columns.items()}
     numbers["final_logprob"] = after.logprobs.tolist()
     numbers["final_probability"] = after.logprobs.exp().tolist()
-    optional = ["ref_logprob", "value", "td_error", "raw_advantage", "return_value", "final_value"]
     if config.has_critic:
         numbers["final_value"] = after.values.tolist()
     tokens = []
-    for t, token in enumerate(sample.ids):
+    for t, (token, is_action) in enumerate(zip(sample.ids, actions[0].tolist(), strict=False)):
         context = (sample.prompt_ids + sample.ids[:t])[-CONTEXT:]
-        found = alternatives(before.distribution[t], after.distribution[t], token, top_k, context, writer)
-        here: dict[str, Any] = {name: x[t] for name, x in numbers.items()}
-        here |= {name: None for name in optional if name not in here}
+        here: dict[str, Any] = dict.fromkeys(_NUMBERS)
+        found = []
+        if is_action:
+            here |= {name: x[t] for name, x in numbers.items()}
+            found = alternatives(before.distribution[t], after.distribution[t], token, top_k, context, writer)
         text = writer.piece(context, token)
-        tokens.append(TokenTrace(id=token, text=text, alternatives=found, updates=updates[t], **here))
+        tokens.append(
+            TokenTrace(id=token, text=text, alternatives=found, updates=updates[t], is_action=is_action, **here)
+        )
     totals = rollout.rewards.sum(dim=1)
-    mean, std = _group(totals, row, config.samples_per_prompt) if config.compares_samples else (None, None)
-    alpha, actions = config.gae_length_alpha, rollout.generation.action_mask[row : row + 1]
+    is_grouped = config.compares_samples and not has_own_advantage
+    mean, std = _group(totals, row, config.samples_per_prompt) if is_grouped else (None, None)
+    alpha = None if has_own_advantage else config.gae_length_alpha
     policy_lambda = None if alpha is None else float(length_adaptive_lambda(actions, alpha=alpha))
     pieces = [writer.piece(sample.prompt_ids[max(i - CONTEXT, 0) : i], x) for i, x in enumerate(sample.prompt_ids)]
     return RowTrace(
         row, sample.prompt, list(sample.prompt_ids), pieces, sample.text, sample.is_ended,
-        float(rollout.scores[row]), int(rollout.generation.action_mask[row].sum()), float(totals[row]), mean, std,
-        tokens, policy_lambda,
+        float(rollout.scores[row]), int(actions.sum()), float(totals[row]), mean, std, tokens, policy_lambda,
     )  # fmt: skip
 
 

@@ -172,13 +172,3 @@ def test_a_mask_with_a_hole_is_no_rollout_for_an_update():
     broken = replace(rollout, generation=replace(rollout.generation, mask=mask))
     found = {name for name, is_bad in rollout_problems(broken).items() if bool(is_bad.any())}
     assert "the response mask has a hole" in found
-
-
-def test_a_trace_does_not_show_an_environment_s_tokens_as_sampled():
-    trainer = make()
-    rollout = trainer.rollout()
-    whole = [row for row, sample in enumerate(rollout.samples) if not sample.info["calls"]]
-    other = next(row for row in range(len(rollout)) if row not in whole)
-    with pytest.raises(ValueError, match="an environment wrote a part of them"):
-        trainer.trace(rollout, [other])
-    assert trainer.trace(rollout, whole).rows[0].response == rollout.samples[whole[0]].text

@@ -327,11 +327,3 @@ def test_a_dump_is_replayed_with_the_parts_that_were_used(tmp_path):
     found = ppo.replay(folder, policy_loss=reinforce, value=Critic())
     assert "policy/logprob" in found.statistics
     assert "policy/clip_fraction" not in found.statistics
-
-
-def test_a_trace_does_not_show_formulas_that_were_not_computed():
-    trainer = make(advantage=my_gae)
-    before = weights(trainer)
-    with pytest.raises(ValueError, match="a trace shows the formulas of the library's estimators"):
-        trainer.trace(trainer.rollout())
-    assert torch.equal(before, weights(trainer))

@@ -10,7 +10,7 @@ import torch
 from ppo import CheckError, Config
 from ppo.checkpoint.random_state import random_state
 from ppo.trace.distributions import Writer
-from tests.ppo.trace.small import GROUPS, all_rows, make
+from tests.ppo.trace.small import GROUPS, all_rows, half_and_full, make, with_a_tool
 from tests.processes import torchrun
 
 
@@ -37,6 +37,7 @@ def assert_same(left, right):
         {"kl_as": "loss", "kl_estimator": "k3", "entropy_coef": 0.1, "value_head": "critic"},
         {"advantage": "grpo", **GROUPS},
         {"train_top_layers": 1, "retain_coef": 0.5, "retain_tokens": 8, "autocast": "bfloat16"},
+        {"sampler": with_a_tool, "own_advantage": half_and_full, "microbatch": 2},
     ],
 )
 def test_a_traced_update_gives_the_bits_of_an_untraced_one(changes):
