@@ -100,6 +100,9 @@ VARIANTS: dict[str, Variant] = {
         evaluate_at_another_temperature,
     ),
     "top-p": Variant("top-p 0.9, in sampling and measuring", {"top_p": 0.9}),
+    "top-p-replay": Variant(
+        "top-p 0.9, and the update keeps what the old policy kept", {"top_p": 0.9, "kept_sets": "replay"}
+    ),
     "missing-eos": Variant("a response that was cut costs 1", {"missing_eos_penalty": 1.0}),
     "scale-scores": Variant("scores divided by their running standard deviation", {"scale_scores": True}),
     "clip-scores": Variant("scores clipped at 1.5", {"clip_scores": 1.5}),
