@@ -163,8 +163,9 @@ def join_responses(parts: Sequence[Responses]) -> Responses:
     """One set of responses out of several, such as those of several draws.
 
     Metrics whose names begin with ``time/`` are summed; of others the largest counts, but the generation's are those
-    of the first part. ``policy_version`` is None where two differ. Raises ValueError where the reward gave scores in
-    one part and token rewards in another.
+    of the first part. ``policy_version`` is None where two differ. The gap to the sampler is reported if all parts know
+    it, and not checked if one part was drawn elsewhere. Raises ValueError where the reward gave scores in one part and
+    token rewards in another.
     """
     if len({part.raw_token_rewards is None for part in parts}) > 1:
         raise ValueError("the reward gave scores in one draw and token rewards in another: always give one kind")
@@ -184,6 +185,8 @@ def join_responses(parts: Sequence[Responses]) -> Responses:
         scores=torch.cat([part.scores for part in parts]),
         metrics=metrics,
         policy_version=versions.pop() if len(versions) == 1 else None,
+        is_compared=all(part.is_compared for part in parts),
+        is_given=any(part.is_given for part in parts),
         **joined,  # type: ignore[arg-type]
     )
 

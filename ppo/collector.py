@@ -15,8 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .importance import sampler_metrics
-from .metrics import mean_gaps
 from .policy import Policy
 from .prompts import Prompt, make_samples
 from .run.limits import retry_smaller
@@ -90,13 +88,12 @@ class Collector:
         responses = self._gathered(
             Responses(
                 generation, samples, scores, raw_token_rewards, old_logprobs, old_values, ref_logprobs,
-                clock.seconds, policy_version,
+                clock.seconds, policy_version, is_compared=not policy.is_sampler_exact,
             ),
             prompts,
         )  # fmt: skip
         policy.agree_on_limits()  # memory may have run out on some of the processes only
-        gap = {} if policy.is_sampler_exact else _sampler_gap(responses)
-        return replace(responses, metrics=responses.metrics | gap)
+        return responses
 
     def _gathered(self, own: Responses, prompts: Sequence[Prompt]) -> Responses:
         """The responses of all processes, from those of this one."""
@@ -145,12 +142,12 @@ class Collector:
         responses = self._gathered(
             Responses(
                 part, samples, scores[own.start : own.stop], rewards, old.logprobs, old.values, ref_logprobs,
-                clock.seconds, policy_version, is_given=True,
+                clock.seconds, policy_version, is_compared=has_logprobs, is_given=True,
             ),
             prompts,
         )  # fmt: skip
         policy.agree_on_limits()
-        return replace(responses, metrics=responses.metrics | (_sampler_gap(responses) if has_logprobs else {}))
+        return responses
 
     def _sample(self, prompts: Sequence[Prompt], request_ids: Sequence[int]) -> Generation:
         """Ask the sampler, with a new seed that is the same on every process: all of them hold the same generator."""
@@ -177,9 +174,3 @@ class Collector:
         # The reference needs the policy's precision, or KL would not be 0 where the two are the same model.
         with policy.processes.together(), readable, policy.precision():
             return retry_smaller(ask, lambda: policy.limits.halve_reference(policy.rows_at_once(generation)))
-
-
-def _sampler_gap(responses: Responses) -> dict[str, float]:
-    """How far the sampler's log-probs are from those of the training forward, in the whole step."""
-    drawn, old, mask = responses.generation.logprobs, responses.old_logprobs, responses.generation.action_mask
-    return {"rollout/sampler_gap": float(mean_gaps(drawn, old, mask).max())} | sampler_metrics(old, drawn, mask)

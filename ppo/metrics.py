@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from .advantages import masked_mean
+from .config import Config
+from .importance import importance_metrics, sampler_metrics
 from .types import Rollout
 
 _LEAST_TOKENS = 8
@@ -75,3 +77,21 @@ def rollout_metrics(rollout: Rollout, *, kl_coef: float) -> dict[str, float]:
         "response/logprob_per_sequence": rollout.old_logprobs.sum(dim=1).mean(),
     }
     return {name: float(value) for name, value in metrics.items()} | dict(generation.metrics)
+
+
+def off_policy_metrics(rollout: Rollout, config: Config, *, is_compared: bool) -> dict[str, float]:
+    """How far the sampler is from the training forward, and what its importance weights came to, where it has some.
+
+    ``is_compared``: both measured log-probs. Then there is :func:`ppo.importance.sampler_metrics`, and
+    ``rollout/sampler_gap``: the largest row mean of the gap, nats per token.
+    """
+    old, drawn, mask = rollout.old_logprobs, rollout.generation.logprobs, rollout.generation.action_mask
+    metrics: dict[str, float] = {}
+    if is_compared:
+        metrics["rollout/sampler_gap"] = float(mean_gaps(drawn, old, mask).max())
+        metrics |= sampler_metrics(old, drawn, mask)
+    if config.importance != "off" and rollout.importance_weights is not None:
+        metrics |= importance_metrics(
+            rollout.importance_weights, old, drawn, mask, level=config.importance, cap=config.importance_cap
+        )
+    return metrics

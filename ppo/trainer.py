@@ -33,7 +33,7 @@ from .config import Config
 from .distributed.processes import Processes
 from .distributed.sharding import shard
 from .dynamic_sampling import collect_varied
-from .importance import importance_metrics, importance_weights
+from .importance import importance_weights
 from .kl import KLPenalty
 from .learner import Learner
 from .lm.backbone import context_length, vocabulary_size
@@ -42,7 +42,7 @@ from .lm.load import load_model
 from .lm.precision import statistics_dtype
 from .log.run_log import HEADLINE, RunLog, headline
 from .losses import explained_variance
-from .metrics import Averages, rollout_metrics
+from .metrics import Averages, off_policy_metrics, rollout_metrics
 from .optim.optimizer import Optimizer
 from .policy import Policy
 from .policy_losses import policy_loss_of
@@ -198,7 +198,8 @@ class Trainer:
         )  # fmt: skip
         self.checks.rollout(rollout, step=self.step, is_given=responses.is_given)
         metrics = rollout_metrics(rollout, kl_coef=self.kl.coef) | self.scorer.metrics() | responses.metrics
-        return replace(rollout, metrics=metrics | self._importance_metrics(rollout))
+        off_policy = off_policy_metrics(rollout, self.config, is_compared=responses.is_compared)
+        return replace(rollout, metrics=metrics | off_policy)
 
     def _importance_weights(self, responses: Responses) -> Tensor | None:
         """What corrects the difference between sampler and training forward, [B, T], if the config asks for it."""
@@ -208,15 +209,6 @@ class Trainer:
         return importance_weights(
             responses.old_logprobs, generation.logprobs, generation.action_mask, level=config.importance,
             cap=config.importance_cap, beyond=config.importance_beyond,
-        )  # fmt: skip
-
-    def _importance_metrics(self, rollout: Rollout) -> dict[str, float]:
-        config, weights, generation = self.config, rollout.importance_weights, rollout.generation
-        if config.importance == "off" or weights is None:
-            return {}
-        return importance_metrics(
-            weights, rollout.old_logprobs, generation.logprobs, generation.action_mask, level=config.importance,
-            cap=config.importance_cap,
         )  # fmt: skip
 
     def _collect(self, num_prompts: int) -> Responses:

@@ -171,10 +171,9 @@ class Responses:
 
     ``scores`` [B] and ``raw_token_rewards`` [B, T] are the reward's raw answers; ``raw_token_rewards`` is None for a
     reward of one score a sample. ``Rollout.token_rewards`` is the shaped answer. ``old_logprobs``, ``old_values`` and
-    ``ref_logprobs`` are [B, T]. ``metrics``: the seconds that each part took on this process, ``time/…_s``, and
-    ``rollout/sampler_gap``, only if sampler and training forward both measured the policy's log-probs: the largest row
-    mean of their gap, nats per token. ``policy_version``: see :class:`Rollout`. ``is_given``: they were sampled
-    elsewhere, so the gap is reported and not checked.
+    ``ref_logprobs`` are [B, T]. ``metrics``: the seconds that each part took on this process, ``time/…_s``.
+    ``policy_version``: see :class:`Rollout`. ``is_compared``: sampler and training forward both measured log-probs, so
+    the gap between them is reported. ``is_given``: another engine drew, so the gap is not checked.
     """
 
     generation: Generation
@@ -186,6 +185,7 @@ class Responses:
     ref_logprobs: Tensor | None
     metrics: dict[str, float]
     policy_version: int | None = None
+    is_compared: bool = False
     is_given: bool = False
 
 

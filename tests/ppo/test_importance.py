@@ -286,6 +286,25 @@ def test_the_gap_is_reported_and_corrected_instead_of_refused():
     assert not any(name.startswith("sampler/") for name in exact)
 
 
+def test_metrics_are_those_of_the_step_also_where_prompts_are_drawn_again():
+    groups = {"advantage": "grpo", "samples_per_prompt": 2, "prompts_per_step": 2}
+    config = OFF_POLICY.replace(redraw_rounds=3, top_k=9, kept_sets="replay", **groups)
+    trainer = Trainer(
+        tiny_gpt2(), PROMPTS, lambda samples: [float(s.ids[0] % 2) for s in samples], config, sampler=other_engine
+    )
+    drawn = 0.0
+    for _ in range(4):
+        rollout = trainer.rollout()
+        mask = rollout.generation.action_mask
+        gaps = (rollout.old_logprobs - rollout.generation.logprobs)[mask].double()
+        assert rollout.metrics["sampler/ratio_min"] == pytest.approx(float(gaps.min().exp()))
+        assert rollout.metrics["sampler/ratio_max"] == pytest.approx(float(gaps.max().exp()))
+        assert rollout.generation.kept_sets.shape[:2] == mask.shape
+        drawn += rollout.metrics["redraw/rounds"]
+        assert trainer.update(rollout)["rollout/logprob_gap"] < 1e-5
+    assert drawn > 0
+
+
 @pytest.mark.parametrize(
     ("wrong", "text"),
     [
