@@ -25,6 +25,7 @@ from .advantages import advantage_of, shape_rewards, whiten
 from .buffer import RolloutBuffer
 from .checkpoint.run_state import Counters, RunState
 from .checkpoint.snapshot import check_own, read_snapshot
+from .checkpoint.weights import restore_value
 from .checks.checks import Checks
 from .checks.dump import Dumps
 from .checks.seams import SEAMS, check_value, checked_advantage, checked_policy_loss, checked_sampler, names_of
@@ -91,7 +92,8 @@ class Trainer:
     sampler    where responses come from (:mod:`ppo.sampler`); None: the policy itself
     advantage  what each token was worth (``ppo.types.AdvantageFn``); None: as the config says
     policy_loss  the policy's loss (``ppo.types.PolicyLoss``); None: the one of the config
-    value      an own critic: a module ``(input_ids [B, S], attention_mask [B, S]) -> [B, S]``, V before the next token
+    value      an own critic: a module ``(input_ids [B, S], attention_mask [B, S]) -> [B, S]``, V before the next token;
+               or a folder: the config's critic starts from the weights that :meth:`save_value` or a checkpoint wrote
     out        folder for metrics.jsonl, metrics.csv, samples.jsonl and checkpoints; None writes no files
     use_tensorboard  event files in ``out/tensorboard`` too; None: where the package tensorboard is installed
 
@@ -111,7 +113,7 @@ class Trainer:
         sampler: Sampler | None = None,
         advantage: AdvantageFn | None = None,
         policy_loss: PolicyLoss | None = None,
-        value: nn.Module | None = None,
+        value: nn.Module | str | Path | None = None,
         out: str | Path | None = None,
         use_tensorboard: bool | None = None,
     ) -> None:
@@ -119,6 +121,7 @@ class Trainer:
         self.processes = Processes.current()
         self.processes.check(config)
         check_value(value, advantage, config)
+        critic = value if isinstance(value, nn.Module) else None
         loaded, self.tokenizer = load_model(model, tokenizer)
         if config.train_top_layers is not None:
             train_top(loaded, config.train_top_layers)
@@ -128,7 +131,9 @@ class Trainer:
         self.scorer = Scorer(reward, config, dtype=statistics_dtype(next(loaded.parameters()).dtype))
         self.prompts = _read_prompts(prompts, self.tokenizer, loaded, config)
         self.stream = PromptStream(len(self.prompts), self.generator)
-        self.policy = Policy.of(loaded, config, self.processes, critic=value)
+        self.policy = Policy.of(loaded, config, self.processes, critic=critic)
+        if isinstance(value, str | Path):
+            restore_value(self.policy, Path(value))
         frozen = freeze(loaded, config, has_own_reference=reference is not None)
         self.collector = Collector(
             self.policy,
@@ -146,7 +151,7 @@ class Trainer:
         actor = self.policy.actor
         optimizer = Optimizer(actor.trained_parameters(), actor.value_parameter_names(), config)
         self.kl = KLPenalty.of(config)
-        own = {"sampler": sampler, "advantage": advantage, "policy_loss": policy_loss, "value": value}
+        own = {"sampler": sampler, "advantage": advantage, "policy_loss": policy_loss, "value": critic}
         self.state = RunState(
             config, self.policy, frozen, optimizer, self.kl, self.scorer, self.prompts, self.stream, retain_texts,
             self.generator, Counters(), self.tokenizer, names_of(own),
@@ -390,6 +395,15 @@ class Trainer:
         A plain Hugging Face folder; for a model with an adapter, its weights by name (merge it first for a plain one).
         """
         self.state.save_model(Path(path))
+
+    def save_value(self, path: str | Path) -> None:
+        """Write the critic alone, for ``Trainer(value=path)``. Raises ValueError for a run without one.
+
+        With several processes, all must call this; the first one writes.
+        """
+        if not self.config.has_critic:
+            raise ValueError("this run has no critic to save: its advantages need none")
+        self.state.save_value(Path(path))
 
     @classmethod
     def resume(

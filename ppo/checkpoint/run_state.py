@@ -35,6 +35,7 @@ from .snapshot import Snapshot
 from .weights import (
     FROZEN_WEIGHTS,
     REFERENCE,
+    VALUE,
     all_weights,
     restore_frozen,
     restore_value,
@@ -121,7 +122,7 @@ class RunState:
 
         def fill(folder: Path) -> dict[str, Any]:
             self._write_policy(folder / "model", policy)
-            save_tensors(folder / "value.safetensors", critic)
+            save_tensors(folder / VALUE, critic)
             if reference is not None:
                 write_once(old, folder / REFERENCE, frozen)
             save_tensors(folder / "optimizer.safetensors", moments)
@@ -140,6 +141,14 @@ class RunState:
             if self.policy.processes.is_first:
                 folder.mkdir(parents=True, exist_ok=True)
                 self._write_policy(folder, policy)
+
+    def save_value(self, folder: Path) -> None:
+        """Write the value function alone, as a checkpoint holds it. All processes must call this."""
+        critic = gathered(self.policy.actor.value_state())
+        with self.policy.processes.together():
+            if self.policy.processes.is_first:
+                folder.mkdir(parents=True, exist_ok=True)
+                save_tensors(folder / VALUE, critic)
 
     def save_numbered(self, folder: Path) -> Path:
         """Write ``step-<n>`` in a folder of checkpoints, and delete all but the newest ``config.keep_checkpoints``."""

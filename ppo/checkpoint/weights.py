@@ -18,7 +18,7 @@ from ..lm.adapters import has_adapter
 from ..policy import Policy
 from .folder import link_or_copy, load_tensors, save_tensors
 
-REFERENCE = "reference.safetensors"
+REFERENCE, VALUE = "reference.safetensors", "value.safetensors"
 TRAINED_WEIGHTS, FROZEN_WEIGHTS = "policy.safetensors", "frozen.safetensors"  # of no plain Hugging Face model
 
 
@@ -73,10 +73,14 @@ def load_exactly(model: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 
 def restore_value(policy: Policy, folder: Path) -> None:
-    """Read the value function of a checkpoint. Raises ValueError for weights that do not fit."""
-    saved, own = load_tensors(folder / "value.safetensors"), policy.actor.state_dict()
-    if unfit := sorted(name for name, x in saved.items() if name not in own or own[name].shape != x.shape):
-        raise ValueError(f"{folder / 'value.safetensors'} holds weights that do not fit the value function: {unfit}")
+    """Read the value function of a checkpoint. Raises ValueError for weights that do not fit, or are not there."""
+    file, own = folder / VALUE, policy.actor.value_state()
+    if not file.is_file():
+        raise ValueError(f"{file} does not exist: name a checkpoint, or a folder that save_value wrote")
+    saved = load_tensors(file)
+    wrong = {name for name, x in saved.items() if name not in own or own[name].shape != x.shape}
+    if unfit := sorted(wrong | (own.keys() - saved.keys())):
+        raise ValueError(f"{file} holds weights that do not fit the value function; they differ in {unfit[:5]}")
     policy.actor.load_state_dict({name: split_like(x, own[name]) for name, x in saved.items()}, strict=False)
 
 

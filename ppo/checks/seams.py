@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -133,11 +134,12 @@ def checked_policy_loss(loss_fn: PolicyLoss) -> PolicyLoss:
 
 def check_value(value: Any, advantage: AdvantageFn | None, config: Config) -> None:
     """Raise ValueError for a critic that is no module or not asked for, and where GAE has none."""
-    if value is not None and not isinstance(value, nn.Module):
-        raise _error("value", value, f"is {_kind(value)}: wanted a torch.nn.Module")
+    if value is not None and not isinstance(value, nn.Module | str | Path):
+        raise _error("value", value, f"is {_kind(value)}: wanted a torch.nn.Module, or a folder of weights")
     if value is not None and not config.has_critic:
         why = f"advantage={config.advantage!r}" if config.advantage != "gae" else "value_head='none'"
-        raise _error("value", value, f"would never be asked: Config({why}) has no critic")
+        shown = value if isinstance(value, str | Path) else name_of(value)
+        raise ValueError(f"value={shown} would never be asked: Config({why}) has no critic")
     if advantage is not None:
         for field in ("value_gae_lambda", "gae_length_alpha"):
             if (x := getattr(config, field)) is not None:

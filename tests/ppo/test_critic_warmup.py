@@ -7,6 +7,7 @@ import torch
 
 import ppo
 from ppo import Config, Trainer
+from ppo.checkpoint.folder import load_tensors
 from tests.fakes import tiny_gpt2
 
 PROMPTS = [[2, 3, 4], [5, 6], [7, 8], [9, 10, 11]]
@@ -107,3 +108,50 @@ def test_a_replay_waits_in_the_steps_in_which_the_run_waited(tmp_path, steps):
     with pytest.raises(ppo.CheckError, match="ratio other than 1"):
         trainer.update(replace(rollout, old_logprobs=rollout.old_logprobs * 1.4))
     assert ppo.replay(next((tmp_path / "dumps").iterdir())).learner.is_policy_waiting == (steps < 2)
+
+
+# ---------------------------------------------------------------------- a critic of another run
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp", "critic"])
+@pytest.mark.parametrize("source", ["save_value", "save"])
+def test_a_critic_starts_from_given_weights(tmp_path, kind, source):
+    """It was warmed up in one run; the next one begins with it, and with a policy that never moved."""
+    config = SMALL.replace(value_head=kind, critic_warmup_steps=2)
+    first = make(config=config)
+    first.train(2, progress=False)
+    getattr(first, source)(tmp_path / "critic")
+    second = make(config=config.replace(critic_warmup_steps=0), value=tmp_path / "critic")
+    assert_same(weights(second, of_value=True), weights(first, of_value=True))
+    assert any(x.any() for x in weights(second, of_value=True).values())
+    assert_same(weights(second, of_value=False), weights(make(config=config), of_value=False))
+    assert second.state.own == {}
+    second.save(tmp_path / "ckpt")
+    again = Trainer.resume(tmp_path / "ckpt", PROMPTS, scores, retain=RETAIN)
+    assert_same(weights(again, of_value=True), weights(second, of_value=True))
+
+
+def test_a_saved_critic_is_nothing_but_the_critic(tmp_path):
+    trainer = make(config=SMALL.replace(value_head="mlp"))
+    trainer.save_value(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["value.safetensors"]
+    assert set(load_tensors(tmp_path / "value.safetensors")) == trainer.policy.actor.value_parameter_names()
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path):
+    make(config=SMALL.replace(value_head="mlp")).save_value(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"value.safetensors weights that do not fit .*'value_head.layers.2.bias'"
+    ):
+        make(config=SMALL.replace(value_head="linear"), value=tmp_path)
+    with pytest.raises(ValueError, match="does not exist: name a checkpoint, or a folder that save_value wrote"):
+        make(value=tmp_path / "nowhere")
+    groups = SMALL.replace(
+        advantage="grpo", samples_per_prompt=2, prompts_per_step=SMALL.prompts_per_step // 2, critic_warmup_steps=0
+    )
+    with pytest.raises(
+        ValueError, match=r"value=critic would never be asked: .*'grpo'\) has no critic"
+    ):
+        make(config=groups, value="critic")
+    with pytest.raises(ValueError, match="this run has no critic to save"):
+        make(config=groups).save_value(tmp_path)
