@@ -30,6 +30,7 @@ setup(
         "plots": ["matplotlib>=3.8"],
         "tensorboard": ["tensorboard>=2.14"],
         "harness": ["lm-eval>=0.4.9"],
+        "trackers": ["wandb>=0.31", "trackio>=0.43", "mlflow-skinny>=3.17"],
         "peft": ["peft>=0.15"],
         "bench": ["trl==1.12.0", "datasets>=4.7"],
         "test": ["pytest>=8", "pytest-cov>=5", "hypothesis>=6.100", "setuptools>=77"],

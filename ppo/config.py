@@ -185,6 +185,11 @@ class Config:
     stop_after_skipped_updates: int = 3  # skipped in a row, for a gradient that was not finite, before the run ends
     reward_timeout_seconds: float | None = None  # the longest that a reward may take; none: any time
 
+    # Evaluation
+    eval_every_steps: int = 0  # steps between two evaluations on the Trainer's eval_prompts; 0: only when asked
+    best_metric: str | None = None  # the best step by it is kept in <out>/best: "eval/score_mean", any metric; none: no
+    best_is: Literal["max", "min"] = "max"  # whether a larger or a smaller number of best_metric is better
+
     # Run
     seed: int = 0  # of every random draw
     deterministic: bool = False  # torch's deterministic algorithms: the same bits on repeat (docs/numerics.md)
@@ -313,6 +318,14 @@ class Config:
             "gather_for_rollouts",
             "needs sharding='fsdp': without it all weights are whole everywhere",
         )
+        metric = self.best_metric
+        require(metric != "", self, "best_metric", "must be the name of a metric, such as 'eval/score_mean', or None")
+        require(
+            metric is None or not metric.startswith("eval/") or self.eval_every_steps > 0,
+            self,
+            "best_metric",
+            "needs eval_every_steps above 0: without it no step is evaluated",
+        )
         require(self.temperature > 0, self, "temperature", "must be above 0: a greedy policy has no gradient")
 
     @property
@@ -392,7 +405,7 @@ _AT_LEAST_TWO = ("retain_tokens",)
 _NOT_NEGATIVE = (
     "kl_coef", "value_coef", "entropy_coef", "retain_coef", "warmup_steps", "weight_decay", "seed", "save_every_steps",
     "missing_eos_penalty", "critic_warmup_steps", "redraw_rounds", "overlong_penalty", "overlong_tokens",
-    "positive_coef",
+    "positive_coef", "eval_every_steps",
 )  # fmt: skip
 _POSITIVE = (
     "clip_scores", "target_kl_per_sequence", "value_clip", "policy_clip", "policy_clip_high", "max_mean_ratio",

@@ -6,6 +6,7 @@ in, and the limits on what passes it at once. This module knows nothing about re
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -59,6 +60,12 @@ class Policy:
         )
         processes.copy_first(actor)
         return cls(actor, replace(config.sampling(), eos_ids=end_ids(model)), config, processes)
+
+    def drawing(self, sampling: Sampling) -> Policy:
+        """The same policy with another distribution of its responses. It shares model and limits with this one."""
+        other = copy.copy(self)
+        other.sampling = sampling
+        return other
 
     @property
     def model(self) -> nn.Module:

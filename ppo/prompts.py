@@ -27,16 +27,19 @@ class Prompt:
     row: Row
 
 
-def read_prompts(prompts: Any, tokenizer: Any | None) -> list[Prompt]:
+def read_prompts(prompts: Any, tokenizer: Any | None, *, name: str = "prompt") -> list[Prompt]:
     """Read prompts: each is a string, a list of token ids, chat messages, or a dict that holds one of them as "prompt".
 
     ``prompts``: a list, or anything else with a length and an order, such as a ``datasets.Dataset``. Chat messages,
-    ``[{"role": …, "content": …}, …]``, go through the tokenizer's chat template (:mod:`ppo.io.chat`). Raises ValueError
-    in one line for what is no such list (:mod:`ppo.io.listed`). Raises ValueError that names the index for an empty
-    prompt, a dict without "prompt", ids that hold padding, a value of another type, and a string or messages where
-    there is no tokenizer.
+    ``[{"role": …, "content": …}, …]``, go through the tokenizer's chat template (:mod:`ppo.io.chat`). ``name``: what
+    errors call one of the prompts.
+
+    Raises ValueError in one line for what is no such list (:mod:`ppo.io.listed`). Raises ValueError that names the
+    index for an empty prompt, a dict without "prompt", ids that hold padding, a value of another type, and a string or
+    messages where there is no tokenizer.
     """
-    return [_read(prompt, f"prompt {index}", tokenizer) for index, prompt in enumerate(listed(prompts))]
+    items = listed(prompts, name=f"{name}s")
+    return [_read(prompt, f"{name} {index}", tokenizer) for index, prompt in enumerate(items)]
 
 
 def read_texts(texts: Any, tokenizer: Any | None) -> list[Prompt]:
@@ -97,16 +100,18 @@ def _check_padding(ids: Sequence[int], where: str, tokenizer: Any | None) -> Non
         raise ValueError(f"{where} begins or ends with padding, the token id {pad}: give ids without padding")
 
 
-def check_lengths(prompts: Sequence[Prompt], *, context: int | None, response_length: int, vocab_size: int) -> None:
+def check_lengths(
+    prompts: Sequence[Prompt], *, context: int | None, response_length: int, vocab_size: int, name: str = "prompt"
+) -> None:
     """Raise ValueError for a prompt that leaves too little room for a response or has an id outside the vocabulary."""
     for index, prompt in enumerate(prompts):
         if context is not None and len(prompt.ids) + response_length > context:
             raise ValueError(
-                f"prompt {index} has {len(prompt.ids)} tokens; with response_length={response_length} that exceeds the "
+                f"{name} {index} has {len(prompt.ids)} tokens; with response_length={response_length} that exceeds the "
                 f"model's context of {context}: shorten the prompt or the response"
             )
         if min(prompt.ids) < 0 or max(prompt.ids) >= vocab_size:
-            raise ValueError(f"prompt {index} holds a token id outside the model's vocabulary of {vocab_size}")
+            raise ValueError(f"{name} {index} holds a token id outside the model's vocabulary of {vocab_size}")
 
 
 def make_samples(prompts: Sequence[Prompt], generation: Generation, tokenizer: Any | None) -> list[Sample]:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from .advantages import advantage_of, shape_rewards, whiten
 from .buffer import RolloutBuffer
+from .checkpoint.best import Best
 from .checkpoint.run_state import Counters, RunState
 from .checkpoint.snapshot import check_own, read_snapshot
 from .checkpoint.weights import restore_value
@@ -30,10 +31,11 @@ from .checks.checks import Checks
 from .checks.dump import Dumps
 from .checks.seams import SEAMS, check_value, checked_advantage, checked_policy_loss, checked_sampler, names_of
 from .collector import Collector
-from .config import Config
+from .config import Config, Sampling
 from .distributed.processes import Processes
 from .distributed.sharding import shard
 from .dynamic_sampling import collect_varied
+from .evaluator import Evaluator, check_evaluation, sampling_of
 from .importance import importance_weights
 from .kl import KLPenalty
 from .learner import Learner
@@ -88,6 +90,8 @@ class Trainer:
     tokenizer  of a loaded model; without one, prompts are token ids and ``Sample.text`` is ""
     reference  what KL is measured against: None (a frozen copy of the model as it is now), a
                :class:`ppo.types.Reference`, or a function ``(generation, samples) -> [B, T]`` log-probs
+    eval_prompts  other prompts for :meth:`evaluate`; every ``config.eval_every_steps`` steps :meth:`train` calls it
+    eval_sampling  how responses are drawn there; None: greedy, of ``config.response_length``
     retain     texts (strings, token ids or chat messages) for ``config.retain_coef``
     sampler    where responses come from (:mod:`ppo.sampler`); None: the policy itself
     advantage  what each token was worth (``ppo.types.AdvantageFn``); None: as the config says
@@ -114,6 +118,8 @@ class Trainer:
         advantage: AdvantageFn | None = None,
         policy_loss: PolicyLoss | None = None,
         value: nn.Module | str | Path | None = None,
+        eval_prompts: Sequence[Any] | None = None,
+        eval_sampling: Sampling | None = None,
         out: str | Path | None = None,
         use_tensorboard: bool | None = None,
     ) -> None:
@@ -122,6 +128,7 @@ class Trainer:
         self.processes.check(config)
         check_value(value, advantage, config)
         critic = value if isinstance(value, nn.Module) else None
+        check_evaluation(config, eval_prompts, eval_sampling, reward)
         loaded, self.tokenizer = load_model(model, tokenizer)
         if config.train_top_layers is not None:
             train_top(loaded, config.train_top_layers)
@@ -129,15 +136,21 @@ class Trainer:
         self.out = Path(out) if out is not None else None
         self.generator = torch.Generator().manual_seed(config.seed)
         self.scorer = Scorer(reward, config, dtype=statistics_dtype(next(loaded.parameters()).dtype))
-        self.prompts = _read_prompts(prompts, self.tokenizer, loaded, config)
+        self.prompts = _read_prompts(prompts, self.tokenizer, loaded, config.sampling())
+        eval_sampling = eval_sampling if eval_sampling is not None else sampling_of(config)
+        held_out = _read_prompts(eval_prompts, self.tokenizer, loaded, eval_sampling, name="eval_prompt")
         self.stream = PromptStream(len(self.prompts), self.generator)
         self.policy = Policy.of(loaded, config, self.processes, critic=critic)
         if isinstance(value, str | Path):
             restore_value(self.policy, Path(value))
         frozen = freeze(loaded, config, has_own_reference=reference is not None)
+        draw = checked_sampler(sampler, vocab_size=vocabulary_size(loaded)) if sampler else sampler_of(config)
+        self._evaluator = Evaluator(
+            self.policy, draw, self.scorer, held_out, eval_sampling, seed=config.seed, tokenizer=self.tokenizer
+        )
         self.collector = Collector(
             self.policy,
-            checked_sampler(sampler, vocab_size=vocabulary_size(loaded)) if sampler else sampler_of(config),
+            draw,
             self.scorer,
             make_reference(reference, frozen, self.policy.sampling, config, self.policy.actor.frozen_blocks),
             reference_model=self.policy.actor if frozen is loaded else frozen,
@@ -154,7 +167,7 @@ class Trainer:
         own = {"sampler": sampler, "advantage": advantage, "policy_loss": policy_loss, "value": critic}
         self.state = RunState(
             config, self.policy, frozen, optimizer, self.kl, self.scorer, self.prompts, self.stream, retain_texts,
-            self.generator, Counters(), self.tokenizer, names_of(own),
+            self.generator, Counters(), self.tokenizer, names_of(own), Best.of(config),
         )  # fmt: skip
         self.checks = Checks(self.policy, config, Dumps(self.out, self.state.save, self.processes))
         self.learner = Learner(
@@ -290,6 +303,26 @@ class Trainer:
                 own_advantage=self.state.own.get("advantage", ""),
             )  # fmt: skip
 
+    # ------------------------------------------------------------------ evaluation
+
+    @reproducible
+    def evaluate(self) -> dict[str, float]:
+        """The policy on ``eval_prompts``: raw scores, lengths, shares (:data:`ppo.evaluator.NAMES`), and the seconds.
+
+        Nothing of the run moves. All processes must call this. Raises ValueError without ``eval_prompts``.
+        """
+        return self._evaluator(step=self.step)
+
+    def _due_evaluation(self, *, is_last: bool) -> dict[str, float]:
+        every = self.config.eval_every_steps
+        return self.evaluate() if every > 0 and (is_last or self.step % every == 0) else {}
+
+    def _first_evaluation(self) -> dict[str, float]:
+        """The policy before its first step, as ``eval_start/…`` beside the numbers of that step."""
+        if self.step > 0 or self.config.eval_every_steps == 0:
+            return {}
+        return {name.replace("eval", "eval_start", 1): value for name, value in self.evaluate().items()}
+
     # ------------------------------------------------------------------ the loop
 
     def train(
@@ -304,7 +337,8 @@ class Trainer:
         known: Mapping[str, float] | None = None,
     ) -> None:
         """Run ``steps`` more steps. With ``out`` every step is logged, and saved every ``config.save_every_steps``
-        and at the end.
+        and at the end. :meth:`evaluate` is called every ``config.eval_every_steps``, at the end, and before the first
+        step. With ``out`` the best step by ``config.best_metric`` is kept in ``out/best``.
 
         ``probe`` adds numbers to a step, ``on_step`` looks at it once its lines are written, ``stop_when`` decides
         whether it was the last. With several processes the first one writes, shows the bar and calls ``on_step`` and
@@ -327,13 +361,19 @@ class Trainer:
         newest = dict(known or {})
         bar.set_postfix(headline(show, newest))
         with closing(log), deferred_interrupts() as interrupt, processes.last_words():
+            start = self._first_evaluation() if steps > 0 else {}
             for step in bar:
                 rollout = self.rollout()
-                metrics = {**rollout.metrics, **self.update(rollout)}
+                metrics = {**start, **rollout.metrics, **self.update(rollout)}
+                metrics |= self._due_evaluation(is_last=step == end - 1)
+                start = {}
                 if probe is not None:
                     with processes.together(), self.policy.readable():
                         metrics |= probe(self)
                     metrics = processes.broadcast(metrics)
+                is_best = self._is_best(metrics, step, is_complete=probe is None)
+                if self.state.best is not None:
+                    metrics |= self.state.best.metrics()
                 with processes.together():
                     log.metrics(step, metrics)
                     log.samples(step, rollout)
@@ -342,6 +382,9 @@ class Trainer:
                 newest |= metrics
                 bar.set_postfix(headline(show, newest))
                 is_over = stop_when is not None and processes.first(partial(stop_when, metrics))
+                if self.out is not None and is_best:  # before the numbered one, which counts on it
+                    log.flush()
+                    self._saved(self.state.save(self.out / "best"))
                 is_saved = self.out is not None and self._is_to_be_saved(is_over or step == end - 1)
                 if is_saved:
                     log.flush()
@@ -350,6 +393,8 @@ class Trainer:
                     self._end_interrupted(log, is_saved=is_saved)
                 if is_over:
                     break
+        if self.state.best is not None and steps > 0 and processes.is_first:
+            self.state.best.warn_if_unseen()
         if interrupt:  # Ctrl-C after the last check counts as one after the step
             raise KeyboardInterrupt
 
@@ -361,6 +406,13 @@ class Trainer:
             if self.processes.is_first:
                 tqdm.write(f"interrupted; go on with Trainer.resume({str(self.last_checkpoint)!r}, …)")
         raise KeyboardInterrupt
+
+    def _is_best(self, metrics: Mapping[str, float], step: int, *, is_complete: bool) -> bool:
+        """Whether this is the best step so far. ``is_complete``: a metric that is missing now will always be."""
+        is_best = self.state.is_best(metrics, step)
+        if is_complete and self.state.best is not None:
+            self.state.best.check(metrics)
+        return is_best
 
     def _is_to_be_saved(self, is_last: bool) -> bool:
         every = self.config.save_every_steps
@@ -420,6 +472,8 @@ class Trainer:
         advantage: AdvantageFn | None = None,
         policy_loss: PolicyLoss | None = None,
         value: nn.Module | None = None,
+        eval_prompts: Sequence[Any] | None = None,
+        eval_sampling: Sampling | None = None,
         out: str | Path | None = None,
         device: str | None = None,
         use_tensorboard: bool | None = None,
@@ -444,6 +498,8 @@ class Trainer:
             advantage=advantage,
             policy_loss=policy_loss,
             value=value,
+            eval_prompts=eval_prompts,
+            eval_sampling=eval_sampling,
             out=out,
             use_tensorboard=use_tensorboard,
         )
@@ -481,12 +537,12 @@ class Trainer:
 
 
 def _read_prompts(
-    prompts: Sequence[Any] | None, tokenizer: Any | None, model: nn.Module, config: Config
+    prompts: Sequence[Any] | None, tokenizer: Any | None, model: nn.Module, sampling: Sampling, name: str = "prompt"
 ) -> list[Prompt]:
     """The prompts as token ids, if there are any. Raises ValueError for one that the model cannot read."""
     if prompts is None:
         return []
-    read = read_prompts(prompts, tokenizer)
-    context, vocab_size = context_length(model), vocabulary_size(model)
-    check_lengths(read, context=context, response_length=config.response_length, vocab_size=vocab_size)
+    read = read_prompts(prompts, tokenizer, name=name)
+    context, vocab_size, length = context_length(model), vocabulary_size(model), sampling.response_length
+    check_lengths(read, context=context, response_length=length, vocab_size=vocab_size, name=name)
     return read

@@ -54,6 +54,9 @@ PARTLY_TRAINED = {
 }
 
 
+IN_STEP = {"sharding": "fsdp", "gather_for_rollouts": False}
+
+
 # Responses that end early on one process and late on another, with frozen blocks below the trained ones.
 UNEVEN = {
     "train_top_layers": 1,
@@ -276,6 +279,25 @@ def files(folder):
     return {}
 
 
+def evaluated(folder):
+    """Evaluations of five prompts and of one, of whole and split weights, and the best step of a training."""
+    sampling, result = ppo.Sampling(response_length=7, temperature=0.8, num_samples=3), {}
+    for name, changes in {"whole": {}, "gathered": {"sharding": "fsdp"}, "in_step": IN_STEP}.items():
+        for num_prompts in (5, 1):
+            given = {"eval_prompts": PROMPTS[-num_prompts:], "eval_sampling": sampling if num_prompts > 1 else None}
+            trainer = Trainer(eager_to_end(), PROMPTS, count_fives, SMALL.replace(**changes), **given)
+            trainer.update(trainer.rollout())
+            found = trainer.evaluate()
+            result[f"{name} {num_prompts}"] = {k: v for k, v in found.items() if not k.startswith("time/")}
+    config = SMALL.replace(eval_every_steps=1, best_metric="eval/length_mean", best_is="min", sharding="fsdp")
+    out = folder / f"best-{Processes.current().count}"
+    given = {"eval_prompts": PROMPTS[:3], "eval_sampling": sampling}
+    trainer = Trainer(eager_to_end(), PROMPTS, count_fives, config, out=out, **given)
+    trainer.train(3, progress=False)
+    again = Trainer.resume(out / "best", PROMPTS, count_fives, **given)
+    return result | {"best": trainer.state.best.numbers(), "again": again.state.best.numbers(), "step": again.step}
+
+
 def fsdp(folder):
     """Split weights: the same updates, a checkpoint, and a run resumed from it. The Llama has untied weights."""
     result = {name: updates(UPDATES[name] | {"sharding": "fsdp"}) for name in ("gae", "microbatches", "critic")}
@@ -394,7 +416,7 @@ def cases():
 def main(folder: Path, names: list[str]) -> None:
     torch.set_num_threads(1)
     with ppo.process_group() as processes:
-        split = {"fsdp": fsdp, "fsdp_in_step": fsdp_in_step, "given_fsdp": given_fsdp}
+        split = {"evaluated": evaluated, "fsdp": fsdp, "fsdp_in_step": fsdp_in_step, "given_fsdp": given_fsdp}
         every = cases() | split | {"continued": continued}
         for name in names or [*cases(), *split]:
             torch.save(every[name](folder), folder / f"{name}-{processes.rank}.pt")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -30,6 +31,16 @@ def random_state() -> dict[str, Tensor]:
     if torch.cuda.is_available():
         tensors["cuda"] = torch.cuda.get_rng_state()
     return tensors
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """At the end of the context, also after an error, the states are those of its beginning."""
+    states = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(states)
 
 
 def set_random_state(tensors: Mapping[str, Tensor]) -> None:

@@ -28,6 +28,7 @@ from ..prompts import Prompt, PromptStream
 from ..retain import RetainTexts
 from ..run.limits import Limits
 from ..scoring import Scorer
+from .best import Best
 from .folder import list_checkpoints, load_tensors, prune, save_tensors, unchanged, write_atomically
 from .random_state import random_state, set_random_state
 from .schema import ids_sha256, limits_of
@@ -83,6 +84,7 @@ class RunState:
                   the policy's own model, with its adapter off
     retain_texts  of PPO-ptx, or None
     generator     the one from which prompt order, sampling seeds, minibatches and retain texts are drawn
+    best          the best step so far, where the config names a metric for it, else None
     own           the functions that were not the library's, by the seam that they were given at
     """
 
@@ -99,11 +101,21 @@ class RunState:
     counters: Counters
     tokenizer: Any | None
     own: Mapping[str, str] = field(default_factory=dict)
+    best: Best | None = None
 
     def end_step(self) -> None:
         """Count a finished step. All processes continue with the smallest limits of any of them."""
         self.counters.step += 1
         self.policy.agree_on_limits()
+
+    def is_best(self, metrics: Mapping[str, float], step: int) -> bool:
+        """Whether a step is the best so far by the metric of the config; it is noted, so :meth:`save` holds it.
+
+        The first process's number counts. All processes must call this.
+        """
+        if self.best is None:
+            return False
+        return self.best.take(self.policy.processes.broadcast(metrics.get(self.best.metric)), step)
 
     def save(self, path: Path) -> Path:
         """Write a checkpoint at ``path`` in the place of what is there, and return ``path``.
@@ -186,7 +198,7 @@ class RunState:
             "attention": getattr(getattr(model, "config", None), "_attn_implementation", None),
             "device": str(self.policy.device),
             "own": dict(self.own),
-        }
+        } | ({} if self.best is None else {"best": self.best.numbers()})
 
     def check_texts(self, snapshot: Snapshot) -> None:
         """Raise ValueError for other prompts than those that were saved: the saved order refers to them by index.
@@ -259,6 +271,8 @@ class RunState:
             self.policy.limits.take(Limits(**limits_of(state)))
         if self.scorer.moments is not None:
             self.scorer.moments.take(state["moments"])
+        if self.best is not None:
+            self.best.restore(state.get("best"))
 
     def _take_generators(self, tensors: Mapping[str, Tensor], file: Path) -> None:
         """Put back the run's own generator and the order of the prompts. Raises ValueError where one is damaged."""

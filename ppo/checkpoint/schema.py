@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -46,6 +47,7 @@ def check_numbers(state: Mapping[str, Any], file: Path) -> None:
     own = state.get("own", {})
     if not isinstance(own, dict) or not all(isinstance(name, str) for pair in own.items() for name in pair):
         raise ValueError(f"{file} is damaged: own is {own!r:.80}")
+    _check_best(state.get("best"), file)
     moments, limits = state["moments"], limits_of(state)
     is_wanted = moments is not None or state["config"].get("scale_scores", False)
     if is_wanted and not (
@@ -56,6 +58,17 @@ def check_numbers(state: Mapping[str, Any], file: Path) -> None:
         x is None or 0 < x < LARGEST_LIMIT for x in limits.values()
     ):
         raise ValueError(f"{file} is damaged: limits is {limits!r:.80}")
+
+
+def _check_best(best: Any, file: Path) -> None:
+    """The best step is missing where the run names no metric; both of its numbers are None before the first one."""
+    if best is None:
+        return
+    is_record = isinstance(best, dict) and best.keys() == {"value", "step"}
+    value, step = (best["value"], best["step"]) if is_record else (0, None)
+    is_number = isinstance(value, float) and math.isfinite(value) and type(step) is int and step >= 0
+    if not is_number and not (value is None and step is None):
+        raise ValueError(f"{file} is damaged: best is {best!r:.80}")
 
 
 def limits_of(state: Mapping[str, Any]) -> Any:

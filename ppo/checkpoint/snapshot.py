@@ -40,17 +40,27 @@ class Snapshot:
 def read_snapshot(path: Path, model: nn.Module | None, tokenizer: Any | None, device: str | None = None) -> Snapshot:
     """Read a checkpoint, or the newest undamaged one of a folder or of a run's ``out``, and the model in it.
 
-    ``model``: takes the saved weights where the checkpoint holds no plain Hugging Face model, else None. ``tokenizer``:
-    None reads the saved one. ``device``: None is the device of the saved model. Raises ValueError that names what is
-    wrong.
+    A run without numbered checkpoints goes on from its best one. ``model``: takes the saved weights where the
+    checkpoint holds no plain Hugging Face model, else None. ``tokenizer``: None reads the saved one. ``device``: None
+    is the device of the saved model. Raises ValueError that names what is wrong.
     """
-    nested = path / "checkpoints"
     with warnings.catch_warnings():
         if not Processes.current().is_first:
             warnings.simplefilter("ignore")  # process 0 alone warns of damage
-        folder, state = read_state(nested if nested.is_dir() and not (path / "state.json").exists() else path)
+        folder, state = read_state(_folder_of(path))
     with naming(folder):
         return _read(folder, state, model, tokenizer, device)
+
+
+def _folder_of(path: Path) -> Path:
+    """Where the checkpoint stands, or the checkpoints, of a path that may be a run's ``out``."""
+    numbered, best = path / "checkpoints", path / "best"
+    if (path / "state.json").exists():
+        return path
+    is_kept = any(folder.is_dir() for folder in (best, best.with_name("best.old")))
+    if is_kept and not any(found.suffix != ".tmp" for found in numbered.glob("step-*")):
+        return best
+    return numbered if numbered.is_dir() else path
 
 
 def check_own(snapshot: Snapshot, own: Mapping[str, str], *, seams: Sequence[str], asker: str) -> None:

@@ -103,11 +103,12 @@ class Processes:
     # ------------------------------------------------------------------ what each one takes
 
     def share(self, total: int) -> slice:
-        """This process's slice of ``total`` rows (the prompts of a step). Each process takes ``total / count`` rows
-        that follow each other.
+        """This process's slice of ``total`` rows that follow each other (the prompts of a step).
+
+        Each process takes ``total / count`` rows; where that is no whole number, some take one more than others, and
+        with fewer rows than processes some take none.
         """
-        size = total // self.count
-        return slice(self.rank * size, (self.rank + 1) * size)
+        return slice(total * self.rank // self.count, total * (self.rank + 1) // self.count)
 
     def deal(self, attention_mask: Tensor) -> Tensor:
         """Indices of this process's rows of a batch [B, S] that every process holds; each gets long and short rows."""

@@ -38,7 +38,7 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         metrics = folder / "metrics.jsonl"
         if first_step == 0 and metrics.exists() and metrics.stat().st_size > 0:
-            if list_checkpoints(folder / "checkpoints"):
+            if list_checkpoints(folder / "checkpoints") or (folder / "best").is_dir():
                 raise ValueError(f"{folder} holds another run: resume it with Trainer.resume, or name another folder")
             raise ValueError(
                 f"{folder} holds a run without a checkpoint (save_every_steps=0, or it ended before the first one), "

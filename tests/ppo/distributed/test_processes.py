@@ -166,6 +166,25 @@ def test_process_0_alone_writes_what_one_process_writes(folder, tmp_path):
     assert [row["score/mean"] for row in rows[0]] == [row["score/mean"] for row in rows[1]]
 
 
+def test_an_evaluation_is_that_of_one_process(folder, tmp_path):
+    """Also of split weights, of prompts that cannot be shared evenly, and of fewer prompts than processes."""
+    first, second = of_two(folder, "evaluated")
+    assert first == second
+    one = of_one(processes_cases.evaluated, tmp_path)
+    assert first.keys() == one.keys()
+    for name, numbers in one.items():
+        assert first[name] == (pytest.approx(numbers, rel=1e-6) if isinstance(numbers, dict) else numbers), name
+    assert one["whole 5"]["eval/prompts"] == 5
+    assert (folder / "best-2" / "best" / "state.json").is_file()
+
+
+@pytest.mark.parametrize(("total", "count"), [(8, 2), (5, 2), (1, 3), (7, 3), (0, 2)])
+def test_the_shares_are_all_rows_once(total, count):
+    shares = [range(total)[Processes(rank, count).share(total)] for rank in range(count)]
+    assert [i for share in shares for i in share] == list(range(total))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
 def test_split_weights_give_the_update_of_whole_ones(folder, tmp_path):
     first, second = of_two(folder, "fsdp")
     for name in ("gae", "microbatches", "critic"):
