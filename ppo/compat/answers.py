@@ -1,8 +1,8 @@
 """What another engine says about its responses, read and checked, before the policy is asked about them.
 
-Everything comes as lists, one a response, or as one padded tensor [B, T] whose cells behind a response are not read. A
-wrong value is a ``ValueError`` in one line that names the argument, the row, the value and what was wanted. This module
-knows lists and tensors, no trainer and no model.
+Everything comes as lists, one a response, or as one padded tensor or array [B, T] whose cells behind a response are not
+read. A wrong value is a ``ValueError`` in one line that names the argument, the row, the value and what was wanted.
+This module knows lists and tensors, no trainer and no model.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ def read_cells(
     name: str, rows: Any, lengths: Sequence[int], read: Callable[[Any, int, int], float | bool], *, dtype: torch.dtype
 ) -> Tensor:
     """One value a response token, [B, T] on the CPU, 0 on padding. ``read``: a cell, its row and place, to a number."""
-    if isinstance(rows, Tensor):
+    if hasattr(rows, "shape") and hasattr(rows, "tolist"):
         wanted = [len(lengths), max(lengths)]
         if list(rows.shape) != wanted:
-            raise ValueError(f"{name} is a tensor {list(rows.shape)}: wanted [B, T] = {wanted}, or one list a response")
+            raise ValueError(f"{name} is {_kind(rows)}: wanted [B, T] = {wanted}, or one list a response")
         rows = [row[:length] for row, length in zip(rows.tolist(), lengths, strict=True)]
     if not _is_list(rows) or len(rows) != len(lengths):
         found = f"holds {len(rows)} rows" if _is_list(rows) else f"is {_kind(rows)}"

@@ -111,6 +111,12 @@ def test_lists_and_padded_tensors_are_the_same():
         action_mask=padded(ACTIONS, fill=False),
         token_rewards=padded(rewards),
     )
+    three = given_responses(
+        make(tiny_gpt2(), **OFF_POLICY), *GIVEN[:2], logprobs=padded(LOGPROBS).numpy(), action_mask=ACTIONS,
+        token_rewards=padded(rewards).numpy(),
+    )  # fmt: skip
+    assert torch.equal(three.generation.logprobs, one.generation.logprobs)
+    assert torch.equal(three.raw_token_rewards, one.raw_token_rewards)
     for name in ("old_logprobs", "raw_token_rewards", "scores"):
         assert torch.equal(getattr(one, name), getattr(two, name))
     assert torch.equal(one.generation.logprobs, two.generation.logprobs)
@@ -148,6 +154,8 @@ WRONG = {
     "eos padding": ({"responses": [[4], [7, 1, 1], [5], [6]]}, r"responses\[1\] goes on behind its end token 1"),
     "zero padding": ({"responses": [[4], [7, 1, 0, 0], [5], [6]]}, r"end token 1 with 2 x 0: leave padding away"),
     "too long": ({"responses": [[4], [2] * 60, [5], [6]]}, r"row 1 has 2 \+ 60 tokens: wanted at most 48"),
+    "generator": ({"responses": (ids for ids in GIVEN[1])}, "responses is a generator: give one list"),
+    "bytes": ({"responses": [b"ab", [5], [7], [8]]}, r"responses\[0\] is a bytes: give a list of token ids"),
     "few scores": ({"scores": [1.0, 2.0]}, "scores holds 2 numbers: wanted one for each of 4"),
     "nan score": ({"scores": [1.0, NAN, 0.0, 0.0]}, r"scores\[1\] is nan: wanted a finite number"),
     "positive": ({"logprobs": changed(LOGPROBS, 2, 1, 0.5)}, r"logprobs\[2\]\[1\] is 0.5: wanted a log-prob"),
