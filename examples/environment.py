@@ -1,7 +1,7 @@
 """A tool that the policy learns to use: it closes the call, a calculator writes the result, the policy repeats it.
 
-At the start the lab model closes a quarter of the calls and never repeats a result. After 120 steps it does both. Only
-the policy's own tokens are trained on; the calculator's are read. Run: python -m examples.environment
+At the start the lab model closes a quarter of the calls and hardly ever repeats a result. After 200 steps it does both.
+Only the policy's own tokens are trained on; the calculator's are read. Run: python -m examples.environment
 """
 
 import time
@@ -34,12 +34,12 @@ class Calculator:
         return (self.tokenizer(f" = {self.result}:")["input_ids"], 0.3) if self.is_called else (None, 0.0)
 
 
-def main(steps: int = 120, seed: int = 0) -> list[float]:
+def main(steps: int = 200, seed: int = 0) -> list[float]:
     """The share of right results in every step."""
     lab, shares = load("lab"), []
     config = ppo.Config(
         advantage="grpo", prompts_per_step=16, samples_per_prompt=8, minibatch=64, epochs=2, response_length=8,
-        learning_rate=5e-4, kl_coef=0.0, kl_controller="fixed", seed=seed,
+        learning_rate=2e-4, entropy_coef=0.01, kl_coef=0.0, kl_controller="fixed", seed=seed,
     )  # fmt: skip
     sampler = ppo.EnvironmentSampler(lambda: Calculator(lab.tokenizer), turn_length=1)
 

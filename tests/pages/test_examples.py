@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from examples import (
+    environment,
     foreign_engine,
     from_trl,
     grpo,
@@ -125,6 +126,21 @@ def test_an_own_critic_explains_returns():
 def test_a_tool_s_tokens_are_read_and_not_trained_on():
     scores = own_sampler.main(steps=6, prompts_per_step=32)
     assert max(scores[-2:]) > scores[0] + 0.1
+
+
+def test_a_tool_is_learned():
+    """Twenty steps are enough to see it begin; the slow test below learns it, from three seeds."""
+    shares = environment.main(steps=20)
+    assert max(shares[:3]) <= 0.05
+    assert max(shares[-3:]) >= 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_tool_is_learned_from_every_seed(seed):
+    shares = environment.main(seed=seed)
+    assert sum(shares[:3]) / 3 <= 0.05
+    assert sum(shares[-5:]) / 5 >= 0.8
 
 
 def test_an_engine_that_lags_behind_is_corrected():
