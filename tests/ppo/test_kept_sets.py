@@ -16,6 +16,7 @@ import torch
 from ppo import Config, Sampling, Trainer
 from ppo.buffer import join, rows, trim
 from ppo.checks.dump import read_dump
+from ppo.given import given_responses
 from ppo.lm.distribution import next_token_logits, next_token_logprobs, pick
 from ppo.lm.kept_sets import pack, unpack
 from ppo.policy_losses import policy_loss_of
@@ -216,6 +217,17 @@ def test_an_update_keeps_the_tokens_that_the_old_policy_kept():
                 here = logits[len(sample.prompt_ids) + t - 1].masked_fill(~sets[b, t], -torch.inf)
                 assert float(found[b, t]) == pytest.approx(float(here.log_softmax(-1)[token]), abs=1e-4)
     assert (found - filtered).abs().max() > 0.01
+
+
+def test_a_token_of_another_engine_is_kept_even_where_the_filter_would_drop_it():
+    trainer = make(REPLAY.replace(top_k=1))
+    given = given_responses(trainer, PROMPTS, [[9, 3], [4], [2, 17, 5], [11, 6]], [0.0, 1.0, 2.0, 3.0])
+    rollout = trainer.appraise(given)
+    mask, sets = rollout.generation.mask, unpack(rollout.generation.kept_sets, 23)
+    assert sets.gather(-1, rollout.generation.tokens.unsqueeze(-1)).squeeze(-1)[mask].all()
+    assert set(sets.sum(dim=-1)[mask].tolist()) <= {1, 2}
+    assert rollout.old_logprobs.isfinite().all()
+    assert trainer.update(rollout)["rollout/logprob_gap"] < 1e-5
 
 
 def test_sets_go_with_their_rows(tmp_path):

@@ -44,7 +44,7 @@ CASES = {
     "top_k": {"top_k": 4, "temperature": 1.5},
     "top_p": {"top_p": 0.7, "min_response_length": 2},
     "top_k_top_p": {"top_k": 6, "top_p": 0.6},
-    "replayed_top_k": {"kept_sets": "replay", "top_k": 4, "temperature": 1.5, "microbatch": 1},
+    "replayed_top_k": {"kept_sets": "replay", "top_k": 4, "temperature": 1.5, "logprob_chunk_tokens": 3},
     "replayed_top_p": {
         "kept_sets": "replay",
         "top_p": 0.7,
