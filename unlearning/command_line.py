@@ -85,7 +85,7 @@ class Command:
 
 def rest_of_ppo() -> tuple[Group, ...]:
     """The knobs of PPO that no other group has, under the headings of :class:`ppo.Config`."""
-    known = {"seed", "eval_every_steps", *PPO_KNOBS, *PPO_MACHINE}  # a run measures its forget set, by --check-every
+    known = {"seed", *PPO_KNOBS, *PPO_MACHINE}
     rest = {title: tuple(n for n in names if n not in known) for title, names in field_sections(ppo.Config).items()}
     return tuple(Group(f"PPO: {title}", config=names) for title, names in rest.items() if names)
 
