@@ -92,6 +92,11 @@ class ActorCritic(nn.Module):
         self.eval()
 
     @property
+    def has_own_critic(self) -> bool:
+        """Whether the critic is a module of the caller's own, from token ids to values, no copy of the policy."""
+        return self.critic is not None and self.critic_backbone is None
+
+    @property
     def value_fn(self) -> ValueFn | None:
         """The value head, if it reads the policy's own hidden states; else None. The sampler records values with it."""
         return self.value_head if self.critic is None else None

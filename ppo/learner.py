@@ -9,6 +9,7 @@ module knows the order within one such step, not how many steps an update takes.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -61,7 +62,9 @@ class MinibatchResult:
 class Learner:
     """Turns minibatches into steps of the optimiser.
 
-    ``retain_loss`` and ``retain_texts``: of PPO-ptx, both None where the run keeps no text. ``counters``: of the run;
+    ``has_own_parts``: the policy loss or the critic is not the library's, so what they raise or note may differ from
+    process to process. ``retain_loss`` and ``retain_texts``: of PPO-ptx, both None where the run keeps no text.
+    ``counters``: of the run;
     this object counts the updates skipped in a row.
     """
 
@@ -77,6 +80,7 @@ class Learner:
         counters: Counters,
         retain_loss: RetainLoss | None = None,
         retain_texts: RetainTexts | None = None,
+        has_own_parts: bool = False,
     ) -> None:
         self.policy = policy
         self.optimizer = optimizer
@@ -84,6 +88,7 @@ class Learner:
         self.retain_loss = retain_loss
         self._policy_loss = policy_loss
         self._retain_texts = retain_texts
+        self._has_own_parts = has_own_parts
         self._checks = checks
         self._counters = counters
         self._config = config
@@ -150,7 +155,7 @@ class Learner:
             is_alone = processes.count == 1 or self._config.sharding == "none"
             return is_alone and policy.limits.halve_microbatch(len(minibatch) // processes.count)
 
-        with lean_tied_gradient(policy.model):
+        with lean_tied_gradient(policy.model), self._together(is_split=False):
             totals, row_gap = retry_smaller(lambda: self._own_gradients(minibatch, retain, observer), shrink)
         if self.is_policy_waiting:  # weights that an own critic shares with the policy wait, too
             own = policy.actor.value_parameter_names()
@@ -158,7 +163,17 @@ class Learner:
                 if name not in own:
                     parameter.grad = None
         processes.sum_gradients(list(policy.actor.trained_parameters().values()))
-        return processes.sum_numbers(totals), processes.max(row_gap)
+        add = processes.sum_named if self._has_own_parts else processes.sum_numbers
+        return add(totals), processes.max(row_gap)
+
+    def _together(self, *, is_split: bool) -> AbstractContextManager[None]:
+        """Where parts that are not the library's are asked: an error on one process is raised on all of them.
+
+        Whole weights: around the gradient of a minibatch. Split weights (``is_split``): around a loss alone, because no
+        process may leave a forward or a backward pass that the others are in.
+        """
+        is_here = self._has_own_parts and is_split == (self._config.sharding == "fsdp")
+        return self.policy.processes.together() if is_here else nullcontext()
 
     def _move(
         self, minibatch: Rollout, retain: RetainBatch | None, statistics: dict[str, float], step: int
@@ -192,10 +207,11 @@ class Learner:
         for indices, weight in self._own_microbatches(minibatch.generation.attention_mask):
             part = trim_rollout(rows(minibatch, indices))
             new = self.policy.evaluate(part.generation)
-            loss, statistics = ppo_loss(
-                new, part, self._config, self._policy_loss, kl_coef=self.kl.coef, num_tokens=num_tokens,
-                num_sequences=num_sequences, num_positive=num_positive, is_policy_waiting=self.is_policy_waiting,
-            )  # fmt: skip
+            with self._together(is_split=True):
+                loss, statistics = ppo_loss(
+                    new, part, self._config, self._policy_loss, kl_coef=self.kl.coef, num_tokens=num_tokens,
+                    num_sequences=num_sequences, num_positive=num_positive, is_policy_waiting=self.is_policy_waiting,
+                )  # fmt: skip
             if observer is not None:
                 observer.watch(part, new, num_tokens=num_tokens)
             (weight * loss).backward()  # type: ignore[no-untyped-call]
@@ -208,16 +224,18 @@ class Learner:
         return totals, row_gap
 
     def _own_retain_gradients(self, retain_loss: RetainLoss, batch: RetainBatch) -> float:
-        num_tokens, actor = batch.num_predictions, self.policy.actor
-        total = 0.0
-        for indices, weight in self._own_microbatches(batch.mask):
-            ids, mask = batch.ids[indices], batch.mask[indices]
-            loss_of = partial(retain_loss, actor.backbone, ids, mask, num_tokens=num_tokens)
-            with self.policy.precision(), torch.set_grad_enabled(not self.is_policy_waiting):
-                loss = actor.run(loss_of)
-            if not self.is_policy_waiting:
-                (weight * self._config.retain_coef * loss).backward()  # type: ignore[no-untyped-call]
-            total += weight * float(loss.detach())
+        num_tokens, actor, is_waiting = batch.num_predictions, self.policy.actor, self.is_policy_waiting
+        total, parts = 0.0, self._own_microbatches(batch.mask)
+        # No backward pass splits the weights again while the policy waits; whole, they would miss the optimiser's step.
+        with self.policy.readable() if is_waiting else nullcontext():
+            for indices, weight in parts:
+                ids, mask = batch.ids[indices], batch.mask[indices]
+                loss_of = partial(retain_loss, actor.backbone, ids, mask, num_tokens=num_tokens)
+                with self.policy.precision(), torch.set_grad_enabled(not is_waiting):
+                    loss = actor.run(loss_of)
+                if not is_waiting:
+                    (weight * self._config.retain_coef * loss).backward()  # type: ignore[no-untyped-call]
+                total += weight * float(loss.detach())
         return total
 
     def _own_microbatches(self, attention_mask: Tensor) -> list[tuple[Tensor, float]]:

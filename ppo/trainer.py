@@ -29,7 +29,7 @@ from .checkpoint.snapshot import check_own, read_snapshot
 from .checkpoint.weights import restore_value
 from .checks.checks import Checks
 from .checks.dump import Dumps
-from .checks.seams import SEAMS, check_value, checked_advantage, checked_policy_loss, checked_sampler, names_of
+from .checks.seams import SEAMS, check_seams, checked_advantage, checked_policy_loss, checked_sampler, names_of
 from .collector import Collector
 from .config import Config, Sampling
 from .distributed.processes import Processes
@@ -126,7 +126,8 @@ class Trainer:
         config = config if config is not None else Config()
         self.processes = Processes.current()
         self.processes.check(config)
-        check_value(value, advantage, config)
+        own = {"sampler": sampler, "advantage": advantage, "policy_loss": policy_loss, "value": value}
+        check_seams(own, config)
         critic = value if isinstance(value, nn.Module) else None
         check_evaluation(config, eval_prompts, eval_sampling, reward)
         loaded, self.tokenizer = load_model(model, tokenizer)
@@ -164,7 +165,7 @@ class Trainer:
         actor = self.policy.actor
         optimizer = Optimizer(actor.trained_parameters(), actor.value_parameter_names(), config)
         self.kl = KLPenalty.of(config)
-        own = {"sampler": sampler, "advantage": advantage, "policy_loss": policy_loss, "value": critic}
+        own["value"] = critic  # a folder gave weights to the library's own
         self.state = RunState(
             config, self.policy, frozen, optimizer, self.kl, self.scorer, self.prompts, self.stream, retain_texts,
             self.generator, Counters(), self.tokenizer, names_of(own), Best.of(config),
@@ -174,6 +175,7 @@ class Trainer:
             self.policy, optimizer, self.kl, config,
             policy_loss=checked_policy_loss(policy_loss) if policy_loss else policy_loss_of(config),
             checks=self.checks, counters=self.state.counters, retain_loss=retain_loss, retain_texts=retain_texts,
+            has_own_parts=policy_loss is not None or critic is not None,
         )  # fmt: skip
         self._advantage = checked_advantage(advantage) if advantage else advantage_of(config)
         self._use_tensorboard = use_tensorboard
@@ -208,7 +210,10 @@ class Trainer:
         rewards = shape_rewards(token_rewards, kl, mask, kl_coef=self.kl.reward_coef)
         if self.config.whiten_rewards:
             rewards = whiten(rewards, mask, shift_mean=False)
-        advantages, returns = self._advantage(rewards, old_values, mask, responses.samples)
+        with self.processes.together():
+            advantages, returns = self._advantage(rewards, old_values, mask, responses.samples)
+        if "advantage" in self.state.own:  # it may draw numbers of its own
+            advantages, returns = self.processes.of_first(advantages), self.processes.of_first(returns)
         rollout = Rollout(
             generation, responses.samples, responses.old_logprobs, old_values, responses.ref_logprobs,
             responses.scores.to(mask.device), kl, rewards, advantages, returns, token_rewards=token_rewards,

@@ -196,7 +196,7 @@ AdvantageFn = Callable[[Tensor, Tensor, Tensor, "list[Sample]"], "tuple[Tensor, 
 """What each token was worth: ``(rewards, values, mask, samples)`` to advantages and returns, each [B, T].
 
 Rewards, values and ``mask``, the action mask, are [B, T]; both results are 0 outside it. B is the whole step,
-prompt-major.
+prompt-major. With several processes each of them calls it with the same rows, and the first one's answer counts.
 """
 
 PolicyLoss = Callable[..., "tuple[Tensor, Mapping[str, Tensor | float]]"]

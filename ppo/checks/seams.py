@@ -21,6 +21,7 @@ RESERVED = frozenset({"loss", "entropy", "ratio", "log_ratio", "approx_kl"})
 """Statistics of a policy loss that the library computes itself, under any loss: the brakes of an update go by them."""
 
 
+_DEFAULTS = Config()
 SEAMS = ("sampler", "advantage", "policy_loss", "value")
 """The arguments of :class:`ppo.Trainer` that change the algorithm, and so belong to a checkpoint by name."""
 
@@ -132,22 +133,39 @@ def checked_policy_loss(loss_fn: PolicyLoss) -> PolicyLoss:
     return policy_loss
 
 
-def check_value(value: Any, advantage: AdvantageFn | None, config: Config) -> None:
-    """Raise ValueError for a critic that is no module or not asked for, and where GAE has none."""
+def check_seams(own: Mapping[str, Any], config: Config) -> None:
+    """Raise ValueError for a critic that is no module or not asked for, where GAE has none, and for settings that what
+    was given makes useless. ``own``: what was given at each of :data:`SEAMS`, or None.
+    """
+    value, advantage = own["value"], own["advantage"]
     if value is not None and not isinstance(value, nn.Module | str | Path):
         raise _error("value", value, f"is {_kind(value)}: wanted a torch.nn.Module, or a folder of weights")
     if value is not None and not config.has_critic:
         why = f"advantage={config.advantage!r}" if config.advantage != "gae" else "value_head='none'"
         shown = value if isinstance(value, str | Path) else name_of(value)
         raise ValueError(f"value={shown} would never be asked: Config({why}) has no critic")
-    if advantage is not None:
-        for field in ("value_gae_lambda", "gae_length_alpha"):
-            if (x := getattr(config, field)) is not None:
-                raise _error("advantage", advantage, f"would never read Config({field}={x}): leave it None")
+    for seam, fields in _useless(config).items():
+        changed = [f"{name}={x!r}" for name in fields if (x := getattr(config, name)) != getattr(_DEFAULTS, name)]
+        if own[seam] is not None and changed:
+            raise _error(seam, own[seam], f"would never read Config({', '.join(changed)}): leave out what it sets")
     if advantage is None and config.advantage == "gae" and config.value_head == "none":
         raise ValueError(
             "Config.value_head='none' goes with an estimator of your own: GAE needs values, pass advantage=…"
         )
+
+
+def _useless(config: Config) -> dict[str, list[str]]:
+    """The settings that nothing reads any more once something was given at a seam."""
+    means = config.entropy_coef > 0 or (config.kl_as == "loss" and config.kl_coef > 0)  # their terms read loss_mean
+    return {
+        "sampler": ["compiled_rollout"],
+        "advantage": [
+            "advantage", "gamma", "gae_lambda", "value_gae_lambda", "gae_length_alpha", "whiten_advantages",
+        ],
+        "policy_loss": [
+            "policy_loss", "policy_clip", "policy_clip_high", "policy_dual_clip", *([] if means else ["loss_mean"]),
+        ],
+    }  # fmt: skip
 
 
 def _error(seam: str, function: Any, problem: str) -> ValueError:

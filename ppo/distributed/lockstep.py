@@ -25,13 +25,15 @@ _NO_MODEL = -1  # what a process asks for that needs no forward
 
 
 @contextmanager
-def in_step(models: Sequence[nn.Module], processes: Processes) -> Iterator[None]:
-    """Within the context every process may call the given causal LMs as often as it likes, without gradients.
+def in_step(models: Sequence[nn.Module], critics: Sequence[nn.Module], processes: Processes) -> Iterator[None]:
+    """Within the context every process may call the given models as often as it likes, without gradients.
 
-    All processes must enter with the same models. The context ends when the last process has finished. Raises
-    OutOfStepError when this process failed inside a forward, because the others are still in it.
+    ``models``: causal LMs, at least one. ``critics``: modules from token ids and their mask, both [B, S], to values;
+    they read the ids of the first model. All processes must enter with the same ones. The context ends when the last
+    process has finished. Raises OutOfStepError when this process failed inside a forward, because the others are still
+    in it.
     """
-    step = _Lockstep([causal_lm(model) for model in models], processes)
+    step = _Lockstep([causal_lm(model) for model in models], critics, processes)
     with step.watching():
         try:
             yield
@@ -44,9 +46,11 @@ def in_step(models: Sequence[nn.Module], processes: Processes) -> Iterator[None]
 
 
 class _Lockstep:
-    def __init__(self, models: Sequence[Any], processes: Processes) -> None:
-        self._models = models
-        self._base_models = [getattr(model, "base_model", model) for model in models]
+    def __init__(self, models: Sequence[Any], critics: Sequence[nn.Module], processes: Processes) -> None:
+        base_models = [getattr(model, "base_model", model) for model in models]
+        self._watched = [*zip(models, base_models, strict=True), *((critic,) for critic in critics)]
+        self._forwards = [partial(_run_lm, *pair) for pair in zip(base_models, models, strict=True)]
+        self._forwards += [partial(_run_critic, critic, models[0]) for critic in critics]
         self._processes = processes
         self._is_inside = False
         self.cause: BaseException | None = None  # the error that ended a shared forward on this process
@@ -55,7 +59,7 @@ class _Lockstep:
     def watching(self) -> Iterator[None]:
         """Within the context every forward of a model, or of its base model alone, first asks the other processes."""
         with ExitStack() as stack:
-            for index, parts in enumerate(zip(self._models, self._base_models, strict=True)):
+            for index, parts in enumerate(self._watched):
                 stack.enter_context(swapped_forwards(list(dict.fromkeys(parts)), partial(self._shared, index)))
             yield
 
@@ -96,4 +100,15 @@ class _Lockstep:
     @torch.no_grad()
     def _take_part(self, index: int) -> None:
         with self._inside():
-            self._base_models[index](input_ids=probe_ids(self._models[index]))
+            self._forwards[index]()
+
+
+def _run_lm(base_model: Any, model: Any) -> None:
+    """A forward of a causal LM on a few tokens."""
+    base_model(input_ids=probe_ids(model))
+
+
+def _run_critic(critic: nn.Module, model: Any) -> None:
+    """A forward of a critic on a few tokens that the policy ``model`` can read."""
+    ids = probe_ids(model)
+    critic(ids, torch.ones_like(ids, dtype=torch.bool))

@@ -133,10 +133,14 @@ class Processes:
     def gather_generation(self, generation: Generation) -> Generation:
         """The responses of all processes. Metrics in tokens per second are summed; of other metrics the largest counts.
 
-        Hidden states are not sent, because they are too large. Whoever needs them computes them again.
+        Hidden states are not sent, because they are too large. Whoever needs them computes them again. Raises
+        ValueError where one process knows of something, such as the sampler's values, and another does not.
         """
         if self.count == 1:
             return generation
+        known = [set(names) for names in self._exchange(_known(generation))]
+        if uneven := sorted(set.union(*known) - set.intersection(*known)):
+            raise ValueError(f"the sampler gave {uneven[0]} on one process and not on another: always give the same")
         joined: dict[str, Any] = {
             name: self.gather_rows(value, pad_left=name.startswith("prompt_")) if name != "frozen_hidden" else None
             for name, value in vars(generation).items()
@@ -149,6 +153,20 @@ class Processes:
             name: (sum if name.endswith("_per_second") else max)(m[name] for m in metrics) for name in metrics[0]
         }
         return replace(generation, **joined)
+
+    def of_first(self, tensor: Tensor) -> Tensor:
+        """The tensor of process 0, on the device of this process's own."""
+        return tensor if self.count == 1 else self.broadcast(tensor.cpu()).to(tensor)
+
+    def sum_named(self, numbers: Mapping[str, float]) -> dict[str, float]:
+        """:meth:`sum_numbers` where a process may lack some of the names. The names come in the order of process 0."""
+        if self.count == 1:
+            return dict(numbers)
+        totals: dict[str, float] = {}
+        for part in self._exchange(dict(numbers)):
+            for name, number in part.items():
+                totals[name] = totals.get(name, 0.0) + number
+        return totals
 
     def sum_numbers(self, numbers: Mapping[str, float]) -> dict[str, float]:
         """Each number summed over the processes. All processes must pass the same names, in the same order."""
@@ -274,6 +292,12 @@ class Processes:
         with peer_errors():
             dist.all_reduce(numbers, op=operation)
         return numbers
+
+
+def _known(generation: Generation) -> list[str]:
+    """What a generation holds: its fields that are not None, and its metrics by name."""
+    fields = [name for name, value in vars(generation).items() if value is not None and name != "frozen_hidden"]
+    return fields + [f"metrics[{name!r}]" for name in generation.metrics]
 
 
 def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:

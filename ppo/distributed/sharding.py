@@ -39,6 +39,8 @@ def shard(actor: ActorCritic, frozen: nn.Module | None) -> None:
     Raises ValueError for a critic that shares weights with the policy.
     """
     shared = {id(p) for p in actor.policy.parameters()} & {id(p) for p in (actor.critic or nn.Module()).parameters()}
+    if shared and actor.has_own_critic:
+        raise ValueError("sharding='fsdp' cannot split a value=… that shares weights with the policy: give it its own")
     if shared:
         raise ValueError(
             "sharding='fsdp' cannot split a critic that shares frozen weights with the policy: use value_head='linear'"
@@ -89,7 +91,7 @@ def readable(model: nn.Module | None, processes: Processes, *, is_gathered: bool
         with _weights_gathered(modules):
             yield
     else:
-        with _root_whole(model), in_step(_causal_lms(model), processes):
+        with _root_whole(model), in_step(*_forwards(model), processes):
             yield
 
 
@@ -119,10 +121,12 @@ def _root_whole(model: Any) -> Iterator[None]:
             model.reshard()  # type: ignore[operator]
 
 
-def _causal_lms(model: nn.Module) -> list[nn.Module]:
-    if isinstance(model, ActorCritic):
-        return [model.policy] if model.critic is None else [model.policy, model.critic]
-    return [model]
+def _forwards(model: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
+    """The causal LMs in a model, and the critics that need not be one, as far as their forward gathers weights."""
+    if not isinstance(model, ActorCritic):
+        return [model], []
+    critics = [] if model.critic is None or not _split_modules(model.critic) else [model.critic]
+    return ([model.policy], critics) if model.has_own_critic else ([model.policy, *critics], [])
 
 
 def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

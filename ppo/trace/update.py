@@ -50,9 +50,10 @@ def trace_update(
     It holds rows x T x V log-probs in memory while the update runs. ``kl_coef``: the KL coefficient before the update,
     used if the rollout's metrics do not hold it. ``has_own_loss``: the policy loss is not the config's.
     ``own_advantage``: the name of the estimator if it is not the config's. Raises ValueError for rows that the rollout
-    lacks, for a rollout without ``token_rewards``, for ``top_k`` below 1, and with several processes.
+    lacks, for a rollout without ``token_rewards`` or with importance weights, for ``top_k`` below 1, with several
+    processes, and under ``config.mask_overlong``.
     """
-    _check(policy, rollout, rows, top_k)
+    _check(policy, rollout, rows, top_k, config)
     kl_coef = rollout.metrics.get("kl/coef", kl_coef)
     recorder = Recorder(rollout, rows, config, has_own_loss=has_own_loss)
     before = [ask_distributions(policy, rollout.generation.rows([row])) for row in rows]
@@ -81,7 +82,7 @@ def trace_update(
     return Trace(step, len(rollout), config.to_dict(), shared, recorder.minibatches, traces, metrics, own_advantage)
 
 
-def _check(policy: Policy, rollout: Rollout, rows: Sequence[int], top_k: int) -> None:
+def _check(policy: Policy, rollout: Rollout, rows: Sequence[int], top_k: int, config: Config) -> None:
     if policy.processes.count > 1:
         raise ValueError("a trace is taken in one process: run this step without torchrun")
     if rollout.token_rewards is None:
@@ -90,6 +91,10 @@ def _check(policy: Policy, rollout: Rollout, rows: Sequence[int], top_k: int) ->
         raise ValueError(f"rows={list(rows)} must be different numbers from 0 to {len(rollout) - 1}")
     if rollout.importance_weights is not None:
         raise ValueError("a trace shows no importance weights yet: take one with Config(importance='off')")
+    if config.mask_overlong:
+        raise ValueError(
+            "a trace does not show what mask_overlong leaves out: take one with Config(mask_overlong=False)"
+        )
     if top_k < 1:
         raise ValueError(f"top_k={top_k} must be at least 1")
 

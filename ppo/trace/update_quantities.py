@@ -27,6 +27,8 @@ def of_policy(config: Config, has_reference: bool, has_clip: bool) -> list[Quant
         slope += f" + {{kl_coef}} * {_KL_SLOPE[config.kl_estimator]} / {divisor}"
         extra = " Where the clip cuts off the part of the policy loss, the part of the KL loss remains: it pulls the "
         extra += "policy back to the reference."
+    if config.positive_coef:
+        slope, extra = "", extra + " The language-model loss on responses that scored high is a part of it."
     if config.entropy_coef:
         extra += " The entropy bonus acts on the whole distribution and is not in this number."
     return [

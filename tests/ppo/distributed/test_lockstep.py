@@ -38,11 +38,11 @@ def test_a_process_takes_part_in_forwards_that_only_others_need():
     policy, critic = tiny_gpt2().eval(), tiny_gpt2().eval()
     expected = policy(IDS).logits
     of_policy, of_critic = count_forwards(policy), count_forwards(critic)
-    with torch.no_grad(), in_step([policy, critic], Busy(3, index=1)):
+    with torch.no_grad(), in_step([policy, critic], [], Busy(3, index=1)):
         logits = policy(IDS).logits  # before it, the others want the critic three times
         assert (len(of_policy), len(of_critic)) == (1, 3)
     assert torch.equal(logits, expected)
-    with torch.no_grad(), in_step([policy, critic], Busy(2, index=0)):
+    with torch.no_grad(), in_step([policy, critic], [], Busy(2, index=0)):
         pass  # this process needs no forward, but the others do
     assert (len(of_policy), len(of_critic)) == (3, 3)
     policy(IDS)
@@ -52,7 +52,7 @@ def test_a_process_takes_part_in_forwards_that_only_others_need():
 def test_an_error_between_forwards_reaches_the_caller_when_the_others_are_done():
     model = tiny_gpt2()
     calls = count_forwards(model)
-    with pytest.raises(KeyError), in_step([model], Busy(2, index=0)):
+    with pytest.raises(KeyError), in_step([model], [], Busy(2, index=0)):
         raise KeyError("suffix")
     assert len(calls) == 2
 
@@ -60,9 +60,9 @@ def test_an_error_between_forwards_reaches_the_caller_when_the_others_are_done()
 def test_after_an_error_inside_a_forward_no_other_forward_can_begin():
     model, processes = tiny_gpt2(), Busy(0, index=0)
     model.transformer.h[1].register_forward_pre_hook(fail)
-    with pytest.raises(OutOfStepError, match="CUDA out of memory"), in_step([model], processes):
+    with pytest.raises(OutOfStepError, match="CUDA out of memory"), in_step([model], [], processes):
         model(IDS)
-    with pytest.raises(OutOfStepError, match="CUDA out of memory"), in_step([model], processes):
+    with pytest.raises(OutOfStepError, match="CUDA out of memory"), in_step([model], [], processes):
         retry_smaller(lambda: model(IDS), lambda: True)  # a second try, as with half as many rows
 
 
@@ -72,7 +72,7 @@ def test_a_model_that_bypasses_its_base_model_asks_the_others_too():
         asked = []
         processes = Busy(0, index=0)
         object.__setattr__(processes, "max", lambda number, asked=asked: asked.append(number) or number)
-        with torch.no_grad(), in_step([model], processes):
+        with torch.no_grad(), in_step([model], [], processes):
             model(IDS)
             model.base_model(IDS)
         assert asked == [0, 0, -1]

@@ -39,6 +39,7 @@ ROOT = Path(__file__).resolve().parents[3]
         {"policy_dual_clip": 1.05, "loss_mean": "constant", "kl_as": "loss", "kl_estimator": "k3"},
         {"loss_mean": "sequence_sums", "microbatch": 1},
         {"policy_loss": "gspo"},
+        {"positive_coef": 0.5, "positive_score": 9.0},
     ],
 )
 def test_every_formula_gives_its_number(changes):

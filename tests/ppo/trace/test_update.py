@@ -153,6 +153,8 @@ def test_what_cannot_be_traced_is_refused_before_any_work():
         trainer.trace(rollout, top_k=0)
     with pytest.raises(ValueError, match="no token_rewards"):
         trainer.trace(replace(rollout, token_rewards=None))
+    with pytest.raises(ValueError, match="does not show what mask_overlong leaves out"):
+        make(mask_overlong=True).trace(rollout)
     assert_same(before, everything(trainer))
 
 
