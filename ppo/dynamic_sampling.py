@@ -26,11 +26,10 @@ def varied_groups(scores: Tensor, group_size: int) -> Tensor:
     return groups.amax(dim=1) != groups.amin(dim=1)
 
 
-def collect_varied(collect: Collect, *, num_groups: int, group_size: int, rounds: int, multiple: int = 1) -> Responses:
+def collect_varied(collect: Collect, *, num_groups: int, group_size: int, rounds: int) -> Responses:
     """Responses in ``num_groups`` groups, as many as can be of different scores, after at most ``1 + rounds`` draws.
 
-    ``multiple``: a draw has a multiple of so many prompts (the processes must share them evenly). Groups stand in the
-    order in which they were drawn, those that fill up come last.
+    Groups stand in the order in which they were drawn, those that fill up come last.
 
     Metrics: ``redraw/rounds`` (draws after the first), ``redraw/equal_share`` (of all drawn groups), and
     ``redraw/filled_share`` (of the groups of the step: how many have equal scores after all). Seconds are summed over
@@ -40,17 +39,16 @@ def collect_varied(collect: Collect, *, num_groups: int, group_size: int, rounds
     while True:
         is_varied.append(varied_groups(draws[-1].scores, group_size))
         found = sum(int(x.sum()) for x in is_varied)
-        if found >= num_groups or len(draws) > rounds:
+        if found == num_groups or len(draws) > rounds:
             break
-        missing = num_groups - found
-        draws.append(collect(-(-missing // multiple) * multiple))
+        draws.append(collect(num_groups - found))
     drawn = torch.cat(is_varied)
     order = torch.argsort(drawn.byte(), descending=True, stable=True)[:num_groups]
     chosen = (order.unsqueeze(1) * group_size + torch.arange(group_size, device=order.device)).flatten()
     metrics = {
         "redraw/rounds": float(len(draws) - 1),
         "redraw/equal_share": 1 - float(drawn.float().mean()),
-        "redraw/filled_share": 1 - min(found, num_groups) / num_groups,
+        "redraw/filled_share": 1 - found / num_groups,
     }
     joined = draws[0] if len(draws) == 1 else join_responses(draws)
     responses = joined if len(joined.samples) == len(chosen) else response_rows(joined, chosen)

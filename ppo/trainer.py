@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .advantages import advantage_of, shape_rewards, whiten
-from .buffer import RolloutBuffer
+from .buffer import RolloutBuffer, response_rows
 from .checkpoint.best import Best
 from .checkpoint.run_state import Counters, RunState
 from .checkpoint.snapshot import check_own, read_snapshot
@@ -192,7 +192,7 @@ class Trainer:
         return self.appraise(
             collect_varied(
                 self._collect, num_groups=config.prompts_per_step, group_size=config.samples_per_prompt,
-                rounds=config.redraw_rounds, multiple=self.processes.count,
+                rounds=config.redraw_rounds,
             )
         )  # fmt: skip
 
@@ -235,9 +235,14 @@ class Trainer:
         )  # fmt: skip
 
     def _collect(self, num_prompts: int) -> Responses:
-        """The measured responses to the next prompts, each of which is sampled ``samples_per_prompt`` times."""
+        """The measured responses to the next prompts, each of which is sampled ``samples_per_prompt`` times.
+
+        Where the processes cannot share them evenly, the last one is sampled a few times more, for nothing.
+        """
         prompts, version = self._next_prompts(num_prompts), self.learner.num_updates
-        return self.collector.collect(prompts, step=self.step, policy_version=version)
+        spare = -len(prompts) % self.processes.count
+        responses = self.collector.collect(prompts + prompts[-1:] * spare, step=self.step, policy_version=version)
+        return response_rows(responses, torch.arange(len(prompts))) if spare else responses
 
     def _next_prompts(self, num_prompts: int) -> list[Prompt]:
         """The next prompts, each repeated ``samples_per_prompt`` times in a row."""

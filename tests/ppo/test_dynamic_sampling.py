@@ -5,7 +5,7 @@ import torch
 
 from ppo import Config, Trainer
 from ppo.buffer import join_responses, response_rows
-from ppo.dynamic_sampling import collect_varied, varied_groups
+from ppo.dynamic_sampling import varied_groups
 from tests.fakes import tiny_gpt2
 
 PROMPTS = [[i, i + 1, *range(2, 2 + i % 3)] for i in range(2, 14)]
@@ -90,19 +90,6 @@ def test_a_run_resumes_to_the_same_bits(tmp_path):
     again.train(2, progress=False)
     for a, b in zip(whole.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(a, b)
-
-
-def test_draws_are_multiples_that_the_processes_can_share():
-    trainer, asked = make(CONFIG.replace(redraw_rounds=0)), []
-
-    def collect(count):
-        asked.append(count)
-        return trainer._collect(count)
-
-    responses = collect_varied(collect, num_groups=4, group_size=2, rounds=9, multiple=2)
-    assert len(responses.samples) == 8
-    assert all(count % 2 == 0 for count in asked)
-    assert not any(is_dull(s) for s in responses.samples)
 
 
 def test_joined_responses_are_their_parts():
