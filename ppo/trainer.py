@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .advantages import advantage_of, shape_rewards, whiten
-from .buffer import RolloutBuffer, response_rows
+from .buffer import RolloutBuffer
 from .checkpoint.best import Best
 from .checkpoint.run_state import Counters, RunState
 from .checkpoint.snapshot import check_own, read_snapshot
@@ -34,7 +34,7 @@ from .collector import Collector
 from .config import Config, Sampling
 from .distributed.processes import Processes
 from .distributed.sharding import shard
-from .dynamic_sampling import collect_varied
+from .draws import Draws
 from .evaluator import Evaluator, check_evaluation, sampling_of
 from .importance import importance_weights
 from .kl import KLPenalty
@@ -158,6 +158,7 @@ class Trainer:
             generator=self.generator,
             tokenizer=self.tokenizer,
         )
+        self._draws = Draws(self.collector, self.prompts, self.stream, config)
         retain_texts = make_retain_texts(retain, self.tokenizer, loaded, config, self.generator)
         retain_loss = make_retain_loss(frozen, config)
         if config.sharding == "fsdp" and self.processes.count > 1:
@@ -186,15 +187,7 @@ class Trainer:
     @torch.no_grad()
     def rollout(self) -> Rollout:
         """Sample responses to the next prompts, score them, and work out what each token is worth."""
-        config = self.config
-        if config.redraw_rounds == 0:
-            return self.appraise(self._collect(config.prompts_per_step))
-        return self.appraise(
-            collect_varied(
-                self._collect, num_groups=config.prompts_per_step, group_size=config.samples_per_prompt,
-                rounds=config.redraw_rounds,
-            )
-        )  # fmt: skip
+        return self.appraise(self._draws.responses(step=self.step, policy_version=self.learner.num_updates))
 
     @torch.no_grad()
     def appraise(self, responses: Responses) -> Rollout:
@@ -233,23 +226,6 @@ class Trainer:
             responses.old_logprobs, generation.logprobs, generation.action_mask, level=config.importance,
             cap=config.importance_cap, beyond=config.importance_beyond,
         )  # fmt: skip
-
-    def _collect(self, num_prompts: int) -> Responses:
-        """The measured responses to the next prompts, each of which is sampled ``samples_per_prompt`` times.
-
-        Where the processes cannot share them evenly, the last one is sampled a few times more, for nothing.
-        """
-        prompts, version = self._next_prompts(num_prompts), self.learner.num_updates
-        spare = -len(prompts) % self.processes.count
-        responses = self.collector.collect(prompts + prompts[-1:] * spare, step=self.step, policy_version=version)
-        return response_rows(responses, torch.arange(len(prompts))) if spare else responses
-
-    def _next_prompts(self, num_prompts: int) -> list[Prompt]:
-        """The next prompts, each repeated ``samples_per_prompt`` times in a row."""
-        if not self.prompts:
-            raise ValueError("the trainer has no prompts: pass prompts=…, or bring responses along (ppo.given)")
-        indices = self.stream.take(num_prompts)
-        return [self.prompts[i] for i in indices for _ in range(self.config.samples_per_prompt)]
 
     # ------------------------------------------------------------------ one step, second half
 

@@ -177,7 +177,7 @@ ONLY_IN_FLOAT32 = {"adam": {"adam_eps": BASE.adam_eps}}
 
 # The fields that no case sets, and why they need none.
 NOT_MATHEMATICS = {
-    "redraw_rounds": "which prompts a step has, not what becomes of them (tests/ppo/test_dynamic_sampling.py)",
+    "redraw_rounds": "which prompts a step has, not what becomes of them (tests/ppo/test_draws.py)",
     "reference_dtype": "precision: a frozen copy in bfloat16 is another reference (tests/ppo/test_reference.py)",
     "autocast": "precision: off is the default and exact; bfloat16 has its own bounds (tests/ppo/test_trainer.py)",
     "gather_for_rollouts": "several processes: equal to one within rounding (tests/ppo/distributed/test_processes.py)",

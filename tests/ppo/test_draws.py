@@ -5,7 +5,7 @@ import torch
 
 from ppo import Config, Trainer
 from ppo.buffer import join_responses, response_rows
-from ppo.dynamic_sampling import varied_groups
+from ppo.draws import varied_groups
 from tests.fakes import tiny_gpt2
 
 PROMPTS = [[i, i + 1, *range(2, 2 + i % 3)] for i in range(2, 14)]
@@ -94,7 +94,7 @@ def test_a_run_resumes_to_the_same_bits(tmp_path):
 
 def test_joined_responses_are_their_parts():
     trainer = make(CONFIG.replace(redraw_rounds=0))
-    parts = [trainer._collect(2), trainer._collect(3)]
+    parts = [trainer._draws._draw(count, 0, 0) for count in (2, 3)]
     joined = join_responses(parts)
     assert [s.ids for s in joined.samples] == [s.ids for part in parts for s in part.samples]
     assert joined.metrics["time/rollout_s"] == sum(part.metrics["time/rollout_s"] for part in parts)
