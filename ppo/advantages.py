@@ -28,14 +28,37 @@ def masked_variance(x: Tensor, mask: Tensor) -> Tensor:
     return masked_mean((x - masked_mean(x, mask)) ** 2, mask)
 
 
-def whiten(x: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor:
+ROUNDING = 4
+"""Numbers that differ by at most so many units of rounding (epsilon of their type times their size) are equal here.
+
+A score that was computed twice, in another order, and then rounded to the type of the statistics is off by one unit on
+each side; a sum of it with rewards of 0 and the mean of the group add one each. Adam moves a weight by the full
+learning rate whatever the size of its gradient is, so that such a remainder must be 0 and not merely small. In float32
+it is 5e-7 of the size: rewards of 1,000,000 and 1,000,001 are still two.
+"""
+
+
+def spread_is_rounding(low: Tensor, high: Tensor, size: Tensor) -> Tensor:
+    """Whether numbers between ``low`` and ``high`` are equal but for rounding, bool; all of one shape.
+
+    ``size``: the largest absolute value among them, or among the numbers that they were added up from.
+    """
+    return high - low <= ROUNDING * torch.finfo(high.dtype).eps * size
+
+
+def whiten(x: Tensor, mask: Tensor, *, shift_mean: bool = True, size: Tensor | None = None) -> Tensor:
     """Scale to unit variance over all real positions; ``shift_mean=False`` adds the mean back afterwards.
 
     x, mask [B, T] -> [B, T], 0 on padding. The variance is the biased one, as in OpenAI's lm-human-preferences:
-    ``whiten([1.2, 1.3, …, 2.0], shift_mean=False)`` spans 0.0508 … 3.1492.
+    ``whiten([1.2, 1.3, …, 2.0], shift_mean=False)`` spans 0.0508 … 3.1492. Numbers that are equal but for rounding
+    (:func:`spread_is_rounding`) have no variance: they give exactly 0, or their mean. ``size``: that of the numbers
+    that ``x`` was added up from, a scalar; without it the largest of ``x``.
     """
     mean = masked_mean(x, mask)
     whitened = (x - mean) * torch.rsqrt(masked_variance(x, mask) + 1e-8)
+    low, high = x.masked_fill(~mask, torch.inf).min(), x.masked_fill(~mask, -torch.inf).max()
+    size = torch.maximum(low.abs(), high.abs()) if size is None else size
+    whitened = torch.where(spread_is_rounding(low, high, size), 0.0, whitened)
     if not shift_mean:
         whitened = whitened + mean
     return whitened * mask
@@ -140,7 +163,9 @@ def td_errors(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float) ->
     return gae(rewards, values, mask, gamma=gamma, lam=0.0)[0]
 
 
-def group_relative(totals: Tensor, mask: Tensor, *, group_size: int, estimator: str) -> Tensor:
+def group_relative(
+    totals: Tensor, mask: Tensor, *, group_size: int, estimator: str, sizes: Tensor | None = None
+) -> Tensor:
     """Advantages [B, T] from the comparison of the samples of one prompt; every token of a sequence gets the same one.
 
     totals [B]: reward summed over each sequence, prompt-major (the ``group_size`` samples of a prompt are adjacent).
@@ -148,12 +173,17 @@ def group_relative(totals: Tensor, mask: Tensor, *, group_size: int, estimator: 
     "dr_grpo": x - group mean; the division would weigh up prompts whose samples hardly differ (Liu et al. 2025,
     "Understanding R1-Zero-Like Training", sec. 3.2).
     "rloo": x - mean of the *other* samples (Ahmadian et al. 2024, eq. 7).
+    A group whose totals are equal but for rounding (:func:`spread_is_rounding`) gets exactly 0. ``sizes`` [B]: the sum
+    of the absolute rewards of each sequence, from which its total was added up; without it, the absolute totals.
     Raises ValueError when B is no multiple of the group size or the group has one sample.
     """
     if group_size < 2 or totals.shape[0] % group_size != 0:
         raise ValueError(f"{totals.shape[0]} sequences do not form groups of {group_size} (at least 2 a group)")
     groups = totals.view(-1, group_size)
+    size = (totals.abs() if sizes is None else sizes).view_as(groups).amax(dim=1, keepdim=True)
+    ends = groups.amin(dim=1, keepdim=True), groups.amax(dim=1, keepdim=True)
     centred = groups - groups.mean(dim=1, keepdim=True)
+    centred = torch.where(spread_is_rounding(*ends, size), 0.0, centred)
     if estimator == "grpo":
         advantages = centred / (groups.std(dim=1, keepdim=True, correction=0) + 1e-4)
     elif estimator == "dr_grpo":
@@ -165,18 +195,21 @@ def group_relative(totals: Tensor, mask: Tensor, *, group_size: int, estimator: 
     return advantages.view(-1, 1) * mask
 
 
-def reinforce_plus_plus(totals: Tensor, mask: Tensor, *, group_size: int | None = None) -> Tensor:
+def reinforce_plus_plus(
+    totals: Tensor, mask: Tensor, *, group_size: int | None = None, sizes: Tensor | None = None
+) -> Tensor:
     """REINFORCE++: each sequence's total reward, whitened over all actions of the step. totals [B], mask [B, T].
 
     With ``group_size``, the mean of a prompt's samples is subtracted first ("REINFORCE++ with baseline"). The deviation
     is that of the step, which hardly depends on one prompt's samples as GRPO's does.
     Source: Hu et al. 2025, "REINFORCE++", sec. 3. There a token answers for the KL penalty of its own and of later
     tokens only; here for the whole response's. The two are the same without a KL penalty in the reward.
+    ``sizes`` [B] as in :func:`group_relative`: totals that are equal but for rounding give exactly 0.
     Raises ValueError as :func:`group_relative` does.
     """
     if group_size is None:
-        return whiten(totals.view(-1, 1) * mask, mask)
-    return whiten(group_relative(totals, mask, group_size=group_size, estimator="dr_grpo"), mask)
+        return whiten(totals.view(-1, 1) * mask, mask, size=None if sizes is None else sizes.max())
+    return whiten(group_relative(totals, mask, group_size=group_size, estimator="dr_grpo", sizes=sizes), mask)
 
 
 def advantage_of(config: Config) -> AdvantageFn:
@@ -189,9 +222,15 @@ def advantage_of(config: Config) -> AdvantageFn:
 def whitened_gae(
     rewards: Tensor, values: Tensor, mask: Tensor, samples: Sequence[Sample], *, config: Config
 ) -> tuple[Tensor, Tensor]:
-    """:func:`raw_gae`, with advantages whitened over all actions of the step; an :data:`ppo.types.AdvantageFn`."""
+    """:func:`raw_gae`, with advantages whitened over all actions of the step; an :data:`ppo.types.AdvantageFn`.
+
+    An advantage is a difference of rewards and values, so its rounding is of their size, not of its own.
+    """
     advantages, returns = raw_gae(rewards, values, mask, config)
-    return (whiten(advantages, mask) if config.whiten_advantages else advantages), returns
+    if not config.whiten_advantages:
+        return advantages, returns
+    size = torch.maximum((rewards * mask).abs().max(), (values * mask).abs().max())
+    return whiten(advantages, mask, size=size), returns
 
 
 def raw_gae(rewards: Tensor, values: Tensor, mask: Tensor, config: Config) -> tuple[Tensor, Tensor]:
@@ -208,10 +247,10 @@ def without_critic(
     rewards: Tensor, values: Tensor, mask: Tensor, samples: Sequence[Sample], *, group_size: int, estimator: str
 ) -> tuple[Tensor, Tensor]:
     """:func:`group_relative` or :func:`reinforce_plus_plus`; returns are 0. An :data:`ppo.types.AdvantageFn`."""
-    totals = rewards.sum(dim=1)
+    totals, sizes = rewards.sum(dim=1), rewards.abs().sum(dim=1)
     if estimator.startswith("reinforce++"):
         compared = group_size if estimator == "reinforce++_baseline" else None
-        advantages = reinforce_plus_plus(totals, mask, group_size=compared)
+        advantages = reinforce_plus_plus(totals, mask, group_size=compared, sizes=sizes)
     else:
-        advantages = group_relative(totals, mask, group_size=group_size, estimator=estimator)
+        advantages = group_relative(totals, mask, group_size=group_size, estimator=estimator, sizes=sizes)
     return advantages, torch.zeros_like(rewards)

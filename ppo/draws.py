@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from .advantages import spread_is_rounding
 from .buffer import join_responses, response_rows
 from .collector import Collector
 from .config import Config
@@ -72,6 +73,10 @@ class Draws:
 
 
 def varied_groups(scores: Tensor, group_size: int) -> Tensor:
-    """Which groups of adjacent samples do not all have the same score; scores [B] -> bool [B / group_size]."""
+    """Which groups of adjacent samples do not all have the same score; scores [B] -> bool [B / group_size].
+
+    Scores that are equal but for rounding are the same score, as in :func:`ppo.advantages.group_relative`.
+    """
     groups = scores.view(-1, group_size)
-    return groups.amax(dim=1) != groups.amin(dim=1)
+    low, high = groups.amin(dim=1), groups.amax(dim=1)
+    return ~spread_is_rounding(low, high, torch.maximum(low.abs(), high.abs()))

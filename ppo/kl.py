@@ -13,6 +13,9 @@ from torch import Tensor
 
 from .config import Config, KLEstimator
 
+K3_LIMIT = 20.0
+"""Nats. exp of it is 5e8, which float32 holds with room for sums; exp of 89 is infinite."""
+
 
 def estimate_kl(logprobs: Tensor, ref_logprobs: Tensor, *, estimator: KLEstimator) -> Tensor:
     """Per-token estimate of KL(policy || reference) in nats, same shape as the inputs.
@@ -20,6 +23,10 @@ def estimate_kl(logprobs: Tensor, ref_logprobs: Tensor, *, estimator: KLEstimato
     With d = log pi(a) - log pi_ref(a) and a ~ pi (Schulman 2020, "Approximating KL divergence"):
     k1 = d (unbiased, may be negative), k2 = d^2 / 2 (biased; the mean of its gradient is the gradient of the KL),
     k3 = exp(-d) - 1 + d (unbiased, never negative).
+
+    k3 takes d as at least -:data:`K3_LIMIT`: beyond it, where the policy gives a token almost no chance that the
+    reference takes for granted (responses from elsewhere, a policy far off), it stays at about 5e8 and a KL loss gives
+    no gradient. Without the limit one such token would make every mean infinite.
     """
     difference = logprobs - ref_logprobs
     if estimator == "k1":
@@ -27,6 +34,7 @@ def estimate_kl(logprobs: Tensor, ref_logprobs: Tensor, *, estimator: KLEstimato
     if estimator == "k2":
         return difference**2 / 2
     if estimator == "k3":
+        difference = difference.clamp(min=-K3_LIMIT)
         return torch.expm1(-difference) + difference
     raise ValueError(f"estimator={estimator!r} must be 'k1', 'k2' or 'k3'")
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .advantages import overlong_charges, place_scores
+from .advantages import ROUNDING, overlong_charges, place_scores
 from .config import Config
 from .run.reward_guard import in_time, named, own_copies
 from .types import Generation, RewardFn, Sample
@@ -46,10 +46,12 @@ class RunningMoments:
 
     @property
     def std(self) -> float:
-        """Root of the unbiased variance; 1 until two different numbers were seen."""
-        if self.count < 2 or self.squares == 0:
-            return 1.0
-        return math.sqrt(self.squares / (self.count - 1))
+        """Root of the unbiased variance; 1 until two numbers were seen that differ by more than rounding.
+
+        Rewards are float32 as a rule, so that rounding is that of float32 (:data:`ppo.advantages.ROUNDING`).
+        """
+        std = math.sqrt(self.squares / (self.count - 1)) if self.count > 1 else 0.0
+        return std if std > ROUNDING * torch.finfo(torch.float32).eps * abs(self.mean) else 1.0
 
     @property
     def divisor(self) -> float:

@@ -249,11 +249,74 @@ def test_holes_are_as_if_cut_out(name):
     torch.testing.assert_close(found[mask], estimate(name, cut, dense)[dense], rtol=0, atol=1e-9)
 
 
+VALUES = [0.1, 0.7, -0.3, 1 / 3, 12345.678, 1e6, 3e-7]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", VALUES)
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_equal_rewards_are_no_advantage(name):
-    _, mask = with_holes(6, 5)
-    found = estimate(name, place_scores(torch.full((6,), 0.7).double(), mask), mask)
-    assert float(found.abs().max()) < 1e-9
+def test_equal_rewards_are_no_advantage(name, value, dtype):
+    for rows in (6, 21):
+        _, mask = with_holes(rows, 5)
+        assert not estimate(name, place_scores(torch.full((rows,), value, dtype=dtype), mask), mask).any()
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_rewards_that_are_equal_but_for_rounding_are_no_advantage(name):
+    """0.7, the float after it, and 0.7 as a sum of token rewards of both signs."""
+    mask = torch.ones(6, 5, dtype=torch.bool)
+    rewards = place_scores(torch.full((6,), 0.7), mask)
+    rewards[1, -1] = torch.nextafter(rewards[1, -1], torch.tensor(1.0))
+    rewards[2] = torch.tensor([0.1, 0.2, -0.1, 0.3, 0.2])
+    rewards[4] = torch.tensor([40.1, -40.0, 0.1, 0.3, 0.2])
+    assert len(set(rewards.sum(dim=1).tolist())) > 2
+    assert not estimate(name, rewards, mask).any()
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_rewards_that_differ_a_little_are_advantages(name):
+    for base, step in ((1e6, 1.0), (0.7, 1e-6), (0.0, 1e-9)):
+        mask = torch.ones(3, 1, dtype=torch.bool)
+        rewards = torch.full((3, 1), base)
+        rewards[1] += step
+        found = estimate(name, rewards, mask)[:, 0]
+        assert found[1] > 0 > found[0] == found[2]
+
+
+def test_a_group_of_equal_rewards_is_0_beside_one_that_differs():
+    mask = torch.ones(6, 2, dtype=torch.bool)
+    totals = torch.tensor([0.7, 0.7, 0.7, 1.0, 2.0, 6.0])
+    for name in ("grpo", "dr_grpo", "rloo"):
+        found = group_relative(totals, mask, group_size=3, estimator=name)
+        assert not found[:3].any()
+        assert torch.equal(found[3:], group_relative(totals[3:], mask[3:], group_size=3, estimator=name))
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_equal_numbers_whiten_to_0_or_to_their_mean(value):
+    mask = ragged([3, 1, 4, 2], 4)
+    x = torch.full((4, 4), value).masked_fill(~mask, 1e9)
+    assert not whiten(x, mask).any()
+    kept = whiten(x, mask, shift_mean=False)
+    assert not kept[~mask].any()
+    assert kept[mask].tolist() == pytest.approx([value] * 10, rel=1e-6)
+    assert len(set(kept[mask].tolist())) == 1
+
+
+def test_equal_rewards_of_one_token_are_no_advantage_under_gae():
+    mask = torch.ones(7, 1, dtype=torch.bool)
+    for value in (0.0, 0.3, 0.65):
+        rewards, values = torch.full((7, 1), 0.7), torch.full((7, 1), value)
+        assert not advantage_of(Config())(rewards, values, mask, [])[0].any()
+
+
+def test_the_rounding_of_an_advantage_is_that_of_its_reward():
+    """A critic that is off by 0.05 everywhere: all advantages are the same difference, of numbers of several sizes."""
+    mask = torch.ones(3, 1, dtype=torch.bool)
+    rewards, values = torch.tensor([[0.7], [30.05], [0.35]]), torch.tensor([[0.65], [30.0], [0.3]])
+    raw, _ = advantage_of(Config(whiten_advantages=False))(rewards, values, mask, [])
+    assert float(raw.max() - raw.min()) > 1e-7  # the rounding is there
+    assert not advantage_of(Config())(rewards, values, mask, [])[0].any()
 
 
 def test_dr_grpo_is_grpo_without_its_division():

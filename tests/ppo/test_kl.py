@@ -39,6 +39,22 @@ def test_k1_may_be_negative_k3_is_not_and_equal_log_probs_give_zero():
     assert all(estimate_kl(low, low, estimator=k).item() == 0 for k in ("k1", "k2", "k3"))
 
 
+@pytest.mark.parametrize("gap", [21.0, 88.8, 200.0, 1e30])
+def test_k3_of_far_off_responses_is_finite(gap):
+    logprobs = torch.tensor([-gap], requires_grad=True)
+    found = estimate_kl(logprobs, torch.zeros(1), estimator="k3")
+    found.sum().backward()
+    assert found.item() == pytest.approx(math.exp(20) - 1 - 20)
+    assert logprobs.grad.item() == 0
+    assert estimate_kl(torch.zeros(1), -torch.tensor([gap]), estimator="k3").item() == pytest.approx(gap - 1)
+
+
+def test_k3_is_its_formula_up_to_the_limit():
+    for gap in (0.0, 1e-3, 5.0, 19.9):
+        found = estimate_kl(-torch.tensor([gap]).double(), torch.zeros(1).double(), estimator="k3").item()
+        assert found == pytest.approx(math.exp(gap) - 1 - gap, rel=1e-5)
+
+
 def test_the_gradient_of_k2_is_that_of_the_divergence():
     """sum_a pi_a * d k2/d theta equals d KL/d theta. This is why k2 may be a loss and k1 may not."""
     theta = torch.tensor([0.3, -0.2, 0.7], dtype=torch.float64, requires_grad=True)
