@@ -40,6 +40,11 @@ TARGETS = {
     "ppo/metrics.py": ["tests/ppo/checks/test_checks.py", ORACLE],
     "ppo/scoring.py": ["tests/ppo/test_scoring.py", ORACLE],
     "ppo/optim/optimizer.py": ["tests/ppo/optim/test_optimizer.py", ORACLE],
+    "ppo/importance.py": ["tests/ppo/test_importance.py"],
+    "ppo/draws.py": ["tests/ppo/test_draws.py"],
+    "ppo/environment.py": ["tests/ppo/test_environment.py"],
+    "ppo/lm/kept_sets.py": ["tests/ppo/test_kept_sets.py"],
+    "ppo/generation/turns.py": ["tests/ppo/generation/test_turns.py"],
     "ppo/generation/sampling.py": ["tests/ppo/generation/test_sampling.py", PROPERTIES, ORACLE],
 }
 _MODELS = [f"transformers.models.{name}.modeling_{name}" for name in ("gpt2", "llama", "bloom")]
