@@ -1,7 +1,7 @@
 """Loading a causal language model with its tokenizer: the built-in lab, a Hugging Face folder, a GGUF file, a hub id.
 
-Only safetensors and GGUF weights are read, nothing is unpickled, and no code of a repository is run. A model that
-cannot be loaded raises a ``ValueError`` of one line that names the model and the remedy. This module knows nothing
+Safetensors and GGUF weights are read, or PyTorch's own as tensors only, and no code of a repository is run. A model
+that cannot be loaded raises a ``ValueError`` of one line that names the model and the remedy. This module knows nothing
 about passages or training.
 """
 
@@ -21,7 +21,10 @@ from ppo.lm.config_bounds import check_built
 from ppo.lm.load import TOKENIZER_REMEDY, check_causal, check_tokenizer, check_weights, explained, load_pretrained
 
 LAB = "lab"
-_REMEDY = "give 'lab', a folder with safetensors weights, a .gguf file, or a hub id that this machine can reach"
+_REMEDY = (
+    "give 'lab', a folder with safetensors weights or a pytorch_model.bin, a .gguf file, or a hub id that this machine "
+    "can reach"
+)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ A config is a small file that can ask for anything. Transformers believes it: wh
 as long as the config says. It builds a billion layers one by one before it notices that weights are missing. It makes
 room for positions that no weight has before it compares a shape. So this module checks two things against the headers
 of the safetensors files: first the counts in the config, then the model that the config describes, built without its
-numbers (on torch's "meta" device). This module reads no weights.
+numbers (on torch's "meta" device). PyTorch's own weight files count where there are no safetensors. This module reads
+no weights.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ..io.files import read_json
+from .pytorch_weights import pytorch_files, pytorch_shapes
 from .safetensors_header import Shapes, check_sizes, weight_shapes
 
 MAX_CONFIG_BYTES = 4 * 2**20
@@ -36,9 +38,9 @@ def read_config(folder: Path) -> Any:
 
     Raises ValueError. The message calls the model "it", because the caller knows its name.
     """
-    shapes = weight_shapes(folder)
+    shapes = weight_shapes(folder) or pytorch_shapes(folder)
     if not shapes:
-        raise ValueError("it has no safetensors file in its folder")
+        raise ValueError("it has no safetensors file in its folder, and no pytorch_model.bin")
     most = max(len(shapes), *(size for shape in shapes.values() for size in shape), 1)
     written = read_json(folder / "config.json", max_bytes=MAX_CONFIG_BYTES)
     file = written.get("transformers_weights") if isinstance(written, dict) else None
@@ -77,9 +79,10 @@ def _numbers(value: Any) -> Iterator[Any]:
 
 def check_room(config: Any, folder: Path) -> None:
     """Raise ValueError if a config has more layers, wider layers or larger buffers than the folder's weights allow."""
-    shapes = weight_shapes(folder)
+    shapes = weight_shapes(folder) or pytorch_shapes(folder)
     check_sizes(config, shapes, name="it")
-    check_built(config, shapes, num_bytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")))
+    files = list(folder.glob("*.safetensors")) or pytorch_files(folder)
+    check_built(config, shapes, num_bytes=sum(path.stat().st_size for path in files))
 
 
 def check_built(config: Any, shapes: Shapes, *, num_bytes: int) -> None:

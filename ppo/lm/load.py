@@ -7,6 +7,7 @@ functions of their own, for callers that load in another way. This module trains
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from .backbone import is_causal, vocabulary_size
 from .config_bounds import MAX_CONFIG_BYTES, check_room, read_config
 
 Loaded = TypeVar("Loaded")
-REMEDY = "give a folder with safetensors weights, or a hub id that this machine can reach"
+REMEDY = "give a folder with safetensors weights or a pytorch_model.bin, or a hub id that this machine can reach"
 TOKENIZER_REMEDY = "save the tokenizer's files next to the weights, or give a loaded model and its tokenizer"
 _FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 _NOT_OURS = ("*/*", "consolidated*")  # the same weights a second time, in their makers' format
@@ -46,9 +47,10 @@ def load_pretrained(
 ) -> tuple[Any, Any]:
     """(model, tokenizer) of a folder or a hub id, both checked; weights of ``dtype`` on the CPU, in evaluation mode.
 
-    Only safetensors weights are read. Nothing is unpickled, and no code of a repository is run. For a folder the hub
-    is never asked. A given ``tokenizer`` is used as it is. Raises ValueError of one line that names the model and a
-    remedy (``remedy``, if no more exact one is known).
+    Safetensors weights are read or, where there are none, PyTorch's own by ``weights_only`` loading, with a warning. No
+    object is unpickled, and no code of a repository is run. For a folder the hub is never asked. A given ``tokenizer``
+    is used as it is. Raises ValueError of one line that names the model and a remedy (``remedy``, if no more exact one
+    is known).
     """
     model = load_causal(source, dtype=dtype, remedy=remedy)
     name = f"model={str(source)!r}"
@@ -74,10 +76,13 @@ def load_causal(source: str | Path, *, dtype: torch.dtype = torch.float32, remed
     config = explained(lambda: read_config(folder), failure=failure, remedy=remedy)
     check_config(config, name=name)
     explained(lambda: check_room(config, folder), failure=failure, remedy=remedy)
+    is_safe = any(folder.glob("*.safetensors"))
+    if not is_safe:
+        warnings.warn(f"{name} has no safetensors file: its pytorch_model.bin is read, tensors only", stacklevel=3)
     model, info = explained(
         lambda: AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False,
-            output_loading_info=True,
+            folder, config=config, dtype=dtype, use_safetensors=is_safe, weights_only=True, local_files_only=True,
+            trust_remote_code=False, output_loading_info=True,
         ),
         failure=failure,
         remedy=remedy,
@@ -91,7 +96,11 @@ def _folder(source: str | Path, files: Sequence[str] = _FILES) -> Path:
     """The folder itself, or the folder with the files of a hub id, downloaded if need be."""
     if Path(source).is_dir():
         return Path(source)
-    return Path(snapshot_download(str(source), allow_patterns=list(files), ignore_patterns=list(_NOT_OURS)))
+    folder = Path(snapshot_download(str(source), allow_patterns=list(files), ignore_patterns=list(_NOT_OURS)))
+    if files is _FILES and not any(folder.glob("*.safetensors")):
+        patterns = [*_FILES, "pytorch_model*.bin"]
+        return Path(snapshot_download(str(source), allow_patterns=patterns, ignore_patterns=list(_NOT_OURS)))
+    return folder
 
 
 def _written_config(source: str | Path) -> SimpleNamespace:

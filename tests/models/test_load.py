@@ -112,9 +112,9 @@ def test_weights_of_another_size(folder):
     assert f"model={str(folder)!r} cannot be loaded" in one_line(folder)
 
 
-def test_pickled_weights_are_refused(folder):
+def test_pickled_objects_are_refused(folder):
     (folder / "model.safetensors").unlink()
-    torch.save(tiny_gpt2().state_dict(), folder / "pytorch_model.bin")
+    torch.save({"lm_head.weight": folder}, folder / "pytorch_model.bin")
     assert f"model={str(folder)!r} cannot be loaded" in one_line(folder)
 
 

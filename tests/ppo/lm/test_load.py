@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 import ppo
 from ppo.lm.load import load_model, load_pretrained
-from tests.fakes import VOCAB, Letters, tiny_gpt2
+from tests.fakes import VOCAB, Letters, tiny_gpt2, tiny_opt
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 BERT = hf.BertConfig(vocab_size=VOCAB, **SMALL)
@@ -73,9 +74,8 @@ def test_broken_files(folder):
     edit(folder / "config.json", n_embd=16)
     (folder / "model.safetensors").write_bytes(b"1234567890")
     assert failure in one_line(folder)
-    torch.save(tiny_gpt2().state_dict(), folder / "pytorch_model.bin")  # pickled weights are not read
     (folder / "model.safetensors").unlink()
-    assert failure in one_line(folder)
+    assert f"{failure}: it has no safetensors file in its folder, and no pytorch_model.bin" in one_line(folder)
     (folder / "config.json").write_text("{")
     assert failure in one_line(folder)
 
@@ -171,3 +171,101 @@ def test_a_tokenizer_that_cannot_encode(folder, length):
     said = one_line(folder)
     assert f"model={str(folder)!r}" in said
     assert "tokenizer" in said
+
+
+# ---------------------------------------------------------------------- PyTorch's own weights
+
+
+def as_opt_of_the_hub(folder: Path) -> hf.OPTForCausalLM:
+    """The layout of facebook/opt-125m: float16, names without "model.", no safetensors."""
+    model = tiny_opt().eval()
+    model.config.save_pretrained(folder)
+    letters().save_pretrained(folder)
+    half = {name.removeprefix("model."): x.half() for name, x in model.state_dict().items()}
+    torch.save(half, folder / "pytorch_model.bin")
+    return model
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_pytorch_weights_are_read_where_there_are_no_others(tmp_path, is_old):
+    model = as_opt_of_the_hub(tmp_path)
+    if is_old:  # as torch wrote before 1.6
+        held = torch.load(tmp_path / "pytorch_model.bin", weights_only=True)
+        torch.save(held, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    with pytest.warns(UserWarning, match="has no safetensors file: its pytorch_model.bin is read, tensors only"):
+        loaded, _ = load_model(tmp_path, None)
+    for name, x in loaded.state_dict().items():
+        assert torch.equal(x, model.state_dict()[name].half().float()), name
+    trainer = ppo.Trainer(
+        loaded, [[2, 3]], lambda s: [1.0] * len(s), ppo.Config(prompts_per_step=1, minibatch=1, response_length=4)
+    )
+    assert len(trainer.rollout()) == 1
+
+
+def test_pytorch_weights_in_parts(tmp_path):
+    model = as_opt_of_the_hub(tmp_path)
+    held = torch.load(tmp_path / "pytorch_model.bin", weights_only=True)
+    (tmp_path / "pytorch_model.bin").unlink()
+    names = sorted(held)
+    parts = {"pytorch_model-00001-of-00002.bin": names[::2], "pytorch_model-00002-of-00002.bin": names[1::2]}
+    for file, some in parts.items():
+        torch.save({name: held[name] for name in some}, tmp_path / file)
+    weight_map = {name: file for file, some in parts.items() for name in some}
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    with pytest.warns(UserWarning, match="tensors only"):
+        loaded, _ = load_model(tmp_path, None)
+    assert torch.equal(loaded.lm_head.weight, model.lm_head.weight.half().float())
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(weight_map, "../elsewhere.bin")}))
+    assert "names '../elsewhere.bin', which is no PyTorch file of its folder" in one_line(tmp_path)
+
+
+def test_safetensors_come_first(folder):
+    torch.save({"transformer.wte.weight": torch.zeros(1)}, folder / "pytorch_model.bin")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_model(folder, None)
+
+
+class Runs:
+    """What a hostile file holds: a call."""
+
+    def __reduce__(self):
+        return (Path.touch, (Path("ran"),))
+
+
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [
+        ({"decoder.embed_tokens.weight": Runs()}, "is damaged, or holds more than tensors"),
+        ([torch.zeros(1)], "holds something other than tensors by name"),
+        ({"a": torch.zeros(1).expand(10**9)}, "is damaged: a has 4000000000 bytes, more than the file's"),
+    ],
+)
+def test_what_is_no_weights_is_refused(tmp_path, monkeypatch, held, said):
+    as_opt_of_the_hub(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    torch.save(held, tmp_path / "pytorch_model.bin")
+    assert said in one_line(tmp_path)
+    assert not Path("ran").exists()
+
+
+def test_a_file_that_was_cut_is_refused(tmp_path):
+    as_opt_of_the_hub(tmp_path)
+    file = tmp_path / "pytorch_model.bin"
+    file.write_bytes(file.read_bytes()[:2000])
+    assert "is damaged" in one_line(tmp_path)
+
+
+def test_a_hub_id_without_safetensors_is_asked_for_pytorch_weights(tmp_path, monkeypatch):
+    asked = []
+    as_opt_of_the_hub(tmp_path)
+
+    def download(source, *, allow_patterns, ignore_patterns):
+        asked.append(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr(ppo.lm.load, "snapshot_download", download)
+    with pytest.warns(UserWarning, match="tensors only"):
+        load_pretrained("facebook/opt-125m")
+    assert ["pytorch_model*.bin" in patterns for patterns in asked[:3]] == [False, False, True]

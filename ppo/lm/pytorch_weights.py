@@ -1,0 +1,68 @@
+"""Weights of a folder that has no safetensors file, only PyTorch's own: ``pytorch_model.bin``, whole or in parts.
+
+They are read by ``torch.load(weights_only=True)``, which builds tensors and runs nothing. This module reads shapes; the
+weights themselves are read by transformers, by the same function. It knows no model.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..io.files import read_json
+
+INDEX, WHOLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
+
+
+def pytorch_files(folder: Path) -> list[Path]:
+    """The files that hold a folder's PyTorch weights; none if it has no such weights.
+
+    Raises ValueError for an index that is damaged or names files elsewhere.
+    """
+    index = folder / INDEX
+    if not index.is_file():
+        return [folder / WHOLE] if (folder / WHOLE).is_file() else []
+    record = read_json(index)
+    named = record.get("weight_map") if isinstance(record, dict) else None
+    if not isinstance(named, dict):
+        raise ValueError(f"{index} is damaged: it has no weight_map")
+    for file in named.values():
+        if not isinstance(file, str) or file != Path(file).name or not file.endswith(".bin"):
+            raise ValueError(f"{index} names {file!r:.80}, which is no PyTorch file of its folder")
+    return [folder / file for file in sorted(set(named.values()))]
+
+
+def pytorch_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of all tensors in a folder's PyTorch files, by name.
+
+    Raises ValueError for a file that is missing or damaged, that holds anything but tensors by name, or whose tensors
+    are larger than the file.
+    """
+    return {name: tuple(x.shape) for path in pytorch_files(folder) for name, x in _tensors(path).items()}
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        held = _mapped(path)
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged, or holds more than tensors: {str(error).splitlines()[0]:.200}") from error
+    if not isinstance(held, dict) or not all(isinstance(x, Tensor) for x in held.values()):
+        raise ValueError(f"{path} holds something other than tensors by name")
+    size = path.stat().st_size
+    for name, tensor in held.items():
+        if tensor.nbytes > size:
+            raise ValueError(f"{path} is damaged: {name} has {tensor.nbytes} bytes, more than the file's {size}")
+    return held
+
+
+def _mapped(path: Path) -> object:
+    """What a file holds, without reading the numbers where the file's format allows that."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError as error:
+        if "mmap can only be used" not in str(error):
+            raise
+    return torch.load(path, map_location="meta", weights_only=True)  # the format before torch 1.6
