@@ -34,20 +34,39 @@ class Policy:
 
     ``sampling``: the distribution that responses are drawn from, with its end tokens. ``limits``: how much passes the
     model at once. An out-of-memory error lowers them in place; all objects of a run share this one record.
+    ``has_entropy_gradient``: a loss reads the entropy, also where ``config.entropy_coef`` is 0.
     """
 
-    def __init__(self, actor: ActorCritic, sampling: Sampling, config: Config, processes: Processes) -> None:
+    def __init__(
+        self,
+        actor: ActorCritic,
+        sampling: Sampling,
+        config: Config,
+        processes: Processes,
+        *,
+        has_entropy_gradient: bool = False,
+    ) -> None:
         self.actor = actor
         self.sampling = sampling
         self.limits = Limits.of(config)
         self.processes = processes
         self._config = config
+        self._has_entropy_gradient = has_entropy_gradient or config.entropy_coef != 0
 
     @classmethod
-    def of(cls, model: nn.Module, config: Config, processes: Processes, *, critic: nn.Module | None = None) -> Policy:
+    def of(
+        cls,
+        model: nn.Module,
+        config: Config,
+        processes: Processes,
+        *,
+        critic: nn.Module | None = None,
+        has_own_loss: bool = False,
+    ) -> Policy:
         """The model with its value function: ``critic``, or what the config asks for.
 
-        Every process gets the weights of process 0.
+        ``has_own_loss``: a policy loss of somebody else's, which may read the entropy. Every process gets the weights
+        of process 0.
         """
         kind = config.value_head if config.has_critic and critic is None else "none"
         actor = ActorCritic(
@@ -59,7 +78,8 @@ class Policy:
             seed=config.seed,
         )
         processes.copy_first(actor)
-        return cls(actor, replace(config.sampling(), eos_ids=end_ids(model)), config, processes)
+        sampling = replace(config.sampling(), eos_ids=end_ids(model))
+        return cls(actor, sampling, config, processes, has_entropy_gradient=has_own_loss)
 
     def drawing(self, sampling: Sampling) -> Policy:
         """The same policy with another distribution of its responses. It shares model and limits with this one."""
@@ -92,7 +112,7 @@ class Policy:
                     generation,
                     self.sampling,
                     chunk_tokens=self._config.logprob_chunk_tokens,
-                    has_entropy_gradient=self._config.entropy_coef != 0,
+                    has_entropy_gradient=self._has_entropy_gradient,
                 )
             )
 

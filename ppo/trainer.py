@@ -141,7 +141,7 @@ class Trainer:
         eval_sampling = eval_sampling if eval_sampling is not None else sampling_of(config)
         held_out = _read_prompts(eval_prompts, self.tokenizer, loaded, eval_sampling, name="eval_prompt")
         self.stream = PromptStream(len(self.prompts), self.generator)
-        self.policy = Policy.of(loaded, config, self.processes, critic=critic)
+        self.policy = Policy.of(loaded, config, self.processes, critic=critic, has_own_loss=policy_loss is not None)
         if isinstance(value, str | Path):
             restore_value(self.policy, Path(value))
         frozen = freeze(loaded, config, has_own_reference=reference is not None)

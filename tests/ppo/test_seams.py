@@ -104,6 +104,22 @@ def centred(rewards, values, mask, samples):
     return (totals - totals.mean()).unsqueeze(1) * mask, torch.zeros_like(rewards)
 
 
+@pytest.mark.parametrize("more", [{}, {"top_k": 30}])  # tiles of the vocabulary, and whole rows of it
+def test_the_entropy_in_an_own_loss_carries_its_gradient(more):
+    def seeking(new, part, *, num_tokens, num_sequences):
+        loss, statistics = reinforce(new, part, num_tokens=num_tokens, num_sequences=num_sequences)
+        return loss - 0.3 * new.entropy.sum() / num_tokens, statistics
+
+    def gradients(loss, **config):
+        trainer = make(SMALL.replace(minibatch=8, **more, **config), policy_loss=loss)
+        trainer.learner.gradient(trainer.rollout(), None)
+        return torch.cat([p.grad.flatten() for p in trainer.model.parameters()])
+
+    without, own, expected = gradients(reinforce), gradients(seeking), gradients(reinforce, entropy_coef=0.3)
+    assert (expected - without).norm() > 1e-3 * expected.norm()
+    assert torch.allclose(own, expected, atol=1e-6 * float(expected.abs().max()))
+
+
 def test_an_own_loss_and_estimator_train_without_a_critic_and_keep_the_brakes():
     trainer = make(SMALL.replace(value_head="none"), advantage=centred, policy_loss=reinforce)
     rollout = trainer.rollout()
