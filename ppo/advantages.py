@@ -90,7 +90,7 @@ def overlong_charges(lengths: Tensor, *, response_length: int, buffer_tokens: in
     Example: length 20, buffer 4, penalty 1: 16 tokens cost 0, 17 cost 0.25, 20 cost 1.
     """
     beyond = lengths.double() - (response_length - buffer_tokens)
-    return penalty * beyond.clamp(min=0) / buffer_tokens
+    return penalty * beyond.clamp(min=0, max=buffer_tokens) / buffer_tokens
 
 
 def shape_rewards(token_rewards: Tensor, kl: Tensor, mask: Tensor, *, kl_coef: float) -> Tensor:

@@ -96,6 +96,14 @@ def rows(rollout: Rollout, indices: Tensor) -> Rollout:
     return replace(rollout, **chosen)
 
 
+def without_rows(rollout: Rollout, is_left_out: Tensor) -> Rollout:
+    """The rollout without an action in some rows, bool [B]: what was measured there is 0, and no loss sees it."""
+    generation, keep = rollout.generation, ~is_left_out.unsqueeze(1)
+    kept = {name: x * keep for name in _RESPONSE_FIELDS if (x := getattr(rollout, name)) is not None}
+    actions = generation.action_mask & keep
+    return replace(rollout, generation=replace(generation, action_mask=actions), **kept)
+
+
 @dataclass(frozen=True)
 class Aligned:
     """Rows in which the response follows its prompt without a gap, padded on the right; see :func:`align`.

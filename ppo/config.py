@@ -114,11 +114,11 @@ class Config:
 
     # Advantages
     advantage: AdvantageName = "gae"  # the estimator (docs/algorithm.md)
-    gamma: float = 1.0  # discount for each token
+    gamma: float = 1.0  # discount for each token, in GAE
     gae_lambda: float = 0.95  # 0 trusts the critic, 1 the returns alone
     value_gae_lambda: float | None = None  # of the critic's returns (VAPO: 1); none: gae_lambda
     gae_length_alpha: float | None = None  # the policy's lambda: 1 - 1/(alpha x actions) (VAPO: 0.05); none: gae_lambda
-    whiten_advantages: bool = True  # mean 0, variance 1 over the step's tokens
+    whiten_advantages: bool = True  # GAE's: mean 0, variance 1 over the step's tokens
 
     # Critic
     value_head: Literal["linear", "mlp", "critic", "none"] = "linear"  # "critic": a separate copy of the model

@@ -44,10 +44,11 @@ class EnvironmentSampler:
 
     ``Config.response_length`` counts all tokens of an episode, those that the environment wrote among them. An episode
     that has no room for another turn is cut: ``is_ended`` is then False. ``Sample.info`` is the list of its
-    :class:`Turn` records. Metrics: ``environment/turns`` (mean of an episode), ``environment/written_share`` (of the
-    tokens) and ``environment/cut_share`` (of the episodes).
+    :class:`Turn` records. What an episode has of turns and tokens is in the metrics (:func:`ppo.metrics.turn_metrics`).
 
-    A run resumes to the same bits if what an environment does depends on its row and on the policy's tokens alone.
+    An environment is called in the middle of sampling, without gradients; one that trains something of its own does so
+    in ``torch.enable_grad()``. The whole batch waits for it. A run resumes to the same bits if what an environment does
+    depends on its row and on the policy's tokens alone.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class EnvironmentSampler:
                 turns=Turns(lambda request, ids: episodes[request].step(ids), self._end_ids, self._turn_length),
             )
             turns = [episode.turns for episode in episodes]
-            return replace(generation, info=turns, metrics={**generation.metrics, **_metrics(generation, turns)})
+            return replace(generation, info=turns)
 
         return retry_smaller(play, lambda: policy.limits.halve_slots(len(prompts)))
 
@@ -150,12 +151,3 @@ class _Episode:
         except Exception as error:
             error.add_note(f"{self._name}: {method} failed; its row is {dict(self._row)!r:.200}")
             raise
-
-
-def _metrics(generation: Generation, turns: Sequence[Sequence[Turn]]) -> dict[str, float]:
-    real, actions = int(generation.mask.sum()), int(generation.action_mask.sum())
-    return {
-        "environment/turns": sum(len(row) for row in turns) / len(turns),
-        "environment/written_share": (real - actions) / real,
-        "environment/cut_share": 1 - float(generation.is_ended.float().mean()),
-    }

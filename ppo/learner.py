@@ -10,13 +10,13 @@ module knows the order within one such step, not how many steps an update takes.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from .buffer import microbatches, rows, trim_rollout
+from .buffer import microbatches, rows, trim_rollout, without_rows
 from .checkpoint.run_state import Counters
 from .checks.checks import Checks
 from .config import Config
@@ -100,8 +100,8 @@ class Learner:
 
     @property
     def num_updates(self) -> int:
-        """Steps of the optimiser so far: the version of the policy. It is 0 while the policy waits for its critic."""
-        return 0 if self.is_policy_waiting else self.optimizer.num_updates
+        """Steps of the optimiser that moved the policy: its version. It is 0 while the policy waits for its critic."""
+        return 0 if self.is_policy_waiting else self.optimizer.num_updates - self._counters.critic_updates
 
     def step(self, minibatch: Rollout, *, step: int, observer: Observer | None = None) -> MinibatchResult:
         """Move the weights once, unless the mean ratio is out of bounds or something is not finite.
@@ -111,7 +111,6 @@ class Learner:
         gradients in a row that are not finite.
         """
         retain = self.draw_retain()
-        minibatch = self._trained_on(minibatch)
         statistics, row_gap = self.gradient(minibatch, retain, observer)
         if minibatch.policy_version == self.num_updates:
             self._checks.first_minibatch(minibatch, retain, row_gap, step=step)
@@ -125,11 +124,7 @@ class Learner:
 
     def _trained_on(self, minibatch: Rollout) -> Rollout:
         """The minibatch without actions in the rows that the config leaves out (``config.mask_overlong``)."""
-        if not self._config.mask_overlong:
-            return minibatch
-        generation = minibatch.generation
-        actions = generation.action_mask & generation.is_ended.unsqueeze(1)
-        return replace(minibatch, generation=replace(generation, action_mask=actions))
+        return without_rows(minibatch, ~minibatch.generation.is_ended) if self._config.mask_overlong else minibatch
 
     def draw_retain(self) -> RetainBatch | None:
         """The text to keep that goes with the next minibatch, if the run has any."""
@@ -145,7 +140,7 @@ class Learner:
         Where memory runs out, the minibatch starts again with smaller microbatches. With split weights the error is
         raised, because the other processes wait in the same forward.
         """
-        policy = self.policy
+        policy, minibatch = self.policy, self._trained_on(minibatch)
         processes = policy.processes
 
         def shrink() -> bool:
@@ -178,7 +173,7 @@ class Learner:
     def _move(
         self, minibatch: Rollout, retain: RetainBatch | None, statistics: dict[str, float], step: int
     ) -> MinibatchResult:
-        if retain is None and not bool(minibatch.generation.action_mask.any()):
+        if retain is None and not bool(self._trained_on(minibatch).generation.action_mask.any()):
             self.optimizer.zero_grad()  # momentum alone would move the weights
             return MinibatchResult(statistics, skipped=_EMPTY)
         if _exceeds(statistics["policy/ratio"], self._config.max_mean_ratio):
@@ -192,7 +187,7 @@ class Learner:
             in_a_row = self._counters.skipped()
             self._checks.skipped_update(minibatch, retain, error, in_a_row=in_a_row, step=step)
             return MinibatchResult(statistics, skipped="update/skipped_not_finite")
-        self._counters.moved()
+        self._counters.moved(is_critic_alone=self.is_policy_waiting)
         return MinibatchResult(statistics | {"update/grad_norm": norm, "update/learning_rate": rate})
 
     def _own_gradients(

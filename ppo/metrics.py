@@ -9,11 +9,12 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .advantages import masked_mean
 from .config import Config
 from .importance import importance_metrics, sampler_metrics
-from .types import Rollout
+from .types import Generation, Rollout
 
 _LEAST_TOKENS = 8
 
@@ -76,7 +77,25 @@ def rollout_metrics(rollout: Rollout, *, kl_coef: float) -> dict[str, float]:
         "response/entropy": masked_mean(generation.entropy, mask),
         "response/logprob_per_sequence": rollout.old_logprobs.sum(dim=1).mean(),
     }
-    return {name: float(value) for name, value in metrics.items()} | dict(generation.metrics)
+    return {name: float(value) for name, value in metrics.items()} | turn_metrics(generation) | dict(generation.metrics)
+
+
+def turn_metrics(generation: Generation) -> dict[str, float]:
+    """Of responses in which an environment wrote: ``response/actions_mean`` (tokens of the policy),
+    ``response/turns_mean`` (its turns), ``response/written_share`` (the environment's share of the tokens).
+
+    Nothing where no environment wrote. Turns with nothing written in between count as one.
+    """
+    mask, actions = generation.mask, generation.action_mask
+    num_actions, num_tokens = int(actions.sum()), int(mask.sum())
+    if num_actions == num_tokens:
+        return {}
+    begins = actions & ~pad(actions, (1, -1))
+    return {
+        "response/actions_mean": num_actions / len(generation),
+        "response/turns_mean": int(begins.sum()) / len(generation),
+        "response/written_share": 1 - num_actions / num_tokens,
+    }
 
 
 def off_policy_metrics(rollout: Rollout, config: Config, *, is_compared: bool) -> dict[str, float]:

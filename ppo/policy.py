@@ -188,9 +188,14 @@ class Policy:
     def with_kept_sets(self, generation: Generation) -> Generation:
         """The generation with the tokens that this policy's filters leave, for ``config.kept_sets="replay"``.
 
-        The update and the reference then keep these tokens too (DeepSeek-V3.2, "keep sampling mask").
+        The update and the reference then keep these tokens too (DeepSeek-V3.2, "keep sampling mask"). Sets that the
+        sampler gave stay. Raises ValueError for such sets where nothing would read them.
         """
-        if self._config.kept_sets == "recompute":
+        if self._config.kept_sets == "recompute" and generation.kept_sets is not None:
+            raise ValueError(
+                "the sampler gave kept_sets, which Config(kept_sets='recompute') never reads: leave them out"
+            )
+        if self._config.kept_sets == "recompute" or generation.kept_sets is not None:
             return generation
 
         def ask(part: Generation) -> tuple[Tensor, ...]:

@@ -471,6 +471,8 @@ class Trainer:
         damaged checkpoint, for other prompts than those that were saved, and where a function of your own was used
         then and is missing now.
         """
+        if isinstance(value, str | Path):
+            raise ValueError(f"value={value}: the checkpoint holds the critic's weights, leave value out")
         snapshot = read_snapshot(Path(path), model, tokenizer, device)
         trainer = cls(
             snapshot.model,

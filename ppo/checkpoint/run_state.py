@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,20 +51,23 @@ class Counters:
 
     step              PPO steps that are done
     skipped_in_a_row  updates skipped in a row because their loss or gradient was not finite
+    critic_updates    updates in which the policy waited for its critic
     last_checkpoint   the checkpoint that was written or read last
     """
 
     step: int = 0
     skipped_in_a_row: int = 0
+    critic_updates: int = 0
     last_checkpoint: Path | None = None
 
-    def restore(self, step: int, skipped_in_a_row: int) -> None:
+    def restore(self, step: int, skipped_in_a_row: int, critic_updates: int) -> None:
         """Go on from these numbers."""
-        self.step, self.skipped_in_a_row = step, skipped_in_a_row
+        self.step, self.skipped_in_a_row, self.critic_updates = step, skipped_in_a_row, critic_updates
 
-    def moved(self) -> None:
+    def moved(self, *, is_critic_alone: bool) -> None:
         """An update moved the weights."""
         self.skipped_in_a_row = 0
+        self.critic_updates += is_critic_alone
 
     def skipped(self) -> int:
         """An update was skipped; returns how many in a row that makes."""
@@ -181,6 +184,9 @@ class RunState:
     def numbers(self) -> dict[str, Any]:
         """Everything that is a number, a name or a list of names, as state.json holds it."""
         model, moments = self.policy.model, self.scorer.moments
+        optional: dict[str, Any] = {} if self.best is None else {"best": self.best.numbers()}
+        if self.config.critic_warmup_steps > 0:
+            optional["critic_updates"] = self.counters.critic_updates
         return {
             "step": self.counters.step,
             "num_updates": self.optimizer.num_updates,
@@ -198,7 +204,7 @@ class RunState:
             "attention": getattr(getattr(model, "config", None), "_attn_implementation", None),
             "device": str(self.policy.device),
             "own": dict(self.own),
-        } | ({} if self.best is None else {"best": self.best.numbers()})
+        } | optional
 
     def check_texts(self, snapshot: Snapshot) -> None:
         """Raise ValueError for other prompts than those that were saved: the saved order refers to them by index.
@@ -248,7 +254,7 @@ class RunState:
         trained, counters, kl_coef = self.policy.actor.trained_parameters(), self.counters, self.kl.coef
         weights = {name: p.detach().clone() for name, p in trained.items()}
         moments = {name: x.clone() for name, x in self.optimizer.state_tensors().items()}
-        num_updates, step, skipped = self.optimizer.num_updates, counters.step, counters.skipped_in_a_row
+        num_updates, counted = self.optimizer.num_updates, replace(counters)
         generator, other_generators = self.generator.get_state(), random_state()
         try:
             yield
@@ -258,14 +264,14 @@ class RunState:
                     p.copy_(weights[name])
             self.optimizer.zero_grad()
             self.optimizer.load_state_tensors(moments, num_updates)
-            counters.restore(step, skipped)
+            counters.restore(counted.step, counted.skipped_in_a_row, counted.critic_updates)
             self.kl.take(kl_coef)
             self.generator.set_state(generator)
             set_random_state(other_generators)
 
     def _take_numbers(self, state: Mapping[str, Any]) -> None:
         """Put back the numbers that change from step to step. The run was built with all others."""
-        self.counters.restore(state["step"], state.get("num_not_finite") or 0)
+        self.counters.restore(state["step"], state.get("num_not_finite") or 0, state.get("critic_updates", 0))
         self.kl.take(state["kl_coef"])
         if "limits" in state:
             self.policy.limits.take(Limits(**limits_of(state)))

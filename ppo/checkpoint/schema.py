@@ -44,6 +44,8 @@ def check_numbers(state: Mapping[str, Any], file: Path) -> None:
             raise ValueError(f"{file} is damaged: {name} is {value!r:.80}")
     if not isinstance(getattr(torch, state["dtype"], None), torch.dtype):
         raise ValueError(f"{file} is damaged: dtype is {state['dtype']!r:.80}")
+    if type(updates := state.get("critic_updates", 0)) is not int or not 0 <= updates <= state["num_updates"]:
+        raise ValueError(f"{file} is damaged: critic_updates is {updates!r:.80}")
     own = state.get("own", {})
     if not isinstance(own, dict) or not all(isinstance(name, str) for pair in own.items() for name in pair):
         raise ValueError(f"{file} is damaged: own is {own!r:.80}")

@@ -80,7 +80,11 @@ def restore_value(policy: Policy, folder: Path) -> None:
     saved = load_tensors(file)
     wrong = {name for name, x in saved.items() if name not in own or own[name].shape != x.shape}
     if unfit := sorted(wrong | (own.keys() - saved.keys())):
-        raise ValueError(f"{file} holds weights that do not fit the value function; they differ in {unfit[:5]}")
+        shown = ", ".join(unfit[:5]) + (f" and {len(unfit) - 5} more" if len(unfit) > 5 else "")
+        raise ValueError(
+            f"{file} holds weights that do not fit the value function, which is the config's value_head or your own "
+            f"module's (names that begin with 'critic.'); they differ in {shown}"
+        )
     policy.actor.load_state_dict({name: split_like(x, own[name]) for name, x in saved.items()}, strict=False)
 
 

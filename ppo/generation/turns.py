@@ -84,7 +84,9 @@ class Dialogue:
 
     def _answer(self, request: int, end: int, tokens: Tensor) -> bool:
         """Answer the turn of a request that ends before index ``end``. Returns whether the response goes on."""
-        answer = self._turns.reply(request, tokens[request, int(self._starts[request]) : end].tolist())
+        ids = tokens[request, int(self._starts[request]) : end].tolist()
+        with torch.inference_mode(False):  # whoever answers may keep tensors, and train on them
+            answer = self._turns.reply(request, ids)
         if answer is None:
             self.is_ended[request] = True
             return False

@@ -26,7 +26,7 @@ from .distribution import (
     pick,
 )
 from .kept_sets import pack, unpack
-from .precision import as_statistics, statistics_dtype
+from .precision import as_statistics
 from .tiled_logprobs import OutputDistribution, output_logprobs
 
 OutputLayer = Callable[[Tensor], Tensor]
@@ -161,7 +161,7 @@ def _whole_row_logprobs(
         logprobs.append(logprob)
         entropies.append(spread)
     if not logprobs:
-        nothing = rows.new_zeros(0, dtype=statistics_dtype(rows.dtype))
+        nothing = as_statistics(rows.sum(dim=-1))  # of no rows: empty, with a gradient as ever
         return nothing, nothing
     return torch.cat(logprobs), torch.cat(entropies)
 

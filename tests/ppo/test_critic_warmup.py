@@ -131,6 +131,20 @@ def test_a_critic_starts_from_given_weights(tmp_path, kind, source):
     assert_same(weights(again, of_value=True), weights(second, of_value=True))
 
 
+def test_the_policy_s_version_counts_its_own_updates(tmp_path):
+    trainer = make(SMALL)
+    versions = []
+    for _ in range(4):
+        versions.append(trainer.policy_version)
+        trainer.train(1, progress=False)
+    assert versions == [0, 0, 0, 4]  # two steps of waiting, then 2 epochs of 2 minibatches
+    trainer.save(tmp_path / "ckpt")
+    again = Trainer.resume(tmp_path / "ckpt", PROMPTS, scores, retain=RETAIN)
+    assert again.policy_version == trainer.policy_version == 8
+    with pytest.raises(ValueError, match="the checkpoint holds the critic's weights, leave value out"):
+        Trainer.resume(tmp_path / "ckpt", PROMPTS, scores, retain=RETAIN, value=tmp_path / "ckpt")
+
+
 def test_a_saved_critic_is_nothing_but_the_critic(tmp_path):
     trainer = make(config=SMALL.replace(value_head="mlp"))
     trainer.save_value(tmp_path)
@@ -140,7 +154,7 @@ def test_a_saved_critic_is_nothing_but_the_critic(tmp_path):
 
 def test_weights_that_do_not_fit_are_refused(tmp_path):
     make(config=SMALL.replace(value_head="mlp")).save_value(tmp_path)
-    with pytest.raises(ValueError, match=r"weights that do not fit .*'value_head.layers.2.bias'"):
+    with pytest.raises(ValueError, match=r"weights that do not fit .*, value_head.layers.2.bias"):
         make(config=SMALL.replace(value_head="linear"), value=tmp_path)
     with pytest.raises(ValueError, match="does not exist: name a checkpoint, or a folder that save_value wrote"):
         make(value=tmp_path / "nowhere")

@@ -51,9 +51,9 @@ def test_an_episode_is_one_row():
         assert rollout.token_rewards[index].tolist() == [0, evens, 0, 0, 0, hits]
         assert rollout.scores[index] == evens + hits
         assert not rollout.old_logprobs[index, 2:4].any()
-    assert rollout.metrics["environment/turns"] == 2
-    assert rollout.metrics["environment/written_share"] == pytest.approx(1 / 3)
-    assert rollout.metrics["environment/cut_share"] == 0
+    assert rollout.metrics["response/turns_mean"] == 2
+    assert rollout.metrics["response/actions_mean"] == 4
+    assert rollout.metrics["response/written_share"] == pytest.approx(1 / 3)
 
 
 def test_the_sampler_gives_the_training_forwards_logprobs_and_values():
@@ -77,6 +77,34 @@ def test_neither_slots_nor_microbatches_change_the_run(changes):
         trainer.train(2, progress=False)
     for a, b in zip(plain.model.parameters(), other.model.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_an_environment_may_train_something_of_its_own():
+    weight = torch.nn.Parameter(torch.ones(()))
+
+    class Learns(Hint):
+        def step(self, ids):
+            assert not torch.is_inference_mode_enabled()
+            with torch.enable_grad():
+                (weight * len(ids)).backward()
+            return super().step(ids)
+
+    make(Learns).rollout()
+    assert weight.grad == 2 * 2 * 6
+
+
+def test_the_metrics_of_turns_are_those_of_all_draws():
+    class Chatty(Hint):
+        """Rows with a higher secret have more turns."""
+
+        def step(self, ids):
+            self.turns += 1
+            return ([20], 0.0) if self.turns < self.row["secret"] - 13 else (None, float(sum(ids)))
+
+    config = SMALL.replace(advantage="grpo", prompts_per_step=3, samples_per_prompt=2, redraw_rounds=2, minibatch=6)
+    rollout = make(Chatty, config=config).rollout()
+    assert rollout.metrics["response/turns_mean"] == sum(len(s.info) for s in rollout.samples) / 6
+    assert rollout.metrics["response/actions_mean"] == rollout.generation.action_mask.sum() / 6
 
 
 def test_groups_play_the_same_row():
@@ -113,7 +141,7 @@ def test_episodes_that_are_cut_are_paid_and_counted():
     assert [turn.end for turn in rollout.samples[0].info] == [2, 5, 8, 10]
     assert rollout.scores.tolist() == [4.0] * 6
     assert not rollout.generation.is_ended.any()
-    assert rollout.metrics["environment/cut_share"] == 1
+    assert rollout.metrics["response/ended_share"] == 0
 
 
 class Deaf(Hint):

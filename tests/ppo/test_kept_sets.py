@@ -8,6 +8,7 @@ the mean of ratio x worth over responses of q_old, and its gradient; the objecti
 import itertools
 import math
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +21,7 @@ from ppo.given import given_responses
 from ppo.lm.distribution import next_token_logits, next_token_logprobs, pick
 from ppo.lm.kept_sets import pack, unpack
 from ppo.policy_losses import policy_loss_of
+from ppo.sampler import sample_policy
 from tests.fakes import tiny_gpt2
 
 V = 4
@@ -277,3 +279,20 @@ def test_the_reference_keeps_the_same_tokens_so_that_no_kl_is_left_of_equal_logi
 def test_sets_without_a_filter_are_refused():
     with pytest.raises(ValueError, match="kept_sets='replay' needs top_k or top_p"):
         Config(kept_sets="replay")
+
+
+def gives_sets(policy, prompts, *, seed, request_ids, packed):
+    drawn = sample_policy(policy, prompts, seed=seed, request_ids=request_ids)
+    return replace(drawn, kept_sets=torch.full((*drawn.tokens.shape, 3), packed, dtype=torch.uint8))
+
+
+def test_sets_that_the_sampler_gives_are_replayed_or_refused():
+    def run(kept_sets):
+        torch.manual_seed(0)
+        config = Config(prompts_per_step=2, minibatch=2, response_length=4, top_k=3, kept_sets=kept_sets, checks="off")
+        sampler = partial(gives_sets, packed=255)
+        return Trainer(tiny_gpt2(), [[2, 3], [4, 5]], lambda s: [1.0, 2.0], config, sampler=sampler).rollout()
+
+    assert (run("replay").generation.kept_sets[:, 0] == 255).all()
+    with pytest.raises(ValueError, match=r"the sampler gave kept_sets, which .*'recompute'\) never reads"):
+        run("recompute")

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import ppo
 from ppo import Config, Trainer
 from ppo.buffer import rows
 from tests.fakes import tiny_gpt2
@@ -56,6 +57,42 @@ def test_a_minibatch_of_cut_responses_is_left_out():
     assert metrics["update/empty_minibatches"] == 4
     assert metrics["update/minibatches"] == 0
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("changes", [{"top_k": 5}, {"top_p": 0.8}, {"top_k": 5, "kept_sets": "replay"}])
+def test_a_microbatch_of_cut_responses_has_a_gradient_of_0_under_filters(changes):
+    config = CONFIG.replace(mask_overlong=True, microbatch=1, entropy_coef=0.0, **changes)
+    trainer = make(config.replace(advantage="grpo", prompts_per_step=2, samples_per_prompt=2))
+    metrics = trainer.update(with_ends(trainer.rollout(), [True, False, True, False]))
+    assert metrics["update/grad_norm"] > 0
+
+
+def test_an_own_loss_sees_nothing_of_a_cut_response():
+    seen = []
+
+    def loss(new, part, *, num_tokens, num_sequences):
+        off = ~part.generation.action_mask
+        seen.extend(float(x[off].abs().sum()) for x in (part.advantages, part.old_logprobs, part.returns, part.kl))
+        return -(new.logprobs * part.advantages).sum() / num_tokens, {}
+
+    torch.manual_seed(0)
+    config = CONFIG.replace(mask_overlong=True, microbatch=2)
+    trainer = Trainer(tiny_gpt2(), PROMPTS, lambda s: [float(x.ids[0]) for x in s], config, policy_loss=loss)
+    trainer.update(with_ends(trainer.rollout(), [True, False, True, False]))
+    assert seen
+    assert not any(seen)
+
+
+def test_a_dump_holds_the_rows_as_they_were(tmp_path):
+    torch.manual_seed(0)
+    config = CONFIG.replace(mask_overlong=True)
+    trainer = Trainer(tiny_gpt2(), PROMPTS, lambda s: [float(x.ids[0]) for x in s], config, out=tmp_path)
+    rollout = with_ends(trainer.rollout(), [True, False, True, False])
+    with pytest.raises(ppo.CheckError, match="ratio other than 1"):
+        trainer.update(replace(rollout, old_logprobs=rollout.old_logprobs * 1.5))
+    again = ppo.replay(next((tmp_path / "dumps").iterdir()))
+    assert all("nats per token apart" in problem for problem in again.problems)
+    assert torch.equal(again.rollout.generation.action_mask.sum(), rollout.generation.action_mask.sum())
 
 
 def test_text_to_keep_is_trained_on_all_the_same():
