@@ -54,20 +54,51 @@ class FrozenBlocks:
 
 
 def find_frozen_blocks(model: nn.Module) -> FrozenBlocks | None:
-    """The frozen leading blocks of a model, or None. It is measured: on a probe their outputs require no gradient."""
+    """The frozen leading blocks of a model, or None. It is measured: on a probe their outputs require no gradient.
+
+    A stack that is looped, or runs in another order than its list, has no leading blocks: the same block runs again on
+    other states. Nor has one whose later blocks read more than the last output, which the probe shows as well.
+    """
     inner = causal_lm(model)
     if all(p.requires_grad for p in inner.parameters()):
         return None
-    outputs: list[Any] = []
-    hooks = [block.register_forward_hook(lambda *call: outputs.append(call[-1])) for block in blocks(inner)]
+    found = blocks(inner)
+    probe, (logits, calls) = probe_ids(inner), _outputs_of_blocks(inner)
+    trained = next((i for i, (_, output) in enumerate(calls) if _requires_gradient(output)), len(calls))
+    again = next((i for i, (index, _) in enumerate(calls) if index != i), len(calls))
+    is_again = {index for index, _ in calls[again:]}
+    depth = next((i for i in range(min(trained, again)) if i in is_again), min(trained, again))
+    if depth == 0 or any(p.requires_grad for block in found[:depth] for p in block.parameters()):
+        return None
+    output = calls[depth - 1][1]
+    hidden = _hidden(output)
+    if not isinstance(hidden, Tensor) or hidden.dim() != 3 or hidden.shape[:2] != probe.shape:
+        return None
+    frozen = FrozenBlocks(depth, isinstance(output, tuple))
+    with torch.no_grad(), evaluation_mode(inner), frozen.replayed(inner, hidden):
+        replayed = inner(input_ids=probe).logits
+    return frozen if torch.allclose(replayed, logits, rtol=1e-5, atol=1e-5) else None
+
+
+def _outputs_of_blocks(inner: Any) -> tuple[Tensor, list[tuple[int, Any]]]:
+    """The logits of a probe, and which block gave which output, in the order of the calls."""
+    calls: list[tuple[int, Any]] = []
+    hooks = [
+        block.register_forward_hook(lambda *call, index=index: calls.append((index, call[-1])))
+        for index, block in enumerate(blocks(inner))
+    ]
     try:
         with evaluation_mode(inner), torch.enable_grad():
-            inner(input_ids=probe_ids(inner))
+            logits: Tensor = inner(input_ids=probe_ids(inner)).logits.detach()
     finally:
         for hook in hooks:
             hook.remove()
-    depth = next((i for i, output in enumerate(outputs) if _hidden(output).requires_grad), len(outputs))
-    return FrozenBlocks(depth, isinstance(outputs[0], tuple)) if depth > 0 else None
+    return logits, calls
+
+
+def _requires_gradient(output: Any) -> bool:
+    hidden = _hidden(output)
+    return isinstance(hidden, Tensor) and hidden.requires_grad
 
 
 def train_top(model: nn.Module, num_layers: int) -> None:

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from transformers import GPT2LMHeadModel
 
 from ppo import Config, Trainer
 from ppo.actor_critic import ActorCritic
 from ppo.config import Sampling
+from ppo.generation import generate
 from ppo.lm.adapters import copy_trained
 from ppo.lm.backbone import blocks
 from ppo.lm.frozen_blocks import FrozenBlocks, find_frozen_blocks, train_top
@@ -83,17 +85,57 @@ def test_training_with_shared_frozen_blocks_is_training(make, changes, monkeypat
         assert torch.allclose(p, q, atol=2e-4), name
 
 
-def test_frozen_blocks_run_once_a_step():
+def test_frozen_blocks_run_once_a_step(monkeypatch):
     calls = []
+
+    def sample(*arguments, **named):  # the hooks below send the sampler through the model's own forward
+        generation = generate(*arguments, **named)
+        calls.clear()
+        return generation
+
+    monkeypatch.setattr("ppo.sampler.generate", sample)
     model = tiny_gpt2()
     trainer = Trainer(model, PROMPTS, id_mean, SMALL.replace(epochs=3, value_head="critic"))
     for block in (blocks(model)[0], blocks(trainer.state.frozen)[0], blocks(trainer.policy.actor.critic)[0]):
         block.attn.register_forward_hook(lambda *_: calls.append(1))
     rollout = trainer.rollout()
-    assert len(calls) <= 2  # once for the whole step, and once when the sampler tests its decoder against the model
+    assert len(calls) == 1  # for the whole step
     calls.clear()
     trainer.update(rollout)
     assert not calls
+
+
+class Looped(GPT2LMHeadModel):
+    """The first block runs twice in a row, or the last one reads the first one's output too."""
+
+    def __init__(self, config, kind):
+        super().__init__(config)
+        first, last = self.transformer.h[0], self.transformer.h[-1]
+        if kind == "twice":
+            first.register_forward_hook(self._again)
+        else:
+            first.register_forward_hook(lambda module, inputs, output: setattr(self, "kept", output))
+            last.register_forward_pre_hook(lambda module, inputs: (inputs[0] + self.kept, *inputs[1:]))
+        self.is_again = False
+
+    def _again(self, module, inputs, output):
+        if self.is_again:
+            return None
+        self.is_again = True
+        output = module(output)
+        self.is_again = False
+        return output
+
+
+@pytest.mark.parametrize("kind", ["twice", "a later block reads an earlier output"])
+def test_blocks_that_a_stack_runs_again_are_not_replayed(kind):
+    torch.manual_seed(0)
+    model = Looped(tiny_gpt2(layers=3).config, kind)
+    model.requires_grad_(False)
+    blocks(model)[-1].requires_grad_(True)
+    assert find_frozen_blocks(model) is None
+    trainer = Trainer(model, PROMPTS, id_mean, SMALL)
+    trainer.update(trainer.rollout())
 
 
 def test_copies_share_frozen_weights():
