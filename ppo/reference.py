@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .actor_critic import ActorCritic
 from .buffer import microbatches, trim
 from .config import Config, Sampling
-from .lm.adapters import adapter_acts, adapter_off, copy_trained, has_adapter
+from .lm.adapters import adapter_acts, adapter_off, base_is_trained, copy_trained, has_adapter
 from .lm.frozen_blocks import FrozenBlocks
 from .lm.precision import as_statistics, statistics_dtype
 from .types import Generation, Reference, Sample
@@ -84,13 +84,15 @@ class CallableReference:
 def resolve_adapter(model: nn.Module, config: Config) -> Config:
     """The config with ``reference_adapter="auto"`` replaced by "off" or "snapshot", for a model with an adapter.
 
-    The reference is the model as it is now. An adapter that does nothing yet can be switched off to get it back. An
-    adapter that acts, such as one from fine-tuning, has to be copied, or KL would be measured against the model before
-    fine-tuning. The answer is saved with the config, so a resumed run, whose adapter does act, does not ask again.
+    The reference is the model as it is now. An adapter that does nothing yet can be switched off to get it back, if
+    nothing outside it is trained. An adapter that acts, such as one from fine-tuning, has to be copied, or KL would be
+    measured against the model before fine-tuning. The answer is saved with the config, so a resumed run, whose adapter
+    does act, does not ask again.
     """
     if config.reference_adapter != "auto" or not has_adapter(model):
         return config
-    return config.replace(reference_adapter="snapshot" if adapter_acts(model) else "off")
+    is_copied = adapter_acts(model) or base_is_trained(model)
+    return config.replace(reference_adapter="snapshot" if is_copied else "off")
 
 
 def freeze(model: nn.Module, config: Config, *, has_own_reference: bool) -> nn.Module | None:
@@ -98,12 +100,18 @@ def freeze(model: nn.Module, config: Config, *, has_own_reference: bool) -> nn.M
 
     A model whose adapter is switched off for the reference is its own copy. Any other model is copied: its trained
     parameters are new tensors, its frozen parameters are shared. ``reference_dtype="bfloat16"`` shares nothing.
+    Raises ValueError for a reference that training would move.
     """
     needs_reference = config.kl_coef > 0 and not has_own_reference
     needs_retain = config.retain_coef > 0 and config.retain_loss == "kl"
     if not needs_reference and not needs_retain:
         return None
     if has_adapter(model) and resolve_adapter(model, config).reference_adapter == "off":
+        if base_is_trained(model):
+            raise ValueError(
+                "reference_adapter='off', but weights outside the adapter are trained (a bias, a norm, an embedding), "
+                "so the reference would move with them: take 'snapshot'"
+            )
         return model
     is_cast = config.reference_dtype == "bfloat16"
     copied = copy.deepcopy(model).to(torch.bfloat16) if is_cast else copy_trained(model)

@@ -2,11 +2,12 @@
 
 from contextlib import contextmanager
 
+import pytest
 import torch
 
 from ppo.actor_critic import ActorCritic
 from ppo.config import Config, Sampling
-from ppo.reference import FrozenReference, adapter_off, freeze, make_reference
+from ppo.reference import FrozenReference, adapter_off, freeze, make_reference, resolve_adapter
 from tests.fakes import random_rollout, tiny_gpt2
 
 GENERATION = random_rollout([4, 1, 6, 3], prompt_lengths=[2, 5, 3, 4]).generation
@@ -43,7 +44,7 @@ class WithAdapter(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.base = tiny_gpt2()
+        self.base = tiny_gpt2().requires_grad_(False)
         self.delta = torch.nn.Parameter(torch.zeros_like(self.base.transformer.wpe.weight))
         self.base.transformer.wpe.register_forward_hook(self._add)
         self.is_on = True
@@ -61,6 +62,34 @@ class WithAdapter(torch.nn.Module):
             yield
         finally:
             self.is_on = True
+
+
+@pytest.mark.parametrize(
+    "name", ["transformer.h.0.attn.c_attn.bias", "transformer.ln_f.weight", "transformer.wte.weight"]
+)
+def test_a_reference_does_not_move_with_weights_outside_its_adapter(name):
+    model = WithAdapter()
+    outside = model.base.get_parameter(name).requires_grad_(True)
+    assert resolve_adapter(model, Config()).reference_adapter == "snapshot"
+    frozen = freeze(model, Config(), has_own_reference=False)
+    base = direct(model)
+    with torch.no_grad():
+        outside += torch.randn(outside.shape, generator=torch.Generator().manual_seed(0))
+        model.delta += 1.0
+    assert not torch.allclose(direct(model), base, atol=1e-2)
+    config = Config(reference_adapter="snapshot")
+    reference = make_reference(None, frozen, Sampling(), config)
+    assert torch.allclose(reference.logprobs(GENERATION, []), base, atol=1e-5)
+    with pytest.raises(ValueError, match="reference_adapter='off', but weights outside the adapter are trained"):
+        freeze(model, Config(reference_adapter="off"), has_own_reference=False)
+
+
+def test_what_is_frozen_stays_frozen_when_the_adapter_is_switched_on_again():
+    model = WithAdapter()
+    model.delta.requires_grad_(False)
+    with adapter_off(model):
+        model.delta.requires_grad_(True)  # as PEFT does
+    assert not model.delta.requires_grad
 
 
 def test_a_model_with_an_adapter_is_its_own_reference():
