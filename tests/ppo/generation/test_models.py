@@ -161,6 +161,25 @@ def test_abilities_follow_the_config():
     assert responses(generation) == [greedy_without_cache(model, prompt, 12, ()) for prompt in PROMPTS]
 
 
+def test_abilities_are_those_of_the_weights_of_now():
+    """With layers that add 0, or logits that are all 0, a window that padding breaks is not seen; later it is."""
+    model = build(hf.Llama4TextConfig(
+        **SMALL | {"num_hidden_layers": 4}, head_dim=8, intermediate_size_mlp=24, num_local_experts=4,
+        attention_chunk_size=5, layer_types=["chunked_attention", "full_attention"] * 2, no_rope_layers=[1, 0, 1, 0],
+    ))  # fmt: skip
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    sampling = Sampling(response_length=12, temperature=0.0)
+    for parameters in ([model.lm_head.weight], list(model.model.layers.parameters())):
+        with torch.no_grad():
+            for parameter in parameters:
+                parameter.zero_()
+        generate(model, PROMPTS, sampling)
+        model.load_state_dict(weights)
+        assert responses(generate(model, PROMPTS, sampling)) == [
+            greedy_without_cache(model, prompt, 12, ()) for prompt in PROMPTS
+        ]
+
+
 @pytest.mark.parametrize("context", [2, 4, 6])
 def test_a_model_whose_context_is_too_short_for_the_probe(context: int):
     model = build(hf.GPTJConfig(**GPT | {"n_positions": context}, rotary_dim=4))
