@@ -41,7 +41,7 @@ from .kl import KLPenalty
 from .learner import Learner
 from .lm.backbone import context_length, vocabulary_size
 from .lm.frozen_blocks import train_top
-from .lm.load import load_model
+from .lm.load import check_trainable, load_model
 from .lm.precision import statistics_dtype
 from .log.run_log import HEADLINE, RunLog, headline
 from .losses import explained_variance
@@ -133,6 +133,7 @@ class Trainer:
         loaded, self.tokenizer = load_model(model, tokenizer)
         if config.train_top_layers is not None:
             train_top(loaded, config.train_top_layers)
+        check_trainable(loaded)
         self.config = config = resolve_adapter(loaded, config)
         self.out = Path(out) if out is not None else None
         self.generator = torch.Generator().manual_seed(config.seed)

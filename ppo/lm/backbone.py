@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from .departures import departure
+
 _LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 
 
@@ -44,6 +46,7 @@ class Backbone:
 
     def __init__(self, model: nn.Module) -> None:
         inner = causal_lm(model)
+        check_wrapper(model, inner)
         output_layer = inner.get_output_embeddings()
         self.model = inner
         base_model = getattr(inner, "base_model", inner)
@@ -109,7 +112,12 @@ def _hidden_size(output_layer: Any) -> int:
 
 @torch.no_grad()
 def _is_plain_head(model: Any, base_model: nn.Module, output_layer: nn.Module) -> bool:
-    """Whether the logits are the output layer of the base model's last hidden state and nothing more."""
+    """Whether the logits are the output layer of the base model's last hidden state and nothing more.
+
+    A hook or a forward of the model's own may act on what the probe does not show, so then the whole model is called.
+    """
+    if not is_split(model) and departure(model):  # split weights are called in step, by a forward put in its place
+        return False
     for name in _LOGIT_TRANSFORMS:
         if getattr(model.config, name, None) not in (None, 1, 1.0):
             return False
@@ -154,15 +162,66 @@ def swapped_forwards(modules: Sequence[nn.Module], make: Callable[[Any], Callabl
                 module.forward = own_forward
 
 
+def unwrapped(model: nn.Module) -> Any:
+    """The model inside the wrappers of PEFT and ``torch.compile``, or the model itself."""
+    inner: Any = getattr(model, "_orig_mod", model)
+    return getattr(inner.get_base_model(), "_orig_mod", inner.get_base_model()) if _is_wrapper(inner) else inner
+
+
+def _is_wrapper(model: nn.Module) -> bool:
+    return hasattr(model, "get_base_model")
+
+
+@torch.no_grad()
+def check_wrapper(wrapper: nn.Module, inner: nn.Module) -> None:
+    """Raise ValueError for a wrapper whose own forward does something, such as prompt, prefix or p-tuning.
+
+    The model inside it is what is called. A hook on the wrapper would never act, and a weight of its own may not. What
+    acts is measured on a few tokens.
+    """
+    wrapper = getattr(wrapper, "_orig_mod", wrapper)
+    if wrapper is inner or is_split(inner):
+        return
+    found = departure(wrapper)
+    if found is None:
+        with evaluation_mode(wrapper):
+            found = _beyond(wrapper, inner)
+    if found is not None:
+        raise ValueError(
+            f"{type(wrapper).__name__} has {found} acting outside the {type(inner).__name__} in it, and would be "
+            "by-passed: prompt, prefix and p-tuning are of this kind; use an adapter inside the layers, such as LoRA"
+        )
+
+
+def _beyond(wrapper: nn.Module, inner: nn.Module) -> str | None:
+    """What a wrapper does that the model in it does not, in words, or None."""
+    probe, inside = probe_ids(inner), {id(p) for p in inner.parameters()}
+    outside = {n: p for n, p in wrapper.named_parameters() if p.requires_grad and id(p) not in inside}
+    with torch.set_grad_enabled(bool(outside)):
+        called = inner(input_ids=probe).logits
+        total = called.float().sum()
+    if outside:
+        gradients: Sequence[Tensor | None] = [None] * len(outside)
+        if total.requires_grad:
+            gradients = torch.autograd.grad(total, list(outside.values()), allow_unused=True)
+        unused = [name for name, gradient in zip(outside, gradients, strict=True) if gradient is None]
+        if unused:
+            return f"weights such as {unused[0]}"
+    if type(wrapper).forward is nn.Module.forward:  # it has none: a bag for a model and its adapter
+        return None
+    own = wrapper(input_ids=probe).logits
+    is_same = own.shape == called.shape and torch.allclose(own.float(), called.float(), rtol=1e-5, atol=1e-5)
+    return None if is_same else "parts"
+
+
 def causal_lm(model: nn.Module) -> Any:
     """The causal LM itself, taken out of its PEFT wrapper if it has one. Its adapters are inside its layers and stay.
 
     Raises ValueError for a model without an output layer over its vocabulary, and for an encoder-decoder. An encoder
-    with an output layer passes here; :func:`is_causal` tells it apart.
+    with an output layer passes here; :func:`is_causal` tells it apart. ``torch.compile``'s wrapper is taken off too:
+    the model is called in parts, which it did not compile.
     """
-    inner: Any = model
-    if hasattr(inner, "get_base_model"):
-        inner = inner.get_base_model()
+    inner = unwrapped(model)
     if not hasattr(inner, "get_output_embeddings") or inner.get_output_embeddings() is None:
         raise ValueError(f"{type(inner).__name__} is no causal LM: it has no output embeddings")
     if getattr(getattr(inner, "config", None), "is_encoder_decoder", False):

@@ -34,11 +34,14 @@ _DECODER = "give a decoder such as GPT-Neo, OPT or Llama"
 def load_model(model: str | Path | nn.Module, tokenizer: Any | None) -> tuple[Any, Any | None]:
     """(model, tokenizer): a loaded model as it is; a hub id or a folder by :func:`load_pretrained`, in float32.
 
+    ``torch.compile``'s wrapper is taken off: the model is called in parts, which it did not compile.
+
     Raises ValueError of one line for a model that is no causal LM or cannot be loaded as one.
     """
     if isinstance(model, nn.Module):
-        check_causal(model, name="the loaded model")
-        return model, tokenizer
+        loaded: nn.Module = getattr(model, "_orig_mod", model)
+        check_causal(loaded, name="the loaded model")
+        return loaded, tokenizer
     return load_pretrained(model, tokenizer=tokenizer)
 
 
@@ -140,6 +143,15 @@ def check_config(config: Any, *, name: str) -> None:
     if getattr(config, "is_encoder_decoder", False) or (kinds and known.isdisjoint(kind.lower() for kind in kinds)):
         kind = ", ".join(kinds) or config.model_type
         raise ValueError(f"{name} is no causal LM but {kind}; {_DECODER}")
+
+
+def check_trainable(model: nn.Module) -> None:
+    """Raise ValueError for a model of which no weight is trained."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            f"none of the weights of this {type(model).__name__} requires a gradient, so nothing would be trained: "
+            "call model.requires_grad_(True), or add an adapter (PEFT's merge_and_unload leaves every weight frozen)"
+        )
 
 
 def check_weights(missing: Collection[str], *, name: str) -> None:

@@ -1,8 +1,11 @@
 """Finding the decoder for a model, and proving that it computes what the model computes.
 
-The proof is a probe. Two prompts of different length run through prefill and a decoding step, and through the model's
-own forward with left padding. A decoder that gives other logits is not used. PPO binds a model anew for every rollout,
-so a proof is remembered as long as the model exists and consists of the same modules.
+First every module is asked what it is. A class from elsewhere, a hook, a parametrised weight or a replaced forward may
+compute anything, so the decoder is not used. Then comes a probe. Two prompts of different length run through prefill
+and a decoding step, and through the model's own forward with left padding. A decoder that gives other logits is not
+used. PPO binds a model anew for every rollout, and nothing of this is remembered: weights that hid a difference may
+have changed. Only the probe of a long window, which costs more, is remembered as long as the model consists of the same
+modules.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ...lm.backbone import is_split, positions
+from ...lm.backbone import check_wrapper, is_split, positions, unwrapped
+from ...lm.departures import departure, own_class
 from ..attention import DecodeAttention, decode, prefill
 from ..cache import KVCache
 from ..requests import pad_left, pad_right
@@ -23,6 +27,7 @@ from . import gpt2, gpt_neo, gpt_neox, llama, opt
 from .weights import Reader, Unsupported, is_stand_in
 
 _PROBE = 9  # tokens; more if a window is shorter than the sequences to come
+_SHARED_CODE = ("transformers.activations", "transformers.pytorch_utils")
 _PROVEN: WeakKeyDictionary[nn.Module, set[object]] = WeakKeyDictionary()  # a memo: only time depends on it
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 
@@ -35,9 +40,7 @@ def bind(model: nn.Module, *, rows: int | None, length: int) -> Network | None:
     ``rows=None`` leaves weights unpacked, as a compiled step needs them. Raises :class:`Unsupported` for a model of a
     known family that the decoder cannot reproduce, or does not.
     """
-    inner: Any = model
-    if hasattr(inner, "get_base_model"):  # PEFT's wrapper
-        inner = inner.get_base_model()
+    inner = unwrapped(model)
     read = _reader_for(inner)
     if read is None or is_split(inner):
         return None
@@ -47,8 +50,42 @@ def bind(model: nn.Module, *, rows: int | None, length: int) -> Network | None:
     dtype, _ = kinds.pop()
     if dtype not in _TOLERANCE:
         raise Unsupported(f"its weights are {dtype}")
-    network = read(inner, Reader(rows, max(length, _PROBE), dtype))
+    check_wrapper(model, inner)
+    _check_modules(inner)
+    network = _network(read, inner, Reader(rows, max(length, _PROBE), dtype))
     _prove(network, inner, length)
+    return network
+
+
+def _check_modules(model: nn.Module) -> None:
+    """Raise :class:`Unsupported` unless each module is of the model's own family, or torch's, and as it was made."""
+    inside: set[nn.Module] = set()
+    for name, module in model.named_modules():
+        if found := departure(module):
+            raise Unsupported(f"its {name or type(model).__name__} has {found}")
+        if is_stand_in(module):
+            inside |= set(module.modules())
+        if module not in inside and not _is_known(module, type(model).__module__):
+            kind = type(module)
+            raise Unsupported(f"it has a {kind.__module__}.{kind.__name__} as {name}, which its decoder does not know")
+
+
+def _is_known(module: nn.Module, family: str) -> bool:
+    """Whether a module's class, and its forward, come from the file of the family, or from what all families use."""
+    kind = own_class(module)
+    is_listed = kind.__module__ in (family, *_SHARED_CODE) or kind.__module__.startswith("torch.nn.modules.")
+    return is_listed and kind.forward.__module__.startswith(("transformers.", "torch."))
+
+
+def _network(read: Callable[[Any, Reader], Network], model: Any, reader: Reader) -> Network:
+    """What the family's reader makes of a model. Raises :class:`Unsupported` where a part is missing or is cut down."""
+    try:
+        network = read(model, reader)
+    except AttributeError as error:  # a plain layer stands where the family has a block, an attention or an MLP
+        raise Unsupported(f"a part that its decoder reads is not there: {error}") from error
+    width = (network.num_heads + 2 * network.num_kv_heads) * network.head_width
+    if any(block.qkv.out_features != width for block in network.blocks):
+        raise Unsupported("its layers differ in the number of heads")
     return network
 
 
@@ -78,38 +115,37 @@ def _reader_for(model: nn.Module) -> Callable[[Any, Reader], Network] | None:
 
 
 def _prove(network: Network, model: nn.Module, length: int) -> None:
-    """Raise :class:`Unsupported` unless prefill and decoding give the model's own logits. A proof is remembered."""
+    """Raise :class:`Unsupported` unless prefill and decoding give the model's own logits."""
     rows = _probe_rows(network, length)
-    make = _make(model)
-    proof = None if make is None else (make, network.dtype, len(rows[0]))
-    if proof is not None and proof in _PROVEN.get(model, ()):
+    _compare(network, model, [row[: _PROBE - i] for i, row in enumerate(rows)])
+    if len(rows[0]) <= _PROBE:
         return
+    proof = (_make(model), network.dtype, len(rows[0]))
+    if proof not in _PROVEN.get(model, ()) and _compare(network, model, rows):
+        _PROVEN.setdefault(model, set()).add(proof)
+
+
+def _compare(network: Network, model: nn.Module, rows: list[list[int]]) -> bool:
+    """Whether the logits of two rows could be compared. Raises :class:`Unsupported` where they differ."""
     ids, mask = pad_left(rows, network.device)
     own = model(input_ids=ids, attention_mask=mask.long(), position_ids=positions(mask), logits_to_keep=2)
     expected = own.logits.float()
     if not bool(torch.isfinite(expected).all()):
-        return  # nothing can be proven about a broken model; sampling reports what is wrong with it
+        return False  # nothing can be proven about a broken model; sampling reports what is wrong with it
     actual = torch.unflatten(network.output(torch.cat(_probe(network, rows))).float(), 0, (2, -1)).transpose(0, 1)
-    error = float((actual - expected).norm() / expected.norm())
+    size = float(expected.norm())
+    if size == 0:
+        raise Unsupported("its logits are all 0, so they prove nothing")
+    error = float((actual - expected).norm()) / size
     if not error <= _TOLERANCE[network.dtype]:
         raise Unsupported(f"the decoder's logits are not the model's own, relative error {error:.2g}")
-    if proof is not None:
-        _PROVEN.setdefault(model, set()).add(proof)
+    return True
 
 
-def _make(model: Any) -> object | None:
-    """What decides what a model computes, apart from its weights: its config, its modules and their hooks.
-
-    Hooks are told apart by their ids, which torch never gives twice. It is None if a module has a ``forward`` of its
-    own in place of its class's: two of those cannot be told apart.
-    """
-    modules = list(model.named_modules())
-    if any("forward" in module.__dict__ for _, module in modules):
-        return None
-    parts = [
-        (name, type(module), tuple(module._forward_hooks), tuple(module._forward_pre_hooks)) for name, module in modules
-    ]
-    return model.config.to_json_string(use_diff=False), tuple(parts)
+def _make(model: Any) -> object:
+    """What decides what a model computes, apart from its weights: its config and the classes of its modules."""
+    parts = tuple((name, type(module)) for name, module in model.named_modules())
+    return model.config.to_json_string(use_diff=False), parts
 
 
 def _probe_rows(network: Network, length: int) -> list[list[int]]:

@@ -10,7 +10,7 @@ from torch import nn
 from eval.teacher import teacher_force
 from ppo import Sampling, generate
 from ppo.lm.backbone import Backbone, causal_lm, context_length, is_causal
-from tests.fakes import tiny_gpt2
+from tests.fakes import VOCAB, tiny_gpt2
 
 SMALL = {"vocab_size": 23, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 WIDE = {**SMALL, "intermediate_size": 32}
@@ -132,6 +132,62 @@ def test_a_model_that_is_no_causal_lm_gets_an_error_that_says_so():
     for use in (causal_lm, Backbone, is_causal, lambda model: generate(model, [[1]])):
         with pytest.raises(ValueError, match="T5ForConditionalGeneration is no causal LM but an encoder-decoder"):
             use(translator)
+
+
+class Prompted(nn.Module):
+    """A wrapper as PEFT's prompt tuning: its own forward puts vectors before the tokens."""
+
+    def __init__(self, size: int = 2):
+        super().__init__()
+        self.base = tiny_gpt2()
+        self.prompt = nn.Parameter(torch.randn(size, 32, generator=torch.Generator().manual_seed(0)))
+
+    def get_base_model(self):
+        return self.base
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("base"), name)
+
+    def forward(self, input_ids, **_):
+        tokens = self.base.transformer.wte(input_ids)
+        before = self.prompt.expand(len(input_ids), *self.prompt.shape).to(tokens)[..., : tokens.shape[-1]]
+        output = self.base(inputs_embeds=torch.cat([before, tokens], dim=1))
+        output.logits = output.logits[:, len(self.prompt) :]
+        return output
+
+
+@pytest.mark.parametrize("engine", ["auto", "hf"])
+def test_what_acts_in_a_wrappers_forward_is_refused(engine):
+    model, sampling = Prompted(), Sampling(response_length=3)
+    for is_trained, found in ((True, "weights such as prompt"), (False, "parts")):
+        model.prompt.requires_grad_(is_trained)
+        with pytest.raises(ValueError, match=f"Prompted has {found} acting outside the GPT2LMHeadModel"):
+            generate(model, [[1, 2]], sampling, engine=engine)
+        with pytest.raises(ValueError, match="LoRA"):
+            Backbone(model)
+    empty = Prompted(0).requires_grad_(False)
+    generate(empty, [[1, 2]], sampling, engine=engine)  # its forward does nothing more than the model's
+    empty.register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="Prompted has a forward hook acting outside"):
+        generate(empty, [[1, 2]], sampling, engine=engine)
+
+
+def test_a_hook_on_the_model_acts():
+    """It may act on tokens that no probe holds, so the model is called as a whole."""
+    model = tiny_gpt2().eval()
+
+    def no_seven(module, args, kwargs, output):
+        output.logits = output.logits - 5.0 * (kwargs["input_ids"] == 7).unsqueeze(-1) * torch.arange(VOCAB)
+        return output
+
+    assert Backbone(model).is_cut_before_logits
+    model.register_forward_hook(no_seven, with_kwargs=True)
+    ids = torch.tensor([[5, 7, 9]])
+    features = Backbone(model)(ids, torch.ones_like(ids, dtype=torch.bool))
+    assert torch.equal(features.before_logits, model(input_ids=ids).logits)
 
 
 @pytest.mark.parametrize("kind", [hf.RobertaConfig, hf.CamembertConfig, hf.XLMRobertaConfig])

@@ -135,6 +135,24 @@ def test_loaded_models_that_are_no_causal_lm():
     assert load_model(decoder, None) == (decoder, None)
 
 
+def test_the_trainer_refuses_a_model_of_which_nothing_is_trained():
+    def train(model):
+        config = ppo.Config(response_length=4)
+        return ppo.Trainer(model, prompts=[[2, 3]], reward=lambda samples: [0.0] * len(samples), config=config)
+
+    model = tiny_gpt2().requires_grad_(False)
+    with pytest.raises(ValueError, match="none of the weights of this GPT2LMHeadModel requires a gradient") as caught:
+        train(model)
+    assert "\n" not in str(caught.value)
+    model.transformer.ln_f.bias.requires_grad_(True)
+    train(model)
+
+
+def test_a_compiled_model_is_the_model_in_it():
+    model = tiny_gpt2()
+    assert load_model(torch.compile(model, backend="eager"), None) == (model, None)
+
+
 @pytest.mark.parametrize("as_folder", [True, False])
 def test_the_trainer_refuses_an_encoder(folder, as_folder):
     model = hf.BertLMHeadModel(BERT)
