@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from data.challenge import find_split, read_challenge
 from data.lab import lab_passages
 from data.types import Passage
-from ppo.io.rows import Place, csv_rows, jsonl_rows
+from ppo.io.rows import Place, csv_rows, jsonl_rows, kind_of_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -56,15 +56,17 @@ def load_passages(
         places = [f"lab record {passage.id}" for passage in passages]
     elif path.is_dir():
         places, passages = _from_challenge(path, tokenizer, split, limit)
-    elif path.suffix == ".csv":
+    elif kind_of_file(path) == ".csv":
         rows = islice(csv_rows(path, PARTS), limit)
         places, passages = _collect((place, _from_text(row, place, tokenizer)) for place, row in rows)
-    elif path.suffix in (".jsonl", ".ndjson"):
+    elif kind_of_file(path) in (".jsonl", ".ndjson"):
         places, passages = _collect(
             (place, _from_json(row, place, tokenizer)) for place, row in islice(jsonl_rows(path), limit)
         )
     else:
-        raise ValueError(f"--data {str(spec)!r} is neither 'lab', a folder, a .csv nor a .jsonl file; check the path")
+        is_sheet = kind_of_file(path) in (".xlsx", ".xls", ".ods")
+        remedy = "save the sheet as CSV, in UTF-8" if is_sheet else "check the path"
+        raise ValueError(f"--data {str(spec)!r} is neither 'lab', a folder, a .csv nor a .jsonl file; {remedy}")
     return _checked(spec, places, passages, vocab_size)
 
 

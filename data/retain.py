@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.lab import chunks
-from ppo.io.rows import jsonl_rows, text_lines
+from ppo.io.rows import jsonl_rows, kind_of_file, text_lines
 
 if TYPE_CHECKING:
     from ppo.types import Tokenizer
@@ -37,10 +37,11 @@ def load_retain(paths: Sequence[str | Path], tokenizer: Tokenizer, length_tokens
 
 def documents(path: Path) -> Iterator[str]:
     """The documents of one file."""
-    if path.suffix not in (".jsonl", ".ndjson"):
+    if kind_of_file(path) not in (".jsonl", ".ndjson"):
         if path.is_file() and path.stat().st_size > MAX_TEXT_BYTES:
             raise ValueError(f"{path} is longer than {MAX_TEXT_BYTES} bytes; give it as .jsonl, one document per row")
-        yield "".join(line for _, line in text_lines(path))
+        text = "".join(line for _, line in text_lines(path))
+        yield text.replace("\r\n", "\n").replace("\r", "\n")  # as Python's own text mode reads line ends
         return
     for place, row in jsonl_rows(path):
         text = row.get("text")

@@ -64,7 +64,7 @@ def load(spec: str | Path, *, dtype: torch.dtype = torch.float32) -> LoadedModel
     if name == LAB or name.startswith(f"{LAB}:"):
         twin = name.partition(":")[2] or TWINS[0]
         return LoadedModel(*load_twin(twin, dtype=dtype), name)
-    if Path(spec).suffix == ".gguf":
+    if Path(spec).suffix.lower() == ".gguf":
         return _from_gguf(Path(spec), dtype)
     return LoadedModel(*load_pretrained(spec, dtype=dtype, remedy=_REMEDY), name)
 

@@ -15,7 +15,11 @@ from torch import Tensor
 
 from .io.chat import encode_chat, is_chat
 from .io.listed import kind, listed
+from .io.special import encode_text
 from .types import Generation, Row, Sample
+
+MAX_ID = 2**31
+"""No vocabulary is larger. Tokenizers end in an OverflowError at larger ids."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,9 @@ def read_prompts(prompts: Any, tokenizer: Any | None, *, name: str = "prompt") -
     ``prompts``: a list, or anything else with a length and an order, such as a ``datasets.Dataset``. Chat messages,
     ``[{"role": …, "content": …}, …]``, go through the tokenizer's chat template (:mod:`ppo.io.chat`). ``name``: what
     errors call one of the prompts.
+
+    Text is encoded with the special tokens that its tokenizer puts around it, but never with a second BOS, nor with an
+    EOS at its end (:func:`ppo.io.special.encode_text`).
 
     Raises ValueError in one line for what is no such list (:mod:`ppo.io.listed`). Raises ValueError that names the
     index for an empty prompt, a dict without "prompt", ids that hold padding, a value of another type, and a string or
@@ -56,7 +63,7 @@ def _read(prompt: Any, where: str, tokenizer: Any | None, *, is_whole: bool = Fa
     if isinstance(content, str):
         if tokenizer is None:
             raise ValueError(f"{where} is a string, which needs a tokenizer: pass tokenizer=… or token ids")
-        ids, text = list(tokenizer(content)["input_ids"]), content
+        ids, text = encode_text(content, tokenizer, is_whole=is_whole), content
     elif is_chat(content):
         ids, text = encode_chat(content, tokenizer, where=where, is_whole=is_whole)
     else:
@@ -89,7 +96,10 @@ def _token_ids(content: Any, where: str) -> list[int]:
     values = content.tolist() if hasattr(content, "tolist") else content
     if not isinstance(values, Sequence) or not all(isinstance(v, Integral) and not isinstance(v, bool) for v in values):
         raise ValueError(f"{where} is {content!r:.60}; expected a string, a list of token ids or chat messages")
-    return [int(value) for value in values]
+    ids = [int(value) for value in values]
+    if bad := [i for i in ids if not 0 <= i < MAX_ID]:
+        raise ValueError(f"{where} holds the token id {bad[0]}: ids are whole numbers from 0 to the vocabulary's size")
+    return ids
 
 
 def _check_padding(ids: Sequence[int], where: str, tokenizer: Any | None) -> None:

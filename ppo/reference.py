@@ -18,6 +18,7 @@ from .actor_critic import ActorCritic
 from .buffer import microbatches, trim
 from .config import Config, Sampling
 from .lm.adapters import adapter_acts, adapter_off, base_is_trained, copy_trained, has_adapter
+from .lm.backbone import vocabulary_size
 from .lm.frozen_blocks import FrozenBlocks
 from .lm.precision import as_statistics, statistics_dtype
 from .types import Generation, Reference, Sample
@@ -119,14 +120,31 @@ def freeze(model: nn.Module, config: Config, *, has_own_reference: bool) -> nn.M
     return copied.eval()
 
 
+def _check_vocabulary(model: nn.Module, policy: nn.Module) -> None:
+    """Raise ValueError for a reference that has no log-prob for some tokens of the policy."""
+    known, needed = vocabulary_size(model), vocabulary_size(policy)
+    if known < needed:
+        raise ValueError(
+            f"the reference has a vocabulary of {known} tokens, the policy one of {needed}: give a reference with the "
+            "policy's tokenizer"
+        )
+
+
 def make_reference(
     given: Reference | Callable[[Generation, Sequence[Sample]], Tensor] | None,
     frozen: nn.Module | None,
     sampling: Sampling,
     config: Config,
     frozen_blocks: FrozenBlocks | None = None,
+    *,
+    policy: nn.Module | None = None,
 ) -> Reference | None:
-    """The reference that the caller gave, else the frozen model if there is a KL penalty, else None."""
+    """The reference that the caller gave, else the frozen model if there is a KL penalty, else None.
+
+    ``policy``: the model that is trained. Raises ValueError for a given model that lacks some of its tokens.
+    """
+    if isinstance(given, FrozenReference) and policy is not None:
+        _check_vocabulary(given.model, policy)
     if isinstance(given, Reference):
         return given
     if given is not None:

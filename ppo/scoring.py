@@ -66,6 +66,7 @@ def call_reward(reward: RewardFn, samples: list[Sample]) -> tuple[Tensor, Tensor
     ValueError that names the sample for too few or too many token rewards, and for what is not a finite number.
     """
     answer = reward(own_copies(samples))
+    _check_shape(answer, samples)
     values = _plain(answer)
     if not isinstance(values, Sequence) or len(values) != len(samples):
         size = len(values) if isinstance(values, Sequence) else repr(values)
@@ -75,6 +76,13 @@ def call_reward(reward: RewardFn, samples: list[Sample]) -> tuple[Tensor, Tensor
         return _token_rewards(values, samples)
     scores = [_number(value, f"sample {i}") for i, value in enumerate(values)]
     return torch.tensor(scores, dtype=torch.float64), None
+
+
+def _check_shape(answer: Any, samples: Sequence[Sample]) -> None:
+    """Raise ValueError for one column, [B, 1], of responses that are longer: a classifier's logits."""
+    shape = tuple(getattr(answer, "shape", ()))
+    if len(shape) == 2 and shape[1] == 1 and max(len(sample.ids) for sample in samples) > 1:
+        raise ValueError(f"the reward has the shape {shape}: scores are [B]: return its .squeeze(-1)")
 
 
 def _plain(value: Any) -> Any:
@@ -99,8 +107,10 @@ def _token_rewards(values: Sequence[Any], samples: list[Sample]) -> tuple[Tensor
 def _number(value: Any, where: str) -> float:
     try:
         number = float(value)
+    except OverflowError as error:
+        raise ValueError(f"the reward of {where} is {value!r:.40}…, too large for a float: scale it down") from error
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the reward of {where} is {value!r}, not a number") from error
+        raise ValueError(f"the reward of {where} is {value!r:.60}, not a number") from error
     if not math.isfinite(number):
         raise ValueError(f"the reward of {where} is {number}: rewards must be finite")
     return number
@@ -145,7 +155,19 @@ class Scorer:
             raise ValueError("there is no reward to ask: pass reward=… to the Trainer, or bring scores of your own")
         with named(samples, step=step):
             scores, per_token = call_reward(in_time(self._reward, self._config.reward_timeout_seconds), samples)
+        for numbers in (scores, per_token):
+            self._check_size(numbers)
         return scores.to(self._dtype), per_token.to(self._dtype) if per_token is not None else None
+
+    def _check_size(self, numbers: Tensor | None) -> None:
+        """Raise ValueError for a finite number that would be infinite in the type of the statistics."""
+        if numbers is None or bool(numbers.to(self._dtype).isfinite().all()):
+            return
+        place = (~numbers.to(self._dtype).isfinite()).nonzero()[0].tolist()
+        name = str(self._dtype).removeprefix("torch.")
+        raise ValueError(
+            f"the reward of sample {place[0]} is {float(numbers[*place]):g}, too large for {name}: scale it"
+        )
 
     def shape(self, scores: Tensor, per_token: Tensor | None, generation: Generation) -> Tensor:
         """Token rewards [B, T] from the raw answers about a whole step, 0 on padding.

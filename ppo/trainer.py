@@ -37,9 +37,10 @@ from .distributed.sharding import shard
 from .draws import Draws
 from .evaluator import Evaluator, check_evaluation, sampling_of
 from .importance import importance_weights
+from .io.special import check_special_tokens
 from .kl import KLPenalty
 from .learner import Learner
-from .lm.backbone import context_length, vocabulary_size
+from .lm.backbone import context_length, end_ids, vocabulary_size
 from .lm.frozen_blocks import train_top
 from .lm.load import check_trainable, load_model
 from .lm.precision import statistics_dtype
@@ -138,6 +139,7 @@ class Trainer:
         self.out = Path(out) if out is not None else None
         self.generator = torch.Generator().manual_seed(config.seed)
         self.scorer = Scorer(reward, config, dtype=statistics_dtype(next(loaded.parameters()).dtype))
+        check_special_tokens(self.tokenizer, end_ids(loaded), vocab_size=vocabulary_size(loaded))
         self.prompts = _read_prompts(prompts, self.tokenizer, loaded, config.sampling())
         eval_sampling = eval_sampling if eval_sampling is not None else sampling_of(config)
         held_out = _read_prompts(eval_prompts, self.tokenizer, loaded, eval_sampling, name="eval_prompt")
@@ -154,7 +156,9 @@ class Trainer:
             self.policy,
             draw,
             self.scorer,
-            make_reference(reference, frozen, self.policy.sampling, config, self.policy.actor.frozen_blocks),
+            make_reference(
+                reference, frozen, self.policy.sampling, config, self.policy.actor.frozen_blocks, policy=loaded
+            ),
             reference_model=self.policy.actor if frozen is loaded else frozen,
             generator=self.generator,
             tokenizer=self.tokenizer,

@@ -11,11 +11,10 @@ remedy. Only one process and only decoder models are supported.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,12 +24,14 @@ from torch.utils.data import DataLoader
 from ..actor_critic import checkpointed_layers
 from ..config import Sampling
 from ..generation import generate
+from ..lm.backbone import vocabulary_size
 from ..reference import FrozenReference
 from ..trainer import Trainer
 from .given import given_responses
 from .trl_config import PPOConfig, refuse_unknown, with_optimizer
 from .trl_core import LengthSampler, respond_to_batch, set_seed
 from .trl_generation import read_sampling, warn_of_other_distribution
+from .trl_input import read_ids, read_score
 from .trl_model import AutoModelForCausalLMWithValueHead, create_reference_model
 from .trl_stats import environment_statistics, old_statistics
 
@@ -52,6 +53,16 @@ _REMEDIES = {
     "reward_model": "call it in your loop, between generate() and step(), or use ppo.Trainer(reward=…)",
     "args": "this is a name of TRL 0.12 and later: the classic one is config",
     "train_dataset": "this is a name of TRL 0.12 and later: the classic one is dataset",
+    "eval_dataset": "generate() and score in your loop, or use ppo.Trainer(eval_prompts=…)",
+    "value_model": "the value head is on the model; an own critic: ppo.Trainer(value=…)",
+    "reward_processing_class": "score in your loop, between generate() and step()",
+    "reward_funcs": "call them in your loop, between generate() and step(), or use ppo.Trainer(reward=…)",
+    "policy": "this is a name of TRL 0.12: the classic one is model",
+    "ref_policy": "this is a name of TRL 0.12: the classic one is ref_model",
+    "peft_config": "wrap the model before: AutoModelForCausalLMWithValueHead.from_pretrained(peft_model)",
+    "callbacks": "your script writes the loop: call them there",
+    "optimizers": "pass one of them as optimizer",
+    "data_collator_kwargs": "bind them yourself: data_collator=functools.partial(…)",
 }
 
 
@@ -69,8 +80,8 @@ class PPOTrainer:
 
     def __init__(
         self,
-        config: PPOConfig,
-        model: AutoModelForCausalLMWithValueHead,
+        config: PPOConfig | None = None,
+        model: AutoModelForCausalLMWithValueHead | None = None,
         ref_model: AutoModelForCausalLMWithValueHead | None = None,
         tokenizer: Any | None = None,
         dataset: Any | None = None,
@@ -80,6 +91,11 @@ class PPOTrainer:
     ) -> None:
         named = [name for name, value in settings.items() if name in _REMEDIES and value is None]
         refuse_unknown("PPOTrainer", settings, named, _REMEDIES)
+        if not isinstance(config, PPOConfig):
+            made = "make one of it, PPOConfig(**config)" if isinstance(config, Mapping) else "give a PPOConfig"
+            raise ValueError(f"PPOTrainer: config={config!r:.60} is a {type(config).__name__}: {made}, of {__name__}")
+        if model is None:
+            raise ValueError("PPOTrainer: model is missing: give AutoModelForCausalLMWithValueHead.from_pretrained(…)")
         for name, given in (("model", model), ("ref_model", ref_model)):
             if given is not None and not isinstance(given, AutoModelForCausalLMWithValueHead):
                 raise ValueError(
@@ -115,10 +131,11 @@ class PPOTrainer:
 
         With ``return_prompt=False`` the query is left out. EOS is kept, and there is no padding. ``batch_size``: how
         many sequences are decoded side by side (None: 64); no sample depends on it. ``generate_ref_response`` adds the
-        reference's responses as a second result. The other arguments: see :func:`read_sampling`.
+        reference's responses as a second result. The other arguments: see :func:`read_sampling`. An ``eos_token_id``
+        beyond the model's vocabulary cannot be sampled and ends nothing, as in transformers.
         """
         length = length_sampler() if length_sampler is not None else None
-        sampling = read_sampling(generation_kwargs, length=length)
+        sampling = self._possible(read_sampling(generation_kwargs, length=length))
         warn_of_other_distribution(sampling)
         models: list[nn.Module] = [self.model.pretrained_model]
         if generate_ref_response:
@@ -129,10 +146,17 @@ class PPOTrainer:
         results = [answer[0].unsqueeze(0) if isinstance(query_tensor, Tensor) else answer for answer in answers]
         return tuple(results) if generate_ref_response else results[0]
 
+    def _possible(self, sampling: Sampling) -> Sampling:
+        """The distribution without end tokens that the model does not have: StackLLaMA's scripts pass 100_000."""
+        if sampling.eos_ids is None:
+            return sampling
+        size = vocabulary_size(self.model.pretrained_model)
+        return replace(sampling, eos_ids=tuple(i for i in sampling.eos_ids if i < size))
+
     def _respond(
         self, model: nn.Module, queries: Sequence[Tensor], sampling: Sampling, slots: int, return_prompt: bool
     ) -> list[Tensor]:
-        prompts = [_ids(query, f"query {index}") for index, query in enumerate(queries)]
+        prompts = [read_ids(query, f"query {index}") for index, query in enumerate(queries)]
         seed = int(torch.randint(2**62, (), generator=self.trainer.generator))
         generation = generate(model, prompts, sampling, seed=seed, slots=slots)
         responses = [tokens[mask] for tokens, mask in zip(generation.tokens, generation.mask, strict=True)]
@@ -165,9 +189,9 @@ class PPOTrainer:
             if len(values) != self.config.batch_size:
                 raise ValueError(f"step() got {len(values)} {name}, batch_size is {self.config.batch_size}")
         started, kl_coef = time.perf_counter(), self.trainer.kl.coef
-        prompts = [_ids(query, f"query {index}") for index, query in enumerate(queries)]
-        answers = [_ids(response, f"response {index}") for index, response in enumerate(responses)]
-        numbers = torch.tensor([_score(score, index) for index, score in enumerate(scores)])
+        prompts = [read_ids(query, f"query {index}") for index, query in enumerate(queries)]
+        answers = [read_ids(response, f"response {index}") for index, response in enumerate(responses)]
+        numbers = torch.tensor([read_score(score, index) for index, score in enumerate(scores)])
         rollout = self.trainer.appraise(given_responses(self.trainer, prompts, answers, numbers))
         with checkpointed_layers(self.trainer.policy.actor) if self._is_checkpointed() else nullcontext():
             metrics = self.trainer.update(rollout)
@@ -191,7 +215,7 @@ class PPOTrainer:
         """
         if missing := [column for column in columns_to_log if column not in batch]:
             raise ValueError(f"log_stats: the batch has no column {missing[0]!r}; it has {', '.join(batch)}")
-        numbers = torch.tensor([_score(reward, index) for index, reward in enumerate(rewards)])
+        numbers = torch.tensor([read_score(reward, index) for index, reward in enumerate(rewards)])
         self.accelerator.log({**stats, **environment_statistics(numbers)}, step=self.trainer.step - 1)
         log_table = getattr(self.config.log_with, "log_table", None)
         if log_table is not None:
@@ -258,7 +282,14 @@ def _make_trainer(
 
 
 def _make_loader(dataset: Any, config: PPOConfig, collate: Callable[[list[Any]], Any] | None) -> DataLoader[Any]:
-    """Shuffled batches of ``batch_size`` rows. An incomplete last batch is dropped."""
+    """Shuffled batches of ``batch_size`` rows. An incomplete last batch is dropped; ValueError if there is no other."""
+    if not hasattr(dataset, "__len__"):
+        raise ValueError(f"PPOTrainer: dataset is a {type(dataset).__name__} without a length: pass list(…) of it")
+    if len(dataset) < config.batch_size:
+        raise ValueError(
+            f"PPOTrainer: dataset has {len(dataset)} rows, fewer than batch_size={config.batch_size}, and gives no "
+            "batch: give more rows, or a smaller PPOConfig(batch_size=…)"
+        )
     return DataLoader(
         dataset,
         batch_size=config.batch_size,
@@ -271,19 +302,3 @@ def _make_loader(dataset: Any, config: PPOConfig, collate: Callable[[list[Any]],
 
 def _columns(rows: list[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return {name: [row[name] for row in rows] for name in rows[0]}
-
-
-def _ids(tensor: Tensor, where: str) -> list[int]:
-    if not isinstance(tensor, Tensor) or tensor.dim() != 1 or tensor.is_floating_point():
-        shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
-        raise ValueError(f"{where} is {shape}: give token ids as an integer tensor of one dimension")
-    return [int(i) for i in tensor.tolist()]
-
-
-def _score(score: Tensor | float, index: int) -> float:
-    if isinstance(score, Tensor) and score.numel() != 1:
-        raise ValueError(f"score {index} has the shape {tuple(score.shape)}: give one number for each response")
-    number = float(score)
-    if not math.isfinite(number):
-        raise ValueError(f"score {index} is {number}: scores must be finite")
-    return number

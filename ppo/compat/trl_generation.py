@@ -22,6 +22,15 @@ _REMEDIES = {
     "num_return_sequences": "repeat the query instead",
     "repetition_penalty": "PPO's log-probs would differ from those of the sampler: put the penalty into the reward",
     "no_repeat_ngram_size": "PPO's log-probs would differ from those of the sampler: put the penalty into the reward",
+    "max_tokens": "pass max_new_tokens",
+    "temp": "pass temperature",
+    "stop_strings": "pass eos_token_id, or cut the responses before step()",
+    "stopping_criteria": "pass eos_token_id, or cut the responses before step()",
+    "logits_processor": "PPO's log-probs would differ from those of the sampler: leave it out",
+    "attention_mask": "queries have no padding: pass a list of tensors, and leave it out",
+    "min_p": "PPO's log-probs would differ from those of the sampler: pass top_p",
+    "typical_p": "PPO's log-probs would differ from those of the sampler: pass top_p",
+    "penalty_alpha": "contrastive search is no sampling of the policy: leave it out",
     "use_cache": "there is always a cache: leave it out",
     "generation_config": "pass max_new_tokens, top_k, top_p and temperature",
 }
@@ -33,7 +42,8 @@ def read_sampling(given: Mapping[str, Any], *, length: int | None = None) -> Sam
 
     As in transformers, decoding is greedy without ``do_sample=True``, and top_k is 50 unless it is given (0 switches it
     off). ``pad_token_id`` has no effect, because the responses hold no padding. With ``eos_token_id=-1`` no token ends
-    a response. Raises ValueError, with the remedy, for every other argument.
+    a response. Raises ValueError, with the remedy, for every other argument, and for temperature 0 with
+    ``do_sample=True``.
     """
     refuse_unknown("generate()", given, _KNOWN, _REMEDIES)
     length = length if length is not None else given.get("max_new_tokens")
@@ -45,11 +55,12 @@ def read_sampling(given: Mapping[str, Any], *, length: int | None = None) -> Sam
     least = int(given.get("min_new_tokens") or 0)
     if not given.get("do_sample", False):
         return Sampling(response_length=int(length), min_response_length=least, temperature=0.0, eos_ids=eos_ids)
+    temperature = _temperature(given.get("temperature"))
     top_k, top_p = given.get("top_k", _TRANSFORMERS_TOP_K), given.get("top_p")
     return Sampling(
         response_length=int(length),
         min_response_length=least,
-        temperature=float(given.get("temperature") or 1.0),
+        temperature=temperature,
         top_k=int(top_k or 0),
         top_p=1.0 if top_p is None else float(top_p),
         eos_ids=eos_ids,
@@ -67,6 +78,17 @@ def warn_of_other_distribution(sampling: Sampling) -> None:
             RuntimeWarning,
             stacklevel=3,
         )
+
+
+def _temperature(value: Any) -> float:
+    if value is None:
+        return 1.0
+    if not isinstance(value, int | float) or not value > 0:
+        raise ValueError(
+            f"generate() does not take temperature={value!r:.60} with do_sample=True: pass a number above 0, or "
+            "do_sample=False for greedy decoding"
+        )
+    return float(value)
 
 
 def _eos_ids(value: Any) -> tuple[int, ...] | None:

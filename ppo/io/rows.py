@@ -52,16 +52,16 @@ def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[Place, dict[s
     Raises ValueError for a missing or repeated column, a wrong number of fields, or broken quoting. It names the file,
     the line and a remedy.
     """
-    reader = csv.reader((line for _, line in text_lines(path)), strict=True)
+    reader = csv.reader((_with_line_feed(line) for _, line in text_lines(path)), strict=True)
     try:
-        header = next(reader, [])
+        header = _next_fields(reader) or []
         for column in columns:
             if header.count(column) != 1:
                 raise ValueError(
-                    f"{path}, line 1: the header {header} must name the column {column!r} once; "
-                    f"expected columns: {', '.join(columns)}"
+                    f"{path}, line 1: the header {header!r:.200} must name the column {column!r} once; "
+                    f"expected columns: {', '.join(columns)}{_other_separator(header)}"
                 )
-        for fields in reader:
+        while (fields := _next_fields(reader)) is not None:
             place = f"{path}, line {reader.line_num}"
             if fields and len(fields) != len(header):
                 raise ValueError(
@@ -71,6 +71,34 @@ def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[Place, dict[s
                 yield place, dict(zip(header, fields, strict=True))
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num} is malformed CSV ({error}); check its quotes") from error
+
+
+def _with_line_feed(line: str) -> str:
+    """A line with the end that Python's own text mode gives it: files from Windows have two characters there."""
+    return f"{line[:-2]}\n" if line.endswith("\r\n") else line
+
+
+def _next_fields(reader: Iterator[list[str]]) -> list[str] | None:
+    """The next row of a CSV reader, None at the end. A field may be as long as a line.
+
+    The module ``csv`` has one limit for the whole process, 131072 characters; it is back as it was afterwards.
+    """
+    limit = csv.field_size_limit(MAX_LINE_BYTES)
+    try:
+        return next(reader, None)
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _other_separator(header: Sequence[str]) -> str:
+    """What to do about a header in one piece, as spreadsheets write it in some languages."""
+    found = [name for name, sign in (("semicolons", ";"), ("tabs", "\t")) if len(header) == 1 and sign in header[0]]
+    return f"; the file has {found[0]} in place of commas: save it with commas" if found else ""
+
+
+def kind_of_file(path: Path) -> str:
+    """The ending of a file's name in lower case, such as ".csv": Windows and cameras write DATA.CSV."""
+    return path.suffix.lower()
 
 
 def jsonl_rows(path: Path) -> Iterator[tuple[Place, dict[str, Any]]]:

@@ -164,6 +164,12 @@ def check_weights(missing: Collection[str], *, name: str) -> None:
 
 def check_causal(model: nn.Module, *, name: str) -> None:
     """Raise ValueError for a loaded model that is no causal LM, that sees later tokens, or that cannot be run."""
+    inner = getattr(model, "module", None)
+    if isinstance(inner, nn.Module) and not hasattr(model, "config"):
+        raise ValueError(
+            f"{name} is a {type(model).__name__} around a {type(inner).__name__}: pass its .module; several processes "
+            "share the work by themselves under torchrun"
+        )
     if not explained(lambda: is_causal(model), failure=f"{name} cannot be run", remedy="is its config its own?"):
         raise ValueError(
             f"{name} is no causal LM: this {type(model).__name__} lets a token see the tokens after it, as an encoder "

@@ -270,3 +270,39 @@ def test_real_challenge_csv_round_trip(tokenizer):
     for passage, row in zip(passages, rows, strict=True):
         assert tokenizer.decode(passage.ids) == row["pre_prefix"] + row["prefix"] + row["suffix"]
         assert row["suffix"] in tokenizer.decode(passage.suffix)  # a token that straddles the cut may add characters
+
+
+HEAD, ROW = "pre_prefix,prefix,suffix", "pre,The value is,forty two of them"
+
+
+def test_upper_case_endings_are_the_same_kinds_of_file(tmp_path, tokenizer):
+    (tmp_path / "DATA.CSV").write_text(f"{HEAD}\n{ROW}\n")
+    (tmp_path / "Data.Jsonl").write_text('{"prefix": "The value is", "suffix": " forty two"}\n')
+    assert len(load_passages(tmp_path / "DATA.CSV", tokenizer, 2**20)) == 1
+    assert len(load_passages(tmp_path / "Data.Jsonl", tokenizer, 2**20)) == 1
+
+
+def test_a_field_may_be_as_long_as_a_line(tmp_path, tokenizer):
+    before = csv.field_size_limit()
+    (tmp_path / "p.csv").write_text(f"{HEAD},source\n{ROW}," + "x" * 140_000 + f"\n{ROW},short\n")
+    assert len(load_passages(tmp_path / "p.csv", tokenizer, 2**20)) == 2
+    assert csv.field_size_limit() == before
+
+
+def test_a_line_end_within_a_field_is_the_same_on_windows(tmp_path, tokenizer):
+    text = f'{HEAD}\n"a\nb","c\nd","e\nf g h"\n'
+    for name, ends in (("lf", text), ("crlf", text.replace("\n", "\r\n"))):
+        (tmp_path / f"{name}.csv").write_bytes(ends.encode())
+    assert load_passages(tmp_path / "lf.csv", tokenizer, 2**20) == load_passages(
+        tmp_path / "crlf.csv", tokenizer, 2**20
+    )
+
+
+@pytest.mark.parametrize(("sign", "name"), [(";", "semicolons"), ("\t", "tabs")])
+def test_a_spreadsheet_s_other_separator_is_named(tmp_path, tokenizer, sign, name):
+    (tmp_path / "p.csv").write_text(f"{HEAD}\n{ROW}\n".replace(",", sign))
+    with pytest.raises(ValueError, match=f"has {name} in place of commas: save it with commas"):
+        load_passages(tmp_path / "p.csv", tokenizer, 2**20)
+    (tmp_path / "p.XLSX").write_text("")
+    with pytest.raises(ValueError, match="save the sheet as CSV"):
+        load_passages(tmp_path / "p.XLSX", tokenizer, 2**20)

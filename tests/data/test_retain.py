@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from data.retain import load_retain
@@ -42,3 +44,12 @@ def test_retain_errors(tmp_path, tokenizer):
     short.write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match=r"short.txt, line 1 is not UTF-8"):
         load_retain([short], tokenizer, 32)
+
+
+def test_line_ends_of_windows_and_upper_case_endings_change_nothing(tmp_path, tokenizer):
+    text = "one two three four\nfive six seven\n" * 40
+    for name, ends in (("lf", "\n"), ("crlf", "\r\n"), ("cr", "\r")):
+        (tmp_path / f"{name}.txt").write_bytes(text.replace("\n", ends).encode())
+    (tmp_path / "A.JSONL").write_text(json.dumps({"text": text}) + "\n")
+    found = [load_retain([tmp_path / name], tokenizer, 16) for name in ("lf.txt", "crlf.txt", "cr.txt", "A.JSONL")]
+    assert all(chunks == found[0] for chunks in found)

@@ -101,3 +101,9 @@ def test_each_pass_takes_every_prompt_once():
 
 def test_more_prompts_a_step_than_there_are():
     assert sorted(PromptStream(2, torch.Generator()).take(6)) == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("bad", [-1, 2**31, 2**70])
+def test_an_id_that_no_vocabulary_holds_is_named_before_it_is_decoded(bad):
+    with pytest.raises(ValueError, match=f"prompt 1 holds the token id {bad}"):
+        read_prompts([[1], [5, bad]], Letters())

@@ -103,3 +103,11 @@ def test_a_model_with_an_adapter_is_its_own_reference():
     assert not torch.allclose(direct(model), base, atol=1e-2)  # the adapter is on again
     with adapter_off(tiny_gpt2()):
         pass
+
+
+def test_a_reference_that_lacks_tokens_of_the_policy_is_refused_at_once():
+    policy, config = tiny_gpt2(vocab=40), Config()
+    smaller, larger = (FrozenReference(tiny_gpt2(vocab=size), config.sampling()) for size in (39, 41))
+    with pytest.raises(ValueError, match="vocabulary of 39 tokens, the policy one of 40"):
+        make_reference(smaller, None, config.sampling(), config, policy=policy)
+    assert make_reference(larger, None, config.sampling(), config, policy=policy) is larger

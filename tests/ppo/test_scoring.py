@@ -121,3 +121,28 @@ def test_overlong_responses_are_charged_in_proportion():
 def test_overlong_knobs_go_together(changes, message):
     with pytest.raises(ValueError, match=message):
         Config(**changes)
+
+
+def test_a_number_beyond_a_float_is_named():
+    with pytest.raises(ValueError, match=r"sample 0 is 1000.* too large for a float"):
+        call_reward(lambda _: [10**400, 1.0, 1.0], SAMPLES)
+    with pytest.raises(ValueError, match=r"sample 1 is 1e\+39, too large for float32"):
+        Scorer(lambda _: [1.0, 1e39, 1.0], Config()).ask(SAMPLES)
+    assert float(Scorer(lambda _: [1.0, 1e39, 1.0], Config(), dtype=torch.float64).ask(SAMPLES)[0][1]) == 1e39
+
+
+def test_a_column_of_logits_is_named():
+    for answer in (torch.ones(3, 1), np.ones((3, 1))):
+        with pytest.raises(ValueError, match=r"the shape \(3, 1\): scores are \[B\]"):
+            call_reward(lambda _, answer=answer: answer, SAMPLES)
+
+
+def test_equal_numbers_scale_nothing_however_they_are_summed():
+    for value in (0.7, 0.1, 12345.678):
+        moments = RunningMoments()
+        for _ in range(3):
+            moments.update(torch.full((7,), value))
+            moments.update(torch.full((3,), value, dtype=torch.float64))
+        assert moments.divisor == 1.0
+    moments.update(torch.tensor([1.0]))
+    assert moments.divisor > 1

@@ -3,6 +3,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,8 +28,8 @@ def wrap(model):
     return AutoModelForCausalLMWithValueHead.from_pretrained(model)
 
 
-def make(model=None, ref_model=None, **changes):
-    return PPOTrainer(PPOConfig(**{**SETTINGS, **changes}), wrap(model or tiny_gpt2()), ref_model, Letters())
+def make(model=None, ref_model=None, dataset=None, **changes):
+    return PPOTrainer(PPOConfig(**{**SETTINGS, **changes}), wrap(model or tiny_gpt2()), ref_model, Letters(), dataset)
 
 
 def weights(module):
@@ -232,6 +233,9 @@ def test_the_settings_of_an_adam_are_taken_over():
         (lambda: PPOConfig(tracker_kwargs={"wandb": {}}), "make the tracker yourself"),
         (lambda: PPOConfig(use_score_norm=True), "subtract the mean"),
         (lambda: PPOConfig(num_ppo_epochs=4), "the classic one is ppo_epochs"),
+        (lambda: PPOConfig(per_device_train_batch_size=4), "the classic one is batch_size"),
+        (lambda: PPOConfig(stop_token="eos"), "pass eos_token_id to generate"),
+        (lambda: PPOConfig(missing_eos_penalty=1.0), "subtract it from the scores"),
         (lambda: PPOConfig(kl_penalty="full"), "use 'kl'"),
         (lambda: PPOConfig(batch_size=10, mini_batch_size=4), "must be a multiple of"),
         (lambda: PPOConfig(log_with="wandb"), "pass such an object"),
@@ -247,6 +251,27 @@ def test_the_settings_of_an_adam_are_taken_over():
         (lambda: make().step([q[None] for q in QUERIES], QUERIES, [1.0] * 4), "query 0 is"),
         (lambda: make().step(QUERIES, QUERIES, [1.0] * 4, response_masks=QUERIES), "response_masks"),
         (lambda: make().log_stats({}, {"query": []}, [1.0]), "no column 'response'"),
+        (lambda: make().step(QUERIES, QUERIES, [None, 1.0, 1.0, 1.0]), "score 0 is None, a NoneType: give a number"),
+        (
+            lambda: make().step(QUERIES, QUERIES, [1.0, {"score": 1.0}, 1.0, 1.0]),
+            "score 1 is .* a dict: take the number",
+        ),
+        (lambda: make().step(QUERIES, QUERIES, [[1.0], [1.0], [1.0], [1.0]]), "score 0 is .* a list: take the number"),
+        (lambda: make().step(QUERIES, QUERIES, [10**400] * 4), "score 0 is 1000"),
+        (lambda: make().step(QUERIES, QUERIES, np.ones((4, 2))), "score 0 has the shape"),
+        (lambda: make().generate(QUERIES[0], **(PLAIN | {"temperature": 0.0}), max_new_tokens=4), "do_sample=False"),
+        (lambda: make().generate(QUERIES[0], **(PLAIN | {"temperature": "1"}), max_new_tokens=4), "a number above 0"),
+        (lambda: make().generate(QUERIES[0], max_new_tokens=4, attention_mask=1), "queries have no padding"),
+        (lambda: PPOTrainer(args=PPOConfig(), model=wrap(tiny_gpt2())), "the classic one is config"),
+        (lambda: PPOTrainer(PPOConfig(), wrap(tiny_gpt2()), value_model=1), "value head is on the model"),
+        (
+            lambda: PPOTrainer({"batch_size": 4}, wrap(tiny_gpt2())),
+            r"is a dict: make one of it, PPOConfig\(\*\*config\)",
+        ),
+        (lambda: PPOTrainer(model=wrap(tiny_gpt2())), "config=None is a NoneType: give a PPOConfig"),
+        (lambda: PPOTrainer(PPOConfig()), "model is missing"),
+        (lambda: make(dataset=[{"query": "a"}] * 3), "dataset has 3 rows, fewer than batch_size=4"),
+        (lambda: make(dataset=iter([{"query": "a"}] * 8)), r"pass list\(…\) of it"),
         (lambda: PPOTrainer(PPOConfig(), tiny_gpt2()), "wrap it"),
         (lambda: PPOTrainer(PPOConfig(), wrap(tiny_gpt2()), lr_scheduler=1), "schedule"),
         (lambda: AutoModelForCausalLMWithValueHead.from_pretrained(tiny_gpt2(), peft_config=1), "get_peft_model"),
@@ -258,6 +283,24 @@ def test_the_settings_of_an_adam_are_taken_over():
 def test_what_cannot_be_done_is_refused_with_the_remedy(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_an_end_token_beyond_the_vocabulary_ends_nothing():
+    """StackLLaMA's scripts pass 100_000, so that every response has its full length."""
+    assert (
+        len(make().generate(QUERIES[0], **PLAIN, eos_token_id=100_000, max_new_tokens=9, return_prompt=False)[0]) == 9
+    )
+    every = list(range(tiny_gpt2().config.vocab_size))
+    assert (
+        len(make().generate(QUERIES[0], **PLAIN, eos_token_id=[10**6, *every], max_new_tokens=9)[0])
+        == len(QUERIES[0]) + 1
+    )
+
+
+def test_scores_may_be_a_column_of_logits():
+    column = torch.tensor([[0.5], [1.0], [-1.0], [0.0]])
+    for scores in (column, list(column), column.numpy(), [s.item() for s in column]):
+        assert make().step(QUERIES, QUERIES, scores)["ppo/mean_scores"] == pytest.approx(0.125)
 
 
 def test_unsupported_settings_that_are_false_or_none_are_accepted():

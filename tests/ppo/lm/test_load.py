@@ -287,3 +287,8 @@ def test_a_hub_id_without_safetensors_is_asked_for_pytorch_weights(tmp_path, mon
     with pytest.warns(UserWarning, match="tensors only"):
         load_pretrained("facebook/opt-125m")
     assert ["pytorch_model*.bin" in patterns for patterns in asked[:3]] == [False, False, True]
+
+
+def test_a_wrapper_of_several_processes_is_taken_off_by_the_caller():
+    with pytest.raises(ValueError, match=r"a DataParallel around a GPT2LMHeadModel: pass its \.module"):
+        load_model(torch.nn.DataParallel(tiny_gpt2()), None)
