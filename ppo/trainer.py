@@ -148,7 +148,7 @@ class Trainer:
         if isinstance(value, str | Path):
             restore_value(self.policy, Path(value))
         frozen = freeze(loaded, config, has_own_reference=reference is not None)
-        draw = checked_sampler(sampler, vocab_size=vocabulary_size(loaded)) if sampler else sampler_of(config)
+        draw = checked_sampler(sampler, loaded) if sampler is not None else sampler_of(config)
         self._evaluator = Evaluator(
             self.policy, draw, self.scorer, held_out, eval_sampling, seed=config.seed, tokenizer=self.tokenizer
         )

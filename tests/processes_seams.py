@@ -30,7 +30,8 @@ TOOL = [20, 21]  # what the tool writes; the policy never may
 
 def with_a_tool(policy, prompts, *, seed, request_ids):
     """The policy's own draw, with a tool's two tokens after the second one and, in odd requests, after the last."""
-    drawn = sample_policy(policy, prompts, seed=seed, request_ids=request_ids)
+    room = replace(policy.sampling, response_length=policy.sampling.response_length - 2 * len(TOOL))
+    drawn = sample_policy(policy.drawing(room), prompts, seed=seed, request_ids=request_ids)
     responses, actions = [], []
     for place, (tokens, mask) in enumerate(zip(drawn.tokens, drawn.mask, strict=True)):
         ids, tail = tokens[mask].tolist(), TOOL * (request_ids[place] % 2)
@@ -117,8 +118,9 @@ def is_odd(samples):
 
 PLAIN = SMALL.replace(microbatch=1)
 WARMUP = {"critic_warmup_steps": 1, "value_head": "critic"}
+ROOM = {"response_length": 10}  # six tokens, and four of the tool's
 UPDATES = {
-    "sampler": ({}, lambda: {"sampler": with_a_tool}),
+    "sampler": (ROOM, lambda: {"sampler": with_a_tool}),
     "advantage": ({}, lambda: {"advantage": above_the_mean}),
     "loss": ({}, lambda: {"policy_loss": squared}),
     "table": ({}, lambda: {"value": Table()}),
@@ -128,8 +130,8 @@ UPDATES = {
     "warmup": (WARMUP | {"retain_coef": 0.5, "retain_tokens": 6}, dict),
     "warmup_linear": ({"critic_warmup_steps": 1, "detach_value_head": True}, dict),
     "warmup_kl": (WARMUP | {"retain_coef": 0.5, "retain_tokens": 6, "retain_loss": "kl"}, dict),
-    "all": (WARMUP, lambda: everything(Table())),
-    "all_blocks": (WARMUP, lambda: everything(Blocks())),
+    "all": (WARMUP | ROOM, lambda: everything(Table())),
+    "all_blocks": (WARMUP | ROOM, lambda: everything(Blocks())),
 }  # changes of the config, and the arguments
 
 
@@ -215,7 +217,7 @@ class Moody(Table):
 
 
 WRONG = {
-    "sampler": ({}, lambda: {"sampler": two_few}),
+    "sampler": (ROOM, lambda: {"sampler": two_few}),
     "values": ({}, lambda: {"sampler": forgets_values}),
     "advantage": ({}, lambda: {"advantage": not_finite}),
     "policy_loss": ({}, lambda: {"policy_loss": without_gradient}),

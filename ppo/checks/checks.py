@@ -68,9 +68,10 @@ class Checks:
         if is_given or rollout.importance_weights is not None:
             return
         gaps, most = sampler_gaps(rollout), self.most_gap_nats
-        if bool((gaps > most).any()):
+        is_apart = ~(gaps <= most)  # NaN is apart, too
+        if bool(is_apart.any()):
             text = f"the sampler's log-probs are not those of the training forward (nats per token, limit {most:g})"
-            raise CheckError(self._dump_and_describe("sampler", text, rollout, gaps * (gaps > most), None, step))
+            raise CheckError(self._dump_and_describe("sampler", text, rollout, gaps * is_apart, None, step))
 
     def first_minibatch(self, minibatch: Rollout, retain: RetainBatch | None, gap: float, *, step: int) -> None:
         """Raise :class:`CheckError` if the policy gives other log-probs than the old ones before the first update.

@@ -11,11 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..config import Config
+from ..lm.backbone import context_length, vocabulary_size
+from ..policy import Policy
+from ..prompts import Prompt
 from ..types import AdvantageFn, Evaluation, Generation, PolicyLoss, Rollout, Sample, Sampler
+from .sampled import described, wrong_generation
 
 RESERVED = frozenset({"loss", "entropy", "ratio", "log_ratio", "approx_kl"})
 """Statistics of a policy loss that the library computes itself, under any loss: the brakes of an update go by them."""
@@ -41,44 +44,19 @@ def name_of(function: Any) -> str:
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def checked_sampler(sampler: Sampler, *, vocab_size: int) -> Sampler:
-    """The sampler, with what it returns looked at; ``vocab_size``: of the model that is to read it."""
+def checked_sampler(sampler: Sampler, model: nn.Module) -> Sampler:
+    """The sampler, with what it returns looked at; ``model``: the one that is to read it."""
+    vocab_size, context = vocabulary_size(model), context_length(model)
 
-    def sample(policy: Any, prompts: Sequence[Any], *, seed: int, request_ids: Sequence[int]) -> Generation:
+    def sample(policy: Policy, prompts: Sequence[Prompt], *, seed: int, request_ids: Sequence[int]) -> Generation:
         generation = sampler(policy, prompts, seed=seed, request_ids=request_ids)
         if not isinstance(generation, Generation):
-            raise _error("sampler", sampler, f"returned a {type(generation).__name__}, not a ppo.Generation")
-        if problem := _wrong_generation(generation, len(prompts), vocab_size):
+            raise _error("sampler", sampler, f"returned {described(generation)}, not a ppo.Generation")
+        if problem := wrong_generation(generation, prompts, policy, vocab_size=vocab_size, context=context):
             raise _error("sampler", sampler, problem)
         return generation
 
     return sample
-
-
-def _wrong_generation(generation: Generation, count: int, vocab_size: int) -> str:
-    """What is wrong with responses to ``count`` prompts, or ""."""
-    mask, actions = generation.mask, generation.action_mask
-    if len(generation) != count:
-        return f"returned {len(generation)} responses to {count} prompts: give one to each"
-    for name in ("mask", "action_mask", "logprobs", "entropy"):
-        value = getattr(generation, name)
-        if value.shape != generation.tokens.shape:
-            return f"returned {name} {_shape(value)} beside tokens [B, T] = {_shape(generation.tokens)}"
-    if mask.dtype != torch.bool or actions.dtype != torch.bool:
-        return f"returned masks of {mask.dtype} and {actions.dtype}: both must be bool"
-    ids = generation.input_ids
-    wrong = {
-        "a token id outside the vocabulary": ((ids < 0) | (ids >= vocab_size)).any(dim=1),
-        "a hole in mask: what an environment wrote belongs to it, and is left out of action_mask": (
-            mask[:, 1:] & ~mask[:, :-1]
-        ).any(dim=1),
-        "an action on padding: action_mask must be part of mask": (actions & ~mask).any(dim=1),
-        "no action: at least one token must be the policy's": ~actions.any(dim=1),
-    }
-    for problem, is_wrong in wrong.items():
-        if bool(is_wrong.any()):
-            return f"returned row {int(is_wrong.nonzero()[0])} with {problem}"
-    return ""
 
 
 def checked_advantage(advantage: AdvantageFn) -> AdvantageFn:
@@ -87,7 +65,9 @@ def checked_advantage(advantage: AdvantageFn) -> AdvantageFn:
     def estimate(rewards: Tensor, values: Tensor, mask: Tensor, samples: list[Sample]) -> tuple[Tensor, Tensor]:
         answer = advantage(rewards, values, mask, samples)
         if not isinstance(answer, tuple) or len(answer) != 2 or not all(isinstance(x, Tensor) for x in answer):
-            raise _error("advantage", advantage, f"returned {_kind(answer)}: wanted (advantages, returns), two tensors")
+            raise _error(
+                "advantage", advantage, f"returned {described(answer)}: wanted (advantages, returns), two tensors"
+            )
         for name, x in zip(("advantages", "returns"), answer, strict=True):
             if x.shape != mask.shape:
                 raise _error("advantage", advantage, f"returned {name} {_shape(x)}: wanted [B, T] = {_shape(mask)}")
@@ -109,11 +89,11 @@ def checked_policy_loss(loss_fn: PolicyLoss) -> PolicyLoss:
     ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         answer = loss_fn(new, part, num_tokens=num_tokens, num_sequences=num_sequences)
         if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[1], Mapping):
-            raise _error("policy_loss", loss_fn, f"returned {_kind(answer)}: wanted (loss, statistics)")
+            raise _error("policy_loss", loss_fn, f"returned {described(answer)}: wanted (loss, statistics)")
         loss, statistics = answer
         if not isinstance(loss, Tensor) or loss.dim() != 0:
             raise _error(
-                "policy_loss", loss_fn, f"returned a loss that is {_kind(loss)}: wanted a tensor of one number"
+                "policy_loss", loss_fn, f"returned a loss that is {described(loss)}: wanted a tensor of one number"
             )
         if not loss.requires_grad:
             raise _error("policy_loss", loss_fn, "returned a loss without a gradient: it must come from new.logprobs")
@@ -123,8 +103,9 @@ def checked_policy_loss(loss_fn: PolicyLoss) -> PolicyLoss:
             )
         for name, value in statistics.items():
             if not isinstance(value, int | float) and not (isinstance(value, Tensor) and value.dim() == 0):
+                found = described(value)
                 raise _error(
-                    "policy_loss", loss_fn, f"returned the statistic {name!r} that is {_kind(value)}: wanted a number"
+                    "policy_loss", loss_fn, f"returned the statistic {name!r} that is {found}: wanted a number"
                 )
         return loss, {
             name: value.detach() if isinstance(value, Tensor) else value for name, value in statistics.items()
@@ -139,7 +120,7 @@ def check_seams(own: Mapping[str, Any], config: Config) -> None:
     """
     value, advantage = own["value"], own["advantage"]
     if value is not None and not isinstance(value, nn.Module | str | Path):
-        raise _error("value", value, f"is {_kind(value)}: wanted a torch.nn.Module, or a folder of weights")
+        raise _error("value", value, f"is {described(value)}: wanted a torch.nn.Module, or a folder of weights")
     if value is not None and not config.has_critic:
         why = f"advantage={config.advantage!r}" if config.advantage != "gae" else "value_head='none'"
         shown = value if isinstance(value, str | Path) else name_of(value)
@@ -170,14 +151,6 @@ def _useless(config: Config) -> dict[str, list[str]]:
 
 def _error(seam: str, function: Any, problem: str) -> ValueError:
     return ValueError(f"{seam}={name_of(function)} {problem}")
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor {_shape(value)}"
-    if isinstance(value, tuple):
-        return f"a tuple of {len(value)}"
-    return f"a {type(value).__name__}"
 
 
 def _shape(tensor: Tensor) -> str:

@@ -306,21 +306,34 @@ def test_metrics_are_those_of_the_step_also_where_prompts_are_drawn_again():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "text"),
+    ("wrong", "error", "text"),
     [
-        (lambda x: x.logprobs * 0, "gave no log-probs"),
-        (lambda x: x.logprobs * float("nan"), "above 0 or not finite"),
-        (lambda x: x.logprobs - x.mask * float("inf"), "above 0 or not finite"),
-        (lambda x: -x.logprobs, "above 0 or not finite"),
+        (lambda x: x.logprobs * 0, CheckError, "gave no log-probs"),
+        (
+            lambda x: x.logprobs * float("nan"),
+            ValueError,
+            r"^sampler=.*broken returned row 0 with logprobs that",
+        ),
+        (lambda x: x.logprobs - x.mask * float("inf"), ValueError, r"row 0 with logprobs that are NaN or infinite"),
+        (lambda x: -x.logprobs, ValueError, r"^sampler=.*broken returned row 0 with logprobs above 0"),
     ],
 )
-def test_log_probs_that_no_sampler_can_have_are_refused(wrong, text):
+def test_log_probs_that_no_sampler_can_have_are_refused(wrong, error, text):
     def broken(policy, prompts, *, seed, request_ids):
         drawn = sample_policy(policy, prompts, seed=seed, request_ids=request_ids)
         return replace(drawn, logprobs=wrong(drawn))
 
-    with pytest.raises(CheckError, match=text):
+    with pytest.raises(error, match=text):
         make(sampler=broken).rollout()
+
+
+@pytest.mark.parametrize("factor", [float("nan"), -1.0])
+def test_such_log_probs_are_seen_by_the_check_of_the_rollout_too(factor):
+    trainer = make()
+    rollout = trainer.rollout()
+    generation = replace(rollout.generation, logprobs=rollout.generation.logprobs * factor)
+    with pytest.raises(CheckError, match="the sampler's log-probs are above 0 or not finite"):
+        trainer.checks.rollout(replace(rollout, generation=generation), step=0)
 
 
 def test_weights_go_with_their_rows_and_are_missed_where_they_are_missing(tmp_path):

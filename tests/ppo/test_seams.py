@@ -13,7 +13,7 @@ from ppo import Config, Trainer
 from ppo.advantages import advantage_of, gae
 from ppo.checkpoint import state_sha256
 from ppo.policy_losses import policy_loss_of
-from ppo.sampler import collate, sample_policy
+from ppo.sampler import sample_policy
 from ppo.types import Step
 from tests.fakes import tiny_gpt2
 
@@ -261,34 +261,6 @@ def test_a_critic_of_the_wrong_shape_is_named():
         ValueError, match=r"^advantage=.* would never read Config\(gae_length_alpha=0.05\): leave out what it sets"
     ):
         make(SMALL.replace(gae_length_alpha=0.05), advantage=lambda r, v, m, s: (r, r))
-
-
-@pytest.mark.parametrize(
-    ("change", "problem"),
-    [
-        (lambda g: g.rows([0, 1]), "returned 2 responses to 8 prompts"),
-        (lambda g: replace(g, tokens=g.tokens + 900), "row 0 with a token id outside the vocabulary"),
-        (lambda g: g.tokens, "returned a Tensor, not a ppo.Generation"),
-        (lambda g: replace(g, mask=hole(g.mask), action_mask=None), "row 0 with a hole in mask"),
-        (lambda g: replace(g, action_mask=torch.ones_like(g.mask)), "an action on padding"),
-        (lambda g: replace(g, action_mask=torch.zeros_like(g.mask)), "row 0 with no action"),
-        (lambda g: replace(g, logprobs=g.logprobs[:, :1]), r"returned logprobs \[8, 1\] beside tokens"),
-        (lambda g: replace(g, mask=g.mask.long(), action_mask=None), "both must be bool"),
-    ],
-)
-def test_a_wrong_sampler_is_named(change, problem):
-    def mine(policy, prompts, *, seed, request_ids):
-        drawn = collate([p.ids for p in prompts], [[7, 8, 9], *([[5, 6]] * (len(prompts) - 1))])
-        return change(drawn)
-
-    with pytest.raises(ValueError, match=f"^sampler=.*mine .*{problem}"):
-        make(sampler=mine).rollout()
-
-
-def hole(mask):
-    mask = mask.clone()
-    mask[0, 1] = False
-    return mask
 
 
 # ---------------------------------------------------------------------- checkpoints

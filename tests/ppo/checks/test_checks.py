@@ -162,6 +162,16 @@ def test_a_sampler_that_draws_from_another_distribution_is_caught_where_its_log_
     assert make(config.replace(checks="off")).rollout().metrics["rollout/sampler_gap"] > 0.3
 
 
+def test_log_probs_of_the_sampler_that_are_nan_are_not_those_of_the_training_forward():
+    trainer = make(SMALL.replace(old_logprobs="recompute"))
+    rollout = trainer.rollout()
+    logprobs = rollout.generation.logprobs.clone()
+    logprobs[2, 0] = torch.nan
+    broken = dataclasses.replace(rollout, generation=dataclasses.replace(rollout.generation, logprobs=logprobs))
+    with pytest.raises(CheckError, match=r"sampler's log-probs are not those of the training forward.* in 1 of 8 rows"):
+        trainer.checks.rollout(broken, step=0)
+
+
 def test_a_rollout_may_be_used_for_two_updates():
     trainer = make(SMALL.replace(learning_rate=0.02))
     rollout = trainer.rollout()
