@@ -11,7 +11,6 @@ knows token ids and numbers, nothing about what an environment does.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,7 +18,9 @@ from typing import Any
 
 from .checks.seams import name_of
 from .generation import generate
-from .generation.turns import Turns
+from .generation.turns import Turns, check_turn_ends
+from .io.plain import finite, is_whole
+from .lm.backbone import context_length, vocabulary_size
 from .policy import Policy
 from .prompts import Prompt
 from .run.limits import retry_smaller
@@ -56,22 +57,33 @@ class EnvironmentSampler:
     ) -> None:
         if not callable(make):
             raise ValueError(f"make={make!r:.60} must be a class or a function that gives a new environment")
+        check_turn_ends("EnvironmentSampler: ", end_ids, turn_length)
         self._make = make
-        self._end_ids = tuple(end_ids)
-        self._turn_length = turn_length
+        self._end_ids = tuple(sorted({int(i) for i in end_ids}))
+        self._turn_length = None if turn_length is None else int(turn_length)
 
     @property
     def name(self) -> str:
-        """What a checkpoint calls this sampler: it names the environment, too."""
-        return f"{type(self).__module__}.{type(self).__qualname__}({name_of(self._make)})"
+        """What a checkpoint calls this sampler: it names the environment, and what ends a turn where that was given."""
+        arguments = [name_of(self._make)]
+        if self._end_ids:
+            arguments.append(f"end_ids={list(self._end_ids)}")
+        if self._turn_length is not None:
+            arguments.append(f"turn_length={self._turn_length}")
+        return f"{type(self).__module__}.{type(self).__qualname__}({', '.join(arguments)})"
 
     def __call__(
         self, policy: Policy, prompts: Sequence[Prompt], *, seed: int, request_ids: Sequence[int]
     ) -> Generation:
         """Play one episode for each prompt. When memory runs out, all begin again, with fewer side by side."""
+        vocab, context = vocabulary_size(policy.model), context_length(policy.model)
+        room = None if context is None else context - policy.sampling.response_length
 
         def play() -> Generation:
-            episodes = [_Episode(self._make(), prompt.row, index) for index, prompt in enumerate(prompts)]
+            episodes = [
+                _Episode(self._new(), prompt.row, request, vocab_size=vocab, room=room)
+                for request, prompt in zip(request_ids, prompts, strict=True)
+            ]
             generation = generate(
                 policy.model,
                 [episode.prompt_ids for episode in episodes],
@@ -86,6 +98,19 @@ class EnvironmentSampler:
             return replace(generation, info=turns)
 
         return retry_smaller(play, lambda: policy.limits.halve_slots(len(prompts)))
+
+    def _new(self) -> Environment:
+        """A new environment. Raises ValueError for what has no methods ``reset`` and ``step``."""
+        made = self._make()
+        if isinstance(made, type):
+            raise ValueError(f"make={name_of(self._make)} gave the class {made.__name__}: it must give an object of it")
+        for method in ("reset", "step"):
+            if not callable(getattr(made, method, None)):
+                raise ValueError(
+                    f"make={name_of(self._make)} gave a {type(made).__name__} without the method {method}: an "
+                    "environment has reset(row) and step(ids)"
+                )
+        return made
 
 
 def turn_rewards(samples: list[Sample]) -> list[list[float]]:
@@ -105,31 +130,43 @@ def turn_rewards(samples: list[Sample]) -> list[list[float]]:
 
 
 class _Episode:
-    """An environment with its record of turns; ``index``: which response it is, for messages."""
+    """An environment with its record of turns.
 
-    def __init__(self, environment: Environment, row: Row, index: int) -> None:
+    request     which response of the step it is, for messages
+    vocab_size  of the model that reads what the environment writes
+    room        most tokens that ``reset`` may give; None: there is no limit
+    """
+
+    def __init__(self, environment: Environment, row: Row, request: int, *, vocab_size: int, room: int | None) -> None:
         self._environment = environment
         self._row = row
-        self._name = f"environment {name_of(environment)}, response {index}"
+        self._name = f"environment {name_of(environment)}, response {request}"
+        self._vocab_size = vocab_size
         self.turns: list[Turn] = []
         self._written = 0  # tokens of the response before the next turn
         with self._named("reset"):
             ids = environment.reset(row)
         self.prompt_ids = self._ids(ids, "reset")
+        if not self.prompt_ids:
+            raise self._wrong("reset returned no token: a policy needs at least one to start from")
+        if room is not None and len(self.prompt_ids) > room:
+            raise self._wrong(
+                f"reset returned {len(self.prompt_ids)} tokens, wanted at most {room}: the model's context less "
+                "Config.response_length"
+            )
 
     def step(self, ids: list[int]) -> list[int] | None:
         """Hand a turn over; what the environment writes behind it, or None where the episode is over."""
         with self._named("step"):
             answer = self._environment.step(ids)
         if not isinstance(answer, tuple) or len(answer) != 2:
-            raise ValueError(
-                f"{self._name}: step returned {answer!r:.60}, wanted (token ids, or None at the end; reward)"
-            )
+            raise self._wrong(f"step returned {answer!r:.60}, wanted (token ids, or None at the end; reward)")
         observation, reward = answer
-        if isinstance(reward, bool) or not isinstance(reward, int | float) or not math.isfinite(reward):
-            raise ValueError(f"{self._name}: step returned the reward {reward!r:.60}, wanted a finite number")
+        number = finite(reward)
+        if number is None:
+            raise self._wrong(f"step returned the reward {reward!r:.60}, wanted a finite number")
         end = self._written + len(ids)
-        self.turns.append(Turn(self._written, end, float(reward)))
+        self.turns.append(Turn(self._written, end, number))
         if observation is None:
             return None
         written = self._ids(observation, "step")
@@ -139,9 +176,21 @@ class _Episode:
     def _ids(self, ids: Any, method: str) -> list[int]:
         values = ids.tolist() if hasattr(ids, "tolist") else ids
         is_list = isinstance(values, Sequence) and not isinstance(values, str | bytes)
-        if not is_list or not all(isinstance(i, int) and not isinstance(i, bool) for i in values):
-            raise ValueError(f"{self._name}: {method} returned {ids!r:.60}, wanted token ids")
-        return list(values)
+        if not is_list or not all(is_whole(i) for i in values):
+            raise self._wrong(f"{method} returned {ids!r:.60}, wanted token ids")
+        if outside := [i for i in values if not 0 <= i < self._vocab_size]:
+            raise self._wrong(
+                f"{method} returned the id {outside[0]}, outside the model's vocabulary of {self._vocab_size}"
+            )
+        return [int(i) for i in values]
+
+    def _wrong(self, problem: str) -> ValueError:
+        """An error in one line that names the environment and its row."""
+        return ValueError(f"{self._name}: {problem}; {self._shown_row}".replace("\n", " "))
+
+    @property
+    def _shown_row(self) -> str:
+        return f"its row is {dict(self._row)!r:.200}"
 
     @contextmanager
     def _named(self, method: str) -> Iterator[None]:
@@ -149,5 +198,5 @@ class _Episode:
         try:
             yield
         except Exception as error:
-            error.add_note(f"{self._name}: {method} failed; its row is {dict(self._row)!r:.200}")
+            error.add_note(f"{self._name}: {method} failed; {self._shown_row}")
             raise

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..io.plain import is_whole
 from .requests import Requests
 
 Reply = Callable[[int, list[int]], "Sequence[int] | None"]
@@ -40,8 +42,19 @@ class Turns:
     turn_length: int | None = None
 
     def __post_init__(self) -> None:
-        if self.turn_length is not None and self.turn_length < 1:
-            raise ValueError(f"Turns.turn_length={self.turn_length} must be at least 1, or None")
+        check_turn_ends("Turns.", self.end_ids, self.turn_length)
+
+
+def check_turn_ends(owner: str, end_ids: Any, turn_length: Any) -> None:
+    """Raise ValueError unless ``end_ids`` is a list of whole numbers, and ``turn_length`` is None or one above 0.
+
+    ``owner`` stands before their names in messages.
+    """
+    is_list = isinstance(end_ids, Sequence) and not isinstance(end_ids, str | bytes)
+    if not is_list or not all(is_whole(i) for i in end_ids):
+        raise ValueError(f"{owner}end_ids={end_ids!r:.60} must be a list of token ids, such as [6]")
+    if turn_length is not None and (not is_whole(turn_length) or turn_length < 1):
+        raise ValueError(f"{owner}turn_length={turn_length!r:.60} must be at least 1, a whole number, or None")
 
 
 class Dialogue:
@@ -100,13 +113,13 @@ class Dialogue:
         return True
 
     def _checked(self, answer: Sequence[int], request: int) -> list[int]:
-        values = answer.tolist() if isinstance(answer, Tensor) else answer
+        values: Any = answer.tolist() if hasattr(answer, "tolist") else answer
         is_list = isinstance(values, Sequence) and not isinstance(values, str | bytes)
-        if not is_list or not all(isinstance(i, int) and not isinstance(i, bool) for i in values):
+        if not is_list or not all(is_whole(i) for i in values):
             raise ValueError(f"the reply to response {request} is {answer!r:.60}: wanted token ids, or None at the end")
         if outside := [i for i in values if not 0 <= i < self._vocab_size]:
             raise ValueError(
                 f"the reply to response {request} holds {outside[0]}, outside the model's vocabulary of "
                 f"{self._vocab_size}"
             )
-        return list(values)
+        return [int(i) for i in values]

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
@@ -119,17 +120,42 @@ def test_a_run_resumes_to_the_same_bits_and_only_with_its_environment(tmp_path):
     whole.train(1, progress=False)
     whole.save(tmp_path / "ckpt")
     whole.train(1, progress=False)
-    name = "ppo.environment.EnvironmentSampler(tests.ppo.test_environment.Hint)"
-    assert whole.state.own["sampler"] == name_of(EnvironmentSampler(Hint)) == name
+    name = "ppo.environment.EnvironmentSampler(tests.ppo.test_environment.Hint, turn_length=2)"
+    assert whole.state.own["sampler"] == name
     sampler = EnvironmentSampler(Hint, turn_length=2)
     again = Trainer.resume(tmp_path / "ckpt", ROWS, turn_rewards, sampler=sampler)
     again.train(1, progress=False)
     for a, b in zip(whole.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(a, b)
-    with pytest.warns(RuntimeWarning, match=r"saved with sampler=.*Hint\), resume got .*Deaf\)"):
-        Trainer.resume(tmp_path / "ckpt", ROWS, turn_rewards, sampler=EnvironmentSampler(Deaf))
+    with pytest.warns(RuntimeWarning, match=r"saved with sampler=.*Hint, .*resume got .*Deaf, "):
+        Trainer.resume(tmp_path / "ckpt", ROWS, turn_rewards, sampler=EnvironmentSampler(Deaf, turn_length=2))
+    with pytest.warns(RuntimeWarning, match=r"saved with sampler=.*turn_length=2\), resume got .*turn_length=3\)"):
+        Trainer.resume(tmp_path / "ckpt", ROWS, turn_rewards, sampler=EnvironmentSampler(Hint, turn_length=3))
     with pytest.raises(ValueError, match="sampler"):
         Trainer.resume(tmp_path / "ckpt", ROWS, turn_rewards)
+
+
+def test_the_name_holds_what_ends_a_turn():
+    name = "ppo.environment.EnvironmentSampler(tests.ppo.test_environment.Hint"
+    assert name_of(EnvironmentSampler(Hint)) == f"{name})"
+    assert name_of(EnvironmentSampler(Hint, turn_length=3)) == f"{name}, turn_length=3)"
+    several = EnvironmentSampler(Hint, end_ids=[7, np.int64(5), 7], turn_length=np.int64(3))
+    assert name_of(several) == f"{name}, end_ids=[5, 7], turn_length=3)"  # their order and number change nothing
+
+
+def test_numbers_of_numpy_are_numbers():
+    class Numpy(Hint):
+        def reset(self, row):
+            return list(np.array(super().reset(row)))
+
+        def step(self, ids):
+            observation, reward = super().step(ids)
+            return None if observation is None else list(np.array(observation)), np.float32(reward)
+
+    found, wanted = make(Numpy).rollout(), make().rollout()
+    assert torch.equal(found.generation.tokens, wanted.generation.tokens)
+    assert torch.equal(found.token_rewards, wanted.token_rewards)
+    assert all(type(i) is int for sample in found.samples for i in sample.prompt_ids)
 
 
 def test_episodes_that_are_cut_are_paid_and_counted():
@@ -165,6 +191,8 @@ class Deaf(Hint):
         (([2], True), "the reward True"),
         (("text", 1.0), "step returned 'text', wanted token ids"),
         (([2.5], 1.0), r"step returned \[2.5\], wanted token ids"),
+        (([2], np.bool_(True)), "the reward .*True.*, wanted a finite number"),
+        (([2], 10**400), "the reward 1000.*, wanted a finite number"),
         (([99], 1.0), "99, outside the model's vocabulary"),
     ],
 )
@@ -193,6 +221,58 @@ def test_a_bad_start_is_named():
         make(Late).rollout()
     with pytest.raises(ValueError, match="must be a class or a function"):
         EnvironmentSampler(Hint())
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([], "reset returned no token"),
+        ([5, 23], "reset returned the id 23, outside the model's vocabulary of 23"),
+        ([-1], "reset returned the id -1, outside the model's vocabulary of 23"),
+        ([2] * 39, "reset returned 39 tokens, wanted at most 38"),
+    ],
+)
+def test_a_start_that_no_model_can_read_names_its_environment_and_row(ids, message):
+    class Bad(Hint):
+        def reset(self, row):
+            return ids if row["secret"] == 16 else super().reset(row)
+
+    trainer, rows = make(Bad), ROWS[2:]
+    prompts = [trainer.prompts[i] for i in (0, 1, 2)]
+    with pytest.raises(ValueError, match=message) as caught:
+        trainer.collector._sampler(trainer.policy, prompts, seed=0, request_ids=[6, 7, 8])
+    text = str(caught.value)
+    assert "Bad, response 8: " in text  # of the step, not of this process's share
+    assert text.endswith(f"; its row is {rows[0]!r}")
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("make_one", "message"),
+    [
+        (lambda: 3, "gave a int without the method reset: an environment has"),
+        (lambda: type("Half", (), {"reset": lambda self, row: [2]})(), "gave a Half without the method step"),
+        (lambda: Hint, "gave the class Hint: it must give an object of it"),
+    ],
+)
+def test_what_is_no_environment_is_refused_by_name(make_one, message):
+    with pytest.raises(ValueError, match=f"make=tests.ppo.test_environment.<lambda> {message}"):
+        make(make_one).rollout()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"end_ids": 6}, r"EnvironmentSampler: end_ids=6 must be a list of token ids, such as \[6\]"),
+        ({"end_ids": "ab"}, "end_ids='ab' must be a list"),
+        ({"end_ids": [2.0]}, r"end_ids=\[2.0\] must be a list"),
+        ({"turn_length": 0}, "EnvironmentSampler: turn_length=0 must be at least 1"),
+        ({"turn_length": True}, "turn_length=True must be at least 1"),
+    ],
+)
+def test_wrong_ends_of_turns_are_refused_at_once(settings, message):
+    with pytest.raises(ValueError, match=message):
+        EnvironmentSampler(Hint, **settings)
 
 
 def test_turn_rewards_need_turns():

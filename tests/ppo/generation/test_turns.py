@@ -1,5 +1,6 @@
 """Responses of several turns, against the plain way: every turn computed anew from all that was said before."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -137,7 +138,21 @@ def test_a_wrong_answer_is_refused(answer, message):
         )
 
 
+def test_answers_of_numpy_numbers_are_answers():
+    plain, other = (
+        generate(
+            tiny_gpt2(), [[2]], SHORT,
+            turns=Turns(lambda request, ids, kind=kind: kind([5, 6]), turn_length=2, end_ids=(np.int64(3),)),
+        )
+        for kind in (list, lambda ids: list(np.array(ids)))
+    )  # fmt: skip
+    assert not plain.action_mask.all()
+    assert torch.equal(plain.tokens, other.tokens)
+
+
 def test_wrong_turns_are_refused():
+    with pytest.raises(ValueError, match=r"Turns.end_ids=6 must be a list of token ids, such as \[6\]"):
+        Turns(lambda request, ids: None, end_ids=6)
     with pytest.raises(ValueError, match="turn_length=0 must be at least 1"):
         Turns(lambda request, ids: None, turn_length=0)
     with pytest.raises(ValueError, match="end_ids holds 99, outside the model's vocabulary of 23"):
