@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 VOCAB, WIDTH, CONTEXT = 32, 16, 48
 PROMPTS = [
@@ -82,13 +83,18 @@ def seed_everything(seed: int) -> None:
 
 
 def run_out_of_memory(model: nn.Module, *, fitting: int) -> None:
-    """From now on, memory runs out when more than ``fitting`` sequences go through at once."""
+    """From now on, memory runs out when more than ``fitting`` sequences go through at once; in copies as well.
 
-    def check(_: nn.Module, inputs: tuple[Tensor, ...], outputs: Any) -> None:
-        if inputs[0].shape[0] > fitting:
-            raise torch.OutOfMemoryError("CUDA out of memory: a golden run pretends it")
+    The hook is torch's for all modules: one on the embedding would send the sampler through the model's own forward.
+    """
+    embedding: Any = model.get_input_embeddings()
+    embedding.fitting = fitting
+    register_module_forward_hook(_check_memory)
 
-    model.get_input_embeddings().register_forward_hook(check)
+
+def _check_memory(module: nn.Module, inputs: tuple[Tensor, ...], outputs: Any) -> None:
+    if hasattr(module, "fitting") and inputs[0].shape[0] > module.fitting:
+        raise torch.OutOfMemoryError("CUDA out of memory: a golden run pretends it")
 
 
 # ---------------------------------------------------------------------- adapters
