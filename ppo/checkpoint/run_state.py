@@ -155,7 +155,7 @@ class RunState:
         with self.policy.processes.together():
             if self.policy.processes.is_first:
                 folder.mkdir(parents=True, exist_ok=True)
-                self._write_policy(folder, policy)
+                self._write_policy(folder, policy, is_alone=True)
 
     def save_value(self, folder: Path) -> None:
         """Write the value function alone, as a checkpoint holds it. All processes must call this."""
@@ -295,9 +295,10 @@ class RunState:
         """The frozen copy, if it is another model than the policy's, else None."""
         return self.frozen if self.frozen is not self.policy.model else None
 
-    def _write_policy(self, target: Path, state: dict[str, Tensor]) -> None:
-        """Write the policy's weights ``state``, and the tokenizer beside them."""
-        write_policy(self.policy.model, target, state, shared=self._shared_file(f"model/{FROZEN_WEIGHTS}"))
+    def _write_policy(self, target: Path, state: dict[str, Tensor], *, is_alone: bool = False) -> None:
+        """Write the policy's weights ``state``, and the tokenizer beside them. ``is_alone``: no run goes on from it."""
+        shared = self._shared_file(f"model/{FROZEN_WEIGHTS}")
+        write_policy(self.policy.model, target, state, shared=shared, is_alone=is_alone)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(target)
 

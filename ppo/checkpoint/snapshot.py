@@ -20,10 +20,10 @@ from ..distributed.processes import Processes
 from ..io.files import naming
 from ..lm.backbone import end_ids
 from ..lm.config_bounds import check_room, read_config
-from ..lm.load import check_weights, explained
-from .folder import read_state
+from ..lm.load import check_causal, check_weights, explained
+from .folder import load_tensors, read_state
 from .schema import check_numbers
-from .weights import load_exactly, policy_tensors
+from .weights import TRAINED_WEIGHTS, load_exactly, policy_tensors, rebuild_pruned
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,17 @@ def _read(
     check_numbers(state, folder / "state.json")
     config = Config.from_dict(state["config"])
     if model is None:
-        if not (folder / "model" / "config.json").is_file():
+        is_by_name, has_config = ((folder / "model" / name).is_file() for name in (TRAINED_WEIGHTS, "config.json"))
+        if not has_config:
             raise ValueError(
                 f"{folder} holds no plain Hugging Face model but a {state.get('kind', 'model of another kind')}: pass "
                 "model=…, built as it was for the Trainer (for an adapter: its base model with a new adapter); the "
                 "weights are read from the checkpoint"
             )
-        model = _load_policy(folder / "model", state).to(_device(device or state["device"]))
+        load = _load_pruned if is_by_name else _load_policy
+        model = load(folder / "model", state).to(_device(device or state["device"]))
     else:
+        check_causal(model, name="model=…")  # runs it, so that what its first forward does to its weights is done
         load_exactly(model, policy_tensors(folder / "model"))
     end_ids(model)  # refuses a damaged eos_token_id here, where the error names the checkpoint
     for name, parameter in model.named_parameters():
@@ -130,6 +133,26 @@ def _load_policy(folder: Path, state: Mapping[str, Any]) -> nn.Module:
         check_weights(info["missing_keys"], name=str(folder))
         loaded: nn.Module = model
         return loaded
+
+    model = explained(load, failure=f"the model in {folder} cannot be loaded", remedy="resume an older checkpoint")
+    versions = [parameter._version for parameter in model.parameters()]
+    check_causal(model, name=str(folder))
+    if versions != [parameter._version for parameter in model.parameters()]:
+        # Its first forward changes its weights, which were saved as they were after that (RWKV divides them).
+        files = sorted(folder.glob("*.safetensors"))
+        load_exactly(model, {name: tensor for file in files for name, tensor in load_tensors(file).items()})
+    return model
+
+
+def _load_pruned(folder: Path, state: Mapping[str, Any]) -> nn.Module:
+    """The policy of a checkpoint that holds a pruned model by name, and its config."""
+
+    def load() -> nn.Module:
+        config = read_config(folder)
+        config._attn_implementation = state["attention"]
+        model = rebuild_pruned(config, folder).to(getattr(torch, state["dtype"])).eval()
+        load_exactly(model, policy_tensors(folder))
+        return model
 
     return explained(load, failure=f"the model in {folder} cannot be loaded", remedy="resume an older checkpoint")
 

@@ -5,16 +5,19 @@ This module knows models and their files, not what a run is.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch.nn.utils import prune
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from ..distributed.sharding import split_like
 from ..lm.adapters import has_adapter
+from ..lm.departures import own_class
 from ..policy import Policy
 from .folder import link_or_copy, load_tensors, save_tensors
 
@@ -22,20 +25,90 @@ REFERENCE, VALUE = "reference.safetensors", "value.safetensors"
 TRAINED_WEIGHTS, FROZEN_WEIGHTS = "policy.safetensors", "frozen.safetensors"  # of no plain Hugging Face model
 
 
-def write_policy(model: Any, target: Path, state: Mapping[str, Tensor], *, shared: Path | None) -> None:
+def write_policy(
+    model: Any, target: Path, state: Mapping[str, Tensor], *, shared: Path | None, is_alone: bool = False
+) -> None:
     """Write a plain Hugging Face folder if the model is a plain one, else all weights ``state`` by name.
 
-    Frozen weights by name are in a file of their own, which all checkpoints of a run share; ``shared``: that file of an
-    earlier checkpoint, or None.
+    A plain one is what transformers builds from the config, so that nothing else is needed to read it back. Frozen
+    weights by name are in a file of their own, which all checkpoints of a run share; ``shared``: that file of an
+    earlier checkpoint, or None. Buffers are written with the trained weights. ``is_alone``: nobody but the model's
+    own class will read it, so any class of transformers' kind gets a Hugging Face folder.
     """
-    if isinstance(model, PreTrainedModel) and not has_adapter(model):
-        model.save_pretrained(target, state_dict=dict(state), max_shard_size="1000GB")
+    if is_plain(model) or (is_alone and _has_own_folder(model)):
+        _save_pretrained(model, target, dict(state))
         return
     target.mkdir(exist_ok=True)
+    if is_pruned(model):  # its config and its masks say how it was made
+        model.config.save_pretrained(target)
+        model.generation_config.to_json_file(target / "generation_config.json")
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     names = [name for name, _ in model.named_parameters()]
-    save_tensors(target / TRAINED_WEIGHTS, {name: state[name] for name in names if name in trained})
+    kept = {name: state[name] for name in state.keys() & {name for name, _ in model.named_buffers()}}
+    save_tensors(target / TRAINED_WEIGHTS, {name: state[name] for name in names if name in trained} | kept)
     write_once(shared, target / FROZEN_WEIGHTS, {name: state[name] for name in names if name not in trained})
+
+
+def is_plain(model: nn.Module) -> bool:
+    """Whether transformers builds this model from its config alone: class, modules and shapes, with no adapter."""
+    return not has_adapter(model) and _parts(model) == _parts_of_config(model)
+
+
+def _has_own_folder(model: nn.Module) -> bool:
+    return isinstance(model, PreTrainedModel) and not has_adapter(model) and not is_pruned(model)
+
+
+def is_pruned(model: nn.Module) -> bool:
+    """Whether a model is plain but for ``torch.nn.utils.prune``: a weight is ``…_orig`` times the buffer ``…_mask``."""
+    masks = {name.removesuffix("_mask") for name, _ in model.named_buffers() if name.endswith("_mask")}
+    parts = {
+        name.removesuffix("_orig") if name.removesuffix("_orig") in masks else name: part
+        for name, part in _parts(model).items()
+    }
+    return bool(masks) and not has_adapter(model) and parts == _parts_of_config(model)
+
+
+def rebuild_pruned(config: Any, folder: Path) -> nn.Module:
+    """The model of a folder that :func:`write_policy` wrote for a pruned one; its weights are not read yet."""
+    model: Any = AutoModelForCausalLM.from_config(config)
+    for name, mask in policy_tensors(folder).items():
+        if name.endswith("_mask"):
+            path, _, weight = name.removesuffix("_mask").rpartition(".")
+            prune.custom_from_mask(model.get_submodule(path), weight, mask)  # type: ignore[no-untyped-call]
+    model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    pruned: nn.Module = model
+    return pruned
+
+
+def _parts(model: nn.Module) -> dict[str, object]:
+    """The class of every module and the shape of every weight, by name."""
+    modules: dict[str, object] = {f"{name}:": own_class(module) for name, module in model.named_modules()}
+    return modules | {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def _parts_of_config(model: Any) -> dict[str, object] | None:
+    """The parts of the model that transformers builds from a model's config, without memory; None for another class."""
+    kind: Any = own_class(model)
+    if not isinstance(model, PreTrainedModel) or MODEL_FOR_CAUSAL_LM_MAPPING.get(type(model.config), None) is not kind:
+        return None
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return _parts(kind(copy.deepcopy(model.config)))
+
+
+def _save_pretrained(model: Any, target: Path, state: dict[str, Tensor]) -> None:
+    """``save_pretrained``; a generation config that transformers loads but refuses to write is written as it is."""
+    own = model.generation_config
+    try:
+        if own is not None:
+            own.validate(strict=True)
+    except ValueError:
+        model.generation_config = GenerationConfig()
+    try:
+        model.save_pretrained(target, state_dict=state, max_shard_size="1000GB")
+        if model.generation_config is not own:
+            own.to_json_file(target / "generation_config.json")
+    finally:
+        model.generation_config = own
 
 
 def write_once(shared: Path | None, target: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -61,8 +134,12 @@ def policy_tensors(folder: Path) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_exactly(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Put weights by name into a model. Raises ValueError where names or shapes differ."""
-    parameters = dict(model.named_parameters())
+    """Put weights by name into a model. Raises ValueError where names or shapes differ.
+
+    Buffers are put back too, where they were saved.
+    """
+    parameters: dict[str, Tensor] = dict(model.named_parameters())
+    parameters |= {name: buffer for name, buffer in model.named_buffers() if name in tensors}
     if parameters.keys() != tensors.keys():
         difference = sorted(parameters.keys() ^ tensors.keys())
         raise ValueError(f"the checkpoint's weights do not fit {type(model).__name__}; they differ in {difference[:5]}")

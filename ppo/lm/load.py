@@ -8,6 +8,7 @@ functions of their own, for callers that load in another way. This module trains
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 from huggingface_hub import snapshot_download
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -39,10 +41,12 @@ def load_model(model: str | Path | nn.Module, tokenizer: Any | None) -> tuple[An
     Raises ValueError of one line for a model that is no causal LM or cannot be loaded as one.
     """
     if isinstance(model, nn.Module):
-        loaded: nn.Module = getattr(model, "_orig_mod", model)
+        loaded: Any = getattr(model, "_orig_mod", model)
         check_causal(loaded, name="the loaded model")
-        return loaded, tokenizer
-    return load_pretrained(model, tokenizer=tokenizer)
+    else:
+        loaded, tokenizer = load_pretrained(model, tokenizer=tokenizer)
+    align(loaded)
+    return loaded, tokenizer
 
 
 def load_pretrained(
@@ -152,6 +156,20 @@ def check_trainable(model: nn.Module) -> None:
             f"none of the weights of this {type(model).__name__} requires a gradient, so nothing would be trained: "
             "call model.requires_grad_(True), or add an adapter (PEFT's merge_and_unload leaves every weight frozen)"
         )
+
+
+@torch.no_grad()
+def align(model: nn.Module) -> None:
+    """Move weights on the CPU to addresses that are multiples of 64, as new tensors have; mapped files give others.
+
+    Products of one row round otherwise there, so a resumed run would not go on to the same bits.
+    """
+    unique = {id(t): t for t in [*model.parameters(), *model.buffers()]}.values()
+    tensors = [t for t in unique if t.device.type == "cpu" and not isinstance(t, DTensor)]
+    places = Counter(t.data_ptr() for t in tensors)
+    for tensor in tensors:
+        if tensor.data_ptr() % 64 and places[tensor.data_ptr()] == 1:  # two tensors in one place stay together
+            tensor.data = tensor.data.clone()
 
 
 def check_weights(missing: Collection[str], *, name: str) -> None:
