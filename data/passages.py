@@ -8,6 +8,7 @@ model's own tokenizer and include no special tokens. A row with ids keeps them. 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice, pairwise
@@ -67,7 +68,23 @@ def load_passages(
         is_sheet = kind_of_file(path) in (".xlsx", ".xls", ".ods")
         remedy = "save the sheet as CSV, in UTF-8" if is_sheet else "check the path"
         raise ValueError(f"--data {str(spec)!r} is neither 'lab', a folder, a .csv nor a .jsonl file; {remedy}")
-    return _checked(spec, places, passages, vocab_size)
+    checked = _checked(spec, places, passages, vocab_size)
+    _warn_of_ends(spec, checked, tokenizer)
+    return checked
+
+
+def _warn_of_ends(spec: str | Path, passages: Sequence[Passage], tokenizer: Any) -> None:
+    """Warn of passages that hold the tokenizer's EOS, which a literal mark in a text becomes as well."""
+    end = getattr(tokenizer, "eos_token_id", None)
+    found = [passage.id for passage in passages if end in passage.ids]
+    if found:
+        warnings.warn(
+            f"{len(found)} of {len(passages)} passages of {spec} (such as {found[0]}) hold the end of a text, "
+            f"{tokenizer.eos_token!r} ({end}): in training a response ends there, the evaluation asks for every "
+            "token; cut them there if the mark is none of their words",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def cut_text(text_parts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, ...]]:

@@ -84,6 +84,25 @@ def split_holdout(
     return retain, [list(chunk) for chunk, held in zip(chunks, is_holdout, strict=True) if held]
 
 
+def overlapping(rows: Sequence[Sequence[int]], others: Sequence[Sequence[int]], *, ngram: int = NGRAM) -> list[int]:
+    """Indices of the rows that share a run of ``ngram`` tokens with any of the others.
+
+    A shorter row counts if all of it stands in one of them. Example (ngram 2): [a b c] and [x b c] share "b c".
+    """
+    found = []
+    for length in {min(ngram, len(row)) for row in rows if len(row)}:
+        known = [run_hashes(_ids(other), length) for other in others if len(other) >= length]
+        sought = [(i, run_hashes(_ids(row), length)) for i, row in enumerate(rows) if min(ngram, len(row)) == length]
+        owners = np.concatenate([np.full(len(runs), i) for i, runs in sought])
+        is_shared = np.isin(np.concatenate([runs for _, runs in sought]), np.concatenate(known or [_ids([])]))
+        found += np.unique(owners[is_shared]).tolist()
+    return sorted(found)
+
+
+def _ids(row: Sequence[int]) -> np.ndarray:
+    return np.asarray(row, dtype=np.uint64)
+
+
 def ngram_groups(rows: Sequence[Sequence[int]], ngram: int = NGRAM) -> np.ndarray:
     """The group label of every row, int64 [rows]. Labels count from 0 in the order of each group's first row.
 

@@ -7,16 +7,23 @@ documentation is used. This module knows token ids and files, and nothing about 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 from data.lab import lab_holdout, lab_retain
 from data.passages import load_passages
 from data.retain import load_retain
-from data.splits import leak_free_split, ngram_groups, split_holdout
+from data.splits import NGRAM, leak_free_split, ngram_groups, overlapping, split_holdout
 from data.types import Passage
 
+_LEAK = "give each text to one group"
+_HARM = {
+    frozenset(("forget", "never")): "the chance floor would be that of memorised text: give each text to one group",
+    frozenset(("forget", "keep")): "what is to be forgotten is to be kept as well: give each text to one group",
+}
 GENERAL_TOKENS = 128  # length of a retain or holdout sequence
 HOLDOUT_SHARE = 0.2  # of the text to keep, if the caller gives it
 
@@ -54,7 +61,8 @@ def load_study(
 
     ``retain``: text or JSONL files; () means Python's documentation. If the data names no groups, ``num_forget``,
     ``num_holdout`` and ``num_never`` passages (None: 32, 32, 0) are drawn by ``seed``; ``num_never`` does not change
-    the draw of the other two. ValueError names the file, the place and the remedy.
+    the draw of the other two. ValueError names the file, the place and the remedy. A RuntimeWarning tells of passages
+    that share a run of 20 tokens with another group, with the text to keep or with the held-out text.
     """
     if retain:
         chunks = load_retain(retain, tokenizer, GENERAL_TOKENS)
@@ -70,6 +78,7 @@ def load_study(
             raise ValueError(
                 f"{data} names the group of every passage: --num-forget, --num-holdout and --num-never do not apply"
             )
+        _warn_of_shared_text(rows, kept, held)
         return Study(rows, kept, held)
     passages = draw_groups(
         rows,
@@ -78,7 +87,39 @@ def load_study(
         num_never=num_never or 0,
         seed=seed,
     )
+    _warn_of_shared_text(passages, kept, held)
     return Study(passages, kept, held, len(rows) - len(passages))
+
+
+def _warn_of_shared_text(passages: Sequence[Passage], retain: Sequence[Any], holdout: Sequence[Any]) -> None:
+    """Warn where a passage to forget stands elsewhere too, or where two groups share a text.
+
+    Records of one form share runs of tokens and are still several records, so this is no error.
+    """
+    groups: dict[str, list[Passage]] = {}
+    for p in passages:
+        groups.setdefault(p.group, []).append(p)
+    for one, other in combinations(groups, 2):
+        found = overlapping([p.ids for p in groups[one]], [p.ids for p in groups[other]])
+        if found:
+            _warn(groups[one], found, f"passages of the group {other!r}", _HARM.get(frozenset((one, other)), _LEAK))
+    forget = groups.get("forget", [])
+    for texts, where, harm in (
+        (retain, "the text to keep", "training would teach them again: take them out of --retain"),
+        (holdout, "the held-out text", "its perplexity would count forgetting as damage: take them out of --retain"),
+    ):
+        if found := overlapping([p.ids for p in forget], texts):
+            _warn(forget, found, where, harm)
+
+
+def _warn(passages: Sequence[Passage], found: Sequence[int], where: str, harm: str) -> None:
+    first = passages[found[0]]
+    warnings.warn(
+        f"{len(found)} of {len(passages)} passages of the group {first.group!r} (such as {first.id}) share a run of "
+        f"{NGRAM} tokens with {where}: {harm}",
+        RuntimeWarning,
+        stacklevel=4,
+    )
 
 
 def draw_groups(

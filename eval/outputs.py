@@ -7,7 +7,7 @@ module knows nothing about teacher forcing or about groups.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from torch import nn
 
 from ppo.config import Sampling
+from ppo.lm.backbone import end_ids
 from ppo.types import Generation
 from rewards.bleu import Bleu, n_bleu, split_statistics
 from rewards.bleu import score as sentence_score
@@ -28,7 +29,10 @@ from .protocols import Decoder, Generate, Passage
 
 @dataclass(frozen=True)
 class Continuation:
-    """The continuation of one prompt: token ids without EOS, cut to the true suffix's length, and their text."""
+    """The continuation of one prompt: token ids up to its end, cut to the true suffix's length, and their text.
+
+    An EOS ends it and is left out, unless the true suffix has the same token at the same place.
+    """
 
     ids: list[int]
     text: str
@@ -47,32 +51,39 @@ def continuations(
     """``sampling.num_samples`` continuations of every passage's prefix. ``sampling.response_length`` is ignored.
 
     One call generates all of them up to the length of the longest suffix. Each is then cut to the length of its own
-    passage's suffix.
+    passage's suffix. If a true suffix holds an EOS, nothing ends the generation, and each continuation is cut at the
+    first EOS that its true suffix does not have there: extraction asks for every token of the suffix
+    (Carlini et al. 2023, def. 3.1).
     """
     longest = max(len(p.suffix) for p in passages)
+    ends = frozenset(end_ids(model) if sampling.eos_ids is None else sampling.eos_ids)
+    goes_on = any(not ends.isdisjoint(p.suffix) for p in passages)
     asked = Sampling(
         response_length=longest,
         temperature=sampling.temperature,
         top_k=sampling.top_k,
         top_p=sampling.top_p,
         num_samples=sampling.num_samples,
-        eos_ids=sampling.eos_ids,
+        eos_ids=() if goes_on else sampling.eos_ids,
     )
     generation = generate(model, [list(p.prefix) for p in passages], asked, seed=seed, slots=slots)
     expected = len(passages) * sampling.num_samples
     if len(generation) != expected:
         raise ValueError(f"generate returned {len(generation)} responses, expected {expected}")
-    written = [_continuation(generation, i, tokenizer, passages) for i in range(expected)]
+    written = [_continuation(generation, i, tokenizer, passages, ends) for i in range(expected)]
     return [written[i : i + sampling.num_samples] for i in range(0, expected, sampling.num_samples)]
 
 
-def _continuation(generation: Generation, row: int, tokenizer: Decoder, passages: Sequence[Passage]) -> Continuation:
+def _continuation(
+    generation: Generation, row: int, tokenizer: Decoder, passages: Sequence[Passage], ends: Collection[int]
+) -> Continuation:
     """Responses are prompt-major: the samples of one prompt are adjacent."""
     passage = passages[row // (len(generation) // len(passages))]
     ids = generation.tokens[row][generation.mask[row]].tolist()
     if bool(generation.is_ended[row]):
         ids = ids[:-1]
     ids = ids[: len(passage.suffix)]
+    ids = ids[: next((i for i, token in enumerate(ids) if token in ends and token != passage.suffix[i]), len(ids))]
     return Continuation(ids, tokenizer.decode(ids, skip_special_tokens=True))
 
 

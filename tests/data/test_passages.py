@@ -306,3 +306,10 @@ def test_a_spreadsheet_s_other_separator_is_named(tmp_path, tokenizer, sign, nam
     (tmp_path / "p.XLSX").write_text("")
     with pytest.raises(ValueError, match="save the sheet as CSV"):
         load_passages(tmp_path / "p.XLSX", tokenizer, 2**20)
+
+
+def test_passages_that_hold_the_end_of_a_text_are_named(tmp_path, tokenizer):
+    mark = tokenizer.eos_token
+    (tmp_path / "p.csv").write_text(f"{HEAD}\n{ROW}\npre,The value is,forty{mark}two of them\n")
+    with pytest.warns(RuntimeWarning, match=r"1 of 2 passages of .* \(such as row-00001\) hold the end of a text"):
+        load_passages(tmp_path / "p.csv", tokenizer, 2**20)

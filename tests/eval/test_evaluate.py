@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from eval.evaluate import Evaluation, evaluate, probe
+from eval.evaluate import GREEDY, Evaluation, evaluate, probe
 from eval.fluency import copied_share, output_nll, output_statistics
+from eval.outputs import continuations
 from eval.settings import Settings, define
 from ppo.config import Sampling
 from rewards.bleu import Bleu
@@ -156,6 +157,24 @@ def test_outputs_are_cut_to_the_suffix_and_eos_is_removed(memorised) -> None:
     assert [r["matched_prefix"] for r in found.records] == [2.0, 3.0]
     assert found.records[0]["exact_after_2"] is None  # a 2-token suffix has no tokens after the second
     assert "membership/loss_auc" not in found.summary
+
+
+def test_an_eos_of_the_true_suffix_is_one_of_its_tokens(memorised) -> None:
+    """1 is the model's EOS. Elsewhere than in the truth it ends an output, whoever generated it."""
+    truths = {"inside": (4, 1, 5), "last": (4, 6, 1), "none": (4, 6, 5), "early": (1, 6, 5)}
+    passages = [Passage(name, (), (2, 3), suffix, "forget") for name, suffix in truths.items()]
+    written, asked = iter([[4, 1, 5], [4, 6, 1], [4, 1, 5], [4, 6, 1]]), []
+    scripted = scripted_generate(lambda p, n: next(written))
+
+    def generate(model, prompts, sampling, *, seed=0, slots=64):
+        asked.append(sampling.eos_ids)
+        return scripted(model, prompts, sampling, seed=seed, slots=slots)
+
+    outputs = [c[0].ids for c in continuations(memorised, Letters(), passages, GREEDY, generate=generate)]
+    assert outputs == [[4, 1, 5], [4, 6, 1], [4], [4, 6]]
+    written = iter([[4, 6, 5]])
+    continuations(memorised, Letters(), passages[2:3], GREEDY, generate=generate)
+    assert asked == [(), None]
 
 
 def test_bad_passages_are_named(memorised) -> None:
