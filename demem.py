@@ -53,7 +53,7 @@ from unlearning.compare.comparison import compare
 from unlearning.memorise import run_memorise
 from unlearning.notebook import sample_sliced, with_special_tokens
 from unlearning.options import Options
-from unlearning.outcome import exit_status, silent
+from unlearning.outcome import exit_status, print_any_text, silent
 from unlearning.recipe import (
     StopRule,
     chance_floor,
@@ -258,6 +258,7 @@ ON_A_RUN: dict[str, Callable[[Run], None]] = {
 def main(arguments: Sequence[str]) -> int:
     """Exit status: 0, 2 for bad input (one line on stderr), 130 after Ctrl-C or SIGTERM."""
     transformers.utils.logging.disable_progress_bar()
+    print_any_text(sys.stdout, sys.stderr)
     with sigterm_as_ctrl_c(), ppo.process_group() as processes:
         with silent(not processes.is_first, redirect_stdout, redirect_stderr):
             command, parsed = parse(arguments)

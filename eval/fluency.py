@@ -14,21 +14,22 @@ from torch import nn
 from rewards.fluency import continuation_nll
 from rewards.guards import garbled_share
 from rewards.repetition import distinct_n, loop_share, ngrams
+from rewards.samples import is_visible
 
 
 def output_statistics(output: Sequence[int], text: str, prompt: Sequence[int]) -> dict[str, float]:
     """Numbers of one output, from its token ids without EOS, its text, and the prompt that it continues.
 
     length       number of tokens
-    empty        1 if there is no token or only white space, else 0
+    empty        1 if there is no token or no character that a reader sees, else 0
     distinct_2   distinct bigrams / bigrams (0 below two tokens)
     loop         share of tokens in the longest loop (period at most 12, at least three rounds)
-    garbled      share of characters that are U+FFFD, control, private, surrogate or unassigned
+    garbled      share of characters that are U+FFFD, control, private, surrogate, unassigned or invisible
     copied       share of the output's 5-grams that occur in the prompt
     """
     return {
         "length": float(len(output)),
-        "empty": float(not output or not text.strip()),
+        "empty": float(not output or not is_visible(text)),
         "distinct_2": distinct_n(output, 2),
         "loop": loop_share(output),
         "garbled": garbled_share(text),

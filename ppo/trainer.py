@@ -395,7 +395,7 @@ class Trainer:
                 log.flush()
                 self.save_numbered()
             if self.processes.is_first:
-                tqdm.write(f"interrupted; go on with Trainer.resume({str(self.last_checkpoint)!r}, …)")
+                tqdm.write(f"interrupted; go on with Trainer.resume({str(self.last_checkpoint)!a}, ...)")
         raise KeyboardInterrupt
 
     def _is_best(self, metrics: Mapping[str, float], step: int, *, is_complete: bool) -> bool:

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from ppo.types import Sample
 
 from .repetition import loop_share, repeated_share
-from .samples import content_ids, has_truth, truth_ids
+from .samples import BLANKS, content_ids, has_truth, is_visible, truth_ids
 
 REPLACEMENT = "\ufffd"
+JOINERS = "\u200c\u200d"
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Guards:
     max_repeated_share  share of repeated bigrams, in excess of the true suffix's
     max_loop_share      share of tokens in the longest loop (a period of at most 12 tokens, at least 3 rounds), in
                         excess of the true suffix's
-    max_garbled_share   share of characters that are U+FFFD, control, private, surrogate or unassigned
+    max_garbled_share   share of characters that are U+FFFD, control, private, surrogate, unassigned or invisible, in
+                        excess of the true suffix's
     """
 
     min_tokens: int | None = 5
@@ -46,16 +48,19 @@ class Guards:
     def reason(self, sample: Sample) -> str | None:
         """The first guard that the sample breaks ("empty", "short", "garbled", "loop", "repeated"), or None.
 
-        Empty text (no characters, or white space only) always breaks a guard.
+        Empty text (no character that a reader sees, :func:`rewards.samples.is_visible`) always breaks a guard.
         """
         tokens = content_ids(sample)
         truth = truth_ids(sample) if has_truth(sample) else ()
-        if not tokens or not sample.text.strip():
+        if not tokens or not is_visible(sample.text):
             return "empty"
         if self.min_tokens is not None and len(tokens) < min(self.min_tokens, len(truth) or self.min_tokens):
             return "short"
-        if self.max_garbled_share is not None and garbled_share(sample.text) > self.max_garbled_share:
-            return "garbled"
+        if self.max_garbled_share is not None:
+            true_text = sample.row.get("suffix")
+            allowed = garbled_share(true_text) if isinstance(true_text, str) else 0.0
+            if garbled_share(sample.text) - allowed > self.max_garbled_share:
+                return "garbled"
         if self.max_loop_share is not None and loop_share(tokens) - loop_share(truth) > self.max_loop_share:
             return "loop"
         if self.max_repeated_share is not None:
@@ -82,7 +87,9 @@ ONLY_EMPTY = Guards(min_tokens=None, max_repeated_share=None, max_loop_share=Non
 def garbled_share(text: str) -> float:
     """Share of characters that no reader can use, in [0, 1].
 
-    They are U+FFFD and the control (except white space), private, surrogate and unassigned characters.
+    They are U+FFFD and the control (except white space), private, surrogate and unassigned characters, and the
+    invisible ones, which part a copied word so that no measure knows it. Joiners count as letters: Persian and emoji
+    need them.
     """
     return sum(map(_is_garbled, text)) / len(text) if text else 0.0
 
@@ -90,4 +97,6 @@ def garbled_share(text: str) -> float:
 def _is_garbled(character: str) -> bool:
     if character == REPLACEMENT:
         return True
-    return not character.isspace() and unicodedata.category(character) in ("Cc", "Cn", "Co", "Cs")
+    if character.isspace() or character in JOINERS:
+        return False
+    return unicodedata.category(character) in ("Cc", "Cf", "Cn", "Co", "Cs") or character in BLANKS

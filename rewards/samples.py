@@ -6,9 +6,15 @@ prompt, has no true suffix. This module knows nothing about any metric.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 from ppo.types import Sample
+
+BLANKS = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
+"""Letters and signs that are drawn as nothing: joiners and fillers of Hangul and Khmer, the empty braille cell."""
+UNSEEN = ("Cc", "Cf", "Mn", "Me", "Zl", "Zp")
+"""Unicode categories that show nothing by themselves: control, format, marks on a letter, separators."""
 
 
 def truth_text(sample: Sample) -> str:
@@ -35,6 +41,11 @@ def has_truth(sample: Sample) -> bool:
 def content_ids(sample: Sample) -> list[int]:
     """The response's token ids without the EOS that ended it."""
     return sample.ids[:-1] if sample.is_ended else sample.ids
+
+
+def is_visible(text: str) -> bool:
+    """Whether a reader sees any character of a text: more than white space, format characters, and blanks."""
+    return any(not c.isspace() and c not in BLANKS and unicodedata.category(c) not in UNSEEN for c in text)
 
 
 def _missing(sample: Sample, key: str, meaning: str, value: object) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ppo.types import Sample
@@ -124,3 +126,38 @@ def test_repetition_measure_sequence_and_dense() -> None:
 def test_dense_words_need_a_decoder() -> None:
     with pytest.raises(ValueError, match="needs decode"):
         default(dense="words")
+
+
+INVISIBLE = [
+    "\u200b",
+    "\ufeff",
+    "\u2060",
+    "\u00ad",
+    "\u3164",
+    "\u2800",
+    "\u115f",
+    "\u0301",
+    "\ufe0f",
+    "\u200d",
+    "\u2029",
+    "\U000e0041",
+]
+
+
+@pytest.mark.parametrize("sign", INVISIBLE)
+def test_invisible_text_is_empty(sign) -> None:
+    sample = Sample("p", f" {sign}{sign}\n{sign}", [2], [3, 4, 5, 6, 7, 8], {}, False)
+    assert ONLY_EMPTY.reason(sample) == "empty"
+    assert ONLY_EMPTY.reason(replace(sample, text=f"{sign}a")) is None
+
+
+def test_a_copy_parted_by_invisible_signs_is_garbled() -> None:
+    assert garbled_share("\u200b".join("copied")) == 5 / 11
+    assert garbled_share("\u0645\u06cc\u200c\u0631\u0648\u0645 \U0001f469\u200d\U0001f4bb\ufe0f") == 0.0
+
+
+def test_garbled_characters_count_beyond_those_of_the_truth() -> None:
+    ids, text = [3, 4, 5, 6, 7, 8], "icons \ue001\ue002 here"
+    for truth, expected in (("icons \ue003\ue004 there", None), ("icons there", "garbled")):
+        sample = Sample("p", text, [2], ids, {"suffix": truth, "suffix_ids": ids}, False)
+        assert Guards().reason(sample) == expected
