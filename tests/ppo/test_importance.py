@@ -386,3 +386,11 @@ def test_a_dump_keeps_the_weights(tmp_path):
     _, read, _ = read_dump(folder)
     assert torch.equal(read.importance_weights, rollout.importance_weights)
     assert random_rollout([2]).importance_weights is None
+
+
+def test_a_ratio_at_the_cap_is_not_beyond_it():
+    logprobs, mask = torch.tensor([[-0.5, -0.7]]), torch.ones(1, 2, dtype=torch.bool)
+    weights = importance_weights(logprobs, logprobs, mask, level="token", cap=1.0, beyond="mask")
+    assert weights.tolist() == [[1, 1]]
+    found = importance_metrics(weights, logprobs, logprobs, mask, level="token", cap=1.0)
+    assert found == {"importance/mean": 1, "importance/cut_share": 0}
