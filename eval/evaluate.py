@@ -74,8 +74,9 @@ def evaluate(
     suffix, or an id that occurs twice.
     """
     check_passages(passages)
-    bleu, heads = Bleu(), texts(tokenizer, passages)
+    heads = texts(tokenizer, passages)
     truths = [head["truth"] for head in heads]
+    bleu = Bleu.of(truths)
     suffix, full = _teacher_passes(model, passages, settings)
     greedy = _greedy(model, tokenizer, passages, generate=generate, slots=settings.slots)
     integers = bleu_statistics(greedy, truths, bleu)
@@ -114,9 +115,10 @@ def probe(
 ) -> dict[str, float]:
     """A quick evaluation during training: one greedy pass and held-out perplexity, named as in :func:`evaluate`."""
     check_passages(passages)
-    bleu, heads = Bleu(), texts(tokenizer, passages)
+    heads = texts(tokenizer, passages)
     greedy = _greedy(model, tokenizer, passages, generate=generate, slots=slots)
     truths = [head["truth"] for head in heads]
+    bleu = Bleu.of(truths)
     integers = bleu_statistics(greedy, truths, bleu)
     metrics = greedy_metrics(passages, greedy, truths, integers, bleu)
     means = group_means(_records(heads, greedy, [metrics]), list(metrics[0]), integers)

@@ -1,8 +1,8 @@
 """SacreBLEU for sentences, for corpora, and as a dense reward.
 
 Sentence BLEU uses effective order: it skips an order that has no n-grams, so identical short texts score 100. Corpus
-BLEU does not, as usual. Tokens are sacrebleu's 13a words unless said otherwise. The statistics are integers. One pure
-function of sacrebleu turns them into a score.
+BLEU does not, as usual. Tokens are sacrebleu's 13a words, or those of its tokeniser for the script. The statistics are
+integers. One pure function of sacrebleu turns them into a score.
 
 A reward for low BLEU is easily gamed: empty text and "the the the …" score 0, and a random text scores little more.
 Never use N-BLEU without guards and fluency measures. This module knows nothing about guards.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,6 +22,7 @@ from sacrebleu.metrics import BLEU
 from ppo.types import Sample
 
 from .samples import content_ids, truth_ids, truth_text
+from .scripts import tokenizer_of
 
 ORDER = 4
 Accrual = Literal["brevity", "linear"]
@@ -93,18 +94,33 @@ def _brevity_penalty(length: int, reference_length: int) -> float:
 
 
 class Bleu:
-    """Sentence and corpus BLEU over text. It keeps the n-grams of every reference that it has seen."""
+    """Sentence and corpus BLEU over text. It keeps the n-grams of every reference that it has seen.
 
-    def __init__(self, *, is_lowercased: bool = False) -> None:
-        self._sentence = BLEU(effective_order=True, lowercase=is_lowercased)
-        self._corpus = BLEU(lowercase=is_lowercased)
+    ``tokenize``: the name of sacrebleu's tokeniser, which the signature tells; :func:`rewards.scripts.tokenizer_of`
+    chooses it by the script of the references. Raises ValueError for one that sacrebleu has not, or whose packages are
+    missing.
+    """
+
+    def __init__(self, *, is_lowercased: bool = False, tokenize: str = "13a") -> None:
+        if tokenize not in BLEU.TOKENIZERS:
+            raise ValueError(f"tokenize={tokenize!r} must be one of sacrebleu's: {', '.join(BLEU.TOKENIZERS)}")
+        try:
+            self._sentence = BLEU(effective_order=True, lowercase=is_lowercased, tokenize=tokenize)
+            self._corpus = BLEU(lowercase=is_lowercased, tokenize=tokenize)
+        except RuntimeError as error:  # its message has several lines
+            raise ValueError(f"tokenize={tokenize!r}: {' '.join(str(error).split())}; or use 'char'") from error
         self._references: dict[str, Counts] = {}
         case = "lc" if is_lowercased else "mixed"
-        self.signature = f"BLEU|nrefs:1|case:{case}|eff:yes|tok:13a|smooth:exp|version:{sacrebleu.__version__}"
+        self.signature = f"BLEU|nrefs:1|case:{case}|eff:yes|tok:{tokenize}|smooth:exp|version:{sacrebleu.__version__}"
         self.corpus_signature = self.signature.replace("eff:yes", "eff:no")
 
+    @classmethod
+    def of(cls, references: Iterable[str]) -> Bleu:
+        """BLEU with the tokeniser that the script of the references needs: 13a where words stand apart."""
+        return cls(tokenize=tokenizer_of(references))
+
     def words(self, text: str) -> list[str]:
-        """The 13a tokens of a text, as sacrebleu makes them."""
+        """The words of a text, as sacrebleu's tokeniser makes them."""
         text = text.lower() if self._sentence.lowercase else text
         return self._sentence.tokenizer(text.rstrip()).split()
 

@@ -24,13 +24,14 @@ from .repetition import repeated_share, repeats
 from .samples import content_ids, has_truth, truth_ids
 
 
-def paper(encoder: BertScore | None = None, *, guards: Guards | None = ONLY_EMPTY) -> Reward:
+def paper(encoder: BertScore | None = None, *, guards: Guards | None = ONLY_EMPTY, tokenize: str = "13a") -> Reward:
     """-|BERTScore F1| (Kassem et al. 2023, sec. 3.2), or -BLEU/100 without an encoder.
 
     Empty text gets the worst score. The published code forgot that; ``guards=None`` is the published code.
+    ``tokenize``: that of :class:`rewards.bleu.Bleu`.
     """
     if encoder is None:
-        bleu = Bleu()
+        bleu = Bleu(tokenize=tokenize)
         return Reward((Term("bleu", -1.0, BleuMeasure(bleu), signature=bleu.signature),), guards)
     return Reward((Term("bertscore", -1.0, BertScoreMeasure(encoder), signature=encoder.signature),), guards)
 
@@ -46,6 +47,7 @@ def default(
     accrual: Accrual = "linear",
     guards: Guards | None = Guards(),
     worst: float | None = None,
+    tokenize: str = "13a",
 ) -> Reward:
     """-bleu_weight * (BLEU above the floor)/100 - repetition_weight * (repeated n-grams beyond the truth's), guarded.
 
@@ -59,10 +61,11 @@ def default(
     accrual            how a dense BLEU grows, see :func:`rewards.bleu.prefix_scores`
     guards             which responses get the worst score; None: none do
     worst              the score of a guarded response; None: the lowest sum that the terms can reach
+    tokenize           sacrebleu's tokeniser: see :func:`rewards.scripts.tokenizer_of` for text without spaces
     """
     if dense == "words" and decode is None:
         raise ValueError("dense='words' needs decode, a function from token ids to text; or use dense='tokens'")
-    bleu = Bleu()
+    bleu = Bleu(tokenize=tokenize)
     top = (100 - bleu_floor) / 100
     signature = f"{bleu.signature}|floor:{bleu_floor:g}"
     if dense == "no":

@@ -22,6 +22,7 @@ from ppo.log import read_jsonl
 from rewards import demem as rewards
 from rewards.combine import Reward
 from rewards.guards import ONLY_EMPTY
+from rewards.scripts import tokenizer_of
 from unlearning.run import Run, say
 
 LOOKS_IN_A_ROW = 2  # one look that finds the forget set forgotten may be luck
@@ -44,11 +45,12 @@ def rows_to_forget(run: Run) -> list[dict[str, Any]]:
 def make_reward(run: Run, floor: float) -> Reward:
     """The preset's reward. With ``fluency_weight``, a response outside the fluency band loses reward."""
     options = run.options
+    tokenize = tokenizer_of(run.loaded.decode(p.suffix) for p in run.study.passages)
     if options.is_paper:
         guards = None if options.preset == "paper-as-run" else ONLY_EMPTY
-        reward = rewards.paper(run.encoder, guards=guards)
+        reward = rewards.paper(run.encoder, guards=guards, tokenize=tokenize)
     else:
-        reward = rewards.default(bleu_floor=floor, dense="words", decode=run.loaded.decode)
+        reward = rewards.default(bleu_floor=floor, dense="words", decode=run.loaded.decode, tokenize=tokenize)
     if options.fluency_weight:
         original = copy.deepcopy(run.loaded.model).requires_grad_(False)
         band = {"low": options.fluency_low, "high": options.fluency_high}

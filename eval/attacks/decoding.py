@@ -14,7 +14,6 @@ from transformers import GenerationConfig
 from ppo.config import Sampling
 from ppo.generation.requests import pad_left
 from ppo.lm.backbone import evaluation_mode
-from rewards.bleu import Bleu
 
 from ..outputs import Continuation
 from ..protocols import Passage
@@ -78,7 +77,7 @@ def beam_attack(
         for passage, rows in zip(part, beams.tolist(), strict=True):
             cut = [row[: len(passage.suffix)] for row in rows]
             tries.append([Continuation(ids, tokenizer.decode(ids, skip_special_tokens=True)) for ids in cut])
-    rows = score_tries(shown, tries, tokenizer, Bleu())
+    rows = score_tries(shown, tries, tokenizer)
     return [AttackResult("beam search", f"beams:{num_beams}", "prefix", num_beams, rows)]
 
 

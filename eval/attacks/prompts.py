@@ -15,7 +15,6 @@ from torch import nn
 from ppo.config import Sampling
 from ppo.generation import generate as ppo_generate
 from ppo.lm.backbone import context_length
-from rewards.bleu import Bleu
 
 from ..outputs import continuations
 from ..protocols import Passage
@@ -45,7 +44,7 @@ def attack_shown(
         return AttackResult(attack, variant, sees, sampling.num_samples, [])
     generate = partial(ppo_generate, drafts=[list(s.suffix) for s in shown])
     tries = continuations(model, tokenizer, shown, sampling, generate=generate, seed=seed, slots=slots)
-    rows = score_tries(shown, tries, tokenizer, Bleu())
+    rows = score_tries(shown, tries, tokenizer)
     return AttackResult(attack, variant, sees, sampling.num_samples, rows)
 
 

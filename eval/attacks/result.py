@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rewards.bleu import Bleu
+from rewards.samples import is_visible
 
 from ..extraction import is_approximate, is_folded_exact, matched_prefix
 from ..intervals import mean_intervals
@@ -70,13 +71,13 @@ class AttackResult:
 
 
 def score_tries(
-    shown: Sequence[Shown], tries: Sequence[Sequence[Continuation]], tokenizer: Decoder, bleu: Bleu
+    shown: Sequence[Shown], tries: Sequence[Sequence[Continuation]], tokenizer: Decoder, bleu: Bleu | None = None
 ) -> list[Row]:
-    """One row per passage, computed from its tries."""
-    rows = []
-    for passage, outputs in zip(shown, tries, strict=True):
+    """One row per passage, computed from its tries. ``bleu``: None takes the tokeniser of the suffixes' script."""
+    rows, truths = [], [tokenizer.decode(list(s.suffix), skip_special_tokens=True) for s in shown]
+    bleu = Bleu.of(truths) if bleu is None else bleu
+    for passage, outputs, truth in zip(shown, tries, truths, strict=True):
         truth_ids = list(passage.suffix)
-        truth = tokenizer.decode(truth_ids, skip_special_tokens=True)
         best = max(bleu.sentence(text, truth) for text in {output.text for output in outputs})
         matched = max(matched_prefix(output.ids, truth_ids) for output in outputs)
         rows.append(
@@ -88,7 +89,7 @@ def score_tries(
                 "approximate": float(is_approximate(best)),
                 "bleu": best,
                 "matched": matched / len(truth_ids),
-                "empty": float(not any(output.text.strip() for output in outputs)),
+                "empty": float(not any(is_visible(output.text) for output in outputs)),
             }
         )
     return rows
