@@ -102,11 +102,17 @@ def _token_ids(content: Any, where: str) -> list[int]:
     return ids
 
 
-def _check_padding(ids: Sequence[int], where: str, tokenizer: Any | None) -> None:
-    """Raise ValueError where padding stands at an end. An id that also means something else says nothing."""
+def padding_id(tokenizer: Any | None) -> int | None:
+    """The tokenizer's id for padding, or None: an id that is also BOS, EOS or UNK says nothing about padding."""
     pad = getattr(tokenizer, "pad_token_id", None)
     others = {getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "unk")}
-    if ids and pad is not None and pad not in others and pad in (ids[0], ids[-1]):
+    return None if pad in others else pad
+
+
+def _check_padding(ids: Sequence[int], where: str, tokenizer: Any | None) -> None:
+    """Raise ValueError where padding stands at an end."""
+    pad = padding_id(tokenizer)
+    if ids and pad is not None and pad in (ids[0], ids[-1]):
         raise ValueError(f"{where} begins or ends with padding, the token id {pad}: give ids without padding")
 
 

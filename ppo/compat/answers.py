@@ -7,12 +7,13 @@ This module knows lists and tensors, no trainer and no model.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..io.plain import finite, is_boolean, is_whole
 
 _MOST_LOGPROB = 1e-3  # rounding alone lifts a log-prob above 0, by less than this
 
@@ -33,38 +34,44 @@ def _read_row(where: str, row: Any, vocab_size: int) -> list[int]:
     if len(row) == 0:
         raise ValueError(f"{where} holds no token: leave it and its counterpart out")
     for t, token in enumerate(row):
-        if not isinstance(token, int) or isinstance(token, bool):
+        if not is_whole(token):
             raise ValueError(f"{where}[{t}] is {token!r:.40}: wanted a token id, an int")
         if not 0 <= token < vocab_size:
             raise ValueError(f"{where}[{t}] is {token}: wanted a token id below {vocab_size}, the model's vocabulary")
-    return list(row)
+    return [int(token) for token in row]
 
 
 def refuse_padding(
-    prompts: Sequence[Sequence[int]],
-    responses: Sequence[Sequence[int]],
-    *,
-    pad_id: int | None,
-    eos_ids: Sequence[int],
-    is_single_turn: bool,
+    responses: Sequence[Sequence[int]], action_mask: Tensor, *, pad_id: int | None, eos_ids: Sequence[int]
 ) -> None:
-    """Raise ValueError for prompts that begin, and for responses that end, with padding.
+    """Raise ValueError for a response that ends with two or more equal tokens which are padding.
 
-    ``pad_id``: the tokenizer's, or None. It says nothing where it is an end token. With ``is_single_turn``, a response
-    that repeats one id behind its end token is padded, too.
+    Those are ``pad_id``, the tokenizer's (None where it has none that means nothing else), and end tokens that are
+    repeated. An end token that the policy chose behind one that an environment wrote is no repetition, nor is the
+    reverse. One such token alone may have been drawn. action_mask [B, T].
     """
-    pad_id = None if pad_id in eos_ids else pad_id
-    for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-        if pad_id is not None and prompt[0] == pad_id:
-            raise ValueError(f"prompts[{i}] begins with the padding id {pad_id}: leave padding away")
-        if pad_id is not None and response[-1] == pad_id:
-            raise ValueError(f"responses[{i}] ends with the padding id {pad_id}: leave padding away")
-        ends = [t for t, token in enumerate(response) if token in eos_ids]
-        behind = response[ends[0] + 1 :] if ends and is_single_turn else []
-        if behind and len(set(behind)) == 1:
+    for i, response in enumerate(responses):
+        last, length = response[-1], len(response)
+        count = next((n for n, token in enumerate(reversed(response)) if token != last), length)
+        if count < 2:
+            continue
+        if last == pad_id:
+            raise ValueError(f"responses[{i}] ends with {count} x {last}, the padding id: leave padding away")
+        if last in eos_ids and bool(action_mask[i, length - 1] == action_mask[i, length - 2]):
             raise ValueError(
-                f"responses[{i}] goes on behind its end token {response[ends[0]]} with {len(behind)} x {behind[0]}: "
-                "leave padding away"
+                f"responses[{i}] goes on behind its end token {last} with {count - 1} x {last}: leave padding away"
+            )
+
+
+def refuse_mixed_groups(prompts: Sequence[Sequence[int]], *, size: int, why: str) -> None:
+    """Raise ValueError unless the prompts come in groups of ``size`` equal ones; ``why``: for messages."""
+    if len(prompts) % size:
+        raise ValueError(f"{len(prompts)} responses: wanted a multiple of {size}, because {why}")
+    for i, prompt in enumerate(prompts):
+        if prompt != prompts[first := i - i % size]:
+            raise ValueError(
+                f"prompts[{i}] differs from prompts[{first}], but {why}: put the {size} responses to a prompt side by "
+                "side"
             )
 
 
@@ -94,9 +101,9 @@ def read_action_mask(rows: Any, lengths: Sequence[int]) -> Tensor:
     """``action_mask`` as bool [B, T]. Raises ValueError for a response without an action too."""
 
     def read(value: Any, i: int, t: int) -> bool:
-        if not isinstance(value, bool):
+        if not is_boolean(value):
             raise ValueError(f"action_mask[{i}][{t}] is {value!r:.40}: wanted True or False")
-        return value
+        return bool(value)
 
     mask = read_cells("action_mask", rows, lengths, read, dtype=torch.bool)
     for i, has_action in enumerate(mask.any(dim=1).tolist()):
@@ -144,6 +151,18 @@ def read_scores(rows: Any, count: int, *, dtype: torch.dtype) -> Tensor:
     return torch.tensor([_number(x, f"scores[{i}]") for i, x in enumerate(values)], dtype=dtype)
 
 
+def read_is_ended(rows: Any, count: int) -> Tensor:
+    """``is_ended`` as bool [B], on the CPU."""
+    values = rows.tolist() if hasattr(rows, "tolist") else rows
+    if not _is_list(values) or len(values) != count:
+        found = f"holds {len(values)} values" if _is_list(values) else f"is {_kind(rows)}"
+        raise ValueError(f"is_ended {found}: wanted one for each of {count} responses")
+    for i, value in enumerate(values):
+        if not is_boolean(value):
+            raise ValueError(f"is_ended[{i}] is {value!r:.40}: wanted True or False")
+    return torch.tensor([bool(value) for value in values])
+
+
 def read_rows(rows: Any, count: int) -> list[Mapping[str, Any]]:
     """``rows``: one mapping a response, as :class:`ppo.Sample` shows it."""
     if not _is_list(rows) or len(rows) != count:
@@ -156,18 +175,19 @@ def read_rows(rows: Any, count: int) -> list[Mapping[str, Any]]:
 
 
 def read_version(version: Any, *, newest: int) -> int:
-    """``policy_version``: how many updates the policy had behind it, at most ``newest``."""
-    if not isinstance(version, int) or isinstance(version, bool) or not 0 <= version <= newest:
+    """``policy_version``: how many optimiser steps the policy had behind it, at most ``newest``."""
+    if not is_whole(version) or not 0 <= version <= newest:
         raise ValueError(
             f"policy_version={version!r} is none of 0 to {newest}: the trainer's policy has had {newest} updates"
         )
-    return version
+    return int(version)
 
 
 def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    number = finite(value)
+    if number is None:
         raise ValueError(f"{where} is {value!r:.40}: wanted a finite number")
-    return float(value)
+    return number
 
 
 def _is_list(value: Any) -> bool:

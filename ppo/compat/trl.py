@@ -25,9 +25,11 @@ from ..actor_critic import checkpointed_layers
 from ..config import Sampling
 from ..generation import generate
 from ..lm.backbone import vocabulary_size
+from ..lm.precision import statistics_dtype
 from ..reference import FrozenReference
 from ..trainer import Trainer
-from .given import given_responses
+from ..types import Responses
+from .given import read_tokens
 from .trl_config import PPOConfig, refuse_unknown, with_optimizer
 from .trl_core import LengthSampler, respond_to_batch, set_seed
 from .trl_generation import read_sampling, warn_of_other_distribution
@@ -192,11 +194,20 @@ class PPOTrainer:
         prompts = [read_ids(query, f"query {index}") for index, query in enumerate(queries)]
         answers = [read_ids(response, f"response {index}") for index, response in enumerate(responses)]
         numbers = torch.tensor([read_score(score, index) for index, score in enumerate(scores)])
-        rollout = self.trainer.appraise(given_responses(self.trainer, prompts, answers, numbers))
+        rollout = self.trainer.appraise(self._measured(prompts, answers, numbers))
         with checkpointed_layers(self.trainer.policy.actor) if self._is_checkpointed() else nullcontext():
             metrics = self.trainer.update(rollout)
         seconds = time.perf_counter() - started
         return old_statistics(rollout, metrics, self.trainer.config, kl_coef=kl_coef, seconds=seconds)
+
+    def _measured(self, prompts: list[list[int]], answers: list[list[int]], scores: Tensor) -> Responses:
+        """What policy, critic and reference say. A response may go on behind an EOS, and may have any length."""
+        trainer = self.trainer
+        generation, read = read_tokens(trainer.policy, trainer.tokenizer, prompts, answers)
+        scores = scores.to(statistics_dtype(trainer.policy.dtype))
+        return trainer.collector.measure(
+            generation, read, scores, has_logprobs=False, policy_version=trainer.policy_version
+        )
 
     def _is_checkpointed(self) -> bool:
         """Whether the script switched gradient checkpointing on for the model but not in the config."""

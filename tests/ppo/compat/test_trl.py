@@ -212,6 +212,25 @@ def test_the_functions_of_trl_core():
     assert first.shape == (2, 6)
 
 
+def test_a_step_takes_responses_of_a_fixed_length_with_an_end_token_inside():
+    """The loop of TRL's first scripts. All tokens are trained on, those behind an EOS too."""
+    original = moved(tiny_gpt2())
+    trainer = make(copy.deepcopy(original))
+    queries = torch.tensor([[2, 3], [4, 5], [6, 7], [8, 9]])
+    set_seed(3)
+    drawn = respond_to_batch(trainer.model, queries, txt_len=6)
+    for row, ids in enumerate(([1, 5, 7, 2, 3, 4], [7, 8, 9, 4, 1, 5], [7, 8, 1, 1, 1, 1], [2, 3, 1, 0, 0, 0])):
+        drawn[row] = torch.tensor(ids)
+    before = weights(trainer.trainer.policy.actor).clone()
+    stats = trainer.step(list(queries), list(drawn), [1.0, 2.0, 4.0, 5.0])
+    assert stats["tokens/responses_len_mean"] == 6
+    assert not torch.equal(weights(trainer.trainer.policy.actor), before)
+    with torch.no_grad():
+        table = original.eval()(torch.cat([queries, drawn], dim=1)).logits[:, 1:-1].double().log_softmax(-1)
+    chosen = table.gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
+    assert stats["objective/entropy"] == pytest.approx(-float(chosen.sum()) / 4, abs=1e-3)
+
+
 def test_the_settings_of_an_adam_are_taken_over():
     model = wrap(tiny_gpt2())
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-4, betas=(0.8, 0.9), eps=1e-6)
