@@ -27,6 +27,8 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "ppo": (),
         "ppo.trace": (),
         "ppo.given": ("given_responses",),
+        "ppo.sampler": ("collate", "sample_policy"),
+        "ppo.policy": ("Policy",),
         "ppo.log.to_wandb": ("to_wandb",),
         "ppo.log.to_trackio": ("to_trackio",),
         "ppo.log.to_mlflow": ("to_mlflow",),

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .buffer import Aligned, align
 from .config import Sampling
+from .io.named import described, wrong_answer
 from .lm.adapters import copy_trained
 from .lm.backbone import Backbone, blocks, swapped_forwards
 from .lm.frozen_blocks import FrozenBlocks
@@ -181,13 +182,19 @@ class ActorCritic(nn.Module):
 
 
 def _ask_own_critic(critic: nn.Module, rows: Aligned) -> Tensor:
-    """V before the next token at every position, [B, S]. Raises ValueError for an answer of another shape."""
+    """V before the next token at every position, [B, S].
+
+    Raises ValueError for an answer of another shape, for one that is not of floats, and, where gradients are taken, for
+    one without a gradient although the critic has parameters that should move.
+    """
     values = critic(rows.input_ids, rows.attention_mask)
-    if not isinstance(values, Tensor) or values.shape != rows.input_ids.shape:
-        named, wanted = type(critic), list(rows.input_ids.shape)
-        found = f"a tensor {list(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
-        raise ValueError(
-            f"value={named.__module__}.{named.__qualname__} returned {found}: wanted values [B, S] = {wanted}"
+    wanted = list(rows.input_ids.shape)
+    if not isinstance(values, Tensor) or values.shape != rows.input_ids.shape or not values.is_floating_point():
+        raise wrong_answer("value", critic, f"returned {described(values)}: wanted values [B, S] = {wanted}, floats")
+    is_trained = torch.is_grad_enabled() and any(p.requires_grad for p in critic.parameters())
+    if is_trained and not values.requires_grad:
+        raise wrong_answer(
+            "value", critic, "returned values without a gradient: do not detach them, or freeze its parameters"
         )
     return values
 

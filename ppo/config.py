@@ -293,12 +293,6 @@ class Config:
                 "critic_warmup_steps",
                 "needs a critic that learns: advantage='gae', a value_head, and value_coef above 0; or leave it at 0",
             )
-            require(
-                self.value_head == "critic" or self.detach_value_head,
-                self,
-                "critic_warmup_steps",
-                "needs detach_value_head=True or value_head='critic': else the value loss would move the policy",
-            )
         if self.schedule != "constant":
             require(
                 self.total_steps is not None and self.total_steps > self.warmup_steps,

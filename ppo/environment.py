@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .checks.seams import name_of
 from .generation import generate
 from .generation.turns import Turns, check_turn_ends
+from .io.named import name_of
 from .io.plain import finite, is_whole
 from .lm.backbone import context_length, vocabulary_size
 from .policy import Policy

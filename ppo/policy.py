@@ -21,6 +21,7 @@ from .buffer import microbatches, trim
 from .config import Config, Sampling
 from .distributed.processes import Processes
 from .distributed.sharding import readable
+from .io.named import wrong_answer
 from .lm.backbone import end_ids, is_split
 from .lm.frozen_blocks import find_frozen_blocks
 from .lm.precision import autocast, statistics_dtype
@@ -117,13 +118,18 @@ class Policy:
             )
 
     def measure(self, generation: Generation) -> Evaluation:
-        """:meth:`evaluate` without gradients, on as many rows at a time as fit into memory."""
+        """:meth:`evaluate` without gradients, on as many rows at a time as fit into memory.
+
+        Raises ValueError for values of an own critic that are NaN or infinite.
+        """
 
         def ask(part: Generation) -> tuple[Tensor, ...]:
             found = self.evaluate(part)
             return found.logprobs, found.entropy, found.values
 
-        return Evaluation(*self._ask_in_fitting_parts(generation, ask))
+        found = Evaluation(*self._ask_in_fitting_parts(generation, ask))
+        self._check_values(found.values)
+        return found
 
     def old_statistics(self, generation: Generation) -> tuple[Tensor, Tensor]:
         """Old log-probs and values, each [B, T]: the sampler's own where those are exact, else measured.
@@ -140,6 +146,7 @@ class Policy:
         if self.actor.critic is None:  # a sampler that did not ask the value head
             return generation.logprobs, self.measure(generation).values
         (values,) = self._ask_in_fitting_parts(generation, lambda part: (self._critic_values(part),))
+        self._check_values(values)
         return generation.logprobs, values
 
     @property
@@ -232,6 +239,14 @@ class Policy:
     def agree_on_limits(self) -> None:
         """Take the smallest limits of all processes, so that all of them make equally many forwards."""
         self.limits.take(Limits.smallest(self.processes.all_gather(self.limits)))
+
+    def _check_values(self, values: Tensor) -> None:
+        """Raise ValueError that names a critic of somebody else's whose values are NaN or infinite."""
+        if self.actor.has_own_critic and not bool(values.isfinite().all()):
+            row = int((~values.isfinite().all(dim=1)).nonzero()[0])
+            raise wrong_answer(
+                "value", self.actor.critic, f"returned values that are NaN or infinite, such as in row {row}"
+            )
 
     def _critic_values(self, part: Generation) -> Tensor:
         with self.precision():

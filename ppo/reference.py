@@ -10,6 +10,7 @@ import copy
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from .actor_critic import ActorCritic
 from .buffer import microbatches, trim
 from .config import Config, Sampling
+from .io.named import described, wrong_answer
 from .lm.adapters import adapter_acts, adapter_off, base_is_trained, copy_trained, has_adapter
 from .lm.backbone import vocabulary_size
 from .lm.frozen_blocks import FrozenBlocks
@@ -73,13 +75,27 @@ class CallableReference:
     function: Callable[[Generation, Sequence[Sample]], Tensor]
 
     def logprobs(self, generation: Generation, samples: Sequence[Sample]) -> Tensor:
-        """The function's answer, set to 0 on padding. Raises ValueError for a wrong shape."""
-        result = self.function(generation, samples)
-        if result.shape != generation.mask.shape:
-            raise ValueError(
-                f"the reference returned {tuple(result.shape)}, expected [B, T] = {tuple(generation.mask.shape)}"
-            )
-        return torch.where(generation.action_mask, as_statistics(result), 0.0).detach()
+        """The function's answer, set to 0 on padding. Raises ValueError for one that is no [B, T] of floats."""
+        return _checked(self.function, self.function(generation, samples), generation)
+
+
+@dataclass(frozen=True)
+class OwnReference:
+    """A :class:`ppo.types.Reference` of somebody else's, whose answer is looked at."""
+
+    reference: Reference
+
+    def logprobs(self, generation: Generation, samples: Sequence[Sample]) -> Tensor:
+        """Its answer, set to 0 on padding. Raises ValueError for one that is no [B, T] of floats."""
+        return _checked(self.reference, self.reference.logprobs(generation, samples), generation)
+
+
+def _checked(reference: Any, answer: Any, generation: Generation) -> Tensor:
+    mask = generation.action_mask
+    if not isinstance(answer, Tensor) or answer.shape != mask.shape or not answer.is_floating_point():
+        wanted = f"log-probs [B, T] = {list(mask.shape)}, floats"
+        raise wrong_answer("reference", reference, f"returned {described(answer)}: wanted {wanted}")
+    return torch.where(mask, as_statistics(answer).to(mask.device), 0.0).detach()
 
 
 def resolve_adapter(model: nn.Module, config: Config) -> Config:
@@ -145,8 +161,10 @@ def make_reference(
     """
     if isinstance(given, FrozenReference) and policy is not None:
         _check_vocabulary(given.model, policy)
-    if isinstance(given, Reference):
+    if isinstance(given, FrozenReference):
         return given
+    if isinstance(given, Reference):
+        return OwnReference(given)
     if given is not None:
         return CallableReference(given)
     if frozen is None or config.kl_coef == 0:

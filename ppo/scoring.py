@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 
 from .advantages import ROUNDING, overlong_charges, place_scores
 from .config import Config
+from .io.named import described, name_of, wrong_answer
 from .run.reward_guard import in_time, named, own_copies
 from .types import Generation, RewardFn, Sample
 
@@ -59,18 +60,22 @@ class RunningMoments:
         return max(self.std, 1e-6)
 
 
-def call_reward(reward: RewardFn, samples: list[Sample]) -> tuple[Tensor, Tensor | None]:
+def call_reward(
+    reward: RewardFn, samples: list[Sample], *, seconds: float | None = None
+) -> tuple[Tensor, Tensor | None]:
     """Ask the reward function: scores float64 [B], and token rewards float64 [B, T] if it gave those, else None.
 
+    ``seconds``: how long it may take (:func:`ppo.run.reward_guard.in_time`); None: no limit.
     The score of a sample with token rewards is their sum. Raises ValueError for a wrong number of answers. Raises
     ValueError that names the sample for too few or too many token rewards, and for what is not a finite number.
     """
-    answer = reward(own_copies(samples))
+    answer = in_time(reward, seconds)(own_copies(samples))
     _check_shape(answer, samples)
     values = _plain(answer)
     if not isinstance(values, Sequence) or len(values) != len(samples):
-        size = len(values) if isinstance(values, Sequence) else repr(values)
-        raise ValueError(f"the reward function returned {size} values for {len(samples)} samples")
+        found = f"{len(values)} values" if isinstance(values, Sequence) else described(values)
+        wanted = f"one number a sample, or one list a sample with a number a token: {len(samples)} of them"
+        raise wrong_answer("reward", reward, f"returned {found} for {len(samples)} samples: wanted {wanted}")
     values = [_plain(value) for value in values]
     if any(isinstance(value, Sequence) and not isinstance(value, str) for value in values):
         return _token_rewards(values, samples)
@@ -116,13 +121,18 @@ def _number(value: Any, where: str) -> float:
     return number
 
 
-def _check_written(per_token: Tensor, generation: Generation) -> None:
-    """Raise ValueError for a token reward on a token that an environment wrote: nobody chose it."""
+def _check_written(per_token: Tensor, generation: Generation, giver: str) -> None:
+    """Raise ValueError for a token reward on a token that an environment wrote: nobody chose it.
+
+    ``giver``: who gave the rewards, for the message.
+    """
     is_written = (generation.mask & ~generation.action_mask)[:, : per_token.shape[1]].cpu()
     wrong = ((per_token != 0) & is_written).nonzero()
     if len(wrong):
         sample, token = wrong[0].tolist()
-        raise ValueError(f"sample {sample} got a reward for token {token}, which an environment wrote: give it 0")
+        raise ValueError(
+            f"{giver} gave a reward for token {token} of sample {sample}, which an environment wrote: give it 0"
+        )
 
 
 class Scorer:
@@ -154,7 +164,7 @@ class Scorer:
         if self._reward is None:
             raise ValueError("there is no reward to ask: pass reward=… to the Trainer, or bring scores of your own")
         with named(samples, step=step):
-            scores, per_token = call_reward(in_time(self._reward, self._config.reward_timeout_seconds), samples)
+            scores, per_token = call_reward(self._reward, samples, seconds=self._config.reward_timeout_seconds)
         for numbers in (scores, per_token):
             self._check_size(numbers)
         return scores.to(self._dtype), per_token.to(self._dtype) if per_token is not None else None
@@ -185,7 +195,8 @@ class Scorer:
         """
         mask = generation.action_mask
         if per_token is not None:
-            _check_written(per_token, generation)
+            giver = "token_rewards" if self._reward is None else f"reward={name_of(self._reward)}"
+            _check_written(per_token, generation, giver)
             adjusted = self._scale_and_clip(per_token, mask[:, : per_token.shape[1]].cpu())
             token_rewards = pad(adjusted, (0, mask.shape[1] - adjusted.shape[1])).to(mask.device)
         else:

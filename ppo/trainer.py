@@ -29,7 +29,16 @@ from .checkpoint.snapshot import check_own, read_snapshot
 from .checkpoint.weights import restore_value
 from .checks.checks import Checks
 from .checks.dump import Dumps
-from .checks.seams import SEAMS, check_seams, checked_advantage, checked_policy_loss, checked_sampler, names_of
+from .checks.seams import (
+    SEAMS,
+    check_callables,
+    check_config,
+    check_seams,
+    checked_advantage,
+    checked_policy_loss,
+    checked_sampler,
+    names_of,
+)
 from .collector import Collector
 from .config import Config, Sampling
 from .distributed.processes import Processes
@@ -125,6 +134,8 @@ class Trainer:
         use_tensorboard: bool | None = None,
     ) -> None:
         config = config if config is not None else Config()
+        check_config(config)
+        check_callables({"reward": reward, "reference": reference})
         self.processes = Processes.current()
         self.processes.check(config)
         own = {"sampler": sampler, "advantage": advantage, "policy_loss": policy_loss, "value": value}
@@ -176,14 +187,17 @@ class Trainer:
             config, self.policy, frozen, optimizer, self.kl, self.scorer, self.prompts, self.stream, retain_texts,
             self.generator, Counters(), self.tokenizer, names_of(own), Best.of(config),
         )  # fmt: skip
-        self.checks = Checks(self.policy, config, Dumps(self.out, self.state.save, self.processes))
+        self.checks = Checks(
+            self.policy, config, Dumps(self.out, self.state.save, self.processes),
+            own_sampler=self.state.own.get("sampler", ""),
+        )  # fmt: skip
         self.learner = Learner(
             self.policy, optimizer, self.kl, config,
-            policy_loss=checked_policy_loss(policy_loss) if policy_loss else policy_loss_of(config),
+            policy_loss=checked_policy_loss(policy_loss) if policy_loss is not None else policy_loss_of(config),
             checks=self.checks, counters=self.state.counters, retain_loss=retain_loss, retain_texts=retain_texts,
             has_own_parts=policy_loss is not None or critic is not None,
         )  # fmt: skip
-        self._advantage = checked_advantage(advantage) if advantage else advantage_of(config)
+        self._advantage = checked_advantage(advantage) if advantage is not None else advantage_of(config)
         self._use_tensorboard = use_tensorboard
 
     # ------------------------------------------------------------------ one step, first half
@@ -340,6 +354,7 @@ class Trainer:
         KeyboardInterrupt; a second Ctrl-C ends at once, and the last checkpoint stands. With several processes, a
         process that fails ignores SIGTERM from then on, so that its error is still printed.
         """
+        check_callables({"on_step": on_step, "probe": probe, "stop_when": stop_when})
         processes = self.processes
         with processes.together():
             if self.out is not None:
@@ -369,7 +384,7 @@ class Trainer:
                     log.metrics(step, metrics)
                     log.samples(step, rollout)
                     if on_step is not None and processes.is_first:
-                        on_step(Step(step, rollout, metrics))
+                        on_step(Step(step, rollout, dict(metrics)))
                 newest |= metrics
                 bar.set_postfix(headline(show, newest))
                 is_over = stop_when is not None and processes.first(partial(stop_when, metrics))

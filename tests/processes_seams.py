@@ -130,8 +130,8 @@ UPDATES = {
     "warmup": (WARMUP | {"retain_coef": 0.5, "retain_tokens": 6}, dict),
     "warmup_linear": ({"critic_warmup_steps": 1, "detach_value_head": True}, dict),
     "warmup_kl": (WARMUP | {"retain_coef": 0.5, "retain_tokens": 6, "retain_loss": "kl"}, dict),
-    "all": (WARMUP | ROOM, lambda: everything(Table())),
-    "all_blocks": (WARMUP | ROOM, lambda: everything(Blocks())),
+    "all": ({"critic_warmup_steps": 1} | ROOM, lambda: everything(Table())),
+    "all_blocks": ({"critic_warmup_steps": 1} | ROOM, lambda: everything(Blocks())),
 }  # changes of the config, and the arguments
 
 
@@ -250,7 +250,7 @@ def drawn(folder):
 def resumed(folder, kind=Table, **more):
     """A run of an own critic, its checkpoint, and the run that goes on from it."""
     name = "-".join([kind.__name__, *map(str, more.values())])
-    trainer = make(WARMUP | more, everything(kind()))
+    trainer = make({"critic_warmup_steps": 1} | ROOM | more, everything(kind()))
     trainer.train(2, progress=False)
     trainer.save(folder / name)
     again = Trainer.resume(folder / name, PROMPTS, count_fives, retain=RETAIN, **everything(kind()))

@@ -41,9 +41,14 @@ class CheckError(RuntimeError):
 
 
 class Checks:
-    """Checks what must hold in every step. ``dumps``: writes what :func:`ppo.replay` reads after a violation."""
+    """Checks what must hold in every step.
 
-    def __init__(self, policy: Policy, config: Config, dumps: Dumps) -> None:
+    ``dumps``: writes what :func:`ppo.replay` reads after a violation. ``own_sampler``: the name of a sampler of
+    somebody else's, or "".
+    """
+
+    def __init__(self, policy: Policy, config: Config, dumps: Dumps, *, own_sampler: str = "") -> None:
+        self._own_sampler = own_sampler
         self._policy = policy
         self._config = config
         self._dumps = dumps
@@ -71,6 +76,7 @@ class Checks:
         is_apart = ~(gaps <= most)  # NaN is apart, too
         if bool(is_apart.any()):
             text = f"the sampler's log-probs are not those of the training forward (nats per token, limit {most:g})"
+            text += self._remedy()
             raise CheckError(self._dump_and_describe("sampler", text, rollout, gaps * is_apart, None, step))
 
     def first_minibatch(self, minibatch: Rollout, retain: RetainBatch | None, gap: float, *, step: int) -> None:
@@ -83,10 +89,21 @@ class Checks:
         if self._config.checks == "on" and gap > most:
             ratio = "the first minibatch has a ratio other than 1"
             text = f"{ratio}: its log-probs are {gap:.3g} nats per token off (limit {most:g})"
+            if self._policy.is_sampler_exact:  # the old log-probs are the sampler's
+                text += self._remedy()
             gaps = self._policy.gaps(minibatch)
             raise CheckError(
                 self._dump_and_describe("first_minibatch", text, minibatch, gaps * (gaps > most), retain, step)
             )
+
+    def _remedy(self) -> str:
+        """What to do about log-probs that a sampler of somebody else's gave."""
+        if not self._own_sampler:
+            return ""
+        return (
+            f"; sampler={self._own_sampler} gave them: take those of policy.measure(generation), or correct the "
+            "difference with Config(importance='token', old_logprobs='recompute')"
+        )
 
     def finite(self, statistics: Mapping[str, float]) -> None:
         """Raise FloatingPointError that names the NaN or infinite statistics of a minibatch, if there are any."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..io.named import described
 from ..policy import Policy
 from ..prompts import Prompt
 from ..types import Generation
@@ -131,16 +131,6 @@ def _wrong_order(generation: Generation, prompts: Sequence[Prompt]) -> str:
         if start != list(prompt.ids) and (place := places.get(tuple(start))) is not None:
             return f"returned row {row}, which answers prompts[{place}]: row i must answer prompts[i]"
     return ""
-
-
-def described(value: Any) -> str:
-    """A value in a few words: a tensor by its dtype and shape, a tuple by the kinds inside."""
-    if isinstance(value, Tensor):
-        kind = "" if value.dtype == torch.float32 else f"{value.dtype} "
-        return f"a tensor {kind.replace('torch.', '')}{list(value.shape)}"
-    if isinstance(value, tuple):
-        return f"({', '.join(described(item) for item in value[:4])}{', …' if len(value) > 4 else ''})"
-    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def _is(wanted: torch.dtype) -> Callable[[torch.dtype], bool]:

@@ -22,11 +22,16 @@ _SHOWN = 4  # prompts shown in an error's note
 def own_copies(samples: list[Sample]) -> list[Sample]:
     """Copies of the samples for a function that may change them. Training and the next step do not see its changes.
 
-    Dicts, lists and sets in a row are copied at every depth. Other objects in a row, such as a tensor, are not copied.
+    Dicts, lists and sets in ``row`` and ``info`` are copied at every depth. Other objects there, such as a tensor, are
+    not copied.
     """
     return [
         replace(
-            s, prompt_ids=list(s.prompt_ids), ids=list(s.ids), row=_copied(s.row) if isinstance(s.row, dict) else s.row
+            s,
+            prompt_ids=list(s.prompt_ids),
+            ids=list(s.ids),
+            row=_copied(s.row) if isinstance(s.row, dict) else s.row,
+            info=_copied(s.info),
         )
         for s in samples
     ]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ppo import Config, EnvironmentSampler, Trainer, Turn, turn_rewards
-from ppo.checks.seams import name_of
+from ppo.io.named import name_of
 from tests.fakes import Letters, tiny_gpt2
 
 ROWS = [{"prompt": [2, 3], "secret": 14}, {"prompt": [4, 5, 6], "secret": 15}, {"prompt": [7], "secret": 16}]

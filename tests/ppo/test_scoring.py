@@ -33,8 +33,8 @@ def test_token_rewards_are_ragged():
     ("answer", "message"),
     [
         ([1, 2], "returned 2 values for 3 samples"),
-        (5, "returned 5 values for 3 samples"),
-        (None, "returned None values for 3 samples"),
+        (5, "returned an int for 3 samples"),
+        (None, "returned None for 3 samples"),
         ([1, float("nan"), 2], "the reward of sample 1 is nan: rewards must be finite"),
         ([1, 2, float("inf")], "the reward of sample 2 is inf"),
         ([1, "x", 2], "the reward of sample 1 is 'x', not a number"),

@@ -258,7 +258,8 @@ def test_a_critic_of_the_wrong_shape_is_named():
     with pytest.raises(ValueError, match="value_head='none' goes with an estimator of your own"):
         make(SMALL.replace(value_head="none"))
     with pytest.raises(
-        ValueError, match=r"^advantage=.* would never read Config\(gae_length_alpha=0.05\): leave out what it sets"
+        ValueError,
+        match=r"^advantage=.* would never read Config\(gae_length_alpha=0.05\): leave gae_length_alpha at its default",
     ):
         make(SMALL.replace(gae_length_alpha=0.05), advantage=lambda r, v, m, s: (r, r))
 

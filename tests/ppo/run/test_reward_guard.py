@@ -35,7 +35,7 @@ def hangs(samples):
         (hangs, TimeoutError, "took more than reward_timeout_seconds=2"),
         (lambda samples: [1.0] * 7 + [float("nan")], ValueError, "the reward of sample 7 is nan"),
         (lambda samples: [1.0] * 7, ValueError, "returned 7 values for 8 samples"),
-        (lambda samples: None, ValueError, "returned None values for 8 samples"),
+        (lambda samples: None, ValueError, "returned None for 8 samples"),
         (lambda samples: "abcdefgh", ValueError, "the reward of sample 0 is 'a', not a number"),
     ],
 )
