@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def checked_policy_loss(loss_fn: PolicyLoss) -> PolicyLoss:
                 "policy_loss", loss_fn, f"returned the statistic {taken[0]!r}, which the library measures itself"
             )
         for name, value in statistics.items():
-            if not isinstance(value, int | float) and not (isinstance(value, Tensor) and value.dim() == 0):
+            if not isinstance(value, Real) and not (isinstance(value, Tensor) and value.dim() == 0):
                 found = described(value)
                 raise wrong_answer(
                     "policy_loss", loss_fn, f"returned the statistic {name!r} that is {found}: wanted a number"
