@@ -26,11 +26,15 @@ def truth_text(sample: Sample) -> str:
 
 
 def truth_ids(sample: Sample) -> Sequence[int]:
-    """The true suffix as token ids. ValueError when the row has none."""
+    """The true suffix as token ids. ValueError when the row has none.
+
+    If it ends with the EOS that ended the response, both are counted without it (:func:`content_ids`).
+    """
     value = sample.row.get("suffix_ids")
     if not isinstance(value, (list, tuple)):
         raise ValueError(_missing(sample, "suffix_ids", "the true suffix as a list of token ids", value))
-    return value
+    is_shared = sample.is_ended and value and sample.ids and value[-1] == sample.ids[-1]
+    return value[:-1] if is_shared else value
 
 
 def has_truth(sample: Sample) -> bool:

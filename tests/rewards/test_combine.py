@@ -9,6 +9,7 @@ import pytest
 from ppo.types import Sample
 from rewards.combine import Reward, Term
 from rewards.demem import RepetitionMeasure, default, paper
+from rewards.edit import edit_similarity
 from rewards.guards import ONLY_EMPTY, Guards, garbled_share
 
 TRUTH = "the meeting with Anna Berg is on Monday at nine in room four"
@@ -161,3 +162,9 @@ def test_garbled_characters_count_beyond_those_of_the_truth() -> None:
     for truth, expected in (("icons \ue003\ue004 there", None), ("icons there", "garbled")):
         sample = Sample("p", text, [2], ids, {"suffix": truth, "suffix_ids": ids}, False)
         assert Guards().reason(sample) == expected
+
+
+def test_the_eos_that_ends_response_and_truth_counts_for_neither() -> None:
+    row = {"suffix": "a b", "suffix_ids": [5, 6, 1]}
+    for ids, is_ended, similarity in (([5, 6, 1], True, 1.0), ([5, 6], False, 2 / 3), ([5, 6, 2], True, 2 / 3)):
+        assert edit_similarity([Sample("p", "a b", [2], ids, row, is_ended)]) == [pytest.approx(similarity)]
