@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
+from ppo.lm.backbone import first_position
 from ppo.types import Sample
 
 from .samples import truth_text
@@ -42,8 +43,10 @@ class BertScore:
     name           the encoder's name in the signature
     layer          which hidden state to compare: 0 the embeddings, k the output of block k, negative from the end
     baseline       rescales every value x to (x - baseline) / (1 - baseline); each encoder and layer has its own
-    max_tokens     texts are cut to this length, special tokens included, because encoders have a limit
+    max_tokens     texts are cut to this length, special tokens included, and to the encoder's own limit
     batch_size     texts encoded at once
+
+    Raises ValueError for an encoder without the layer, and for a tokenizer that cannot pad.
     """
 
     def __init__(
@@ -61,11 +64,12 @@ class BertScore:
             raise ValueError(
                 f"baseline={baseline} must be below 1: values are rescaled to (x - baseline) / (1 - baseline)"
             )
+        check_encoder(encoder, tokenizer, name=name, layer=layer)
         self.encoder = encoder.eval()
         self.tokenizer = tokenizer
         self.layer = layer
         self.baseline = baseline
-        self.max_tokens = max_tokens
+        self.max_tokens = min(max_tokens, most_tokens(encoder, max_tokens))
         self.batch_size = batch_size
         self.signature = f"bertscore|encoder:{name}|layer:{layer}|idf:no|baseline:{baseline}|match:greedy"
 
@@ -118,6 +122,26 @@ class BertScore:
 
     def _rescale(self, values: Tensor) -> Tensor:
         return values if self.baseline is None else (values - self.baseline) / (1 - self.baseline)
+
+
+def check_encoder(encoder: nn.Module, tokenizer: Any, *, name: str, layer: int) -> None:
+    """Raise ValueError for what could not score a batch: no such layer, or no token to pad with."""
+    blocks = getattr(getattr(encoder, "config", None), "num_hidden_layers", None)
+    if isinstance(blocks, int) and not -blocks - 1 <= layer <= blocks:
+        raise ValueError(f"layer={layer} does not exist: the encoder {name} has hidden states 0 … {blocks}")
+    if getattr(tokenizer, "pad_token", "given") is None:
+        raise ValueError(
+            f"the tokenizer of {name} has no pad token, so it makes no batch: set tokenizer.pad_token, for example "
+            "to its eos_token"
+        )
+
+
+def most_tokens(encoder: nn.Module, default: int) -> int:
+    """How many tokens the encoder has positions for; ``default`` where its config names no number."""
+    positions = getattr(getattr(encoder, "config", None), "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions <= 0:
+        return default
+    return positions - first_position(encoder)
 
 
 def greedy_match(

@@ -95,7 +95,17 @@ def test_bertscore_of_empty_text_and_rescaling(encoder) -> None:
     with pytest.raises(ValueError, match=r"baseline=1\.0"):
         BertScore(encoder, WordTokenizer(), name="tiny", baseline=1.0)
     with pytest.raises(ValueError, match="layer=5 does not exist"):
-        BertScore(encoder, WordTokenizer(), name="tiny", layer=5)(["a"], ["b"])
+        BertScore(encoder, WordTokenizer(), name="tiny", layer=5)  # when it is loaded, not at the first reward
+    bare = WordTokenizer()
+    bare.pad_token = None
+    with pytest.raises(ValueError, match="tiny has no pad token"):
+        BertScore(encoder, bare, name="tiny")
+
+
+def test_texts_are_cut_to_the_positions_of_the_encoder(encoder) -> None:
+    positions = encoder.config.max_position_embeddings
+    assert BertScore(encoder, WordTokenizer(), name="tiny", max_tokens=10**6).max_tokens == positions
+    assert BertScore(encoder, WordTokenizer(), name="tiny", max_tokens=7).max_tokens == 7
 
 
 def test_bertscore_measure_is_the_absolute_f(encoder) -> None:
