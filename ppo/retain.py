@@ -122,7 +122,8 @@ class RetainLoss:
             return -logprobs.gather(-1, targets.unsqueeze(-1)).sum()
         with torch.no_grad(), self._adapter_off():
             ref_logprobs = torch.log_softmax(as_statistics(self._reference.output_layer(ref_rows)), dim=-1)
-        return (ref_logprobs.exp() * (ref_logprobs - logprobs)).sum()
+        apart = (ref_logprobs - logprobs).masked_fill(ref_logprobs == -torch.inf, 0.0)  # 0 · (-inf - -inf) is 0 here
+        return (ref_logprobs.exp() * apart).sum()
 
 
 def count_predictions(mask: Tensor) -> int:

@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,7 @@ class Backbone:
         self.accepts_cache = "past_key_values" in parameters
         self.hidden_size = _hidden_size(output_layer)
         self.first_position = first_position(inner)
+        self.short_length = short_length(inner)
 
     def __call__(
         self,
@@ -72,7 +73,30 @@ class Backbone:
 
         Positions count real tokens only, so left padding changes nothing. Models without ``position_ids`` (ALiBi)
         compute positions from the mask.
+
+        With "longrope" a longer sequence rotates all its positions in another way. A token was sampled when its own
+        sequence was the whole one, so right-padded rows are computed twice: their first tokens as a short sequence.
         """
+        short = self.short_length
+        if short is None or input_ids.shape[1] <= short or cache is not None or not bool(attention_mask[:, 0].all()):
+            return self._call(input_ids, attention_mask, position_ids=position_ids, cache=cache, use_cache=use_cache)
+        early = None if position_ids is None else position_ids[:, :short]
+        first = self._call(input_ids[:, :short], attention_mask[:, :short], position_ids=early)
+        whole = self._call(input_ids, attention_mask, position_ids=position_ids, use_cache=use_cache)
+        hidden = torch.cat([first.hidden, whole.hidden[:, short:]], dim=1)
+        if self.is_cut_before_logits:
+            return Features(hidden, as_input_of(self.output_layer, hidden), whole.cache)
+        return Features(hidden, torch.cat([first.before_logits, whole.before_logits[:, short:]], dim=1), whole.cache)
+
+    def _call(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        *,
+        position_ids: Tensor | None = None,
+        cache: Any = None,
+        use_cache: bool = False,
+    ) -> Features:
         arguments: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask.long()}
         if self.accepts_positions:
             if position_ids is None:
@@ -84,7 +108,7 @@ class Backbone:
         if self.is_cut_before_logits:
             output = self._called(**arguments)
             hidden = output.last_hidden_state
-            return Features(hidden, hidden, getattr(output, "past_key_values", None))
+            return Features(hidden, as_input_of(self.output_layer, hidden), getattr(output, "past_key_values", None))
         output = self._called(output_hidden_states=True, **arguments)
         return Features(output.hidden_states[-1], output.logits, getattr(output, "past_key_values", None))
 
@@ -99,6 +123,28 @@ def first_position(model: nn.Module) -> int:
     is_roberta = any(hasattr(module, "create_position_ids_from_input_ids") for module in model.modules())
     config: Any = model.config
     return int(config.pad_token_id) + 1 if is_roberta else 0
+
+
+def as_input_of(output_layer: Any, hidden: Tensor) -> Tensor:
+    """Hidden states in the dtype of the output layer's weight: Mamba's are in float32 also where its weights are not.
+
+    Under autocast the layer casts by itself.
+    """
+    weight = getattr(output_layer, "weight", None)
+    is_mixed = isinstance(weight, Tensor) and weight.is_floating_point() and weight.dtype != hidden.dtype
+    if not is_mixed or torch.is_autocast_enabled(hidden.device.type):
+        return hidden
+    return hidden.to(cast(Tensor, weight).dtype)
+
+
+def short_length(model: Any) -> int | None:
+    """The most tokens that a "longrope" model rotates by its short factors, or None for every other model."""
+    kinds = [getattr(module, "rope_type", None) for module in model.modules()]
+    if "longrope" not in kinds:
+        return None
+    config = model.config.get_text_config()
+    length = (getattr(config, "rope_parameters", None) or {}).get("original_max_position_embeddings")
+    return int(length if length is not None else config.original_max_position_embeddings)
 
 
 def _identity(logits: Tensor) -> Tensor:
@@ -124,7 +170,7 @@ def _is_plain_head(model: Any, base_model: nn.Module, output_layer: nn.Module) -
     probe = probe_ids(model)
     with evaluation_mode(model):
         logits = model(input_ids=probe).logits
-        rebuilt = output_layer(base_model(input_ids=probe).last_hidden_state)
+        rebuilt = output_layer(as_input_of(output_layer, base_model(input_ids=probe).last_hidden_state))
     return bool(torch.allclose(logits.float(), rebuilt.float(), rtol=1e-5, atol=1e-5))
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..buffer import align, microbatches
 from ..types import Generation
 from .adapters import has_adapter
-from .backbone import Backbone, blocks, causal_lm, evaluation_mode, probe_ids, swapped_forwards
+from .backbone import Backbone, blocks, causal_lm, evaluation_mode, probe_ids, short_length, swapped_forwards
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def find_frozen_blocks(model: nn.Module) -> FrozenBlocks | None:
     other states. Nor has one whose later blocks read more than the last output, which the probe shows as well.
     """
     inner = causal_lm(model)
-    if all(p.requires_grad for p in inner.parameters()):
+    if all(p.requires_grad for p in inner.parameters()) or short_length(inner) is not None:  # that one is called twice
         return None
     found = blocks(inner)
     probe, (logits, calls) = probe_ids(inner), _outputs_of_blocks(inner)

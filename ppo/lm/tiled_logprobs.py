@@ -26,7 +26,7 @@ from .precision import statistics_dtype
 
 _TILE_WIDTH = 2048  # tokens of the vocabulary in a tile
 _LOG2_E = math.log2(math.e)  # tiles are in base 2: exp2 is three times as fast as exp on the CPU
-_NO_CHANCE = -1e30  # the logit of a banned token; unlike -inf it can be multiplied with 0
+_NO_CHANCE = -1e30  # the logit of a token without a chance; unlike -inf it can be multiplied with 0
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,8 @@ class _Tiles:
         inputs = self.inputs[rows]
         bias = self.bias[ids].to(self.dtype) if self.bias is not None else None
         logits = F.linear(inputs, weight, bias).to(self.sum_dtype).mul_(self.factor)
+        if bias is not None:  # -inf there takes a token's chance; 0 times -inf would be nan
+            logits.clamp_(min=_NO_CHANCE)
         banned = (token - ids.start for token in self.distribution.banned_ids)
         ban_early_eos_(logits, self.distribution.is_banned[rows], banned, no_chance=_NO_CHANCE)
         own = (self.tokens[rows] - ids.start).unsqueeze(-1)

@@ -57,6 +57,26 @@ def test_kl_to_itself_is_zero_and_has_no_gradient():
     assert max(float(p.grad.abs().max()) for p in policy.parameters()) < 1e-6
 
 
+def test_kl_where_an_output_bias_is_minus_infinity():
+    """Ids that pad a vocabulary have no chance in either model, and count for nothing."""
+    models = [tiny_gpt2(seed).eval() for seed in (1, 2)]
+    for model in models:
+        head = torch.nn.Linear(model.lm_head.in_features, model.lm_head.out_features)
+        head.load_state_dict({"weight": model.lm_head.weight, "bias": torch.zeros(head.out_features)})
+        head.bias.data[-3:] = -torch.inf
+        model.lm_head = head
+    ids, mask = draw()
+    ids, (policy, reference) = ids.clamp(max=20), models
+    loss = make("kl", reference=reference)(Backbone(policy), ids, mask, num_tokens=count_predictions(mask))
+    loss.backward()
+    total, kept = 0.0, slice(0, -3)
+    for row, real in zip(ids, mask, strict=True):
+        new, ref = (torch.log_softmax(m(input_ids=row[real][None]).logits[0, :-1, kept].double(), -1) for m in models)
+        total += float((ref.exp() * (ref - new)).sum())
+    assert loss.item() == pytest.approx(total / count_predictions(mask), rel=1e-4)
+    assert all(p.grad is None or p.grad.isfinite().all() for p in policy.parameters())
+
+
 def test_parts_add_up():
     policy, loss = Backbone(tiny_gpt2(1).eval()), make("kl")
     ids, mask = draw()

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...lm.backbone import Backbone, context_length, positions, vocabulary_size
+from ...lm.backbone import Backbone, as_input_of, context_length, positions, vocabulary_size
 from ..decoders.weights import STATIC_ROTATIONS
 
 _CACHE_NAMES = ("past_key_values", "cache_params")
@@ -61,7 +61,7 @@ class LastPosition:
         new_cache = getattr(output, self.cache_name, None) if use_cache and self.cache_name is not None else None
         if self._is_cut:
             last = output.last_hidden_state[:, -1]
-            return Features(last, last, new_cache)
+            return Features(last, as_input_of(self.output_layer, last), new_cache)
         return Features(output.hidden_states[-1][:, -1], output.logits[:, -1], new_cache)
 
 

@@ -134,6 +134,41 @@ def test_a_model_that_is_no_causal_lm_gets_an_error_that_says_so():
             use(translator)
 
 
+def test_hidden_states_in_float32_before_an_output_layer_in_bfloat16():
+    """Mamba's trunk gives float32 in any precision, and its head casts."""
+    model = build(MODELS["mamba"]).to(torch.bfloat16).eval()
+    ids = torch.tensor([[5, 7, 9]])
+    backbone = Backbone(model)
+    assert backbone.is_cut_before_logits
+    features = backbone(ids, torch.ones_like(ids, dtype=torch.bool))
+    assert torch.equal(backbone.output_layer(features.before_logits).float(), model(input_ids=ids).logits)
+    sampling = Sampling(response_length=3, temperature=0.0)
+    tokens = generate(model, [[5, 7, 9]], sampling).tokens
+    assert tokens[0, 0] == model(input_ids=ids).logits[0, -1].argmax()
+
+
+@pytest.mark.parametrize("kind", [hf.LlamaConfig, hf.Phi3Config])
+def test_longrope_rates_a_token_as_its_sequence_was_when_it_was_sampled(kind):
+    """Before its original length the short factors hold, after it the long ones; the oracle takes each prefix alone."""
+    rope = {
+        "rope_type": "longrope", "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [2.0, 3.0, 4.0, 6.0],
+        "factor": 8.0, "rope_theta": 1e4, "original_max_position_embeddings": 5,
+    }  # fmt: skip
+    config = kind(
+        **WIDE, max_position_embeddings=40, original_max_position_embeddings=5, rope_parameters=rope, pad_token_id=0
+    )
+    model = build(config).eval()
+    ids = torch.tensor([[5, 7, 9, 3, 2, 8, 11, 4], [6, 1, 2, 0, 0, 0, 0, 0]])
+    mask = torch.tensor([[True] * 8, [True] * 3 + [False] * 5])
+    backbone = Backbone(model)
+    features = backbone(ids, mask)
+    logits = backbone.output_layer(features.before_logits)
+    for row, length in ((0, 8), (1, 3)):
+        for end in range(1, length + 1):
+            alone = model(input_ids=ids[row : row + 1, :end], use_cache=False).logits[0, -1]
+            torch.testing.assert_close(logits[row, end - 1], alone, rtol=1e-4, atol=1e-5)
+
+
 class Prompted(nn.Module):
     """A wrapper as PEFT's prompt tuning: its own forward puts vectors before the tokens."""
 

@@ -148,6 +148,25 @@ def test_extreme_logits_stay_finite():
     torch.testing.assert_close(logprobs.detach(), expected, rtol=1e-5, atol=0.1)
 
 
+def test_minus_infinity_in_the_bias_takes_a_tokens_chance():
+    """As in models whose vocabulary is padded; value and gradients are those of the other tokens alone."""
+    generator = torch.Generator().manual_seed(0)
+    rows, weight, bias = (torch.randn(*shape, generator=generator).double() for shape in ((5, 4), (9, 4), (9,)))
+    bias[6:] = -torch.inf
+    tokens = torch.tensor([0, 5, 2, 3, 3])
+    distribution = OutputDistribution(0.7, (), torch.zeros(5, dtype=torch.bool), torch.float64, 2)
+    given = [x.clone().requires_grad_(True) for x in (rows, weight, bias)]
+    logprobs, entropy = output_logprobs(*given, tokens, distribution, has_entropy_gradient=True)
+    (logprobs.sum() + 0.3 * entropy.sum()).backward()
+    kept = [rows.clone().requires_grad_(True), *(x[:6].clone().requires_grad_(True) for x in (weight, bias))]
+    plain = torch.distributions.Categorical(logits=(kept[0] @ kept[1].T + kept[2]) / 0.7)
+    (plain.log_prob(tokens).sum() + 0.3 * plain.entropy().sum()).backward()
+    torch.testing.assert_close((logprobs, entropy), (plain.log_prob(tokens), plain.entropy()))
+    for ours, theirs in zip(given, kept, strict=True):
+        torch.testing.assert_close(ours.grad[: len(theirs)], theirs.grad)
+        assert not ours.grad[len(theirs) :].any()
+
+
 def test_an_empty_batch_gives_a_gradient_of_zeros():
     rows, weight = torch.zeros(0, D, requires_grad=True), torch.zeros(V, D, requires_grad=True)
     dist = OutputDistribution(1.0, (), torch.zeros(0, dtype=torch.bool), torch.float32, 8)
