@@ -82,11 +82,17 @@ def test_a_wrong_sampler_is_named(change, problem):
 
 
 def test_responses_of_a_sampler_fit_into_the_context_of_the_model():
-    def mine(policy, prompts, *, seed, request_ids):
-        return collate([[2] * 43 for _ in prompts], [[5] * 6 for _ in prompts])
+    def start_of(length):
+        def mine(policy, prompts, *, seed, request_ids):
+            drawn = collate([[2] * length for _ in prompts], [[5] * 6 for _ in prompts])
+            found = policy.measure(drawn) if length + 6 <= 48 else drawn
+            return replace(drawn, logprobs=found.logprobs, entropy=found.entropy)
 
+        return mine
+
+    make(sampler=start_of(42)).rollout()
     with pytest.raises(ValueError, match="row 0 with more tokens, prompt and response, than the model's context of 48"):
-        make(sampler=mine).rollout()
+        make(sampler=start_of(43)).rollout()
 
 
 def test_responses_in_another_order_than_their_prompts_are_refused():
