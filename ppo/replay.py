@@ -88,7 +88,7 @@ def _problems(check: str, rollout: Rollout, gaps: torch.Tensor, most: float) -> 
         problems[apart] = [row for row, gap in enumerate(gaps.tolist()) if not gap <= most]
     if check == "sampler":
         apart = f"the sampler's log-probs are more than {most:g} nats per token from the training forward's"
-        problems[apart] = (sampler_gaps(rollout) > most).nonzero().squeeze(1).tolist()
+        problems[apart] = (~(sampler_gaps(rollout) <= most)).nonzero().squeeze(1).tolist()
     return {name: which for name, which in problems.items() if which}
 
 
@@ -114,7 +114,7 @@ def _restored_parts(
     own = {"policy_loss": loss, "value": critic}
     check_own(snapshot, names_of(own), seams=tuple(own), asker="replay")
     config, processes = snapshot.config, Processes.current()
-    policy = Policy.of(snapshot.model, config, processes, critic=critic)
+    policy = Policy.of(snapshot.model, config, processes, critic=critic, has_own_loss=loss is not None)
     restore_value(policy, snapshot.folder)
     frozen = freeze(snapshot.model, config, has_own_reference=True)  # for the retain loss alone
     if frozen is not None and frozen is not snapshot.model:

@@ -177,6 +177,9 @@ ONLY_IN_FLOAT32 = {"adam": {"adam_eps": BASE.adam_eps}}
 
 # The fields that no case sets, and why they need none.
 NOT_MATHEMATICS = {
+    "eval_every_steps": "an evaluation looks on (tests/ppo/test_evaluator.py)",
+    "best_metric": "which step is kept (tests/ppo/checkpoint/test_best.py)",
+    "best_is": "which step is kept (tests/ppo/checkpoint/test_best.py)",
     "redraw_rounds": "which prompts a step has, not what becomes of them (tests/ppo/test_draws.py)",
     "reference_dtype": "precision: a frozen copy in bfloat16 is another reference (tests/ppo/test_reference.py)",
     "autocast": "precision: off is the default and exact; bfloat16 has its own bounds (tests/ppo/test_trainer.py)",
