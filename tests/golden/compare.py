@@ -91,11 +91,11 @@ def copy_program(folder: Path) -> Path:
 
 
 def differences(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """The differences of one configuration, and the entries of state.json or a trace that only the new tree has.
+    """The differences of one configuration, and the entries of state.json, metrics or a trace that it lacks.
 
     Those are no fault: a new tree may say more.
     """
-    may_be_new = ("/state.json/", "trace/")
+    may_be_new = ("/state.json/", "/metrics/", "trace/")
     added = [name for name in new if name not in old and any(part in name for part in may_be_new)]
     wrong = []
     for name in [*old, *(name for name in new if name not in old and name not in added)]:
