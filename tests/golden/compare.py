@@ -91,7 +91,7 @@ def copy_program(folder: Path) -> Path:
 
 
 def differences(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """The differences of one configuration, and the entries of state.json, metrics or a trace that it lacks.
+    """The differences of one configuration, and what only the new tree has in state.json, metrics or a trace.
 
     Those are no fault: a new tree may say more.
     """
