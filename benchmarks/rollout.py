@@ -166,7 +166,7 @@ def run(name: str, model: Any, work: Workload, outcome: Outcome, lengths: Tensor
         if name in ("ppo", "ppo-hf", "ppo-compiled"):
             engine, compiled = ("hf" if name == "ppo-hf" else "auto"), name == "ppo-compiled"
             generation = ppo.generate(
-                model, work.prompts, work.sampling, slots=work.batch, engine=engine, compiled=compiled
+                model, work.prompts.tolist(), work.sampling, slots=work.batch, engine=engine, compiled=compiled
             )
             outcome.lengths = generation.mask.sum(dim=1)
             outcome.tokens = int(outcome.lengths.sum())
@@ -199,7 +199,9 @@ def static_batch(model: Any, prompts: Tensor, work: Workload, *, is_static: bool
 def padded_batches(model: Any, work: Workload, lengths: Tensor) -> int:
     """Run the fast decoder batch by batch; every row gets the length of the longest response of its batch."""
     for prompts, some in zip(work.prompts.split(work.batch), lengths.split(work.batch), strict=True):
-        ppo.generate(model, prompts, ppo.Sampling(response_length=int(some.max()), eos_ids=()), slots=work.batch)
+        ppo.generate(
+            model, prompts.tolist(), ppo.Sampling(response_length=int(some.max()), eos_ids=()), slots=work.batch
+        )
     return int(lengths.sum())
 
 

@@ -6,8 +6,8 @@ weights themselves are read by transformers, by the same function. It knows no m
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
@@ -47,7 +47,7 @@ def pytorch_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         held = _mapped(path)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
+    except (UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is damaged, or holds more than tensors: {str(error).splitlines()[0]:.200}") from error
     if not isinstance(held, dict) or not all(isinstance(x, Tensor) for x in held.values()):
         raise ValueError(f"{path} holds something other than tensors by name")

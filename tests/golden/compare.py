@@ -95,7 +95,7 @@ def differences(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[list[st
 
     Those are no fault: a new tree may say more.
     """
-    may_be_new = ("/state.json/", "/metrics/", "trace/")
+    may_be_new = ("/state.json/", "metrics/", "trace/")
     added = [name for name in new if name not in old and any(part in name for part in may_be_new)]
     wrong = []
     for name in [*old, *(name for name in new if name not in old and name not in added)]:

@@ -48,10 +48,10 @@ def test_the_old_commit_and_this_tree_give_the_same_bits(tmp_path, capsys):
 def test_every_difference_is_named():
     old = {"a": "1", "checkpoint/state.json/step": "3", "resumed/differs in": "[]", "gone": "x"}
     new = {"a": "2", "checkpoint/state.json/step": "3", "checkpoint/state.json/own": "{}", "resumed/differs in": "[]"}
-    new |= {"step 0/metrics/sampler/k3": "4"}
+    new |= {"metrics/0/sampler/k3": "4"}
     wrong, added = compare.differences(old, new)
     assert [text.split("\n")[0] for text in wrong] == ["a", "gone"]
-    assert added == ["checkpoint/state.json/own", "step 0/metrics/sampler/k3"]
+    assert added == ["checkpoint/state.json/own", "metrics/0/sampler/k3"]
     assert compare.report({"train x": old}, {"train x": old, "train y": new}, most=0) == 2
 
 

@@ -125,7 +125,7 @@ def test_a_callable_reference():
     rollout = trainer.rollout()
     assert torch.allclose(rollout.kl, 0.25 * rollout.generation.mask)
     assert trainer.state.frozen is None
-    with pytest.raises(ValueError, match=r"the reference returned \(8, 1\), expected \[B, T\] = \(8, 6\)"):
+    with pytest.raises(ValueError, match=r"returned a tensor \[8, 1\]: wanted log-probs \[B, T\] = \[8, 6\]"):
         make(reference=lambda generation, samples: torch.zeros(8, 1)).rollout()
 
 

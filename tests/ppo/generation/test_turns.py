@@ -141,7 +141,7 @@ def test_a_wrong_answer_is_refused(answer, message):
 def test_answers_of_numpy_numbers_are_answers():
     plain, other = (
         generate(
-            tiny_gpt2(), [[2]], SHORT,
+            tiny_gpt2(), [[2]], Sampling(response_length=9),
             turns=Turns(lambda request, ids, kind=kind: kind([5, 6]), turn_length=2, end_ids=(np.int64(3),)),
         )
         for kind in (list, lambda ids: list(np.array(ids)))

@@ -25,12 +25,18 @@ def unpickling(tree: ast.AST):
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
-            if any(name.split(".")[0] in PICKLES for name in names):
+            is_error_alone = names == [
+                "UnpicklingError",
+                "pickle",
+            ]  # what torch raises for a file with more than tensors
+            if any(name.split(".")[0] in PICKLES for name in names) and not is_error_alone:
                 yield node.lineno
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             owner, name = ast.unparse(node.func.value), node.func.attr
             named = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-            if (owner, name) in {("torch", "load"), ("torch", "save"), ("torch.hub", "load"), ("pd", "read_pickle")}:
+            if (owner, name) in {("torch", "save"), ("torch.hub", "load"), ("pd", "read_pickle")}:
+                yield node.lineno
+            if (owner, name) == ("torch", "load") and named.get("weights_only") != "True":
                 yield node.lineno
             if owner in ("np", "numpy") and name == "load" and named.get("allow_pickle") != "False":
                 yield node.lineno
@@ -50,12 +56,16 @@ def test_no_source_reads_a_pickle_or_runs_code_of_a_repository():
 
 @pytest.mark.parametrize(
     "line", ["import pickle", "from pickle import loads", "torch.load(p)", "np.load(p)",
+             "torch.load(p, weights_only=False)", "torch.load(p, weights_only=x)",
+             "from pickle import UnpicklingError, loads",
              "np.load(p, allow_pickle=True)", "AutoModel.from_pretrained(p, trust_remote_code=True)",
              "AutoConfig.from_pretrained(p)", "AutoModelForCausalLM.from_config(c, trust_remote_code=None)",
              "import joblib.numpy_pickle"],
 )  # fmt: skip
 def test_the_search_finds_every_kind_of_unsafe_line(line):
     assert list(unpickling(ast.parse(line))) == [1]
+    harmless = "torch.load(p, weights_only=True); from pickle import UnpicklingError"
+    assert list(unpickling(ast.parse(harmless))) == []
     harmless = "np.load(p, allow_pickle=False); AutoConfig.from_pretrained(p, trust_remote_code=False)"
     assert list(unpickling(ast.parse(harmless))) == []
 

@@ -85,4 +85,6 @@ def test_headings_in_the_source_are_sections():
     assert field_sections(Oven) == {"": ("door",), "Heat": ("degrees", "fan"), "Time": ("minutes",)}
     sections = field_sections(Config)
     assert [name for names in sections.values() for name in names] == list(Config().to_dict())
-    assert sections["Score and reward"] == ("scale_scores", "clip_scores", "missing_eos_penalty", "whiten_rewards")
+    assert sections["Score and reward"] == (
+        "scale_scores", "clip_scores", "missing_eos_penalty", "overlong_penalty", "overlong_tokens", "whiten_rewards",
+    )  # fmt: skip
