@@ -1,6 +1,6 @@
 """A tool that the policy learns to use: it closes the call, a calculator writes the result, the policy repeats it.
 
-At the start the lab model closes a quarter of the calls and hardly ever repeats a result. After 200 steps it does both.
+At the start the lab model closes a quarter of the calls and hardly ever repeats a result. After 140 steps it does both.
 Only the policy's own tokens are trained on; the calculator's are read. Run: python -m examples.environment
 """
 
@@ -34,7 +34,7 @@ class Calculator:
         return (self.tokenizer(f" = {self.result}:")["input_ids"], 0.3) if self.is_called else (None, 0.0)
 
 
-def main(steps: int = 200, seed: int = 0) -> list[float]:
+def main(steps: int = 140, seed: int = 0) -> list[float]:
     """The share of right results in every step."""
     lab, shares = load("lab"), []
     config = ppo.Config(
