@@ -44,7 +44,7 @@ from .config import Config, Sampling
 from .distributed.processes import Processes
 from .distributed.sharding import shard
 from .draws import Draws
-from .evaluator import Evaluator, check_evaluation, sampling_of
+from .evaluation.evaluator import Evaluator, check_evaluation, sampling_of
 from .importance import importance_weights
 from .io.special import check_special_tokens
 from .kl import KLPenalty
@@ -312,7 +312,7 @@ class Trainer:
 
     @reproducible
     def evaluate(self) -> dict[str, float]:
-        """The policy on ``eval_prompts``: raw scores, lengths, shares (:data:`ppo.evaluator.NAMES`), and the seconds.
+        """The policy on ``eval_prompts``: raw scores, lengths, shares (:mod:`ppo.evaluation.evaluator`), and seconds.
 
         Nothing of the run moves. All processes must call this. Raises ValueError without ``eval_prompts``.
         """

@@ -18,7 +18,7 @@ FLOORS = [
     ["scoring", "reference", "metrics", "distributed"],
     ["policy", "optim"],
     ["sampler", "checkpoint"],
-    ["collector", "evaluator", "checks", "trace", "log", "environment", "draws"],
+    ["collector", "evaluation", "checks", "trace", "log", "environment", "draws"],
     ["learner"],
     ["replay", "trainer"],
     ["compat"],

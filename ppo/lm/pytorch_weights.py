@@ -12,7 +12,7 @@ from pickle import UnpicklingError
 import torch
 from torch import Tensor
 
-from ..io.files import read_json
+from .safetensors_header import indexed_files
 
 INDEX, WHOLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
 
@@ -25,14 +25,7 @@ def pytorch_files(folder: Path) -> list[Path]:
     index = folder / INDEX
     if not index.is_file():
         return [folder / WHOLE] if (folder / WHOLE).is_file() else []
-    record = read_json(index)
-    named = record.get("weight_map") if isinstance(record, dict) else None
-    if not isinstance(named, dict):
-        raise ValueError(f"{index} is damaged: it has no weight_map")
-    for file in named.values():
-        if not isinstance(file, str) or file != Path(file).name or not file.endswith(".bin"):
-            raise ValueError(f"{index} names {file!r:.80}, which is no PyTorch file of its folder")
-    return [folder / file for file in sorted(set(named.values()))]
+    return [folder / file for file in indexed_files(index, suffix=".bin")]
 
 
 def pytorch_shapes(folder: Path) -> dict[str, tuple[int, ...]]:

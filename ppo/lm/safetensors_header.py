@@ -21,7 +21,7 @@ def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """The shapes of all tensors in a folder's safetensors files, by name. Raises ValueError for a damaged file."""
     shapes: dict[str, tuple[int, ...]] = {}
     for path in sorted(folder.glob("*.safetensors.index.json")):
-        _check_index(path)
+        indexed_files(path, suffix=".safetensors")
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, framework="pt") as file:
@@ -31,15 +31,19 @@ def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _check_index(path: Path) -> None:
-    """Raise ValueError if an index says that weights lie in another folder."""
-    index = read_json(path)
-    files = index.get("weight_map") if isinstance(index, dict) else None
+def indexed_files(index: Path, *, suffix: str) -> list[str]:
+    """The names of the files that an index of weights points to. Raises ValueError if one is not of its folder.
+
+    ``suffix``: what such a file ends with, ".safetensors" or ".bin".
+    """
+    record = read_json(index)
+    files = record.get("weight_map") if isinstance(record, dict) else None
     if not isinstance(files, dict):
-        raise ValueError(f"{path} is damaged: it has no weight_map")
+        raise ValueError(f"{index} is damaged: it has no weight_map")
     for file in files.values():
-        if not isinstance(file, str) or file != Path(file).name or not file.endswith(".safetensors"):
-            raise ValueError(f"{path} names {file!r:.80}, which is no safetensors file of its folder")
+        if not isinstance(file, str) or file != Path(file).name or not file.endswith(suffix):
+            raise ValueError(f"{index} names {file!r:.80}, which is no {suffix} file of its folder")
+    return sorted(set(files.values()))
 
 
 def check_sizes(config: Any, shapes: Shapes, *, name: str) -> None:

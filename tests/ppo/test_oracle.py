@@ -177,7 +177,7 @@ ONLY_IN_FLOAT32 = {"adam": {"adam_eps": BASE.adam_eps}}
 
 # The fields that no case sets, and why they need none.
 NOT_MATHEMATICS = {
-    "eval_every_steps": "an evaluation looks on (tests/ppo/test_evaluator.py)",
+    "eval_every_steps": "an evaluation looks on (tests/ppo/evaluation/test_evaluator.py)",
     "best_metric": "which step is kept (tests/ppo/checkpoint/test_best.py)",
     "best_is": "which step is kept (tests/ppo/checkpoint/test_best.py)",
     "redraw_rounds": "which prompts a step has, not what becomes of them (tests/ppo/test_draws.py)",

@@ -231,6 +231,17 @@ def test_a_wrong_estimator_is_named_before_anything_moves(function, problem):
             "returned the statistic 'ratio', which the library measures",
         ),
         (lambda new: (new.logprobs.sum(), {"x": "y"}), "returned the statistic 'x' that is a str: wanted a number"),
+        (lambda new: (new.values.sum(), {}), "returned a loss whose gradient does not reach new.logprobs"),
+        (
+            lambda new: (torch.zeros((), requires_grad=True), {}),
+            "returned a loss whose gradient does not reach new.logp",
+        ),
+        (lambda new: (new.logprobs.sum() * torch.nan, {}), "returned a loss that is nan: wanted finite numbers"),
+        (lambda new: (new.logprobs.sum(), {"x": torch.tensor(torch.nan)}), "returned the statistic 'x' that is nan"),
+        (lambda new: (new.logprobs.sum(), {"x": float("inf")}), "returned the statistic 'x' that is inf"),
+        (lambda new: (new.logprobs.sum(), None), r"returned \(a tensor \[\], None\): wanted \(loss, statistics\)"),
+        (lambda new: (new.logprobs.sum(), new.logprobs.sum()), r"returned \(a tensor \[\], a tensor \[\]\): wanted"),
+        (lambda new: ([1.0], {}), r"returned a loss that is a list: wanted a tensor of one number"),
     ],
 )
 def test_a_wrong_loss_is_named_before_anything_moves(answer, problem):

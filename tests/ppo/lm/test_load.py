@@ -235,7 +235,7 @@ def test_pytorch_weights_in_parts(tmp_path):
         loaded, _ = load_model(tmp_path, None)
     assert torch.equal(loaded.lm_head.weight, model.lm_head.weight.half().float())
     index.write_text(json.dumps({"weight_map": dict.fromkeys(weight_map, "../elsewhere.bin")}))
-    assert "names '../elsewhere.bin', which is no PyTorch file of its folder" in one_line(tmp_path)
+    assert "names '../elsewhere.bin', which is no .bin file of its folder" in one_line(tmp_path)
 
 
 def test_safetensors_come_first(folder):

@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 
-from .checkpoint.random_state import undisturbed
-from .config import Config, Sampling
-from .policy import Policy
-from .prompts import Prompt, make_samples
-from .scoring import Scorer
-from .types import RewardFn, Sampler
+from ..checkpoint.random_state import undisturbed
+from ..config import Config, Sampling
+from ..policy import Policy
+from ..prompts import Prompt, make_samples
+from ..scoring import Scorer
+from ..types import RewardFn, Sampler
 
 NAMES = (
     "eval/score_mean", "eval/score_std", "eval/score_min", "eval/score_max", "eval/length_mean", "eval/ended_share",

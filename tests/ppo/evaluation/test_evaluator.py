@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ppo import Config, Sampling, Trainer, generate
-from ppo.evaluator import NAMES
+from ppo.evaluation.evaluator import NAMES
 from ppo.log import read_jsonl
 from ppo.sampler import sample_policy
 from tests.fakes import tiny_gpt2

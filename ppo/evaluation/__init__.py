@@ -1,0 +1,1 @@
+"""Other prompts, sampled and scored while a run trains."""
