@@ -137,7 +137,8 @@ def make_samples(prompts: Sequence[Prompt], generation: Generation, tokenizer: A
     """
     lengths, ended = generation.lengths.tolist(), generation.is_ended.tolist()
     noted = generation.info if generation.info is not None else [None] * len(generation)
-    starts = [ids[mask].tolist() for ids, mask in zip(generation.prompt_ids, generation.prompt_mask, strict=True)]
+    width, sizes = generation.prompt_length, generation.prompt_mask.sum(dim=1).tolist()
+    starts = [ids[width - size :] for ids, size in zip(generation.prompt_ids.tolist(), sizes, strict=True)]
 
     def text_of(ids: list[int]) -> str:
         return tokenizer.decode(ids, skip_special_tokens=True) if tokenizer is not None else ""
