@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from models.gguf_header import check_gguf, read_gguf_header
 from models.lab.load import TWINS, load_twin
 from ppo.lm.config_bounds import check_built
+from ppo.lm.device import move, resolve_device
 from ppo.lm.load import TOKENIZER_REMEDY, check_causal, check_tokenizer, check_weights, explained, load_pretrained
 
 LAB = "lab"
@@ -35,12 +36,9 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
     spec: str
 
-    def on(self, device: str) -> LoadedModel:
-        """Move the model to "cpu", "cuda" or "auto" (a GPU if there is one). ValueError for a missing device."""
-        name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        if name not in ("cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
-            raise ValueError(f"--device {device} is not available: use auto or cpu")
-        self.model.to(name)
+    def on(self, device: str | torch.device) -> LoadedModel:
+        """Move the model to "auto", "cpu", "cuda:1", … (:mod:`ppo.lm.device`). ValueError for a missing device."""
+        move(self.model, resolve_device(device))
         return self
 
     def decode(self, ids: Sequence[int]) -> str:

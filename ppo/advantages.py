@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .config import Config
-from .lm.precision import as_statistics, statistics_dtype
+from .lm.precision import as_float64, as_statistics, statistics_dtype
 from .types import AdvantageFn, Sample
 
 
@@ -89,7 +89,7 @@ def overlong_charges(lengths: Tensor, *, response_length: int, buffer_tokens: in
 
     Example: length 20, buffer 4, penalty 1: 16 tokens cost 0, 17 cost 0.25, 20 cost 1.
     """
-    beyond = lengths.double() - (response_length - buffer_tokens)
+    beyond = as_float64(lengths) - (response_length - buffer_tokens)
     return penalty * beyond.clamp(min=0, max=buffer_tokens) / buffer_tokens
 
 
@@ -151,7 +151,7 @@ def length_adaptive_lambda(mask: Tensor, *, alpha: float) -> Tensor:
     ahead. Below l = 1 / alpha the formula is negative; there lambda is 0, the TD error alone.
     Source: Yue et al. 2025, VAPO, sec. 4.2. Example: alpha 0.05, 100 actions -> 0.8.
     """
-    lengths = mask.sum(dim=1).clamp(min=1).double()
+    lengths = as_float64(mask.sum(dim=1).clamp(min=1))
     return (1 - 1 / (alpha * lengths)).clamp(min=0)
 
 

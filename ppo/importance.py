@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from .advantages import masked_mean
+from .lm.precision import as_float64
 
 Level = Literal["token", "sequence"]
 
@@ -47,13 +48,15 @@ def importance_weights(
     ratios = importance_ratios(old_logprobs, sampler_logprobs, mask, level=level)
     if cap is not None:
         ratios = ratios.clamp(max=cap) if beyond == "truncate" else ratios.masked_fill(ratios > cap, 0.0)
-    return (ratios * mask).to(old_logprobs.dtype)
+    return (ratios * mask.to(ratios.device)).to(old_logprobs)
 
 
 @torch.no_grad()
 def importance_ratios(old_logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor, *, level: Level) -> Tensor:
     """pi_old / mu of each token or of each whole response, float64 [B, T], 1 off the action mask."""
-    log_ratio = torch.where(mask, old_logprobs.double() - sampler_logprobs.double(), 0.0)
+    log_ratio = as_float64(old_logprobs) - as_float64(sampler_logprobs)
+    mask = mask.to(log_ratio.device)
+    log_ratio = torch.where(mask, log_ratio, 0.0)
     if level == "sequence":
         log_ratio = torch.where(mask, log_ratio.sum(dim=1, keepdim=True), 0.0)
     return log_ratio.exp()
@@ -67,13 +70,14 @@ def importance_metrics(
     Both are over tokens, or over responses where ``level`` is ``"sequence"``.
     """
     ratios = importance_ratios(old_logprobs, sampler_logprobs, mask, level=level)
+    weights, mask = as_float64(weights), mask.to(ratios.device)
     is_cut = torch.zeros_like(mask) if cap is None else ratios > cap
     if level == "sequence":
         lengths = mask.sum(dim=1)
-        mean, cut = ((x * mask).sum(dim=1).double() / lengths for x in (weights, is_cut))
+        mean, cut = ((x * mask).sum(dim=1) / lengths for x in (weights, is_cut.double()))
         return {"importance/mean": float(mean.mean()), "importance/cut_share": float(cut.mean())}
     return {
-        "importance/mean": float(masked_mean(weights.double(), mask)),
+        "importance/mean": float(masked_mean(weights, mask)),
         "importance/cut_share": float(masked_mean(is_cut.double(), mask)),
     }
 
@@ -85,7 +89,7 @@ def sampler_metrics(old_logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor
     ``sampler/k3``: the k3 estimate of KL(sampler || training), nats per token (Schulman 2020); ``sampler/ratio_max``,
     ``sampler/ratio_min``: of the tokens' training / sampler probabilities. All tensors [B, T].
     """
-    log_ratio = (old_logprobs.double() - sampler_logprobs.double())[mask]
+    log_ratio = (as_float64(old_logprobs) - as_float64(sampler_logprobs))[mask.to(as_float64(old_logprobs).device)]
     ratio = log_ratio.exp()
     return {
         "sampler/k3": float((ratio - 1 - log_ratio).mean()),

@@ -21,6 +21,7 @@ from .config import Config, Sampling
 from .io.named import described, wrong_answer
 from .lm.adapters import adapter_acts, adapter_off, base_is_trained, copy_trained, has_adapter
 from .lm.backbone import vocabulary_size
+from .lm.device import device_of
 from .lm.frozen_blocks import FrozenBlocks
 from .lm.precision import as_statistics, statistics_dtype
 from .types import Generation, Reference, Sample
@@ -29,7 +30,7 @@ from .types import Generation, Reference, Sample
 class FrozenReference:
     """A frozen causal LM as the reference.
 
-    model           the causal LM
+    model           the causal LM, on any device: rows go to it, and log-probs come back
     sampling        the distribution that the policy samples from; its temperature and filters apply here too, so that
                     KL(reference, reference) is 0
     chunk_tokens    response tokens that pass the output layer at once
@@ -59,13 +60,14 @@ class FrozenReference:
     def logprobs(self, generation: Generation, samples: Sequence[Sample]) -> Tensor:
         """Log-probs of the response tokens, float32 [B, T], 0 on padding. ``samples`` are not used."""
         dtype = statistics_dtype(next(self.model.parameters()).dtype)
+        back, generation = generation.mask.device, generation.to(device_of(self.model))
         result = torch.zeros(generation.mask.shape, dtype=dtype, device=generation.mask.device)
         with adapter_off(self.model) if self.is_adapter_off else nullcontext():
             for indices in microbatches(generation.attention_mask, tokens=self.batch_tokens):
                 part = trim(generation.rows(indices))
                 logprobs = self._actor.evaluate(part, self.sampling, chunk_tokens=self.chunk_tokens).logprobs
                 result[indices, : logprobs.shape[1]] = logprobs
-        return result
+        return result.to(back)
 
 
 @dataclass(frozen=True)

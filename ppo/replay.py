@@ -22,6 +22,7 @@ from .distributed.processes import Processes
 from .kl import KLPenalty
 from .learner import Learner
 from .lm.backbone import context_length, vocabulary_size
+from .lm.device import device_of, move, resolve_device
 from .optim.optimizer import Optimizer
 from .policy import Policy
 from .policy_losses import policy_loss_of
@@ -57,17 +58,18 @@ def replay(
     model: nn.Module | None = None,
     policy_loss: PolicyLoss | None = None,
     value: nn.Module | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
 ) -> Replay:
     """Run the rows of a dump through the weights that were saved with them. Nothing is trained or written.
 
     ``path``: a folder under ``<out>/dumps``. ``model``: as for :meth:`Trainer.resume`, needed only where the policy
-    was no plain Hugging Face model (an adapter, say). ``policy_loss``, ``value``: those that the run was given. Raises
-    ValueError for a damaged dump, and where one of these two is missing.
+    was no plain Hugging Face model (an adapter, say). ``policy_loss``, ``value``: those that the run was given.
+    ``device``: as for :meth:`Trainer.resume`; a critic is moved there, too. Raises ValueError for a damaged dump, and
+    where ``policy_loss`` or ``value`` is missing.
     """
-    folder = Path(path)
+    folder, place = Path(path), None if device is None else resolve_device(device)
     found, rollout, retain = read_dump(folder)
-    policy, learner, checks = _restored_parts(folder / "trainer", model, policy_loss, value, device)
+    policy, learner, checks = _restored_parts(folder / "trainer", model, policy_loss, value, place)
     _check_ids(folder, rollout, retain, policy, learner)
     rollout = on_device(rollout, policy.device)
     retain = None if retain is None else retain.to(policy.device)
@@ -107,13 +109,19 @@ def _check_ids(folder: Path, rollout: Rollout, retain: RetainBatch | None, polic
 
 
 def _restored_parts(
-    folder: Path, model: nn.Module | None, loss: PolicyLoss | None, critic: nn.Module | None, device: str | None
+    folder: Path,
+    model: nn.Module | None,
+    loss: PolicyLoss | None,
+    critic: nn.Module | None,
+    device: torch.device | None,
 ) -> tuple[Policy, Learner, Checks]:
     """The parts of a run from the checkpoint of a dump. The rows hold what prompts, reward and reference gave."""
     snapshot = read_snapshot(folder, model, None, device)
     own = {"policy_loss": loss, "value": critic}
     check_own(snapshot, names_of(own), seams=tuple(own), asker="replay")
     config, processes = snapshot.config, Processes.current()
+    if critic is not None:
+        move(critic, device_of(snapshot.model))
     policy = Policy.of(snapshot.model, config, processes, critic=critic, has_own_loss=loss is not None)
     restore_value(policy, snapshot.folder)
     frozen = freeze(snapshot.model, config, has_own_reference=True)  # for the retain loss alone

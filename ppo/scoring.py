@@ -210,7 +210,7 @@ class Scorer:
                 generation.lengths, response_length=self._config.response_length,
                 buffer_tokens=self._config.overlong_tokens, penalty=self._config.overlong_penalty,
             )  # fmt: skip
-            token_rewards = token_rewards - place_scores(charges.to(token_rewards.dtype), mask)
+            token_rewards = token_rewards - place_scores(charges.to(token_rewards), mask)
         return token_rewards * mask
 
     def metrics(self) -> dict[str, float]:

@@ -50,6 +50,7 @@ from .io.special import check_special_tokens
 from .kl import KLPenalty
 from .learner import Learner
 from .lm.backbone import context_length, end_ids, vocabulary_size
+from .lm.device import device_of, move, resolve_for
 from .lm.frozen_blocks import train_top
 from .lm.load import check_trainable, load_model
 from .lm.precision import statistics_dtype
@@ -109,6 +110,12 @@ class Trainer:
     value      an own critic: a module ``(input_ids [B, S], attention_mask [B, S]) -> [B, S]``, V before the next token;
                or a folder: the config's critic starts from the weights that :meth:`save_value` or a checkpoint wrote
     out        folder for metrics.jsonl, metrics.csv, samples.jsonl and checkpoints; None writes no files
+    device     "auto" (the accelerator that torch.accelerator names, else the CPU), "cpu", "cuda", "cuda:1", "mps", … or
+               a torch.device (:mod:`ppo.lm.device`). None: "auto" for a name or a folder; a loaded model stays where it
+               is. A loaded model is moved in place, and so is an own critic, which goes where the model is. Under
+               torchrun each process takes its own
+    dtype      of the weights of a name or a folder: "float32" (None), "bfloat16", … or torch's. A loaded model keeps
+               its own, and another one is an error
     use_tensorboard  event files in ``out/tensorboard`` too; None: where the package tensorboard is installed
 
     Raises ValueError for whatever does not fit together, before any work is done.
@@ -131,6 +138,8 @@ class Trainer:
         eval_prompts: Sequence[Any] | None = None,
         eval_sampling: Sampling | None = None,
         out: str | Path | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
         use_tensorboard: bool | None = None,
     ) -> None:
         config = config if config is not None else Config()
@@ -142,7 +151,10 @@ class Trainer:
         check_seams(own, config)
         critic = value if isinstance(value, nn.Module) else None
         check_evaluation(config, eval_prompts, eval_sampling, reward)
-        loaded, self.tokenizer = load_model(model, tokenizer)
+        place, is_split = resolve_for(model, device), config.sharding == "fsdp" and self.processes.count > 1
+        loaded, self.tokenizer = load_model(model, tokenizer, device=None if is_split else place, dtype=dtype)
+        if critic is not None:
+            move(critic, device_of(loaded))
         if config.train_top_layers is not None:
             train_top(loaded, config.train_top_layers)
         check_trainable(loaded)
@@ -177,8 +189,8 @@ class Trainer:
         self._draws = Draws(self.collector, self.prompts, self.stream, config)
         retain_texts = make_retain_texts(retain, self.tokenizer, loaded, config, self.generator)
         retain_loss = make_retain_loss(frozen, config)
-        if config.sharding == "fsdp" and self.processes.count > 1:
-            shard(self.policy.actor, frozen)
+        if is_split:
+            shard(self.policy.actor, frozen, place)
         actor = self.policy.actor
         optimizer = Optimizer(actor.trained_parameters(), actor.value_parameter_names(), config)
         self.kl = KLPenalty.of(config)
@@ -363,7 +375,7 @@ class Trainer:
             log = RunLog(folder, first_step=self.step, use_tensorboard=self._use_tensorboard)
         is_silent = not progress or not processes.is_first
         end = self.step + steps
-        bar = tqdm(range(self.step, end), desc="PPO", unit="step", disable=is_silent)
+        bar = tqdm(range(self.step, end), desc=f"PPO on {self.device}", unit="step", disable=is_silent)
         newest = dict(known or {})
         bar.set_postfix(headline(show, newest))
         with closing(log), deferred_interrupts() as interrupt, processes.last_words():
@@ -481,15 +493,16 @@ class Trainer:
         eval_prompts: Sequence[Any] | None = None,
         eval_sampling: Sampling | None = None,
         out: str | Path | None = None,
-        device: str | None = None,
+        device: str | torch.device | None = None,
         use_tensorboard: bool | None = None,
     ) -> Trainer:
         """A trainer that goes on where :meth:`save` was called, to the same bits, given the same arguments as then.
 
         ``path``: a checkpoint, a folder of them, or a run's ``out``; the newest undamaged one is taken. ``model`` is
-        needed only where the policy was no plain Hugging Face model (an adapter, say). Raises ValueError for a
-        damaged checkpoint, for other prompts than those that were saved, and where a function of your own was used
-        then and is missing now.
+        needed only where the policy was no plain Hugging Face model (an adapter, say). ``device``: as for the Trainer;
+        None: where it was saved, or where ``model`` is. On another kind of device a run goes on, but not to the same
+        bits. The dtype is the saved one. Raises ValueError for a damaged checkpoint, for other prompts than those that
+        were saved, and where a function of your own was used then and is missing now.
         """
         if isinstance(value, str | Path):
             raise ValueError(f"value={value}: the checkpoint holds the critic's weights, leave value out")
@@ -509,6 +522,7 @@ class Trainer:
             eval_prompts=eval_prompts,
             eval_sampling=eval_sampling,
             out=out,
+            device=snapshot.device,
             use_tensorboard=use_tensorboard,
         )
         check_own(snapshot, trainer.state.own, seams=SEAMS, asker="resume")

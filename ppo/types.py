@@ -123,6 +123,11 @@ class Generation:
         info = None if self.info is None else [self.info[i] for i in index.tolist()]
         return replace(self, **tensors, info=info)
 
+    def to(self, device: torch.device) -> Generation:
+        """The same batch with every tensor on ``device``."""
+        tensors: dict[str, Any] = {name: x.to(device) for name, x in vars(self).items() if isinstance(x, Tensor)}
+        return replace(self, **tensors)
+
 
 @dataclass(frozen=True)
 class Rollout:

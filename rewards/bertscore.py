@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
 from ppo.lm.backbone import first_position
+from ppo.lm.device import resolve_device
 from ppo.types import Sample
 
 from .samples import truth_text
@@ -75,10 +76,14 @@ class BertScore:
 
     @classmethod
     def load(
-        cls, name: str, *, layer: int = -1, baseline: float | None = None, device: str | torch.device = "cpu"
+        cls, name: str, *, layer: int = -1, baseline: float | None = None, device: str | torch.device = "auto"
     ) -> BertScore:
-        """Load an encoder by hub id or folder, in float32. The paper's choice is microsoft/deberta-large, layer 16."""
-        encoder = AutoModel.from_pretrained(name, dtype=torch.float32, trust_remote_code=False).to(device)
+        """Load an encoder by hub id or folder, in float32. The paper's choice is microsoft/deberta-large, layer 16.
+
+        ``device``: as in :func:`ppo.lm.device.resolve_device`, which raises ValueError for one that is not there.
+        """
+        place = resolve_device(device)
+        encoder = AutoModel.from_pretrained(name, dtype=torch.float32, trust_remote_code=False).to(place)
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         return cls(encoder, tokenizer, name=name, layer=layer, baseline=baseline)
 

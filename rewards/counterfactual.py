@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ppo.actor_critic import ActorCritic
 from ppo.buffer import align, microbatches, trim
 from ppo.config import Sampling
+from ppo.lm.device import device_of
 from ppo.lm.distribution import early_tokens, next_token_logprobs, pick
 from ppo.lm.logprobs import response_positions
 from ppo.types import Generation, Sample
@@ -57,6 +58,7 @@ class CounterfactualReference:
     @torch.no_grad()
     def logprobs(self, generation: Generation, samples: Sequence[Sample]) -> Tensor:
         """Log-probs of the response tokens under this reference, float32 [B, T], 0 on padding."""
+        back, generation = generation.mask.device, generation.to(device_of(self.model))
         suffixes = [sample.row.get(self.suffix_key) or () for sample in samples]
         forbidden = forbidden_tokens(generation.tokens, suffixes)
         result = torch.zeros(generation.mask.shape, device=generation.mask.device)
@@ -64,7 +66,7 @@ class CounterfactualReference:
             part = trim(generation.rows(indices))
             width = part.mask.shape[1]
             result[indices, :width] = self._part_logprobs(part, forbidden[indices, :width])
-        return result
+        return result.to(back)
 
     def _part_logprobs(self, generation: Generation, forbidden: Tensor) -> Tensor:
         mask = generation.action_mask

@@ -1,4 +1,4 @@
-"""The states of the global random generators of torch, CUDA, Python and numpy, for rewards that draw from them.
+"""The states of the global random generators (torch, accelerator, Python, numpy), for rewards that draw from them.
 
 The library itself draws from its own generators. This module knows how states become tensors, and tensors states.
 """
@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..lm.device import accelerator, of_accelerator
+
 
 def random_state() -> dict[str, Tensor]:
-    """The current states, by name. ``cuda`` is the generator of the current GPU."""
+    """The current states, by name. That of the current accelerator has the name of its kind, such as ``cuda``."""
     version, words, spare = random.getstate()
     name, keys, position, has_spare, numpy_spare = np.random.get_state(legacy=True)  # noqa: NPY002
     tensors = {
@@ -28,8 +30,9 @@ def random_state() -> dict[str, Tensor]:
         words64 = torch.from_numpy(np.asarray(keys, dtype=np.int64))
         tensors["numpy"] = torch.cat([words64, torch.tensor([int(position), int(has_spare)])])
         tensors["numpy_spare"] = torch.tensor(float(numpy_spare), dtype=torch.float64)
-    if torch.cuda.is_available():
-        tensors["cuda"] = torch.cuda.get_rng_state()
+    kind = accelerator()
+    if kind is not None:
+        tensors[kind] = of_accelerator().get_rng_state()
     return tensors
 
 
@@ -51,8 +54,9 @@ def set_random_state(tensors: Mapping[str, Tensor]) -> None:
     try:
         if "torch" in tensors:
             torch.set_rng_state(tensors["torch"])
-        if "cuda" in tensors and torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensors["cuda"])
+        kind = accelerator()
+        if kind is not None and kind in tensors:
+            of_accelerator().set_rng_state(tensors[kind])
         if "python" in tensors:
             version, *words = tensors["python"].tolist()
             spare = float(tensors["python_spare"])

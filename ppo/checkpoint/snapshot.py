@@ -20,6 +20,7 @@ from ..distributed.processes import Processes
 from ..io.files import naming
 from ..lm.backbone import end_ids
 from ..lm.config_bounds import check_room, read_config
+from ..lm.device import move, resolve_device
 from ..lm.load import check_causal, check_weights, explained
 from .folder import load_tensors, read_state
 from .schema import check_numbers
@@ -28,28 +29,36 @@ from .weights import TRAINED_WEIGHTS, load_exactly, policy_tensors, rebuild_prun
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A checkpoint that was read and checked: its folder, its numbers, and the model in it."""
+    """A checkpoint that was read and checked: its folder, its numbers, and the model in it.
+
+    ``device``: where the model is to go; None: where it is. It is there already, unless its weights are to be split.
+    """
 
     folder: Path
     state: dict[str, Any]
     config: Config
     model: nn.Module
     tokenizer: Any | None
+    device: torch.device | None = None
 
 
-def read_snapshot(path: Path, model: nn.Module | None, tokenizer: Any | None, device: str | None = None) -> Snapshot:
+def read_snapshot(
+    path: Path, model: nn.Module | None, tokenizer: Any | None, device: str | torch.device | None = None
+) -> Snapshot:
     """Read a checkpoint, or the newest undamaged one of a folder or of a run's ``out``, and the model in it.
 
     A run without numbered checkpoints goes on from its best one. ``model``: takes the saved weights where the
-    checkpoint holds no plain Hugging Face model, else None. ``tokenizer``: None reads the saved one. ``device``: None
-    is the device of the saved model. Raises ValueError that names what is wrong.
+    checkpoint holds no plain Hugging Face model, else None. ``tokenizer``: None reads the saved one. ``device``: as in
+    :func:`ppo.lm.device.resolve_device`; None is the device of the saved model, or of the given one. Raises ValueError
+    that names what is wrong.
     """
+    place = None if device is None else resolve_device(device)
     with warnings.catch_warnings():
         if not Processes.current().is_first:
             warnings.simplefilter("ignore")  # process 0 alone warns of damage
         folder, state = read_state(_folder_of(path))
     with naming(folder):
-        return _read(folder, state, model, tokenizer, device)
+        return _read(folder, state, model, tokenizer, place)
 
 
 def _folder_of(path: Path) -> Path:
@@ -85,10 +94,13 @@ def check_own(snapshot: Snapshot, own: Mapping[str, str], *, seams: Sequence[str
 
 
 def _read(
-    folder: Path, state: dict[str, Any], model: nn.Module | None, tokenizer: Any | None, device: str | None
+    folder: Path, state: dict[str, Any], model: nn.Module | None, tokenizer: Any | None, place: torch.device | None
 ) -> Snapshot:
     check_numbers(state, folder / "state.json")
     config = Config.from_dict(state["config"])
+    if place is None and model is None:
+        place = _saved_device(state["device"])
+    is_split = config.sharding == "fsdp" and Processes.current().count > 1  # whole it may fit no device
     if model is None:
         is_by_name, has_config = ((folder / "model" / name).is_file() for name in (TRAINED_WEIGHTS, "config.json"))
         if not has_config:
@@ -98,8 +110,12 @@ def _read(
                 "weights are read from the checkpoint"
             )
         load = _load_pruned if is_by_name else _load_policy
-        model = load(folder / "model", state).to(_device(device or state["device"]))
+        model = load(folder / "model", state)
+        if place is not None and not is_split:
+            move(model, place)
     else:
+        if place is not None and not is_split:
+            move(model, place)
         check_causal(model, name="model=…")  # runs it, so that what its first forward does to its weights is done
         load_exactly(model, policy_tensors(folder / "model"))
     end_ids(model)  # refuses a damaged eos_token_id here, where the error names the checkpoint
@@ -111,7 +127,7 @@ def _read(
             failure=f"the tokenizer in {folder / 'model'} cannot be loaded",
             remedy="pass tokenizer=…",
         )
-    return Snapshot(folder, state, config, model, tokenizer)
+    return Snapshot(folder, state, config, model, tokenizer, place)
 
 
 def _load_policy(folder: Path, state: Mapping[str, Any]) -> nn.Module:
@@ -157,17 +173,12 @@ def _load_pruned(folder: Path, state: Mapping[str, Any]) -> nn.Module:
     return explained(load, failure=f"the model in {folder} cannot be loaded", remedy="resume an older checkpoint")
 
 
-def _device(name: str) -> torch.device:
-    """The device of the saved model; with several processes on GPUs, the GPU of this process.
+def _saved_device(name: str) -> torch.device:
+    """The device of the saved model; with several processes of its kind this process's own.
 
     Raises ValueError for a device that this machine lacks and for a name that is no device.
     """
     try:
-        saved = torch.device(name)
-    except RuntimeError:
-        saved = torch.device("meta")
-    here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    is_gpu = here is not None and saved.type == here.type and (saved.index or 0) < torch.accelerator.device_count()
-    if not is_gpu and (saved.type != "cpu" or saved.index):
-        raise ValueError(f"the device is {name!r:.80}, which is not there: pass device='cpu'")
-    return saved if Processes.current().count == 1 else torch.device(saved.type)
+        return resolve_device(name if Processes.current().count == 1 else name.partition(":")[0])
+    except ValueError as error:
+        raise ValueError(f"it was saved on another machine: {error}; pass device='cpu'") from error

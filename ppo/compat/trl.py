@@ -25,6 +25,7 @@ from ..actor_critic import checkpointed_layers
 from ..config import Sampling
 from ..generation import generate
 from ..lm.backbone import vocabulary_size
+from ..lm.device import device_of, move, resolve_device
 from ..lm.precision import statistics_dtype
 from ..reference import FrozenReference
 from ..trainer import Trainer
@@ -72,7 +73,8 @@ class PPOTrainer:
     """Offers ``generate`` and ``step``. The script writes the loop around them.
 
     config         :class:`PPOConfig`
-    model          :class:`AutoModelForCausalLMWithValueHead`, trained in place
+    model          :class:`AutoModelForCausalLMWithValueHead`, trained in place; it and ``ref_model`` move to the
+                   accelerator, if there is one, unless ``config.accelerator_kwargs`` is ``{"cpu": True}``
     ref_model      the same class, never changed; None: the model as it is now (with its adapter off, if it has one)
     tokenizer      the model's; None: nothing is decoded
     dataset        for ``dataloader``: anything with ``len`` and ``[i]``; all its columns are kept
@@ -281,6 +283,10 @@ def _make_trainer(
     reference = None
     if ref_model is not None:
         reference = FrozenReference(ref_model.pretrained_model, settings.sampling(), is_adapter_off=False)
+    place = _device_for(config, model)
+    for wrapper in (model, ref_model):
+        if wrapper is not None:
+            move(wrapper, place)
     # The trainer needs no prompts and no reward: the script passes queries to generate() and scores to step().
     trainer = Trainer(model.pretrained_model, config=settings, tokenizer=tokenizer, reference=reference)
     if trainer.processes.count > 1:
@@ -290,6 +296,14 @@ def _make_trainer(
     value_head.load_state_dict(model.v_head.state_dict())
     model.v_head = value_head
     return trainer
+
+
+def _device_for(config: PPOConfig, model: AutoModelForCausalLMWithValueHead) -> torch.device:
+    """Where the models go: as in TRL to the accelerator, if there is one. A model that left the CPU stays there."""
+    if (config.accelerator_kwargs or {}).get("cpu"):
+        return torch.device("cpu")
+    now = device_of(model)
+    return resolve_device("auto") if now.type == "cpu" else now
 
 
 def _make_loader(dataset: Any, config: PPOConfig, collate: Callable[[list[Any]], Any] | None) -> DataLoader[Any]:

@@ -22,7 +22,6 @@ _REMEDIES = {
     "use_score_norm": "subtract the mean from the scores before step(), or leave it out",
     "tracker_kwargs": "make the tracker yourself and pass it: log_with=wandb.init(…)",
     "project_kwargs": "make the tracker yourself and pass it as log_with",
-    "accelerator_kwargs": "move the model to its device yourself; there is no accelerate here",
     "push_to_hub_if_best_kwargs": "push the folder that save_pretrained writes",
     "compare_steps": "nothing is compared or pushed; leave it out",
     "world_size": "several processes: use ppo.Trainer under torchrun",
@@ -78,6 +77,7 @@ class PPOConfig:
     remove_unused_columns: bool = True
     optimize_cuda_cache: bool | None = None
     optimize_device_cache: bool | None = None
+    accelerator_kwargs: Mapping[str, Any] | None = None  # {"cpu": True}: stay on the CPU; there is no accelerate here
     log_with: Any = None
 
     seed: int = 0
@@ -123,6 +123,7 @@ class PPOConfig:
                 stacklevel=2,
             )
         check_tracker(self.log_with)
+        check_accelerator(self.accelerator_kwargs)
         self.to_ppo()  # a wrong setting is found before a model is loaded
 
     @property
@@ -182,6 +183,15 @@ def refuse_unknown(owner: str, given: Mapping[str, Any], known: Collection[str],
             near = difflib.get_close_matches(name, list(known), n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"the known arguments are {', '.join(known)}"
             raise ValueError(f"{owner} does not take {name}={given[name]!r:.60}: {remedies.get(name, hint)}")
+
+
+def check_accelerator(settings: Any) -> None:
+    """Raise ValueError for settings of accelerate other than ``cpu``."""
+    if settings and (not isinstance(settings, Mapping) or set(settings) != {"cpu"}):
+        raise ValueError(
+            f"PPOConfig.accelerator_kwargs={settings!r:.80}: only {{'cpu': True}} has a meaning here, where "
+            "there is no accelerate; leave the rest out"
+        )
 
 
 def check_tracker(tracker: Any) -> None:

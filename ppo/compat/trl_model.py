@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..actor_critic import ValueHead
 from ..lm.backbone import Backbone
+from ..lm.device import accelerator, move, resolve_device
 from ..lm.load import check_causal, load_causal
 from .trl_config import refuse_unknown
 
@@ -60,20 +61,22 @@ class AutoModelForCausalLMWithValueHead(nn.Module):
     ) -> AutoModelForCausalLMWithValueHead:
         """Load a hub id or a folder (with its value head, if the folder holds one), or wrap a loaded causal LM.
 
-        ``device_map``: None, "auto" (a GPU if there is one), or ``{"": device}``. Raises ValueError for a model that is
-        no causal LM, and for settings that do not exist here.
+        ``device_map``: None, a device (:func:`ppo.lm.device.resolve_device`; "auto" is the accelerator, if there is
+        one), or ``{"": device}``, where a number is an accelerator's. Raises ValueError for a model that is no causal
+        LM, and for settings and devices that do not exist here.
         """
         refuse_unknown(f"{cls.__name__}.from_pretrained", settings, _asks_for_nothing(settings), _REMEDIES)
         if trust_remote_code:
             warnings.warn("trust_remote_code has no effect: code of a repository is never run here", stacklevel=2)
-        pretrained = source
+        device, pretrained = _device(device_map), source
         if not isinstance(pretrained, nn.Module):
             pretrained = load_causal(pretrained, dtype=torch_dtype or torch.float32)
         elif torch_dtype is not None:
             raise ValueError("torch_dtype needs a name or a folder: cast a loaded model yourself")
         assert isinstance(pretrained, nn.Module)
-        device = _device(device_map)
-        model = cls(pretrained if device is None else pretrained.to(device))
+        if device is not None:
+            move(pretrained, device)
+        model = cls(pretrained)
         if not isinstance(source, nn.Module):
             _load_head(model.v_head, Path(source))
         return model
@@ -133,14 +136,16 @@ def _asks_for_nothing(settings: dict[str, Any]) -> list[str]:
     return [name for name, value in settings.items() if name in _REMEDIES and not value]
 
 
-def _device(device_map: Any) -> Any:
-    if device_map is None:
+def _device(device_map: Any) -> torch.device | None:
+    """The one device of a ``device_map``; None: the model stays where it is. Raises ValueError for any other map."""
+    asked = device_map[""] if isinstance(device_map, dict) and set(device_map) == {""} else device_map
+    if asked is None:
         return None
-    if device_map == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if isinstance(device_map, dict) and set(device_map) == {""}:
-        return device_map[""]
-    raise ValueError(f"device_map={device_map!r} is not supported: use None, 'auto' or {{'': device}}")
+    if isinstance(asked, int) and not isinstance(asked, bool):
+        asked = f"{accelerator() or 'cuda'}:{asked}"
+    if not isinstance(asked, str | torch.device):
+        raise ValueError(f"device_map={device_map!r} is not supported: use None, a device, or {{'': device}}")
+    return resolve_device(asked)
 
 
 def _load_head(head: ValueHead, folder: Path) -> None:

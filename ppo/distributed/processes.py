@@ -30,6 +30,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.functional import pad
 
 from ..config import Config
+from ..lm.device import COLLECTIVES, accelerator, local_processes
 from ..run.interrupt import ignore_sigterm
 from ..types import Generation
 from .errors import OtherProcessError, OutOfStepError, error_text, peer_errors
@@ -44,18 +45,15 @@ BUCKET_ELEMENTS = 2**23  # gradient elements that are summed in one call
 def process_group() -> Iterator[Processes]:
     """Join the processes that torchrun started, and leave them at the end. Without torchrun, do nothing.
 
-    Rank and address come from torchrun's environment variables. If the machine has a GPU for every process on it, each
-    process gets one, and they communicate through NCCL. Otherwise they communicate through gloo.
+    Rank and address come from torchrun's environment variables. If the machine has an accelerator for every process on
+    it, each process gets one (:mod:`ppo.lm.device`), and they communicate through its own library, such as NCCL, and
+    through gloo for what lies on the CPU. Otherwise they communicate through gloo.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield Processes.current()
         return
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
-    has_gpus = torch.cuda.is_available() and torch.cuda.device_count() >= local
-    if has_gpus:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    backend = _take_device()
     store, rank, count = next(rendezvous("env://", timeout=PATIENCE))
-    backend = "cpu:gloo,cuda:nccl" if has_gpus else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
     processes = Processes(rank, count, store)
     try:
@@ -63,6 +61,21 @@ def process_group() -> Iterator[Processes]:
             yield processes
     finally:
         dist.destroy_process_group()
+
+
+def _take_device() -> str:
+    """Make this process's accelerator the current one, if each process here has one; and the backend to speak by."""
+    kind, (rank, count) = accelerator(), local_processes()
+    if kind not in COLLECTIVES or count > torch.accelerator.device_count():
+        return "gloo"
+    torch.accelerator.set_device_index(rank)
+    return f"cpu:gloo,{kind}:{COLLECTIVES[kind]}"
+
+
+def kind_of_group() -> str:
+    """The kind of device that the processes speak by: their accelerator, else "cpu"."""
+    kind = accelerator()
+    return kind if kind in COLLECTIVES and COLLECTIVES[kind] in str(dist.get_backend_config()) else "cpu"
 
 
 @dataclass(frozen=True)
@@ -288,7 +301,7 @@ class Processes:
     def _reduce(self, numbers: Tensor, operation: Any) -> Tensor:
         """A small tensor reduced over the processes, on the CPU if the group has a CPU backend."""
         if "gloo" not in str(dist.get_backend_config()):
-            numbers = numbers.to("cuda")
+            numbers = numbers.to(accelerator())
         with peer_errors():
             dist.all_reduce(numbers, op=operation)
         return numbers

@@ -28,13 +28,14 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from ..actor_critic import ActorCritic
 from ..lm.backbone import blocks
 from .lockstep import in_step
-from .processes import Processes
+from .processes import Processes, kind_of_group
 
 
-def shard(actor: ActorCritic, frozen: nn.Module | None) -> None:
+def shard(actor: ActorCritic, frozen: nn.Module | None, device: torch.device | None = None) -> None:
     """Split the actor's weights, and the blocks of a frozen copy, over all processes.
 
-    If the group has GPUs, the shards lie on them, wherever the model was before. All processes must hold the same
+    The shards go to ``device``. None: to the accelerators of the group, if it has any, wherever the model was before;
+    so a model that fits no device is loaded on the CPU and split from there. All processes must hold the same
     model. Gradients are summed, not averaged, because the losses are already divided by the tokens of all processes.
     Raises ValueError for a critic that shares weights with the policy.
     """
@@ -46,7 +47,7 @@ def shard(actor: ActorCritic, frozen: nn.Module | None) -> None:
             "sharding='fsdp' cannot split a critic that shares frozen weights with the policy: use value_head='linear'"
             " or 'mlp', or train all weights"
         )
-    kind = "cuda" if "nccl" in str(dist.get_backend_config()) else "cpu"
+    kind = kind_of_group() if device is None or device.type != "cpu" else "cpu"
     mesh = init_device_mesh(kind, (dist.get_world_size(),))
     for block in blocks(actor):
         fully_shard(block, mesh=mesh, reshard_after_forward=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -12,6 +13,8 @@ from torch import nn
 
 from ..config import Sampling
 from ..lm.backbone import evaluation_mode, vocabulary_size
+from ..lm.device import device_of, resolve_for
+from ..lm.load import load_model
 from ..types import Generation, ValueFn
 from .decoders import Unsupported, bind
 from .engine import DecoderEngine
@@ -26,7 +29,7 @@ from .work import Work
 
 @torch.no_grad()
 def generate(
-    model: nn.Module,
+    model: nn.Module | str | Path,
     prompts: Sequence[Any],
     sampling: Sampling = Sampling(),
     *,
@@ -39,8 +42,14 @@ def generate(
     engine: Literal["auto", "hf"] = "auto",
     compiled: bool = False,
     turns: Turns | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
 ) -> Generation:
     """Sample ``sampling.num_samples`` responses to every prompt.
+
+    ``model``: a loaded causal LM, or a hub id or a folder, which every call loads again, with its tokenizer. For more
+    than one call, load it yourself. ``device`` and ``dtype`` are as in :class:`ppo.Trainer`: a name goes to "auto" in
+    float32, a loaded model stays as it is unless a ``device`` is given, which moves it in place.
 
     ``prompts``: token-id lists, or with ``tokenizer`` strings and chat messages, or dicts with "prompt". Rows come back
     in request order, the samples of one prompt next to each other. T is the length of the longest response. Padding
@@ -80,13 +89,17 @@ def generate(
         raise ValueError("compiled=True compiles the step of a fast decoder: take engine='auto'")
     if turns is not None and drafts is not None:
         raise ValueError("drafts guess a whole response, which nobody can with turns: give one of the two")
-    device = next(model.parameters()).device
+    place = resolve_for(model, device)
+    if place is not None or dtype is not None:
+        model, tokenizer = load_model(model, tokenizer, device=place, dtype=dtype)
+    assert isinstance(model, nn.Module)
+    at = device_of(model)
     requests = read_requests(model, prompts, sampling, tokenizer=tokenizer, seed=seed, request_ids=request_ids)
     guesses = None if drafts is None else read_drafts(drafts, requests, vocabulary_size(model))
-    dialogue = None if turns is None else Dialogue(turns, requests, device, vocabulary_size(model))
-    transcript = Transcript(requests, device, value_fn, dialogue)
+    dialogue = None if turns is None else Dialogue(turns, requests, at, vocabulary_size(model))
+    transcript = Transcript(requests, at, value_fn, dialogue)
     started = time.perf_counter()
-    with evaluation_mode(model), torch.autocast(device.type, enabled=False):
+    with evaluation_mode(model), torch.autocast(at.type, enabled=False):
         chosen = _engine(model, requests, guesses, slots=min(slots, len(requests)), engine=engine, compiled=compiled)
         # The transcript was made outside inference mode, so its tensors may be used in training. HFEngine runs without
         # inference mode, because a model's own forward may keep tensors.

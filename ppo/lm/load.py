@@ -24,6 +24,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from ..io.files import read_json
 from .backbone import is_causal, vocabulary_size
 from .config_bounds import MAX_CONFIG_BYTES, check_room, read_config
+from .device import move, resolve_dtype
 
 Loaded = TypeVar("Loaded")
 REMEDY = "give a folder with safetensors weights or a pytorch_model.bin, or a hub id that this machine can reach"
@@ -33,20 +34,45 @@ _NOT_OURS = ("*/*", "consolidated*")  # the same weights a second time, in their
 _DECODER = "give a decoder such as GPT-Neo, OPT or Llama"
 
 
-def load_model(model: str | Path | nn.Module, tokenizer: Any | None) -> tuple[Any, Any | None]:
-    """(model, tokenizer): a loaded model as it is; a hub id or a folder by :func:`load_pretrained`, in float32.
+def load_model(
+    model: str | Path | nn.Module,
+    tokenizer: Any | None,
+    *,
+    device: torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> tuple[Any, Any | None]:
+    """(model, tokenizer): a loaded model, or a hub id or a folder by :func:`load_pretrained`.
 
-    ``torch.compile``'s wrapper is taken off: the model is called in parts, which it did not compile.
+    ``device``: where it goes, in place (:func:`ppo.lm.device.resolve_for`); None: it stays where it is, and a name on
+    the CPU. ``dtype``: of a name's weights, float32 if None. A loaded model is never cast. ``torch.compile``'s wrapper
+    is taken off: the model is called in parts, which it did not compile.
 
-    Raises ValueError of one line for a model that is no causal LM or cannot be loaded as one.
+    Raises ValueError of one line for a model that is no causal LM or cannot be loaded as one, and for a loaded model
+    of another ``dtype``.
     """
+    wanted = None if dtype is None else resolve_dtype(dtype)
     if isinstance(model, nn.Module):
         loaded: Any = getattr(model, "_orig_mod", model)
+        check_dtype(loaded, wanted)
+        if device is not None:
+            move(loaded, device)
         check_causal(loaded, name="the loaded model")
     else:
-        loaded, tokenizer = load_pretrained(model, tokenizer=tokenizer)
+        loaded, tokenizer = load_pretrained(model, dtype=wanted or torch.float32, tokenizer=tokenizer)
+        if device is not None:
+            move(loaded, device)
     align(loaded)
     return loaded, tokenizer
+
+
+def check_dtype(model: nn.Module, dtype: torch.dtype | None) -> None:
+    """Raise ValueError for a loaded model with weights of another dtype: a cast in place would lose digits unasked."""
+    found = sorted({str(p.dtype) for p in model.parameters() if p.is_floating_point()})
+    if dtype is not None and found != [str(dtype)]:
+        raise ValueError(
+            f"dtype={str(dtype).removeprefix('torch.')!r} is for a name: the loaded model has weights in "
+            f"{' and '.join(found)}; cast it before, model.to({dtype}), or leave dtype out"
+        )
 
 
 def load_pretrained(

@@ -23,6 +23,11 @@ def autocast(kind: str, device: torch.device | str) -> AbstractContextManager[An
     return nullcontext() if kind == "off" else torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
 
 
+def as_float64(x: Tensor) -> Tensor:
+    """The same numbers in float64, on the CPU where their device has no float64 (MPS)."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
+
+
 def as_statistics(x: Tensor) -> Tensor:
     """The same numbers in :func:`statistics_dtype`."""
     return x.to(statistics_dtype(x.dtype))

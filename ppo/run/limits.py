@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from ..config import Config
+from ..lm.device import of_accelerator
 
 Result = TypeVar("Result")
 
@@ -81,13 +82,15 @@ def retry_smaller(action: Callable[[], Result], shrink: Callable[[], bool]) -> R
             if not is_out_of_memory(error) or not shrink():
                 raise
         # Outside the except block the error is gone, and with it the frames that kept the tensors alive.
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        device_module = of_accelerator()
+        if device_module is not None:
+            device_module.empty_cache()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether this error of a device, of torch's CPU allocator or of Python says that memory has run out."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+    words = ("DefaultCPUAllocator", "MPS backend out of memory")  # of RuntimeErrors that have no type of their own
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
 
 
 def _warn_if_lowered(name: str, before: int, after: int) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..lm.device import accelerator
 from ..types import RewardFn, Sample
 
 _SHOWN = 4  # prompts shown in an error's note
@@ -56,11 +57,11 @@ def in_time(reward: RewardFn, seconds: float | None) -> RewardFn:
     def asked(samples: list[Sample]) -> Any:
         answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
         with_gradients = torch.is_grad_enabled()  # a new thread does not inherit this setting, nor the device
-        device = torch.cuda.current_device() if torch.cuda.is_available() else None
+        device = torch.accelerator.current_device_index() if accelerator() else None
 
         def work() -> None:
             if device is not None:
-                torch.cuda.set_device(device)
+                torch.accelerator.set_device_index(device)
             with torch.set_grad_enabled(with_gradients):
                 try:
                     answers.put((reward(samples), None))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ppo.compat import trl
 from ppo.compat.trl import AutoModelForCausalLMWithValueHead, PPOConfig, PPOTrainer, create_reference_model
 from tests.fakes import tiny_gpt2
 from tests.ppo.compat.test_trl import PLAIN, QUERIES, SETTINGS, make, moved, weights, wrap
@@ -43,3 +44,28 @@ def test_a_reference_copy_is_equal_and_frozen():
     assert not any(p.requires_grad for p in copied.parameters())
     with pytest.raises(ValueError, match="train_top_layers"):
         create_reference_model(model, num_shared_layers=1)
+
+
+def test_a_device_map_names_one_device():
+    for asked in (None, "auto", "cpu", {"": "cpu"}, torch.device("cpu")):
+        model = AutoModelForCausalLMWithValueHead.from_pretrained(tiny_gpt2(), device_map=asked)
+        assert next(model.parameters()).device.type == "cpu"
+    with pytest.raises(ValueError, match=r"device=cuda:0 is not there"):
+        AutoModelForCausalLMWithValueHead.from_pretrained(tiny_gpt2(), device_map={"": 0})
+    with pytest.raises(ValueError, match=r"device_map=\{'transformer': 'cpu'\} is not supported"):
+        AutoModelForCausalLMWithValueHead.from_pretrained(tiny_gpt2(), device_map={"transformer": "cpu"})
+
+
+def test_the_trainer_takes_the_models_to_the_accelerator(monkeypatch):
+    """As in TRL: a script that names no device runs on the accelerator. Here its place is pretended."""
+    places = []
+    monkeypatch.setattr(trl, "move", lambda model, device: places.append((model, device)))
+    monkeypatch.setattr(trl, "resolve_device", lambda device: f"what {device} is")
+    model, reference = (AutoModelForCausalLMWithValueHead(tiny_gpt2()) for _ in range(2))
+    config = {"batch_size": 2, "mini_batch_size": 2}
+    trl.PPOTrainer(trl.PPOConfig(**config), model, reference)
+    assert places == [(model, "what auto is"), (reference, "what auto is")]
+    trl.PPOTrainer(trl.PPOConfig(**config, accelerator_kwargs={"cpu": True}), model, reference)
+    assert places[2:] == [(model, torch.device("cpu")), (reference, torch.device("cpu"))]
+    with pytest.raises(ValueError, match=r"accelerator_kwargs=.*only \{'cpu': True\} has a meaning here"):
+        trl.PPOConfig(**config, accelerator_kwargs={"split_batches": True})
