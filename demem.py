@@ -40,7 +40,6 @@ from eval.exports import model_card, write_card, write_open_unlearning
 from eval.report import render_passage, render_table
 from eval.report.folder import LivePage, write_page
 from eval.results import read_before, read_results, write_results
-from models.load import load
 from models.lora import unload
 from ppo.checkpoint import list_checkpoints
 from ppo.distributed import Processes
@@ -62,7 +61,7 @@ from unlearning.recipe import (
     rows_to_forget,
     text_to_keep,
 )  # fmt: skip
-from unlearning.run import Run, prepare, say
+from unlearning.run import Run, load_model, prepare, say
 from unlearning.trace import floor_of, prepare_trace, write_trace
 
 # ---------------------------------------------------------------------- the method
@@ -214,7 +213,7 @@ def run_evaluate(run: Run) -> None:
     before = read_before(run.out)
     if not (run.out / "model" / "config.json").is_file():
         raise ValueError(f"{run.out / 'model'} holds no model: run train there first")
-    unlearned = load(run.out / "model").on(run.options.device)
+    unlearned = load_model(run.options, run.out / "model")
     after = measure(replace(run, loaded=unlearned), "evaluate")
     write_results(run.out, run.meta(), before, after)
     write_open_unlearning(run.out, after)

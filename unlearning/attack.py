@@ -22,9 +22,9 @@ from eval.attacks.result import DEFINITIONS, render_attacks, summarise
 from eval.attacks.suite import NAMES, AttackSettings, chosen_names, make_attacks
 from eval.attacks.suite import run_attacks as run_suite
 from eval.results import write_json
-from models.load import LoadedModel, load
+from models.load import LoadedModel
 from ppo.io.options import given_values, parse_value
-from unlearning.run import Run, prepare, say
+from unlearning.run import Run, load_model, prepare, say
 
 Summary = dict[str, Any]
 
@@ -108,7 +108,7 @@ def run_attacks(parsed: argparse.Namespace) -> None:
         raise ValueError(f"--attack-groups {' '.join(attacker.groups)}: the data has no passage in these groups")
     models = {"before": run.loaded}
     if (run.out / "model" / "config.json").is_file():
-        models["after"] = load(run.out / "model").on(run.options.device)
+        models["after"] = load_model(run.options, run.out / "model")
     found: dict[str, Summary] = {}
     for label, loaded in models.items():
         found[label] = attack_one(run, label, loaded, attacker)

@@ -93,8 +93,9 @@ def rest_of_ppo() -> tuple[Group, ...]:
 STOP = Group("when to stop", STOPPING)
 TRAINING = Group("the recipe", ("preset", *RECIPE))
 MEASURING = Group("evaluation", EVALUATION)
-HERE = Group("machine and seed", ("device",), ("seed",))
-MACHINE = Group("machine and seed", ("device",), ("seed", *PPO_MACHINE))
+HERE = Group("machine and seed", ("device", "dtype"), ("seed",))
+MACHINE = Group("machine and seed", ("device", "dtype"), ("seed", *PPO_MACHINE))
+COMPARED = Group("machine and seed", ("device",), ("seed", *PPO_MACHINE))  # the rivals' plain Adam needs float32
 KNOBS = Group("PPO (the defaults are those of --preset default)", config=PPO_KNOBS)
 RUN = (Group("what to work on", (*DATA, "out", "resume", "live")), STOP, TRAINING, MEASURING, MACHINE, KNOBS)
 
@@ -124,7 +125,7 @@ COMMANDS: dict[str, Command] = {
         (
             Group("the attacks", more=AttackOptions),
             Group("what to work on", (*DATA, "out")),
-            Group("machine and seed", ("device",), ("seed", "autocast")),
+            Group("machine and seed", ("device", "dtype"), ("seed", "autocast")),
         ),
     ),
     "compare": Command(
@@ -134,7 +135,7 @@ COMMANDS: dict[str, Command] = {
             Group("what to work on", (*DATA, "out")),
             STOP,
             MEASURING,
-            MACHINE,
+            COMPARED,
             Group("attacks on every point, with --attacks", more=AttackOptions),
         ),
         (

@@ -54,7 +54,8 @@ class Options:
     el_passages: int | None = None  # EL of the first N passages of each group; none: of all
     eval_dtype: Literal["same", "bfloat16"] = "same"  # bfloat16: a copy is evaluated, faster, a little coarser
     # Machine
-    device: str = "auto"  # auto, cpu or cuda
+    device: str = "auto"  # auto (the accelerator, if there is one), cpu, cuda, cuda:1, mps, xpu, …
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights; bfloat16 halves them, a little coarser
     resume: bool = False  # go on from the last checkpoint in the folder
     live: bool = False  # rewrite report.html while training; the page loads itself again in the browser
 

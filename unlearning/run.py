@@ -21,6 +21,7 @@ from models.load import LoadedModel, load
 from ppo.distributed import Processes
 from ppo.io.options import given_values
 from ppo.lm.backbone import context_length, vocabulary_size
+from ppo.lm.device import resolve_device, resolve_dtype
 from rewards.bertscore import BertScore
 from unlearning.options import OF_ATTACK, PRESETS, Options
 
@@ -47,6 +48,7 @@ class Run:
         """The provenance of this run's numbers."""
         of_run = {"model": self.options.model, "data": self.options.data, "preset": self.options.preset}
         device = next(self.loaded.model.parameters()).device
+        of_run["dtype"] = self.options.dtype
         several = {"processes": self.processes.count} if self.processes.count > 1 else {}
         return of_run | {"seed": self.config.seed} | provenance(device) | several
 
@@ -65,7 +67,7 @@ def prepare(command: str, parsed: argparse.Namespace, processes: Processes = Pro
 
 def load_run(options: Options, changes: Mapping[str, Any], processes: Processes) -> Run:
     """Load the model and the data of a run, and complete its config. ValueError where they do not fit together."""
-    loaded = load(options.model).on(options.device)
+    loaded = load_model(options, options.model)
     study = load_study(
         options.data,
         loaded.tokenizer,
@@ -91,6 +93,12 @@ def load_run(options: Options, changes: Mapping[str, Any], processes: Processes)
     device = next(loaded.model.parameters()).device
     encoder = BertScore.load(options.encoder, device=device) if options.encoder else None
     return Run(options, config, loaded, study, encoder, processes)
+
+
+def load_model(options: Options, spec: str | Path) -> LoadedModel:
+    """A model on the device of the run, in its dtype. ValueError, before anything is loaded, for a missing device."""
+    place = resolve_device(options.device)
+    return load(spec, dtype=resolve_dtype(options.dtype)).on(place)
 
 
 def read_options(command: str, parsed: argparse.Namespace) -> tuple[Options, dict[str, Any]]:

@@ -34,7 +34,6 @@ from data.study import Study
 from eval.evaluate import Evaluation, evaluate
 from eval.settings import Settings as EvaluationSettings
 from models.lab.recipe import Recipe
-from models.load import load
 from ppo.distributed import Processes
 from ppo.log import read_jsonl
 from unlearning.compare.bench import Inputs
@@ -44,7 +43,7 @@ from unlearning.compare.retrained import RetrainedModels
 from unlearning.compare.unlearn import Unlearn
 from unlearning.options import PRESETS, Options
 from unlearning.recipe import chance_floor, rows_to_forget, text_to_keep
-from unlearning.run import Run, load_run, say
+from unlearning.run import Run, load_model, load_run, say
 
 QUANTITIES = ("exact", "exact_sampled", "discoverable", "approximate", "bleu", "true_token_p", "matched_prefix")
 QUICK_RECIPE = Recipe(epochs=1, repeats_per_epoch=4)
@@ -150,7 +149,7 @@ def trained(
     demem.train(run, known, make=partial(make_trainer, variant=variant, original=original, kept=kept))
     rows = read_jsonl(run.out / "metrics.jsonl")
     steps |= {"ppo": len(rows), "is_stopped": len(rows) < run.options.most_steps}
-    loaded = load(run.out / "model").on(run.options.device)
+    loaded = load_model(run.options, run.out / "model")
     return replace(run, loaded=replace(run.loaded, model=loaded.model)), steps
 
 

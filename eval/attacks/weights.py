@@ -52,6 +52,8 @@ def relearning_attack(
     order = torch.randperm(len(forget), generator=generator).tolist()
     taught = {forget[i].id for i in order[: count_taught(len(forget), share)]}
     pupil, results = copy.deepcopy(model), []
+    if next(pupil.parameters()).dtype == torch.bfloat16:
+        pupil.float()  # in bfloat16 the small steps of a plain Adam would vanish, and the attack with them
 
     def attack_after(step: int) -> bool:
         if step in (0, *steps):

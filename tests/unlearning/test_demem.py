@@ -40,7 +40,7 @@ def fails(capsys, *arguments):
         (["--model", "/nonexistent/model"], "/nonexistent/model"),
         (["--data", "/nonexistent/data.csv"], "/nonexistent/data.csv"),
         (["--retain", "/nonexistent/notes.txt"], "/nonexistent/notes.txt"),
-        (["--device", "tpu"], "--device tpu is not available"),
+        (["--device", "tpu"], "device=tpu is not there: this machine has"),
         (["--response-length", "400"], "exceeds the model's context of 256"),
     ],
 )

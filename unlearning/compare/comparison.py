@@ -168,7 +168,7 @@ def compare_at(
     original = copy.deepcopy(run.loaded.model)
     first = Point("original", 0.0, run.config.seed, size)
     keep = text_by_seed(run, text_to_keep)
-    retrained = RetrainedModels(Path(comparison.twins or run.out / "twins"), Recipe(), say)
+    retrained = RetrainedModels(Path(comparison.twins or run.out / "twins"), Recipe(), say, run.options.device)
 
     def at(point: Point) -> None:
         if find_point(run.out, point.key) is not None:

@@ -60,11 +60,15 @@ class Corpus:
 
 @dataclass(frozen=True)
 class RetrainedModels:
-    """The twins of a comparison: ``folder`` keeps them, and one that is missing is trained when it is asked for."""
+    """The twins of a comparison: ``folder`` keeps them, and one that is missing is trained when it is asked for.
+
+    ``device``: where a twin goes (:mod:`ppo.lm.device`). It is trained on the CPU.
+    """
 
     folder: Path
     recipe: Recipe
     say: Callable[[str], None]
+    device: str = "cpu"
 
     def get(self, kind: RetrainedKind, seed: int) -> RetrainedModel:
         """The twin of a seed (0 is the recipe's own). A missing one is trained first. ValueError for a damaged one."""
@@ -73,7 +77,7 @@ class RetrainedModels:
         if not (folder / "twin.json").is_file():
             self._train(kind, recipe, folder)
         facts = read_facts(folder / "twin.json", recipe)
-        loaded = load(folder / "model")
+        loaded = load(folder / "model").on(self.device)
         cost = Cost(facts["seconds"], Tokens(trained=facts["trained_tokens"]), count_parameters(loaded.model))
         return RetrainedModel(loaded.model, cost, facts["notes"])
 

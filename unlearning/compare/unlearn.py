@@ -13,12 +13,11 @@ import numpy as np
 from eval.cost import Cost, Tokens, count_parameters, ppo_tokens
 from eval.evaluate import Evaluation
 from eval.results import write_json
-from models.load import load
 from ppo.distributed import Processes
 from ppo.log import read_jsonl
 from unlearning.compare.bench import UnlearnedModel
 from unlearning.options import PRESETS
-from unlearning.run import Run, load_run
+from unlearning.run import Run, load_model, load_run
 
 Train = Callable[[Run, Evaluation], None]
 LORA_RATE = 5.0  # times the learning rate of full training, for an adapter
@@ -55,7 +54,7 @@ class Unlearn:
         self.train(run, Evaluation(self.before, {}, {}, {}, {}))
         seconds, rows = earlier + time.perf_counter() - started, read_jsonl(log)
         cost = Cost(seconds, self._tokens(run, rows), count_parameters(run.loaded.model))
-        model = load(folder / "model").on(options.device).model
+        model = load_model(options, folder / "model").model
         return UnlearnedModel(model, cost, notes={"steps": len(rows), "is_stopped": len(rows) < options.most_steps})
 
     def _tokens(self, run: Run, rows: Sequence[dict[str, float]]) -> Tokens:
