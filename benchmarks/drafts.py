@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import ppo
-from benchmarks.machine import timed, write_json
+from benchmarks.machine import add_device, timed, write_json
 from data.study import load_study
 from data.types import Passage
 from models.load import load
@@ -51,7 +51,7 @@ def main() -> None:
     options = read_options()
     if options.threads:
         torch.set_num_threads(options.threads)
-    loaded = load(options.model)
+    loaded = load(options.model).on(options.device)
     vocab_size = loaded.model.config.vocab_size
     study = load_study(options.data, loaded.tokenizer, vocab_size)
     passages = [*study.group("forget"), *study.group("forget_holdout")]
@@ -61,7 +61,7 @@ def main() -> None:
         case = Case(passages[:count], slots, samples, temperature)
         results.append(measure(case, loaded.model, vocab_size, options.repeats))
         show(results[-1])
-    write_json(options.json, {"options": vars(options), "results": results})
+    write_json(options.json, {"options": vars(options), "results": results}, options.device)
 
 
 def read_options() -> argparse.Namespace:
@@ -74,6 +74,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--temperatures", type=partial(numbers, kind=float), default="0,1")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=None)
+    add_device(parser)
     parser.add_argument("--json", default=None, help="file for the result")
     return parser.parse_args()
 

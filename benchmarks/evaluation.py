@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 import ppo
-from benchmarks.machine import timed, write_json
+from benchmarks.machine import add_device, timed, write_json
 from data.lab import lab_retain
 from data.types import Passage
 from eval.evaluate import evaluate
@@ -37,12 +37,12 @@ def main() -> None:
     options = read_options()
     if options.threads:
         torch.set_num_threads(options.threads)
-    loaded = load(options.model)
+    loaded = load(options.model).on(options.device)
     passages = make_passages(loaded, options.passages)
     settings = Settings(num_samples=options.num_samples)
     result = measure(loaded, passages, settings, options.repeats)
     show(result)
-    write_json(options.json, {"options": vars(options), "result": result})
+    write_json(options.json, {"options": vars(options), "result": result}, options.device)
 
 
 def read_options() -> argparse.Namespace:
@@ -52,6 +52,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--num-samples", type=int, default=0, help="sampled continuations of every prefix")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=None)
+    add_device(parser)
     parser.add_argument("--json", default=None, help="file for the result")
     return parser.parse_args()
 

@@ -33,7 +33,7 @@ def llama_config(name: str, **changes: int) -> LlamaConfig:
 
 
 def make_model(name: str, dtype: torch.dtype = torch.float32, **changes: int) -> Any:
-    """An untrained Llama of ``SHAPES`` with weights from seed 0, or whatever ``models.load`` knows by this name."""
+    """An untrained Llama of ``SHAPES`` with weights from seed 0, or whatever ``models.load`` knows; on the CPU."""
     if name not in SHAPES:
         return load(name, dtype=dtype).model
     torch.manual_seed(0)

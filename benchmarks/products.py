@@ -11,7 +11,7 @@ from ppo.generation.transformer import Network
 @torch.no_grad()
 def products(network: Network, rows: int, *, last: int) -> None:
     """Compute all linear layers once, in their order, on ``rows`` rows; the output layer on ``last`` of them."""
-    hidden = torch.zeros(rows, network.embedding.shape[1], dtype=network.dtype)
+    hidden = torch.zeros(rows, network.embedding.shape[1], dtype=network.dtype, device=network.device)
     if network.project_in is not None:
         hidden = network.project_in(hidden)
     for block in network.blocks:
@@ -20,7 +20,7 @@ def products(network: Network, rows: int, *, last: int) -> None:
         block.down(block.up(hidden)[:, : block.down.in_features].contiguous())
     if network.project_out is not None:
         network.project_out(hidden[:last])
-    network.output(torch.zeros(last, network.output.in_features, dtype=network.dtype))
+    network.output(torch.zeros(last, network.output.in_features, dtype=network.dtype, device=network.device))
 
 
 def linears(network: Network) -> list[Linear]:

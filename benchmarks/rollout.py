@@ -33,7 +33,7 @@ from torch import Tensor
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 import ppo
-from benchmarks.machine import PeakMemory, timed, write_json
+from benchmarks.machine import PeakMemory, add_device, settle, timed, write_json
 from benchmarks.models import make_model, random_prompts
 from benchmarks.products import linears, needed_bytes, products
 from eval.provenance import provenance
@@ -91,27 +91,33 @@ def main() -> None:
     options = read_options()
     if options.threads:
         torch.set_num_threads(options.threads)
-    model = load_model(options.model, getattr(torch, options.dtype))
+    model = load_model(options.model, getattr(torch, options.dtype)).to(options.device)
     results = []
-    machine = provenance()
-    print(f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, {options.dtype}")
+    machine = provenance(options.device)
+    print(f"{machine['device']}, {machine['processor']}, {machine['threads']} threads, torch {machine['torch']}")
+    print(f"weights in {options.dtype}")
     for batch in options.batch:
-        work = make_workload(model, batch, options)
-        network = bind(model, rows=batch, length=options.prompt_length + options.response_length)
-        names = ["ppo", *options.against]
-        outcomes = {name: Outcome() for name in names}
-        limit = Outcome()
-        if network is not None:  # whatever a process makes once is made before memory is measured
-            measure_limit(network, work, Outcome(tokens=2 * len(work.prompts)), limit, is_warm_up=True)
-        for repeat in range(options.repeats + 1):
-            for name in names:
-                torch.manual_seed(repeat)  # transformers samples from the global generator
-                run(name, model, work, outcomes[name], outcomes["ppo"].lengths, is_warm_up=repeat == 0)
-            if network is not None:
-                measure_limit(network, work, outcomes["ppo"], limit, is_warm_up=repeat == 0)
-        results.append(summarise(work, network, outcomes, limit, is_first=not results))
+        results.append(measure(model, batch, options, is_first=not results))
         show(results[-1])
-    write_json(options.json, {"options": vars(options), "results": results})
+    write_json(options.json, {"options": vars(options), "results": results}, options.device)
+
+
+def measure(model: Any, batch: int, options: argparse.Namespace, *, is_first: bool) -> dict[str, Any]:
+    """All candidates in turns, ``batch`` sequences side by side. ``is_first``: memory is that of a new process."""
+    work = make_workload(model, batch, options)
+    network = bind(model, rows=batch, length=options.prompt_length + options.response_length)
+    names = ["ppo", *options.against]
+    outcomes = {name: Outcome() for name in names}
+    limit = Outcome()
+    if network is not None:  # whatever a process makes once is made before memory is measured
+        measure_limit(network, work, Outcome(tokens=2 * len(work.prompts)), limit, is_warm_up=True)
+    for repeat in range(options.repeats + 1):
+        for name in names:
+            torch.manual_seed(repeat)  # transformers samples from the global generator
+            run(name, model, work, outcomes[name], outcomes["ppo"].lengths, is_warm_up=repeat == 0)
+        if network is not None:
+            measure_limit(network, work, outcomes["ppo"], limit, is_warm_up=repeat == 0)
+    return summarise(work, network, outcomes, limit, is_first=is_first)
 
 
 def read_options() -> argparse.Namespace:
@@ -126,6 +132,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--against", default="hf,hf-static", type=names, help="any of " + ", ".join(ENGINES))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=None)
+    add_device(parser)
     parser.add_argument("--json", default=None, help="file for the result")
     options = parser.parse_args()
     if options.mean_length is not None and not options.model.startswith("random:"):
@@ -154,14 +161,15 @@ def load_model(name: str, dtype: torch.dtype) -> Any:
 
 
 def make_workload(model: Any, batch: int, options: argparse.Namespace) -> Workload:
-    prompts = torch.tensor(random_prompts(model, options.requests or batch, options.prompt_length))
+    prompts = torch.tensor(random_prompts(model, options.requests or batch, options.prompt_length), device=model.device)
     ends = model.config.vocab_size // options.mean_length if options.mean_length else 0
     return Workload(prompts, batch, options.response_length, tuple(range(1, 1 + ends)))
 
 
 def run(name: str, model: Any, work: Workload, outcome: Outcome, lengths: Tensor | None, *, is_warm_up: bool) -> None:
     """One run of one candidate; a warm-up measures memory instead of time. ``lengths``: those of "ppo" just before."""
-    with PeakMemory() as memory:
+    with PeakMemory(model.device) as memory:
+        settle()
         started = time.perf_counter()
         if name in ("ppo", "ppo-hf", "ppo-compiled"):
             engine, compiled = ("hf" if name == "ppo-hf" else "auto"), name == "ppo-compiled"
@@ -179,6 +187,7 @@ def run(name: str, model: Any, work: Workload, outcome: Outcome, lengths: Tensor
         else:
             parts = work.prompts.split(work.batch)
             outcome.tokens = sum(static_batch(model, part, work, is_static=name == "hf-static") for part in parts)
+        settle()
         seconds = time.perf_counter() - started
     if is_warm_up:
         outcome.warm_up_seconds, outcome.peak_bytes = seconds, memory.peak_bytes
@@ -224,7 +233,7 @@ def continuous_batching(model: Any, work: Workload) -> int:
 
 def real_tokens(responses: Tensor, eos_ids: tuple[int, ...]) -> int:
     """Number of tokens up to and including the first EOS of each row."""
-    is_eos = torch.isin(responses, torch.tensor(eos_ids, dtype=torch.long))
+    is_eos = torch.isin(responses, torch.tensor(eos_ids, dtype=torch.long, device=responses.device))
     return int((is_eos.cumsum(dim=1) - is_eos.long() == 0).sum())
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 import ppo
-from benchmarks.machine import resident_bytes, write_json
+from benchmarks.machine import add_device, resident_bytes, write_json
 from models.load import load
 from ppo.checkpoint import list_checkpoints
 from ppo.log import read_jsonl
@@ -49,7 +49,7 @@ _BLOCK = 25  # steps in one point of the fit
 
 def main() -> None:
     options = read_options()
-    trainer, start = make_trainer(options.out)
+    trainer, start = make_trainer(options.out, options.device)
     deadline = time.monotonic() + 60 * options.minutes
     readings = options.out / "memory.jsonl"
 
@@ -75,7 +75,7 @@ def main() -> None:
         trainer.save_numbered()
     result = summary(read_jsonl(readings), settle=options.settle)
     print(f"{trainer.step} steps; " + "; ".join(f"{name} {value:.5g}" for name, value in result.items()))
-    write_json(options.json, {"steps": trainer.step, "settle": options.settle, **result})
+    write_json(options.json, {"steps": trainer.step, "settle": options.settle, **result}, options.device)
 
 
 def read_options() -> argparse.Namespace:
@@ -85,16 +85,18 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=math.inf, help="of this start")
     parser.add_argument("--settle", type=int, default=50, help="steps of each start that the fit leaves out")
     parser.add_argument("--json", default=None, help="file for the result")
+    add_device(parser)
     return parser.parse_args()
 
 
-def make_trainer(out: Path) -> tuple[ppo.Trainer, int]:
+def make_trainer(out: Path, device: torch.device) -> tuple[ppo.Trainer, int]:
     """A new run, or the one that is in the folder; and the step with which this start begins."""
     lab = load("lab")
     if list_checkpoints(out / "checkpoints"):
-        trainer = ppo.Trainer.resume(out, PROMPTS, reward, retain=RETAIN, out=out)
+        trainer = ppo.Trainer.resume(out, PROMPTS, reward, retain=RETAIN, out=out, device=device)
     else:
-        trainer = ppo.Trainer(lab.model, PROMPTS, reward, CONFIG, tokenizer=lab.tokenizer, retain=RETAIN, out=out)
+        more = {"tokenizer": lab.tokenizer, "retain": RETAIN, "out": out, "device": device}
+        trainer = ppo.Trainer(lab.model, PROMPTS, reward, CONFIG, **more)
     return trainer, trainer.step
 
 

@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import ppo
-from benchmarks.machine import peak_memory_bytes, write_json
+from benchmarks.machine import add_device, peak_memory_bytes, settle, start_memory_bytes, write_json
 from benchmarks.models import make_model, random_prompts
 from benchmarks.rates import machine_rates
 from eval.provenance import provenance
@@ -65,14 +65,14 @@ def main() -> None:
     if options.variant is not None:  # a process of its own, started below
         Path(options.json).write_text(json.dumps(measure(options)), encoding="utf-8")
         return
-    machine = provenance()
-    print(f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}")
+    machine = provenance(options.device)
+    print(f"{machine['device']}, {machine['processor']}, {machine['threads']} threads, torch {machine['torch']}")
     results = {}
     for variant in options.variants.split(","):
         results[variant] = run_apart(variant, options)
         show(variant, results[variant])
     show_ratios(results)
-    write_json(options.json, {"options": vars(options), "results": results})
+    write_json(options.json, {"options": vars(options), "results": results}, options.device)
 
 
 def read_options() -> argparse.Namespace:
@@ -88,12 +88,15 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="steps that are timed, after one that is not")
     parser.add_argument("--json", default=None, help="file for the result")
     parser.add_argument("--variant", default=None, help=argparse.SUPPRESS)
+    add_device(parser)
     options = parser.parse_args()
     unknown = set(options.variants.split(",")) - {*VARIANTS, *TRL_VARIANTS}
     if unknown:
         parser.error(
             f"unknown variants: {', '.join(sorted(unknown))}; choose from {', '.join(VARIANTS)}, trl, trl-bf16"
         )
+    if any(name in options.variants for name in TRL_VARIANTS) and options.device.type != "cpu":
+        parser.error("TRL's own choice of a device is not measured: --device cpu")
     if any(name in options.variants for name in TRL_VARIANTS) and not options.model.startswith("random:"):
         parser.error("TRL is measured on an untrained model: --model random:smollm2 or random:small-llama")
     return options
@@ -105,7 +108,7 @@ def run_apart(variant: str, options: argparse.Namespace) -> dict[str, Any]:
         file = Path(folder) / "result.json"
         module = "benchmarks.trl_step" if variant in TRL_VARIANTS else "benchmarks.update"
         names = ("model", "prompts", "prompt_length", "response_length", "epochs", "repeats")
-        names += () if variant in TRL_VARIANTS else ("microbatch", "lora_rank")
+        names += () if variant in TRL_VARIANTS else ("microbatch", "lora_rank", "device")
         command = [sys.executable, "-m", module, "--json", str(file)]
         for name in names:
             if getattr(options, name) is not None:
@@ -121,13 +124,14 @@ def run_apart(variant: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of every part of ``options.repeats`` steps, the bare loop, and the machine's own rates."""
-    start = peak_memory_bytes()
+    start = start_memory_bytes(options.device)
     trainer = make_trainer(options)
     times: dict[str, list[float]] = {part: [] for part in (*PARTS, "step")}
     for repeat in range(options.repeats + 1):
         started = time.perf_counter()
         rollout = trainer.rollout()
         metrics = {**rollout.metrics, **trainer.update(rollout)}
+        settle()
         seconds = time.perf_counter() - started
         if repeat == 0:
             first = seconds
@@ -135,7 +139,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             times["step"].append(seconds)
             for part in PARTS:
                 times[part].append(metrics[f"time/{part}_s"])
-    peak = peak_memory_bytes()  # before the bare loop, which keeps whole logits
+    peak = peak_memory_bytes(options.device)  # before the bare loop, which keeps whole logits
     times["bare"] = [options.epochs * bare_pass(trainer, rollout) for _ in range(options.repeats)]
     result = summarise(times, trainer, rollout, options) | {"peak_memory_bytes": peak, "start_memory_bytes": start}
     return result | {"first_step_seconds": first}
@@ -144,6 +148,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def make_trainer(options: argparse.Namespace) -> ppo.Trainer:
     """A trainer with random prompts and a reward that costs nothing, so that the time is PPO's."""
     model = make_model(options.model, torch.bfloat16 if options.variant == "pure-bf16" else torch.float32)
+    model.to(options.device)
     if options.variant.startswith("lora"):
         add_lora(model, LoraConfig(linear_targets(model), rank=options.lora_rank))
     prompts = random_prompts(model, options.prompts, options.prompt_length)
@@ -165,12 +170,14 @@ def make_trainer(options: argparse.Namespace) -> ppo.Trainer:
 def bare_pass(trainer: ppo.Trainer, rollout: Rollout) -> float:
     """Seconds of one forward and backward pass over the rollout's tokens, in the update's own microbatches."""
     generation = rollout.generation
+    settle()
     started = time.perf_counter()
     for indices in microbatches(generation.attention_mask, size=trainer.config.microbatch):
         with trainer.policy.precision():
             loss = bare_loss(trainer, trim(generation.rows(indices)))
         loss.backward()  # type: ignore[no-untyped-call]
     trainer.learner.optimizer.zero_grad()
+    settle()
     return time.perf_counter() - started
 
 
@@ -194,7 +201,7 @@ def summarise(
     """Medians in seconds, rates in response tokens per second, floating-point operations per second."""
     medians = {part: statistics.median(values) for part, values in times.items()}
     tokens = int(rollout.generation.mask.sum())
-    rates = machine_rates(*shapes_of_products(trainer, options))
+    rates = machine_rates(*shapes_of_products(trainer, options), options.device)
     rate = rates[f"{'bfloat16' if is_half(trainer) else 'float32'}_operations_per_second"]
     done = options.epochs * model_operations(trainer, rollout)
     return {

@@ -25,8 +25,14 @@ def provenance(device: str | torch.device = "cpu") -> dict[str, Any]:
         "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "device": device_name(device),
     }
+
+
+def device_name(device: torch.device) -> str:
+    """The product's name where torch knows it (CUDA, XPU), else the kind."""
+    known = None if device.type == "cpu" else getattr(torch.get_device_module(device), "get_device_name", None)
+    return device.type if known is None else str(known(device))
 
 
 def command() -> str:

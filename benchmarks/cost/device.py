@@ -86,9 +86,10 @@ H100 = Device(
 
 
 def measured(rates: Mapping[str, Any], *, memory: float, start: float) -> Device:
-    """The CPU that ``benchmarks.rates`` measured. ``start``: bytes that the process held before it had a model."""
+    """The machine that ``benchmarks.rates`` measured. ``start``: bytes that the process held before it had a model."""
+    is_cpu = "calls_per_second" not in rates
     return Device(
-        name="the measured CPU",
+        name="the measured CPU" if is_cpu else "the measured accelerator",
         memory=memory,
         operations={
             "float32": rates["float32_layer_operations_per_second"],
@@ -100,7 +101,8 @@ def measured(rates: Mapping[str, Any], *, memory: float, start: float) -> Device
         link=rates["read_bytes_per_second"],
         network=rates["read_bytes_per_second"],
         reserved=start,
-        fresh_bandwidth=rates["new_bytes_per_second"],
-        packs_weights=True,
+        launch_seconds=0.0 if is_cpu else 1 / rates["calls_per_second"],
+        fresh_bandwidth=rates["new_bytes_per_second"] if is_cpu else math.inf,
+        packs_weights=is_cpu,
         source="benchmarks.rates",
     )

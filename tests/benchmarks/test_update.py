@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from benchmarks import scaling, update
+from benchmarks.machine import CPU
 from benchmarks.models import make_model
 from tests.processes import ENVIRONMENT, ROOT
 
@@ -17,7 +18,15 @@ SIZES = {"prompts": 4, "prompt_length": 6, "response_length": 4, "epochs": 1, "r
 
 
 def options(variant, **changes):
-    known = {"model": "random:tiny", "microbatch": None, "lora_rank": 2, "variant": variant, **SIZES, **changes}
+    known = {
+        "model": "random:tiny",
+        "microbatch": None,
+        "lora_rank": 2,
+        "variant": variant,
+        "device": CPU,
+        **SIZES,
+        **changes,
+    }
     return argparse.Namespace(**known)
 
 
