@@ -60,9 +60,11 @@ class LoraLinear(nn.Module):
         self.out_features, self.in_features = shape
         device = base.weight.device
         bound = 1 / math.sqrt(self.in_features)  # kaiming_uniform(a=√5), as PEFT and nn.Linear
-        start = torch.empty(config.rank, self.in_features).uniform_(-bound, bound, generator=generator)
+        start = torch.empty(config.rank, self.in_features, dtype=torch.float32).uniform_(
+            -bound, bound, generator=generator
+        )
         self.lora_A = nn.Parameter(start.to(device))
-        self.lora_B = nn.Parameter(torch.zeros(self.out_features, config.rank, device=device))
+        self.lora_B = nn.Parameter(torch.zeros(self.out_features, config.rank, dtype=torch.float32, device=device))
         self.scale = config.alpha / config.rank
         self.dropout = config.dropout
         self.is_enabled = True

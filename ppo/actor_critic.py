@@ -39,12 +39,15 @@ class ValueHead(nn.Module):
 
     def __init__(self, hidden_size: int, kind: Literal["linear", "mlp"], *, seed: int = 0) -> None:
         super().__init__()
-        last = nn.Linear(hidden_size, 1)
+        last = nn.Linear(hidden_size, 1, dtype=torch.float32)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.layers = nn.Sequential(last)
         if kind == "mlp":
-            first, generator = nn.Linear(hidden_size, hidden_size), torch.Generator().manual_seed(seed)
+            first, generator = (
+                nn.Linear(hidden_size, hidden_size, dtype=torch.float32),
+                torch.Generator().manual_seed(seed),
+            )
             for parameter in first.parameters():
                 nn.init.uniform_(parameter, -(hidden_size**-0.5), hidden_size**-0.5, generator=generator)
             self.layers = nn.Sequential(first, nn.Tanh(), last)

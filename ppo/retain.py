@@ -106,7 +106,7 @@ class RetainLoss:
             with torch.no_grad(), self._adapter_off():
                 ref_rows = self._reference(ids, mask).before_logits[:, :-1][predicted]
         rows = policy(ids, mask).before_logits[:, :-1][predicted]
-        total = torch.zeros((), device=ids.device)
+        total = torch.zeros((), dtype=torch.float32, device=ids.device)
         for start in range(0, rows.shape[0], self._chunk_tokens):
             part = slice(start, start + self._chunk_tokens)
             ref_part = ref_rows[part] if ref_rows is not None else None

@@ -75,6 +75,6 @@ def collate(
     tokens = pad_right(responses, device)
     lengths = torch.tensor([len(response) for response in responses], device=device)
     mask = torch.arange(tokens.shape[1], device=device) < lengths.unsqueeze(1)
-    zeros = torch.zeros(mask.shape, device=device)
+    zeros = torch.zeros(mask.shape, dtype=torch.float32, device=device)
     is_ended = torch.tensor([response[-1] in eos_ids for response in responses], device=device)
     return Generation(prompt_ids, prompt_mask, tokens, mask, zeros, zeros, is_ended)

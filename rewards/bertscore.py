@@ -96,7 +96,9 @@ class BertScore:
             self._batch(candidates[i : i + self.batch_size], references[i : i + self.batch_size])
             for i in range(0, len(candidates), self.batch_size)
         ]
-        precision, recall = (torch.cat([p[k] for p in parts]) if parts else torch.zeros(0) for k in (0, 1))
+        precision, recall = (
+            torch.cat([p[k] for p in parts]) if parts else torch.zeros(0, dtype=torch.float32) for k in (0, 1)
+        )
         f1 = torch.where(precision + recall > 0, 2 * precision * recall / (precision + recall), 0.0)
         return Matches(*(self._rescale(x) for x in (precision, recall, f1)))
 

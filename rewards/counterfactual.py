@@ -61,7 +61,7 @@ class CounterfactualReference:
         back, generation = generation.mask.device, generation.to(device_of(self.model))
         suffixes = [sample.row.get(self.suffix_key) or () for sample in samples]
         forbidden = forbidden_tokens(generation.tokens, suffixes)
-        result = torch.zeros(generation.mask.shape, device=generation.mask.device)
+        result = torch.zeros(generation.mask.shape, dtype=torch.float32, device=generation.mask.device)
         for indices in microbatches(generation.attention_mask, tokens=self.batch_tokens):
             part = trim(generation.rows(indices))
             width = part.mask.shape[1]
@@ -82,7 +82,7 @@ class CounterfactualReference:
             logprobs = next_token_logprobs(logits, self.sampling, is_early=is_early[part], keep=tokens[part])
             picked = pick(logprobs, tokens[part])
             parts.append(picked.masked_fill(tokens[part] == banned[part], self.forbidden_logprob))
-        return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, torch.cat(parts))
+        return torch.zeros(mask.shape, dtype=torch.float32, device=mask.device).masked_scatter(mask, torch.cat(parts))
 
 
 def forbidden_tokens(tokens: Tensor, suffixes: Sequence[Sequence[int]]) -> Tensor:

@@ -117,7 +117,7 @@ def sequence_nll(
     is_scored = mask & (place >= torch.tensor([[len(context)] for context, _ in pairs], device=device))
     before = backbone(input_ids, mask).before_logits[:, :-1][is_scored[:, 1:]]
     losses = _token_nll(before, backbone.output_layer, input_ids[is_scored], chunk_tokens)
-    return torch.zeros(is_scored.shape, device=device).masked_scatter(is_scored, losses).sum(dim=1)
+    return torch.zeros(is_scored.shape, dtype=losses.dtype, device=device).masked_scatter(is_scored, losses).sum(dim=1)
 
 
 def _token_nll(rows: Tensor, output_layer: Callable[[Tensor], Tensor], tokens: Tensor, chunk_tokens: int) -> Tensor:

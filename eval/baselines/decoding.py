@@ -60,8 +60,8 @@ def mixed_logprobs(logits: Tensor, strength: float) -> Tensor:
     logprobs = torch.log_softmax(logits, dim=-1)
     if strength == 1:
         return logprobs
-    floor = torch.tensor((1 - strength) / logits.shape[-1], device=logits.device).log()
-    kept = logprobs + torch.tensor(strength, device=logits.device).log()
+    floor = torch.tensor((1 - strength) / logits.shape[-1], dtype=logits.dtype, device=logits.device).log()
+    kept = logprobs + torch.tensor(strength, dtype=logits.dtype, device=logits.device).log()
     return torch.logaddexp(kept, floor)
 
 
@@ -148,7 +148,7 @@ class MemFree:
         prompt_ids, prompt_mask = pad_left(requests, device)
         shape = (len(requests), sampling.response_length)
         tokens = torch.zeros(shape, dtype=torch.long, device=device)
-        logprobs, entropy = torch.zeros(shape, device=device), torch.zeros(shape, device=device)
+        logprobs, entropy = (torch.zeros(shape, dtype=torch.float32, device=device) for _ in range(2))
         mask = torch.zeros(shape, dtype=torch.bool, device=device)
         is_ended = torch.zeros(len(requests), dtype=torch.bool, device=device)
         result = Generation(prompt_ids, prompt_mask, tokens, mask, logprobs, entropy, is_ended)

@@ -61,7 +61,7 @@ def distillation_loss(backbone: Backbone, original: Backbone, pairs: Sequence[Pa
         kl = counterfactual_kl(backbone.output_layer(states).float(), original.output_layer(targets).float(), truths)
         return (kl * weights).sum()
 
-    total = torch.zeros((), device=device)
+    total = torch.zeros((), dtype=torch.float32, device=device)
     for start in range(0, len(truths), chunk_tokens):
         part = slice(start, start + chunk_tokens)
         total = total + checkpoint(

@@ -38,6 +38,7 @@ from .weights import (
     REFERENCE,
     VALUE,
     all_weights,
+    attention_of,
     restore_frozen,
     restore_value,
     write_once,
@@ -201,7 +202,7 @@ class RunState:
             "dtype": str(self.policy.dtype).removeprefix("torch."),
             "frozen": [name for name, p in model.named_parameters() if not p.requires_grad],
             "kind": type(model).__name__ + (" with an adapter" if has_adapter(model) else ""),
-            "attention": getattr(getattr(model, "config", None), "_attn_implementation", None),
+            "attention": attention_of(model),
             "device": str(self.policy.device),
             "own": dict(self.own),
         } | optional

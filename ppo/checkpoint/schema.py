@@ -26,7 +26,7 @@ def ids_sha256(sequences: Sequence[Sequence[int]]) -> str:
 
 _NUMBERS: dict[str, type | tuple[type, ...]] = {
     "step": int, "num_updates": int, "kl_coef": float, "num_prompts": int, "config": dict, "dtype": str,
-    "frozen": (list, type(None)), "attention": (str, type(None)), "device": str, "moments": (dict, type(None)),
+    "frozen": (list, type(None)), "attention": (str, dict, type(None)), "device": str, "moments": (dict, type(None)),
     "num_not_finite": (int, type(None)), "prompts_sha256": (str, type(None)), "retain_sha256": (str, type(None)),
 }  # fmt: skip
 
@@ -46,6 +46,9 @@ def check_numbers(state: Mapping[str, Any], file: Path) -> None:
         raise ValueError(f"{file} is damaged: dtype is {state['dtype']!r:.80}")
     if type(updates := state.get("critic_updates", 0)) is not int or not 0 <= updates <= state["num_updates"]:
         raise ValueError(f"{file} is damaged: critic_updates is {updates!r:.80}")
+    ways = state["attention"].items() if isinstance(state["attention"], dict) else ()
+    if not all(isinstance(part, str) and isinstance(way, str | None) for part, way in ways):
+        raise ValueError(f"{file} is damaged: attention is {state['attention']!r:.80}")
     own = state.get("own", {})
     if not isinstance(own, dict) or not all(isinstance(name, str) for pair in own.items() for name in pair):
         raise ValueError(f"{file} is damaged: own is {own!r:.80}")

@@ -111,6 +111,18 @@ def _save_pretrained(model: Any, target: Path, state: dict[str, Tensor]) -> None
         model.generation_config = own
 
 
+def attention_of(model: Any) -> str | dict[str, str | None] | None:
+    """How a model computes attention, as transformers' ``attn_implementation`` takes it; None if it has no say.
+
+    A model of several parts may do it otherwise in a part: then the parts' ways by name, and the whole's as "".
+    """
+    config = getattr(model, "config", None)
+    whole = getattr(config, "_attn_implementation", None)
+    parts = {name: getattr(config, name, None) for name in getattr(config, "sub_configs", {})}
+    ways = {name: part._attn_implementation for name, part in parts.items() if part is not None}
+    return whole if all(way == whole for way in ways.values()) else {"": whole, **ways}
+
+
 def write_once(shared: Path | None, target: Path, tensors: Mapping[str, Tensor]) -> None:
     """Frozen weights are written once. Later checkpoints link to that file."""
     if shared is not None:

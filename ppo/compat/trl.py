@@ -195,7 +195,7 @@ class PPOTrainer:
         started, kl_coef = time.perf_counter(), self.trainer.kl.coef
         prompts = [read_ids(query, f"query {index}") for index, query in enumerate(queries)]
         answers = [read_ids(response, f"response {index}") for index, response in enumerate(responses)]
-        numbers = torch.tensor([read_score(score, index) for index, score in enumerate(scores)])
+        numbers = torch.tensor([read_score(score, index) for index, score in enumerate(scores)], dtype=torch.float32)
         rollout = self.trainer.appraise(self._measured(prompts, answers, numbers))
         with checkpointed_layers(self.trainer.policy.actor) if self._is_checkpointed() else nullcontext():
             metrics = self.trainer.update(rollout)
@@ -228,7 +228,7 @@ class PPOTrainer:
         """
         if missing := [column for column in columns_to_log if column not in batch]:
             raise ValueError(f"log_stats: the batch has no column {missing[0]!r}; it has {', '.join(batch)}")
-        numbers = torch.tensor([read_score(reward, index) for index, reward in enumerate(rewards)])
+        numbers = torch.tensor([read_score(reward, index) for index, reward in enumerate(rewards)], dtype=torch.float32)
         self.accelerator.log({**stats, **environment_statistics(numbers)}, step=self.trainer.step - 1)
         log_table = getattr(self.config.log_with, "log_table", None)
         if log_table is not None:

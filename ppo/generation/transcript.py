@@ -35,9 +35,9 @@ class Transcript:
         self._eos = torch.tensor(requests.sampling.eos_ids, dtype=torch.long, device=device)
         self._uniforms = requests.uniforms.to(device)
         self._tokens = torch.zeros(count, length, dtype=torch.long, device=device)
-        self._logprobs = torch.zeros(count, length, device=device)
-        self._entropy = torch.zeros(count, length, device=device)
-        self._values = torch.zeros(count, length, device=device) if value_fn is not None else None
+        self._logprobs = torch.zeros(count, length, dtype=torch.float32, device=device)
+        self._entropy = torch.zeros(count, length, dtype=torch.float32, device=device)
+        self._values = torch.zeros(count, length, dtype=torch.float32, device=device) if value_fn is not None else None
         self._lengths = torch.zeros(count, dtype=torch.long, device=device)
 
     def advance(self, rows: Tensor, logits: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:

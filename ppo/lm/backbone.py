@@ -3,6 +3,7 @@
 Log-probs are computed from hidden states in chunks, so that a [B, T, V] tensor never exists. That needs the model in
 two parts. Most models are ``output_layer(backbone(x))`` and nothing else. Some scale or squash their logits afterwards
 (Gemma 2, Cohere, Granite). Those are cut after their logits instead: this costs memory, but the logits are right.
+Tokens that the embedding has no row for are left out of the logits: nothing could be computed after one of them.
 
 This module knows nothing about sampling, losses or value functions.
 """
@@ -10,7 +11,7 @@ This module knows nothing about sampling, losses or value functions.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -52,7 +53,9 @@ class Backbone:
         base_model = getattr(inner, "base_model", inner)
         self.is_cut_before_logits = base_model is not inner and _is_plain_head(inner, base_model, output_layer)
         self._called: nn.Module = base_model if self.is_cut_before_logits else inner
-        self.output_layer: Callable[[Tensor], Tensor] = output_layer if self.is_cut_before_logits else _identity
+        own = output_layer if self.is_cut_before_logits else _identity
+        vocab = vocabulary_size(inner)
+        self.output_layer: Callable[[Tensor], Tensor] = own if _width(output_layer) <= vocab else Readable(own, vocab)
         parameters = inspect.signature(self._called.forward).parameters
         self.accepts_positions = "position_ids" in parameters
         self.accepts_cache = "past_key_values" in parameters
@@ -109,8 +112,35 @@ class Backbone:
             output = self._called(**arguments)
             hidden = output.last_hidden_state
             return Features(hidden, as_input_of(self.output_layer, hidden), getattr(output, "past_key_values", None))
-        output = self._called(output_hidden_states=True, **arguments)
-        return Features(output.hidden_states[-1], output.logits, getattr(output, "past_key_values", None))
+        output, hidden = call_with_hidden(self.model, arguments)
+        return Features(hidden, output.logits, getattr(output, "past_key_values", None))
+
+
+class Readable:
+    """An output layer without the logits of tokens from ``vocab`` on, which no embedding has a row for."""
+
+    def __init__(self, output_layer: Callable[[Tensor], Tensor], vocab: int) -> None:
+        self._output_layer = output_layer
+        self.out_features = vocab
+
+    def __call__(self, before_logits: Tensor) -> Tensor:
+        """Logits [..., V] from what the layer takes."""
+        return self._output_layer(before_logits)[..., : self.out_features]
+
+
+def call_with_hidden(model: Any, arguments: Mapping[str, Any]) -> tuple[Any, Tensor]:
+    """A whole model's output, and the states [B, S, H] that its output layer took.
+
+    The last of transformers' ``hidden_states`` would be other states in some models: from before a last norm or
+    projection, or several streams in a stack. They are taken if the output layer is not called as a module.
+    """
+    taken: list[Tensor] = []
+    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0]))
+    try:
+        output = model(output_hidden_states=True, **arguments)
+    finally:
+        hook.remove()
+    return output, taken[-1] if taken else output.hidden_states[-1]
 
 
 def positions(attention_mask: Tensor) -> Tensor:
@@ -151,6 +181,12 @@ def _identity(logits: Tensor) -> Tensor:
     return logits
 
 
+def _width(output_layer: Any) -> int:
+    """How many logits an output layer gives."""
+    size = getattr(output_layer, "out_features", None)
+    return int(size if size is not None else output_layer.weight.shape[0])
+
+
 def _hidden_size(output_layer: Any) -> int:
     size = getattr(output_layer, "in_features", None)
     return int(size if size is not None else output_layer.weight.shape[-1])
@@ -170,7 +206,10 @@ def _is_plain_head(model: Any, base_model: nn.Module, output_layer: nn.Module) -
     probe = probe_ids(model)
     with evaluation_mode(model):
         logits = model(input_ids=probe).logits
-        rebuilt = output_layer(as_input_of(output_layer, base_model(input_ids=probe).last_hidden_state))
+        hidden = base_model(input_ids=probe).last_hidden_state
+        if hidden.shape[-1] != _hidden_size(output_layer):  # there is a projection between them
+            return False
+        rebuilt = output_layer(as_input_of(output_layer, hidden))
     return bool(torch.allclose(logits.float(), rebuilt.float(), rtol=1e-5, atol=1e-5))
 
 

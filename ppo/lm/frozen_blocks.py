@@ -23,10 +23,12 @@ from .backbone import Backbone, blocks, causal_lm, evaluation_mode, probe_ids, s
 
 @dataclass(frozen=True)
 class FrozenBlocks:
-    """The number of leading blocks that are frozen, and whether a block of this family returns a tuple."""
+    """``depth``: the number of leading blocks that are frozen. ``width``: how many things a block of this family
+    returns; None if it returns the hidden states bare, not in a tuple.
+    """
 
     depth: int
-    is_tuple: bool
+    width: int | None
 
     @torch.no_grad()
     def record(self, backbone: Backbone, generation: Generation, *, batch_tokens: int) -> Tensor:
@@ -45,10 +47,13 @@ class FrozenBlocks:
 
     @contextmanager
     def replayed(self, model: nn.Module, hidden: Tensor) -> Iterator[None]:
-        """Within the context the frozen blocks of ``model`` (policy, critic, reference) only return ``hidden``."""
+        """Within the context the frozen blocks of ``model`` (policy, critic, reference) only return ``hidden``.
+
+        What else a block returns beside it is None: a state, say, or weights of attention.
+        """
         frozen = blocks(causal_lm(model))[: self.depth]
         hidden = hidden.to(next(frozen[0].parameters()).dtype)
-        result = (hidden,) if self.is_tuple else hidden
+        result = hidden if self.width is None else (hidden, *[None] * (self.width - 1))
         with swapped_forwards(frozen, lambda _: lambda *_, **__: result):
             yield
 
@@ -57,7 +62,7 @@ def find_frozen_blocks(model: nn.Module) -> FrozenBlocks | None:
     """The frozen leading blocks of a model, or None. It is measured: on a probe their outputs require no gradient.
 
     A stack that is looped, or runs in another order than its list, has no leading blocks: the same block runs again on
-    other states. Nor has one whose later blocks read more than the last output, which the probe shows as well.
+    other states. Nor has one whose later blocks read more than the last hidden states, which the probe shows as well.
     """
     inner = causal_lm(model)
     if all(p.requires_grad for p in inner.parameters()) or short_length(inner) is not None:  # that one is called twice
@@ -74,9 +79,12 @@ def find_frozen_blocks(model: nn.Module) -> FrozenBlocks | None:
     hidden = _hidden(output)
     if not isinstance(hidden, Tensor) or hidden.dim() != 3 or hidden.shape[:2] != probe.shape:
         return None
-    frozen = FrozenBlocks(depth, isinstance(output, tuple))
-    with torch.no_grad(), evaluation_mode(inner), frozen.replayed(inner, hidden):
-        replayed = inner(input_ids=probe).logits
+    frozen = FrozenBlocks(depth, len(output) if isinstance(output, tuple) else None)
+    try:
+        with torch.no_grad(), evaluation_mode(inner), frozen.replayed(inner, hidden):
+            replayed = inner(input_ids=probe).logits
+    except Exception:  # a later block missed what the frozen ones had returned beside it; any error says so
+        return None
     return frozen if torch.allclose(replayed, logits, rtol=1e-5, atol=1e-5) else None
 
 

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ..io.files import read_json
-from .backbone import is_causal, vocabulary_size
+from .backbone import Backbone, evaluation_mode, is_causal, probe_ids, unwrapped, vocabulary_size
 from .config_bounds import MAX_CONFIG_BYTES, check_room, read_config
 from .device import move, resolve_dtype
 
@@ -176,11 +176,29 @@ def check_config(config: Any, *, name: str) -> None:
 
 
 def check_trainable(model: nn.Module) -> None:
-    """Raise ValueError for a model of which no weight is trained."""
-    if not any(parameter.requires_grad for parameter in model.parameters()):
+    """Raise ValueError for a model of which no weight is trained, or whose passes for training end in an error.
+
+    A few tokens are passed forward and back, as far as to the first vector of weights that is trained.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:
         raise ValueError(
             f"none of the weights of this {type(model).__name__} requires a gradient, so nothing would be trained: "
             "call model.requires_grad_(True), or add an adapter (PEFT's merge_and_unload leaves every weight frozen)"
+        )
+    early = next((p for p in trained if p.dim() == 1), trained[0])
+
+    def passes() -> None:
+        backbone = Backbone(model)
+        ids = probe_ids(backbone.model)
+        features = backbone(ids, torch.ones_like(ids, dtype=torch.bool))
+        torch.autograd.grad(features.hidden.sum(), early, allow_unused=True)
+
+    with evaluation_mode(model), torch.enable_grad():
+        explained(
+            passes,
+            failure=f"this {type(unwrapped(model)).__name__} cannot be trained",
+            remedy="give a model that can be trained with its dropout off",
         )
 
 

@@ -67,7 +67,7 @@ class LeanAdamW:
     def _move(self, parameter: nn.Parameter, gradient: Tensor, group: Mapping[str, Any], index: int) -> None:
         state = self.state[parameter]
         if not state:
-            state["step"] = torch.zeros((), device=parameter.device)
+            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
             for name in ("exp_avg", "exp_avg_sq"):
                 state[name] = torch.zeros_like(parameter, dtype=self._moment_dtype)
         state["step"] += 1

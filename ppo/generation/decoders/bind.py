@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ...lm.backbone import check_wrapper, is_split, positions, unwrapped
+from ...lm.backbone import check_wrapper, is_split, positions, unwrapped, vocabulary_size
 from ...lm.departures import departure, own_class
 from ..attention import DecodeAttention, decode, prefill
 from ..cache import KVCache
@@ -86,6 +86,8 @@ def _network(read: Callable[[Any, Reader], Network], model: Any, reader: Reader)
     width = (network.num_heads + 2 * network.num_kv_heads) * network.head_width
     if any(block.qkv.out_features != width for block in network.blocks):
         raise Unsupported("its layers differ in the number of heads")
+    if network.output.out_features > vocabulary_size(model):
+        raise Unsupported("its output layer knows tokens that its embedding does not")
     return network
 
 

@@ -77,7 +77,7 @@ class Reader:
         if kind not in STATIC_ROTATIONS:
             raise Unsupported(f"its rotary embedding is of type {kind!r}, which depends on the sequence")
         positions = torch.arange(self.length, device=module.inv_freq.device)
-        cosine, sine = module(torch.zeros(1, device=positions.device), positions.unsqueeze(0))
+        cosine, sine = module(torch.zeros(1, dtype=torch.float32, device=positions.device), positions.unsqueeze(0))
         half = cosine.shape[-1] // 2
         return torch.stack([cosine[0, :, :half], sine[0, :, :half]], dim=-1)
 

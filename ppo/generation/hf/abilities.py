@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -59,6 +59,7 @@ def _fingerprint(model: Any, device: torch.device) -> object:
 def measure_abilities(model: LastPosition, device: torch.device) -> Abilities:
     """Try padding, stepping, selecting and joining, and compare the results with the plain forward.
 
+    What ends in an error cannot be done either: a cache of the model's own may lack what the trial asks for.
     A model has no abilities if its context is too short to try them, or if what it computes for a token does not stay
     right (``is_lasting``).
     """
@@ -67,19 +68,29 @@ def measure_abilities(model: LastPosition, device: torch.device) -> Abilities:
         return Abilities(pads=False, steps=False, selects=False, joins=False)
     long, short = _probe(model.vocab, longest), _probe(model.vocab, longest - 2)[::-1]
     alone = torch.cat([_plain(model, [row], device) for row in (long, short)])
-    pads = _is_close(_plain(model, [long, short], device), alone)
+    pads = _succeeds(lambda: _is_close(_plain(model, [long, short], device), alone))
     pair = [long, short] if pads else [long, long]
     expected = alone if pads else alone[[0, 0]]
-    if not _returns_cache(model, device):
+    if not _succeeds(lambda: _returns_cache(model, device)):
         return Abilities(pads=pads, steps=False, selects=False, joins=pads)
-    steps = _is_close(_stepped(model, pair, [0, 1], device), expected)
+    steps = _succeeds(lambda: _is_close(_stepped(model, pair, [0, 1], device), expected))
     # Half way the rows change places and one is repeated. A model that cannot pad gets two equal rows.
     selects = steps and _has_row_selection(model, device)
-    selects = selects and _is_close(_stepped(model, pair, [1, 0, 1], device), expected[[1, 0, 1]])
+    selects = selects and _succeeds(lambda: _is_close(_stepped(model, pair, [1, 0, 1], device), expected[[1, 0, 1]]))
     joins = pads and (selects or not steps)
     if joins and steps:
-        joins = _joins(model, long, short, device)
+        joins = _succeeds(lambda: _joins(model, long, short, device))
     return Abilities(pads=pads, steps=steps, selects=selects, joins=joins)
+
+
+def _succeeds(trial: Callable[[], bool]) -> bool:
+    """What a trial found; False if it ended in an error of whatever kind."""
+    try:
+        return trial()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:
+        return False
 
 
 def _probe(vocab: int, length: int) -> list[int]:

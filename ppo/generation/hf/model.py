@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...lm.backbone import Backbone, as_input_of, context_length, positions, vocabulary_size
+from ...lm.backbone import Backbone, as_input_of, call_with_hidden, context_length, positions, vocabulary_size
 from ..decoders.weights import STATIC_ROTATIONS
 
 _CACHE_NAMES = ("past_key_values", "cache_params")
@@ -53,16 +53,17 @@ class LastPosition:
             arguments["position_ids"] = positions(mask)[:, -ids.shape[1] :] + self._first_position
         if cache is not None and self.cache_name is not None:
             arguments[self.cache_name] = cache
-        if not self._is_cut:
-            arguments["output_hidden_states"] = True
+        if self._is_cut:
+            output = self._called(**arguments)
+        else:
             if self._keeps_last:
                 arguments["logits_to_keep"] = 1
-        output = self._called(**arguments)
+            output, hidden = call_with_hidden(self._called, arguments)
         new_cache = getattr(output, self.cache_name, None) if use_cache and self.cache_name is not None else None
         if self._is_cut:
             last = output.last_hidden_state[:, -1]
             return Features(last, as_input_of(self.output_layer, last), new_cache)
-        return Features(output.hidden_states[-1][:, -1], output.logits[:, -1], new_cache)
+        return Features(hidden[:, -1], output.logits[:, -1], new_cache)
 
 
 def _turns_anew(module: nn.Module) -> bool:

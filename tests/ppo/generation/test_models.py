@@ -10,6 +10,7 @@ from ppo import Sampling, generate
 from ppo.generation.hf.abilities import measure_abilities
 from ppo.generation.hf.model import LastPosition
 from ppo.lm.backbone import Backbone
+from tests.zoo.configs import small_model
 
 VOCAB = 61
 PROMPTS = [[5, 9, 13], [7], [3, 8, 22, 41, 17, 60, 2, 33, 19], [11, 12, 30, 9]]
@@ -192,3 +193,14 @@ def test_positions_that_are_computed_again_count_as_padding_waste():
     model = build(ARCHITECTURES["recurrent-gemma"]())
     metrics = generate(model, [[5, 6, 7]], Sampling(response_length=4, temperature=0.0)).metrics
     assert metrics["generate/padding_waste"] == pytest.approx(1 - 6 / (3 + 4 + 5 + 6))
+
+
+def test_what_ends_in_an_error_is_no_ability():
+    """MiniMax keeps states that no row can be dropped from; such a trial ends in an error of its own."""
+    model = small_model("minimax")
+    with torch.no_grad():
+        abilities = measure_abilities(LastPosition(model), torch.device("cpu"))
+    assert abilities.steps
+    assert not abilities.selects
+    generation = generate(model, PROMPTS, Sampling(response_length=6, temperature=0.0))
+    assert responses(generation) == [greedy_without_cache(model, prompt, 6, ()) for prompt in PROMPTS]

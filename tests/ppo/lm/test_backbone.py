@@ -8,7 +8,7 @@ import transformers as hf
 from torch import nn
 
 from eval.teacher import teacher_force
-from ppo import Sampling, generate
+from ppo import Config, Sampling, Trainer, generate
 from ppo.lm.backbone import Backbone, causal_lm, context_length, is_causal
 from tests.fakes import VOCAB, tiny_gpt2
 
@@ -244,3 +244,49 @@ def test_positions_start_where_the_model_counts_from(kind):
         for token in tokens[mask].tolist():  # model.generate itself counts from 0
             assert token == model(input_ids=torch.tensor([prompt])).logits[0, -1].argmax()
             prompt.append(token)
+
+
+def wide(kind):
+    """A model whose output layer knows 40 tokens that its embedding has no rows for."""
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    size |= {"num_key_value_heads": 2, "vocab_size": VOCAB, "tie_word_embeddings": False}
+    config = hf.LlamaConfig(**size) if kind == "cut before logits" else hf.Gemma2Config(**size, head_dim=8)
+    model = hf.AutoModelForCausalLM.from_config(config)
+    model.lm_head = nn.Linear(16, VOCAB + 40, bias=False)
+    model.generation_config.eos_token_id = None
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind", ["cut before logits", "cut after logits"])
+@pytest.mark.parametrize("options", [{}, {"top_p": 0.9}, {"retain_coef": 1.0, "retain_tokens": 4}])
+@pytest.mark.filterwarnings("ignore:.*sampled through its own forward")
+def test_tokens_without_an_embedding_have_no_chance(kind, options):
+    model = wide(kind)
+    generation = generate(model, [[1, 2, 3]] * 8, Sampling(response_length=8, eos_ids=()))
+    assert generation.tokens.max() < VOCAB
+    ids = torch.cat([generation.prompt_ids, generation.tokens], dim=1)
+    logits = model(input_ids=ids).logits[:, 2:-1, :VOCAB].log_softmax(-1)
+    own = logits.gather(-1, generation.tokens.unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(generation.logprobs, own, rtol=1e-4, atol=1e-4)
+    config = Config(prompts_per_step=4, minibatch=2, response_length=6, **options)
+    retain = [[1, 2, 3, 4]] * 4 if "retain_coef" in options else None
+    trainer = Trainer(model, [[1, 2], [3]], lambda samples: [float(len(s.ids)) for s in samples], config, retain=retain)
+    for _ in range(2):
+        trainer.update(trainer.rollout())  # its checks compare the sampler with the training forward
+    trainer.trace(trainer.rollout())
+
+
+def test_hidden_states_are_what_the_output_layer_takes():
+    """Also where transformers lists other states last: of another width here, and in a stack in Gemma 3n."""
+    config = hf.RemBertConfig(
+        vocab_size=VOCAB, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
+        input_embedding_size=8, output_embedding_size=12, is_decoder=True, max_position_embeddings=32,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = hf.RemBertForCausalLM(config).eval()
+    backbone, ids = Backbone(model), torch.tensor([[3, 4, 5]])
+    features = backbone(ids, torch.ones_like(ids, dtype=torch.bool))
+    assert features.hidden.shape == (1, 3, 12)
+    assert backbone.hidden_size == 12
+    torch.testing.assert_close(model.get_output_embeddings()(features.hidden), model(input_ids=ids).logits)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from transformers import GPT2LMHeadModel
+from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
 from ppo import Config, Trainer
 from ppo.actor_critic import ActorCritic
@@ -136,6 +137,45 @@ def test_blocks_that_a_stack_runs_again_are_not_replayed(kind):
     assert find_frozen_blocks(model) is None
     trainer = Trainer(model, PROMPTS, id_mean, SMALL)
     trainer.update(trainer.rollout())
+
+
+class PairBlock(GPT2Block):
+    """Returns its hidden states and their mean; ``is_read``: the next block adds that mean."""
+
+    is_read = False
+
+    def forward(self, states, *arguments, **options):
+        hidden, mean = states if isinstance(states, tuple) else (states, None)
+        if self.is_read and mean is not None:
+            hidden = hidden + mean
+        elif self.is_read and isinstance(states, tuple):
+            raise TypeError("the mean is missing")
+        output = super().forward(hidden, *arguments, **options)
+        return output, output.mean()
+
+
+def pairs(*, is_read):
+    torch.manual_seed(0)
+    model = tiny_gpt2(layers=3)
+    for block in model.transformer.h:
+        block.__class__ = PairBlock
+        block.is_read = is_read
+    model.transformer.ln_f.register_forward_pre_hook(lambda module, inputs: (inputs[0][0],))
+    return model
+
+
+@pytest.mark.parametrize("is_read", [False, True])
+def test_blocks_that_return_more_than_hidden_states(is_read):
+    model, calls = pairs(is_read=is_read), []
+    train_top(model, 1)
+    model.transformer.h[0].attn.register_forward_hook(lambda *_: calls.append(1))
+    frozen = find_frozen_blocks(model)
+    assert frozen == (None if is_read else FrozenBlocks(2, width=2))
+    trainer = Trainer(model, PROMPTS, id_mean, SMALL)
+    rollout = trainer.rollout()
+    calls.clear()
+    trainer.update(rollout)
+    assert bool(calls) == is_read
 
 
 def test_copies_share_frozen_weights():
