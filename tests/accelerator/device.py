@@ -67,6 +67,15 @@ class _Module(registration._DummyBackendModule):  # type: ignore[misc]
     def is_available(self) -> bool:
         return _is_plugged_in
 
+    def get_rng_state(self) -> Tensor:
+        return torch.get_rng_state()  # the device draws from the CPU's generator
+
+    def set_rng_state(self, state: Tensor) -> None:
+        torch.set_rng_state(state)
+
+    def empty_cache(self) -> None:
+        """Do nothing: no memory is kept."""
+
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16]
 

@@ -1,11 +1,13 @@
 """The device of these tests: the accelerator of this machine. Where there is none they are skipped.
 
-With ACCELERATOR=cpu in the environment they run on the CPU. That shows whether the tests themselves work.
+ACCELERATOR in the environment names another one. ``cpu`` shows whether the tests themselves work; ``pretend`` runs them
+on the device that tests/accelerator pretends, which shows whether they mix devices.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -13,9 +15,15 @@ import torch
 from ppo.lm.device import accelerator, resolve_device
 
 
-@pytest.fixture(scope="session")
-def device() -> torch.device:
+@pytest.fixture
+def device() -> Iterator[torch.device]:
     asked = os.environ.get("ACCELERATOR", "auto")
+    if asked == "pretend":
+        from tests.accelerator.device import plugged_in
+
+        with plugged_in() as place:
+            yield place
+        return
     if asked == "auto" and accelerator() is None:
         pytest.skip("there is no accelerator on this machine")
-    return resolve_device(asked)
+    yield resolve_device(asked)
