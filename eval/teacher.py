@@ -133,8 +133,8 @@ def _forward(model: nn.Module, *, rows: int, length: int) -> tuple[Forward, Outp
 def _fast_hidden(network: Network, sequences: list[Sequence[int]], starts: list[int]) -> Tensor:
     """Hidden states by prefill. The last token of a sequence is not fed, because no token after it is scored."""
     device = network.device
-    lengths = torch.tensor([len(s) - 1 for s in sequences], device=device)
-    tails = torch.tensor([len(s) - start for s, start in zip(sequences, starts, strict=True)], device=device)
+    lengths = [len(s) - 1 for s in sequences]
+    tails = [len(s) - start for s, start in zip(sequences, starts, strict=True)]
     return prefill(network, pad_right([s[:-1] for s in sequences], device), lengths, tails)[1]
 
 

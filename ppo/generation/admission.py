@@ -11,13 +11,13 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 
-import torch
 from torch import Tensor
 
 from .attention import prefill
 from .requests import Requests, pad_right
-from .speculative import TRIAL, Drafts, first_tokens, padded
+from .speculative import TRIAL, Drafts, Guess, first_tokens
 from .transcript import Transcript
 from .transformer import Network
 from .work import Work
@@ -36,22 +36,22 @@ class Start:
 
 @dataclass(frozen=True)
 class Ready:
-    """Requests that wait for a row, int64 [R] each, and their keys and values [layers, 2, N, kv heads, P, width].
+    """R requests that wait for a row, and their keys and values [layers, 2, N, kv heads, P, width].
 
     The past of request i is sequence ``indices[i]`` of the block, in its first ``lengths[i]`` columns. ``tokens[i]`` is
-    already sampled and goes into the network next.
+    already sampled and goes into the network next. All but the block is known to the host.
     """
 
     block: Tensor
-    requests: Tensor
-    indices: Tensor
-    lengths: Tensor
-    tokens: Tensor
+    requests: list[int]
+    indices: list[int]
+    lengths: list[int]
+    tokens: list[int]
 
     def __len__(self) -> int:
         return len(self.requests)
 
-    def __getitem__(self, rows: Tensor | slice) -> Ready:
+    def __getitem__(self, rows: slice) -> Ready:
         return Ready(self.block, self.requests[rows], self.indices[rows], self.lengths[rows], self.tokens[rows])
 
 
@@ -115,34 +115,48 @@ class Admission:
     def _read(self, starts: list[Start]) -> None:
         """Compute a block, sample the first tokens from it, and keep the requests that are not finished."""
         started = time.perf_counter()
-        device = self._network.device
         ids = [self._ids(start) for start in starts]
-        lengths = torch.tensor([len(row) for row in ids], device=device)
-        drafts = padded([start.draft for start in starts], device)
-        tails = torch.tensor([len(start.draft) + 1 for start in starts], device=device)
-        block, hidden = prefill(self._network, pad_right(ids, device), lengths, tails)
-        self._work.count(len(ids) * max(len(row) for row in ids), 0)
-        places = tails.cumsum(dim=0) - tails
-        who = [(request, index) for index, start in enumerate(starts) for request in start.requests]
-        requests, indices = torch.tensor(who, device=device).unbind(dim=1)
-        parts = [
-            first_tokens(self._network, self._transcript, some, drafts[index], places[index], hidden)
-            for some, index in zip(torch.split(requests, self._slots), torch.split(indices, self._slots), strict=True)
+        lengths, tails = [len(row) for row in ids], [len(start.draft) + 1 for start in starts]
+        block, hidden = prefill(self._network, pad_right(ids, self._network.device), lengths, tails)
+        self._work.count(len(ids) * max(lengths), 0)
+        indices = [index for index, start in enumerate(starts) for _ in start.requests]
+        places = [0, *accumulate(tails)]  # of the starts, in ``hidden``
+        guesses = [
+            Guess(request, start.draft, place)
+            for start, place in zip(starts, places[:-1], strict=True)
+            for request in start.requests
         ]
-        accepted, tokens = (torch.cat(part) for part in zip(*parts, strict=True))
-        past = (lengths - tails + 1)[indices] + accepted
-        alive = ~self._transcript.is_finished(requests, tokens, accepted)
-        if bool(alive.any()):
-            self._ready.append(Ready(block, requests, indices, past, tokens)[alive])
-        self._count(starts, indices, accepted)
+        accepted, tokens = self._first_tokens(guesses, hidden)
+        is_finished = self._transcript.is_finished([guess.request for guess in guesses], accepted, tokens)
+        ready = [
+            (guess.request, index, lengths[index] - len(guess.draft) + right, token)
+            for guess, index, right, token, is_over in zip(guesses, indices, accepted, tokens, is_finished, strict=True)
+            if not is_over
+        ]
+        if ready:
+            self._ready.append(Ready(block, *(list(column) for column in zip(*ready, strict=True))))
+        self._count(starts, accepted)
         self._work.prefill_seconds += time.perf_counter() - started
 
-    def _count(self, starts: list[Start], indices: Tensor, accepted: Tensor) -> None:
-        """Count work and accepted tokens. Once drafts do not pay, requests that are not computed yet lose theirs."""
-        furthest = torch.zeros(len(starts), dtype=torch.long, device=accepted.device)
-        furthest.scatter_reduce_(0, indices, accepted, "amax")
+    def _first_tokens(self, guesses: list[Guess], hidden: Tensor) -> tuple[list[int], list[int]]:
+        """:func:`first_tokens` of all requests of a block, at most as many at once as there are rows."""
+        accepted: list[int] = []
+        tokens: list[int] = []
+        for start in range(0, len(guesses), self._slots):
+            part = first_tokens(self._network, self._transcript, guesses[start : start + self._slots], hidden)
+            accepted += part[0]
+            tokens += part[1]
+        return accepted, tokens
+
+    def _count(self, starts: list[Start], accepted: list[int]) -> None:
+        """Count work and accepted tokens. Once drafts do not pay, requests that are not computed yet lose theirs.
+
+        ``accepted``: tokens of each request, in the order of the starts.
+        """
+        rest = iter(accepted)
+        furthest = sum(max(next(rest) for _ in start.requests) for start in starts)
         num_prompt_tokens = sum(len(self._requests.prompts[start.prompt]) for start in starts)
-        self._work.count(0, num_prompt_tokens + int(furthest.sum()))
+        self._work.count(0, num_prompt_tokens + furthest)
         if self._drafts is None:
             return
         computed, drafts = 0, 0
@@ -151,7 +165,7 @@ class Admission:
                 drafts += 1
                 computed += len(self._ids(start)) if start.prompt in self._computed_prompts else len(start.draft)
             self._computed_prompts.add(start.prompt)
-        guessed, right = sum(len(start.draft) * len(start.requests) for start in starts), int(accepted.sum())
+        guessed, right = sum(len(start.draft) * len(start.requests) for start in starts), sum(accepted)
         self._drafts.count(drafts=drafts, computed=computed, guessed=guessed, accepted=right)
         self._work.draft_tokens += guessed
         self._work.accepted_tokens += right

@@ -5,6 +5,9 @@ Both store keys and values once per key/value head. Several query heads read the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -56,6 +59,19 @@ class PrefillAttention:
         return self._masks[window]
 
 
+@dataclass(frozen=True)
+class Fed:
+    """What a decoding step is fed: of M rows the last tokens, their positions and their requests, int64 [M] each.
+
+    ``places``: the positions once more, known to the host, so that no step waits for the device to read them.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    requests: Tensor
+    places: list[int]
+
+
 class DecodeAttention:
     """One new token for each of the first M rows of the cache. ``aim`` sets their positions before every step."""
 
@@ -70,22 +86,22 @@ class DecodeAttention:
         self._masks: dict[int | None, Tensor] = {}
         self._columns = 0
         self._positions = torch.empty(0, dtype=torch.long, device=network.device)
+        self._places: list[int] = []
         self._column: int | None = None
 
-    def aim(self, positions: Tensor) -> None:
-        """Set the new tokens' positions int64 [M], inside the cache.
+    def aim(self, positions: Tensor, places: list[int]) -> None:
+        """Set the new tokens' positions int64 [M], inside the cache; ``places``: the same, known to the host.
 
         In most steps every row has moved on by one. Then the masks of the last step are updated, not made again.
         """
-        is_next = self._columns == self._cache.columns and torch.equal(positions, self._positions + 1)
-        self._positions, self._columns = positions.clone(), self._cache.columns
+        is_next = self._columns == self._cache.columns and places == [place + 1 for place in self._places]
+        self._positions, self._places, self._columns = positions.clone(), places, self._cache.columns
         if is_next:
             self._column = self._column + 1 if self._column is not None else None
             for window, mask in self._masks.items():
                 self._extend(mask, window)
             return
-        first, last = (int(position) for position in positions.aminmax())
-        self._column = last if first == last else None
+        self._column = places[0] if len(set(places)) == 1 else None
         self._masks = {window: self._mask(window) for window in set(self._windows)}
 
     def __call__(self, layer: int, query: Tensor, key_value: Tensor) -> Tensor:
@@ -106,9 +122,10 @@ class DecodeAttention:
             return
         index = torch.arange(len(rows), device=rows.device)
         rows[index, :, self._positions] = 0
-        if window is not None:
-            is_out = self._positions >= window
-            rows[index[is_out], :, self._positions[is_out] - window] = -torch.inf
+        if window is not None and max(self._places) >= window:
+            left = (self._positions - window).clamp(min=0)
+            is_out = (self._positions >= window).unsqueeze(-1)
+            rows[index, :, left] = rows[index, :, left].masked_fill(is_out, -torch.inf)
 
 
 def past_mask(network: Network, positions: Tensor, columns: int, window: int | None) -> Tensor:
@@ -136,25 +153,27 @@ def attended(network: Network, layer: int, query: Tensor, keys: Tensor, values: 
     return torch.bmm(torch.softmax(scores, dim=-1, out=scores), values).view(len(query), -1)
 
 
-def prefill(network: Network, ids: Tensor, lengths: Tensor, tails: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Run sequences int64 [N, P], padded on the right, of ``lengths`` int64 [N].
+def prefill(
+    network: Network, ids: Tensor, lengths: Sequence[int], tails: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Run sequences int64 [N, P], padded on the right, of N ``lengths``.
 
-    Returns keys and values [layers, 2, N, kv heads, P, width], and the hidden states of the last ``tails`` int64 [N]
-    real tokens of each sequence (by default one): [sum of tails, H], one sequence after another.
+    Returns keys and values [layers, 2, N, kv heads, P, width], and the hidden states of the last ``tails`` real tokens
+    of each sequence (N numbers, by default 1): [sum of tails, H], one sequence after another.
     """
     count, width = ids.shape
     attention = PrefillAttention(network, count, width)
-    positions = torch.arange(width, device=ids.device).expand(count, width)
-    starts = lengths - (tails if tails is not None else 1)
-    wanted = (positions >= starts.unsqueeze(-1)) & (positions < lengths.unsqueeze(-1))
-    hidden = network(ids.flatten(), positions.flatten(), attention, wanted=wanted.flatten().nonzero().squeeze(-1))
+    positions = torch.arange(width, device=ids.device).repeat(count)
+    ends = zip(lengths, tails if tails is not None else [1] * count, strict=True)
+    wanted = [row * width + place for row, (end, tail) in enumerate(ends) for place in range(end - tail, end)]
+    hidden = network(ids.flatten(), positions, attention, wanted=torch.tensor(wanted, device=ids.device))
     return attention.block, hidden
 
 
-def decode(network: Network, attention: DecodeAttention, tokens: Tensor, positions: Tensor) -> Tensor:
-    """Feed one more token to each of the first M rows: tokens and positions int64 [M] -> hidden states [M, H].
+def decode(network: Network, attention: DecodeAttention, fed: Fed) -> Tensor:
+    """Feed one more token to each of the first M rows of the cache: hidden states [M, H].
 
     The cache must have a column for every position.
     """
-    attention.aim(positions)
-    return network(tokens, positions, attention)
+    attention.aim(fed.positions, fed.places)
+    return network(fed.tokens, fed.positions, attention)

@@ -4,8 +4,9 @@ A round has four steps: put waiting requests into free rows, decode one position
 each, and drop the rows that have ended. ``admission.py`` has already sampled the first token of every request.
 
 A round computes the rows that are in use. With ``static.py`` it always computes all rows, so that the step can be
-compiled. Nothing here is specific to a device, but it was only ever run on the CPU. On CUDA it is untried; there every
-round would wait for the device, to learn whether its logits were sound and which rows have ended.
+compiled. The host keeps the rows' lengths itself. So it waits for the device once a round, to learn whether the logits
+were sound and which rows have ended (``transcript.py``), and a few times for each block of prompts. That was counted on
+a pretend device (``tests/accelerator/``); nothing here was ever run on a GPU.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .admission import Admission, Ready
-from .attention import DecodeAttention, decode
+from .attention import DecodeAttention, Fed, decode
 from .cache import KVCache, slots_that_fit, wider
 from .requests import Requests
 from .speculative import Drafts
@@ -58,9 +59,9 @@ class DecoderEngine:
             if batch.num_rows == 0:
                 return work
             work.decode_steps += 1
-            tokens, positions, requests_of = batch.rows()
-            work.count(len(tokens), batch.num_rows)
-            batch.keep(*decoder.advance(tokens, positions, requests_of, batch.num_rows))
+            fed = batch.rows()
+            work.count(len(fed.tokens), batch.num_rows)
+            batch.keep(*decoder.advance(fed, batch.num_rows))
 
 
 class Decoder:
@@ -71,14 +72,13 @@ class Decoder:
         self._attention = DecodeAttention(network, cache)
         self._transcript = transcript
 
-    def advance(self, tokens: Tensor, positions: Tensor, requests: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
-        """Decode one step from last tokens, their positions and their requests, int64 [M] each.
+    def advance(self, fed: Fed, num_rows: int) -> tuple[Tensor, list[bool]]:
+        """Decode one step for M rows, of which the first ``num_rows`` are real.
 
-        Only the first ``num_rows`` rows are real. Returns their next tokens int64 [num_rows], and which of their
-        requests are now finished, bool [num_rows].
+        Returns their next tokens int64 [num_rows], and of each of their requests whether it is now finished.
         """
-        hidden = decode(self._network, self._attention, tokens, positions)[:num_rows]
-        return self._transcript.advance(requests[:num_rows], self._network.output(hidden), hidden)
+        hidden = decode(self._network, self._attention, fed)[:num_rows]
+        return self._transcript.advance(fed.requests[:num_rows], self._network.output(hidden), hidden)
 
 
 class Batch:
@@ -88,11 +88,14 @@ class Batch:
         self.cache = KVCache(network, rows=slots, capacity=length, widen=static_width if is_static else wider)
         self._slots = slots
         self._is_static = is_static
-        self.num_rows = 0
-        self._longest = 0  # length of a row in use
+        self._lengths: list[int] = []  # of the rows in use; ``_positions`` are the same on the device
         self._requests = torch.zeros(slots, dtype=torch.long, device=network.device)
         self._tokens = torch.zeros(slots, dtype=torch.long, device=network.device)
-        self._lengths = torch.zeros(slots, dtype=torch.long, device=network.device)
+        self._positions = torch.zeros(slots, dtype=torch.long, device=network.device)
+
+    @property
+    def num_rows(self) -> int:
+        return len(self._lengths)
 
     @property
     def num_free(self) -> int:
@@ -102,44 +105,38 @@ class Batch:
         """Start requests in the first free rows; False if there are none to start."""
         if ready is None:
             return False
-        longest = int(ready.lengths.max())
+        longest = max(ready.lengths)
         self.cache.reserve(longest + 1, self.num_rows)
-        self.cache.insert(self.num_rows, ready.block, ready.indices.tolist(), longest)
+        self.cache.insert(self.num_rows, ready.block, ready.indices, longest)
         rows = slice(self.num_rows, self.num_rows + len(ready))
-        self._requests[rows] = ready.requests
-        self._lengths[rows] = ready.lengths
-        self._tokens[rows] = ready.tokens
-        self._longest = max(self._longest, longest)
-        self.num_rows += len(ready)
+        numbers = torch.tensor([ready.requests, ready.lengths, ready.tokens], device=self._tokens.device)
+        self._requests[rows], self._positions[rows], self._tokens[rows] = numbers
+        self._lengths += ready.lengths
         return True
 
-    def rows(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Last tokens, their positions (for which the cache now has room) and their requests, int64 [M] each.
+    def rows(self) -> Fed:
+        """What the next step is fed; the cache now has room for it.
 
         After the rows in use come free ones. They are computed too, and nobody reads their results.
         """
         rows = self._slots if self._is_static else min(self._slots, _rounded(self.num_rows))
-        self._lengths[self.num_rows : rows] = self._lengths[0]  # free rows must stay inside the cache
-        self.cache.reserve(self._longest + 1, self.num_rows)
-        return self._tokens[:rows], self._lengths[:rows], self._requests[:rows]
+        self._positions[self.num_rows : rows] = self._positions[0]  # free rows must stay inside the cache
+        self.cache.reserve(max(self._lengths) + 1, self.num_rows)
+        places = self._lengths + [self._lengths[0]] * (rows - self.num_rows)
+        return Fed(self._tokens[:rows], self._positions[:rows], self._requests[:rows], places)
 
-    def keep(self, tokens: Tensor, is_finished: Tensor) -> None:
+    def keep(self, tokens: Tensor, is_finished: list[bool]) -> None:
         """Note the sampled tokens [M] and drop the finished rows. The last rows in use move to their places."""
         self._tokens[: self.num_rows] = tokens
-        self._lengths[: self.num_rows] += 1
-        self._longest += 1
-        if not bool(is_finished.any()):
-            return
-        lengths = self._lengths.tolist()
-        for row in reversed(is_finished.nonzero().squeeze(-1).tolist()):
-            self.num_rows -= 1
-            last = self.num_rows
+        self._positions[: self.num_rows] += 1
+        self._lengths = [length + 1 for length in self._lengths]
+        for row in reversed([row for row, is_over in enumerate(is_finished) if is_over]):
+            last, length = self.num_rows - 1, self._lengths.pop()
             if row != last:
-                self.cache.move(last, row, lengths[last])
-                lengths[row] = lengths[last]
-                for state in (self._requests, self._tokens, self._lengths):
+                self.cache.move(last, row, length)
+                self._lengths[row] = length
+                for state in (self._requests, self._tokens, self._positions):
                     state[row] = state[last]
-        self._longest = max(lengths[: self.num_rows], default=0)
 
 
 def _rounded(rows: int) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,32 +57,50 @@ def uniforms(seed: int, request_ids: Sequence[int], length: int) -> Tensor:
 def draw(logits: Tensor, uniform: Tensor, sampling: Sampling, is_early: Tensor | None = None) -> Draw:
     """Draw one token a row from logits float32 [N, V] (overwritten) with uniforms [N]; greedy for temperature 0.
 
-    No EOS is drawn in the rows where ``is_early`` bool [N] is True; None means that there is no such row. On the CPU
-    many logits are handled a few rows at a time, because a second matrix of their size would be in new memory every
-    time. Raises ValueError if a row of logits is no distribution (NaN or +inf, or nothing but -inf).
+    No EOS is drawn in the rows where ``is_early`` bool [N] is True; None means that there is no such row.
+    Raises ValueError if a row of logits is no distribution (NaN or +inf, or nothing but -inf).
     """
-    rows = max(1, _NUMBERS_AT_ONCE // logits.shape[-1]) if logits.device.type == "cpu" else max(1, len(logits))
-    slices = [slice(start, start + rows) for start in range(0, max(1, len(logits)), rows)]
-    parts = [
-        _draw(logits[part], uniform[part], sampling, is_early[part] if is_early is not None else None)
-        for part in slices
-    ]
-    if len(parts) == 1:
-        return parts[0]
-    columns = zip(*((part.tokens, part.logprobs, part.entropy) for part in parts), strict=True)
-    return Draw(*(torch.cat(column) for column in columns))
-
-
-def _draw(logits: Tensor, uniform: Tensor, sampling: Sampling, is_early: Tensor | None) -> Draw:
-    drawn, total = draw_blindly(logits, uniform, sampling, is_early)
+    drawn, total = draw_in_parts(logits, uniform, sampling, is_early)
     check(total)
     return drawn
 
 
+def draw_in_parts(
+    logits: Tensor, uniform: Tensor, sampling: Sampling, is_early: Tensor | None = None
+) -> tuple[Draw, Tensor]:
+    """:func:`draw` without its check: the second result, each row's total weight [N], is for :func:`read`.
+
+    On the CPU many logits are handled a few rows at a time, because a second matrix of their size would be in new
+    memory every time.
+    """
+    rows = max(1, _NUMBERS_AT_ONCE // logits.shape[-1]) if logits.device.type == "cpu" else max(1, len(logits))
+    slices = [slice(start, start + rows) for start in range(0, max(1, len(logits)), rows)]
+    parts = [
+        draw_blindly(logits[part], uniform[part], sampling, is_early[part] if is_early is not None else None)
+        for part in slices
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    columns = zip(*((part.tokens, part.logprobs, part.entropy, total) for part, total in parts), strict=True)
+    *drawn, totals = (torch.cat(column) for column in columns)
+    return Draw(*drawn), totals
+
+
 def check(total: Tensor) -> None:
     """Raise ValueError if the rows' total weights [N] show that a row of logits was no distribution."""
-    if not math.isfinite(float(total.sum())):  # at most V for each row, unless one is broken
+    read(total.new_empty(0), total)
+
+
+def read(values: Tensor, total: Tensor) -> list[Any]:
+    """Numbers [M] that came out of a draw, as a list, after :func:`check` of its total weights [N].
+
+    Both come in one copy, so the host waits for the device once.
+    """
+    is_finite = total.sum(dim=0, keepdim=True) < math.inf  # at most V for each row, unless one is broken; NaN is not
+    *numbers, is_sound = torch.cat([values, is_finite]).tolist()
+    if not is_sound:
         raise ValueError("the model's logits are NaN or infinite, nothing can be sampled: lower the learning rate")
+    return numbers
 
 
 def draw_blindly(

@@ -21,6 +21,7 @@ caches or rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from torch import Tensor
 
 from ..config import Sampling
 from .requests import Requests
+from .sampling import read
 from .transcript import Transcript
 from .transformer import Network
 
@@ -36,7 +38,6 @@ TRIAL = 8  # drafts to check before judging whether they pay
 _PRICE, _FULL = 0.65, 32
 _PRICE_OF_DISORDER = 0.2
 _AT_ONCE = 32  # positions; so many pass the output layer in little more time than a few
-_NOTHING = -1  # stands after the end of a draft; no token equals it
 
 
 class Drafts:
@@ -109,39 +110,50 @@ def _cut(draft: tuple[int, ...], sampling: Sampling) -> tuple[int, ...]:
     return draft[: min([sampling.response_length - 1, *ends])]
 
 
-def padded(drafts: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """Drafts as one rectangle, int64 [R, D + 1]. After each stands -1, which no token equals."""
-    width = max(len(draft) for draft in drafts) + 1
-    return torch.tensor([[*draft, *[_NOTHING] * (width - len(draft))] for draft in drafts], device=device)
+@dataclass(frozen=True)
+class Guess:
+    """A request and its draft. ``place``: the index of the state from which its first token is sampled."""
+
+    request: int
+    draft: tuple[int, ...]
+    place: int
 
 
 def first_tokens(
-    network: Network, transcript: Transcript, requests: Tensor, drafts: Tensor, places: Tensor, hidden: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Sample the ``requests`` int64 [R]: as many tokens as each one's draft gets right, and one more.
+    network: Network, transcript: Transcript, guesses: Sequence[Guess], hidden: Tensor
+) -> tuple[list[int], list[int]]:
+    """Sample the first tokens of requests: as many as each one's draft gets right, and one more.
 
-    ``drafts`` come from :func:`padded`. ``hidden`` [N, H] has at ``places[r]`` the state from which request r's first
-    token is sampled; the states after each token of its draft follow. Returns the number of accepted tokens and the
-    token after them, int64 [R] each. All requests advance together, a few positions at a time; at most R or
-    ``_AT_ONCE`` positions pass the output layer at once. A request whose draft was wrong drops out.
+    ``hidden`` [N, H] holds the state from which a request's first token is sampled, and behind it the states after each
+    token of its draft. Returns the number of accepted tokens and the token after them, one of each a request. All
+    requests advance together, a few positions at a time; at most as many positions as there are requests, or
+    ``_AT_ONCE``, pass the output layer at once. A request whose draft was wrong drops out. The host waits for the
+    device once each time.
     """
-    accepted, last = torch.zeros_like(requests), torch.zeros_like(requests)
-    lengths = (drafts != _NOTHING).sum(dim=1)
-    alive = torch.arange(len(requests), device=hidden.device)
+    accepted, last = [0] * len(guesses), [0] * len(guesses)
+    alive = list(range(len(guesses)))
     step = 0
-    while len(alive):
-        steps = torch.arange(step, min(step + max(1, _AT_ONCE // len(alive)), drafts.shape[1]), device=hidden.device)
-        row, column = (steps <= lengths[alive].unsqueeze(-1)).nonzero(as_tuple=True)
-        request, states = requests[alive[row]], hidden[places[alive[row]] + steps[column]]
-        drawn = transcript.draw(request, steps[column], network.output(states))
-        tokens = torch.full((len(alive), len(steps)), _NOTHING, device=hidden.device)
-        tokens[row, column] = drawn.tokens
-        num_right = (tokens == drafts[alive][:, steps]).long().cumprod(dim=1).sum(dim=1)
-        known = column <= num_right[row]
-        transcript.note(request[known], steps[column[known]], drawn[known], states[known])
-        accepted[alive] += num_right
-        is_over = num_right < len(steps)
-        last[alive[is_over]] = tokens[is_over, num_right[is_over]]
-        alive = alive[~is_over]
-        step += len(steps)
+    while alive:
+        stop = step + max(1, _AT_ONCE // len(alive))
+        checked = [(row, t) for row in alive for t in range(step, min(stop, len(guesses[row].draft) + 1))]
+        numbers = [(guesses[row].request, t, guesses[row].place + t) for row, t in checked]
+        requests, steps, places = torch.tensor(numbers, device=hidden.device).unbind(dim=1)
+        states = hidden[places]
+        drawn, total = transcript.draw(requests, steps, network.output(states))
+        known, over = [], set()
+        for place, ((row, t), token) in enumerate(zip(checked, read(drawn.tokens, total), strict=True)):
+            if row in over:
+                continue
+            known.append(place)
+            if guesses[row].draft[t : t + 1] == (token,):
+                accepted[row] += 1
+            else:
+                last[row] = token
+                over.add(row)
+        if len(known) < len(checked):
+            index = torch.tensor(known, device=hidden.device)
+            requests, steps, drawn, states = requests[index], steps[index], drawn[index], states[index]
+        transcript.note(requests, steps, drawn, states)
+        alive = [row for row in alive if row not in over]
+        step = stop
     return accepted, last

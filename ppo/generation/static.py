@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from ..config import Sampling
-from .attention import attended, past_mask
+from .attention import Fed, attended, past_mask
 from .cache import KVCache
-from .sampling import Draw, check, draw_blindly
+from .sampling import Draw, draw_blindly
 from .transcript import Transcript
 from .transformer import Network
 
@@ -65,7 +65,7 @@ def static_step(
 
     ``layers``: the cache's, [2, S, kv heads, columns, width] each. ``tokens``, ``positions`` int64 [S]; ``uniforms``
     float32 [S]; ``is_early`` bool [S]: no EOS may be drawn. Returns the hidden states [S, H], what was drawn, and the
-    total weights [S] that :func:`check` wants to see. Rows are independent of each other: free
+    total weights [S] that :func:`ppo.generation.sampling.check` wants to see. Rows are independent of each other: free
     ones are computed along, at any position inside the cache, and nobody reads what comes out.
     """
     hidden = network(tokens, positions, StaticAttention(network, layers, positions))
@@ -111,11 +111,10 @@ class StaticDecoder:
         if self._is_cuda:
             keep_in_place(tensors_of(network))
 
-    def advance(self, tokens: Tensor, positions: Tensor, requests: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
-        """Decode one step from last tokens, their positions and their requests, int64 [S] each.
+    def advance(self, fed: Fed, num_rows: int) -> tuple[Tensor, list[bool]]:
+        """Decode one step for all S rows, of which the first ``num_rows`` are real.
 
-        Only the first ``num_rows`` rows are real. Returns their next tokens int64 [num_rows], and which of their
-        requests are now finished, bool [num_rows].
+        Returns their next tokens int64 [num_rows], and of each of their requests whether it is now finished.
         """
         if self._is_cuda:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # what the last step returned is used up
@@ -123,12 +122,11 @@ class StaticDecoder:
                 keep_in_place(self._cache.layers)
                 self._columns = self._cache.columns
         hidden, drawn, total = self._step(
-            self._network, self._cache.layers, tokens, positions, *self._transcript.next_draw(requests),
+            self._network, self._cache.layers, fed.tokens, fed.positions, *self._transcript.next_draw(fed.requests),
             self._transcript.sampling,
         )  # fmt: skip
         used = slice(num_rows)
-        check(total[used])
-        return self._transcript.follow(requests[used], drawn[used], hidden[used])
+        return self._transcript.follow(fed.requests[used], drawn[used], total[used], hidden[used])
 
 
 def keep_in_place(tensors: Iterable[Tensor]) -> None:

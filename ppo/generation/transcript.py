@@ -14,7 +14,7 @@ from torch import Tensor
 from ..lm.distribution import early_steps
 from ..types import Generation, ValueFn
 from .requests import Requests
-from .sampling import Draw, draw
+from .sampling import Draw, draw_in_parts, read
 from .turns import Dialogue
 
 
@@ -40,24 +40,33 @@ class Transcript:
         self._values = torch.zeros(count, length, dtype=torch.float32, device=device) if value_fn is not None else None
         self._lengths = torch.zeros(count, dtype=torch.long, device=device)
 
-    def advance(self, rows: Tensor, logits: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def advance(self, rows: Tensor, logits: Tensor, hidden: Tensor) -> tuple[Tensor, list[bool]]:
         """Choose and note the next token of the requests ``rows`` int64 [N] (each at most once).
 
         ``logits`` [N, V] are overwritten if float32. ``hidden`` [N, H] are the states that they were computed from; the
-        value function sees them. Returns the tokens int64 [N] and which requests are now finished, bool [N].
+        value function sees them. Returns the tokens int64 [N], and of each request whether it is now finished.
+        Raises ValueError for logits that are no distribution.
         """
-        return self.follow(rows, self.draw(rows, self._lengths[rows], logits), hidden)
+        drawn, total = self.draw(rows, self._lengths[rows], logits)
+        return self.follow(rows, drawn, total, hidden)
 
-    def follow(self, rows: Tensor, drawn: Draw, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def follow(self, rows: Tensor, drawn: Draw, total: Tensor, hidden: Tensor) -> tuple[Tensor, list[bool]]:
         """Note the next tokens of the requests ``rows`` [N]: the drawn ones, or those of an answer to a turn.
 
-        Returns the tokens int64 [N] and which requests are now finished, bool [N].
+        ``total`` [N]: the weights that :func:`ppo.generation.sampling.check` wants to see. Returns what
+        :meth:`advance` returns. Here the host waits for the device, and nowhere else in a decoding step.
         """
         steps = self._lengths[rows]
         if self._dialogue is not None:
             drawn = replace(drawn, tokens=self._dialogue.overwrite(rows, steps, drawn.tokens))
         self.note(rows, steps, drawn, hidden)
-        return drawn.tokens, self.is_finished(rows, drawn.tokens, steps)
+        if self._dialogue is None:
+            return drawn.tokens, read(self._is_finished(drawn.tokens, steps), total)
+        numbers = read(torch.cat([rows, steps, drawn.tokens]), total)
+        count = len(rows)
+        return drawn.tokens, self._dialogue.is_finished(
+            numbers[:count], numbers[count : 2 * count], numbers[2 * count :]
+        )
 
     def next_draw(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """For the next token of each request in ``rows`` [N]: its uniform float32 [N], and whether it may not be EOS,
@@ -67,10 +76,13 @@ class Transcript:
         uniforms = self._uniforms[rows, steps.clamp(max=self._uniforms.shape[1] - 1)]
         return uniforms, early_steps(steps, self.sampling)
 
-    def draw(self, rows: Tensor, steps: Tensor, logits: Tensor) -> Draw:
-        """Draw token ``steps`` [N] of the requests ``rows`` [N] from logits [N, V] (overwritten if float32)."""
+    def draw(self, rows: Tensor, steps: Tensor, logits: Tensor) -> tuple[Draw, Tensor]:
+        """Draw token ``steps`` [N] of the requests ``rows`` [N] from logits [N, V] (overwritten if float32).
+
+        The second result is for :func:`ppo.generation.sampling.read`, which must see it.
+        """
         is_early = early_steps(steps, self.sampling)
-        return draw(logits.float(), self._uniforms[rows, steps], self.sampling, is_early)
+        return draw_in_parts(logits.float(), self._uniforms[rows, steps], self.sampling, is_early)
 
     def note(self, rows: Tensor, steps: Tensor, drawn: Draw, hidden: Tensor) -> None:
         """Keep what was drawn. A request may come several times; its steps must follow what was noted before."""
@@ -81,10 +93,15 @@ class Transcript:
             self._values[rows, steps] = self._value_fn(hidden).float()
         self._lengths.scatter_reduce_(0, rows, steps + 1, "amax")
 
-    def is_finished(self, rows: Tensor, tokens: Tensor, steps: Tensor) -> Tensor:
-        """Whether the responses ``rows`` [N] end with ``tokens`` [N], noted at index ``steps`` [N]; bool [N]."""
+    def is_finished(self, requests: list[int], steps: list[int], tokens: list[int]) -> list[bool]:
+        """Whether responses end with ``tokens``, which were noted at index ``steps``; all of them known to the host."""
         if self._dialogue is not None:
-            return self._dialogue.is_finished(rows, steps, self._tokens)
+            return self._dialogue.is_finished(requests, steps, tokens)
+        length, ends = self.sampling.response_length, self.sampling.eos_ids or ()
+        return [step + 1 >= length or token in ends for step, token in zip(steps, tokens, strict=True)]
+
+    def _is_finished(self, tokens: Tensor, steps: Tensor) -> Tensor:
+        """The same on the device, for responses of one turn: bool [N]."""
         is_finished = steps + 1 >= self.sampling.response_length
         if self._eos.numel():
             is_finished |= torch.isin(tokens, self._eos)

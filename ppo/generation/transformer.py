@@ -44,7 +44,7 @@ class RMSNorm:
         size = weight.numel()
         self._precision = torch.promote_types(weight.dtype, torch.float32)
         self._weight = (weight.to(self._precision) * math.sqrt(size)).to(weight.dtype)
-        self._floor = torch.tensor(math.sqrt(size * epsilon), dtype=self._precision, device=weight.device)
+        self._floor = torch.full((), math.sqrt(size * epsilon), dtype=self._precision, device=weight.device)
 
     def __call__(self, x: Tensor) -> Tensor:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=self._precision)

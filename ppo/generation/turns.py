@@ -71,8 +71,9 @@ class Dialogue:
         ends = sorted({*turns.end_ids, *(requests.sampling.eos_ids or ())})
         if outside := [i for i in ends if not 0 <= i < vocab_size]:
             raise ValueError(f"Turns.end_ids holds {outside[0]}, outside the model's vocabulary of {vocab_size}")
-        self._ends = torch.tensor(ends, dtype=torch.long, device=device)
-        self._starts = torch.zeros(count, dtype=torch.long, device=device)  # of the present turn, or of the next one
+        self._ends = frozenset(ends)
+        self._starts = [0] * count  # of the present turn, or of the next one
+        self._turn: list[list[int]] = [[] for _ in range(count)]  # the tokens of the present turn
         self._written = torch.zeros(count, length, dtype=torch.long, device=device)
         self.action_mask = torch.ones(count, length, dtype=torch.bool, device=device)
         self.is_ended = torch.zeros(count, dtype=torch.bool, device=device)
@@ -81,23 +82,25 @@ class Dialogue:
         """Tokens [N] of the requests ``rows`` [N] at ``steps`` [N]: those of an answer, or else the drawn ones."""
         return torch.where(self.action_mask[rows, steps], drawn, self._written[rows, steps])
 
-    def is_finished(self, rows: Tensor, steps: Tensor, tokens: Tensor) -> Tensor:
-        """Whether responses end with their tokens at ``steps`` [N], bool [N]. Turns that end here are answered.
+    def is_finished(self, requests: list[int], steps: list[int], tokens: list[int]) -> list[bool]:
+        """Whether responses end with ``tokens``, which stand at ``steps``. Turns that end here are answered.
 
-        ``tokens`` [R, T]: all that was written so far.
+        It must see every token of every response once, in the order in which they are written.
         """
-        lengths = steps - self._starts[rows] + 1  # not above 0 inside an answer
-        is_full = steps + 1 >= self._length
-        is_over = torch.isin(tokens[rows, steps], self._ends) | is_full
-        if self._turns.turn_length is not None:
-            is_over |= lengths >= self._turns.turn_length
-        for place in (is_over & (lengths > 0)).nonzero().squeeze(-1).tolist():
-            is_full[place] = not self._answer(int(rows[place]), int(steps[place]) + 1, tokens)
-        return is_full
+        return [self._ends_with(*one) for one in zip(requests, steps, tokens, strict=True)]
 
-    def _answer(self, request: int, end: int, tokens: Tensor) -> bool:
+    def _ends_with(self, request: int, step: int, token: int) -> bool:
+        is_full = step + 1 >= self._length
+        if step < self._starts[request]:  # inside an answer
+            return is_full
+        turn = self._turn[request]
+        turn.append(token)
+        is_over = is_full or token in self._ends or len(turn) == self._turns.turn_length
+        return not self._answer(request, step + 1) if is_over else False
+
+    def _answer(self, request: int, end: int) -> bool:
         """Answer the turn of a request that ends before index ``end``. Returns whether the response goes on."""
-        ids = tokens[request, int(self._starts[request]) : end].tolist()
+        ids, self._turn[request] = self._turn[request], []
         with torch.inference_mode(False):  # whoever answers may keep tensors, and train on them
             answer = self._turns.reply(request, ids)
         if answer is None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ...lm.backbone import check_wrapper, is_split, positions, unwrapped, vocabulary_size
 from ...lm.departures import departure, own_class
-from ..attention import DecodeAttention, decode, prefill
+from ..attention import DecodeAttention, Fed, decode, prefill
 from ..cache import KVCache
 from ..requests import pad_left, pad_right
 from ..transformer import Network
@@ -132,13 +132,15 @@ def _compare(network: Network, model: nn.Module, rows: list[list[int]]) -> bool:
     ids, mask = pad_left(rows, network.device)
     own = model(input_ids=ids, attention_mask=mask.long(), position_ids=positions(mask), logits_to_keep=2)
     expected = own.logits.float()
-    if not bool(torch.isfinite(expected).all()):
-        return False  # nothing can be proven about a broken model; sampling reports what is wrong with it
     actual = torch.unflatten(network.output(torch.cat(_probe(network, rows))).float(), 0, (2, -1)).transpose(0, 1)
-    size = float(expected.norm())
+    size, distance, is_finite = torch.stack(
+        [expected.norm(), (actual - expected).norm(), torch.isfinite(expected).all().float()]
+    ).tolist()
+    if not is_finite:
+        return False  # nothing can be proven about a broken model; sampling reports what is wrong with it
     if size == 0:
         raise Unsupported("its logits are all 0, so they prove nothing")
-    error = float((actual - expected).norm()) / size
+    error = distance / size
     if not error <= _TOLERANCE[network.dtype]:
         raise Unsupported(f"the decoder's logits are not the model's own, relative error {error:.2g}")
     return True
@@ -164,10 +166,11 @@ def _probe_rows(network: Network, length: int) -> list[list[int]]:
 
 def _probe(network: Network, rows: list[list[int]]) -> list[Tensor]:
     """Hidden states after all tokens but the last (by prefill), and after the last one (by a decoding step)."""
-    lengths = torch.tensor([len(row) - 1 for row in rows], device=network.device)
+    lengths = [len(row) - 1 for row in rows]
     block, first = prefill(network, pad_right([row[:-1] for row in rows], network.device), lengths)
     cache = KVCache(network, rows=len(rows), capacity=len(rows[0]))
     cache.reserve(len(rows[0]), 0)
     cache.insert(0, block, list(range(len(rows))), len(rows[0]) - 1)
-    last = torch.tensor([row[-1] for row in rows], device=network.device)
-    return [first, decode(network, DecodeAttention(network, cache), last, lengths)]
+    last, positions = torch.tensor([[row[-1] for row in rows], lengths], device=network.device)
+    fed = Fed(last, positions, positions, lengths)
+    return [first, decode(network, DecodeAttention(network, cache), fed)]

@@ -33,13 +33,15 @@ _SHARE_THAT_WAITS = 8  # requests start once one slot in so many is free: a forw
 class Rows:
     """The rows that run together: ``requests`` int64 [N], ``ids`` int64 and ``mask`` bool [N, S], padded on the left.
 
-    ``cache`` has all columns but the last. It is None if it must be filled from the ids.
+    ``cache`` has all columns but the last. It is None if it must be filled from the ids. ``lengths``: how many real
+    tokens each row has, known to the host.
     """
 
     requests: Tensor
     ids: Tensor
     mask: Tensor
     cache: Any
+    lengths: list[int]
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -89,11 +91,13 @@ class HFEngine:
     def _start(self, started: list[int], requests: Requests, transcript: Transcript, work: Work) -> Rows | None:
         """Compute the prompts and sample the first tokens; None if all responses end with them."""
         before = time.perf_counter()
-        ids, mask = pad_left([requests.prompt(request) for request in started], self._device)
+        prompts = [requests.prompt(request) for request in started]
+        ids, mask = pad_left(prompts, self._device)
+        lengths = [len(prompt) for prompt in prompts]
         features = self._prefill(ids, mask, [requests.prompt_of[request] for request in started])
-        work.count(ids.numel(), int(mask.sum()))
+        work.count(ids.numel(), sum(lengths))
         work.prefill_seconds += time.perf_counter() - before
-        rows = Rows(torch.tensor(started, device=self._device), ids, mask, features.cache)
+        rows = Rows(torch.tensor(started, device=self._device), ids, mask, features.cache, lengths)
         return self._advance(rows, features, transcript)
 
     def _prefill(self, ids: Tensor, mask: Tensor, prompt_of: list[int]) -> Features:
@@ -124,16 +128,18 @@ class HFEngine:
         """Sample a token for each row. Returns the rows that go on, or None."""
         logits = self._model.output_layer(features.before_logits)
         tokens, is_finished = transcript.advance(rows.requests, logits, features.hidden)
-        alive = (~is_finished).nonzero().squeeze(-1)
-        if len(alive) == 0:
+        goes_on = [row for row, is_over in enumerate(is_finished) if not is_over]
+        if not goes_on:
             return None
         cache, ids, mask, requests = features.cache, rows.ids, rows.mask, rows.requests
-        if len(alive) < len(rows):
+        lengths = [rows.lengths[row] for row in goes_on]
+        if len(goes_on) < len(rows):
+            alive = torch.tensor(goes_on, device=self._device)
             requests, ids, mask, tokens = requests[alive], ids[alive], mask[alive], tokens[alive]
             cache = self._with_rows(cache, alive)
-            ids, mask = self._cut(ids, mask, cache)
+            ids, mask = self._cut(ids, mask, cache, longest=max(lengths))
         ids = torch.cat([ids, tokens.unsqueeze(-1)], dim=1)
-        return Rows(requests, ids, F.pad(mask, (0, 1), value=True), cache)
+        return Rows(requests, ids, F.pad(mask, (0, 1), value=True), cache, [length + 1 for length in lengths])
 
     def _with_rows(self, cache: Any, alive: Tensor) -> Any:
         """The cache of the rows ``alive``; None if the model's cache cannot drop rows and must be filled again."""
@@ -142,11 +148,14 @@ class HFEngine:
         select_rows(cache, alive)
         return cache
 
-    def _cut(self, ids: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Tensor]:
-        """Ids and mask without the columns on the left in which no row has a token; the cache loses them too."""
+    def _cut(self, ids: Tensor, mask: Tensor, cache: Any, *, longest: int) -> tuple[Tensor, Tensor]:
+        """Ids and mask without the columns on the left in which no row has a token; the cache loses them too.
+
+        ``longest``: the most real tokens of a row.
+        """
         if not self._abilities.joins:
             return ids, mask
-        columns = int(mask.any(dim=0).long().argmax())
+        columns = ids.shape[1] - longest
         if cache is not None:
             cut_left(cache, columns)
         return ids[:, columns:], mask[:, columns:]
@@ -164,7 +173,8 @@ class HFEngine:
             torch.cat([F.pad(part, (width - part.shape[1], 0)) for part in parts])
             for parts in ((rows.ids, others.ids), (rows.mask, others.mask))
         )
-        return Rows(torch.cat([rows.requests, others.requests]), ids, mask, rows.cache)
+        lengths = rows.lengths + others.lengths
+        return Rows(torch.cat([rows.requests, others.requests]), ids, mask, rows.cache, lengths)
 
 
 def _take(waiting: deque[deque[int]], count: int) -> list[int]:

@@ -20,8 +20,8 @@ def test_filters_and_large_matrices_are_avoided_where_possible(monkeypatch):
     monkeypatch.setattr(sampling_module, "next_token_logits", None)
     uniform = torch.linspace(0.05, 0.95, 6)
     expected = draw(logits.clone(), uniform, Sampling(temperature=0.8, top_k=0, top_p=1.0))
-    sizes, draw_some = [], sampling_module._draw
-    monkeypatch.setattr(sampling_module, "_draw", lambda x, *rest: sizes.append(len(x)) or draw_some(x, *rest))
+    sizes, draw_some = [], sampling_module.draw_blindly
+    monkeypatch.setattr(sampling_module, "draw_blindly", lambda x, *rest: sizes.append(len(x)) or draw_some(x, *rest))
     for limit, size in ((1, 1), (10_000, 2), (15_000, 3)):
         monkeypatch.setattr(sampling_module, "_NUMBERS_AT_ONCE", limit)
         sizes.clear()

@@ -1,0 +1,94 @@
+"""How often the host waits for the device, and copies to it: counted on the pretend device, and held."""
+
+import warnings
+
+import pytest
+
+from ppo import Sampling, Turns, generate
+from ppo.generation.speculative import Drafts
+from tests.accelerator.device import DEVICE, counted
+from tests.ppo.generation.test_decoders import FAMILIES
+from tests.ppo.generation.test_models import ARCHITECTURES, PROMPTS, build, responses
+from tests.ppo.generation.test_turns import ENDS, answer_to
+
+TURNS = Turns(lambda request, ids: answer_to(ids), end_ids=ENDS, turn_length=3)
+
+
+def model_of(name):
+    return build((FAMILIES.get(name) or ARCHITECTURES[name])()).to(DEVICE)
+
+
+def sampled(model, sampling, **options):
+    """The second of two equal calls: the first one also tries the model out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the model's own forward
+        generate(model, PROMPTS, sampling, seed=5, **options)
+        with counted() as counts:
+            generation = generate(model, PROMPTS, sampling, seed=5, **options)
+    return generation, counts
+
+
+KNOBS = [{}, {"temperature": 0.0}, {"top_p": 0.8, "top_k": 9}]
+BESIDE = 5  # a call: 3 in the proof of the decoder, 2 of them transformers' own; 2 at the end
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt-neo", "bloom", "gptj"])
+@pytest.mark.parametrize("knobs", KNOBS, ids=str)
+def test_a_decoding_step_waits_once_and_copies_nothing_to_the_device(name, knobs):
+    """GPT-Neo has a window, and prompts of different lengths. BLOOM and GPT-J are called by their own forward."""
+    short, long = (
+        sampled(model_of(name), Sampling(response_length=length, num_samples=2, eos_ids=(), **knobs))[1]
+        for length in (10, 18)
+    )
+    assert long.num_waits - short.num_waits == 8, long.waits
+    assert long.num_uploads == short.num_uploads, long.uploads
+    assert short.num_waits <= 10 + BESIDE
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt-neo", "opt"])
+def test_ended_rows_and_new_ones_wait_no_more(name):
+    """Four blocks of prompts share three rows. The first tokens of a block wait once."""
+    sampling = Sampling(response_length=16, num_samples=2, eos_ids=(4, 9, 12))
+    generation, counts = sampled(model_of(name), sampling, slots=3)
+    assert len(set(generation.lengths.tolist())) > 1
+    assert counts.num_waits <= generation.metrics["generate/decode_steps"] + len(PROMPTS) + BESIDE, counts.waits
+
+
+@pytest.mark.parametrize("name", ["bloom", "olmo2"])
+def test_ended_rows_and_new_ones_of_a_models_own_forward(name):
+    """What transformers itself waits for in a model's forward is not counted."""
+    sampling = Sampling(response_length=16, num_samples=2, eos_ids=(4, 9, 12))
+    generation, counts = sampled(model_of(name), sampling, slots=3)
+    own = sum(n for place, n in counts.waits.items() if "hf/model.py" not in place)
+    starts = 2 * len(PROMPTS)  # at most: each request alone
+    assert own <= generation.metrics["generate/decode_steps"] + starts + BESIDE, counts.waits
+
+
+@pytest.mark.parametrize("name", ["llama", "bloom"])
+def test_one_wait_a_step_of_responses_of_several_turns(name):
+    """The tokens of an answer are copied to the device, once an answer."""
+    generation, counts = sampled(model_of(name), Sampling(response_length=16, num_samples=2), turns=TURNS)
+    answers = int((generation.action_mask.int().diff(dim=1) < 0).sum())
+    assert answers > 5
+    assert counts.num_waits <= generation.metrics["generate/decode_steps"] + 1 + BESIDE, counts.waits
+    assert counts.num_uploads <= 32 + answers, counts.uploads
+
+
+def test_one_wait_for_32_positions_of_drafts(monkeypatch):
+    """Drafts are checked 32 positions at a time, before a row decodes."""
+    monkeypatch.setattr(Drafts, "pays", True)
+    sampling = Sampling(response_length=16, eos_ids=())
+    plain, _ = sampled(model_of("llama"), sampling)
+    generation, counts = sampled(model_of("llama"), sampling, drafts=responses(plain))
+    assert generation.metrics["generate/decode_steps"] == 0
+    checks = 15 / (32 // len(PROMPTS))
+    assert counts.num_waits <= checks + 1 + BESIDE, counts.waits
+
+
+def test_a_nucleus_of_a_large_vocabulary_waits_once_more():
+    """It reads whether 128 tokens were enough for every row."""
+    config = FAMILIES["llama"]()
+    config.vocab_size = 5000
+    generation, counts = sampled(build(config).to(DEVICE), Sampling(response_length=8, top_p=0.8, eos_ids=()))
+    assert generation.metrics["generate/decode_steps"] == 7
+    assert 14 < counts.num_waits <= 2 * 8 + BESIDE, counts.waits
