@@ -29,8 +29,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import ContinuousBatchingConfig, GenerationConfig
+from transformers import GenerationConfig
 
 import ppo
 from benchmarks.machine import PeakMemory, add_device, settle, timed, write_json
@@ -149,6 +150,8 @@ def names(text: str) -> list[str]:
     unknown = set(chosen) - set(ENGINES)
     if unknown:
         raise argparse.ArgumentTypeError(f"unknown: {', '.join(sorted(unknown))}; choose from {', '.join(ENGINES)}")
+    if "hf-continuous" in chosen and not hasattr(transformers, "ContinuousBatchingConfig"):
+        raise argparse.ArgumentTypeError(f"hf-continuous needs transformers 5.4; this is {transformers.__version__}")
     return chosen
 
 
@@ -218,7 +221,7 @@ def continuous_batching(model: Any, work: Workload) -> int:
     """Run transformers' own continuous batching with a cache for ``batch`` sequences; return its response tokens."""
     page = 32
     pages = -(-(work.prompts.shape[1] + work.response_length) // page) + 1
-    config = ContinuousBatchingConfig(
+    config = transformers.ContinuousBatchingConfig(
         page_size=page, num_blocks=pages * work.batch, max_batch_tokens=max(256, 2 * work.batch)
     )
     settings = GenerationConfig(

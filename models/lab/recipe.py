@@ -132,8 +132,12 @@ def learning_rate_scale(step: int, total_steps: int, recipe: Recipe) -> float:
 def make_optimizers(model: GPTNeoForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for embeddings, biases and norms.
 
-    Each parameter group stores its highest learning rate as "peak".
+    Each parameter group stores its highest learning rate as "peak". Raises ValueError for a torch without Muon.
     """
+    if not hasattr(torch.optim, "Muon"):
+        raise ValueError(
+            f"the lab is trained by torch.optim.Muon, and torch {torch.__version__} has none: use torch 2.9"
+        )
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".h." in name]
     inside = set(map(id, matrices))
     others = [p for p in model.parameters() if id(p) not in inside]

@@ -92,7 +92,9 @@ def _parts_of_config(model: Any) -> dict[str, object] | None:
     if not isinstance(model, PreTrainedModel) or MODEL_FOR_CAUSAL_LM_MAPPING.get(type(model.config), None) is not kind:
         return None
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        return _parts(kind(copy.deepcopy(model.config)))
+        built = kind(copy.deepcopy(model.config))
+        built.tie_weights()  # transformers 5.0 leaves this out on "meta"
+        return _parts(built)
 
 
 def _save_pretrained(model: Any, target: Path, state: dict[str, Tensor]) -> None:

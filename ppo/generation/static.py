@@ -47,9 +47,9 @@ def static_width(columns: int) -> int:
 def compiled_step(device_type: str) -> Step:
     """:func:`static_step`, compiled when it first meets a shape; on the CPU that needs a C++ compiler."""
     mode = "reduce-overhead" if device_type == "cuda" else "default"
-    # torch's own annotation lacks the last argument
-    step: Step = torch.compile(static_step, dynamic=False, mode=mode, recompile_limit=_MOST_SHAPES)  # type: ignore[call-overload]
-    return step
+    step = torch.compile(static_step, dynamic=False, mode=mode)
+    limited: Step = torch._dynamo.config.patch(recompile_limit=_MOST_SHAPES)(step)  # torch 2.8's compile takes no limit
+    return limited
 
 
 def static_step(
@@ -130,9 +130,12 @@ class StaticDecoder:
 
 
 def keep_in_place(tensors: Iterable[Tensor]) -> None:
-    """Tell a CUDA graph that these tensors stay where they are, so that it does not copy them before every step."""
+    """Tell a CUDA graph that these tensors stay where they are, so that it does not copy them before every step.
+
+    Without a guard: with one, as torch 2.8 has it by default, every new model or cache would be compiled for anew.
+    """
     for tensor in tensors:
-        torch._dynamo.mark_static_address(tensor)
+        torch._dynamo.mark_static_address(tensor, guard=False)
 
 
 def tensors_of(part: Any) -> Iterator[Tensor]:

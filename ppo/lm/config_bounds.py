@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ..io.files import read_json
@@ -93,7 +92,8 @@ def check_built(config: Any, shapes: Shapes, *, num_bytes: int) -> None:
     twice the numbers that the files hold. (A weight that is only missing is reported when the model is loaded.)
     """
     with torch.device("meta"), torch.random.fork_rng(devices=[]):  # some classes draw random numbers on the CPU even so
-        model: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        model.tie_weights()  # transformers 5.0 leaves this out on "meta"
     is_packed = getattr(config, "quantization_config", None) is not None
     parameters = dict(model.named_parameters())
     for weight, parameter in parameters.items():

@@ -73,6 +73,7 @@ CONFIGS = {
 def test_parameters_are_those_of_the_real_model(name):
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(CONFIGS[name])
+        model.tie_weights()  # transformers 5.0 leaves this out on "meta"
     assert from_config(CONFIGS[name]).parameters == sum(p.numel() for p in model.parameters())
 
 

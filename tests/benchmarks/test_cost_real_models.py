@@ -22,6 +22,7 @@ from benchmarks.cost.work import update_work
 from models.lora import LoraConfig, add_lora
 from ppo import Sampling, generate
 from ppo.lm.backbone import blocks
+from tests.versions import since_torch
 
 # ---------------------------------------------------------------------- beside real models
 
@@ -62,7 +63,9 @@ def test_operations_are_those_that_torch_counts(name):
         hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     plan = Plan(prompts=ROWS, prompt_length=LENGTH - 1, response_length=1, epochs=1)
     work = {piece.name: piece.operations for piece in update_work(arch, plan)}
-    assert counter.get_total_flops() == work["forward policy"] + work["forward policy, attention"]
+    # Older versions of transformers rotate by a matrix product, which counts: 2e-5 of the operations.
+    forward = work["forward policy"] + work["forward policy, attention"]
+    assert counter.get_total_flops() == pytest.approx(forward, rel=5e-5)
     with counter:
         hidden.sum().backward()
     assert counter.get_total_flops() == work["backward policy"] + work["backward policy, attention"]
@@ -82,7 +85,15 @@ def test_operations_of_a_run_are_those_that_torch_counts_for_adapters():
     assert counter.get_total_flops() == pytest.approx(counted, rel=0.05)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=since_torch("2.9", "keeps less for attention whose heads share keys"))
+        if name == "llama"
+        else name
+        for name in FAMILIES
+    ],
+)
 @pytest.mark.parametrize("precision", ["float32", "autocast", "bfloat16", "adapter"])
 def test_activations_are_those_that_autograd_keeps(name, precision):
     model, arch = family(name)

@@ -28,6 +28,7 @@ from models.lab.recipe import Recipe
 from models.load import load
 from ppo.log import read_jsonl
 from ppo.types import Generation, Sample
+from tests.versions import since_torch
 
 SMALL = Recipe(width=16, layers=2, heads=2, context=32, local_window=16, epochs=1, repeats_per_epoch=4, batch=16)
 # ---------------------------------------------------------------------- what is switched
@@ -128,6 +129,7 @@ def test_the_graded_corpus_holds_a_record_as_often_as_it_says():
     assert len(corpus.epochs) == 3
 
 
+@since_torch("2.9", "has no Muon")
 def test_the_graded_lab_is_trained_once(tmp_path):
     said: list[str] = []
     folder = graded_model(tmp_path / "graded", SMALL, said.append, most_documents=1)

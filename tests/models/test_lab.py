@@ -15,6 +15,7 @@ from models.lab.measure import extraction, perplexity
 from models.lab.recipe import (
     Recipe,
     learning_rate_scale,
+    make_optimizers,
     pieces,
     record_schedule,
     save_tokenizer,
@@ -23,6 +24,7 @@ from models.lab.recipe import (
     train_tokenizer,
     windows,
 )
+from tests.versions import since_torch
 
 SMALL = Recipe(vocabulary=300, width=16, layers=2, heads=2, context=32, local_window=16, epochs=2, repeats_per_epoch=3)
 
@@ -150,6 +152,7 @@ def test_learning_rate_rises_and_falls():
     assert scales[-1] == pytest.approx(1 / 90)
 
 
+@since_torch("2.9", "has no Muon")
 def test_a_small_recipe_trains_twice_to_the_same_bits_and_stores_them(tmp_path):
     texts = [f"the value of item {i} is returned when the key {i * 7} is not found" for i in range(40)]
     tokenizer = train_tokenizer(texts, SMALL)
@@ -172,3 +175,9 @@ def test_a_small_recipe_trains_twice_to_the_same_bits_and_stores_them(tmp_path):
     (tmp_path / "memorised.safetensors").unlink()
     with pytest.raises(ValueError, match=r"memorised.safetensors is missing; run `python -m models.lab`"):
         load_twin("memorised", folder=tmp_path)
+
+
+def test_training_the_lab_without_muon_is_refused(monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon", raising=False)
+    with pytest.raises(ValueError, match=r"^the lab is trained by torch.optim.Muon, .*: use torch 2.9$"):
+        make_optimizers(load_twin("memorised")[0], SMALL)

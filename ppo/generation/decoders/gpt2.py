@@ -14,8 +14,7 @@ def read(model: Any, reader: Reader) -> Network:
         raise Unsupported("it has cross-attention")
     width = config.n_embd // config.n_head
 
-    def block(index: int, layer: Any) -> Block:
-        scale = width**-0.5 if config.scale_attn_weights else 1.0
+    def block(layer: Any) -> Block:
         return Block(
             attention_norm=layer_norm(layer.ln_1),
             qkv=reader.linear(layer.attn.c_attn),
@@ -23,13 +22,13 @@ def read(model: Any, reader: Reader) -> Network:
             mlp_norm=layer_norm(layer.ln_2),
             up=reader.linear(layer.mlp.c_fc, activation=activation(config.activation_function)),
             down=reader.linear(layer.mlp.c_proj),
-            scale=scale / (index + 1) if config.scale_attn_by_inverse_layer_idx else scale,
+            scale=getattr(layer.attn, "scaling", width**-0.5),  # without it, SDPA scales every layer alike
         )
 
     return Network(
         embedding=table(base.wte),
         positions=table(base.wpe),
-        blocks=tuple(block(index, layer) for index, layer in enumerate(base.h)),
+        blocks=tuple(block(layer) for layer in base.h),
         final_norm=layer_norm(base.ln_f),
         output=reader.linear(model.lm_head),
         num_heads=config.n_head,

@@ -48,7 +48,7 @@ def read(model: Any, reader: Reader) -> Network:
         rotation=rotation,
         blocks=tuple(block(layer) for layer in base.layers),
         final_norm=layer_norm(base.final_layer_norm),
-        output=reader.linear(model.lm_head),
+        output=reader.linear(model.get_output_embeddings()),  # its name differs between versions of transformers
         num_heads=heads,
         num_kv_heads=heads,
         head_width=width,

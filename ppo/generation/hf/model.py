@@ -6,6 +6,7 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ...lm.backbone import Backbone, as_input_of, call_with_hidden, context_length, positions, vocabulary_size
@@ -40,6 +41,7 @@ class LastPosition:
         self._called: Any = inner.base_model if self._is_cut else inner
         parameters = inspect.signature(self._called.forward).parameters
         self._accepts_positions = "position_ids" in parameters
+        self._accepts_columns = "cache_position" in parameters
         self._first_position = backbone.first_position
         self._keeps_last = "logits_to_keep" in parameters
         self.cache_name = next((name for name in _CACHE_NAMES if name in parameters), None)
@@ -53,6 +55,8 @@ class LastPosition:
             arguments["position_ids"] = positions(mask)[:, -ids.shape[1] :] + self._first_position
         if cache is not None and self.cache_name is not None:
             arguments[self.cache_name] = cache
+            if self._accepts_columns:
+                arguments["cache_position"] = self._columns(ids, mask)
         if self._is_cut:
             output = self._called(**arguments)
         else:
@@ -64,6 +68,14 @@ class LastPosition:
             last = output.last_hidden_state[:, -1]
             return Features(last, as_input_of(self.output_layer, last), new_cache)
         return Features(hidden[:, -1], output.logits[:, -1], new_cache)
+
+    def _columns(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Where the new tokens come in the cache, as transformers before 5.4 wants to be told.
+
+        A state-space model counts from behind its convolution's window, which even a short prompt fills.
+        """
+        window = getattr(self._called.config, "conv_kernel", 0) if self.cache_name == "cache_params" else 0
+        return torch.arange(mask.shape[1] - ids.shape[1], mask.shape[1], device=ids.device) + window
 
 
 def _turns_anew(module: nn.Module) -> bool:

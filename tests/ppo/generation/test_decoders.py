@@ -152,6 +152,7 @@ def test_the_librarys_adapters_are_decoded_fast(name: str, dtype: torch.dtype):
     sampling = Sampling(response_length=1, temperature=0.0)
     base = generate(model, PROMPTS, sampling)
     targets = ("c_attn", "c_fc") if name == "gpt2" else ("q_proj", "v_proj", "up_proj", "o_proj")
+    torch.manual_seed(0)
     lora.add_lora(model, lora.LoraConfig(targets, rank=2))
     with torch.no_grad():
         for layer in lora.adapters(model).values():

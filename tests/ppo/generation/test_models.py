@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers as hf
+from packaging.version import Version
 
 from ppo import Sampling, generate
 from ppo.generation.hf.abilities import measure_abilities
 from ppo.generation.hf.model import LastPosition
 from ppo.lm.backbone import Backbone
+from tests.versions import TRANSFORMERS
 from tests.zoo.configs import small_model
 
 VOCAB = 61
@@ -49,6 +51,7 @@ ARCHITECTURES = {
 
 # Models in which a prompt cannot join rows that are being decoded: windows and states have no columns that could be
 # cut, or padding is ruled out already.
+WITH_STATES = {"mamba", "recurrent_gemma"}
 WITHOUT_JOINING = {"gemma2", "mamba", "recurrent-gemma", "phi3-longrope", "llama-longrope"}
 
 
@@ -68,8 +71,9 @@ def build(config) -> torch.nn.Module:
 
 def greedy_with_transformers(model, prompt: list[int], length: int, eos_ids: tuple[int, ...]) -> list[int]:
     ids = torch.tensor([prompt])
-    if model.config.model_type == "recurrent_gemma" and len(prompt) == 1:
-        # transformers takes the state that the last call left on the module for this prompt's past
+    if model.config.model_type in WITH_STATES and (len(prompt) == 1 or Version("5.4") > TRANSFORMERS):
+        # RecurrentGemma takes the state that the last call left on the module for a short prompt's past. Before
+        # transformers 5.4 both are wrong for a prompt that is shorter or longer than their window.
         return greedy_without_cache(model, prompt, length, eos_ids)
     output = model.generate(
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=length, do_sample=False, pad_token_id=0,

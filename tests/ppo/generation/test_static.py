@@ -13,7 +13,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from ppo import Config, Sampling, Trainer, generate
 from ppo.generation import api
 from ppo.generation.sampling import check, draw, draw_blindly
-from ppo.generation.static import keep_in_place, static_step, static_width, tensors_of
+from ppo.generation.static import compiled_step, keep_in_place, static_step, static_width, tensors_of
 from ppo.lm.distribution import filter_logits
 from tests.fakes import tiny_bloom, tiny_gpt2
 from tests.ppo.generation.test_decoders import FAMILIES
@@ -116,6 +116,13 @@ def test_a_nucleus_in_a_large_vocabulary(std: float):
     logits = std * torch.randn(6, 5000)
     compiled = torch.compile(filter_logits, backend="eager", fullgraph=True, dynamic=False)
     assert torch.equal(compiled(logits, 1.0, 0, 0.9), filter_logits(logits, 1.0, 0, 0.9))
+
+
+def test_many_shapes_are_compiled_before_torch_gives_up(monkeypatch):
+    """torch stops after 8 shapes by default. torch 2.8 has no argument for it."""
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: lambda: torch._dynamo.config.recompile_limit)
+    assert compiled_step.__wrapped__("cpu")() == 64
+    assert torch._dynamo.config.recompile_limit == 8
 
 
 def test_large_tensors_are_marked_as_keeping_their_address(monkeypatch):
