@@ -2,8 +2,8 @@
 
 Every token of one text is matched with the most similar token of the other. Recall averages over the reference's
 tokens, precision averages over the candidate's tokens, and F = 2PR / (P + R) (Zhang et al. 2020, "BERTScore", eq. 1-3,
-without idf). Special tokens have weight 0 in both averages, as in the bert-score package. They may still be the best
-match of a real token.
+without idf). As in the bert-score package, special tokens have weight 0 in both averages, though they may be the best
+match of a real token; and a text begins with a space where that is part of a tokenizer's first token (RoBERTa).
 
 A *negative* BERTScore reward prefers gibberish, which has the lowest similarity. An empty text has F = 0, the best
 score of all. Use guards with it. This module knows nothing about guards.
@@ -11,6 +11,7 @@ score of all. Use guards with it. This module knows nothing about guards.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from ppo.lm.backbone import first_position
 from ppo.lm.device import resolve_device
 from ppo.types import Sample
 
+from .bertscore_layers import known_layer
 from .samples import truth_text
 
 
@@ -72,19 +74,27 @@ class BertScore:
         self.baseline = baseline
         self.max_tokens = min(max_tokens, most_tokens(encoder, max_tokens))
         self.batch_size = batch_size
+        self._start = " " if marks_a_space(tokenizer) else ""
         self.signature = f"bertscore|encoder:{name}|layer:{layer}|idf:no|baseline:{baseline}|match:greedy"
 
     @classmethod
     def load(
-        cls, name: str, *, layer: int = -1, baseline: float | None = None, device: str | torch.device = "auto"
+        cls, name: str, *, layer: int | None = None, baseline: float | None = None, device: str | torch.device = "auto"
     ) -> BertScore:
         """Load an encoder by hub id or folder, in float32. The paper's choice is microsoft/deberta-large, layer 16.
 
-        ``device``: as in :func:`ppo.lm.device.resolve_device`, which raises ValueError for one that is not there.
+        ``layer``: None takes that of the bert-score package (:mod:`rewards.bertscore_layers`); for an encoder that it
+        does not know, the last one, with a warning. ``device``: as in :func:`ppo.lm.device.resolve_device`, which
+        raises ValueError for one that is not there.
         """
         place = resolve_device(device)
         encoder = AutoModel.from_pretrained(name, dtype=torch.float32, trust_remote_code=False).to(place)
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        if layer is None:
+            layer = known_layer(name)
+        if layer is None:
+            layer = -1
+            warnings.warn(f"no best layer of {name} is known, so its last one is compared: give layer=…", stacklevel=2)
         return cls(encoder, tokenizer, name=name, layer=layer, baseline=baseline)
 
     @torch.no_grad()
@@ -108,7 +118,7 @@ class BertScore:
     def _embed(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
         """Unit embeddings [B, S, H], attention mask [B, S], and the mask of tokens that count [B, S]."""
         encoded = self.tokenizer(
-            [text.strip() for text in texts],
+            [self._start + text.strip() if text.strip() else "" for text in texts],
             padding=True,
             truncation=True,
             max_length=self.max_tokens,
@@ -141,6 +151,12 @@ def check_encoder(encoder: nn.Module, tokenizer: Any, *, name: str, layer: int) 
             f"the tokenizer of {name} has no pad token, so it makes no batch: set tokenizer.pad_token, for example "
             "to its eos_token"
         )
+
+
+def marks_a_space(tokenizer: Any) -> bool:
+    """Whether a first word has another token after a space: in byte-level tokenizers, such as GPT-2's and RoBERTa's."""
+    tokenize = getattr(tokenizer, "tokenize", None)
+    return tokenize is not None and any(token.startswith("Ġ") for token in tokenize(" a"))
 
 
 def most_tokens(encoder: nn.Module, default: int) -> int:
