@@ -14,6 +14,7 @@ from torch import nn
 
 from ppo.config import Sampling
 from ppo.generation import generate as ppo_generate
+from ppo.lm.backbone import end_ids
 
 from .protocols import Generate
 
@@ -81,20 +82,26 @@ def continue_from_starts(
     slots: int = 64,
     generate: Generate = ppo_generate,
 ) -> list[list[Pair]]:
-    """For every sequence, the pairs (greedy continuation, true rest) at its starts."""
+    """For every sequence, the pairs (greedy continuation, true rest) at its starts.
+
+    If a sequence holds an EOS, no EOS ends a continuation but one that the true rest does not have at its place.
+    """
     if n < 1 or stride < 1:
         raise ValueError(f"n={n} and stride={stride} must be at least 1")
     for i, sequence in enumerate(sequences):
         if len(sequence) <= n:
             raise ValueError(f"sequence {i} has {len(sequence)} tokens: EL_{n} needs more than {n}")
+    ends = frozenset(end_ids(model))
+    eos_ids = None if all(ends.isdisjoint(sequence) for sequence in sequences) else ()
     starts = [(len(s) - i, k) for k, s in enumerate(sequences) for i in range(1, len(s) - n + 1, stride)]
     found: list[list[Pair]] = [[] for _ in sequences]
     for part in _length_batches(sorted(starts)):
-        sampling = Sampling(response_length=part[-1][0], temperature=0.0)
+        sampling = Sampling(response_length=part[-1][0], temperature=0.0, eos_ids=eos_ids)
         generation = generate(model, [list(sequences[k][:-rest]) for rest, k in part], sampling, slots=slots)
         for row, (rest, k) in enumerate(part):
-            continuation = generation.tokens[row][generation.mask[row]].tolist()[:rest]
-            found[k].append((continuation, list(sequences[k][-rest:])))
+            continuation, truth = generation.tokens[row][generation.mask[row]].tolist()[:rest], sequences[k][-rest:]
+            wrong = (i for i, token in enumerate(continuation) if token in ends and token != truth[i])
+            found[k].append((continuation[: next(wrong, rest) + 1], list(truth)))
     return found
 
 

@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 
 from ppo.config import Sampling
 from ppo.generation.requests import pad_left
-from ppo.lm.backbone import evaluation_mode
+from ppo.lm.backbone import end_ids, evaluation_mode
 
 from ..outputs import Continuation
 from ..protocols import Passage
@@ -62,18 +62,21 @@ def beam_attack(
 ) -> list[AttackResult]:
     """Beam search for the most likely suffix. Every beam that remains at the end is a try.
 
-    The search is that of transformers with EOS forbidden. All beams are therefore as long as the longest suffix, and no
-    length penalty is needed. Each beam is then cut to the length of its passage's suffix. ``batch`` passages are
-    searched at once.
+    The search is that of transformers with EOS forbidden; where a true suffix holds an EOS, it is a token like all
+    others. All beams are therefore as long as the longest suffix, and no length penalty is needed. Each beam is then
+    cut to the length of its passage's suffix. ``batch`` passages are searched at once.
     """
     if num_beams < 2:
         raise ValueError(f"num_beams={num_beams} must be at least 2: one beam is greedy decoding")
     shown = [as_shown(p) for p in passages]
     longest = max(len(s.suffix) for s in shown)
+    ends = frozenset(end_ids(model))
     tries: list[list[Continuation]] = []
     for start in range(0, len(shown), batch):
         part = shown[start : start + batch]
-        beams = search(model, [list(s.prefix) for s in part], length=longest, num_beams=num_beams)
+        has_ends = any(not ends.isdisjoint(s.suffix) for s in part)
+        prompts = [list(s.prefix) for s in part]
+        beams = search(model, prompts, length=longest, num_beams=num_beams, has_ends=has_ends)
         for passage, rows in zip(part, beams.tolist(), strict=True):
             cut = [row[: len(passage.suffix)] for row in rows]
             tries.append([Continuation(ids, tokenizer.decode(ids, skip_special_tokens=True)) for ids in cut])
@@ -82,10 +85,16 @@ def beam_attack(
 
 
 @torch.no_grad()
-def search(model: Any, prompts: Sequence[Sequence[int]], *, length: int, num_beams: int) -> Tensor:
-    """The ``num_beams`` most likely continuations that a beam search finds, int64 [B, num_beams, length]."""
+def search(
+    model: Any, prompts: Sequence[Sequence[int]], *, length: int, num_beams: int, has_ends: bool = False
+) -> Tensor:
+    """The ``num_beams`` most likely continuations that a beam search finds, int64 [B, num_beams, length].
+
+    ``has_ends``: EOS is a token like all others; otherwise it is forbidden.
+    """
     ids, mask = pad_left([list(prompt) for prompt in prompts], next(model.parameters()).device)
-    ends = getattr(model.generation_config, "eos_token_id", None)
+    own = model.generation_config
+    ends = None if has_ends else getattr(own, "eos_token_id", None)
     settings = GenerationConfig(
         max_new_tokens=length,
         min_new_tokens=length,
@@ -96,6 +105,10 @@ def search(model: Any, prompts: Sequence[Sequence[int]], *, length: int, num_bea
         pad_token_id=0,
         eos_token_id=ends,
     )
-    with evaluation_mode(model):
-        found = model.generate(input_ids=ids, attention_mask=mask.long(), generation_config=settings)
+    try:
+        model.generation_config = settings  # what settings leave open would be filled from the model's own
+        with evaluation_mode(model):
+            found = model.generate(input_ids=ids, attention_mask=mask.long(), generation_config=settings)
+    finally:
+        model.generation_config = own
     return found[:, ids.shape[1] :].view(len(prompts), num_beams, length)

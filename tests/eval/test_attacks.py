@@ -139,7 +139,7 @@ def test_drafts_of_the_truth_change_no_sample(memorised):
     assert found.name == "3 samples temperature:1.5|top_k:9|top_p:1"
 
 
-def naive_beams(model, prompt: list[int], length: int, width: int, banned: int) -> list[list[int]]:
+def naive_beams(model, prompt: list[int], length: int, width: int, banned: int | None) -> list[list[int]]:
     """Beam search as a loop over lists."""
     beams = [(0.0, list(prompt))]
     for _ in range(length):
@@ -158,6 +158,19 @@ def test_beam_search_against_a_loop(make):
     found = decoding.search(model, asked, length=4, num_beams=3)
     with torch.no_grad():
         assert found.tolist() == [naive_beams(model, prompt, 4, 3, banned=1) for prompt in asked]
+
+
+@pytest.mark.parametrize("make", [tiny_gpt2, tiny_llama])
+def test_a_beam_search_takes_eos_as_a_token_where_a_suffix_holds_it(make):
+    model = make().eval()
+    with torch.no_grad():  # EOS, token 1, is among the likeliest
+        model.get_output_embeddings().weight[1] *= 3
+    own, asked = model.generation_config, [[3, 4], [5, 6], [7, 8], [9, 10]]
+    found = decoding.search(model, asked, length=4, num_beams=3, has_ends=True).tolist()
+    with torch.no_grad():
+        assert found == [naive_beams(model, prompt, 4, 3, banned=None) for prompt in asked]
+    assert any(1 in beam[:-1] for beams in found for beam in beams)
+    assert model.generation_config is own
 
 
 def test_beam_attack_finds_what_was_memorised(memorised):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -100,14 +101,39 @@ def scripted_generate(continuation):
     return generate
 
 
+WITH_EOS = SimpleNamespace(
+    config=SimpleNamespace(eos_token_id=9), get_input_embeddings=lambda: SimpleNamespace(weight=torch.zeros(20, 1))
+)
+
+
+def test_extraction_likelihood_of_sequences_that_hold_an_eos() -> None:
+    """EOS ends a continuation only where the sequence goes on with another token."""
+    sequence = [1, 2, 3, 9, 4, 5, 6, 7]
+    asked = []
+
+    def perfect(model, prompts, sampling, *, slots):
+        asked.append(sampling.eos_ids)
+        rest = scripted_generate(lambda prompt, length: sequence[len(prompt) :][:length])
+        return rest(model, prompts, sampling, slots=slots)
+
+    assert memorization.extraction_likelihood(WITH_EOS, [sequence], n=2, generate=perfect) == [1.0]
+    assert set(asked) == {()}
+    ends = scripted_generate(lambda prompt, length: [9, 4, 5, 6, 7, 7, 7][:length])
+    pairs = memorization.continue_from_starts(WITH_EOS, [sequence], n=2, stride=2, generate=ends)[0]
+    assert {len(rest): written for written, rest in pairs} == {7: [9], 5: [9, 4, 5, 6, 7], 3: [9]}
+    memorization.continue_from_starts(WITH_EOS, [[1, 2, 3, 4, 5]], n=2, generate=perfect)
+    assert asked[-1] is None
+
+
 def test_extraction_likelihood_of_a_perfect_and_of_a_forgetful_model() -> None:
+    model = SimpleNamespace(config=SimpleNamespace(eos_token_id=None))
     sequence = list(range(10, 22))
     perfect = scripted_generate(lambda prompt, length: sequence[len(prompt) : len(prompt) + length])
     early = scripted_generate(lambda prompt, length: sequence[len(prompt) : len(sequence) - 1][:length])
     blank = scripted_generate(lambda prompt, length: [1] * length)
 
     def el(generate, **options) -> float:
-        return memorization.extraction_likelihood(None, [sequence, sequence], n=3, generate=generate, **options)[1]
+        return memorization.extraction_likelihood(model, [sequence, sequence], n=3, generate=generate, **options)[1]
 
     assert el(perfect) == 1.0
     assert el(blank) == 0.0
@@ -122,11 +148,11 @@ def test_extraction_likelihood_of_a_perfect_and_of_a_forgetful_model() -> None:
         return perfect(model, prompts, sampling, slots=slots)
 
     ragged = [sequence, sequence[:-1], sequence[:-2]]
-    assert memorization.extraction_likelihood(None, ragged, n=3, generate=counted) == [1.0, 1.0, 1.0]
+    assert memorization.extraction_likelihood(model, ragged, n=3, generate=counted) == [1.0, 1.0, 1.0]
     assert sum(calls) == 9 + 8 + 7  # one request per start,
     assert len(calls) == 5  # in batches of similar length: 3, 4 to 5, 6 to 7, 8 to 10, 11
     with pytest.raises(ValueError, match="sequence 0 has 3 tokens: EL_3"):
-        memorization.extraction_likelihood(None, [[1, 2, 3]], n=3, generate=perfect)
+        memorization.extraction_likelihood(model, [[1, 2, 3]], n=3, generate=perfect)
 
 
 # Membership
