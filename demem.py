@@ -43,6 +43,7 @@ from eval.results import read_before, read_results, write_results
 from models.lora import unload
 from ppo.checkpoint import list_checkpoints
 from ppo.distributed import Processes
+from ppo.io.console import print_any_text
 from ppo.log import HEADLINE, read_jsonl
 from ppo.run.interrupt import sigterm_as_ctrl_c
 from ppo.types import Step
@@ -52,7 +53,7 @@ from unlearning.compare.comparison import compare
 from unlearning.memorise import run_memorise
 from unlearning.notebook import sample_sliced, with_special_tokens
 from unlearning.options import Options
-from unlearning.outcome import exit_status, print_any_text, silent
+from unlearning.outcome import exit_status, silent
 from unlearning.recipe import (
     StopRule,
     chance_floor,

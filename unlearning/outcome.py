@@ -39,16 +39,6 @@ def exit_status(work: Callable[[], None], command: str, out: Path, processes: Pr
     return 0
 
 
-def print_any_text(*streams: Any) -> None:
-    """Let a console that is not UTF-8 show what it cannot write as escapes, such as \\u2026, in place of an error.
-
-    A run must not end because of a sign in a model's text. ``streams`` without an encoding of their own stay.
-    """
-    for stream in streams:
-        if hasattr(stream, "reconfigure") and (stream.encoding or "").lower().replace("-", "") != "utf8":
-            stream.reconfigure(errors="backslashreplace")
-
-
 def how_to_go_on(command: str, out: Path) -> str:
     """What to type after an interruption; empty where there is nothing to go on with."""
     if command == "compare":

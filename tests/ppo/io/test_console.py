@@ -1,8 +1,11 @@
 """Last words of a command reach any console."""
 
 import io
+import os
+import subprocess
+import sys
 
-from unlearning.outcome import print_any_text
+from ppo.io.console import print_any_text
 
 
 def test_a_console_that_is_not_utf8_shows_escapes():
@@ -12,3 +15,9 @@ def test_a_console_that_is_not_utf8_shows_escapes():
         print_any_text(stream, io.StringIO())
         print("naïve …", file=stream, flush=True)
         assert raw.getvalue() == (expected or "naïve …\n".encode())
+
+
+def test_a_benchmark_prints_its_help_to_any_console():
+    command = [sys.executable, "-m", "benchmarks.rollout", "--help"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    assert b"usage" in subprocess.run(command, env=environment, capture_output=True, check=True).stdout
