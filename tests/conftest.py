@@ -4,6 +4,7 @@ import os
 import signal
 
 import pytest
+import torch
 
 from tests.browser import MISSING, Browser, find_browser
 
@@ -12,6 +13,13 @@ from tests.browser import MISSING, Browser, find_browser
 def _ctrl_c_works():
     """A shell that starts the tests in the background lets them ignore SIGINT, and so would every child."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _tests_are_about_the_cpu(request, monkeypatch):
+    """Also on a machine with an accelerator, unless a test is there to show one."""
+    if torch.accelerator.is_available() and not {"gpu", "accelerator"} & set(request.path.parts):
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
 
 
 def pytest_terminal_summary(terminalreporter):

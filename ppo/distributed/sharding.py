@@ -37,7 +37,7 @@ def shard(actor: ActorCritic, frozen: nn.Module | None, device: torch.device | N
     The shards go to ``device``. None: to the accelerators of the group, if it has any, wherever the model was before;
     so a model that fits no device is loaded on the CPU and split from there. All processes must hold the same
     model. Gradients are summed, not averaged, because the losses are already divided by the tokens of all processes.
-    Raises ValueError for a critic that shares weights with the policy.
+    Raises ValueError for a critic that shares weights with the policy, and for a device that the group cannot reach.
     """
     shared = {id(p) for p in actor.policy.parameters()} & {id(p) for p in (actor.critic or nn.Module()).parameters()}
     if shared and actor.has_own_critic:
@@ -48,6 +48,11 @@ def shard(actor: ActorCritic, frozen: nn.Module | None, device: torch.device | N
             " or 'mlp', or train all weights"
         )
     kind = kind_of_group() if device is None or device.type != "cpu" else "cpu"
+    if device is not None and device.type != kind:
+        raise ValueError(
+            f"device={device}, but the processes speak to each other on the {kind.upper()} only: start them in `with "
+            "ppo.process_group():`, or pass device='cpu'"
+        )
     mesh = init_device_mesh(kind, (dist.get_world_size(),))
     for block in blocks(actor):
         fully_shard(block, mesh=mesh, reshard_after_forward=True)

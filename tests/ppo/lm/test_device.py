@@ -11,7 +11,9 @@ from torch import nn
 
 import ppo
 import ppo.lm.load
-from ppo.distributed import processes
+from ppo import trainer
+from ppo.checkpoint import snapshot
+from ppo.distributed import processes, sharding
 from ppo.lm.device import accelerator, move, resolve_device, resolve_dtype, resolve_for
 from ppo.lm.precision import as_float64
 from tests.fakes import Letters, one_line, tiny_gpt2
@@ -168,6 +170,44 @@ def test_a_process_group_takes_a_device_and_speaks_its_language(pretend, monkeyp
     assert processes.kind_of_group() == ("cpu" if backend == "gloo" else kind)
 
 
+@pytest.fixture
+def two(monkeypatch):
+    monkeypatch.setattr(processes.Processes, "current", classmethod(lambda cls: cls(rank=1, count=2)))
+
+
+def test_a_resumed_run_of_several_processes_takes_its_own_and_not_that_of_the_process_that_saved(pretend, two):
+    pretend("cuda", 2, **ranks(1, 2))
+    assert snapshot._saved_device("cuda:0") == torch.device("cuda", 1)
+    assert snapshot._saved_device("cpu") == CPU
+    with pytest.raises(ValueError, match=one_line("it was saved on another machine: device=xpu is not there")):
+        snapshot._saved_device("xpu:0")
+
+
+@pytest.mark.parametrize(("split", "place"), [("none", torch.device("cuda", 1)), ("fsdp", None)])
+def test_a_model_whose_weights_will_be_split_is_loaded_on_the_cpu(pretend, two, monkeypatch, split, place):
+    pretend("cuda", 2, **ranks(1, 2))
+    asked = []
+
+    def load(model, tokenizer, *, device, dtype):
+        asked.append(device)
+        raise RuntimeError("far enough")
+
+    monkeypatch.setattr(trainer, "load_model", load)
+    with pytest.raises(RuntimeError, match="far enough"):
+        ppo.Trainer("gpt2", PROMPTS, reward, CONFIG.replace(sharding=split))
+    assert asked == [place]
+
+
+def test_weights_cannot_be_split_on_a_device_that_the_group_cannot_reach(pretend, monkeypatch):
+    pretend("cuda", 2, **ranks(0, 2))
+    monkeypatch.setattr(dist, "get_backend_config", lambda: "gloo")
+    actor = ppo.ActorCritic(tiny_gpt2())
+    with pytest.raises(
+        ValueError, match=one_line("device=cuda:0, but the processes speak to each other on the CPU only")
+    ):
+        sharding.shard(actor, None, torch.device("cuda", 0))
+
+
 # ---------------------------------------------------------------------- who hands device and dtype on
 
 
@@ -229,9 +269,9 @@ def test_a_missing_device_is_found_before_anything_is_loaded(pretend, monkeypatc
 
 
 def test_dtype_is_of_a_name_and_a_loaded_model_is_never_cast(folder):
-    trainer = ppo.Trainer(folder, PROMPTS, reward, CONFIG, tokenizer=Letters(), device="cpu", dtype="bfloat16")
-    assert {p.dtype for p in trainer.model.parameters()} == {torch.bfloat16}
-    trainer.update(trainer.rollout())
+    run = ppo.Trainer(folder, PROMPTS, reward, CONFIG, tokenizer=Letters(), device="cpu", dtype="bfloat16")
+    assert {p.dtype for p in run.model.parameters()} == {torch.bfloat16}
+    run.update(run.rollout())
     found = ppo.generate(folder, PROMPTS, ppo.Sampling(response_length=2), tokenizer=Letters(), dtype=torch.float64)
     assert len(found) == 2
     for ask in (
