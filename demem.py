@@ -26,7 +26,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -46,6 +46,7 @@ from ppo.distributed import Processes
 from ppo.io.console import print_any_text
 from ppo.log import HEADLINE, read_jsonl
 from ppo.run.interrupt import sigterm_as_ctrl_c
+from ppo.run.lock import only_writer
 from ppo.types import Step
 from unlearning.attack import run_attacks
 from unlearning.command_line import parse
@@ -269,11 +270,20 @@ def main(arguments: Sequence[str]) -> int:
 
 def execute(command: str, parsed: argparse.Namespace, processes: Processes) -> None:
     """Do what was asked. All processes train, the first one alone does everything else."""
+    out = Path(getattr(parsed, "out", Options.out))
     if command == "report":
-        processes.first(lambda: report(Path(getattr(parsed, "out", Options.out))))
+        processes.first(lambda: report(out))
     elif command == "trace":
         run_trace(parsed)
-    elif command == "attacks":
+    else:
+        with ExitStack() as stack:
+            processes.first(lambda: stack.enter_context(only_writer(out)))
+            write(command, parsed, processes)
+
+
+def write(command: str, parsed: argparse.Namespace, processes: Processes) -> None:
+    """Do what writes to the folder of a run."""
+    if command == "attacks":
         processes.first(lambda: run_attacks(parsed))
     elif command == "compare":
         processes.first(lambda: compare(parsed, train=train, text_to_keep=text_to_keep))

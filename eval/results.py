@@ -14,16 +14,22 @@ from typing import Any
 
 from ppo.io.files import read_json, replace_text, write_json
 from ppo.log import read_jsonl
+from ppo.run.lock import LOCK_FILE
 
 from .evaluate import Evaluation
 from .report import pair_records
 
+_LEFT_BY_A_KILL = {LOCK_FILE, ".writable", "config.json.tmp"}
+
 
 def check_folder(out: Path, *, is_new: bool) -> None:
-    """Raise ValueError for a folder that cannot be written, or for one that is not empty when the run is new."""
+    """Raise ValueError for a folder that cannot be written, or for one that is not empty when the run is new.
+
+    What a run leaves that was killed before it had written its settings does not count.
+    """
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file: name a folder")
-    if is_new and out.is_dir() and any(out.iterdir()):
+    if is_new and out.is_dir() and {path.name for path in out.iterdir()} - _LEFT_BY_A_KILL:
         raise ValueError(f"--out {out} is not empty: name another folder, or go on there with --resume")
     try:
         out.mkdir(parents=True, exist_ok=True)

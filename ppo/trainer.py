@@ -369,10 +369,10 @@ class Trainer:
         check_callables({"on_step": on_step, "probe": probe, "stop_when": stop_when})
         processes = self.processes
         with processes.together():
-            if self.out is not None:
-                self.state.finish_pruning(self.out / "checkpoints")
             folder = self.out if processes.is_first else None
             log = RunLog(folder, first_step=self.step, use_tensorboard=self._use_tensorboard)
+            if self.out is not None:
+                self.state.finish_pruning(self.out / "checkpoints")
         is_silent = not progress or not processes.is_first
         end = self.step + steps
         bar = tqdm(range(self.step, end), desc=f"PPO on {self.device}", unit="step", disable=is_silent)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from ..checkpoint.folder import list_checkpoints
 from ..io.files import flush, replace_text
 from ..io.rows import byte_lines
+from ..run.lock import only_writer
 from ..types import Rollout
 from .csv_table import CsvTable
 from .tensorboard import TensorBoard, open_tensorboard
@@ -24,18 +26,23 @@ HEADLINE = {"score": "score/mean", "kl": "kl/per_sequence"}
 class RunLog:
     """Appends to the files of a run folder after each step; each line is flushed at once. ``folder=None``: no files.
 
-    ``first_step``: a resumed run drops the lines that an interrupted run wrote from that step on. ``use_tensorboard``:
-    None means "if it is installed". Raises ValueError when a run starts from step 0 in a folder with another run's
-    metrics.
+    Until it is closed, it is the folder's only writer (:mod:`ppo.run.lock`). ``first_step``: a resumed run drops the
+    lines that an interrupted run wrote from that step on. ``use_tensorboard``: None means "if it is installed". Raises
+    ValueError when a run starts from step 0 in a folder with another run's metrics, and while another process writes
+    to the folder.
     """
 
     def __init__(self, folder: Path | None, *, first_step: int = 0, use_tensorboard: bool | None = False) -> None:
         self._folder = folder
         self._csv: CsvTable | None = None
         self._tensorboard: TensorBoard | None = None
-        if folder is None:
-            return
-        folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            stack.enter_context(only_writer(folder))
+            if folder is not None:
+                self._open(folder, first_step, use_tensorboard)
+            self._opened = stack.pop_all()
+
+    def _open(self, folder: Path, first_step: int, use_tensorboard: bool | None) -> None:
         metrics = folder / "metrics.jsonl"
         if first_step == 0 and metrics.exists() and metrics.stat().st_size > 0:
             if list_checkpoints(folder / "checkpoints") or (folder / "best").is_dir():
@@ -71,9 +78,10 @@ class RunLog:
                 flush(self._folder / name)
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close what is open, and let others write to the folder."""
         if self._tensorboard is not None:
             self._tensorboard.close()
+        self._opened.close()
 
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
         if self._folder is None:

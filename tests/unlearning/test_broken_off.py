@@ -11,6 +11,9 @@ import pytest
 import torch
 
 import demem
+from models.load import load
+from ppo.run.lock import LOCK_FILE
+from tests.ppo.run.test_lock import held
 from tests.processes import ENVIRONMENT, LAUNCHER, running, wait_for
 from tests.unlearning.test_demem import write_rows
 
@@ -80,7 +83,7 @@ def test_an_adapter_is_trained_and_merged_and_a_killed_run_goes_on_with_it(tmp_p
     length = ["--num-own", "0", "--check-every", "4", "--steps", "2", "--save-every-steps", "1", "--num-samples", "0"]
     adapter = ["--lora-rank", "2", "--learning-rate", "1e-3"]
     assert demem.main(["train", *options, *small, *length, *adapter, "--out", str(out)]) == 0
-    lab = demem.load("lab").model.state_dict()
+    lab = load("lab").model.state_dict()
     whole = load_file(out / "model" / "model.safetensors")
     changed = {name for name, weight in whole.items() if not torch.equal(weight, lab[name])}
     assert changed == {name for name in whole if ".h." in name and name.endswith("weight") and "ln" not in name}
@@ -89,3 +92,30 @@ def test_an_adapter_is_trained_and_merged_and_a_killed_run_goes_on_with_it(tmp_p
     assert demem.main(["train", "--resume", "--out", str(out)]) == 0
     resumed = load_file(out / "model" / "model.safetensors")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize("command", ["run", "train", "attack", "evaluate", "memorise", "attacks", "compare"])
+def test_a_second_command_in_a_folder_is_refused_and_changes_nothing(tmp_path, capsys, command):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "config.json").write_text("{}")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with held(out):
+        resume = ["--resume"] if command in ("run", "train", "attack", "memorise") else []
+        assert demem.main([command, *resume, "--out", str(out)]) == 2
+        told = capsys.readouterr().err
+        assert told.startswith(f"demem: {out} is in use by another process (process ")
+        assert told.count("\n") == 1
+        assert {path.name: path.read_bytes() for path in out.iterdir() if path.name != LOCK_FILE} == before
+
+
+def test_a_folder_that_a_kill_left_without_settings_can_be_started_in(tmp_path):
+    """A run is killed after it took the lock and before config.json has its name."""
+    data = write_rows(tmp_path / "rows.jsonl", 8)
+    out, small = tmp_path / "run", ["--num-forget", "4", "--num-holdout", "2", "--num-never", "2", "--num-samples", "0"]
+    out.mkdir()
+    for name in (LOCK_FILE, "config.json.tmp", ".writable"):
+        (out / name).write_text("process 1 on another\n")
+    assert demem.main(["attack", "--data", data, *small, "--out", str(out)]) == 0
+    assert (out / "evaluation.json").is_file()
+    assert not (out / LOCK_FILE).exists()
