@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 import ppo
 import ppo.lm.load
 from ppo import trainer
-from ppo.checkpoint import snapshot
+from ppo.checkpoint import random_state, snapshot
 from ppo.distributed import processes, sharding
 from ppo.lm.device import accelerator, move, resolve_device, resolve_dtype, resolve_for
 from ppo.lm.precision import as_float64
@@ -153,6 +154,18 @@ def test_mps_has_no_float64():
     assert as_float64(torch.ones(1)).dtype == torch.float64
 
 
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_the_accelerators_generator_is_among_the_random_states(monkeypatch, kind):
+    states = [torch.tensor([1, 2], dtype=torch.uint8)]
+    module = SimpleNamespace(get_rng_state=lambda: states[-1], set_rng_state=states.append)
+    monkeypatch.setattr(random_state, "accelerator", lambda: kind)
+    monkeypatch.setattr(random_state, "of_accelerator", lambda: module)
+    with random_state.undisturbed():
+        states.append(torch.tensor([9, 9], dtype=torch.uint8))
+    assert states[-1].tolist() == [1, 2]
+    assert random_state.random_state()[kind].tolist() == [1, 2]
+
+
 # ---------------------------------------------------------------------- several processes
 
 
@@ -196,6 +209,17 @@ def test_a_model_whose_weights_will_be_split_is_loaded_on_the_cpu(pretend, two, 
     with pytest.raises(RuntimeError, match="far enough"):
         ppo.Trainer("gpt2", PROMPTS, reward, CONFIG.replace(sharding=split))
     assert asked == [place]
+
+
+def test_a_resumed_run_hands_its_device_on_to_what_splits_the_weights(pretend, two, monkeypatch):
+    pretend("cuda", 2, **ranks(1, 2))
+    read = SimpleNamespace(model=tiny_gpt2(), config=CONFIG, tokenizer=None, device=torch.device("cuda", 1))
+    monkeypatch.setattr(trainer, "read_snapshot", lambda *_: read)
+    asked = []
+    monkeypatch.setattr(trainer, "resolve_for", lambda model, device: asked.append(device) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        ppo.Trainer.resume("checkpoint", PROMPTS, reward)
+    assert asked == [torch.device("cuda", 1)]
 
 
 def test_weights_cannot_be_split_on_a_device_that_the_group_cannot_reach(pretend, monkeypatch):
