@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .types import Generation, Responses, Rollout
+from .types import Generation, Layout, Responses, Rollout
 
 _RESPONSE_FIELDS = (
     "old_logprobs", "old_values", "ref_logprobs", "kl", "rewards", "advantages", "returns", "token_rewards",
@@ -63,9 +63,10 @@ class RolloutBuffer:
 def microbatches(attention_mask: Tensor, *, size: int | None = None, tokens: int | None = None) -> list[Tensor]:
     """Split the rows of a batch, longest first: the row indices of each microbatch, int64.
 
-    attention_mask [B, P+T]. ``size``: rows in a microbatch. ``tokens``: most tokens in a microbatch, counted as its
-    rows x its longest row, as :func:`align` lays them out; a row longer than that is a microbatch by itself. Without
-    either there is one microbatch. Rows are sorted by length, so little padding is computed.
+    attention_mask [B, P+T], best on the CPU (:attr:`ppo.types.Generation.layout`). ``size``: rows in a microbatch.
+    ``tokens``: most tokens in a microbatch, counted as its rows x its longest row, as :func:`align` lays them out; a
+    row longer than that is a microbatch by itself. Without either there is one microbatch. Rows are sorted by length,
+    so little padding is computed.
     """
     lengths = attention_mask.sum(dim=1)
     order = torch.argsort(lengths, descending=True, stable=True)
@@ -97,11 +98,16 @@ def rows(rollout: Rollout, indices: Tensor) -> Rollout:
 
 
 def without_rows(rollout: Rollout, is_left_out: Tensor) -> Rollout:
-    """The rollout without an action in some rows, bool [B]: what was measured there is 0, and no loss sees it."""
-    generation, keep = rollout.generation, ~is_left_out.unsqueeze(1)
+    """The rollout without an action in some rows: what was measured there is 0, and no loss sees it.
+
+    ``is_left_out`` bool [B] on the CPU.
+    """
+    generation, kept_here = rollout.generation, ~is_left_out.unsqueeze(1)
+    keep = kept_here.to(generation.mask.device)
     kept = {name: x * keep for name in _RESPONSE_FIELDS if (x := getattr(rollout, name)) is not None}
-    actions = generation.action_mask & keep
-    return replace(rollout, generation=replace(generation, action_mask=actions), **kept)
+    made = replace(generation, action_mask=generation.action_mask & keep)
+    made = generation.handed_on(made, lambda it: replace(it, action_mask=it.action_mask & kept_here))
+    return replace(rollout, generation=made, **kept)
 
 
 @dataclass(frozen=True)
@@ -122,15 +128,16 @@ def align(generation: Generation) -> Aligned:
 
     Example (P = 3, T = 3, ``_`` is padding): _ a b | x _ _ and c d e | y z _ give a b x _ _ and c d e y z; S = 5.
     """
-    mask = generation.attention_mask
-    order = torch.argsort(mask.byte(), dim=1, descending=True, stable=True)[:, : int(mask.sum(dim=1).max())]
+    mask, longest = generation.attention_mask, int(generation.layout.attention_mask.sum(dim=1).max())
+    order = torch.argsort(mask.byte(), dim=1, descending=True, stable=True)[:, :longest]
     return Aligned(generation.input_ids.gather(1, order), mask.gather(1, order), generation.prompt_mask.sum(dim=1))
 
 
 def trim(generation: Generation) -> Generation:
     """Cut the columns that are padding in every row: on the left of the prompts and on the right of the responses."""
-    left = generation.prompt_length - int(generation.prompt_mask.sum(dim=1).max())
-    length = max(int(generation.lengths.max()), 1)
+    layout = generation.layout
+    left = generation.prompt_length - int(layout.prompt_mask.sum(dim=1).max())
+    length = max(int(layout.mask.sum(dim=1).max()), 1)
     return _resize(generation, left=-left, right=length - generation.tokens.shape[1])
 
 
@@ -253,4 +260,9 @@ def _resize(generation: Generation, *, left: int, right: int) -> Generation:
     }
     if generation.kept_sets is not None:
         changed["kept_sets"] = pad(generation.kept_sets, (0, 0, 0, right))
-    return replace(generation, **changed)
+
+    def resized(layout: Layout) -> Layout:
+        mask, action_mask = (pad(mask, (0, right)) for mask in (layout.mask, layout.action_mask))
+        return Layout(pad(layout.prompt_mask, (left, 0)), mask, action_mask, layout.is_ended)
+
+    return generation.handed_on(replace(generation, **changed), resized)

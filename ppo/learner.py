@@ -9,6 +9,7 @@ module knows the order within one such step, not how many steps an update takes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +24,7 @@ from .config import Config
 from .kl import KLPenalty
 from .lm.tied_embedding import lean_tied_gradient
 from .losses import positive_mask, ppo_loss
-from .metrics import mean_gaps
+from .metrics import mean_gaps, numbers
 from .optim.optimizer import Optimizer
 from .policy import Policy
 from .retain import RetainBatch, RetainLoss, RetainTexts
@@ -57,6 +58,31 @@ class MinibatchResult:
     def moved_too_far(self, stop_kl_per_token: float | None) -> bool:
         """Whether the policy is further from the old one than a limit, if there is one."""
         return _exceeds(self.statistics["policy/approx_kl"], stop_kl_per_token)
+
+
+class Measured:
+    """The statistics of a minibatch, microbatch by microbatch.
+
+    They stay on their device until all of them are there. So the host waits once a minibatch for them, however many
+    microbatches it has.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[str, float, Tensor | float]] = []
+        self._gaps: list[Tensor] = []
+
+    def add(self, statistics: Mapping[str, Tensor | float], weight: float, *, gap: Tensor | None = None) -> None:
+        """Add those of a microbatch, multiplied by ``weight``; ``gap``: of its worst row, nats per token."""
+        self._parts += [(name, weight, value) for name, value in statistics.items()]
+        self._gaps += [gap] if gap is not None else []
+
+    def sums(self) -> tuple[dict[str, float], float]:
+        """The sum of every statistic, and the largest gap. Here the host waits."""
+        read = numbers([*(value for _, _, value in self._parts), *self._gaps])
+        totals: dict[str, float] = {}
+        for (name, weight, _), value in zip(self._parts, read, strict=False):
+            totals[name] = totals.get(name, 0.0) + weight * value
+        return totals, max([0.0, *read[len(self._parts) :]])
 
 
 class Learner:
@@ -124,11 +150,13 @@ class Learner:
 
     def _trained_on(self, minibatch: Rollout) -> Rollout:
         """The minibatch without actions in the rows that the config leaves out (``config.mask_overlong``)."""
-        return without_rows(minibatch, ~minibatch.generation.is_ended) if self._config.mask_overlong else minibatch
+        if not self._config.mask_overlong:
+            return minibatch
+        return without_rows(minibatch, ~minibatch.generation.layout.is_ended)
 
     def draw_retain(self) -> RetainBatch | None:
         """The text to keep that goes with the next minibatch, if the run has any."""
-        return None if self._retain_texts is None else self._retain_texts.draw(self.policy.device)
+        return None if self._retain_texts is None else self._retain_texts.draw(torch.device("cpu"))
 
     def gradient(
         self, minibatch: Rollout, retain: RetainBatch | None, observer: Observer | None = None
@@ -173,7 +201,7 @@ class Learner:
     def _move(
         self, minibatch: Rollout, retain: RetainBatch | None, statistics: dict[str, float], step: int
     ) -> MinibatchResult:
-        if retain is None and not bool(self._trained_on(minibatch).generation.action_mask.any()):
+        if retain is None and not bool(self._trained_on(minibatch).generation.layout.action_mask.any()):
             self.optimizer.zero_grad()  # momentum alone would move the weights
             return MinibatchResult(statistics, skipped=_EMPTY)
         if _exceeds(statistics["policy/ratio"], self._config.max_mean_ratio):
@@ -194,12 +222,12 @@ class Learner:
         self, minibatch: Rollout, retain: RetainBatch | None, observer: Observer | None
     ) -> tuple[dict[str, float], float]:
         """The statistics of this process's rows, and the largest gap of a row."""
-        actions = minibatch.generation.action_mask
+        layout = minibatch.generation.layout
+        actions = layout.action_mask
         num_tokens, num_sequences = max(int(actions.sum()), 1), max(int(actions.any(dim=1).sum()), 1)
         num_positive = int(positive_mask(minibatch, self._config).sum()) if self._config.positive_coef > 0 else 0
-        totals: dict[str, float] = {}
-        row_gap = 0.0
-        for indices, weight in self._own_microbatches(minibatch.generation.attention_mask):
+        measured = Measured()
+        for indices, weight in self._own_microbatches(layout.attention_mask):
             part = trim_rollout(rows(minibatch, indices))
             new = self.policy.evaluate(part.generation)
             with self._together(is_split=True):
@@ -210,17 +238,16 @@ class Learner:
             if observer is not None:
                 observer.watch(part, new, num_tokens=num_tokens)
             (weight * loss).backward()  # type: ignore[no-untyped-call]
-            for name, value in statistics.items():
-                totals[name] = totals.get(name, 0.0) + weight * float(value)
             gaps = mean_gaps(new.logprobs.detach(), part.old_logprobs, part.generation.action_mask)
-            row_gap = max(row_gap, float(gaps.max()))
+            measured.add(statistics, weight, gap=gaps.max())
         if self.retain_loss is not None and retain is not None:
-            totals["retain/loss"] = self._own_retain_gradients(self.retain_loss, retain)
-        return totals, row_gap
+            measured.add({"retain/loss": 0.0}, 1.0)  # also where this process has no row of it
+            self._own_retain_gradients(self.retain_loss, retain, measured)
+        return measured.sums()
 
-    def _own_retain_gradients(self, retain_loss: RetainLoss, batch: RetainBatch) -> float:
+    def _own_retain_gradients(self, retain_loss: RetainLoss, batch: RetainBatch, measured: Measured) -> None:
         num_tokens, actor, is_waiting = batch.num_predictions, self.policy.actor, self.is_policy_waiting
-        total, parts = 0.0, self._own_microbatches(batch.mask)
+        parts = self._own_microbatches(batch.mask)
         # No backward pass splits the weights again while the policy waits; whole, they would miss the optimiser's step.
         with self.policy.readable() if is_waiting else nullcontext():
             for indices, weight in parts:
@@ -230,8 +257,7 @@ class Learner:
                     loss = actor.run(loss_of)
                 if not is_waiting:
                     (weight * self._config.retain_coef * loss).backward()  # type: ignore[no-untyped-call]
-                total += weight * float(loss.detach())
-        return total
+                measured.add({"retain/loss": loss.detach()}, weight)
 
     def _own_microbatches(self, attention_mask: Tensor) -> list[tuple[Tensor, float]]:
         """This process's rows of a batch in microbatches, each with the weight 1.

@@ -5,7 +5,7 @@ Every name is ``area/quantity``. This module computes nothing that training depe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -17,6 +17,21 @@ from .importance import importance_metrics, sampler_metrics
 from .types import Generation, Rollout
 
 _LEAST_TOKENS = 8
+
+
+def numbers(scalars: Iterable[Tensor | float]) -> list[float]:
+    """Scalars as numbers of the host. Those of another device than the CPU come in one copy: the host waits once."""
+    known = list(scalars)
+    far = [x for x in known if isinstance(x, Tensor) and x.device.type != "cpu"]
+    if not far:
+        return [float(x) for x in known]
+    copied = iter(torch.stack([x.detach() if x.is_floating_point() else x.float() for x in far]).tolist())
+    return [next(copied) if isinstance(x, Tensor) and x.device.type != "cpu" else float(x) for x in known]
+
+
+def named_numbers(scalars: Mapping[str, Tensor | float]) -> dict[str, float]:
+    """:func:`numbers` by name."""
+    return dict(zip(scalars, numbers(scalars.values()), strict=True))
 
 
 class Averages:
@@ -77,7 +92,7 @@ def rollout_metrics(rollout: Rollout, *, kl_coef: float) -> dict[str, float]:
         "response/entropy": masked_mean(generation.entropy, mask),
         "response/logprob_per_sequence": rollout.old_logprobs.sum(dim=1).mean(),
     }
-    return {name: float(value) for name, value in metrics.items()} | turn_metrics(generation) | dict(generation.metrics)
+    return named_numbers(metrics) | turn_metrics(generation) | dict(generation.metrics)
 
 
 def turn_metrics(generation: Generation) -> dict[str, float]:
@@ -86,7 +101,7 @@ def turn_metrics(generation: Generation) -> dict[str, float]:
 
     Nothing where no environment wrote. Turns with nothing written in between count as one.
     """
-    mask, actions = generation.mask, generation.action_mask
+    mask, actions = generation.layout.mask, generation.layout.action_mask
     num_actions, num_tokens = int(actions.sum()), int(mask.sum())
     if num_actions == num_tokens:
         return {}

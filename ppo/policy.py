@@ -264,7 +264,7 @@ class Policy:
     def _ask_in_parts(self, generation: Generation, ask: Callable[[Generation], tuple[Tensor, ...]]) -> list[Tensor]:
         """Call ``ask`` on a few rows at a time, without gradients, and join its answers [b, t, …] to [B, T, …]."""
         limits, like = self.limits, generation.logprobs.to(statistics_dtype(self.dtype))
-        split = microbatches(generation.attention_mask, size=limits.microbatch, tokens=limits.microbatch_tokens)
+        split = microbatches(generation.layout.attention_mask, size=limits.microbatch, tokens=limits.microbatch_tokens)
         answers = [ask(trim(generation.rows(indices))) for indices in split]
         return [_joined(parts, split, like) for parts in zip(*answers, strict=True)]
 
@@ -279,4 +279,4 @@ def _joined(parts: Sequence[Tensor], split: Sequence[Tensor], like: Tensor) -> T
 
 
 def _longest(generation: Generation) -> int:
-    return int(generation.attention_mask.sum(dim=1).max())
+    return int(generation.layout.attention_mask.sum(dim=1).max())

@@ -135,9 +135,10 @@ def make_samples(prompts: Sequence[Prompt], generation: Generation, tokenizer: A
 
     A sampler may have started from other ids than the prompt's; then the sample has those, and their text.
     """
-    lengths, ended = generation.lengths.tolist(), generation.is_ended.tolist()
+    layout = generation.layout
+    lengths, ended = layout.mask.sum(dim=1).tolist(), layout.is_ended.tolist()
     noted = generation.info if generation.info is not None else [None] * len(generation)
-    width, sizes = generation.prompt_length, generation.prompt_mask.sum(dim=1).tolist()
+    width, sizes = generation.prompt_length, layout.prompt_mask.sum(dim=1).tolist()
     starts = [ids[width - size :] for ids, size in zip(generation.prompt_ids.tolist(), sizes, strict=True)]
 
     def text_of(ids: list[int]) -> str:

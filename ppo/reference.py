@@ -63,7 +63,7 @@ class FrozenReference:
         back, generation = generation.mask.device, generation.to(device_of(self.model))
         result = torch.zeros(generation.mask.shape, dtype=dtype, device=generation.mask.device)
         with adapter_off(self.model) if self.is_adapter_off else nullcontext():
-            for indices in microbatches(generation.attention_mask, tokens=self.batch_tokens):
+            for indices in microbatches(generation.layout.attention_mask, tokens=self.batch_tokens):
                 part = trim(generation.rows(indices))
                 logprobs = self._actor.evaluate(part, self.sampling, chunk_tokens=self.chunk_tokens).logprobs
                 result[indices, : logprobs.shape[1]] = logprobs

@@ -72,7 +72,6 @@ def replay(
     policy, learner, checks = _restored_parts(folder / "trainer", model, policy_loss, value, place)
     _check_ids(folder, rollout, retain, policy, learner)
     rollout = on_device(rollout, policy.device)
-    retain = None if retain is None else retain.to(policy.device)
     gaps = policy.gaps(rollout)
     problems = _problems(str(found["check"]), rollout, gaps, checks.most_gap_nats)
     statistics, _ = learner.gradient(rollout, retain)

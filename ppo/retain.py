@@ -98,14 +98,17 @@ class RetainLoss:
         """The loss summed over the predicted tokens of ``ids`` and divided by ``num_tokens``: a scalar, nats per token.
 
         ``ids`` int64 and ``mask`` bool [r, L] are some rows of a batch; ``num_tokens``: predicted tokens of all of it.
+        They are best on the CPU, wherever the policy is: the host has to know which places are predicted.
         """
-        predicted = mask[:, 1:] & mask[:, :-1]
-        targets = ids[:, 1:][predicted]
+        device = next(policy.model.parameters()).device
+        predicting = (mask[:, 1:] & mask[:, :-1]).cpu().nonzero().to(device).unbind(dim=1)
+        ids, mask = ids.to(device), mask.to(device)
+        targets = ids[:, 1:][predicting]
         ref_rows = None
         if self._reference is not None:
             with torch.no_grad(), self._adapter_off():
-                ref_rows = self._reference(ids, mask).before_logits[:, :-1][predicted]
-        rows = policy(ids, mask).before_logits[:, :-1][predicted]
+                ref_rows = self._reference(ids, mask).before_logits[predicting]
+        rows = policy(ids, mask).before_logits[predicting]
         total = torch.zeros((), dtype=torch.float32, device=ids.device)
         for start in range(0, rows.shape[0], self._chunk_tokens):
             part = slice(start, start + self._chunk_tokens)

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -53,6 +54,28 @@ class Sample:
     row: Row
     is_ended: bool
     info: Any = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which places of a batch hold what, known to the host: bool on the CPU.
+
+    ``prompt_mask`` [B, P], ``mask`` and ``action_mask`` [B, T] and ``is_ended`` [B] are those of a :class:`Generation`.
+    """
+
+    prompt_mask: Tensor
+    mask: Tensor
+    action_mask: Tensor
+    is_ended: Tensor
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """True on real tokens, bool [B, P+T]."""
+        return torch.cat([self.prompt_mask, self.mask], dim=1)
+
+    def rows(self, indices: Tensor) -> Layout:
+        """That of some rows; ``indices`` int64 on the CPU."""
+        return Layout(*(mask[indices] for mask in vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -114,14 +137,33 @@ class Generation:
         """Real response tokens per sequence, int64 [B]."""
         return self.mask.sum(dim=1)
 
+    @cached_property
+    def layout(self) -> Layout:
+        """The masks on the CPU. If they are on another device, the host waits for it, once for each batch.
+
+        :meth:`rows` and :func:`ppo.buffer.trim` hand it on to what they return.
+        """
+        if self.mask.device.type == "cpu":
+            return Layout(self.prompt_mask, self.mask, self.action_mask, self.is_ended)
+        masks = [self.prompt_mask, self.mask, self.action_mask, self.is_ended.unsqueeze(1)]
+        read = torch.split(torch.cat(masks, dim=1).cpu(), [mask.shape[1] for mask in masks], dim=1)
+        return Layout(read[0], read[1], read[2], read[3].squeeze(1))
+
     def rows(self, indices: Sequence[int] | Tensor) -> Generation:
         """The same batch with the given sequences only, in the given order; padding is kept."""
-        index = torch.as_tensor(indices, dtype=torch.long, device=self.tokens.device)
+        here = torch.as_tensor(indices, dtype=torch.long, device="cpu")
+        index = here.to(self.tokens.device)
         tensors: dict[str, Any] = {
             name: value[index] for name, value in vars(self).items() if isinstance(value, Tensor)
         }
-        info = None if self.info is None else [self.info[i] for i in index.tolist()]
-        return replace(self, **tensors, info=info)
+        info = None if self.info is None else [self.info[i] for i in here.tolist()]
+        return self.handed_on(replace(self, **tensors, info=info), lambda layout: layout.rows(here))
+
+    def handed_on(self, made: Generation, change: Callable[[Layout], Layout]) -> Generation:
+        """``made``, a new batch out of this one, with this one's layout after ``change``: it is not read again."""
+        if self.mask.device.type != "cpu":
+            vars(made)["layout"] = change(self.layout)
+        return made
 
     def to(self, device: torch.device) -> Generation:
         """The same batch with every tensor on ``device``."""

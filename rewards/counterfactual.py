@@ -62,7 +62,7 @@ class CounterfactualReference:
         suffixes = [sample.row.get(self.suffix_key) or () for sample in samples]
         forbidden = forbidden_tokens(generation.tokens, suffixes)
         result = torch.zeros(generation.mask.shape, dtype=torch.float32, device=generation.mask.device)
-        for indices in microbatches(generation.attention_mask, tokens=self.batch_tokens):
+        for indices in microbatches(generation.layout.attention_mask, tokens=self.batch_tokens):
             part = trim(generation.rows(indices))
             width = part.mask.shape[1]
             result[indices, :width] = self._part_logprobs(part, forbidden[indices, :width])

@@ -67,8 +67,10 @@ class Checks:
         """
         if self._config.checks == "off":
             return
-        for problem, is_bad in rollout_problems(rollout).items():
-            if bool(is_bad.any()):
+        problems = rollout_problems(rollout)
+        is_found = torch.stack(list(problems.values())).any(dim=1).tolist()  # the host waits once for all of them
+        for (problem, is_bad), is_there in zip(problems.items(), is_found, strict=True):
+            if is_there:
                 raise CheckError(self._dump_and_describe("rollout", problem, rollout, is_bad.float(), None, step))
         if is_given or rollout.importance_weights is not None:
             return

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..config import Config
 from ..io.named import described, name_of, wrong_answer
 from ..lm.backbone import context_length, vocabulary_size
+from ..metrics import named_numbers
 from ..policy import Policy
 from ..prompts import Prompt
 from ..run.reward_guard import own_copies
@@ -125,7 +126,7 @@ def checked_policy_loss(loss_fn: PolicyLoss) -> PolicyLoss:
                     "policy_loss", loss_fn, f"returned the statistic {name!r} that is {found}: wanted a number"
                 )
         numbers = {x: value.detach() if isinstance(value, Tensor) else value for x, value in statistics.items()}
-        for name, value in {"loss": loss.detach(), **numbers}.items():
+        for name, value in named_numbers({"loss": loss.detach(), **numbers}).items():
             if not math.isfinite(value) and _is_tame(new, part):
                 what = "a loss" if name == "loss" else f"the statistic {name!r}"
                 raise wrong_answer(

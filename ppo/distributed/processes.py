@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
@@ -309,8 +309,9 @@ class Processes:
 
 def _known(generation: Generation) -> list[str]:
     """What a generation holds: its fields that are not None, and its metrics by name."""
-    fields = [name for name, value in vars(generation).items() if value is not None and name != "frozen_hidden"]
-    return fields + [f"metrics[{name!r}]" for name in generation.metrics]
+    names = [one.name for one in fields(generation) if one.name != "frozen_hidden"]
+    known = [name for name in names if getattr(generation, name) is not None]
+    return known + [f"metrics[{name!r}]" for name in generation.metrics]
 
 
 def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -156,9 +156,14 @@ def split_like(value: Tensor, like: Tensor) -> Tensor:
     return value.to(like.device)
 
 
+def whole(scalar: Tensor) -> Tensor:
+    """A scalar tensor that may be split, as a plain one."""
+    return scalar.full_tensor() if isinstance(scalar, DTensor) else scalar
+
+
 def number(scalar: Tensor) -> float:
     """The value of a scalar tensor, plain or split."""
-    return float(scalar.full_tensor() if isinstance(scalar, DTensor) else scalar)
+    return float(whole(scalar))
 
 
 def _split_modules(model: nn.Module) -> list[FSDPModule]:

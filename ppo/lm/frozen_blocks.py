@@ -35,7 +35,7 @@ class FrozenBlocks:
         """The frozen blocks' output for aligned rows: [B, S, H], arbitrary on padding. ``batch_tokens`` run at once."""
         result: Tensor | None = None
         last = blocks(backbone.model)[self.depth - 1]
-        for indices in microbatches(generation.attention_mask, tokens=batch_tokens):
+        for indices in microbatches(generation.layout.attention_mask, tokens=batch_tokens):
             rows = align(generation.rows(indices))
             hidden = _output_of(last, lambda rows=rows: backbone(rows.input_ids, rows.attention_mask))
             if result is None:  # the longest rows come first

@@ -18,7 +18,7 @@ from ..config import Sampling
 from ..types import Generation
 from .distribution import (
     divisor,
-    early_tokens,
+    early_steps,
     entropy,
     has_filters,
     next_token_logits,
@@ -62,9 +62,12 @@ def token_logprobs(
     those tokens are kept instead, and no others. If the loss has no entropy term,
     ``has_entropy_gradient=False`` may save the entropy's gradient.
     """
-    mask = generation.action_mask
-    is_early = early_tokens(generation.mask, mask, sampling)
-    rows, tokens = before_logits[mask], generation.tokens[mask]
+    actions = _actions(generation)
+    rows, tokens, is_early = (
+        before_logits[actions],
+        generation.tokens[actions],
+        _is_early(generation, actions, sampling),
+    )
     if isinstance(output_layer, nn.Linear) and is_plain_linear(output_layer) and not has_filters(sampling):
         distribution = OutputDistribution(
             temperature=divisor(sampling),
@@ -82,9 +85,9 @@ def token_logprobs(
             has_entropy_gradient=has_entropy_gradient,
         )
     else:
-        sets = None if generation.kept_sets is None else generation.kept_sets[mask]
+        sets = None if generation.kept_sets is None else generation.kept_sets[actions]
         picked = _whole_row_logprobs(rows, output_layer, tokens, is_early, sampling, chunk_tokens, sets)
-    logprobs, entropy = (_laid_out(as_statistics(x), mask) for x in picked)
+    logprobs, entropy = (_laid_out(as_statistics(x), actions, generation.mask.shape) for x in picked)
     return logprobs, entropy
 
 
@@ -97,9 +100,12 @@ def kept_sets(
     They are packed by :mod:`ppo.lm.kept_sets`, and 0 off the action mask. The arguments are those of
     :func:`token_logprobs`.
     """
-    mask = generation.action_mask
-    is_early = early_tokens(generation.mask, mask, sampling)
-    rows, tokens = before_logits[mask], generation.tokens[mask]
+    actions = _actions(generation)
+    rows, tokens, is_early = (
+        before_logits[actions],
+        generation.tokens[actions],
+        _is_early(generation, actions, sampling),
+    )
     chunk_tokens, packed = _rows_at_once(output_layer, rows, chunk_tokens), []
     for start in range(0, len(rows), chunk_tokens):
         part = slice(start, start + chunk_tokens)
@@ -107,13 +113,25 @@ def kept_sets(
         packed.append(
             pack(next_token_logits(logits, sampling, is_early=is_early[part], keep=tokens[part]) > -torch.inf)
         )
-    flat = torch.cat(packed)
-    return flat.new_zeros(*mask.shape, flat.shape[-1]).masked_scatter(mask.unsqueeze(-1), flat)
+    return _laid_out(torch.cat(packed), actions, generation.mask.shape)
 
 
-def _laid_out(numbers: Tensor, mask: Tensor) -> Tensor:
-    """One number for each real token, [N], put in its place in [B, T]; 0 on padding."""
-    return numbers.new_zeros(mask.shape).masked_scatter(mask, numbers)
+Places = tuple[Tensor, ...]
+
+
+def _actions(generation: Generation) -> Places:
+    """Rows and indices of the actions, int64 [N] each. As an index the mask itself would make the host wait."""
+    return generation.layout.action_mask.nonzero().to(generation.mask.device).unbind(dim=1)
+
+
+def _is_early(generation: Generation, actions: Places, sampling: Sampling) -> Tensor:
+    """:func:`ppo.lm.distribution.early_tokens` of the actions, bool [N]."""
+    return early_steps(generation.mask.cumsum(dim=1)[actions] - 1, sampling)
+
+
+def _laid_out(numbers: Tensor, actions: Places, shape: torch.Size) -> Tensor:
+    """Numbers of the actions, [N, …], put in their places in [B, T, …]; 0 elsewhere."""
+    return numbers.new_zeros(*shape, *numbers.shape[1:]).index_put(actions, numbers)
 
 
 def is_plain_linear(layer: nn.Module) -> bool:

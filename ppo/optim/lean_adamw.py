@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..lm.precision import statistics_dtype
 
+STEP_DEVICE = torch.device("cpu")  # of the step counts: the arithmetic needs them as numbers
 _BLOCK = 2**20  # elements that are computed at once, so that float32 copies take little memory
 
 
@@ -67,7 +68,7 @@ class LeanAdamW:
     def _move(self, parameter: nn.Parameter, gradient: Tensor, group: Mapping[str, Any], index: int) -> None:
         state = self.state[parameter]
         if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            state["step"] = torch.zeros((), dtype=torch.float32, device=STEP_DEVICE)
             for name in ("exp_avg", "exp_avg_sq"):
                 state[name] = torch.zeros_like(parameter, dtype=self._moment_dtype)
         state["step"] += 1

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from ..config import Config
-from ..distributed.sharding import number, split_like
-from .lean_adamw import LeanAdamW
+from ..distributed.sharding import number, split_like, whole
+from ..metrics import numbers
+from .lean_adamw import STEP_DEVICE, LeanAdamW
 
 
 def schedule_factor(config: Config, step: int) -> float:
@@ -73,7 +74,7 @@ class Optimizer:
     def _num_moves(self, parameters: list[nn.Parameter]) -> int:
         """How often a group has moved: the policy's less often than the critic's, if it waited for it."""
         states = (self._adam.state.get(parameter, {}) for parameter in parameters)
-        return max((int(number(state["step"])) for state in states if "step" in state), default=0)
+        return int(max(numbers(whole(state["step"]) for state in states if "step" in state), default=0))
 
     def zero_grad(self) -> None:
         """Drop the gradients that were accumulated."""
@@ -106,8 +107,9 @@ class Optimizer:
             if value.shape not in ((), parameter.shape):
                 raise ValueError(f"the checkpoint's {full_name} is {tuple(value.shape)}, not {tuple(parameter.shape)}")
             is_step = key == "step"
+            device = STEP_DEVICE if isinstance(self._adam, LeanAdamW) else parameter.device
             self._adam.state[parameter][key] = (
-                value.clone().to(parameter.device) if is_step else split_like(value.clone(), parameter)
+                value.clone().to(device) if is_step else split_like(value.clone(), parameter)
             )
         self.num_updates = num_updates
 

@@ -7,6 +7,8 @@ import pytest
 from ppo import Sampling, Turns, generate
 from ppo.generation.speculative import Drafts
 from tests.accelerator.device import DEVICE, counted
+from tests.accelerator.runs import trainer
+from tests.fakes import tiny_llama
 from tests.ppo.generation.test_decoders import FAMILIES
 from tests.ppo.generation.test_models import ARCHITECTURES, PROMPTS, build, responses
 from tests.ppo.generation.test_turns import ENDS, answer_to
@@ -92,3 +94,77 @@ def test_a_nucleus_of_a_large_vocabulary_waits_once_more():
     generation, counts = sampled(build(config).to(DEVICE), Sampling(response_length=8, top_p=0.8, eos_ids=()))
     assert generation.metrics["generate/decode_steps"] == 7
     assert 14 < counts.num_waits <= 2 * 8 + BESIDE, counts.waits
+
+
+# ---------------------------------------------------------------------- the update
+
+TRANSFORMERS = "lm/backbone.py"  # its forward reads whether a batch has padding: twice a forward of Llama
+
+MINIBATCH = {
+    "linear": ({}, 2),
+    "critic, microbatches": ({"value_head": "critic", "microbatch": 1}, 2),
+    "mlp": ({"value_head": "mlp", "detach_value_head": True}, 2),
+    "grpo, microbatches": ({"advantage": "grpo", "samples_per_prompt": 2, "minibatch": 4, "microbatch": 2}, 2),
+    "rloo, microbatches of tokens": (
+        {"advantage": "rloo", "samples_per_prompt": 2, "minibatch": 4, "microbatch_tokens": 20}, 2,
+    ),
+    "kl in the loss": ({"kl_as": "loss", "kl_estimator": "k2"}, 2),
+    "filters": ({"top_p": 0.9, "top_k": 9, "min_response_length": 2}, 2),
+    "text to keep": ({"retain_coef": 1.0, "retain_sequences": 2, "retain_tokens": 8, "microbatch": 1}, 2),
+    "autocast": ({"autocast": "bfloat16"}, 2),
+    "moments in bfloat16": ({"moment_dtype": "bfloat16"}, 2),
+    "gradient checkpointing": ({"gradient_checkpointing": True}, 2),
+    "frozen blocks": ({"train_top_layers": 1}, 2),
+    "importance": ({"importance": "token", "old_logprobs": "recompute"}, 2),
+    "overlong": ({"mask_overlong": True, "prompts_per_step": 16, "minibatch": 16}, 2),
+    "brakes": ({"max_mean_ratio": 9.0, "stop_kl_per_token": 9.0}, 2),
+    "tensorflow's epsilon": ({"adam_eps_style": "tensorflow"}, 4),  # the step counts of both groups
+    "good responses again": ({"positive_coef": 0.1, "positive_score": 3.0}, 3),  # how many tokens they have
+}  # fmt: skip
+
+
+AFTER = 6  # waits at the end of an update: the explained variance, the KL controller
+
+
+def updated(changes, **arguments):
+    """What an update of several epochs waits for, and how many minibatches it has."""
+    config = {"epochs": 4, **changes}
+    if changes.get("retain_coef"):
+        arguments["retain"] = [[2, 3, 4, 5, 6, 7, 8, 9], [9, 8, 7, 6, 5]]
+    run = trainer(tiny_llama(), DEVICE, config, **arguments)
+    rollout = run.rollout()
+    with counted() as counts:
+        statistics = run.update(rollout)
+    return {place: n for place, n in counts.waits.items() if TRANSFORMERS not in place}, statistics[
+        "update/minibatches"
+    ]
+
+
+@pytest.mark.parametrize("name", MINIBATCH)
+def test_waits_of_a_minibatch(name):
+    """Two: all statistics at once, for the brakes; and the norm of the gradient. However many microbatches it has."""
+    changes, expected = MINIBATCH[name]
+    waits, minibatches = updated(changes)
+    assert minibatches >= 4
+    assert expected * minibatches <= sum(waits.values()) <= expected * minibatches + AFTER, waits
+
+
+def test_a_loss_of_ones_own_waits_once_more_for_each_microbatch():
+    """It is looked at before its gradient is taken: whether it is finite."""
+
+    def loss(new, part, *, num_tokens, num_sequences):
+        return -(new.logprobs * part.advantages).sum() / num_tokens, {"mean": part.advantages.sum() / num_tokens}
+
+    waits, minibatches = updated({"microbatch": 1}, policy_loss=loss)
+    assert (2 + 2) * minibatches <= sum(waits.values()) <= (2 + 2) * minibatches + AFTER, waits
+
+
+@pytest.mark.parametrize("changes", [{}, {"value_head": "critic", "microbatch": 1}, {"top_p": 0.9}], ids=str)
+def test_a_rollout_waits_for_its_steps_and_fifteen_times(changes):
+    """The samples, the checks, the metrics, the layout of the rows: once each, not once for every number."""
+    run = trainer(tiny_llama(), DEVICE, changes)
+    run.update(run.rollout())
+    with counted() as counts:
+        rollout = run.rollout()
+    own = sum(n for place, n in counts.waits.items() if TRANSFORMERS not in place)
+    assert own <= rollout.metrics["generate/decode_steps"] + 15, counts.waits
