@@ -93,7 +93,7 @@ StopRule = Callable[[Mapping[str, float]], bool]
 class Trainer:
     """Trains a causal LM by PPO against a reward function.
 
-    model      hub id, local folder, or a loaded causal LM (trained in place)
+    model      hub id ("owner/name", "owner/name@revision"), local folder, or a loaded causal LM (trained in place)
     prompts    strings, token ids, chat messages, or dicts with one of them as "prompt" and what else the reward needs;
                a ``datasets.Dataset`` of such rows; None: your loop brings responses (:func:`ppo.given.given_responses`)
     reward     ``list[Sample] -> [B]`` scores or ``[B][T]`` token rewards; None: your loop brings scores along

@@ -22,6 +22,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from ppo.lm.backbone import first_position
 from ppo.lm.device import resolve_device
+from ppo.lm.hub import find
 from ppo.types import Sample
 
 from .bertscore_layers import known_layer
@@ -83,15 +84,21 @@ class BertScore:
     ) -> BertScore:
         """Load an encoder by hub id or folder, in float32. The paper's choice is microsoft/deberta-large, layer 16.
 
-        ``layer``: None takes that of the bert-score package (:mod:`rewards.bertscore_layers`); for an encoder that it
-        does not know, the last one, with a warning. ``device``: as in :func:`ppo.lm.device.resolve_device`, which
-        raises ValueError for one that is not there.
+        A hub id may name a revision, as ``owner/name@revision``. ``layer``: None takes that of the bert-score package
+        (:mod:`rewards.bertscore_layers`); for an encoder that it does not know, the last one, with a warning.
+        ``device``: as in :func:`ppo.lm.device.resolve_device`. Raises ValueError of one line for a device or an encoder
+        that is not there.
         """
         place = resolve_device(device)
-        encoder = AutoModel.from_pretrained(name, dtype=torch.float32, trust_remote_code=False).to(place)
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        failure = f"encoder={name!r} cannot be loaded"
+        found = find(name, failure=failure, remedy="give a folder, or a hub id that this machine can reach")
+        folder = found.model()
+        encoder = AutoModel.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+        ).to(place)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         if layer is None:
-            layer = known_layer(name)
+            layer = known_layer(found.name)
         if layer is None:
             layer = -1
             warnings.warn(f"no best layer of {name} is known, so its last one is compared: give layer=…", stacklevel=2)

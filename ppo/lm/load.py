@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import torch
-from huggingface_hub import snapshot_download
 from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -25,12 +24,11 @@ from ..io.files import read_json
 from .backbone import Backbone, evaluation_mode, is_causal, probe_ids, unwrapped, vocabulary_size
 from .config_bounds import MAX_CONFIG_BYTES, check_room, read_config
 from .device import move, resolve_dtype
+from .hub import find
 
 Loaded = TypeVar("Loaded")
 REMEDY = "give a folder with safetensors weights or a pytorch_model.bin, or a hub id that this machine can reach"
 TOKENIZER_REMEDY = "save the tokenizer's files next to the weights, or give a loaded model and its tokenizer"
-_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
-_NOT_OURS = ("*/*", "consolidated*")  # the same weights a second time, in their makers' format
 _DECODER = "give a decoder such as GPT-Neo, OPT or Llama"
 
 
@@ -81,15 +79,16 @@ def load_pretrained(
     """(model, tokenizer) of a folder or a hub id, both checked; weights of ``dtype`` on the CPU, in evaluation mode.
 
     Safetensors weights are read or, where there are none, PyTorch's own by ``weights_only`` loading, with a warning. No
-    object is unpickled, and no code of a repository is run. For a folder the hub is never asked. A given ``tokenizer``
-    is used as it is. Raises ValueError of one line that names the model and a remedy (``remedy``, if no more exact one
-    is known).
+    object is unpickled, and no code of a repository is run. For a folder the hub is never asked. A hub id may name a
+    revision, as ``owner/name@revision`` (:mod:`ppo.lm.hub`). A given ``tokenizer`` is used as it is. Raises ValueError
+    of one line that names the model and a remedy (``remedy``, if no more exact one is known).
     """
-    model = load_causal(source, dtype=dtype, remedy=remedy)
     name = f"model={str(source)!r}"
+    folder = _folder(source, name=name, remedy=remedy)
+    model = _causal(folder, name=name, dtype=dtype, remedy=remedy)
     if tokenizer is None:
         tokenizer = explained(
-            lambda: AutoTokenizer.from_pretrained(_folder(source), local_files_only=True, trust_remote_code=False),
+            lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
             failure=f"the tokenizer of {name} cannot be loaded",
             remedy=TOKENIZER_REMEDY,
         )
@@ -100,12 +99,27 @@ def load_pretrained(
 def load_causal(source: str | Path, *, dtype: torch.dtype = torch.float32, remedy: str = REMEDY) -> Any:
     """The model alone, as :func:`load_pretrained` loads it. It is for a folder without a tokenizer."""
     name = f"model={str(source)!r}"
-    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
-        raise ValueError(f"{name} is a folder that has no config.json; name a folder that save_pretrained wrote")
-    failure = f"{name} cannot be loaded as a causal LM"
-    if not Path(source).is_dir():
-        check_config(explained(lambda: _written_config(source), failure=failure, remedy=remedy), name=name)
-    folder = explained(lambda: _folder(source), failure=failure, remedy=remedy)
+    return _causal(_folder(source, name=name, remedy=remedy), name=name, dtype=dtype, remedy=remedy)
+
+
+def _folder(source: str | Path, *, name: str, remedy: str) -> Path:
+    """The folder of a causal LM. Of a hub id the config comes first, so that no weights are downloaded in vain."""
+    if Path(source).is_dir():
+        if not (Path(source) / "config.json").is_file():
+            raise ValueError(f"{name} is a folder that has no config.json; name a folder that save_pretrained wrote")
+        return Path(source)
+    found = find(source, failure=_failure(name), remedy=remedy)
+    first = found.files("config.json")
+    check_config(explained(lambda: _written_config(first), failure=_failure(name), remedy=remedy), name=name)
+    return found.model()
+
+
+def _failure(name: str) -> str:
+    return f"{name} cannot be loaded as a causal LM"
+
+
+def _causal(folder: Path, *, name: str, dtype: torch.dtype, remedy: str) -> Any:
+    failure = _failure(name)
     config = explained(lambda: read_config(folder), failure=failure, remedy=remedy)
     check_config(config, name=name)
     explained(lambda: check_room(config, folder), failure=failure, remedy=remedy)
@@ -125,20 +139,9 @@ def load_causal(source: str | Path, *, dtype: torch.dtype = torch.float32, remed
     return model
 
 
-def _folder(source: str | Path, files: Sequence[str] = _FILES) -> Path:
-    """The folder itself, or the folder with the files of a hub id, downloaded if need be."""
-    if Path(source).is_dir():
-        return Path(source)
-    folder = Path(snapshot_download(str(source), allow_patterns=list(files), ignore_patterns=list(_NOT_OURS)))
-    if files is _FILES and not any(folder.glob("*.safetensors")):
-        patterns = [*_FILES, "pytorch_model*.bin"]
-        return Path(snapshot_download(str(source), allow_patterns=patterns, ignore_patterns=list(_NOT_OURS)))
-    return folder
-
-
-def _written_config(source: str | Path) -> SimpleNamespace:
-    """The fields that :func:`check_config` reads, from config.json alone, so that no weights are downloaded in vain."""
-    written = read_json(_folder(source, ("config.json",)) / "config.json", max_bytes=MAX_CONFIG_BYTES)
+def _written_config(folder: Path) -> SimpleNamespace:
+    """The fields that :func:`check_config` reads, from config.json alone."""
+    written = read_json(folder / "config.json", max_bytes=MAX_CONFIG_BYTES)
     if not isinstance(written, dict):
         raise ValueError("its config.json holds no object")
     kinds = written.get("architectures")

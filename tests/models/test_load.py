@@ -140,7 +140,8 @@ def test_hub_id_out_of_reach(monkeypatch):
     def unreachable(*_, **__):
         raise OSError("We couldn't connect\nto the hub")
 
-    monkeypatch.setattr(ppo.lm.load, "snapshot_download", unreachable)
+    monkeypatch.setattr(ppo.lm.hub, "_unreachable", lambda *_: None)
+    monkeypatch.setattr(ppo.lm.hub, "snapshot_download", unreachable)
     message = one_line("nobody/nothing")
     assert message.startswith(
         "model='nobody/nothing' cannot be loaded as a causal LM: We couldn't connect to the hub; give 'lab'"

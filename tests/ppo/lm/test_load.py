@@ -164,11 +164,12 @@ def test_the_trainer_refuses_an_encoder(folder, as_folder):
 def test_a_hub_id_is_read_like_the_folder_that_is_downloaded(folder, monkeypatch):
     asked = []
 
-    def download(source, *, allow_patterns, ignore_patterns):
+    def download(source, *, allow_patterns, **_):
         asked.append((source, allow_patterns))
         return str(folder)
 
-    monkeypatch.setattr(ppo.lm.load, "snapshot_download", download)
+    monkeypatch.setattr(ppo.lm.hub, "snapshot_download", download)
+    monkeypatch.setattr(ppo.lm.hub, "_unreachable", lambda *_: None)
     model, tokenizer = load_pretrained("somebody/gpt2")
     assert torch.equal(model.lm_head.weight, tiny_gpt2().lm_head.weight)
     assert tokenizer("CAB")["input_ids"] == [4, 2, 3]
@@ -279,11 +280,12 @@ def test_a_hub_id_without_safetensors_is_asked_for_pytorch_weights(tmp_path, mon
     asked = []
     as_opt_of_the_hub(tmp_path)
 
-    def download(source, *, allow_patterns, ignore_patterns):
+    def download(source, *, allow_patterns, **_):
         asked.append(allow_patterns)
         return str(tmp_path)
 
-    monkeypatch.setattr(ppo.lm.load, "snapshot_download", download)
+    monkeypatch.setattr(ppo.lm.hub, "snapshot_download", download)
+    monkeypatch.setattr(ppo.lm.hub, "_unreachable", lambda *_: None)
     with pytest.warns(UserWarning, match="tensors only"):
         load_pretrained("facebook/opt-125m")
     assert ["pytorch_model*.bin" in patterns for patterns in asked[:3]] == [False, False, True]
