@@ -19,12 +19,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ def run_part(name: str, options: argparse.Namespace, *, limit: float | None = No
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "result"
         code, words = run_limited(command(name, options, file), environment(options), limit or LIMITS[name])
-        result = read_tests(file) if name == "tests" else read_notes(file)
+        result = read_tests(words) if name == "tests" else read_notes(file)
     problems = result.pop("problems", [])
     status = "out of time" if code is None else "failed" if code or problems else "ok"
     found = {"status": status, "seconds": time.monotonic() - started, "result": result, "problems": problems}
@@ -104,7 +104,7 @@ def run_part(name: str, options: argparse.Namespace, *, limit: float | None = No
 def command(name: str, options: argparse.Namespace, file: Path) -> list[str]:
     """The program of a part. It writes its result to ``file``."""
     if name == "tests":
-        return [sys.executable, "-m", "pytest", "tests/gpu", "-q", "-p", "no:cacheprovider", f"--junitxml={file}"]
+        return [sys.executable, "-m", "pytest", "tests/gpu", "-v", "-p", "no:cacheprovider", "--color=no"]
     size = ["--tiny"] if options.tiny else []
     return [
         sys.executable,
@@ -120,9 +120,10 @@ def command(name: str, options: argparse.Namespace, file: Path) -> list[str]:
 
 
 def environment(options: argparse.Namespace) -> dict[str, str]:
-    """The device for the tests, and what cuBLAS wants so that products are the same every time."""
+    """The device for the tests, what cuBLAS wants so that products repeat, and output that comes at once, in wide lines."""
     return os.environ | {
         "ACCELERATOR": str(options.device), "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1", "COLUMNS": "400",
     }  # fmt: skip
 
 
@@ -148,18 +149,17 @@ def read_notes(file: Path) -> dict[str, Any]:
     return notes
 
 
-def read_tests(file: Path) -> dict[str, Any]:
-    """The counts of a test run and the names of failed tests, from pytest's XML."""
-    if not file.is_file():
-        return {"problems": ["pytest ended before it had written its result"]}
-    cases = list(ElementTree.parse(file).getroot().iter("testcase"))
-    failed = {c.get("name", ""): f for c in cases for f in c if f.tag in ("failure", "error")}
-    num_skipped = sum(any(child.tag == "skipped" for child in c) for c in cases)
-    num_passed = len(cases) - num_skipped - len(failed)
-    problems = [f"{name}: {(found.get('message') or '')[:200]}" for name, found in failed.items()]
-    if num_passed == 0:
-        problems.append("no test passed")
-    return {"passed": num_passed, "skipped": num_skipped, "failed": len(failed), "problems": problems}
+def read_tests(words: str) -> dict[str, Any]:
+    """What pytest said of each test while it ran, so that a run which is ended leaves the results of the tests before.
+
+    Its last lines say why a test failed.
+    """
+    ends = dict(re.findall(r"^(tests/gpu/.+?) (PASSED|FAILED|ERROR|SKIPPED)\b", words, re.MULTILINE))
+    reasons = dict(re.findall(r"^(?:FAILED|ERROR) (tests/gpu/.+?) - (.*)$", words, re.MULTILINE))
+    counts = {end.lower(): list(ends.values()).count(end) for end in ("PASSED", "SKIPPED", "FAILED", "ERROR")}
+    wrong = [name for name, end in ends.items() if end in ("FAILED", "ERROR")]
+    problems = [f"{name.partition('::')[2]}: {reasons.get(name, 'failed')[:200]}" for name in wrong]
+    return counts | {"problems": problems if counts["passed"] else [*problems, "no test passed"]}
 
 
 def line(part: Mapping[str, Any]) -> str:

@@ -84,19 +84,31 @@ def test_a_part_that_ends_well_is_judged_by_what_it_found(program, text, status)
     assert gpu.run_part("step", OPTIONS)["status"] == status
 
 
-XML = """<testsuites><testsuite>
-<testcase name="one"/><testcase name="two"><skipped message="none here"/></testcase>
-<testcase name="three"><failure message="1 is not 2">long text</failure></testcase>
-</testsuite></testsuites>"""
+SAID = """collected 4 items
+tests/gpu/test_on_an_accelerator.py::one[bfloat16 moments] PASSED   [ 25%]
+tests/gpu/test_on_an_accelerator.py::two SKIPPED (there is no accelerator)    [ 50%]
+tests/gpu/test_on_an_accelerator.py::three[top layer] FAILED     [ 75%]
+"""
 
 
-def test_failed_tests_are_named(tmp_path):
-    file = tmp_path / "result"
-    assert gpu.read_tests(file) == {"problems": ["pytest ended before it had written its result"]}
-    file.write_text(XML)
-    assert gpu.read_tests(file) == {"passed": 1, "skipped": 1, "failed": 1, "problems": ["three: 1 is not 2"]}
-    file.write_text('<testsuites><testsuite><testcase name="a"><skipped/></testcase></testsuite></testsuites>')
-    assert gpu.read_tests(file)["problems"] == ["no test passed"]
+def test_tests_count_as_soon_as_they_are_over_and_failed_ones_are_named():
+    found = gpu.read_tests(SAID)
+    assert (found["passed"], found["skipped"], found["failed"], found["error"]) == (1, 1, 1, 0)
+    assert found["problems"] == ["three[top layer]: failed"]
+    end = "FAILED tests/gpu/test_on_an_accelerator.py::three[top layer] - assert 1 == 2\n"
+    assert gpu.read_tests(SAID + end)["problems"] == ["three[top layer]: assert 1 == 2"]
+    assert gpu.read_tests("")["problems"] == gpu.read_tests("a::b SKIPPED")["problems"] == ["no test passed"]
+
+
+def test_pytest_says_what_is_read(monkeypatch):
+    real = gpu.command
+
+    def few(name, options, file):
+        return [*real(name, options, file), "-k", "draws_on_the_device or runs_out or by_name"]
+
+    monkeypatch.setattr(gpu, "command", few)
+    found = gpu.run_part("tests", OPTIONS)
+    assert (found["status"], found["result"]) == ("ok", {"passed": 1, "skipped": 1, "failed": 0, "error": 0})
 
 
 def test_the_file_is_written_after_every_part_and_the_status_says_whether_all_is_well(program, monkeypatch, tmp_path):

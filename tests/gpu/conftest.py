@@ -14,6 +14,8 @@ import torch
 
 from ppo.lm.device import accelerator, resolve_device
 
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before the first product, or bits may differ
+
 
 @pytest.fixture
 def device() -> Iterator[torch.device]:
