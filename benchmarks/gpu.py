@@ -120,7 +120,7 @@ def command(name: str, options: argparse.Namespace, file: Path) -> list[str]:
 
 
 def environment(options: argparse.Namespace) -> dict[str, str]:
-    """The device for the tests, what cuBLAS wants so that products repeat, and output that comes at once, in wide lines."""
+    """The device for the tests, what cuBLAS wants so that products repeat, and output at once, in wide lines."""
     return os.environ | {
         "ACCELERATOR": str(options.device), "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1", "COLUMNS": "400",
