@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer
 
 from ppo.lm.backbone import first_position
 from ppo.lm.device import resolve_device
 from ppo.lm.hub import find
+from ppo.lm.load import load_encoder
 from ppo.types import Sample
 
 from .bertscore_layers import known_layer
@@ -91,12 +91,10 @@ class BertScore:
         """
         place = resolve_device(device)
         failure = f"encoder={name!r} cannot be loaded"
-        found = find(name, failure=failure, remedy="give a folder, or a hub id that this machine can reach")
-        folder = found.model()
-        encoder = AutoModel.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
-        ).to(place)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        remedy = "give a folder, or a hub id that this machine can reach"
+        found = find(name, failure=failure, remedy=remedy)
+        encoder, tokenizer = load_encoder(found.model(), failure=failure, remedy=remedy)
+        encoder = encoder.to(place)
         if layer is None:
             layer = known_layer(found.name)
         if layer is None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ..lm.foreign_code import check_attention
 from ..run.limits import Limits
 from ..scoring import RunningMoments
 
@@ -46,9 +47,10 @@ def check_numbers(state: Mapping[str, Any], file: Path) -> None:
         raise ValueError(f"{file} is damaged: dtype is {state['dtype']!r:.80}")
     if type(updates := state.get("critic_updates", 0)) is not int or not 0 <= updates <= state["num_updates"]:
         raise ValueError(f"{file} is damaged: critic_updates is {updates!r:.80}")
-    ways = state["attention"].items() if isinstance(state["attention"], dict) else ()
-    if not all(isinstance(part, str) and isinstance(way, str | None) for part, way in ways):
-        raise ValueError(f"{file} is damaged: attention is {state['attention']!r:.80}")
+    try:
+        check_attention(state["attention"])
+    except ValueError as error:
+        raise ValueError(f"{file}: attention is {state['attention']!r:.80}: {error}") from error
     own = state.get("own", {})
     if not isinstance(own, dict) or not all(isinstance(name, str) for pair in own.items() for name in pair):
         raise ValueError(f"{file} is damaged: own is {own!r:.80}")

@@ -19,6 +19,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ..io.files import read_json
+from .foreign_code import check_config_code, check_no_adapter, no_hub_kernels
 from .pytorch_weights import pytorch_files, pytorch_shapes
 from .safetensors_header import Shapes, check_sizes, weight_shapes
 
@@ -49,7 +50,10 @@ def read_config(folder: Path) -> Any:
         limit = len(shapes) if field in _LAYERS else most
         if isinstance(value, int) and not 0 <= value <= limit:
             raise ValueError(f"its config does not fit its weights: {field} is {value}, at most {limit}")
-    return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    check_no_adapter(folder)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    check_config_code(config)
+    return config
 
 
 def _counts(record: Any) -> Iterator[tuple[str, Any]]:
@@ -91,7 +95,9 @@ def check_built(config: Any, shapes: Shapes, *, num_bytes: int) -> None:
     same name in the files must have the same shape. Whatever the names are, all weights together must have at most
     twice the numbers that the files hold. (A weight that is only missing is reported when the model is loaded.)
     """
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):  # some classes draw random numbers on the CPU even so
+    check_config_code(config)
+    # Some classes draw random numbers on the CPU even so.
+    with no_hub_kernels(), torch.device("meta"), torch.random.fork_rng(devices=[]):
         model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         model.tie_weights()  # transformers 5.0 leaves this out on "meta"
     is_packed = getattr(config, "quantization_config", None) is not None

@@ -17,13 +17,14 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ..io.files import read_json
 from .backbone import Backbone, evaluation_mode, is_causal, probe_ids, unwrapped, vocabulary_size
 from .config_bounds import MAX_CONFIG_BYTES, check_room, read_config
 from .device import move, resolve_dtype
+from .foreign_code import no_hub_kernels
 from .hub import find
 
 Loaded = TypeVar("Loaded")
@@ -139,6 +140,28 @@ def _causal(folder: Path, *, name: str, dtype: torch.dtype, remedy: str) -> Any:
     return model
 
 
+def load_encoder(folder: Path, *, failure: str, remedy: str) -> tuple[Any, Any]:
+    """(encoder, tokenizer) of a folder, in float32 on the CPU, by the rules of :func:`load_pretrained`.
+
+    Raises ValueError of one line: ``failure``, the reason, ``remedy``.
+    """
+    config = explained(lambda: read_config(folder), failure=failure, remedy=remedy)
+    encoder = explained(
+        lambda: AutoModel.from_pretrained(
+            folder, config=config, dtype=torch.float32, use_safetensors=any(folder.glob("*.safetensors")),
+            weights_only=True, local_files_only=True, trust_remote_code=False,
+        ),
+        failure=failure,
+        remedy=remedy,
+    )  # fmt: skip
+    tokenizer = explained(
+        lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
+        failure=failure,
+        remedy=TOKENIZER_REMEDY,
+    )
+    return encoder, tokenizer
+
+
 def _written_config(folder: Path) -> SimpleNamespace:
     """The fields that :func:`check_config` reads, from config.json alone."""
     written = read_json(folder / "config.json", max_bytes=MAX_CONFIG_BYTES)
@@ -156,10 +179,11 @@ def explained(action: Callable[[], Loaded], *, failure: str, remedy: str) -> Loa
     """Run a Hugging Face loader. Any error in it becomes a ValueError of one line: failure, reason, remedy.
 
     For a broken config, tokenizer, safetensors or GGUF file a loader may raise any kind of error; ``tokenizers``
-    raises a bare Exception.
+    raises a bare Exception. Compiled code of the hub is not run meanwhile (:mod:`ppo.lm.foreign_code`).
     """
     try:
-        return action()
+        with no_hub_kernels():
+            return action()
     except Exception as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(f"{failure}: {reason}; {remedy}") from error
@@ -181,7 +205,8 @@ def check_config(config: Any, *, name: str) -> None:
 def check_trainable(model: nn.Module) -> None:
     """Raise ValueError for a model of which no weight is trained, or whose passes for training end in an error.
 
-    A few tokens are passed forward and back, as far as to the first vector of weights that is trained.
+    A few tokens are passed forward and back, as far as to the first vector of weights that is trained. A weight that
+    holds NaN is an error, too, and so are states that are not finite.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
@@ -189,19 +214,24 @@ def check_trainable(model: nn.Module) -> None:
             f"none of the weights of this {type(model).__name__} requires a gradient, so nothing would be trained: "
             "call model.requires_grad_(True), or add an adapter (PEFT's merge_and_unload leaves every weight frozen)"
         )
+    for name, parameter in model.named_parameters():
+        if bool(parameter.isnan().any()):
+            raise ValueError(f"the weight {name} holds NaN before any training: give a model that is whole")
     early = next((p for p in trained if p.dim() == 1), trained[0])
 
     def passes() -> None:
         backbone = Backbone(model)
         ids = probe_ids(backbone.model)
         features = backbone(ids, torch.ones_like(ids, dtype=torch.bool))
+        if not bool(features.hidden.isfinite().all()):
+            raise ValueError("its states are not finite before any training")
         torch.autograd.grad(features.hidden.sum(), early, allow_unused=True)
 
     with evaluation_mode(model), torch.enable_grad():
         explained(
             passes,
             failure=f"this {type(unwrapped(model)).__name__} cannot be trained",
-            remedy="give a model that can be trained with its dropout off",
+            remedy="give a model that can be trained as it is, with its dropout off",
         )
 
 
