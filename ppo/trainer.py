@@ -269,7 +269,8 @@ class Trainer:
         ``observer``: looks on and changes nothing; see :meth:`trace`.
 
         Raises FloatingPointError after ``config.stop_after_skipped_updates`` gradients in a row that are not finite,
-        and ValueError for a rollout without the importance weights that the config asks for.
+        and where weights or moments are not finite afterwards; ValueError for a rollout without the importance weights
+        that the config asks for.
         """
         if (self.config.importance == "off") != (rollout.importance_weights is None):
             found = "no importance_weights" if rollout.importance_weights is None else "importance_weights"
@@ -288,6 +289,7 @@ class Trainer:
                 if result.moved_too_far(self.config.stop_kl_per_token):
                     averages.count("update/stopped_early")
                     break
+        self.state.check_sound()
         if not self.learner.is_policy_waiting:  # a policy that does not move says nothing about the coefficient
             self.kl.update(rollout.kl)
         self.state.end_step()
@@ -442,8 +444,10 @@ class Trainer:
         """Write a checkpoint that :meth:`resume` goes on from bit for bit; it appears whole or not at all.
 
         With several processes, all must call this; the first one writes. The checkpoint can be resumed with another
-        number of processes; results then agree up to rounding.
+        number of processes; results then agree up to rounding. Raises FloatingPointError for weights that are not
+        finite.
         """
+        self.state.check_sound()
         return self._saved(self.state.save(Path(path)))
 
     def save_numbered(self) -> Path:
@@ -453,6 +457,7 @@ class Trainer:
         """
         if self.out is None:
             raise ValueError("the trainer has no folder to save in: pass out=… to the Trainer, or call save(path)")
+        self.state.check_sound()
         return self._saved(self.state.save_numbered(self.out / "checkpoints"))
 
     def _saved(self, checkpoint: Path) -> Path:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -32,6 +32,7 @@ from ..io.files import flush, read_json
 
 FORMAT = 2
 READABLE = (1, 2)
+OPTIMIZER, RANDOM = "optimizer.safetensors", "rng.safetensors"
 """The formats that can be read. In format 1, state.json has no checksum of itself; only the other files are checked."""
 
 
@@ -198,4 +199,24 @@ def _checked_state(folder: Path) -> dict[str, Any]:
     for file in sorted(folder.rglob("*")):
         if file.suffix in (".safetensors", ".json") and str(file.relative_to(folder)) not in {*checksums, "state.json"}:
             raise ValueError(f"{file} is not a file of this checkpoint: state.json has no checksum of it")
+    for name in checksums:
+        if name.endswith(".safetensors") and name != RANDOM:
+            _check_numbers(folder / name, may_be_infinite=Path(name).name != OPTIMIZER)
     return state
+
+
+def _check_numbers(file: Path, *, may_be_infinite: bool) -> None:
+    """Raise ValueError for a file with NaN in it, or moments that are infinite: its run was broken when it was saved.
+
+    One tensor is in memory at a time.
+    """
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                tensor = tensors.get_tensor(name)
+                if not tensor.is_floating_point():
+                    continue
+                if bool((tensor.isnan() if may_be_infinite else ~tensor.isfinite()).any()):
+                    raise ValueError(f"{file}: {name} is NaN or infinite, because the run was broken when it was saved")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from error

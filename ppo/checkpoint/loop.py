@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .folder import load_tensors, read_state, save_tensors, write_atomically
+from .folder import OPTIMIZER, RANDOM, load_tensors, read_state, save_tensors, write_atomically
 
 
 def has_loop(folder: Path) -> bool:
@@ -36,8 +36,8 @@ def save_loop(
             for name, parameter in model.named_parameters()
             for key, value in optimizer.state[parameter].items()
         }
-        save_tensors(target / "optimizer.safetensors", moments)
-        save_tensors(target / "rng.safetensors", {"generator": generator.get_state()})
+        save_tensors(target / OPTIMIZER, moments)
+        save_tensors(target / RANDOM, {"generator": generator.get_state()})
         return state
 
     write_atomically(folder, fill)
@@ -61,8 +61,8 @@ def restore_loop(
             raise ValueError(f"{folder} belongs to another model: {name} has the shape {shapes}")
     for name, parameter in parameters.items():
         parameter.copy_(weights[name])
-    for full_name, value in load_tensors(folder / "optimizer.safetensors").items():
+    for full_name, value in load_tensors(folder / OPTIMIZER).items():
         name, _, key = full_name.rpartition("/")
         optimizer.state[parameters[name]][key] = value if key == "step" else value.to(parameters[name].device)
-    generator.set_state(load_tensors(folder / "rng.safetensors")["generator"])
+    generator.set_state(load_tensors(folder / RANDOM)["generator"])
     return state

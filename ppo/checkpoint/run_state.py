@@ -29,7 +29,7 @@ from ..retain import RetainTexts
 from ..run.limits import Limits
 from ..scoring import Scorer
 from .best import Best
-from .folder import list_checkpoints, load_tensors, prune, save_tensors, unchanged, write_atomically
+from .folder import OPTIMIZER, RANDOM, list_checkpoints, load_tensors, prune, save_tensors, unchanged, write_atomically
 from .random_state import random_state, set_random_state
 from .schema import ids_sha256, limits_of
 from .snapshot import Snapshot
@@ -112,6 +112,20 @@ class RunState:
         self.counters.step += 1
         self.policy.agree_on_limits()
 
+    def check_sound(self) -> None:
+        """Raise FloatingPointError if a trained weight, or a moment of one, holds NaN or an infinity.
+
+        All processes must call this, and all of them raise.
+        """
+        broken = self.optimizer.first_broken()
+        if self.policy.processes.any(broken is not None):
+            last = self.counters.last_checkpoint
+            remedy = f"go on from {last}" if last is not None else "start again"
+            raise FloatingPointError(
+                f"step {self.counters.step}: {broken or 'a part of another process'} holds NaN or an infinity, so no "
+                f"checkpoint of it is written; {remedy}, with a lower learning rate or with max_grad_norm"
+            )
+
     def is_best(self, metrics: Mapping[str, float], step: int) -> bool:
         """Whether a step is the best so far by the metric of the config; it is noted, so :meth:`save` holds it.
 
@@ -141,8 +155,8 @@ class RunState:
             save_tensors(folder / VALUE, critic)
             if reference is not None:
                 write_once(old, folder / REFERENCE, frozen)
-            save_tensors(folder / "optimizer.safetensors", moments)
-            save_tensors(folder / "rng.safetensors", generators)
+            save_tensors(folder / OPTIMIZER, moments)
+            save_tensors(folder / RANDOM, generators)
             return self.numbers()
 
         with processes.together():
@@ -236,9 +250,9 @@ class RunState:
             restore_value(self.policy, folder)
             if (reference := self._own_reference()) is not None:
                 restore_frozen(reference, folder)
-            self.optimizer.load_state_tensors(load_tensors(folder / "optimizer.safetensors"), state["num_updates"])
-            generators = load_tensors(folder / "rng.safetensors")
-            self._take_generators(generators, folder / "rng.safetensors")
+            self.optimizer.load_state_tensors(load_tensors(folder / OPTIMIZER), state["num_updates"])
+            generators = load_tensors(folder / RANDOM)
+            self._take_generators(generators, folder / RANDOM)
             # A process that the saved run did not have keeps its own state, or it would repeat another one's numbers.
             named = {name: _of_rank(name, self.policy.processes.rank) for name in random_state()}
             set_random_state({name: generators[of] for name, of in named.items() if of in generators})

@@ -99,7 +99,10 @@ def read(values: Tensor, total: Tensor) -> list[Any]:
     is_finite = total.sum(dim=0, keepdim=True) < math.inf  # at most V for each row, unless one is broken; NaN is not
     *numbers, is_sound = torch.cat([values, is_finite]).tolist()
     if not is_sound:
-        raise ValueError("the model's logits are NaN or infinite, nothing can be sampled: lower the learning rate")
+        raise ValueError(
+            "the model's logits are NaN or infinite, so nothing can be sampled: look at its weights, and at the "
+            "learning rate if they were trained"
+        )
     return numbers
 
 

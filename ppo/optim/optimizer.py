@@ -40,6 +40,7 @@ class Optimizer:
             raise ValueError("the model has no parameter with requires_grad=True: there is nothing to train")
         self._config = config
         self._parameters = dict(parameters)
+        self._infinite = {name for name, p in parameters.items() if first_not_finite({name: p})}  # a bias of -inf, say
         self.num_updates = 0
         policy = [p for name, p in parameters.items() if name not in value_names]
         value = [p for name, p in parameters.items() if name in value_names]
@@ -92,6 +93,15 @@ class Optimizer:
                 tensors[f"{name}/{key}"] = value
         return tensors
 
+    def first_broken(self) -> str | None:
+        """The first trained weight, or moment, that holds NaN or an infinity; None if there is none.
+
+        A weight that held an infinity from the start may still. Of split weights it is this process's part that counts.
+        """
+        weights = {name: weight for name, weight in self._parameters.items() if name not in self._infinite}
+        moments = {name: value for name, value in self.state_tensors().items() if not name.endswith("/step")}
+        return first_not_finite(weights | moments)
+
     def load_state_tensors(self, tensors: Mapping[str, Tensor], num_updates: int) -> None:
         """Restore what :meth:`state_tensors` gave. A parameter that it does not name starts with empty moments.
 
@@ -112,6 +122,18 @@ class Optimizer:
                 value.clone().to(device) if is_step else split_like(value.clone(), parameter)
             )
         self.num_updates = num_updates
+
+
+@torch.no_grad()
+def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor that holds NaN or an infinity, or None. The device is waited for once."""
+    local = {name: tensor.to_local() if isinstance(tensor, DTensor) else tensor for name, tensor in tensors.items()}
+    found = {name: tensor for name, tensor in local.items() if tensor.is_floating_point() and tensor.numel()}
+    if not found:
+        return None
+    peaks = torch._foreach_norm(list(found.values()), ord=math.inf)
+    is_finite = torch.stack([peak.float() for peak in peaks]).isfinite().tolist()
+    return next((name for name, fine in zip(found, is_finite, strict=True) if not fine), None)
 
 
 def _make_adam(groups: list[dict[str, Any]], config: Config) -> torch.optim.AdamW | LeanAdamW:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import ppo
-from ppo import Config, Trainer
+from ppo import Config, Sampling, Trainer, generate
 from ppo.buffer import rows
 from ppo.lm.backbone import blocks
 from tests.fakes import tiny_bloom, tiny_gpt2, tiny_llama
@@ -238,3 +238,20 @@ def test_a_separate_critic_is_asked_alone_where_the_sampler_knows_the_log_probs(
 
 def test_public_names_exist():
     assert all(hasattr(ppo, name) for name in ppo.__all__)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (torch.nan, "the weight transformer.h.1.mlp.c_fc.weight holds NaN before any training"),
+        (torch.inf, "this GPT2LMHeadModel cannot be trained: its states are not finite before any training"),
+    ],
+)
+def test_a_model_that_is_broken_from_the_start_is_named_so(value, told):
+    model = tiny_gpt2()
+    with torch.no_grad():
+        model.transformer.h[1].mlp.c_fc.weight[0, 0] = value
+    with pytest.raises(ValueError, match=told):
+        Trainer(model, [[1, 2]], lambda samples: [0.0] * len(samples))
+    with pytest.raises(ValueError, match="logits are NaN or infinite, so nothing can be sampled: look at its weights"):
+        generate(model, [[1, 2]], Sampling(response_length=2))
