@@ -166,7 +166,9 @@ def prefill(
     positions = torch.arange(width, device=ids.device).repeat(count)
     ends = zip(lengths, tails if tails is not None else [1] * count, strict=True)
     wanted = [row * width + place for row, (end, tail) in enumerate(ends) for place in range(end - tail, end)]
-    hidden = network(ids.flatten(), positions, attention, wanted=torch.tensor(wanted, device=ids.device))
+    hidden = network(
+        ids.flatten(), positions, attention, wanted=torch.tensor(wanted, dtype=torch.long, device=ids.device)
+    )
     return attention.block, hidden
 
 

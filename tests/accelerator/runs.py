@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -18,6 +19,11 @@ _CLOCK = ("time/", "seconds", "_per_second")  # in the names of what differs fro
 
 Make = Callable[[torch.device], Trainer]
 """Makes a trainer whose model is on a device."""
+
+
+def cases(names: Iterable[str], *quick: str) -> list[Any]:
+    """Names as parameters of a test; all but the ``quick`` ones are slow tests."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def length_of(samples: Any) -> list[float]:

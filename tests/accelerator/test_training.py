@@ -16,6 +16,7 @@ from tests.accelerator.runs import (
     PROMPTS,
     assert_both_devices_agree,
     assert_same,
+    cases,
     is_clock,
     length_of,
     numbers_of,
@@ -53,7 +54,10 @@ CONFIGS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+QUICK = ("critic", "grpo", "moments", "top-layers", "filters", "checkpointing", "scores", "importance")
+
+
+@pytest.mark.parametrize("name", cases(CONFIGS, *QUICK))
 def test_configs(name):
     assert_both_devices_agree(lambda device: trainer(tiny_llama(), device, CONFIGS[name]), DEVICE)
 

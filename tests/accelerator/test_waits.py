@@ -7,7 +7,7 @@ import pytest
 from ppo import Sampling, Turns, generate
 from ppo.generation.speculative import Drafts
 from tests.accelerator.device import DEVICE, counted
-from tests.accelerator.runs import trainer
+from tests.accelerator.runs import cases, trainer
 from tests.fakes import tiny_llama
 from tests.ppo.generation.test_decoders import FAMILIES
 from tests.ppo.generation.test_models import ARCHITECTURES, PROMPTS, build, responses
@@ -140,7 +140,10 @@ def updated(changes, **arguments):
     ]
 
 
-@pytest.mark.parametrize("name", MINIBATCH)
+QUICK = ("critic, microbatches", "grpo, microbatches", "filters", "moments in bfloat16", "tensorflow's epsilon")
+
+
+@pytest.mark.parametrize("name", cases(MINIBATCH, *QUICK))
 def test_waits_of_a_minibatch(name):
     """Two: all statistics at once, for the brakes; and the norm of the gradient. However many microbatches it has."""
     changes, expected = MINIBATCH[name]
