@@ -62,11 +62,9 @@ class Transcript:
         self.note(rows, steps, drawn, hidden)
         if self._dialogue is None:
             return drawn.tokens, read(self._is_finished(drawn.tokens, steps), total)
-        numbers = read(torch.cat([rows, steps, drawn.tokens]), total)
-        count = len(rows)
-        return drawn.tokens, self._dialogue.is_finished(
-            numbers[:count], numbers[count : 2 * count], numbers[2 * count :]
-        )
+        numbers, count = read(torch.cat([rows, steps, drawn.tokens]), total), len(rows)
+        requests, places, tokens = numbers[:count], numbers[count:-count], numbers[-count:]
+        return drawn.tokens, self._dialogue.is_finished(requests, places, tokens)
 
     def next_draw(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """For the next token of each request in ``rows`` [N]: its uniform float32 [N], and whether it may not be EOS,

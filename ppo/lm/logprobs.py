@@ -30,6 +30,7 @@ from .precision import as_statistics
 from .tiled_logprobs import OutputDistribution, output_logprobs
 
 OutputLayer = Callable[[Tensor], Tensor]
+Places = tuple[Tensor, ...]  # rows and columns, int64 [N] each
 _CHUNK_LOGITS = 2**24  # most logits in one chunk of whole rows: 64 MiB in float32
 
 
@@ -63,11 +64,8 @@ def token_logprobs(
     ``has_entropy_gradient=False`` may save the entropy's gradient.
     """
     actions = _actions(generation)
-    rows, tokens, is_early = (
-        before_logits[actions],
-        generation.tokens[actions],
-        _is_early(generation, actions, sampling),
-    )
+    rows, tokens = before_logits[actions], generation.tokens[actions]
+    is_early = _is_early(generation, actions, sampling)
     if isinstance(output_layer, nn.Linear) and is_plain_linear(output_layer) and not has_filters(sampling):
         distribution = OutputDistribution(
             temperature=divisor(sampling),
@@ -101,11 +99,8 @@ def kept_sets(
     :func:`token_logprobs`.
     """
     actions = _actions(generation)
-    rows, tokens, is_early = (
-        before_logits[actions],
-        generation.tokens[actions],
-        _is_early(generation, actions, sampling),
-    )
+    rows, tokens = before_logits[actions], generation.tokens[actions]
+    is_early = _is_early(generation, actions, sampling)
     chunk_tokens, packed = _rows_at_once(output_layer, rows, chunk_tokens), []
     for start in range(0, len(rows), chunk_tokens):
         part = slice(start, start + chunk_tokens)
@@ -114,9 +109,6 @@ def kept_sets(
             pack(next_token_logits(logits, sampling, is_early=is_early[part], keep=tokens[part]) > -torch.inf)
         )
     return _laid_out(torch.cat(packed), actions, generation.mask.shape)
-
-
-Places = tuple[Tensor, ...]
 
 
 def _actions(generation: Generation) -> Places:

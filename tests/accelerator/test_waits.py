@@ -127,7 +127,7 @@ AFTER = 6  # waits at the end of an update: the explained variance, the KL contr
 
 
 def updated(changes, **arguments):
-    """What an update of several epochs waits for, and how many minibatches it has."""
+    """What an update of several epochs waits for, how many minibatches it has, and its copies to the device."""
     config = {"epochs": 4, **changes}
     if changes.get("retain_coef"):
         arguments["retain"] = [[2, 3, 4, 5, 6, 7, 8, 9], [9, 8, 7, 6, 5]]
@@ -135,9 +135,8 @@ def updated(changes, **arguments):
     rollout = run.rollout()
     with counted() as counts:
         statistics = run.update(rollout)
-    return {place: n for place, n in counts.waits.items() if TRANSFORMERS not in place}, statistics[
-        "update/minibatches"
-    ]
+    own = {place: n for place, n in counts.waits.items() if TRANSFORMERS not in place}
+    return own, int(statistics["update/minibatches"]), counts.num_uploads
 
 
 QUICK = ("critic, microbatches", "grpo, microbatches", "filters", "moments in bfloat16", "tensorflow's epsilon")
@@ -147,9 +146,16 @@ QUICK = ("critic, microbatches", "grpo, microbatches", "filters", "moments in bf
 def test_waits_of_a_minibatch(name):
     """Two: all statistics at once, for the brakes; and the norm of the gradient. However many microbatches it has."""
     changes, expected = MINIBATCH[name]
-    waits, minibatches = updated(changes)
+    waits, minibatches, _ = updated(changes)
     assert minibatches >= 4
     assert expected * minibatches <= sum(waits.values()) <= expected * minibatches + AFTER, waits
+
+
+def test_copies_to_the_device_in_a_minibatch():
+    """Which rows, for the minibatch and for each microbatch, twice each; and where a microbatch has its actions."""
+    for changes, microbatches in (({}, 1), ({"microbatch": 1}, 2)):
+        _, minibatches, uploads = updated(changes)
+        assert uploads == (2 + 3 * microbatches) * minibatches
 
 
 def test_a_loss_of_ones_own_waits_once_more_for_each_microbatch():
@@ -158,7 +164,7 @@ def test_a_loss_of_ones_own_waits_once_more_for_each_microbatch():
     def loss(new, part, *, num_tokens, num_sequences):
         return -(new.logprobs * part.advantages).sum() / num_tokens, {"mean": part.advantages.sum() / num_tokens}
 
-    waits, minibatches = updated({"microbatch": 1}, policy_loss=loss)
+    waits, minibatches, _ = updated({"microbatch": 1}, policy_loss=loss)
     assert (2 + 2) * minibatches <= sum(waits.values()) <= (2 + 2) * minibatches + AFTER, waits
 
 
