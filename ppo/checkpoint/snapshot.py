@@ -22,9 +22,9 @@ from ..lm.backbone import end_ids
 from ..lm.config_bounds import check_room, read_config
 from ..lm.device import move, resolve_device
 from ..lm.load import check_causal, check_weights, explained
-from .folder import load_tensors, read_state
+from .folder import read_state
 from .schema import check_numbers
-from .weights import TRAINED_WEIGHTS, load_exactly, policy_tensors, rebuild_pruned
+from .weights import TRAINED_WEIGHTS, load_exactly, policy_tensors, put_back, rebuild_pruned
 
 
 @dataclass(frozen=True)
@@ -151,12 +151,10 @@ def _load_policy(folder: Path, state: Mapping[str, Any]) -> nn.Module:
         return loaded
 
     model = explained(load, failure=f"the model in {folder} cannot be loaded", remedy="resume an older checkpoint")
-    versions = [parameter._version for parameter in model.parameters()]
     check_causal(model, name=str(folder))
-    if versions != [parameter._version for parameter in model.parameters()]:
-        # Its first forward changes its weights, which were saved as they were after that (RWKV divides them).
-        files = sorted(folder.glob("*.safetensors"))
-        load_exactly(model, {name: tensor for file in files for name, tensor in load_tensors(file).items()})
+    # A model may change its weights while it is loaded (Youtu), or in its first forward (RWKV): they are as saved now.
+    for file in sorted(folder.glob("*.safetensors")):
+        put_back(model, file)
     return model
 
 

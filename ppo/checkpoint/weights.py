@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.utils import prune
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
@@ -161,6 +162,21 @@ def load_exactly(model: nn.Module, tensors: dict[str, Tensor]) -> None:
         if parameter.shape != tensors[name].shape:
             raise ValueError(f"the checkpoint's {name} is {tuple(tensors[name].shape)}, not {tuple(parameter.shape)}")
         parameter.copy_(split_like(tensors[name], parameter))
+
+
+@torch.no_grad()
+def put_back(model: nn.Module, file: Path) -> None:
+    """Put the weights of a safetensors file into a model that was loaded from it, where name and shape are the same.
+
+    transformers writes some weights under other names, or several as one; those stay as they were loaded. One tensor is
+    in memory at a time.
+    """
+    own = dict(model.named_parameters()) | dict(model.named_buffers())
+    with safe_open(file, framework="pt") as saved:
+        for name in own.keys() & set(saved.keys()):
+            tensor = saved.get_tensor(name)
+            if tensor.shape == own[name].shape and not torch.equal(tensor, own[name].cpu()):
+                own[name].copy_(tensor)
 
 
 def restore_value(policy: Policy, folder: Path) -> None:

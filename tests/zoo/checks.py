@@ -22,6 +22,11 @@ PROMPTS = [[5, 9, 13], [7], [3, 8, 22, 41, 17, 60, 2, 33, 19], [11, 12, 30, 9]]
 TOLERANCE = 1e-4  # of log-probs in nats; of logits relative to the largest
 
 
+def own_forward(kind: str) -> None:
+    """The model's own forward works: if not, its small config is no good."""
+    _own_logits(small_model(kind), PROMPTS[0])
+
+
 def greedy(kind: str) -> None:
     """Each greedy token is the likeliest one by the model's own forward."""
     model = small_model(kind)

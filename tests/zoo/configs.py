@@ -38,9 +38,10 @@ _SIZES = {
     "index_topk",
     16: "q_lora_rank kv_lora_rank qk_head_dim",
     VOCAB: "vocab_size vocab_size_per_layer_input",
-    0: "pad_token_id pad_index attention_dropout dropout hidden_dropout_prob",
+    0: "pad_token_id pad_index",
 }
 _SMALL = {name: size for size, names in _SIZES.items() for name in names.split()}
+_SMALL |= dict.fromkeys(("attention_dropout", "dropout", "hidden_dropout_prob"), 0.0)
 _PARTS = ("text_config", "decoder", "text_encoder", "audio_encoder", "vision_config", "encoder", "audio_config")
 _LISTS = ("layer_types", "mlp_layer_types", "layers_block_type")  # an entry for each layer
 _NOT_GIVEN = ("model_type", "transformers_version", "architectures", "_name_or_path", "torch_dtype", "dtype")
@@ -54,7 +55,8 @@ _LEFT_OUT = object()
 _CHANGES: dict[str, dict[str, Any]] = {
     "bamba": {"num_hidden_layers": 3, "attn_layer_indices": [1], "layers_block_type": _LEFT_OUT,
               "layer_types": _LEFT_OUT},
-    "cohere_compass_text": {"rope_parameters": _LEFT_OUT, "layer_types": ["full_attention", "sliding_attention"]},
+    "cohere_compass_text": {"rope_parameters": dict.fromkeys(["full_attention", "sliding_attention"], _ROPE),
+                            "layer_types": ["full_attention", "sliding_attention"]},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1, "num_experts_per_tok": 2},
     "gemma3n_text": {"intermediate_size": 48, "num_hidden_layers": 4, "num_kv_shared_layers": 2,
                      "layer_types": ["sliding_attention", "full_attention"] * 2, "altup_num_inputs": 2,
@@ -86,8 +88,8 @@ _CHANGES: dict[str, dict[str, Any]] = {
               "attention_hidden_size": 2 * WIDTH, "attention_head_dim": 16},
     "zaya": {"num_experts_per_tok": 1},
 } | dict.fromkeys(
-    ("axk1", "axk2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "hy_v4", "longcat_flash",
-     "minicpm3", "youtu"), _LATENT,
+    ("axk1", "axk2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "hy_v4",
+     "longcat_flash", "minicpm3", "youtu"), _LATENT,
 ) | {
     "deepseek_v2": _LATENT | {"num_experts_per_tok": 2},
     "dots3_note_text": _LATENT | {"per_layer_config": _LEFT_OUT, "num_hidden_layers": 3,
@@ -115,7 +117,7 @@ _WHOLE: dict[str, dict[str, Any]] = {
     "xlm": {"emb_dim": WIDTH, "n_layers": 2, "n_heads": HEADS, "causal": True, "max_position_embeddings": CONTEXT,
             "dropout": 0.0, "attention_dropout": 0.0, "pad_index": 0},
     "xlstm": {"hidden_size": 2 * WIDTH, "num_hidden_layers": 2, "num_heads": HEADS, "chunk_size": 8,
-              "qk_dim_factor": 0.5, "ffn_round_up_to_multiple_of": 8},
+              "qk_dim_factor": 1.0, "ffn_round_up_to_multiple_of": 8},
     "zamba2": {"max_position_embeddings": CONTEXT, "hidden_size": WIDTH, "num_hidden_layers": 4, "mamba_d_state": 8,
                "layers_block_type": ["linear_attention", "hybrid"] * 2, "hybrid_layer_ids": [1, 3], "kv_channels": HEAD,
                "n_mamba_heads": HEADS, "mamba_headdim": 16, "intermediate_size": 48, "num_attention_heads": HEADS,

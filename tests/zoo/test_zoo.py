@@ -15,6 +15,7 @@ ODD = {
     "minimax": "a cache of its own, which cannot drop rows",
     "rembert": "an output layer of another width than the hidden states",
     "rwkv": "a state, and weights that change in place",
+    "youtu": "loading it changes its weights",
     "zamba": "one block stands in several places",
 }  # fmt: skip
 
