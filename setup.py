@@ -24,20 +24,22 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["ppo", "ppo.*"]),
     package_data={"ppo": ["py.typed"]},
-    install_requires=["torch>=2.13", "transformers>=5.0", "numpy>=1.26", "sacrebleu>=2.4", "tqdm>=4.66"],
+    # Lower bounds are what was tried: constraints-oldest.txt holds them, docs/install.md the run.
+    install_requires=["torch>=2.8", "transformers>=5.0", "numpy>=1.26", "sacrebleu>=2.4", "tqdm>=4.66"],
     extras_require={
-        "gguf": ["gguf>=0.10", "accelerate>=1.0"],
+        "gguf": ["gguf>=0.17", "accelerate>=1.4"],
         "plots": ["matplotlib>=3.8"],
         "tensorboard": ["tensorboard>=2.14"],
         "harness": ["lm-eval>=0.4.9"],
         "trackers": ["wandb>=0.31", "trackio>=0.43", "mlflow-skinny>=3.17"],
-        "peft": ["peft>=0.15"],
+        "peft": ["peft>=0.18"],
         "bench": ["trl==1.12.0", "datasets>=4.7"],
         "test": ["pytest>=8", "pytest-cov>=5", "hypothesis>=6.100", "setuptools>=77"],
-        "dev": ["ruff>=0.9", "mypy>=1.13", "coverage>=7.6", "peft>=0.15", "tensorboard>=2.14"],
+        "dev": ["ruff>=0.9", "mypy>=1.13", "coverage>=7.6", "peft>=0.18", "tensorboard>=2.14"],
     },
     classifiers=[
         "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
 )

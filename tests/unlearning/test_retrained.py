@@ -8,6 +8,7 @@ import torch
 from data.records import lab_records
 from models.lab.load import load_tokenizer
 from models.lab.recipe import Recipe, fit
+from tests.versions import since_torch
 from unlearning.compare.retrained import Corpus, RetrainedModels, Stopwatch, deduplicated_corpus, lab_corpus
 
 SMALL = Recipe(
@@ -39,6 +40,7 @@ class Kill(Exception):
     pass
 
 
+@since_torch("2.9", "has no Muon")
 def test_a_training_that_was_killed_goes_on_to_the_same_bits(tmp_path):
     recipe = Recipe(vocabulary=64, width=16, layers=2, heads=2, context=16, local_window=8, epochs=2, batch=2)
     general = [[(7 * i + j) % 60 + 1 for j in range(30)] for i in range(24)]
@@ -60,6 +62,7 @@ def test_a_training_that_was_killed_goes_on_to_the_same_bits(tmp_path):
         assert torch.equal(tensor, again.state_dict()[name]), name
 
 
+@since_torch("2.9", "has no Muon")
 def test_a_twin_is_trained_once_and_an_other_recipe_is_refused(tmp_path, monkeypatch):
     general = [[(7 * i + j) % 60 + 1 for j in range(200)] for i in range(100)]
     monkeypatch.setattr(
