@@ -548,6 +548,11 @@ class Trainer:
         return self.policy.device
 
     @property
+    def sampling(self) -> Sampling:
+        """How the policy's responses are drawn, with the ids that end them."""
+        return self.policy.sampling
+
+    @property
     def step(self) -> int:
         """Steps done so far."""
         return self.state.counters.step

@@ -255,3 +255,10 @@ def test_a_model_that_is_broken_from_the_start_is_named_so(value, told):
         Trainer(model, [[1, 2]], lambda samples: [0.0] * len(samples))
     with pytest.raises(ValueError, match="logits are NaN or infinite, so nothing can be sampled: look at its weights"):
         generate(model, [[1, 2]], Sampling(response_length=2))
+
+
+def test_a_trainer_says_how_it_draws():
+    model = tiny_gpt2()
+    model.generation_config.eos_token_id = 7
+    trainer = Trainer(model, [[1, 2]], lambda samples: [0.0] * len(samples), Config(temperature=0.5))
+    assert (trainer.sampling.temperature, trainer.sampling.eos_ids) == (0.5, (7,))
