@@ -260,5 +260,5 @@ def test_a_model_that_is_broken_from_the_start_is_named_so(value, told):
 def test_a_trainer_says_how_it_draws():
     model = tiny_gpt2()
     model.generation_config.eos_token_id = 7
-    trainer = Trainer(model, [[1, 2]], lambda samples: [0.0] * len(samples), Config(temperature=0.5))
+    trainer = Trainer(model, [[1, 2]], lambda samples: [0.0] * len(samples), Config(temperature=0.5, response_length=4))
     assert (trainer.sampling.temperature, trainer.sampling.eos_ids) == (0.5, (7,))
