@@ -285,8 +285,14 @@ class Processes:
         return float(self._reduce(torch.tensor([number], dtype=torch.float64), dist.ReduceOp.MAX).item())
 
     def claim(self, name: str) -> bool:
-        """Whether this process is the first to ask for ``name``. It waits for no other, so it works after an error."""
-        return self.store is None or self.store.add(f"ppo/{name}", 1) == 1
+        """Whether this process is the first to ask for ``name``. It waits for no other, so it works after an error.
+
+        Without torchrun the answer is kept by process 0. Once that is lost, each process that is left is told yes.
+        """
+        try:
+            return self.store is None or self.store.add(f"ppo/{name}", 1) == 1
+        except RuntimeError:
+            return True
 
     def all_gather(self, value: Value) -> list[Value]:
         """The values of all processes, in rank order."""

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,12 @@ from tests.processes import ENVIRONMENT, LAUNCHER, running, wait_for
 from tests.unlearning.test_demem import write_rows
 
 ROOT = Path(demem.__file__).parent
+
+
+def free_port():
+    with socket.socket() as asked:
+        asked.bind(("127.0.0.1", 0))
+        return asked.getsockname()[1]
 
 
 @pytest.mark.slow
@@ -72,6 +79,37 @@ def test_a_process_that_is_killed_takes_the_other_along_and_the_run_goes_on(tmp_
     assert "demem: another process was lost" in errors or "demem: interrupted; go on with" in errors
     steps = str(len(demem.read_jsonl(tmp_path / "run" / "metrics.jsonl")) + 1)
     assert demem.main(["train", "--resume", "--steps", steps, *out]) == 0  # in one process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
+def test_without_torchrun_a_lost_process_is_one_line(tmp_path, lost):
+    """Process 0 keeps what the processes agree on, so the other one cannot ask it any more."""
+    data, port = write_rows(tmp_path / "rows.jsonl", 8), str(free_port())
+    groups = ["--num-forget", "4", "--num-holdout", "2", "--num-never", "2", "--num-own", "0", "--num-samples", "0"]
+    sizes = ["--prompts-per-step", "4", "--minibatch", "4", "--retain-sequences", "2", "--retain-tokens", "24"]
+    rest = ["--steps", "500", "--save-every-steps", "1", "--target-exact", "0", "--check-every", "99"]
+    command = [sys.executable, "demem.py", "train", "--data", data, *groups, *sizes, *rest]
+    command += ["--out", str(tmp_path / "run")]
+    here = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    both = [
+        subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT | here | {"RANK": rank}, stderr=subprocess.PIPE, text=True,
+                         stdout=subprocess.DEVNULL)
+        for rank in ("0", "1")
+    ]  # fmt: skip
+    try:
+        wait_for(lambda: list((tmp_path / "run").glob("checkpoints/step-*2")), both[1 - lost])
+        both[lost].kill()
+        _, errors = both[1 - lost].communicate(timeout=60)
+    finally:
+        for process in both:
+            process.kill()
+            process.communicate()
+    assert both[1 - lost].returncode == 2
+    told = [line for line in errors.splitlines() if line.startswith("demem: ")]
+    assert len(told) == 1
+    assert "another process was lost" in told[0]
+    assert "Traceback" not in errors
 
 
 def test_an_adapter_is_trained_and_merged_and_a_killed_run_goes_on_with_it(tmp_path):
