@@ -19,6 +19,7 @@ from eval.results import check_folder, check_same, read_before, read_settings, w
 from ppo.checkpoint import list_checkpoints
 from ppo.distributed import Processes
 from ppo.io.fields import check_types, require
+from ppo.io.files import replace_text
 from ppo.io.options import given_values
 from ppo.trace import render_trace_page, render_trace_text
 from unlearning.options import Options
@@ -75,7 +76,7 @@ def write_trace(trainer: ppo.Trainer, out: Path, asked: TraceOptions, meta: Mapp
     trace = trainer.trace(rollout, choose_rows(rollout.scores.tolist(), asked.rows))
     write_json(out / "trace.json", {"meta": dict(meta), "trace": trace.to_dict()})
     page = render_trace_page(trace, title="One PPO step of DeMem, token by token", meta=meta)
-    (out / "trace.html").write_text(page, encoding="utf-8")
+    replace_text(out / "trace.html", page)
     return render_trace_text(trace)
 
 

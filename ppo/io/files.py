@@ -49,6 +49,17 @@ def naming(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: {error}") from error
 
 
+@contextmanager
+def naming_file(path: Path) -> Iterator[None]:
+    """Within the context an error of the disk that names no file gets this one's name: writes know a number alone."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON file so that a reader sees the old file or the new one, never a part of it."""
     replace_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
@@ -58,8 +69,9 @@ def replace_text(path: Path, text: str) -> None:
     """Write a text file under a temporary name, flush it to disk, and rename it. An error leaves the old file."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        flush(temporary)
+        with naming_file(path):
+            temporary.write_text(text, encoding="utf-8")
+            flush(temporary)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
@@ -71,6 +83,7 @@ def flush(path: Path) -> None:
     """Make the system write a file or a folder to disk now."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming_file(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

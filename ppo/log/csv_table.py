@@ -11,6 +11,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..io.files import naming_file
+
 
 class CsvTable:
     """Appends rows to a CSV file. A row with a new column rewrites the whole file; the new file replaces the old one
@@ -32,12 +34,12 @@ class CsvTable:
                 rows = list(csv.DictReader(file))
             self._columns += new
             self._replace(rows)
-        with open(self._path, "a", newline="", encoding="utf-8") as file:
+        with naming_file(self._path), open(self._path, "a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self._columns, restval="", lineterminator="\n").writerow(row)
 
     def _replace(self, rows: Sequence[Mapping[str, float]] | Sequence[Mapping[str, str]]) -> None:
         temporary = self._path.with_name(self._path.name + ".tmp")
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
+        with naming_file(self._path), open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self._columns, restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)

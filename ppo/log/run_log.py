@@ -6,13 +6,14 @@ Every metric is named ``area/quantity``. This module knows nothing about what th
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from ..checkpoint.folder import list_checkpoints
-from ..io.files import flush, replace_text
+from ..io.files import flush, naming_file, replace_text
 from ..io.rows import byte_lines
 from ..run.lock import only_writer
 from ..types import Rollout
@@ -51,6 +52,8 @@ class RunLog:
                 f"{folder} holds a run without a checkpoint (save_every_steps=0, or it ended before the first one), "
                 "which cannot be resumed: delete the folder, or name another one"
             )
+        if first_step > 0 and list_checkpoints(folder / "checkpoints"):
+            _warn_of_gap(metrics, first_step)
         for name in ("metrics.jsonl", "samples.jsonl"):
             _drop_from(folder / name, first_step)
         self._csv = CsvTable(folder / "metrics.csv", read_jsonl(metrics) if metrics.exists() else [])
@@ -86,7 +89,8 @@ class RunLog:
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
         if self._folder is None:
             return
-        with open(self._folder / name, "a", encoding="utf-8") as file:
+        path = self._folder / name
+        with naming_file(path), open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
@@ -115,6 +119,19 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             raise ValueError(f"{place} is not a JSON object: {record!r:.80}")
         records.append(record)
     return records
+
+
+def _warn_of_gap(metrics: Path, first_step: int) -> None:
+    """Warn of a log that lacks steps before the first one of a resumed run: it was deleted, or cut."""
+    logged = {_step(record, metrics) for record in read_jsonl(metrics)} if metrics.exists() else set()
+    missing = sorted(set(range(first_step)) - logged)
+    if missing:
+        warnings.warn(
+            f"{metrics} does not hold {len(missing)} of the {first_step} steps before this one, such as step "
+            f"{missing[0]}: the run goes on, but its log is not whole",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 def _drop_from(path: Path, first_step: int) -> None:

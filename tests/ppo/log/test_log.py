@@ -2,6 +2,8 @@
 
 import csv
 import sys
+import warnings
+from pathlib import Path
 
 import pytest
 
@@ -142,3 +144,30 @@ def test_without_tensorboard_it_is_an_error_only_if_asked_for(tmp_path, monkeypa
 def test_a_unicode_line_separator_inside_a_text_does_not_end_the_line(tmp_path):
     RunLog(tmp_path).metrics(0, {"a\u2028b": 1.0})
     assert read_jsonl(tmp_path / "metrics.jsonl") == [{"step": 0, "a\u2028b": 1.0}]
+
+
+def test_a_log_that_was_deleted_or_cut_is_mentioned_on_resume(tmp_path):
+    log = RunLog(tmp_path)
+    for step in range(4):
+        log.metrics(step, {"a/b": float(step)})
+    log.close()
+    (tmp_path / "checkpoints" / "step-000004").mkdir(parents=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        RunLog(tmp_path, first_step=4).close()
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[1:]))
+    with pytest.warns(RuntimeWarning, match="does not hold 1 of the 4 steps before this one, such as step 0"):
+        RunLog(tmp_path, first_step=4).close()
+    metrics.unlink()
+    with pytest.warns(RuntimeWarning, match=r"metrics\.jsonl does not hold 4 of the 4 steps before this one"):
+        RunLog(tmp_path, first_step=4).close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_an_error_of_the_disk_names_the_file(tmp_path):
+    log = RunLog(tmp_path)
+    log.metrics(0, {"a/b": 1.0})
+    (tmp_path / "samples.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"No space left on device: '.*samples\.jsonl'"):
+        log._append("samples.jsonl", {"step": 0})
