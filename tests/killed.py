@@ -6,18 +6,22 @@ Every run is a forked child of this program, so torch is imported once. ``--even
 drawn at random from those of the unbroken run. The phases are "rollout" (a token for every row), "reward", "update" (a
 microbatch, an optimiser step) and "write" (each file, flush, rename and deletion of a checkpoint). ``--every-write``
 kills once at each call of the second checkpoint, as noted in the unbroken run. ``--times`` sets the kills by the clock,
-from outside, at any moment. If the run has already ended by then, it is killed again at half the time.
+from outside, at any moment. If the run has already ended by then, it is killed again at half the time. ``--disks``
+does not kill, but lets so many calls of "write" fail, as on a full disk; the error must name a file of the run.
+``--pairs`` kills one of two processes so many times, in all phases; they are forked too, without torchrun.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import json
 import os
 import random
 import shutil
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -34,7 +38,7 @@ from ppo import learner as gradients
 from ppo.checkpoint import folder as checkpoint
 from ppo.checkpoint import list_checkpoints, save_tensors
 from ppo.checkpoint.run_state import RunState
-from ppo.distributed import Processes
+from ppo.distributed import Processes, process_group
 from ppo.generation.transcript import Transcript
 from ppo.io import files
 from ppo.optim import optimizer
@@ -73,18 +77,26 @@ def reward(samples):
 
 
 class Calls:
-    """Counts the calls of a run by phase, and kills the process before or after one chosen call."""
+    """Counts the calls of a run by phase, and kills the process before or after one chosen call.
 
-    def __init__(self, kill_at: tuple[str, int] | None = None) -> None:
+    ``is_disk``: at that call the disk is full, and nobody is killed.
+    """
+
+    def __init__(self, kill_at: tuple[str, int] | None = None, *, is_disk: bool = False) -> None:
+        self.is_disk = is_disk
         self.counts = dict.fromkeys(PHASES, 0)
         self.saves: list[list[str]] = []  # the calls of each numbered checkpoint, by name
         self.first_of_saves: list[int] = []  # for each numbered checkpoint, the calls of "write" before it
         self.kill_at = kill_at
 
-    def hit(self, phase: str) -> None:
-        if self.kill_at == (phase, self.counts[phase]):
-            os.kill(os.getpid(), signal.SIGKILL)
+    def hit(self, phase: str, path: object = None) -> None:
+        """A call of a phase. ``path``: what the system would name in an error of it."""
+        is_now = self.kill_at == (phase, self.counts[phase])
         self.counts[phase] += 1
+        if is_now and self.is_disk:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        if is_now:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def watch(self, owner: object, name: str, phase: str) -> None:
         """Count a hit before and a hit after every call of this function."""
@@ -93,9 +105,10 @@ class Calls:
         def watched(*arguments, **named):
             if phase == "write" and self.saves:
                 self.saves[-1] += [name, name]
-            self.hit(phase)
+            path = str(arguments[0]) if owner in (os, shutil) and arguments else None
+            self.hit(phase, path)
             result = function(*arguments, **named)
-            self.hit(phase)
+            self.hit(phase, path)
             return result
 
         setattr(owner, name, watched)
@@ -227,6 +240,80 @@ def trial(case: str, folder: Path, steps: int, kill: tuple[str, int] | float, ex
     }  # fmt: skip
 
 
+def disk_trial(case: str, folder: Path, steps: int, call: int, expected: dict) -> dict[str, object]:
+    """One call of "write" fails: the run ends with an error that names a file; resumed, it ends as if unbroken."""
+    shutil.rmtree(folder, ignore_errors=True)
+    told = folder.with_name("told.txt")
+
+    def run() -> None:
+        try:
+            train(case, folder, steps, Calls(("write", call), is_disk=True))
+        except OSError as error:
+            told.write_text(str(error), encoding="utf-8")
+            raise SystemExit(1) from error
+
+    told.write_text("", encoding="utf-8")
+    status = in_child(run)
+    text = told.read_text(encoding="utf-8")
+    saved = [path.name for path in list_checkpoints(folder / "checkpoints")]
+    resumed = in_child(lambda: train(case, folder, steps, Calls()))
+    found = fingerprint(folder) if resumed == 0 else {}
+    differs = [name for name in expected if found.get(name) != expected[name]]
+    is_told = status == 0 or str(folder) in text  # some failures do no harm: a file that could not be shared is copied
+    return {"disk": call, "status": status, "told": text if is_told else f"NO FILE: {text}", "checkpoints": saved,
+            "resumed": resumed, "differs": differs + ([] if is_told else ["message"])}  # fmt: skip
+
+
+def in_pair(case: str, out: Path, steps: int, calls: tuple[Calls, Calls]) -> list[int]:
+    """The exit statuses of two processes that train together."""
+    with socket.socket() as asked:
+        asked.bind(("127.0.0.1", 0))
+        port = str(asked.getsockname()[1])
+
+    def run(rank: int) -> None:
+        os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        with process_group():
+            train(case, out, steps, calls[rank])
+
+    children = []
+    for rank in (0, 1):
+        child = os.fork()
+        if child == 0:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the process that is left prints why it ends
+            try:
+                run(rank)
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def pair_trial(folder: Path, steps: int, kill: tuple[str, int], rank: int, expected: dict) -> dict[str, object]:
+    """One of two processes is killed; both start again and end as if nothing had been."""
+    shutil.rmtree(folder, ignore_errors=True)
+    chosen = (Calls(kill) if rank == 0 else Calls(), Calls(kill) if rank == 1 else Calls())
+    statuses = in_pair("tiny", folder, steps, chosen)
+    resumed = in_pair("tiny", folder, steps, (Calls(), Calls()))
+    found = fingerprint(folder) if resumed == [0, 0] else {}
+    differs = [name for name in expected if found.get(name) != expected[name]]
+    return {"kill": kill, "rank": rank, "status": statuses, "resumed": resumed, "differs": differs}
+
+
+def pair_trials(folder: Path, steps: int, count: int, generator: random.Random) -> list[dict[str, object]]:
+    """Kills of one of two processes, in all phases; the first one alone writes."""
+    if in_pair("tiny", folder / "pair", steps, (Calls(), Calls())) != [0, 0]:
+        sys.exit("the unbroken run of two processes failed")
+    counts = json.loads((folder / "pair" / "calls.json").read_text(encoding="utf-8"))["counts"]
+    expected, trials = fingerprint(folder / "pair"), []
+    for number in range(count):
+        phase = PHASES[number % len(PHASES)]
+        rank = 0 if phase == "write" else generator.randrange(2)
+        kill = phase, generator.randrange(max(1, counts[phase] - 2))
+        trials.append(pair_trial(folder / "killed", steps, kill, rank, expected))
+    return trials
+
+
 def kills(calls: dict, seconds: float, options: argparse.Namespace) -> list:
     """The moments of the kills, drawn from the seed."""
     generator, counts = random.Random(options.seed), calls["counts"]
@@ -246,6 +333,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--events", type=int, default=1, help="kills in each phase")
     parser.add_argument("--every-write", action="store_true")
     parser.add_argument("--times", type=int, default=0, help="kills by the clock")
+    parser.add_argument("--disks", type=int, default=0, help="writes that fail as on a full disk")
+    parser.add_argument("--pairs", type=int, default=0, help="kills of one of two processes, of the case tiny")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     unbroken = options.folder / "unbroken"
@@ -259,6 +348,12 @@ def main(arguments: list[str]) -> None:
         trial(options.case, options.folder / "killed", options.steps, kill, expected)
         for kill in kills(calls, seconds, options)
     ]
+    generator = random.Random(options.seed + 1)
+    report += [
+        disk_trial(options.case, options.folder / "killed", options.steps, call, expected)
+        for call in (generator.randrange(calls["counts"]["write"]) for _ in range(options.disks))
+    ]
+    report += pair_trials(options.folder, options.steps, options.pairs, generator) if options.pairs else []
     names = calls["saves"][1] if len(calls["saves"]) > 1 else []
     print(json.dumps({"seconds": seconds, "counts": calls["counts"], "second_save": names, "trials": report}))
 
