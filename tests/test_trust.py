@@ -29,7 +29,7 @@ def test_what_is_lost_is_told(monkeypatch, capsys):
     )
     monkeypatch.setattr(trust, "_run", lambda command: (1, printed, 3.0))
     found = trust.files(30)
-    assert (found.tried, found.lost, found.details) == (33, 1, ["csv, seed 7: Traceback"])
+    assert (found.tried, found.lost, found.details) == (33, 1, ["csv, seed 7: Trace"])
     monkeypatch.setattr(trust, "plan", lambda scale: [lambda: found])
     assert trust.main([]) == 1
     assert "33 tried    1 lost" in capsys.readouterr().out.splitlines()[-1]
