@@ -25,7 +25,7 @@ def test_what_is_lost_is_told(monkeypatch, capsys):
     assert (found.tried, found.lost) == (2, 1)
     assert '"write", 3' in found.details[0]
     printed = (
-        "config: {'refused': 20, 'taken': 3} in 1 s\ncsv, seed 7: Traceback\ncsv: {'failed': 1, 'taken': 9} in 2 s\n"
+        "json: {'refused': 20, 'taken': 3} in 1 s\ncsv, seed 7: Trace\ncsv: {'failed': 1, 'taken': 9} in 2 s\n"
     )
     monkeypatch.setattr(trust, "_run", lambda command: (1, printed, 3.0))
     found = trust.files(30)
