@@ -15,6 +15,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 from transformers.integrations import hub_kernels
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 ATTENTIONS = {"eager": None, "sdpa": None, "flex_attention": None, "paged|eager": None,
@@ -52,7 +53,7 @@ def check_attention(way: Any) -> None:
     What this process has registered with ``transformers.AttentionInterface`` is known, too.
     """
     for one in way.values() if isinstance(way, dict) else [way]:
-        if one is None or _is_registered(one):
+        if one is None or is_registered(one):
             continue
         if one not in ATTENTIONS:
             raise ValueError(_refusal("attn_implementation", one, ATTENTIONS))
@@ -61,10 +62,18 @@ def check_attention(way: Any) -> None:
             raise ValueError(f"its config asks for attn_implementation={one!r}, which needs the package {package}")
 
 
-def _is_registered(way: Any) -> bool:
-    """Whether a function of the user's own has this name."""
-    function = ALL_ATTENTION_FUNCTIONS.get(way) if isinstance(way, str) else None
-    return function is not None and not function.__module__.startswith("transformers.")
+def is_registered(way: Any) -> bool:
+    """Whether a function of the user's own has this name, a new one or one of transformers' names."""
+    return _is_own(ALL_ATTENTION_FUNCTIONS.get(way) if isinstance(way, str) else None)
+
+
+def masks_are_registered(way: Any) -> bool:
+    """Whether a function of the user's own makes the masks of a way to compute attention."""
+    return _is_own(ALL_MASK_ATTENTION_FUNCTIONS.get(way) if isinstance(way, str) else None)
+
+
+def _is_own(function: Any) -> bool:
+    return function is not None and not str(getattr(function, "__module__", "")).startswith("transformers.")
 
 
 def check_no_adapter(folder: Path) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ...lm.backbone import check_wrapper, is_split, positions, unwrapped, vocabulary_size
 from ...lm.departures import departure, own_class
+from ...lm.foreign_code import is_registered, masks_are_registered
 from ..attention import DecodeAttention, Fed, decode, prefill
 from ..cache import KVCache
 from ..requests import pad_left, pad_right
@@ -57,8 +58,14 @@ def bind(model: nn.Module, *, rows: int | None, length: int) -> Network | None:
     return network
 
 
-def _check_modules(model: nn.Module) -> None:
-    """Raise :class:`Unsupported` unless each module is of the model's own family, or torch's, and as it was made."""
+def _check_modules(model: Any) -> None:
+    """Raise :class:`Unsupported` unless each module is of the model's own family, or torch's, and as it was made.
+
+    Attention is a function outside the modules, which may look further back than the probe is long.
+    """
+    way = getattr(model.config, "_attn_implementation", None)
+    if is_registered(way) or masks_are_registered(way):
+        raise Unsupported(f"its attention {way!r} is a function of your own")
     inside: set[nn.Module] = set()
     for name, module in model.named_modules():
         if found := departure(module):
@@ -130,7 +137,9 @@ def _prove(network: Network, model: nn.Module, length: int) -> None:
 def _compare(network: Network, model: nn.Module, rows: list[list[int]]) -> bool:
     """Whether the logits of two rows could be compared. Raises :class:`Unsupported` where they differ."""
     ids, mask = pad_left(rows, network.device)
-    own = model(input_ids=ids, attention_mask=mask.long(), position_ids=positions(mask), logits_to_keep=2)
+    own = model(
+        input_ids=ids, attention_mask=mask.long(), position_ids=positions(mask), logits_to_keep=2, use_cache=False
+    )
     expected = own.logits.float()
     actual = torch.unflatten(network.output(torch.cat(_probe(network, rows))).float(), 0, (2, -1)).transpose(0, 1)
     size, distance, is_finite = torch.stack(

@@ -13,7 +13,9 @@ import pytest
 import torch
 import transformers as hf
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import prune
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from models import lora
 from ppo import Sampling, generate
@@ -201,6 +203,45 @@ def test_whatever_acts_on_a_module_falls_back():
     del layer.forward
     torch.nn.utils.parametrizations.orthogonal(model.model.layers[0].self_attn.o_proj)
     assert "o_proj has a parametrised weight" in fall_back(model)
+
+
+def test_a_hook_for_all_modules_falls_back():
+    handle = register_module_forward_hook(lambda module, inputs, output: None)
+    try:
+        assert "a forward hook, which torch calls for all modules" in fall_back(build(FAMILIES["llama"]()))
+    finally:
+        handle.remove()
+
+
+def test_hooks_that_only_look_on_leave_the_decoder_as_it_is():
+    """Whoever has once asked a model of transformers for its hidden states has left hooks in it."""
+    model = build(FAMILIES["llama"]())
+    model.enable_input_require_grads()
+    model(torch.tensor([PROMPTS[0]]), output_hidden_states=True, output_attentions=True)
+    assert any(module._forward_hooks for module in model.modules())
+    assert bind(model, rows=2, length=20) is not None
+
+
+@pytest.mark.parametrize("name", ["mine", "sdpa"])
+@pytest.mark.parametrize("interface", [hf.AttentionInterface, hf.AttentionMaskInterface])
+def test_attention_of_ones_own_falls_back(monkeypatch, name, interface):
+    """It may be another one only beyond the tokens that the decoder is tried with."""
+    own = hf.AttentionMaskInterface()["sdpa"] if interface is hf.AttentionMaskInterface else sdpa_attention_forward
+    monkeypatch.setitem(interface._global_mapping, name, lambda *arguments, **options: own(*arguments, **options))
+    if name == "mine" and interface is hf.AttentionMaskInterface:
+        monkeypatch.setitem(hf.AttentionInterface._global_mapping, name, sdpa_attention_forward)
+    model = build(FAMILIES["llama"]())
+    model.config._attn_implementation = name
+    if name == "mine" and interface is hf.AttentionInterface:
+        monkeypatch.setitem(hf.AttentionMaskInterface._global_mapping, name, hf.AttentionMaskInterface()["sdpa"])
+    assert f"its attention {name!r} is a function of your own" in fall_back(model)
+
+
+def test_a_block_that_stands_in_two_places_is_decoded():
+    """Its two places share a place in the model's own cache, so the proof asks for none."""
+    model = build(FAMILIES["llama"]())
+    model.model.layers[2] = model.model.layers[0]
+    assert bind(model, rows=2, length=20) is not None
 
 
 @pytest.mark.parametrize(
