@@ -21,7 +21,6 @@ from ..config import Config
 from ..distributed.sharding import gathered
 from ..io.files import naming
 from ..kl import KLPenalty
-from ..lm.adapters import has_adapter
 from ..optim.optimizer import Optimizer
 from ..policy import Policy
 from ..prompts import Prompt, PromptStream
@@ -39,6 +38,7 @@ from .weights import (
     VALUE,
     all_weights,
     attention_of,
+    kind_of,
     restore_frozen,
     restore_value,
     write_once,
@@ -215,7 +215,7 @@ class RunState:
             "config": self.config.to_dict(),
             "dtype": str(self.policy.dtype).removeprefix("torch."),
             "frozen": [name for name, p in model.named_parameters() if not p.requires_grad],
-            "kind": type(model).__name__ + (" with an adapter" if has_adapter(model) else ""),
+            "kind": kind_of(model),
             "attention": attention_of(model),
             "device": str(self.policy.device),
             "own": dict(self.own),

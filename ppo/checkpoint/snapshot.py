@@ -24,7 +24,7 @@ from ..lm.device import move, resolve_device
 from ..lm.load import check_causal, check_weights, explained
 from .folder import read_state
 from .schema import check_numbers
-from .weights import TRAINED_WEIGHTS, load_exactly, policy_tensors, put_back, rebuild_pruned
+from .weights import TRAINED_WEIGHTS, kind_of, load_exactly, policy_tensors, put_back, rebuild_pruned
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,7 @@ def _read(
     else:
         if place is not None and not is_split:
             move(model, place)
+        _warn_of_another_kind(folder, state.get("kind"), kind_of(model))
         check_causal(model, name="model=…")  # runs it, so that what its first forward does to its weights is done
         load_exactly(model, policy_tensors(folder / "model"))
     end_ids(model)  # refuses a damaged eos_token_id here, where the error names the checkpoint
@@ -128,6 +129,13 @@ def _read(
             remedy="pass tokenizer=…",
         )
     return Snapshot(folder, state, config, model, tokenizer, place)
+
+
+def _warn_of_another_kind(folder: Path, saved: str | None, given: str) -> None:
+    """Another class with weights of the same names may compute something else, or it was only renamed."""
+    if saved is not None and saved != given:
+        text = f"{folder} was saved from a {saved}, model=… is a {given}: the run goes on otherwise if they differ"
+        warnings.warn(text, RuntimeWarning, stacklevel=5)
 
 
 def _load_policy(folder: Path, state: Mapping[str, Any]) -> nn.Module:

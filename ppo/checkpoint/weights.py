@@ -18,7 +18,8 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, Gene
 
 from ..distributed.sharding import split_like
 from ..lm.adapters import has_adapter
-from ..lm.departures import own_class
+from ..lm.backbone import is_split
+from ..lm.departures import forward_hooks, own_class
 from ..policy import Policy
 from .folder import link_or_copy, load_tensors, save_tensors
 
@@ -50,9 +51,17 @@ def write_policy(
     write_once(shared, target / FROZEN_WEIGHTS, {name: state[name] for name in names if name not in trained})
 
 
+def kind_of(model: nn.Module) -> str:
+    """What a policy is, in words for messages, by which a resumed run knows it again."""
+    adapted, changed = has_adapter(model), _changed(model, besides=prune.BasePruningMethod)
+    return (
+        type(model).__name__ + (" with an adapter" if adapted else "") + (" with hooks of its own" if changed else "")
+    )
+
+
 def is_plain(model: nn.Module) -> bool:
-    """Whether transformers builds this model from its config alone: class, modules and shapes, with no adapter."""
-    return not has_adapter(model) and _parts(model) == _parts_of_config(model)
+    """Whether transformers builds this model from its config alone: class, modules and shapes, no adapter, no hook."""
+    return not has_adapter(model) and not _changed(model) and _parts(model) == _parts_of_config(model)
 
 
 def _has_own_folder(model: nn.Module) -> bool:
@@ -66,7 +75,8 @@ def is_pruned(model: nn.Module) -> bool:
         name.removesuffix("_orig") if name.removesuffix("_orig") in masks else name: part
         for name, part in _parts(model).items()
     }
-    return bool(masks) and not has_adapter(model) and parts == _parts_of_config(model)
+    is_changed = _changed(model, besides=prune.BasePruningMethod)
+    return bool(masks) and not has_adapter(model) and not is_changed and parts == _parts_of_config(model)
 
 
 def rebuild_pruned(config: Any, folder: Path) -> nn.Module:
@@ -79,6 +89,16 @@ def rebuild_pruned(config: Any, folder: Path) -> nn.Module:
     model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     pruned: nn.Module = model
     return pruned
+
+
+def _changed(model: nn.Module, besides: type | tuple[type, ...] = ()) -> bool:
+    """Whether a module has a forward hook, none of ``besides``, or a forward of its own, which no config knows of.
+
+    The forwards that split weights get while processes make them together are gone after the step.
+    """
+    modules = [*model.modules()]
+    hooks = [hook for module in modules for hook in forward_hooks(module) if not isinstance(hook, besides)]
+    return bool(hooks) or (not is_split(model) and any("forward" in vars(module) for module in modules))
 
 
 def _parts(model: nn.Module) -> dict[str, object]:

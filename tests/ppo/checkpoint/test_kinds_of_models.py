@@ -121,7 +121,27 @@ def tanh():
     return model
 
 
-@pytest.mark.parametrize("make", [louder, tanh])
+def hooked():
+    model = filled(tiny_llama())
+    model.model.layers[0].register_forward_hook(lambda module, inputs, output: output * 0.9)
+    return model
+
+
+def own_forward():
+    model = filled(tiny_llama())
+    layer = model.model.layers[0].mlp
+    own = layer.forward
+    layer.forward = lambda x: 0.5 * own(x)
+    return model
+
+
+def pruned_and_hooked():
+    model = hooked()
+    prune.l1_unstructured(model.model.layers[1].mlp.up_proj, "weight", amount=0.5)
+    return model
+
+
+@pytest.mark.parametrize("make", [louder, tanh, hooked, own_forward, pruned_and_hooked])
 def test_a_model_that_transformers_would_not_build_is_asked_for(tmp_path, make):
     trainer = Trainer(make(), PROMPTS, odd, CONFIG)
     trainer.train(1, progress=False)
@@ -129,6 +149,25 @@ def test_a_model_that_transformers_would_not_build_is_asked_for(tmp_path, make):
     with pytest.raises(ValueError, match=r"holds no plain Hugging Face model .* pass model="):
         Trainer.resume(tmp_path / "c", PROMPTS, odd)
     same(trainer, Trainer.resume(tmp_path / "c", PROMPTS, odd, model=make()))
+
+
+@pytest.mark.parametrize(("make", "other"), [(louder, "GPT2LMHeadModel"), (hooked, "LlamaForCausalLM")])
+def test_another_kind_of_model_is_warned_of(tmp_path, make, other):
+    """Its weights have the same names and shapes, so nothing else would tell."""
+    Trainer(make(), PROMPTS, odd, CONFIG).save(tmp_path / "c")
+    plain = getattr(hf, other)(make().config)
+    with pytest.warns(RuntimeWarning, match=f"was saved from a .*, model=… is a {other}: the run goes on otherwise"):
+        Trainer.resume(tmp_path / "c", PROMPTS, odd, model=plain)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*was saved from a")
+        Trainer.resume(tmp_path / "c", PROMPTS, odd, model=make())
+
+
+def test_hooks_that_only_look_on_leave_a_model_plain(tmp_path):
+    model = filled(tiny_llama())
+    model.enable_input_require_grads()
+    model(torch.tensor([[2, 3]]), output_hidden_states=True)
+    assert is_plain(model)
 
 
 def test_buffers_come_back(tmp_path):
