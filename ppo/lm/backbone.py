@@ -55,11 +55,11 @@ class Backbone:
         self._called: nn.Module = base_model if self.is_cut_before_logits else inner
         own = output_layer if self.is_cut_before_logits else _identity
         vocab = vocabulary_size(inner)
-        self.output_layer: Callable[[Tensor], Tensor] = own if _width(output_layer) <= vocab else Readable(own, vocab)
+        self.hidden_size, width = _sizes(inner, output_layer)
+        self.output_layer: Callable[[Tensor], Tensor] = own if width <= vocab else Readable(own, vocab)
         parameters = inspect.signature(self._called.forward).parameters
         self.accepts_positions = "position_ids" in parameters
         self.accepts_cache = "past_key_values" in parameters
-        self.hidden_size = _hidden_size(output_layer)
         self.first_position = first_position(inner)
         self.short_length = short_length(inner)
 
@@ -181,15 +181,18 @@ def _identity(logits: Tensor) -> Tensor:
     return logits
 
 
-def _width(output_layer: Any) -> int:
-    """How many logits an output layer gives."""
-    size = getattr(output_layer, "out_features", None)
-    return int(size if size is not None else output_layer.weight.shape[0])
-
-
-def _hidden_size(output_layer: Any) -> int:
-    size = getattr(output_layer, "in_features", None)
-    return int(size if size is not None else output_layer.weight.shape[-1])
+@torch.no_grad()
+def _sizes(model: Any, output_layer: Any) -> tuple[int, int]:
+    """How many states an output layer takes, and how many logits it gives; measured where nothing says so."""
+    taken, given = (getattr(output_layer, f"{end}_features", None) for end in ("in", "out"))
+    if taken is not None and given is not None:
+        return int(taken), int(given)
+    weight = getattr(output_layer, "weight", None)
+    if isinstance(weight, Tensor):
+        return int(weight.shape[-1]), int(weight.shape[0])
+    with evaluation_mode(model):
+        output, hidden = call_with_hidden(model, {"input_ids": probe_ids(model)})
+    return int(hidden.shape[-1]), int(output.logits.shape[-1])
 
 
 @torch.no_grad()
@@ -207,7 +210,7 @@ def _is_plain_head(model: Any, base_model: nn.Module, output_layer: nn.Module) -
     with evaluation_mode(model):
         logits = model(input_ids=probe).logits
         hidden = base_model(input_ids=probe).last_hidden_state
-        if hidden.shape[-1] != _hidden_size(output_layer):  # there is a projection between them
+        if hidden.shape[-1] != _sizes(model, output_layer)[0]:  # there is a projection between them
             return False
         rebuilt = output_layer(as_input_of(output_layer, hidden))
     return bool(torch.allclose(logits.float(), rebuilt.float(), rtol=1e-5, atol=1e-5))

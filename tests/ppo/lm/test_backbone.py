@@ -10,7 +10,7 @@ from torch import nn
 from eval.teacher import teacher_force
 from ppo import Config, Sampling, Trainer, generate
 from ppo.lm.backbone import Backbone, causal_lm, context_length, is_causal
-from tests.fakes import VOCAB, tiny_gpt2
+from tests.fakes import VOCAB, tiny_gpt2, tiny_llama
 from tests.versions import since_transformers
 
 SMALL = {"vocab_size": 23, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -149,6 +149,17 @@ def test_hidden_states_in_float32_before_an_output_layer_in_bfloat16():
     sampling = Sampling(response_length=3, temperature=0.0)
     tokens = generate(model, [[5, 7, 9]], sampling).tokens
     assert tokens[0, 0] == model(input_ids=ids).logits[0, -1].argmax()
+
+
+@pytest.mark.parametrize("width", [7, 9])
+def test_an_output_layer_that_does_not_tell_its_sizes_is_measured(width):
+    """A layer of the user's own; 9 logits are more than the embedding has rows for."""
+    model = tiny_llama(vocab=7)
+    own = model.lm_head = nn.Sequential(nn.Linear(model.config.hidden_size, 5), nn.Tanh(), nn.Linear(5, width))
+    backbone, ids = Backbone(model), torch.tensor([[2, 3, 4]])
+    features = backbone(ids, torch.ones_like(ids, dtype=torch.bool))
+    assert backbone.hidden_size == model.config.hidden_size
+    torch.testing.assert_close(backbone.output_layer(features.before_logits), own(features.hidden)[..., :7])
 
 
 @pytest.mark.parametrize("kind", [hf.LlamaConfig, hf.Phi3Config])
