@@ -190,8 +190,10 @@ class PPOTrainer:
         if response_masks is not None:
             raise ValueError("step() does not take response_masks: every token of a response is an action")
         for name, values in (("queries", queries), ("responses", responses), ("scores", scores)):
-            if len(values) != self.config.batch_size:
-                raise ValueError(f"step() got {len(values)} {name}, batch_size is {self.config.batch_size}")
+            has_length = hasattr(values, "__len__") and getattr(values, "shape", None) != ()
+            found: Any = len(values) if has_length else f"{type(values).__name__} as"
+            if found != self.config.batch_size:
+                raise ValueError(f"step() got {found} {name}, batch_size is {self.config.batch_size}")
         started, kl_coef = time.perf_counter(), self.trainer.kl.coef
         prompts = [read_ids(query, f"query {index}") for index, query in enumerate(queries)]
         answers = [read_ids(response, f"response {index}") for index, response in enumerate(responses)]

@@ -181,8 +181,10 @@ def refuse_unknown(owner: str, given: Mapping[str, Any], known: Collection[str],
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, list(known), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the known arguments are {', '.join(known)}"
-            raise ValueError(f"{owner} does not take {name}={given[name]!r:.60}: {remedies.get(name, hint)}")
+            others = f"the known arguments are {', '.join(known)}" if known else "leave it out"
+            hint = f"did you mean {near[0]!r}?" if near else others
+            value = " ".join(f"{given[name]!r:.60}".split())
+            raise ValueError(f"{owner} does not take {name}={value}: {remedies.get(name, hint)}")
 
 
 def check_accelerator(settings: Any) -> None:

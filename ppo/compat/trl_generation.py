@@ -94,4 +94,11 @@ def _temperature(value: Any) -> float:
 def _eos_ids(value: Any) -> tuple[int, ...] | None:
     if value is None:
         return None
-    return tuple(int(i) for i in (value if isinstance(value, (list, tuple)) else [value]) if int(i) >= 0)
+    try:
+        ids = [int(i) for i in (value if isinstance(value, (list, tuple)) else [value])]
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"generate() does not take eos_token_id={value!r:.60}: pass a token id, or a list of them, such as "
+            "tokenizer.eos_token_id"
+        ) from error
+    return tuple(i for i in ids if i >= 0)

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from transformers import GenerationConfig
 
 import ppo
 import ppo.compat.trl
@@ -260,6 +261,17 @@ def test_the_settings_of_an_adam_are_taken_over():
         (lambda: PPOConfig(log_with="wandb"), "pass such an object"),
         (lambda: PPOConfig(gamma=2.0), "gamma=2.0 must lie in"),
         (lambda: make().generate(QUERIES[0], max_length=20), "pass max_new_tokens"),
+        (
+            lambda: make().generate(QUERIES[0], max_new_tokens=4, eos_token_id="</s>"),
+            "eos_token_id='</s>': pass a token",
+        ),
+        (
+            lambda: make().generate(QUERIES[0], generation_config=GenerationConfig()),
+            r"generation_config=[^\n]*: pass max",
+        ),
+        (lambda: PPOTrainer(PPOConfig(**SETTINGS), wrap(tiny_gpt2()), nonsense=1), "take nonsense=1: leave it out$"),
+        (lambda: make().step(QUERIES, QUERIES, None), r"got NoneType as scores, batch_size is"),
+        (lambda: make().step(QUERIES, QUERIES, torch.tensor(1.0)), r"got Tensor as scores, batch_size is"),
         (lambda: make().generate(QUERIES[0], **PLAIN), "needs max_new_tokens"),
         (lambda: make().generate(QUERIES[0], max_new_tokens=4, min_length=3), "pass min_new_tokens"),
         (lambda: make().generate(QUERIES[0], max_new_tokens=4, num_beams=3), "beams are no samples"),
