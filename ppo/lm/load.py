@@ -105,6 +105,8 @@ def load_causal(source: str | Path, *, dtype: torch.dtype = torch.float32, remed
 
 def _folder(source: str | Path, *, name: str, remedy: str) -> Path:
     """The folder of a causal LM. Of a hub id the config comes first, so that no weights are downloaded in vain."""
+    if not isinstance(source, str | Path):
+        raise ValueError(f"{name:.80} must be a loaded causal LM (an nn.Module), a folder or a hub id")
     if Path(source).is_dir():
         if not (Path(source) / "config.json").is_file():
             raise ValueError(f"{name} is a folder that has no config.json; name a folder that save_pretrained wrote")

@@ -40,7 +40,9 @@ def pytorch_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         held = _mapped(path)
-    except (UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
+    except UnpicklingError as error:  # torch's own text advises to load the file without weights_only
+        raise ValueError(f"{path} is no file of tensors alone, and whatever else is in it is not run") from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is damaged, or holds more than tensors: {str(error).splitlines()[0]:.200}") from error
     if not isinstance(held, dict) or not all(isinstance(x, Tensor) for x in held.values()):
         raise ValueError(f"{path} holds something other than tensors by name")

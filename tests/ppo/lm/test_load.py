@@ -67,6 +67,12 @@ def test_a_folder_that_holds_no_model(tmp_path):
     assert "is a folder that has no config.json; name a folder that save_pretrained wrote" in one_line(tmp_path)
 
 
+@pytest.mark.parametrize("model", [None, 5, {"name": "gpt2"}])
+def test_what_names_no_model(model):
+    with pytest.raises(ValueError, match=r"^model=.* must be a loaded causal LM .*, a folder or a hub id$"):
+        ppo.generate(model, [[1]])
+
+
 def test_broken_files(folder):
     failure = f"model={str(folder)!r} cannot be loaded as a causal LM"
     edit(folder / "config.json", n_embd=32)
@@ -256,7 +262,7 @@ class Runs:
 @pytest.mark.parametrize(
     ("held", "said"),
     [
-        ({"decoder.embed_tokens.weight": Runs()}, "is damaged, or holds more than tensors"),
+        ({"decoder.embed_tokens.weight": Runs()}, "of tensors alone, and whatever else is in it is not run"),
         ([torch.zeros(1)], "holds something other than tensors by name"),
         ({"a": torch.zeros(1).expand(10**9)}, "is damaged: a has 4000000000 bytes, more than the file's"),
     ],
