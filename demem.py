@@ -43,7 +43,8 @@ from eval.results import read_before, read_results, write_results
 from models.lora import unload
 from ppo.checkpoint import list_checkpoints
 from ppo.distributed import Processes
-from ppo.io.console import print_any_text
+from ppo.io.console import print_any_text, shown_warnings
+from ppo.io.surrogates import refuse_surrogates
 from ppo.log import HEADLINE, read_jsonl
 from ppo.run.interrupt import sigterm_as_ctrl_c
 from ppo.run.lock import only_writer
@@ -260,7 +261,7 @@ def main(arguments: Sequence[str]) -> int:
     """Exit status: 0, 2 for bad input (one line on stderr), 130 after Ctrl-C or SIGTERM."""
     transformers.utils.logging.disable_progress_bar()
     print_any_text(sys.stdout, sys.stderr)
-    with sigterm_as_ctrl_c(), ppo.process_group() as processes:
+    with shown_warnings(), sigterm_as_ctrl_c(), ppo.process_group() as processes:
         with silent(not processes.is_first, redirect_stdout, redirect_stderr):
             command, parsed = parse(arguments)
         with silent(not processes.is_first, redirect_stdout):
@@ -270,6 +271,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def execute(command: str, parsed: argparse.Namespace, processes: Processes) -> None:
     """Do what was asked. All processes train, the first one alone does everything else."""
+    refuse_surrogates(vars(parsed), "the command line")  # a file name that is not UTF-8 becomes one
     out = Path(getattr(parsed, "out", Options.out))
     if command == "report":
         processes.first(lambda: report(out))

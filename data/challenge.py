@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ppo.io.rows import read_ids
+from ppo.io.visible import visible
 
 PARTS = ("preprefix", "prefix", "suffix")
 
@@ -20,7 +21,8 @@ def find_split(folder: Path, split: str | None) -> str:
     found = sorted(path.name.removesuffix("_prefix.npy") for path in folder.glob("*_prefix.npy"))
     wanted = split or ("val" if "val" in found or len(found) != 1 else found[0])
     if wanted not in found:
-        raise ValueError(f"{folder} has no {wanted}_prefix.npy; splits found there: {', '.join(found) or 'none'}")
+        names = visible(", ".join(found)) or "none"
+        raise ValueError(f"{visible(str(folder))} has no {visible(wanted)}_prefix.npy; splits found there: {names}")
     return wanted
 
 
@@ -35,10 +37,12 @@ def read_challenge(folder: Path, split: str, limit: int | None = None) -> dict[s
         path = folder / f"{split}_{part}.npy"
         if part != "preprefix" or path.exists():
             if not path.is_file():
-                raise ValueError(f"{path} is missing; the folder needs {', '.join(f'*_{part}.npy' for part in PARTS)}")
+                raise ValueError(
+                    f"{visible(str(path))} is missing; the folder needs {', '.join(f'*_{part}.npy' for part in PARTS)}"
+                )
             arrays[part] = read_ids(path)
     rows = {part: len(array) for part, array in arrays.items()}
     if len(set(rows.values())) != 1:
-        raise ValueError(f"{folder}: the files of split {split!r} differ in their number of rows: {rows}")
+        raise ValueError(f"{visible(str(folder))}: the files of split {split!r} differ in their number of rows: {rows}")
     arrays.setdefault("preprefix", np.zeros((rows["prefix"], 0), dtype=np.int64))
     return {part: arrays[part][:limit].astype(np.int64) for part in PARTS}

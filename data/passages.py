@@ -19,6 +19,7 @@ from data.challenge import find_split, read_challenge
 from data.lab import lab_passages
 from data.types import Passage
 from ppo.io.rows import Place, csv_rows, jsonl_rows, kind_of_file
+from ppo.io.visible import visible
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -79,9 +80,9 @@ def _warn_of_ends(spec: str | Path, passages: Sequence[Passage], tokenizer: Any)
     found = [passage.id for passage in passages if end in passage.ids]
     if found:
         warnings.warn(
-            f"{len(found)} of {len(passages)} passages of {spec} (such as {found[0]}) hold the end of a text, "
-            f"{tokenizer.eos_token!r} ({end}): in training a response ends there, the evaluation asks for every "
-            "token; cut them there if the mark is none of their words",
+            f"{len(found)} of {len(passages)} passages of {visible(str(spec))} (such as {visible(found[0])}) hold the "
+            f"end of a text, {tokenizer.eos_token!r} ({end}): in training a response ends there, the evaluation asks "
+            "for every token; cut them there if the mark is none of their words",
             RuntimeWarning,
             stacklevel=3,
         )
@@ -124,15 +125,15 @@ def _from_challenge(
         ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
         if ids != [expected]:
             raise ValueError(
-                f"{folder} holds GPT-2 token ids, but the model's tokenizer encodes {text!r} as {ids}, not "
-                f"[{expected}]; give the passages as text (val.csv) to a model with another vocabulary"
+                f"{visible(str(folder))} holds GPT-2 token ids, but the model's tokenizer encodes {text!r} as {ids}, "
+                f"not [{expected}]; give the passages as text (val.csv) to a model with another vocabulary"
             )
     split = find_split(folder, split)
     arrays = read_challenge(folder, split, limit)
     places, passages = [], []
     rows = zip(*(arrays[part].tolist() for part in ("preprefix", "prefix", "suffix")), strict=True)
     for number, parts in enumerate(rows):
-        places.append(f"{folder}, split {split}, row {number}")
+        places.append(f"{visible(str(folder))}, split {split}, row {number}")
         passages.append(Passage(f"{split}-{number:05d}", *map(tuple, parts)))
     return places, passages
 
@@ -178,7 +179,7 @@ def _label(row: dict[str, Any], key: str, place: Place) -> str:
 def _checked(spec: str | Path, places: Sequence[Place], passages: list[Passage], vocab_size: int) -> list[Passage]:
     """The same passages. ValueError unless all can be used: no empty part, ids in the vocabulary, unique names."""
     if not passages:
-        raise ValueError(f"{spec} holds no passages; give at least one row")
+        raise ValueError(f"{visible(str(spec))} holds no passages; give at least one row")
     seen: dict[str, Place] = {}
     for place, passage in zip(places, passages, strict=True):
         for part in ("prefix", "suffix"):

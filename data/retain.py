@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from data.lab import chunks
 from ppo.io.rows import jsonl_rows, kind_of_file, text_lines
+from ppo.io.visible import visible
 
 if TYPE_CHECKING:
     from ppo.types import Tokenizer
@@ -30,7 +31,7 @@ def load_retain(paths: Sequence[str | Path], tokenizer: Tokenizer, length_tokens
         raise ValueError("no retain files were given; name at least one text or .jsonl file")
     pieces = chunks(tokenizer, (text for path in paths for text in documents(path)), length_tokens)
     if not pieces:
-        names = ", ".join(map(str, paths))
+        names = ", ".join(visible(str(path)) for path in paths)
         raise ValueError(f"{names}: no document is {length_tokens} tokens long; give more text or a shorter length")
     return pieces
 
@@ -39,7 +40,9 @@ def documents(path: Path) -> Iterator[str]:
     """The documents of one file."""
     if kind_of_file(path) not in (".jsonl", ".ndjson"):
         if path.is_file() and path.stat().st_size > MAX_TEXT_BYTES:
-            raise ValueError(f"{path} is longer than {MAX_TEXT_BYTES} bytes; give it as .jsonl, one document per row")
+            raise ValueError(
+                f"{visible(str(path))} is longer than {MAX_TEXT_BYTES} bytes; give it as .jsonl, one document per row"
+            )
         text = "".join(line for _, line in text_lines(path))
         yield text.replace("\r\n", "\n").replace("\r", "\n")  # as Python's own text mode reads line ends
         return

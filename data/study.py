@@ -18,6 +18,7 @@ from data.passages import load_passages
 from data.retain import load_retain
 from data.splits import NGRAM, leak_free_split, ngram_groups, overlapping, split_holdout
 from data.types import Passage
+from ppo.io.visible import visible
 
 _LEAK = "give each text to one group"
 _HARM = {
@@ -72,11 +73,15 @@ def load_study(
     rows = load_passages(data, tokenizer, vocab_size, split=split)
     ungrouped = [p.id for p in rows if not p.group]
     if ungrouped and len(ungrouped) < len(rows):
-        raise ValueError(f"{data}: passage {ungrouped[0]} names no group while others do; name it for all or for none")
+        raise ValueError(
+            f"{visible(data)}: passage {visible(ungrouped[0])} names no group while others do; name it for all "
+            "or for none"
+        )
     if not ungrouped:
         if (num_forget, num_holdout, num_never) != (None, None, None):
             raise ValueError(
-                f"{data} names the group of every passage: --num-forget, --num-holdout and --num-never do not apply"
+                f"{visible(data)} names the group of every passage: --num-forget, --num-holdout and --num-never do not "
+                "apply"
             )
         _warn_of_shared_text(rows, kept, held)
         return Study(rows, kept, held)
@@ -115,8 +120,8 @@ def _warn_of_shared_text(passages: Sequence[Passage], retain: Sequence[Any], hol
 def _warn(passages: Sequence[Passage], found: Sequence[int], where: str, harm: str) -> None:
     first = passages[found[0]]
     warnings.warn(
-        f"{len(found)} of {len(passages)} passages of the group {first.group!r} (such as {first.id}) share a run of "
-        f"{NGRAM} tokens with {where}: {harm}",
+        f"{len(found)} of {len(passages)} passages of the group {first.group!r} (such as {visible(first.id)}) share a "
+        f"run of {NGRAM} tokens with {where}: {harm}",
         RuntimeWarning,
         stacklevel=4,
     )
@@ -160,6 +165,7 @@ def check_fits(study: Study, context: int | None, response_length: int) -> None:
         needed = max(len(p.ids), len(p.prefix) + max(response_length, longest))
         if needed > context:
             raise ValueError(
-                f"passage {p.id} needs {needed} tokens (its own {len(p.ids)}; prefix {len(p.prefix)} + response_length "
-                f"{response_length}), which exceeds the model's context of {context}: shorten it or --response-length"
+                f"passage {visible(p.id)} needs {needed} tokens (its own {len(p.ids)}; prefix {len(p.prefix)} + "
+                f"response_length {response_length}), which exceeds the model's context of {context}: shorten it or "
+                "--response-length"
             )

@@ -10,15 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from ppo.io.visible import code_span, table_cell
 
 from .evaluate import Evaluation
 from .protocols import Passage, whole
 from .results import replace_text, summarise, write_json
 
 NAME = "DEMEM"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)  # nothing else goes into the front matter
 Record = Mapping[str, Any]
 
 LIMITS = """\
@@ -100,7 +104,7 @@ def model_card(
     """
     goal = f"to make it stop reproducing {len(passages)} passages{_success(before, after)}"
     rows = [
-        f"| {name} | {_number(pair['before'])} | {_number(pair.get('after'))} |"
+        f"| {table_cell(name)} | {_number(pair['before'])} | {_number(pair.get('after'))} |"
         for name, pair in summarise(before, after).items()
         if isinstance(pair, dict)
     ]
@@ -109,12 +113,12 @@ def model_card(
     lines = [
         "---",
         "tags: [unlearning, dememorization, ppo]",
-        *([f"base_model: {base}"] if "/" in base and not Path(base).exists() else []),
+        *([f"base_model: {base}"] if _HUB_ID.fullmatch(base) and not Path(base).exists() else []),
         "---",
         "",
         "# An unlearned model",
         "",
-        f"Made from `{base}` by {method}, {goal}.",
+        f"Made from {code_span(base)} by {method}, {goal}.",
         "",
         f"- Forget set: {len(passages)} passages, SHA-256 of their token ids `{forget_set_hash(passages)}`",
         *(f"- {name}: {value}" for name, value in thresholds.items()),
@@ -134,7 +138,7 @@ def model_card(
         "",
         "## Where it comes from",
         "",
-        *(f"- {name}: `{value}`" for name, value in meta.items()),
+        *(f"- {name}: {code_span(str(value))}" for name, value in meta.items()),
         "",
     ]
     return "\n".join(lines)

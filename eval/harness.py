@@ -16,6 +16,7 @@ from torch import nn
 
 from ppo.config import Sampling
 from ppo.generation import generate
+from ppo.io.surrogates import without_surrogates
 from ppo.lm.backbone import context_length
 
 try:
@@ -110,7 +111,7 @@ class InMemory(LM):
             generation = generate(self.model, prompts, sampling, slots=self.slots)
             for row, i in enumerate(members):
                 ids = generation.tokens[row][generation.mask[row]].tolist()
-                text = self.tokenizer.decode(ids, skip_special_tokens=True)
+                text = without_surrogates(self.tokenizer.decode(ids, skip_special_tokens=True))
                 texts[i] = _until(text, requests[i].args[1].get("until", []))
         return texts
 

@@ -15,6 +15,7 @@ import numpy as np
 from torch import nn
 
 from ppo.config import Sampling
+from ppo.io.surrogates import readable
 from ppo.lm.backbone import end_ids
 from ppo.types import Generation
 from rewards.bleu import Bleu, n_bleu, split_statistics
@@ -70,35 +71,38 @@ def continuations(
     expected = len(passages) * sampling.num_samples
     if len(generation) != expected:
         raise ValueError(f"generate returned {len(generation)} responses, expected {expected}")
-    written = [_continuation(generation, i, tokenizer, passages, ends) for i in range(expected)]
+    cut = [_continuation_ids(generation, i, passages, ends) for i in range(expected)]
+    outputs = readable([tokenizer.decode(ids, skip_special_tokens=True) for ids in cut], name="outputs")
+    written = [Continuation(ids, text) for ids, text in zip(cut, outputs, strict=True)]
     return [written[i : i + sampling.num_samples] for i in range(0, expected, sampling.num_samples)]
 
 
-def _continuation(
-    generation: Generation, row: int, tokenizer: Decoder, passages: Sequence[Passage], ends: Collection[int]
-) -> Continuation:
-    """Responses are prompt-major: the samples of one prompt are adjacent."""
+def _continuation_ids(
+    generation: Generation, row: int, passages: Sequence[Passage], ends: Collection[int]
+) -> list[int]:
+    """The ids of one continuation. Responses are prompt-major: the samples of one prompt are adjacent."""
     passage = passages[row // (len(generation) // len(passages))]
     ids = generation.tokens[row][generation.mask[row]].tolist()
     if bool(generation.is_ended[row]):
         ids = ids[:-1]
     ids = ids[: len(passage.suffix)]
-    ids = ids[: next((i for i, token in enumerate(ids) if token in ends and token != passage.suffix[i]), len(ids))]
-    return Continuation(ids, tokenizer.decode(ids, skip_special_tokens=True))
+    return ids[: next((i for i, token in enumerate(ids) if token in ends and token != passage.suffix[i]), len(ids))]
 
 
 def texts(tokenizer: Decoder, passages: Sequence[Passage]) -> list[dict[str, Any]]:
     """The head of every record: the passage's id and labels, and its prompt and true suffix as text."""
+    prompts = readable([tokenizer.decode(p.prefix, skip_special_tokens=True) for p in passages], name="prompts")
+    truths = readable([tokenizer.decode(p.suffix, skip_special_tokens=True) for p in passages], name="suffixes")
     return [
         {
             "id": p.id,
             "group": p.group,
             "kind": p.kind,
             "repeats": p.repeats,
-            "prompt": tokenizer.decode(p.prefix, skip_special_tokens=True),
-            "truth": tokenizer.decode(p.suffix, skip_special_tokens=True),
+            "prompt": prompt,
+            "truth": truth,
         }
-        for p in passages
+        for p, prompt, truth in zip(passages, prompts, truths, strict=True)
     ]
 
 

@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import nn
 
 from ppo.config import Sampling
+from ppo.io.surrogates import refuse_surrogates
 from ppo.types import Generation
 
 
@@ -55,7 +56,10 @@ def whole(passage: Passage) -> list[int]:
 
 
 def check_passages(passages: Sequence[Passage]) -> None:
-    """ValueError for an empty list, a passage without prefix or suffix, or an id that occurs twice."""
+    """ValueError for an empty list, a passage without prefix or suffix, and an id that occurs twice.
+
+    Half a character in an id, a group or a kind is an error too (:mod:`ppo.io.surrogates`).
+    """
     if not passages:
         raise ValueError("there are no passages to evaluate: give at least one")
     seen: set[str] = set()
@@ -65,4 +69,5 @@ def check_passages(passages: Sequence[Passage]) -> None:
             raise ValueError(f"passage {p.id!r} has {sizes}: need both")
         if p.id in seen:
             raise ValueError(f"passage id {p.id!r} occurs twice: ids must be unique")
+        refuse_surrogates({"id": p.id, "group": p.group, "kind": p.kind}, f"passage {p.id!r}")
         seen.add(p.id)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from ppo.io.surrogates import without_surrogates
 from rewards.bleu import Bleu, corpus_score
 from rewards.edit import SIGNATURE as EDIT_SIGNATURE
 
@@ -100,7 +101,7 @@ def membership_scores(
     rows = []
     for passage, found in zip(passages, statistics, strict=True):
         logprobs, means, deviations = (x[found.start :] for x in (found.logprobs, found.means, found.deviations))
-        text = tokenizer.decode(whole(passage), skip_special_tokens=True)
+        text = without_surrogates(tokenizer.decode(whole(passage), skip_special_tokens=True))
         values = (
             loss_score(logprobs),
             zlib_score(logprobs, text),

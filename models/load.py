@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from models.gguf_header import check_gguf, read_gguf_header
 from models.lab.load import TWINS, load_twin
+from ppo.io.surrogates import without_surrogates
 from ppo.lm.config_bounds import check_built
 from ppo.lm.device import move, resolve_device
 from ppo.lm.load import TOKENIZER_REMEDY, check_causal, check_tokenizer, check_weights, explained, load_pretrained
@@ -43,7 +44,7 @@ class LoadedModel:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Token ids as text without special tokens."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        return without_surrogates(str(self.tokenizer.decode(ids, skip_special_tokens=True)))
 
     def save(self, folder: Path) -> None:
         """Write a plain Hugging Face folder with the model and the tokenizer."""

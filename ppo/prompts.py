@@ -6,7 +6,7 @@ This module knows tokenizers and rows, nothing about models or rewards.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from .io.chat import encode_chat, is_chat
 from .io.listed import kind, listed
 from .io.special import encode_text
+from .io.surrogates import readable, refuse_surrogates
 from .types import Generation, Row, Sample
 
 MAX_ID = 2**31
@@ -42,17 +43,24 @@ def read_prompts(prompts: Any, tokenizer: Any | None, *, name: str = "prompt") -
     EOS at its end (:func:`ppo.io.special.encode_text`).
 
     Raises ValueError in one line for what is no such list (:mod:`ppo.io.listed`). Raises ValueError that names the
-    index for an empty prompt, a dict without "prompt", ids that hold padding, a value of another type, and a string or
-    messages where there is no tokenizer.
+    index for an empty prompt, a dict without "prompt", ids that hold padding, a value of another type, half a character
+    in a string of the row (:mod:`ppo.io.surrogates`), and a string or messages where there is no tokenizer.
     """
     items = listed(prompts, name=f"{name}s")
-    return [_read(prompt, f"{name} {index}", tokenizer) for index, prompt in enumerate(items)]
+    return _readable([_read(prompt, f"{name} {index}", tokenizer) for index, prompt in enumerate(items)], f"{name}s")
 
 
 def read_texts(texts: Any, tokenizer: Any | None) -> list[Prompt]:
     """The same for text that nothing is to follow: a conversation ends with its last message."""
     items = listed(texts, name="retain")
-    return [_read(text, f"retain text {index}", tokenizer, is_whole=True) for index, text in enumerate(items)]
+    found = [_read(text, f"retain text {index}", tokenizer, is_whole=True) for index, text in enumerate(items)]
+    return _readable(found, "retain texts")
+
+
+def _readable(prompts: list[Prompt], name: str) -> list[Prompt]:
+    """The prompts, their texts without half characters, which a tokenizer may make of ids."""
+    texts = readable([prompt.text for prompt in prompts], name=name)
+    return [replace(prompt, text=text) for prompt, text in zip(prompts, texts, strict=True)]
 
 
 def _read(prompt: Any, where: str, tokenizer: Any | None, *, is_whole: bool = False) -> Prompt:
@@ -60,11 +68,13 @@ def _read(prompt: Any, where: str, tokenizer: Any | None, *, is_whole: bool = Fa
     if "prompt" not in row:
         raise ValueError(f"{where} is a dict without the key 'prompt'; {_other_key(row)}")
     content = row["prompt"]
+    refuse_surrogates({name: value for name, value in row.items() if isinstance(value, str)}, where)
     if isinstance(content, str):
         if tokenizer is None:
             raise ValueError(f"{where} is a string, which needs a tokenizer: pass tokenizer=… or token ids")
         ids, text = encode_text(content, tokenizer, is_whole=is_whole), content
     elif is_chat(content):
+        refuse_surrogates(content, where)
         ids, text = encode_chat(content, tokenizer, where=where, is_whole=is_whole)
     else:
         ids = _token_ids(content, where)
@@ -144,14 +154,13 @@ def make_samples(prompts: Sequence[Prompt], generation: Generation, tokenizer: A
     def text_of(ids: list[int]) -> str:
         return tokenizer.decode(ids, skip_special_tokens=True) if tokenizer is not None else ""
 
-    samples = []
-    for prompt, start, tokens, length, is_ended, info in zip(
-        prompts, starts, generation.tokens.tolist(), lengths, ended, noted, strict=True
-    ):
-        ids = tokens[:length]
-        asked = prompt.text if start == prompt.ids else text_of(start)
-        samples.append(Sample(asked, text_of(ids), start, ids, prompt.row, is_ended, info))
-    return samples
+    responses = [tokens[:length] for tokens, length in zip(generation.tokens.tolist(), lengths, strict=True)]
+    asked = [p.text if start == p.ids else text_of(start) for p, start in zip(prompts, starts, strict=True)]
+    asked = readable(asked, name="prompts")
+    texts = readable([text_of(ids) for ids in responses], name="responses")
+    rows = [prompt.row for prompt in prompts]
+    parts = zip(asked, texts, starts, responses, rows, ended, noted, strict=True)  # the fields of a sample in order
+    return [Sample(*fields) for fields in parts]
 
 
 class PromptStream:

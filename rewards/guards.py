@@ -11,13 +11,13 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ppo.io.visible import BLANKS, JOINERS
 from ppo.types import Sample
 
 from .repetition import loop_share, repeated_share
-from .samples import BLANKS, content_ids, has_truth, is_visible, truth_ids
+from .samples import content_ids, has_truth, is_visible, truth_ids
 
 REPLACEMENT = "\ufffd"
-JOINERS = "\u200c\u200d"
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
+from ppo.io.visible import BLANKS
 from ppo.types import Sample
 
-BLANKS = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
-"""Letters and signs that are drawn as nothing: joiners and fillers of Hangul and Khmer, the empty braille cell."""
 UNSEEN = ("Cc", "Cf", "Mn", "Me", "Zl", "Zp")
 """Unicode categories that show nothing by themselves: control, format, marks on a letter, separators."""
 

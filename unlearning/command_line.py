@@ -17,6 +17,7 @@ from typing import Any
 
 import ppo
 from ppo.io.options import add_options, field_sections, flag_of
+from ppo.io.visible import visible
 from unlearning.attack import AttackOptions
 from unlearning.compare.comparison import Comparison
 from unlearning.options import (
@@ -172,7 +173,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
         return parse([late[0], *words])
     foreign = [word for word in arguments if takers(word) and parsed.command not in takers(word)]
     if foreign or left_over:  # argparse would take --top-k for short of the attacks' --top-ks
-        parsers[parsed.command].error(why_not(parsed.command, foreign or left_over))
+        parsers[parsed.command].error(visible(why_not(parsed.command, foreign or left_over)))
     if parsed.help_all:
         make_parsers(is_whole=True)[1][parsed.command].print_help()
         raise SystemExit(0)

@@ -11,6 +11,7 @@ from typing import Any
 
 import ppo
 from ppo.distributed import LostProcessError, OtherProcessError, Processes
+from ppo.io.visible import visible
 
 
 def exit_status(work: Callable[[], None], command: str, out: Path, processes: Processes) -> int:
@@ -26,11 +27,11 @@ def exit_status(work: Callable[[], None], command: str, out: Path, processes: Pr
     except (ValueError, OSError, FloatingPointError, ppo.CheckError, LostProcessError) as error:
         if processes.claim("end"):
             told = "; ".join([str(error), *getattr(error, "__notes__", [])])
-            print(f"demem: {' '.join(told.split())}", file=sys.stderr)
+            print(f"demem: {visible(' '.join(told.split()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         if processes.claim("end"):
-            print(f"demem: interrupted{how_to_go_on(command, out)}", file=sys.stderr)
+            print(f"demem: interrupted{visible(how_to_go_on(command, out))}", file=sys.stderr)
         return 130
     except RuntimeError:  # a process that failed before this one has said why
         if processes.count == 1 or processes.claim("end"):

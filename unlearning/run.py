@@ -20,6 +20,7 @@ from eval.results import check_folder, check_same, check_untrained, read_setting
 from models.load import LoadedModel, load
 from ppo.distributed import Processes
 from ppo.io.options import given_values
+from ppo.io.visible import visible
 from ppo.lm.backbone import context_length, vocabulary_size
 from ppo.lm.device import resolve_device, resolve_dtype
 from rewards.bertscore import BertScore
@@ -134,5 +135,5 @@ def join_settings(
 
 
 def say(text: str) -> None:
-    """One message to the reader."""
-    print(text, flush=True)
+    """One message to the reader. What in it came from outside can neither act on the terminal nor hide in it."""
+    print(visible(text, lines=True), flush=True)

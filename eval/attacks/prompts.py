@@ -14,6 +14,7 @@ from torch import nn
 
 from ppo.config import Sampling
 from ppo.generation import generate as ppo_generate
+from ppo.io.surrogates import without_surrogates
 from ppo.lm.backbone import context_length
 
 from ..outputs import continuations
@@ -128,7 +129,7 @@ def perturbed_attack(
     for name, change in CHANGES.items():
         shown = []
         for p in passages:
-            text = change(tokenizer.decode(list(p.prefix), skip_special_tokens=True))
+            text = change(without_surrogates(tokenizer.decode(list(p.prefix), skip_special_tokens=True)))
             ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
             ids = ids if limit is None else ids[-(limit - longest) :]
             if ids:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from difflib import SequenceMatcher
 
-_PIECES = re.compile(r"\s+|\w+|[^\w\s]")
+_PIECES = re.compile(r"\s+|[\w\u200c\u200d]+|[^\w\s][\ufe00-\ufe0f]*")  # joiners stay inside words
 
 
 def matching_pieces(output: str, truth: str) -> list[tuple[str, bool]]:

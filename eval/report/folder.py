@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from ppo.config import Config
 from ppo.io.options import field_comments
+from ppo.io.visible import as_html
 from ppo.log import read_jsonl
 
 from ..results import read_results, read_settings, replace_text
@@ -113,7 +113,7 @@ def _news(metrics: Sequence[Mapping[str, float]], step: int, steps: int, left: f
         parts.append(f"{minutes} min {seconds:02d} s left at most")
     written = time.strftime("%H:%M:%S")
     return (
-        f'<div class="news"><p><b>{escape("; ".join(parts))}.</b></p><p class="soft small">Written at {written}; '
+        f'<div class="news"><p><b>{as_html("; ".join(parts))}.</b></p><p class="soft small">Written at {written}; '
         f"the page loads itself again every {RELOAD_S} s until the run ends.</p></div>"
     )
 
@@ -123,7 +123,7 @@ def _samples(samples: Sequence[Mapping[str, Any]]) -> str:
     newest = [s for s in samples if s["step"] == samples[-1]["step"]]
     return "".join(
         f'<article class="passage"><header><b>score {sample["score"]:.3f}</b></header>'
-        f'<div class="text prompt">{escape(sample["prompt"])}</div>'
-        f'<div class="text">{escape(sample["response"])}</div></article>'
+        f'<div class="text prompt">{as_html(sample["prompt"])}</div>'
+        f'<div class="text">{as_html(sample["response"])}</div></article>'
         for sample in newest
     )

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
+
+from ppo.io.visible import as_attribute, as_html
 
 from .curves import CURVES, Curve, curve_section
 from .passages import passage_section
@@ -70,7 +71,7 @@ def render_page(
     if reload_s is not None:
         shown.sort(key=lambda section: section[0] not in ("training", "samples"))
     body = [
-        f'<header class="top"><h1>{escape(title)}</h1><button id="theme" type="button" hidden>Dark</button></header>',
+        f'<header class="top"><h1>{as_html(title)}</h1><button id="theme" type="button" hidden>Dark</button></header>',
         news,
         _lead(*numbers, terms),
         _tiles(*numbers, terms),
@@ -87,7 +88,7 @@ def _document(title: str, body: str, reload_s: int | None) -> str:
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         "style-src 'unsafe-inline'; script-src 'unsafe-inline'; form-action 'none'; base-uri 'none'\">"
-        f"{reload}<title>{escape(title)}</title><style>{CSS}</style></head>\n<body><main>\n{body}\n</main>"
+        f"{reload}<title>{as_attribute(title)}</title><style>{CSS}</style></head>\n<body><main>\n{body}\n</main>"
         f'<div id="tip" role="tooltip" hidden><b></b><span></span></div><script>{SCRIPT}</script></body></html>\n'
     )
 
@@ -101,7 +102,7 @@ def _lead(before: Mapping[str, float], after: Mapping[str, float] | None, terms:
         was, now = 100 * before["forget/exact"], 100 * after["forget/exact"]
         text += f" Greedy decoding reproduces {was:.1f} % of the forget set before and {now:.1f} % after unlearning."
     return (
-        f'<p class="soft">{escape(text)} Small figures: {terms.label("95 % intervals", "interval")}. '
+        f'<p class="soft">{as_html(text)} Small figures: {terms.label("95 % intervals", "interval")}. '
         "For the definition of a number, point at it, tap it, or reach its label with the Tab key.</p>"
     )
 
@@ -133,9 +134,9 @@ def _tiles(before: Mapping[str, float], after: Mapping[str, float] | None, terms
 
 def _tile(before: str | None, after: str | None, label: str, name: str, terms: Terms) -> str:
     if before is not None and after is not None:
-        value = f'<span class="was">{escape(before)} &rarr;</span> {escape(after)}'
+        value = f'<span class="was">{as_html(before)} &rarr;</span> {as_html(after)}'
     else:
-        value = escape((after if before is None else before) or "")
+        value = as_html((after if before is None else before) or "")
     return f'<div class="tile"{terms.mark(name)}><b>{value}</b><span>{terms.label(label, name)}</span></div>'
 
 
@@ -170,7 +171,7 @@ def _bars(before: Mapping[str, float], after: Mapping[str, float] | None, terms:
 def _comparison(before: Evaluated, after: Evaluated | None, terms: Terms) -> str:
     groups = groups_of(before["summary"])
     head = "".join(
-        f'<th scope="col">{escape(group_label(g))}<br>'
+        f'<th scope="col">{as_html(group_label(g))}<br>'
         f'<span class="soft">n = {before["summary"][f"{g}/passages"]:.0f}</span></th>'
         for g in groups
     )
@@ -180,7 +181,7 @@ def _comparison(before: Evaluated, after: Evaluated | None, terms: Terms) -> str
     for row, names in in_groups + wide:
         if row.section != section:
             section = row.section
-            lines.append(f'<tr class="section"><th colspan="{len(groups) + 1}">{escape(section)}</th></tr>')
+            lines.append(f'<tr class="section"><th colspan="{len(groups) + 1}">{as_html(section)}</th></tr>')
         of = [group_label(g) for g in groups] if len(names) > 1 or names[0] != row.quantity else [""]
         lines.append(_line(row, list(zip(names, of, strict=True)), before, after, terms))
     return (
@@ -193,21 +194,21 @@ def _line(row: Row, cells: Sequence[tuple[str, str]], before: Evaluated, after: 
     """One row of the table. ``cells``: for each cell, its metric and the label of its group ("" without a group)."""
     text = f'<tr><th scope="row">{terms.label(row.label, row.quantity)}</th>'
     for name, group in cells:
-        of = f' data-of="{escape(group, quote=True)}"' if group else ""
+        of = f' data-of="{as_attribute(group)}"' if group else ""
         text += f"<td{terms.mark(row.quantity)}{of}>{_cell(row, name, before, after, terms)}</td>"
     return text + "</tr>"
 
 
 def _cell(row: Row, name: str, before: Evaluated, after: Evaluated | None, terms: Terms) -> str:
     shown = before if after is None else after
-    text = escape(row.text(shown["summary"].get(name)))
+    text = as_html(row.text(shown["summary"].get(name)))
     if after is not None:
-        was = escape(row.text(before["summary"].get(name)))
+        was = as_html(row.text(before["summary"].get(name)))
         text = f'<span class="was">{was}</span> <span class="arrow">&rarr;</span> {text}'
     interval = shown["intervals"].get(name)
     if interval is not None:
         low, high = (row.text(x).removesuffix(" %") for x in interval)
-        text += f'<span class="range"{terms.mark("interval")}>{escape(low)} &ndash; {escape(high)}</span>'
+        text += f'<span class="range"{terms.mark("interval")}>{as_html(low)} &ndash; {as_html(high)}</span>'
     return text
 
 
@@ -218,9 +219,9 @@ def _facts(title: str, facts: Mapping[str, Any], notes: Mapping[str, str] | None
     lines = ""
     for name, value in facts.items():
         note = (notes or {}).get(name, "")
-        soft = f' <span class="note">{escape(note)}</span>' if note else ""
-        lines += f"<dt>{escape(str(name))}</dt><dd>{escape(_plain(value))}{soft}</dd>"
-    return f"<details><summary>{escape(title)}</summary><dl>{lines}</dl></details>"
+        soft = f' <span class="note">{as_html(note)}</span>' if note else ""
+        lines += f"<dt>{as_html(str(name))}</dt><dd>{as_html(_plain(value))}{soft}</dd>"
+    return f"<details><summary>{as_html(title)}</summary><dl>{lines}</dl></details>"
 
 
 def _plain(value: Any) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
+
+from ppo.io.visible import as_attribute, as_html
 
 from .diff import matching_pieces
 from .rows import group_label
@@ -58,21 +59,21 @@ def passage_card(passage: Mapping[str, Any]) -> str:
     """The card of one passage. Every text is escaped."""
     is_pair = bool(passage.get("after"))
     truth, state = passage["truth"], state_of(passage)
-    columns = [f'<div><p class="side">Truth</p><div class="text">{escape(truth)}</div></div>']
+    columns = [f'<div><p class="side">Truth</p><div class="text">{as_html(truth)}</div></div>']
     for name, label in (("before", "Before"), ("after", "After")) if is_pair else (("before", "Output"),):
         side = passage[name]
         columns.append(f'<div><p class="side">{label}{_numbers(side)}</p>{marked(side["output"], truth)}</div>')
     label = (STATES if is_pair else ONE_MODEL)[state]
-    facts = [f"<b>{escape(str(passage['id']))}</b>", f'<span class="state {state}">{label}</span>']
-    facts.append(f"<span>{escape(group_label(passage['group']))}</span>")
+    facts = [f"<b>{as_html(str(passage['id']))}</b>", f'<span class="state {state}">{label}</span>']
+    facts.append(f"<span>{as_html(group_label(passage['group']))}</span>")
     if passage.get("kind"):
-        facts.append(f"<span>{escape(str(passage['kind']))}</span>")
+        facts.append(f"<span>{as_html(str(passage['kind']))}</span>")
     if passage.get("repeats"):
-        facts.append(f"<span>seen {escape(str(passage['repeats']))} times</span>")
+        facts.append(f"<span>seen {as_html(str(passage['repeats']))} times</span>")
     return (
-        f'<article class="passage" data-group="{escape(str(passage["group"]), quote=True)}" data-state="{state}"'
+        f'<article class="passage" data-group="{as_attribute(str(passage["group"]))}" data-state="{state}"'
         f"{_sort_keys(passage)}><header>{''.join(facts)}</header>"
-        f'<div class="text prompt">{escape(passage["prompt"])}</div>'
+        f'<div class="text prompt">{as_html(passage["prompt"])}</div>'
         f'<div class="texts">{"".join(columns)}</div></article>\n'
     )
 
@@ -82,7 +83,7 @@ def marked(output: str, truth: str) -> str:
     if not output.strip():
         return '<div class="text none">empty</div>'
     pieces = matching_pieces(output, truth)
-    text = "".join(f"<mark>{escape(piece)}</mark>" if match else escape(piece) for piece, match in pieces)
+    text = "".join(f"<mark>{as_html(piece)}</mark>" if match else as_html(piece) for piece, match in pieces)
     return f'<div class="text">{text}</div>'
 
 
@@ -124,5 +125,5 @@ def _filters(shown: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _select(name: str, label: str, everything: str, options: Mapping[str, str]) -> str:
-    items = "".join(f'<option value="{escape(v, quote=True)}">{escape(text)}</option>' for v, text in options.items())
+    items = "".join(f'<option value="{as_attribute(v)}">{as_html(text)}</option>' for v, text in options.items())
     return f'<label>{label}<select id="{name}"><option value="">{everything}</option>{items}</select></label>'

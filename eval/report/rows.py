@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ppo.io.visible import visible
+
 Kind = Literal["share", "score", "number"]
 Record = Mapping[str, Any]
 
@@ -136,7 +138,7 @@ def render_table(
     """
     groups = groups_of(before)
     rows = [row for row in rows_for(list(before)) if is_full or _is_main(row.quantity)]
-    table = [["", *(f"{group_label(g)} ({before[f'{g}/passages']:.0f})" for g in groups)]]
+    table = [["", *(f"{visible(group_label(g))} ({before[f'{g}/passages']:.0f})" for g in groups)]]
     table += [[row.label, *(_cell(row, f"{g}/{row.quantity}", before, after) for g in groups)] for row in rows]
     widths = [max(len(line[i]) for line in table) for i in range(len(groups) + 1)]
     lines = ["  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
@@ -154,7 +156,8 @@ def render_passage(record: Record) -> str:
     """One paired record as plain text: the end of its prompt, its true suffix, and the outputs before and after."""
     texts = {"prompt": "…" + record["prompt"][-80:], "truth": record["truth"]}
     texts |= {label: record[label]["output"] for label in ("before", "after") if record.get(label)}
-    return "\n".join([record["id"], *(f"  {name:7} {' '.join(text.split())}" for name, text in texts.items())])
+    lines = [f"  {name:7} {visible(' '.join(text.split()))}" for name, text in texts.items()]
+    return "\n".join([visible(record["id"]), *lines])
 
 
 def _is_main(quantity: str) -> bool:

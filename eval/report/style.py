@@ -78,6 +78,8 @@ button:not(.term) { cursor:pointer; }
 .state.still,.state.new { color:var(--bad); } .state.gone { color:var(--good); }
 .texts { display:grid; grid-template-columns:repeat(auto-fit,minmax(min(15rem,100%),1fr)); gap:.8rem 1.2rem; }
 .side span { font-weight:400; margin-left:.5em; color:var(--faint); white-space:nowrap; }
+.text,dd { unicode-bidi:plaintext; }
+.sign { border:1px dotted var(--soft); border-radius:3px; font-size:.85em; padding:0 .15em; }
 .text { white-space:pre-wrap; overflow-wrap:anywhere;
   font:.82rem/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace; }
 .prompt { color:var(--soft); margin-bottom:.7rem; }

@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Literal
+
+from ppo.io.visible import as_attribute
 
 Point = tuple[float, float]
 Shape = Literal["round", "square", "diamond"]
@@ -141,7 +142,7 @@ def scatter_chart(
 
 def _dot(name: str, dot: Dot, low: Point, middle: Point, high: Point) -> str:
     x, y = middle
-    parts = [f'<g class="{name}"><title>{escape(dot.title)}</title>']
+    parts = [f'<g class="{name}"><title>{as_attribute(dot.title)}</title>']
     if dot.dx:
         parts.append(f'<line class="error" x1="{low[0]:.1f}" x2="{high[0]:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
     if dot.dy:
@@ -164,12 +165,12 @@ def _spot(x: float, y: float, shape: Shape) -> str:
 
 
 def _open(width: int, height: int, label: str) -> str:
-    name = escape(label, quote=True)
+    name = as_attribute(label)
     return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{name}"><title>{name}</title>'
 
 
 def _text(x: float, y: float, text: str, anchor: str, name: str = "tick") -> str:
-    return f'<text class="{name}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+    return f'<text class="{name}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{as_attribute(text)}</text>'
 
 
 def _left(names: Sequence[str]) -> float:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from html import escape
+
+from ppo.io.visible import as_attribute, as_html
 
 from .rows import GLOBAL_ROWS, rows_for
 
@@ -50,18 +51,18 @@ class Terms:
     def label(self, text: str, name: str) -> str:
         """The text as a button that shows the definition, or plain text without one."""
         if name not in self.known:
-            return escape(text)
-        return f'<button type="button" class="term"{self.mark(name)}>{escape(text)}</button>'
+            return as_html(text)
+        return f'<button type="button" class="term"{self.mark(name)}>{as_html(text)}</button>'
 
     def mark(self, name: str) -> str:
         """The attribute that makes an element show a definition, after a blank, or "" without a definition."""
-        return f' data-def="{escape(name, quote=True)}"' if name in self.known else ""
+        return f' data-def="{as_attribute(name)}"' if name in self.known else ""
 
     def section(self) -> str:
         """The folded list of all definitions, which the script reads."""
         lines = "".join(
-            f"<dt>{escape(label)}</dt>"
-            f'<dd id="def-{escape(name, quote=True)}" data-label="{escape(label, quote=True)}">{escape(text)}</dd>'
+            f"<dt>{as_html(label)}</dt>"
+            f'<dd id="def-{as_attribute(name)}" data-label="{as_attribute(label)}">{as_html(text)}</dd>'
             for name, (label, text) in self.known.items()
         )
         return f"<details><summary>Definitions</summary><dl>{lines}</dl></details>"

@@ -12,6 +12,8 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from .surrogates import refuse_surrogates
+
 
 def is_chat(content: Any) -> bool:
     """Whether a prompt is meant as messages: a list with a dict in it."""
@@ -47,6 +49,7 @@ def encode_chat(
     except (TemplateError, TypeError, ValueError, KeyError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{where}: the chat template does not take these messages: {reason:.200}") from error
+    refuse_surrogates(text, f"{where}: the text of its chat template")
     for message in plain:  # a template that expects a string prints anything else as Python would
         if not isinstance(message.get("content"), str) and message.get("content") and str(message["content"]) in text:
             raise ValueError(f"{where}: the chat template takes content as a string only, not as a list of parts")

@@ -1,8 +1,19 @@
-"""A console that cannot write every sign. This module knows streams, nothing else."""
+"""What reaches a console: signs that it cannot write, and warnings that quote text from outside.
+
+This module knows streams, warnings and logging, nothing else.
+"""
 
 from __future__ import annotations
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from .visible import visible
+
+_LOGGERS = ("", "transformers", "huggingface_hub")  # they quote names from configs that strangers wrote
 
 
 def print_any_text(*streams: Any) -> None:
@@ -13,3 +24,29 @@ def print_any_text(*streams: Any) -> None:
     for stream in streams:
         if hasattr(stream, "reconfigure") and (stream.encoding or "").lower().replace("-", "") != "utf8":
             stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def shown_warnings() -> Iterator[None]:
+    """Within the context, warnings and log lines of other libraries are made visible (:mod:`ppo.io.visible`)."""
+    plain = warnings.formatwarning
+    handlers = [handler for name in _LOGGERS for handler in logging.getLogger(name).handlers]
+
+    def format_shown(*arguments: Any, **named: Any) -> str:
+        return visible(plain(*arguments, **named), lines=True)
+
+    for handler in handlers:
+        handler.addFilter(_show)
+    warnings.formatwarning = format_shown
+    try:
+        yield
+    finally:
+        warnings.formatwarning = plain
+        for handler in handlers:
+            handler.removeFilter(_show)
+
+
+def _show(record: logging.LogRecord) -> bool:
+    """A filter that keeps every record, with its message as it may be shown."""
+    record.msg, record.args = visible(record.getMessage(), lines=True), ()
+    return True

@@ -9,6 +9,8 @@ import dataclasses
 import math
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from .surrogates import refuse_surrogates
+
 
 def require(condition: bool, config: Any, name: str, remedy: str) -> None:
     """Raise a ValueError that names the field, its value and the remedy."""
@@ -29,6 +31,7 @@ def check_types(config: Any) -> None:
             object.__setattr__(config, field.name, value)
         if not accepts(value, hint):
             raise ValueError(f"{type(config).__name__}.{field.name}={value!r} must be {describe(hint)}")
+        refuse_surrogates(value, f"{type(config).__name__}.{field.name}={value!r:.80}")
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{type(config).__name__}.{field.name}={value!r} must be finite")
 

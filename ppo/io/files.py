@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .surrogates import refuse_written_surrogates, without_surrogates
+from .visible import visible
+
 MAX_JSON_BYTES = (
     32 * 2**20
 )  # Python may need 25 times as much; state.json names every frozen parameter and is far smaller
@@ -21,21 +24,26 @@ MAX_JSON_BYTES = (
 def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """The content of a JSON file. Raises ValueError that names a file that is missing, too large, or no JSON in UTF-8.
 
-    Two things that JSON allows are refused too: an integer of thousands of digits, and very deeply nested lists.
+    Three things that JSON allows are refused too: an integer of thousands of digits, very deeply nested lists, and half
+    a character (:mod:`ppo.io.surrogates`).
     """
+    name = visible(str(path))
     try:
         with open(path, "rb") as file:
             content = file.read(max_bytes + 1)
     except FileNotFoundError as error:
-        raise ValueError(f"{path} is missing") from error
+        raise ValueError(f"{name} is missing") from error
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+        raise ValueError(f"{name} cannot be read: {error.strerror}") from error
     if len(content) > max_bytes:
-        raise ValueError(f"{path} is damaged: it is longer than {max_bytes} bytes")
+        raise ValueError(f"{name} is damaged: it is longer than {max_bytes} bytes")
     try:
-        return json.loads(content.decode("utf-8"))
+        text = content.decode("utf-8")
+        values = json.loads(text)
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or a number that is too long
-        raise ValueError(f"{path} is damaged: {str(error)[:200]}") from error
+        raise ValueError(f"{name} is damaged: {str(error)[:200]}") from error
+    refuse_written_surrogates(values, text, name)
+    return values
 
 
 @contextmanager
@@ -44,9 +52,10 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        if str(path) in str(error):
+        name = visible(str(path))
+        if str(path) in str(error) or name in str(error):
             raise
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{name}: {error}") from error
 
 
 @contextmanager
@@ -66,11 +75,14 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, flush it to disk, and rename it. An error leaves the old file."""
+    """Write a text file under a temporary name, flush it to disk, and rename it. An error leaves the old file.
+
+    Half a character, which UTF-8 cannot hold, is written as U+FFFD: a file must not fail when the work is done.
+    """
     temporary = path.with_name(path.name + ".tmp")
     try:
         with naming_file(path):
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(without_surrogates(text), encoding="utf-8")
             flush(temporary)
     except OSError:
         temporary.unlink(missing_ok=True)

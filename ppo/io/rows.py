@@ -16,6 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from .surrogates import refuse_written_surrogates
+from .visible import visible
+
 MAX_LINE_BYTES = 16 * 2**20
 Place = str
 """Where a row stands, for error messages: "rows.csv, line 3"."""
@@ -28,10 +31,11 @@ _NPY_ERRORS = (
 def byte_lines(path: Path) -> Iterator[tuple[Place, bytes]]:
     """(place, line with its line end) of a file, not decoded. Raises ValueError that names a line that is too long."""
     if not path.is_file():
-        raise ValueError(f"{path} is not a file; check the path")
+        raise ValueError(f"{visible(str(path))} is not a file; check the path")
+    name = visible(str(path))
     with path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), start=1):
-            place = f"{path}, line {number}"
+            place = f"{name}, line {number}"
             if len(line) > MAX_LINE_BYTES:
                 raise ValueError(f"{place} is longer than {MAX_LINE_BYTES} bytes; is this a text file?")
             yield place, line
@@ -52,17 +56,18 @@ def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[Place, dict[s
     Raises ValueError for a missing or repeated column, a wrong number of fields, or broken quoting. It names the file,
     the line and a remedy.
     """
+    name = visible(str(path))
     reader = csv.reader((_with_line_feed(line) for _, line in text_lines(path)), strict=True)
     try:
         header = _next_fields(reader) or []
         for column in columns:
             if header.count(column) != 1:
                 raise ValueError(
-                    f"{path}, line 1: the header {header!r:.200} must name the column {column!r} once; "
+                    f"{name}, line 1: the header {header!r:.200} must name the column {column!r} once; "
                     f"expected columns: {', '.join(columns)}{_other_separator(header)}"
                 )
         while (fields := _next_fields(reader)) is not None:
-            place = f"{path}, line {reader.line_num}"
+            place = f"{name}, line {reader.line_num}"
             if fields and len(fields) != len(header):
                 raise ValueError(
                     f"{place} has {len(fields)} fields, the header has {len(header)}; check commas and quotes"
@@ -70,7 +75,7 @@ def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[Place, dict[s
             if fields:
                 yield place, dict(zip(header, fields, strict=True))
     except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num} is malformed CSV ({error}); check its quotes") from error
+        raise ValueError(f"{name}, line {reader.line_num} is malformed CSV ({error}); check its quotes") from error
 
 
 def _with_line_feed(line: str) -> str:
@@ -102,7 +107,10 @@ def kind_of_file(path: Path) -> str:
 
 
 def jsonl_rows(path: Path) -> Iterator[tuple[Place, dict[str, Any]]]:
-    """(place, object) of a JSON-lines file. Blank lines are skipped. Raises ValueError that names file and line."""
+    """(place, object) of a JSON-lines file. Blank lines are skipped. Raises ValueError that names file and line.
+
+    Half a character, which JSON can write, is refused too (:mod:`ppo.io.surrogates`).
+    """
     for place, line in text_lines(path):
         if not line.strip():
             continue
@@ -110,6 +118,7 @@ def jsonl_rows(path: Path) -> Iterator[tuple[Place, dict[str, Any]]]:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:  # not JSON, or a number that is too long
             raise ValueError(f"{place} is malformed JSON ({error}); write one object a line") from error
+        refuse_written_surrogates(row, line, place)
         if not isinstance(row, dict):
             raise ValueError(f"{place} holds a {type(row).__name__}; write one JSON object a line")
         yield place, row
@@ -117,16 +126,17 @@ def jsonl_rows(path: Path) -> Iterator[tuple[Place, dict[str, Any]]]:
 
 def read_ids(path: Path) -> np.ndarray:
     """A memory-mapped integer array [rows, tokens]. ValueError names the file, what it holds and what is expected."""
+    name = visible(str(path))
     if not path.is_file():
-        raise ValueError(f"{path} is missing; check the path")
+        raise ValueError(f"{name} is missing; check the path")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except _NPY_ERRORS as error:
-        raise ValueError(f"{path} is not a readable .npy array of numbers ({error})") from error
+        raise ValueError(f"{name} is not a readable .npy array of numbers ({error})") from error
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "iu":
         shape, dtype = getattr(array, "shape", None), getattr(array, "dtype", None)
-        raise ValueError(f"{path} holds shape {shape}, type {dtype}; expected integers of shape [rows, tokens]")
+        raise ValueError(f"{name} holds shape {shape}, type {dtype}; expected integers of shape [rows, tokens]")
     if len(array) > path.stat().st_size:  # rows of no tokens take no bytes: a header could promise any number
         excess = "it declares more rows than the file has bytes"
-        raise ValueError(f"{path} has the shape {array.shape}: {excess}; expected [rows, tokens]")
+        raise ValueError(f"{name} has the shape {array.shape}: {excess}; expected [rows, tokens]")
     return array

@@ -15,6 +15,8 @@ from typing import Any
 from ..checkpoint.folder import list_checkpoints
 from ..io.files import flush, naming_file, replace_text
 from ..io.rows import byte_lines
+from ..io.surrogates import refuse_written_surrogates, without_surrogates
+from ..io.visible import visible
 from ..run.lock import only_writer
 from ..types import Rollout
 from .csv_table import CsvTable
@@ -61,6 +63,7 @@ class RunLog:
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Write the numbers of a finished step."""
+        values = {without_surrogates(name): value for name, value in values.items()}
         self._append("metrics.jsonl", {"step": step, **values})
         if self._csv is not None:
             self._csv.append({"step": step, **values})
@@ -91,7 +94,7 @@ class RunLog:
             return
         path = self._folder / name
         with naming_file(path), open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            file.write(without_surrogates(json.dumps(record, ensure_ascii=False)) + "\n")
 
 
 def headline(labels: Mapping[str, str], metrics: Mapping[str, float]) -> dict[str, str]:
@@ -102,8 +105,8 @@ def headline(labels: Mapping[str, str], metrics: Mapping[str, float]) -> dict[st
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The records of a JSONL file. A last line that is not JSON is left out, because a kill may have cut it off.
 
-    Raises ValueError, with the line's number, for any other line that is not a JSON object in UTF-8, and for a line
-    that is too long.
+    Raises ValueError, with the line's number, for any other line that is not a JSON object in UTF-8, for a line that is
+    too long, and for half a character (:mod:`ppo.io.surrogates`).
     """
     records: list[dict[str, Any]] = []
     refused = None  # the error of the line before, which would have been the last one
@@ -111,10 +114,12 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         if refused is not None:
             raise refused
         try:
-            record = json.loads(line.decode("utf-8"))
+            text = line.decode("utf-8")
+            record = json.loads(text)
         except (ValueError, RecursionError) as error:  # a kill can also cut a character of several bytes
             refused = ValueError(f"{place} is not JSON: {str(error)[:200]}")
             continue
+        refuse_written_surrogates(record, text, place)
         if not isinstance(record, dict):
             raise ValueError(f"{place} is not a JSON object: {record!r:.80}")
         records.append(record)
@@ -144,5 +149,5 @@ def _drop_from(path: Path, first_step: int) -> None:
 def _step(record: Mapping[str, Any], path: Path) -> int:
     step = record.get("step")
     if not isinstance(step, int):
-        raise ValueError(f"{path} holds a line without a step: {record!r:.80}")
+        raise ValueError(f"{visible(str(path))} holds a line without a step: {record!r:.80}")
     return step

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from ..io.visible import as_attribute, as_html, visible
 from .formulas import (
     in_symbols,
     numbers_at,
@@ -93,8 +94,8 @@ def render_trace_page(
     known = quantities_of(trace)
     has_written = any(not token.is_action for row in trace.rows for token in row.tokens)
     body = _BODY.format(
-        title=escape(title),
-        lead=escape(_lead(trace)),
+        title=as_html(title),
+        lead=as_html(_lead(trace)),
         text=escape(render_trace_text(trace)),
         notes=(_CLIP_NOTE if trace.has_clip else "") + (_WRITTEN_NOTE if has_written else ""),
         facts=_facts("Symbols", _symbols(trace, known))
@@ -108,7 +109,7 @@ def render_trace_page(
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         "style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'\">"
-        f"<title>{escape(title)}</title><style>{CSS}</style></head>\n<body>{body}</body></html>\n"
+        f"<title>{as_attribute(title)}</title><style>{CSS}</style></head>\n<body>{body}</body></html>\n"
     )
 
 
@@ -133,7 +134,7 @@ def _symbols(trace: Trace, known: Sequence[Quantity]) -> dict[str, str]:
 def _facts(title: str, facts: Mapping[str, Any]) -> str:
     """A folded list of names and values."""
     lines = "".join(
-        f"<dt>{escape(str(name))}</dt><dd>{escape(x if isinstance(x, str) else json.dumps(x, default=str))}</dd>"
+        f"<dt>{as_html(str(name))}</dt><dd>{as_html(x if isinstance(x, str) else json.dumps(x, default=str))}</dd>"
         for name, x in facts.items()
     )
     return f"<details><summary>{escape(title)}</summary><dl>{lines}</dl></details>" if facts else ""
@@ -200,7 +201,10 @@ def _row(trace: Trace, row: RowTrace, known: Sequence[Quantity], keys: Mapping[s
     return {
         "title": f"Response {row.index}",
         "note": typeset(f"score {row.score:.4g}") + f" · {count_of(row)}, {end}",
-        "prompt": [piece or token_label(piece, i) for piece, i in zip(row.pieces, row.prompt_ids, strict=True)],
+        "prompt": [
+            visible(piece, lines=True) or token_label(piece, i)
+            for piece, i in zip(row.pieces, row.prompt_ids, strict=True)
+        ],
         "first": opening_token(row),
         "action": row.actions[0],
         "numbers": {name: _rounded(x) for name, x in row_numbers(row).items()},
@@ -242,8 +246,9 @@ def _token(
 
 
 def _written(token: TokenTrace) -> str:
-    """The token's text, or a label if the text is invisible."""
-    return token.text if token.text.strip() and token.text.isprintable() else token_label(token.text, token.id)
+    """The token's text, or a label if something in the text is invisible."""
+    is_plain = token.text.strip() and token.text.isprintable() and visible(token.text) == token.text
+    return token.text if is_plain else token_label(token.text, token.id)
 
 
 def _alternative(alternative: Alternative, drawn: TokenTrace) -> list[Any]:

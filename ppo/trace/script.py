@@ -73,7 +73,7 @@ SCRIPT = r"""
       box.appendChild(button);
     });
     $("prompt").textContent = "";
-    $("prompt").append(make("b", "", "prompt"), row().prompt.join(""));
+    $("prompt").append(make("b", "", "prompt"), make("bdi", "", row().prompt.join("")));
   }
   function drawRow() {
     state.moment = Math.min(state.moment, visits() + 1);

@@ -24,6 +24,8 @@ button,select,input { font:inherit; color:inherit; }
 .text { border:1px solid var(--line); border-radius:8px; padding:.9rem 1rem .7rem; }
 .prompt { color:var(--soft); white-space:pre-wrap; overflow-wrap:anywhere; max-width:none; margin:0 0 .35rem;
   font:.86rem/1.55 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace; }
+.sign { border:1px dotted var(--ink); border-radius:3px; font:.8em ui-monospace,monospace; padding:0 .15em; }
+dd { unicode-bidi:plaintext; }
 .prompt b { font:600 .72rem system-ui,sans-serif; color:var(--soft); margin-right:.6em; }
 .strip { font:.95rem/1.3 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace; line-height:2.05; }
 .strip span { white-space:pre-wrap; overflow-wrap:anywhere; cursor:pointer; padding:.22em .06em; margin-right:1px;

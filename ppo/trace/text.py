@@ -10,6 +10,7 @@ import textwrap
 import unicodedata
 from collections.abc import Sequence
 
+from ..io.visible import code, visible
 from .formulas import in_symbols, numbers_at, quantities_of, shown, substituted, symbols_of, typeset
 from .records import RowTrace, TokenTrace, Trace
 
@@ -52,11 +53,11 @@ def render_trace_text(trace: Trace) -> str:
 
 
 def token_label(text: str, token: int) -> str:
-    """A token as one visible word. Spaces and line ends become signs, unprintable characters become their codes, and
-    an empty text becomes the token's id.
+    """A token as one visible word. Spaces and line ends become signs, what acts or hides becomes its code
+    (:func:`ppo.io.visible.visible`), and an empty text becomes the token's id.
     """
-    shown_as = "".join(_VISIBLE.get(c) or (c if c.isprintable() else f"\\x{ord(c):02x}") for c in text)
-    return shown_as or f"#{token}"
+    words = visible(text, lines=True)
+    return "".join(_VISIBLE.get(c) or (c if c.isprintable() else code(c)) for c in words) or f"#{token}"
 
 
 def opening_token(row: RowTrace) -> int:

@@ -6,10 +6,10 @@ This module shows what :mod:`eval.pareto` computed. It computes nothing itself.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
+from ppo.io.visible import as_html
 from rewards.bleu import Bleu
 
 from ...paper import DEFINITIONS as AS_PUBLISHED_DEFINITIONS
@@ -67,7 +67,7 @@ def write_pages(out: Path, points: Sequence[Mapping[str, Any]], *, order: Sequen
 
 def render_comparison(all_means: Sequence[Mean], points: Sequence[Mapping[str, Any]]) -> str:
     """The whole page as a string. ``points``: those of the means; they have settings and provenance."""
-    says = "".join(f"<p>{escape(line)}</p>" for line in sentences(all_means))
+    says = "".join(f"<p>{as_html(line)}</p>" for line in sentences(all_means))
     columns = [column for _, some in TABLES for column in some] + [*PAPER, *AS_PUBLISHED, *attack_columns(all_means)]
     terms = collect_terms(columns, settings_of(points))
     num_methods = len({m.method for m in all_means})
@@ -106,10 +106,10 @@ def _table(title: str, all_means: Sequence[Mean], columns: Sequence[Column], ter
     body = []
     for label, mark, *cells in rows[1:]:
         name = ' class="front"' if mark == "front" else ""
-        body.append(f"<tr{name}><td>{escape(label)}</td><td{MARK}>{escape(mark)}</td>"
-                    f"{''.join(f'<td>{escape(c)}</td>' for c in cells)}</tr>")  # fmt: skip
+        body.append(f"<tr{name}><td>{as_html(label)}</td><td{MARK}>{as_html(mark)}</td>"
+                    f"{''.join(f'<td>{as_html(c)}</td>' for c in cells)}</tr>")  # fmt: skip
     return (
-        f'<h2>{escape(title)}</h2><div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f'<h2>{as_html(title)}</h2><div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>"
     )
 
@@ -129,9 +129,9 @@ def _paper(all_means: Sequence[Mean], terms: Terms) -> str:
     rows = paper_table(all_means)
     names = {head: name for name, head, _ in PAPER}
     head = "".join(f"<th>{terms.label(h, names.get(h.partition(' (')[0], ''))}</th>" for h in rows[0])
-    body = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in row)}</tr>" for row in rows[1:])
+    body = "".join(f"<tr>{''.join(f'<td>{as_html(c)}</td>' for c in row)}</tr>" for row in rows[1:])
     return (
-        f'<h2>The paper\'s layout</h2><p class="soft small">{escape(PAPER_NOTE)}</p>'
+        f'<h2>The paper\'s layout</h2><p class="soft small">{as_html(PAPER_NOTE)}</p>'
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
 
@@ -156,8 +156,8 @@ def signatures_of(points: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _folded(title: str, facts: Mapping[str, str]) -> str:
-    lines = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())
-    return f"<details><summary>{escape(title)}</summary><dl>{lines}</dl></details>"
+    lines = "".join(f"<dt>{as_html(name)}</dt><dd>{as_html(text)}</dd>" for name, text in facts.items())
+    return f"<details><summary>{as_html(title)}</summary><dl>{lines}</dl></details>"
 
 
 __all__ = ["render_comparison", "table", "write_pages"]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ppo.io.visible import table_cell, visible
+
 from ...pareto import ATTACK, COLLAPSE_RULES, MAX_EXACT, TARGET, Mean, Verdict, front, matched, target, verdicts
 
 Column = tuple[str, str, str]
@@ -250,7 +252,7 @@ def paper_table(all_means: Sequence[Mean]) -> list[list[str]]:
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; the first row is its head."""
-    lines = ["| " + " | ".join(x.replace("|", "\\|") for x in row) + " |" for row in rows]
+    lines = ["| " + " | ".join(table_cell(x) for x in row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
@@ -264,10 +266,16 @@ def latex(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([*body, *map(line, rows[1:]), r"\bottomrule", r"\end{tabular}"])
 
 
+_LATEX = {sign: "\\" + sign for sign in "&%_#${}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+}
+
+
 def _escaped(text: str) -> str:
-    for sign in "\\&%_#$":
-        text = text.replace(sign, r"\textbackslash{}" if sign == "\\" else "\\" + sign)
-    return text.replace("±", r"$\pm$")
+    return "".join(_LATEX.get(sign, sign) for sign in visible(text))
 
 
 def document(all_means: Sequence[Mean]) -> str:

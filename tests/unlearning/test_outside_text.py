@@ -1,0 +1,144 @@
+r"""Text from outside, in every field of every kind of file, through whole commands.
+
+A command ends with 0, or with 2 and one line; its terminal gets no control sequence; its files are UTF-8; its pages
+show what acts or hides as a code. Half characters, such as ``"\ud800"``, are refused before any work.
+"""
+
+import json
+import re
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+import demem
+from ppo.io.visible import visible
+from unlearning.options import Options
+
+EVIL = {
+    "escape": "\x1b[2J\x1b]0;owned\x07",
+    "c1": "\x9b31m\x7f\b",
+    "override": "\u202egnp.exe\u2066\u200f",
+    "invisible": "in\u200bvis\u2060ible\ufeff\u3164",
+    "tags": "a\U000e0041\U000e0042",
+    "table": "a|b\r\n=cmd()`c`<script>",
+}
+ACTS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2060-\u206f\u200e\u200f\ufeff\u3164\U000e0000-\U000e0fff]"
+)
+HALF = "\ud800"
+GROUPS = ["--num-forget", "2", "--num-holdout", "2", "--num-never", "2"]
+SMALL = ["--num-own", "4", "--prompts-per-step", "4", "--minibatch", "4", "--epochs", "1"]
+SMALL += ["--steps", "1", "--check-every", "1", "--retain-sequences", "2", "--target-exact", "0"]
+
+
+def rows_of(evil):
+    """Rows whose id and kind hold the bad text, and whose text holds a part of it each. No 20 tokens are shared."""
+    parts = list(EVIL.values())
+    return [
+        {"id": f"{i}{evil}", "kind": f"{evil}{i}", "pre_prefix": parts[i],
+         "prefix": f" {parts[i]} the value of row {i * 7919}", "suffix": f" {i * 104729} is {parts[i]} in all"}
+        for i in range(6)
+    ]  # fmt: skip
+
+
+def write_jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def ended_well(capfd, status):
+    """What the terminal got, checked: nothing that acts, no traceback, one line where the status is 2."""
+    out, err = capfd.readouterr()
+    bars = re.sub(r"\r|\x1b\[A", "", err)
+    assert not ACTS.findall(out), out
+    assert not ACTS.findall(bars), bars
+    assert "Traceback" not in out + err
+    last = [line for line in err.splitlines() if line.startswith("demem: ")]
+    assert (status, len(last)) in ((0, 0), (2, 1)), err
+    return out, (last or [""])[0]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_whole_run_on_bad_text_by_a_model_that_writes_bad_text(tmp_path, capfd, monkeypatch):
+    evil = "".join(EVIL.values())
+    data = write_jsonl(tmp_path / "rows.jsonl", rows_of(evil))
+    keep = write_jsonl(tmp_path / "keep.jsonl", [
+        {"text": " ".join([part, *(str(7919 * j * j % (1000 + i)) for j in range(150))])}
+        for i, part in enumerate([*EVIL.values()] * 2)
+    ])  # fmt: skip
+    decode = PreTrainedTokenizerFast.decode
+    monkeypatch.setattr(PreTrainedTokenizerFast, "decode", lambda *a, **b: decode(*a, **b) + evil + HALF)
+    out = tmp_path / f"run{EVIL['escape']}"
+    command = ["--data", data, "--retain", keep, *GROUPS, "--out", str(out)]
+    assert demem.main(["run", "--live", "--num-samples", "2", *command, *SMALL]) == 0
+    text, _ = ended_well(capfd, 0)
+    assert "\\x1b[2J\\x1b]0;owned\\x07" in text
+    for path in (p for p in out.rglob("*") if p.suffix in (".json", ".jsonl", ".csv", ".md", ".html")):
+        content = path.read_bytes().decode("utf-8")
+        assert path.suffix != ".html" or not ACTS.findall(content), path
+    page = (out / "report.html").read_text("utf-8")
+    assert '<span class="sign" title="right-to-left override">U+202E</span>' in page
+    assert "<script>;" not in page.replace("&lt;", "")
+    assert len((out / "model" / "README.md").read_text("utf-8").split("\n|")) > 5
+    assert demem.main(["report", "--out", str(out)]) == 0
+    ended_well(capfd, 0)
+    assert demem.main(["trace", *command[:-1], str(tmp_path / "trace"), *SMALL[:8]]) == 0
+    ended_well(capfd, 0)
+    assert not ACTS.findall((tmp_path / "trace" / "trace.html").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("field", ["id", "kind", "group", "pre_prefix", "prefix", "suffix", "other"])
+def test_half_a_character_in_a_passage_is_refused_before_any_work(tmp_path, capfd, field):
+    rows = rows_of("x")
+    rows[3][field] = f"a{HALF}"
+    data = write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert demem.main(["attack", "--data", data, *GROUPS, "--out", str(tmp_path / "run")]) == 2
+    _, line = ended_well(capfd, 2)
+    assert f"rows.jsonl, line 4 holds '\\ud800' in '{field}'" in line
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_half_a_character_in_the_text_to_keep_is_refused(tmp_path, capfd):
+    keep = write_jsonl(tmp_path / "keep.jsonl", [{"text": "a"}, {"text": HALF}])
+    assert demem.main(["attack", "--retain", keep, "--out", str(tmp_path / "run")]) == 2
+    assert "keep.jsonl, line 2 holds '\\ud800' in 'text'" in ended_well(capfd, 2)[1]
+
+
+@pytest.mark.parametrize("name", [name for name, kind in Options.__annotations__.items() if "str" in kind])
+def test_half_a_character_in_an_option_is_refused(tmp_path, capfd, name):
+    flag = "--" + name.replace("_", "-")
+    folder = [] if name == "out" else ["--out", str(tmp_path / "run")]
+    assert demem.main(["attack", flag, f"a{HALF}", *folder]) == 2
+    line = ended_well(capfd, 2)[1]
+    assert "half a character" in line or "must be one of" in line
+
+
+@pytest.mark.parametrize("evil", EVIL.values(), ids=EVIL)
+@pytest.mark.parametrize("place", ["id", "group", "name", "key", "retain"])
+@pytest.mark.filterwarnings("default")
+def test_an_error_about_bad_text_is_one_visible_line(tmp_path, capfd, evil, place):
+    rows = rows_of("x")
+    rows[1] |= {"id": {"id": rows[0]["id"]}}.get(place, {"id": "1"})
+    if place == "id":
+        rows[0]["id"] = rows[1]["id"] = f"same{evil}"
+    if place == "group":
+        rows[1]["group"] = evil
+    if place == "key":
+        rows[1] = {evil: 1}
+    name = f"rows{evil.replace('/', '')}" if place == "name" else "rows"
+    data = write_jsonl(tmp_path / f"{name}.jsonl", rows)
+    retain = ["--retain", str(tmp_path / f"none{evil}")] if place == "retain" else []
+    wrong = ["--num-forget", "60"] if place == "name" else GROUPS
+    assert demem.main(["attack", "--data", data, *retain, *wrong, "--out", str(tmp_path / "run")]) == 2
+    _, line = ended_well(capfd, 2)
+    assert line == visible(line)
+
+
+@pytest.mark.parametrize("name", ["passages.jsonl", "config.json", "evaluation.json"])
+def test_half_a_character_in_a_stranger_s_folder_is_refused(tmp_path, capfd, name):
+    (tmp_path / "config.json").write_text(json.dumps({"options": {}, "config": {}}))
+    (tmp_path / "evaluation.json").write_text(json.dumps({"meta": {}, "before": {"summary": {}}}))
+    (tmp_path / name).write_text(json.dumps({"options": {}, "config": {}, "meta": {"x": HALF}, "before": {}}) + "\n")
+    assert demem.main(["report", "--out", str(tmp_path)]) == 2
+    assert f"{name}" in ended_well(capfd, 2)[1]
