@@ -19,7 +19,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, Gene
 from ..distributed.sharding import split_like
 from ..lm.adapters import has_adapter
 from ..lm.backbone import is_split
-from ..lm.departures import forward_hooks, own_class
+from ..lm.departures import forward_hooks, has_own_forward, own_class
 from ..policy import Policy
 from .folder import link_or_copy, load_tensors, save_tensors
 
@@ -98,7 +98,7 @@ def _changed(model: nn.Module, besides: type | tuple[type, ...] = ()) -> bool:
     """
     modules = [*model.modules()]
     hooks = [hook for module in modules for hook in forward_hooks(module) if not isinstance(hook, besides)]
-    return bool(hooks) or (not is_split(model) and any("forward" in vars(module) for module in modules))
+    return bool(hooks) or (not is_split(model) and any(map(has_own_forward, modules)))
 
 
 def _parts(model: nn.Module) -> dict[str, object]:

@@ -31,7 +31,7 @@ def departure(module: nn.Module) -> str | None:
         return "a forward hook"
     if of_all_modules._global_forward_hooks or of_all_modules._global_forward_pre_hooks:
         return "a forward hook, which torch calls for all modules"
-    if "forward" in vars(module):
+    if has_own_forward(module):
         return "a forward of its own"
     return None
 
@@ -40,6 +40,13 @@ def forward_hooks(module: nn.Module) -> list[Any]:
     """The forward hooks of a module that may act on what it computes."""
     hooks: Iterable[Any] = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
     return [hook for hook in hooks if not str(getattr(hook, "__module__", "")).startswith(_ONLY_LOOK_ON)]
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether a module's forward is not its class's. transformers 5.0 leaves the class's own as an attribute."""
+    forward = vars(module).get("forward")
+    is_of_class = getattr(forward, "__func__", None) is type(module).forward
+    return forward is not None and not (is_of_class and getattr(forward, "__self__", None) is module)
 
 
 def own_class(module: nn.Module) -> type[nn.Module]:

@@ -198,9 +198,11 @@ def test_whatever_acts_on_a_module_falls_back():
     handle = layer.register_forward_hook(lambda module, inputs, output: None)
     assert "model.layers.1.mlp has a forward hook" in fall_back(model)
     handle.remove()
-    layer.forward = layer.forward
+    own = layer.forward
+    layer.forward = lambda x: own(x)
     assert "model.layers.1.mlp has a forward of its own" in fall_back(model)
-    del layer.forward
+    layer.forward = own  # the class's, as transformers 5.0 leaves it
+    assert bind(model, rows=2, length=20) is not None
     torch.nn.utils.parametrizations.orthogonal(model.model.layers[0].self_attn.o_proj)
     assert "o_proj has a parametrised weight" in fall_back(model)
 
