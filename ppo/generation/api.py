@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..config import Sampling
+from ..io.plain import is_whole
 from ..lm.backbone import evaluation_mode, vocabulary_size
 from ..lm.device import device_of, resolve_for
 from ..lm.load import load_model
@@ -81,8 +82,12 @@ def generate(
 
     Raises ValueError, with value and remedy, for bad prompts, ids, lengths and options.
     """
-    if slots < 1:
-        raise ValueError(f"slots={slots} must be at least 1")
+    if not isinstance(sampling, Sampling):
+        raise ValueError(f"sampling={sampling!r:.80} must be a ppo.Sampling, such as ppo.Sampling(temperature=0.7)")
+    if not is_whole(slots) or slots < 1:
+        raise ValueError(f"slots={slots!r:.60} must be a whole number, at least 1")
+    if not is_whole(seed):
+        raise ValueError(f"seed={seed!r:.60} must be a whole number")
     if engine not in ("auto", "hf"):
         raise ValueError(f"engine={engine!r} must be 'auto' or 'hf'")
     if compiled and engine == "hf":
@@ -93,8 +98,8 @@ def generate(
     if place is not None or dtype is not None:
         model, tokenizer = load_model(model, tokenizer, device=place, dtype=dtype)
     assert isinstance(model, nn.Module)
-    at = device_of(model)
     requests = read_requests(model, prompts, sampling, tokenizer=tokenizer, seed=seed, request_ids=request_ids)
+    at = device_of(model)
     guesses = None if drafts is None else read_drafts(drafts, requests, vocabulary_size(model))
     dialogue = None if turns is None else Dialogue(turns, requests, at, vocabulary_size(model))
     transcript = Transcript(requests, at, value_fn, dialogue)

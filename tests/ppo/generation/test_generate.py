@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from ppo import Sampling, generate
 from ppo.lm.backbone import Backbone
@@ -297,3 +298,17 @@ def test_broken_weights_are_an_error(engine):
         model.transformer.ln_f.weight.fill_(math.nan)
     with pytest.raises(ValueError, match="NaN"):
         generate(model, PROMPTS, Sampling(response_length=4), engine=engine)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"sampling": {"top_k": 1}}, r"sampling=\{'top_k': 1\} must be a ppo.Sampling"),
+        ({"slots": 2.5}, "slots=2.5 must be a whole number"),
+        ({"seed": "a"}, "seed='a' must be a whole number"),
+        ({"model": nn.Module()}, "Module is no causal LM: it has no output embeddings"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_in_one_line(given, said):
+    with pytest.raises(ValueError, match=said):
+        generate(**{"model": tiny_gpt2(), "prompts": PROMPTS} | given)
