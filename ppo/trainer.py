@@ -24,6 +24,7 @@ from tqdm import tqdm
 from .advantages import advantage_of, shape_rewards, whiten
 from .buffer import RolloutBuffer
 from .checkpoint.best import Best
+from .checkpoint.folder import check_replaceable
 from .checkpoint.run_state import Counters, RunState
 from .checkpoint.snapshot import check_own, read_snapshot
 from .checkpoint.weights import restore_value
@@ -46,6 +47,7 @@ from .distributed.sharding import shard
 from .draws import Draws
 from .evaluation.evaluator import Evaluator, check_evaluation, sampling_of
 from .importance import importance_weights
+from .io.plain import is_whole
 from .io.special import check_special_tokens
 from .kl import KLPenalty
 from .learner import Learner
@@ -369,6 +371,8 @@ class Trainer:
         process that fails ignores SIGTERM from then on, so that its error is still printed.
         """
         check_callables({"on_step": on_step, "probe": probe, "stop_when": stop_when})
+        if not is_whole(steps) or steps < 0:
+            raise ValueError(f"steps={steps!r:.60} must be a whole number from 0 on: how many more to run")
         processes = self.processes
         with processes.together():
             folder = self.out if processes.is_first else None
@@ -444,9 +448,10 @@ class Trainer:
         """Write a checkpoint that :meth:`resume` goes on from bit for bit; it appears whole or not at all.
 
         With several processes, all must call this; the first one writes. The checkpoint can be resumed with another
-        number of processes; results then agree up to rounding. Raises FloatingPointError for weights that are not
-        finite.
+        number of processes; results then agree up to rounding. A checkpoint at ``path`` is replaced. Raises ValueError
+        where anything else stands there, and FloatingPointError for weights that are not finite.
         """
+        check_replaceable(Path(path))
         self.state.check_sound()
         return self._saved(self.state.save(Path(path)))
 

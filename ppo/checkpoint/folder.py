@@ -64,6 +64,24 @@ def write_atomically(path: Path, fill: Callable[[Path], Mapping[str, Any]]) -> N
     shutil.rmtree(old, ignore_errors=True)
 
 
+def check_replaceable(path: Path) -> None:
+    """Raise ValueError where something stands that is no checkpoint: it would be deleted. An empty folder may be."""
+    if not path.exists() or (path / "state.json").is_file():
+        return
+    held = sorted(found.name for found in path.iterdir()) if path.is_dir() else None
+    if held != []:
+        what = "a file" if held is None else f"a folder with {', '.join(held[:3])}"
+        raise ValueError(f"{path} is {what}, and a checkpoint would take its place: name another folder")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder where there is none. Raises ValueError for a path where none can be made."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{path} is no folder, and none can be made there ({error.strerror}): name another") from error
+
+
 def _fill(folder: Path, fill: Callable[[Path], Mapping[str, Any]]) -> None:
     """Write all files of a checkpoint, then state.json with their checksums, and flush everything to disk."""
     state = json.loads(json.dumps(fill(folder)))  # the checksum is of what will be read back

@@ -28,7 +28,17 @@ from ..retain import RetainTexts
 from ..run.limits import Limits
 from ..scoring import Scorer
 from .best import Best
-from .folder import OPTIMIZER, RANDOM, list_checkpoints, load_tensors, prune, save_tensors, unchanged, write_atomically
+from .folder import (
+    OPTIMIZER,
+    RANDOM,
+    list_checkpoints,
+    load_tensors,
+    make_folder,
+    prune,
+    save_tensors,
+    unchanged,
+    write_atomically,
+)
 from .random_state import random_state, set_random_state
 from .schema import ids_sha256, limits_of
 from .snapshot import Snapshot
@@ -169,7 +179,7 @@ class RunState:
         policy = gathered(self.policy.model.state_dict(keep_vars=True))
         with self.policy.processes.together():
             if self.policy.processes.is_first:
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder)
                 self._write_policy(folder, policy, is_alone=True)
 
     def save_value(self, folder: Path) -> None:
@@ -177,7 +187,7 @@ class RunState:
         critic = gathered(self.policy.actor.value_state())
         with self.policy.processes.together():
             if self.policy.processes.is_first:
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder)
                 save_tensors(folder / VALUE, critic)
 
     def save_numbered(self, folder: Path) -> Path:

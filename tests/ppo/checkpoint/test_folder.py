@@ -223,6 +223,32 @@ def test_ctrl_c_saves(tmp_path, capsys):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_what_is_no_checkpoint_is_not_replaced_by_one(tmp_path):
+    """A run's own folder, say, with all its checkpoints and logs."""
+    trainer = Trainer(tiny_gpt2(), PROMPTS, noisy, CONFIG, retain=RETAIN)
+    (tmp_path / "run").mkdir()
+    trainer.save(tmp_path / "run")  # an empty one may become a checkpoint
+    trainer.save(tmp_path / "run")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match=r"notes is a folder with a\.txt, and a checkpoint would take its place"):
+        trainer.save(tmp_path / "notes")
+    with pytest.raises(ValueError, match="file is a file, and a checkpoint would take its place"):
+        trainer.save(tmp_path / "file")
+    for save in (trainer.save_model, trainer.save_value):
+        with pytest.raises(ValueError, match=r"file is no folder, and none can be made there \(.*\): name another"):
+            save(tmp_path / "file")
+    assert (tmp_path / "notes" / "a.txt").read_text() == (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("steps", [-1, 1.5, "3", None, True])
+def test_a_number_of_steps_that_is_none_is_refused(steps):
+    trainer = Trainer(tiny_gpt2(), PROMPTS, noisy, CONFIG, retain=RETAIN)
+    with pytest.raises(ValueError, match=f"steps={steps!r} must be a whole number from 0 on"):
+        trainer.train(steps, progress=False)
+
+
 def test_saving_to_an_existing_folder_replaces_it(tmp_path):
     first, second = tmp_path / "a", tmp_path / "b"
     first.write_text("one")
