@@ -20,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ppo.io.files import naming, read_json
 from ppo.lm.backbone import blocks
+from ppo.lm.device import FLOATS
 
 from .lora_layer import LoraConfig, LoraLinear
 
@@ -176,6 +177,9 @@ def load_adapter(model: nn.Module, folder: str | Path) -> LoraConfig:
     if problems:
         unload(model, keep=False)
         raise ValueError(f"{weights} does not fit this model: {'; '.join(problems[:3])}")
+    if others := [f"{key} is {x.dtype}" for key, x in sorted(tensors.items()) if x.dtype not in FLOATS.values()]:
+        unload(model, keep=False)
+        raise ValueError(f"{weights} holds weights that are no floats: {'; '.join(others[:3])}")
     with torch.no_grad():
         for key, parameter in expected.items():
             parameter.copy_(tensors[key])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +44,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(self.response_length >= 1, self, "response_length", "must be at least 1")
+        require(1 <= self.response_length < _MOST_TOKENS, self, "response_length", "must lie in [1, 2**31)")
         require(
             0 <= self.min_response_length <= self.response_length,
             self,
@@ -53,10 +52,10 @@ class Sampling:
             f"must lie between 0 and response_length={self.response_length}",
         )
         require(
-            self.temperature >= 0 and math.isfinite(self.temperature),
+            self.temperature == 0 or _LEAST_TEMPERATURE <= self.temperature <= 1 / _LEAST_TEMPERATURE,
             self,
             "temperature",
-            "must be finite and at least 0 (0 is greedy)",
+            f"must be 0 (greedy), or at least {_LEAST_TEMPERATURE:g} and at most {1 / _LEAST_TEMPERATURE:g}",
         )
         require(self.top_k >= 0, self, "top_k", "must be at least 0 (0 keeps all tokens)")
         require(0 < self.top_p <= 1, self, "top_p", "must lie in (0, 1]")
@@ -211,6 +210,11 @@ class Config:
             require(value is None or 0 <= value <= 1, self, name, "must lie in [0, 1]")
         for name in ("adam_beta1", "adam_beta2"):
             require(0 <= getattr(self, name) < 1, self, name, "must lie in [0, 1)")
+        require(self.epochs <= _MOST_EPOCHS, self, "epochs", f"must be at most {_MOST_EPOCHS}")
+        require(
+            (self.reward_timeout_seconds or 0) <= _MOST_SECONDS, self, "reward_timeout_seconds",
+            f"must be at most {_MOST_SECONDS}, or None for any time",
+        )  # fmt: skip
         self._check_batches()
         self._check_overlong()
         self._check_policy_loss()
@@ -218,12 +222,22 @@ class Config:
 
     def _check_batches(self) -> None:
         sequences = self.sequences_per_step
+        for name, factor in (("samples_per_prompt", 1), ("prompts_per_step", self.samples_per_prompt)):
+            most = _MOST_TOKENS // (self.response_length * factor)
+            require(
+                getattr(self, name) <= most, self, name,
+                f"must be at most {most}: a step must have fewer than {_MOST_TOKENS} new tokens in all",
+            )  # fmt: skip
         require(
             sequences % self.minibatch == 0,
             self,
             "minibatch",
             f"must divide prompts_per_step x samples_per_prompt = {sequences}",
         )
+        require(
+            self.retain_sequences * self.retain_tokens < _MOST_TOKENS, self, "retain_sequences",
+            f"times retain_tokens={self.retain_tokens} must be below {_MOST_TOKENS}",
+        )  # fmt: skip
         if self.microbatch is not None:
             require(
                 self.minibatch % self.microbatch == 0, self, "microbatch", f"must divide minibatch={self.minibatch}"
@@ -306,6 +320,12 @@ class Config:
             "kl_estimator",
             "must be 'k2' or 'k3' for kl_as='loss': the gradient of k1 is 0 on average",
         )
+        fifth = self.sequences_per_step / 5
+        require(
+            self.kl_controller == "fixed" or self.kl_coef == 0 or self.kl_horizon_sequences > fifth, self,
+            "kl_horizon_sequences",
+            f"must be above {fifth:g}, a fifth of a step's sequences: kl_coef could fall below 0",
+        )  # fmt: skip
         require(
             self.gather_for_rollouts or self.sharding == "fsdp",
             self,
@@ -313,7 +333,10 @@ class Config:
             "needs sharding='fsdp': without it all weights are whole everywhere",
         )
         metric = self.best_metric
-        require(metric != "", self, "best_metric", "must be the name of a metric, such as 'eval/score_mean', or None")
+        require(
+            metric is None or 0 < len(metric) <= _LONGEST_NAME, self, "best_metric",
+            f"must be the name of a metric, such as 'eval/score_mean', of {_LONGEST_NAME} characters at most, or None",
+        )  # fmt: skip
         require(
             metric is None or not metric.startswith("eval/") or self.eval_every_steps > 0,
             self,
@@ -368,7 +391,7 @@ class Config:
             if key not in known:
                 near = difflib.get_close_matches(str(key), known, n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}"
-                raise ValueError(f"unknown config key {key!r}{hint}")
+                raise ValueError(f"unknown config key {key!r:.80}{hint}")
         return cls(**values)
 
     def save(self, path: str | Path) -> None:
@@ -390,6 +413,11 @@ class Config:
 
 
 _MAX_BYTES = 2**20  # of a file that holds one
+_MOST_TOKENS = 2**31  # of the responses of a step: no machine that samples holds more
+_LONGEST_NAME = 200
+_LEAST_TEMPERATURE = 1e-8  # by a smaller one a logit may become infinite
+_MOST_EPOCHS = 10_000
+_MOST_SECONDS = 10**9  # 30 years: what the system's clocks can wait for
 _AT_LEAST_ONE = (
     "prompts_per_step", "samples_per_prompt", "rollout_slots", "kl_horizon_sequences", "epochs", "minibatch",
     "microbatch", "microbatch_tokens", "retain_sequences", "logprob_chunk_tokens", "total_steps", "keep_checkpoints",

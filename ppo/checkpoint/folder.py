@@ -29,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..io.files import flush, read_json
+from ..lm.device import FLOATS
 
 FORMAT = 2
 READABLE = (1, 2)
@@ -192,7 +193,7 @@ def _read_state_file(folder: Path) -> dict[str, Any]:
     checksums = state.get("sha256") if isinstance(state, dict) else None
     if not isinstance(checksums, dict):
         raise ValueError(f"{folder / 'state.json'} is damaged: it holds no checksums")
-    if state.get("format") not in READABLE:
+    if type(state.get("format")) is not int or state["format"] not in READABLE:
         raise ValueError(
             f"{folder} has checkpoint format {state.get('format')!r:.80}; this version reads {READABLE[0]} to {FORMAT}"
         )
@@ -232,7 +233,7 @@ def _check_numbers(file: Path, *, may_be_infinite: bool) -> None:
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118
                 tensor = tensors.get_tensor(name)
-                if not tensor.is_floating_point():
+                if tensor.dtype not in FLOATS.values():  # what uses it checks its type
                     continue
                 if bool((tensor.isnan() if may_be_infinite else ~tensor.isfinite()).any()):
                     raise ValueError(f"{file}: {name} is NaN or infinite, because the run was broken when it was saved")

@@ -16,6 +16,9 @@ from torch import Tensor
 
 from ..lm.device import accelerator, of_accelerator
 
+ALWAYS = {"torch", "python", "python_spare"}
+"""The states that every machine has. numpy's is missing where somebody put another kind of generator in its place."""
+
 
 def random_state() -> dict[str, Tensor]:
     """The current states, by name. That of the current accelerator has the name of its kind, such as ``cuda``."""

@@ -39,7 +39,7 @@ from .folder import (
     unchanged,
     write_atomically,
 )
-from .random_state import random_state, set_random_state
+from .random_state import ALWAYS, random_state, set_random_state
 from .schema import ids_sha256, limits_of
 from .snapshot import Snapshot
 from .weights import (
@@ -240,12 +240,16 @@ class RunState:
         folder, state = snapshot.folder, snapshot.state
         count, prompts, retain = (state.get(name) for name in ("num_prompts", "prompts_sha256", "retain_sha256"))
         if count != len(self.prompts):
-            raise ValueError(f"{folder} was saved with {count} prompts, resume got {len(self.prompts)}: pass the same")
+            raise ValueError(
+                f"{folder} was saved with {count} prompts, resume got {len(self.prompts)} (num_prompts): pass the same"
+            )
         if prompts is not None and prompts != ids_sha256([prompt.ids for prompt in self.prompts]):
-            raise ValueError(f"{folder} was saved with other prompts, or in another order: pass the same ones as then")
+            raise ValueError(
+                f"{folder} was saved with other prompts, or in another order (prompts_sha256): pass the same as then"
+            )
         if retain is not None and self.retain_texts is not None and retain != ids_sha256(self.retain_texts.pieces):
             warnings.warn(
-                f"{folder} was saved with other texts to keep: the run will not go on to the same bits",
+                f"{folder} was saved with other texts to keep (retain_sha256): the run will not go on to the same bits",
                 RuntimeWarning,
                 stacklevel=3,
             )
@@ -260,7 +264,12 @@ class RunState:
             restore_value(self.policy, folder)
             if (reference := self._own_reference()) is not None:
                 restore_frozen(reference, folder)
-            self.optimizer.load_state_tensors(load_tensors(folder / OPTIMIZER), state["num_updates"])
+            is_untold = self.config.critic_warmup_steps > 0 and "critic_updates" not in state  # by an older version
+            self.optimizer.load_state_tensors(
+                load_tensors(folder / OPTIMIZER),
+                state["num_updates"],
+                num_waiting=None if is_untold else state.get("critic_updates", 0),
+            )
             generators = load_tensors(folder / RANDOM)
             self._take_generators(generators, folder / RANDOM)
             # A process that the saved run did not have keeps its own state, or it would repeat another one's numbers.
@@ -298,8 +307,8 @@ class RunState:
         """Put back the numbers that change from step to step. The run was built with all others."""
         self.counters.restore(state["step"], state.get("num_not_finite") or 0, state.get("critic_updates", 0))
         self.kl.take(state["kl_coef"])
-        if "limits" in state:
-            self.policy.limits.take(Limits(**limits_of(state)))
+        if (limits := limits_of(state)) is not None:
+            self.policy.limits.take(Limits(**limits))
         if self.scorer.moments is not None:
             self.scorer.moments.take(state["moments"])
         if self.best is not None:
@@ -308,8 +317,11 @@ class RunState:
     def _take_generators(self, tensors: Mapping[str, Tensor], file: Path) -> None:
         """Put back the run's own generator and the order of the prompts. Raises ValueError where one is damaged."""
         order = tensors.get("prompt_order", torch.empty(0))
-        if order.dtype != torch.long or order.dim() != 1 or bool(((order < 0) | (order >= len(self.prompts))).any()):
-            raise ValueError(f"{file} is damaged: it holds no order of {len(self.prompts)} prompts")
+        is_order = order.dtype == torch.long and order.dim() == 1 and len(set(order.tolist())) == len(order)
+        if not is_order or bool(((order < 0) | (order >= len(self.prompts))).any()):
+            raise ValueError(f"{file} is damaged: prompt_order is no order of {len(self.prompts)} prompts, each once")
+        if missing := sorted(ALWAYS - tensors.keys()):
+            raise ValueError(f"{file} is damaged: the generators' state {missing[0]!r} is missing")
         try:
             self.generator.set_state(tensors["trainer"])
         except (KeyError, RuntimeError, TypeError) as error:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ..distributed.processes import Processes
 from ..io.files import naming
 from ..lm.backbone import end_ids
 from ..lm.config_bounds import check_room, read_config
+from ..lm.departures import own_class
 from ..lm.device import move, resolve_device
 from ..lm.load import check_causal, check_weights, explained
 from .folder import read_state
@@ -85,32 +86,33 @@ def check_own(snapshot: Snapshot, own: Mapping[str, str], *, seams: Sequence[str
     for seam in seams:
         then, now = saved.get(seam), own.get(seam)
         if then is not None and now is None:
-            raise ValueError(f"{snapshot.folder} was saved with {seam}={then}: pass it to {asker}")
+            raise ValueError(f"{snapshot.folder} was saved with {seam}={then:.200}: pass it to {asker}")
         if then is None and now is not None:
             raise ValueError(f"{snapshot.folder} was saved without {seam}=…, {asker} got {now}: leave it out")
         if then != now:
-            text = f"{snapshot.folder} was saved with {seam}={then}, {asker} got {now}"
+            text = f"{snapshot.folder} was saved with {seam}={then:.200}, {asker} got {now}"
             warnings.warn(f"{text}: the run goes on otherwise if they differ", RuntimeWarning, stacklevel=4)
 
 
 def _read(
     folder: Path, state: dict[str, Any], model: nn.Module | None, tokenizer: Any | None, place: torch.device | None
 ) -> Snapshot:
-    check_numbers(state, folder / "state.json")
-    config = Config.from_dict(state["config"])
+    config = check_numbers(state, folder / "state.json")
     if place is None and model is None:
         place = _saved_device(state["device"])
     is_split = config.sharding == "fsdp" and Processes.current().count > 1  # whole it may fit no device
     if model is None:
         is_by_name, has_config = ((folder / "model" / name).is_file() for name in (TRAINED_WEIGHTS, "config.json"))
         if not has_config:
+            kind = state.get("kind", "model of another kind")
             raise ValueError(
-                f"{folder} holds no plain Hugging Face model but a {state.get('kind', 'model of another kind')}: pass "
+                f"{folder} holds no plain Hugging Face model but a {kind:.200}: pass "
                 "model=…, built as it was for the Trainer (for an adapter: its base model with a new adapter); the "
                 "weights are read from the checkpoint"
             )
         load = _load_pruned if is_by_name else _load_policy
         model = load(folder / "model", state)
+        _check_kind(model, state, folder / "state.json")
         if place is not None and not is_split:
             move(model, place)
     else:
@@ -120,8 +122,7 @@ def _read(
         check_causal(model, name="model=…")  # runs it, so that what its first forward does to its weights is done
         load_exactly(model, policy_tensors(folder / "model"))
     end_ids(model)  # refuses a damaged eos_token_id here, where the error names the checkpoint
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name not in (state.get("frozen") or ()))
+    _freeze(model, state.get("frozen") or (), file=folder / "state.json")
     if tokenizer is None and (folder / "model" / "tokenizer_config.json").is_file():
         tokenizer = explained(
             lambda: AutoTokenizer.from_pretrained(folder / "model", local_files_only=True, trust_remote_code=False),
@@ -136,6 +137,23 @@ def _warn_of_another_kind(folder: Path, saved: str | None, given: str) -> None:
     if saved is not None and saved != given:
         text = f"{folder} was saved from a {saved}, model=… is a {given}: the run goes on otherwise if they differ"
         warnings.warn(text, RuntimeWarning, stacklevel=5)
+
+
+def _check_kind(model: nn.Module, state: Mapping[str, Any], file: Path) -> None:
+    """Raise ValueError for a model of another class than the saved one. A split model's class has a longer name."""
+    name, saved = own_class(model).__name__, state.get("kind")
+    if saved is not None and name not in saved:
+        raise ValueError(f"{file}: kind is {saved!r:.80}, but the model is a {name}")
+
+
+def _freeze(model: nn.Module, names: Collection[str], *, file: Path) -> None:
+    """Freeze the weights of these names and no others. Raises ValueError for a name that is no weight of the model."""
+    frozen, known = set(names), {name for name, _ in model.named_parameters()}
+    if unknown := sorted(frozen - known):
+        kind = type(model).__name__
+        raise ValueError(f"{file} is damaged: frozen holds {unknown[0]!r:.80}, which is no weight of {kind}")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
 
 
 def _load_policy(folder: Path, state: Mapping[str, Any]) -> nn.Module:

@@ -20,6 +20,7 @@ from ..distributed.sharding import split_like
 from ..lm.adapters import has_adapter
 from ..lm.backbone import is_split
 from ..lm.departures import forward_hooks, has_own_forward, own_class
+from ..lm.safetensors_header import check_kind_of_numbers
 from ..policy import Policy
 from .folder import link_or_copy, load_tensors, save_tensors
 
@@ -169,7 +170,7 @@ def policy_tensors(folder: Path) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_exactly(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Put weights by name into a model. Raises ValueError where names or shapes differ.
+    """Put weights by name into a model. Raises ValueError, before any is put, where names, shapes or kinds differ.
 
     Buffers are put back too, where they were saved.
     """
@@ -181,6 +182,8 @@ def load_exactly(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     for name, parameter in parameters.items():
         if parameter.shape != tensors[name].shape:
             raise ValueError(f"the checkpoint's {name} is {tuple(tensors[name].shape)}, not {tuple(parameter.shape)}")
+        check_kind_of_numbers(tensors[name], parameter, name=f"the checkpoint's {name}")
+    for name, parameter in parameters.items():
         parameter.copy_(split_like(tensors[name], parameter))
 
 
@@ -195,6 +198,7 @@ def put_back(model: nn.Module, file: Path) -> None:
     with safe_open(file, framework="pt") as saved:
         for name in own.keys() & set(saved.keys()):
             tensor = saved.get_tensor(name)
+            check_kind_of_numbers(tensor, own[name], name=f"{file}: {name}")
             if tensor.shape == own[name].shape and not torch.equal(tensor, own[name].cpu()):
                 own[name].copy_(tensor)
 
@@ -212,6 +216,8 @@ def restore_value(policy: Policy, folder: Path) -> None:
             f"{file} holds weights that do not fit the value function, which is the config's value_head or your own "
             f"module's (names that begin with 'critic.'); they differ in {shown}"
         )
+    for name, x in saved.items():
+        check_kind_of_numbers(x, own[name], name=f"{file}: {name}")
     policy.actor.load_state_dict({name: split_like(x, own[name]) for name, x in saved.items()}, strict=False)
 
 

@@ -11,11 +11,19 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .surrogates import refuse_surrogates
 
+LARGEST_WHOLE = 2**63  # whole numbers below it fit torch's int64
+LARGEST_FLOAT = 1e15  # its square, times a sum over tokens, stays below the 3e38 at which float32 ends
+
 
 def require(condition: bool, config: Any, name: str, remedy: str) -> None:
     """Raise a ValueError that names the field, its value and the remedy."""
     if not condition:
-        raise ValueError(f"{type(config).__name__}.{name}={getattr(config, name)!r} {remedy}")
+        raise ValueError(f"{_named(config, name, getattr(config, name))} {remedy}")
+
+
+def _named(config: Any, name: str, value: Any) -> str:
+    """A field and its value, for an error; a long value is cut."""
+    return f"{type(config).__name__}.{name}={value!r:.200}"
 
 
 def check_types(config: Any) -> None:
@@ -26,14 +34,18 @@ def check_types(config: Any) -> None:
         if isinstance(value, list):
             value = tuple(value)
             object.__setattr__(config, field.name, value)
+        if isinstance(value, int) and abs(value) >= LARGEST_WHOLE:
+            raise ValueError(f"{_named(config, field.name, value)} must be below 2**63")
         if isinstance(value, int) and not isinstance(value, bool) and accepts(1.0, hint) and not accepts(1, hint):
             value = float(value)
             object.__setattr__(config, field.name, value)
         if not accepts(value, hint):
-            raise ValueError(f"{type(config).__name__}.{field.name}={value!r} must be {describe(hint)}")
-        refuse_surrogates(value, f"{type(config).__name__}.{field.name}={value!r:.80}")
+            raise ValueError(f"{_named(config, field.name, value)} must be {describe(hint)}")
+        refuse_surrogates(value, _named(config, field.name, value))
         if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{type(config).__name__}.{field.name}={value!r} must be finite")
+            raise ValueError(f"{_named(config, field.name, value)} must be finite")
+        if isinstance(value, float) and abs(value) > LARGEST_FLOAT:
+            raise ValueError(f"{_named(config, field.name, value)} must be at most {LARGEST_FLOAT:g}")
 
 
 def accepts(value: Any, hint: Any) -> bool:

@@ -11,7 +11,7 @@ no weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from ..io.files import read_json
 from .foreign_code import check_config_code, check_no_adapter, no_hub_kernels
-from .pytorch_weights import pytorch_files, pytorch_shapes
-from .safetensors_header import Shapes, check_sizes, weight_shapes
+from .pytorch_weights import pytorch_files, pytorch_shapes, pytorch_types
+from .safetensors_header import Shapes, check_float_weights, check_sizes, weight_shapes, weight_types
 
 MAX_CONFIG_BYTES = 4 * 2**20
 SPARE_BUFFER_BYTES = 256 * 2**20  # masks and tables of positions, in addition to as many bytes as the weights have
@@ -53,7 +53,12 @@ def read_config(folder: Path) -> Any:
     check_no_adapter(folder)
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     check_config_code(config)
+    check_float_weights(config, _types(folder), ())
     return config
+
+
+def _types(folder: Path) -> dict[str, str]:
+    return weight_types(folder) or pytorch_types(folder)
 
 
 def _counts(record: Any) -> Iterator[tuple[str, Any]]:
@@ -85,15 +90,15 @@ def check_room(config: Any, folder: Path) -> None:
     shapes = weight_shapes(folder) or pytorch_shapes(folder)
     check_sizes(config, shapes, name="it")
     files = list(folder.glob("*.safetensors")) or pytorch_files(folder)
-    check_built(config, shapes, num_bytes=sum(path.stat().st_size for path in files))
+    check_built(config, shapes, num_bytes=sum(path.stat().st_size for path in files), types=_types(folder))
 
 
-def check_built(config: Any, shapes: Shapes, *, num_bytes: int) -> None:
+def check_built(config: Any, shapes: Shapes, *, num_bytes: int, types: Mapping[str, str] | None = None) -> None:
     """Raise ValueError if the model that a config describes is larger than its files. It is built without memory.
 
-    ``shapes`` are the shapes of the tensors in the files, ``num_bytes`` the size of the files. A weight that has the
-    same name in the files must have the same shape. Whatever the names are, all weights together must have at most
-    twice the numbers that the files hold. (A weight that is only missing is reported when the model is loaded.)
+    ``shapes`` and ``types`` are those of the tensors in the files, ``num_bytes`` the size of the files. A weight that
+    has the same name in the files must have the same shape. Whatever the names are, all weights together must have at
+    most twice the numbers that the files hold. (A weight that is only missing is reported when the model is loaded.)
     """
     check_config_code(config)
     # Some classes draw random numbers on the CPU even so.
@@ -102,6 +107,7 @@ def check_built(config: Any, shapes: Shapes, *, num_bytes: int) -> None:
         model.tie_weights()  # transformers 5.0 leaves this out on "meta"
     is_packed = getattr(config, "quantization_config", None) is not None
     parameters = dict(model.named_parameters())
+    check_float_weights(config, types or {}, parameters)
     for weight, parameter in parameters.items():
         if not is_packed and shapes.get(weight, tuple(parameter.shape)) != tuple(parameter.shape):
             raise ValueError(

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 COLLECTIVES = {"cuda": "nccl", "xpu": "xccl"}  # what several processes speak to each other, by kind of accelerator
-_DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float32, torch.bfloat16, torch.float16, torch.float64)}
+FLOATS = {str(d).removeprefix("torch."): d for d in (torch.float32, torch.bfloat16, torch.float16, torch.float64)}
+"""What weights may be, by name."""
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -56,9 +57,9 @@ def resolve_for(model: object, device: str | torch.device | None) -> torch.devic
 
 def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
     """The dtype of weights that is meant, by name or as torch's. Raises ValueError for any other."""
-    found = _DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
-    if found not in _DTYPES.values():
-        raise ValueError(f"dtype={dtype!r} must be one of {', '.join(_DTYPES)}, by name or as torch's")
+    found = FLOATS.get(dtype, dtype) if isinstance(dtype, str) else dtype
+    if found not in FLOATS.values():
+        raise ValueError(f"dtype={dtype!r} must be one of {', '.join(FLOATS)}, by name or as torch's")
     assert isinstance(found, torch.dtype)
     return found
 

@@ -37,6 +37,12 @@ def pytorch_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     return {name: tuple(x.shape) for path in pytorch_files(folder) for name, x in _tensors(path).items()}
 
 
+def pytorch_types(folder: Path) -> dict[str, str]:
+    """The types of all tensors in a folder's PyTorch files, by name, such as "float32"; errors as for the shapes."""
+    found = (pair for path in pytorch_files(folder) for pair in _tensors(path).items())
+    return {name: str(x.dtype).removeprefix("torch.") for name, x in found}
+
+
 def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         held = _mapped(path)

@@ -65,6 +65,11 @@ class LeanAdamW:
         for group in self.param_groups:
             yield from group["params"]
 
+    @property
+    def moment_dtype(self) -> torch.dtype:
+        """The dtype of both moments."""
+        return self._moment_dtype
+
     def _move(self, parameter: nn.Parameter, gradient: Tensor, group: Mapping[str, Any], index: int) -> None:
         state = self.state[parameter]
         if not state:

@@ -17,6 +17,7 @@ from ..config import Config
 from ..distributed.sharding import number, split_like, whole
 from ..metrics import numbers
 from .lean_adamw import STEP_DEVICE, LeanAdamW
+from .saved import check_counts, check_moments
 
 
 def schedule_factor(config: Config, step: int) -> float:
@@ -39,7 +40,7 @@ class Optimizer:
         if not parameters:
             raise ValueError("the model has no parameter with requires_grad=True: there is nothing to train")
         self._config = config
-        self._parameters = dict(parameters)
+        self._parameters, self._value_names = dict(parameters), set(value_names)
         self._infinite = {name for name, p in parameters.items() if first_not_finite({name: p})}  # a bias of -inf, say
         self.num_updates = 0
         policy = [p for name, p in parameters.items() if name not in value_names]
@@ -102,24 +103,29 @@ class Optimizer:
         moments = {name: value for name, value in self.state_tensors().items() if not name.endswith("/step")}
         return first_not_finite(weights | moments)
 
-    def load_state_tensors(self, tensors: Mapping[str, Tensor], num_updates: int) -> None:
+    def load_state_tensors(
+        self, tensors: Mapping[str, Tensor], num_updates: int, *, num_waiting: int | None = None
+    ) -> None:
         """Restore what :meth:`state_tensors` gave. A parameter that it does not name starts with empty moments.
 
-        Raises ValueError for a parameter that this model does not train, and for a wrong shape.
+        ``num_waiting``: in how many of the updates the policy waited for its critic; None: that is not known.
+
+        Raises ValueError, before anything is changed, for a parameter that this model does not train, and for a moment
+        or a step count that no update can have left.
         """
+        moment_dtype = self._adam.moment_dtype if isinstance(self._adam, LeanAdamW) else None
+        check_moments(tensors, self._parameters, moment_dtype)
+        check_counts(tensors, self._parameters.keys() - self._value_names, num_updates, num_waiting)
         for state in self._adam.state.values():
             state.clear()
+        is_lean = isinstance(self._adam, LeanAdamW)
         for full_name, value in tensors.items():
             name, _, key = full_name.rpartition("/")
-            if name not in self._parameters:
-                raise ValueError(f"the checkpoint's optimiser knows {name!r}, which this model does not train")
             parameter = self._parameters[name]
-            if value.shape not in ((), parameter.shape):
-                raise ValueError(f"the checkpoint's {full_name} is {tuple(value.shape)}, not {tuple(parameter.shape)}")
-            is_step = key == "step"
-            device = STEP_DEVICE if isinstance(self._adam, LeanAdamW) else parameter.device
             self._adam.state[parameter][key] = (
-                value.clone().to(device) if is_step else split_like(value.clone(), parameter)
+                value.clone().to(STEP_DEVICE if is_lean else parameter.device)
+                if key == "step"
+                else split_like(value.clone(), parameter)
             )
         self.num_updates = num_updates
 

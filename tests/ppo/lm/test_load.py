@@ -300,3 +300,26 @@ def test_a_hub_id_without_safetensors_is_asked_for_pytorch_weights(tmp_path, mon
 def test_a_wrapper_of_several_processes_is_taken_off_by_the_caller():
     with pytest.raises(ValueError, match=r"a DataParallel around a GPT2LMHeadModel: pass its \.module"):
         load_model(torch.nn.DataParallel(tiny_gpt2()), None)
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.bool, torch.complex64, torch.float8_e4m3fn])
+@pytest.mark.parametrize("name", ["transformer.h.0.mlp.c_fc.weight", "transformer.h.1.ln_1.bias"])
+@pytest.mark.parametrize("is_safe", [True, False])
+def test_weights_of_a_type_that_is_no_float(folder, kind, name, is_safe):
+    """transformers would cast them, and the model would speak nonsense."""
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name] = tensors[name].to(kind)
+    if is_safe:
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    else:
+        (folder / "model.safetensors").unlink()
+        torch.save(tensors, folder / "pytorch_model.bin")
+    assert f"its weight {name} is of type " in one_line(folder)
+
+
+def test_masks_of_other_types_may_stand_beside_the_weights(folder):
+    """Old files of GPT-2 hold them."""
+    tensors = load_file(folder / "model.safetensors")
+    tensors["transformer.h.0.attn.bias"] = torch.ones(1, 1, 48, 48, dtype=torch.uint8)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    load_model(folder, None)
