@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from models.gguf_header import check_gguf, read_gguf_header
 from models.lab.load import TWINS, load_twin
+from ppo.io.plain_files import check_plain_files
 from ppo.io.surrogates import without_surrogates
 from ppo.lm.config_bounds import check_built
 from ppo.lm.device import move, resolve_device
@@ -71,6 +72,7 @@ def load(spec: str | Path, *, dtype: torch.dtype = torch.float32) -> LoadedModel
 def _from_gguf(path: Path, dtype: torch.dtype) -> LoadedModel:
     if not path.is_file():
         raise ValueError(f"GGUF model {path} is not a file; check the path")
+    check_plain_files(path.parent)  # transformers looks for a config and a tokenizer beside it
     check_gguf(path)
     if missing := [package for package in ("gguf", "accelerate") if importlib.util.find_spec(package) is None]:
         raise ValueError(f"GGUF model {path} needs the packages {' and '.join(missing)}: pip install gguf accelerate")

@@ -29,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..io.files import flush, read_json
+from ..io.plain_files import check_plain, open_plain
 from ..lm.device import FLOATS
 
 FORMAT = 2
@@ -149,6 +150,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file. Raises ValueError that names a missing or damaged file."""
+    check_plain(path)
     try:
         tensors: dict[str, Tensor] = load_file(path)
         return tensors
@@ -167,7 +169,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file."""
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -209,7 +211,7 @@ def _checked_state(folder: Path) -> dict[str, Any]:
     checksums = state["sha256"]
     for name, expected in checksums.items():
         file = folder / name
-        if "\0" in name or not file.resolve().is_relative_to(folder.resolve()):
+        if "\0" in name or not _real(file).is_relative_to(_real(folder)):
             raise ValueError(f"{folder / 'state.json'} names {name!r}, which lies outside the checkpoint")
         if not file.is_file():
             raise ValueError(f"{file} is missing")
@@ -222,6 +224,11 @@ def _checked_state(folder: Path) -> dict[str, Any]:
         if name.endswith(".safetensors") and name != RANDOM:
             _check_numbers(folder / name, may_be_infinite=Path(name).name != OPTIMIZER)
     return state
+
+
+def _real(path: Path) -> Path:
+    """Where a path leads; links that go round in a circle lead to themselves."""
+    return Path(os.path.realpath(path))
 
 
 def _check_numbers(file: Path, *, may_be_infinite: bool) -> None:

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ..config import Config
 from ..distributed.processes import Processes
 from ..io.files import naming
+from ..io.plain_files import check_plain_files
 from ..lm.backbone import end_ids
 from ..lm.config_bounds import check_room, read_config
 from ..lm.departures import own_class
@@ -100,6 +101,7 @@ def _read(
     config = check_numbers(state, folder / "state.json")
     if place is None and model is None:
         place = _saved_device(state["device"])
+    check_plain_files(folder / "model")
     is_split = config.sharding == "fsdp" and Processes.current().count > 1  # whole it may fit no device
     if model is None:
         is_by_name, has_config = ((folder / "model" / name).is_file() for name in (TRAINED_WEIGHTS, "config.json"))

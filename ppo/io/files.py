@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .plain_files import open_plain
 from .surrogates import refuse_written_surrogates, without_surrogates
 from .visible import visible
 
@@ -24,12 +25,14 @@ MAX_JSON_BYTES = (
 def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """The content of a JSON file. Raises ValueError that names a file that is missing, too large, or no JSON in UTF-8.
 
+    Only a plain file is opened (:mod:`ppo.io.plain_files`).
+
     Three things that JSON allows are refused too: an integer of thousands of digits, very deeply nested lists, and half
     a character (:mod:`ppo.io.surrogates`).
     """
     name = visible(str(path))
     try:
-        with open(path, "rb") as file:
+        with open_plain(path) as file:
             content = file.read(max_bytes + 1)
     except FileNotFoundError as error:
         raise ValueError(f"{name} is missing") from error

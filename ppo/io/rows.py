@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from .plain_files import open_plain
 from .surrogates import refuse_written_surrogates
 from .visible import visible
 
 MAX_LINE_BYTES = 16 * 2**20
+MAX_LINES = 5_000_000  # of a file; it is said after some seconds, however many there are
 Place = str
 """Where a row stands, for error messages: "rows.csv, line 3"."""
 _NPY_ERRORS = (
@@ -33,9 +35,11 @@ def byte_lines(path: Path) -> Iterator[tuple[Place, bytes]]:
     if not path.is_file():
         raise ValueError(f"{visible(str(path))} is not a file; check the path")
     name = visible(str(path))
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), start=1):
             place = f"{name}, line {number}"
+            if number > MAX_LINES:
+                raise ValueError(f"{name} has more than {MAX_LINES} lines; split it")
             if len(line) > MAX_LINE_BYTES:
                 raise ValueError(f"{place} is longer than {MAX_LINE_BYTES} bytes; is this a text file?")
             yield place, line

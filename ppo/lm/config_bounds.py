@@ -19,6 +19,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ..io.files import read_json
+from ..io.plain_files import check_plain_files
 from .foreign_code import check_config_code, check_no_adapter, no_hub_kernels
 from .pytorch_weights import pytorch_files, pytorch_shapes, pytorch_types
 from .safetensors_header import Shapes, check_float_weights, check_sizes, weight_shapes, weight_types
@@ -38,6 +39,7 @@ def read_config(folder: Path) -> Any:
 
     Raises ValueError. The message calls the model "it", because the caller knows its name.
     """
+    check_plain_files(folder)
     shapes = weight_shapes(folder) or pytorch_shapes(folder)
     if not shapes:
         raise ValueError("it has no safetensors file in its folder, and no pytorch_model.bin")

@@ -12,6 +12,7 @@ from pickle import UnpicklingError
 import torch
 from torch import Tensor
 
+from ..io.plain_files import check_plain
 from .safetensors_header import indexed_files
 
 INDEX, WHOLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
@@ -44,6 +45,7 @@ def pytorch_types(folder: Path) -> dict[str, str]:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
+    check_plain(path)
     try:
         held = _mapped(path)
     except UnpicklingError as error:  # torch's own text advises to load the file without weights_only

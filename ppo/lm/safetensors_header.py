@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..io.files import read_json
+from ..io.plain_files import check_plain
 from .device import FLOATS
 
 Fact = TypeVar("Fact")
@@ -61,6 +62,7 @@ def _headers(folder: Path, read: Callable[[Any], Fact]) -> dict[str, Fact]:
     """What ``read`` finds of every tensor in a folder's safetensors files, by name."""
     facts: dict[str, Fact] = {}
     for path in sorted(folder.glob("*.safetensors")):
+        check_plain(path)
         try:
             with safe_open(path, framework="pt") as file:
                 facts |= {name: read(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
