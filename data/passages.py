@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Passage", "load_passages"]
 PARTS = ("pre_prefix", "prefix", "suffix")
+MOST_CHARACTERS = 1_000_000  # of a part of a passage, or tokens of one: more than any model's context
+LONGEST_LABEL = 1000  # characters of an id, a group or a kind
 GROUPS = ("", "forget", "forget_holdout", "keep", "never")
 _GPT2_PROBES = {" the": 262, " and": 290, " of": 286}
 
@@ -143,6 +145,8 @@ def _from_text(row: dict[str, Any], place: Place, tokenizer: PreTrainedTokenizer
     for part, value in zip(PARTS, parts, strict=True):
         if not isinstance(value, str):
             raise ValueError(f"{place}: {part} is {value!r:.80}; it must be a string")
+        if len(value) > MOST_CHARACTERS:
+            raise ValueError(f"{place}: {part} has {len(value)} characters, at most {MOST_CHARACTERS}; cut it")
     return _labelled(Passage("", *cut_text(parts, tokenizer)), row, place)
 
 
@@ -158,7 +162,9 @@ def _labelled(passage: Passage, row: dict[str, Any], place: Place) -> Passage:
     """The passage with the row's id, group and kind, each "" when the row lacks it."""
     labels = {key: _label(row, key, place) for key in ("id", "group", "kind")}
     if labels["group"] not in GROUPS:
-        raise ValueError(f"{place}: group is {labels['group']!r}; it must be one of {', '.join(filter(None, GROUPS))}")
+        raise ValueError(
+            f"{place}: group is {labels['group']!r:.80}; it must be one of {', '.join(filter(None, GROUPS))}"
+        )
     return replace(passage, **labels)
 
 
@@ -166,6 +172,8 @@ def _id_field(row: dict[str, Any], part: str, place: Place) -> tuple[int, ...]:
     value = row.get(f"{part}_ids", [])
     if not isinstance(value, list) or not all(type(token) is int for token in value):
         raise ValueError(f"{place}: {part}_ids is {value!r:.80}; it must be a list of whole numbers")
+    if len(value) > MOST_CHARACTERS:
+        raise ValueError(f"{place}: {part}_ids has {len(value)} ids, at most {MOST_CHARACTERS}; cut it")
     return tuple(value)
 
 
@@ -173,7 +181,9 @@ def _label(row: dict[str, Any], key: str, place: Place) -> str:
     value = row.get(key, "")
     if not isinstance(value, str | int) or isinstance(value, bool):
         raise ValueError(f"{place}: {key} is {value!r:.80}; it must be a string")
-    return str(value)
+    if len(text := str(value)) > LONGEST_LABEL:
+        raise ValueError(f"{place}: {key} has {len(text)} characters, at most {LONGEST_LABEL}")
+    return text
 
 
 def _checked(spec: str | Path, places: Sequence[Place], passages: list[Passage], vocab_size: int) -> list[Passage]:
@@ -190,6 +200,6 @@ def _checked(spec: str | Path, places: Sequence[Place], passages: list[Passage],
             bad = low if low < 0 else high
             raise ValueError(f"{place}: token id {bad} lies outside the model's vocabulary of {vocab_size} tokens")
         if passage.id in seen:
-            raise ValueError(f"{place}: the id {passage.id!r} is already at {seen[passage.id]}; ids must be unique")
+            raise ValueError(f"{place}: the id {passage.id!r:.80} is already at {seen[passage.id]}; ids must be unique")
         seen[passage.id] = place
     return passages

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from ..config import Config
 from ..distributed.processes import Processes
@@ -24,6 +24,7 @@ from ..lm.config_bounds import check_room, read_config
 from ..lm.departures import own_class
 from ..lm.device import move, resolve_device
 from ..lm.load import check_causal, check_weights, explained
+from ..lm.tokenizer_bounds import read_tokenizer
 from .folder import read_state
 from .schema import check_numbers
 from .weights import TRAINED_WEIGHTS, kind_of, load_exactly, policy_tensors, put_back, rebuild_pruned
@@ -127,7 +128,7 @@ def _read(
     _freeze(model, state.get("frozen") or (), file=folder / "state.json")
     if tokenizer is None and (folder / "model" / "tokenizer_config.json").is_file():
         tokenizer = explained(
-            lambda: AutoTokenizer.from_pretrained(folder / "model", local_files_only=True, trust_remote_code=False),
+            lambda: read_tokenizer(folder / "model"),
             failure=f"the tokenizer in {folder / 'model'} cannot be loaded",
             remedy="pass tokenizer=…",
         )

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ..io.files import read_json
@@ -26,6 +26,7 @@ from .config_bounds import MAX_CONFIG_BYTES, check_room, read_config
 from .device import move, resolve_dtype
 from .foreign_code import no_hub_kernels
 from .hub import find
+from .tokenizer_bounds import read_tokenizer
 
 Loaded = TypeVar("Loaded")
 REMEDY = "give a folder with safetensors weights or a pytorch_model.bin, or a hub id that this machine can reach"
@@ -89,7 +90,7 @@ def load_pretrained(
     model = _causal(folder, name=name, dtype=dtype, remedy=remedy)
     if tokenizer is None:
         tokenizer = explained(
-            lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
+            lambda: read_tokenizer(folder),
             failure=f"the tokenizer of {name} cannot be loaded",
             remedy=TOKENIZER_REMEDY,
         )
@@ -157,7 +158,7 @@ def load_encoder(folder: Path, *, failure: str, remedy: str) -> tuple[Any, Any]:
         remedy=remedy,
     )  # fmt: skip
     tokenizer = explained(
-        lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
+        lambda: read_tokenizer(folder),
         failure=failure,
         remedy=TOKENIZER_REMEDY,
     )
