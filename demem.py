@@ -39,13 +39,14 @@ from eval.evaluate import Evaluation, evaluate, probe
 from eval.exports import model_card, write_card, write_open_unlearning
 from eval.report import render_passage, render_table
 from eval.report.folder import LivePage, write_page
-from eval.results import read_before, read_results, write_results
+from eval.results import read_before, write_results
+from eval.stored import read_passages, read_results
 from models.lora import unload
 from ppo.checkpoint import list_checkpoints
 from ppo.distributed import Processes
 from ppo.io.console import print_any_text, shown_warnings
 from ppo.io.surrogates import refuse_surrogates
-from ppo.log import HEADLINE, read_jsonl
+from ppo.log import HEADLINE
 from ppo.run.interrupt import sigterm_as_ctrl_c
 from ppo.run.lock import only_writer
 from ppo.types import Step
@@ -167,7 +168,7 @@ def measure(run: Run, label: str) -> Evaluation:
 def report(out: Path) -> None:
     """Print the table and write report.html, both from the files of a run."""
     write_page(out)
-    results, passages = read_results(out), read_jsonl(out / "passages.jsonl")
+    results, passages = read_results(out), read_passages(out / "passages.jsonl")
     before, after = results["before"], results.get("after")
     for passage in passages[:3]:
         say("\n" + render_passage(passage))

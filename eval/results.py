@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ppo.io.files import read_json, replace_text, write_json
-from ppo.log import read_jsonl
 from ppo.run.lock import LOCK_FILE
 
 from .evaluate import Evaluation
 from .report import pair_records
+from .stored import read_passages, read_results
 
 _LEFT_BY_A_KILL = {LOCK_FILE, ".writable", "config.json.tmp"}
 
@@ -85,27 +85,14 @@ def write_results(
     return results
 
 
-def read_results(folder: Path) -> dict[str, Any]:
-    """The content of evaluation.json. ValueError when it is missing or damaged."""
-    path = folder / "evaluation.json"
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist: run the attack there first")
-    content = read_json(path)
-    try:
-        results = dict(content)
-        for name in ("meta", "before"):
-            dict(results[name])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: {error!r}") from error
-    return results
-
-
 def read_before(folder: Path) -> Evaluation:
     """The evaluation before unlearning, with its records."""
     head = ("id", "group", "kind", "repeats", "prompt", "truth")
     before = read_results(folder)["before"]
     try:
-        records = [{**{name: p[name] for name in head}, **p["before"]} for p in read_jsonl(folder / "passages.jsonl")]
+        records = [
+            {**{name: p[name] for name in head}, **p["before"]} for p in read_passages(folder / "passages.jsonl")
+        ]
         return Evaluation.from_dict(before, records)
     except (KeyError, TypeError) as error:
         raise ValueError(

@@ -5,11 +5,12 @@ This module knows the names of metrics in metrics.jsonl and computes nothing.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
+
+from ppo.io.plain import finite
 
 from .svg import line_chart
 from .terms import Terms
@@ -79,4 +80,4 @@ def curve_section(metrics: Sequence[Mapping[str, float]], curves: Sequence[Curve
 
 
 def _is_drawn(row: Mapping[str, Any], name: str) -> bool:
-    return "step" in row and isinstance(row.get(name), (int, float)) and math.isfinite(row[name])
+    return finite(row.get("step")) is not None and finite(row.get(name)) is not None

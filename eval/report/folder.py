@@ -15,7 +15,8 @@ from ppo.io.options import field_comments
 from ppo.io.visible import as_html
 from ppo.log import read_jsonl
 
-from ..results import read_results, read_settings, replace_text
+from ..results import read_settings, replace_text
+from ..stored import read_passages, read_results
 from .page import render_page
 
 RELOAD_S = 5
@@ -26,7 +27,7 @@ def write_page(out: Path) -> None:
 
     ValueError when the folder holds no evaluation, or a damaged one.
     """
-    replace_text(out / "report.html", _render(out, passages=_rows(out / "passages.jsonl")))
+    replace_text(out / "report.html", _render(out, has_passages=True))
 
 
 class LivePage:
@@ -65,19 +66,19 @@ class LivePage:
 def _render(
     out: Path,
     *,
-    passages: Sequence[Mapping[str, Any]] = (),
+    has_passages: bool = False,
     news: str = "",
     samples: str = "",
     reload_s: int | None = None,
 ) -> str:
     settings, results = read_settings(out), read_results(out)
-    after = results.get("after")
+    after, path = results.get("after"), out / "passages.jsonl"
     title = "DeMem: before and after unlearning" if after else "DeMem: what the model gives away"
     return render_page(
         title="DeMem: unlearning now" if reload_s is not None else title,
         before=results["before"],
         after=after,
-        passages=passages,
+        passages=read_passages(path) if has_passages and path.is_file() else [],
         metrics=_rows(out / "metrics.jsonl"),
         config=settings["config"],
         config_notes=field_comments(Config),

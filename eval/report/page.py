@@ -98,7 +98,7 @@ def _lead(before: Mapping[str, float], after: Mapping[str, float] | None, terms:
     text = f"{count:.0f} passages in {len(groups_of(before))} groups."
     if after is None:
         text += " One model, before any unlearning."
-    elif "forget/exact" in before:
+    elif "forget/exact" in before and "forget/exact" in after:
         was, now = 100 * before["forget/exact"], 100 * after["forget/exact"]
         text += f" Greedy decoding reproduces {was:.1f} % of the forget set before and {now:.1f} % after unlearning."
     return (

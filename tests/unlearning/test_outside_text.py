@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 import demem
 from ppo.io.visible import visible
+from tests.eval.test_report import write_folder
 from unlearning.options import Options
 
 EVIL = {
@@ -135,10 +136,50 @@ def test_an_error_about_bad_text_is_one_visible_line(tmp_path, capfd, evil, plac
     assert line == visible(line)
 
 
-@pytest.mark.parametrize("name", ["passages.jsonl", "config.json", "evaluation.json"])
+@pytest.mark.parametrize("name", ["passages.jsonl", "metrics.jsonl", "config.json", "evaluation.json"])
 def test_half_a_character_in_a_stranger_s_folder_is_refused(tmp_path, capfd, name):
-    (tmp_path / "config.json").write_text(json.dumps({"options": {}, "config": {}}))
-    (tmp_path / "evaluation.json").write_text(json.dumps({"meta": {}, "before": {"summary": {}}}))
-    (tmp_path / name).write_text(json.dumps({"options": {}, "config": {}, "meta": {"x": HALF}, "before": {}}) + "\n")
+    write_folder(tmp_path, is_over=True)
+    row = json.loads((tmp_path / name).read_text().splitlines()[0])
+    (tmp_path / name).write_text(json.dumps({**row, "note": [HALF]}) + "\n")
     assert demem.main(["report", "--out", str(tmp_path)]) == 2
-    assert f"{name}" in ended_well(capfd, 2)[1]
+    assert re.search(rf"{name}\S*( line 1)? holds '.ud800' in 'note'", ended_well(capfd, 2)[1])
+
+
+def places(value, path=()):
+    """The path of every key and every value in a JSON value; a key is a tuple."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield (*path, (key,))
+            yield from places(inner, (*path, key))
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            yield from places(inner, (*path, i))
+    else:
+        yield path
+
+
+def changed(value, path, new):
+    """A copy of a JSON value with another value, or another key, at a path."""
+    copied = inner = json.loads(json.dumps(value))
+    for step in path[:-1]:
+        inner = inner[step]
+    if isinstance(path[-1], tuple):
+        inner[str(new)] = inner.pop(*path[-1])
+    else:
+        inner[path[-1]] = new
+    return copied
+
+
+@pytest.mark.parametrize("new", ["".join(EVIL.values()), None, ["x"]], ids=["text", "null", "list"])
+@pytest.mark.parametrize("name", ["evaluation.json", "config.json", "passages.jsonl", "metrics.jsonl", "samples.jsonl"])
+def test_a_stranger_s_folder_gets_a_page_or_one_line(tmp_path, capfd, name, new):
+    write_folder(tmp_path, is_over=True)
+    good = (tmp_path / name).read_text().splitlines()
+    last = json.loads(good[-1])
+    every = list(places(last))
+    for path in every[:: 1 + len(every) // 30]:
+        text = "\n".join([*good[:-1], json.dumps(changed(last, path, new))]) + "\n"
+        (tmp_path / name).write_text(text)
+        status = demem.main(["report", "--out", str(tmp_path)])
+        ended_well(capfd, status)
+        assert status or not ACTS.findall((tmp_path / "report.html").read_text("utf-8")), path

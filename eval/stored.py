@@ -1,0 +1,89 @@
+"""The evaluation of a run's folder as it was stored: read, and held against its shape.
+
+Somebody may have sent the folder, or an editor may have changed it. So what a report reads has the kinds that it needs,
+or a ValueError names the file and the field before a page is begun. This module computes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ppo.io.files import read_json
+from ppo.io.plain import finite
+from ppo.io.visible import visible
+from ppo.log import read_jsonl
+
+TEXTS = ("id", "group", "kind", "prompt", "truth")
+"""What the record of every passage holds as text."""
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """The content of evaluation.json: meta, summary, before, after. ValueError when it is missing or damaged."""
+    path = folder / "evaluation.json"
+    if not path.is_file():
+        raise ValueError(f"{visible(str(path))} does not exist: run the attack there first")
+    content = read_json(path)
+    results = _object(content, f"{visible(str(path))} is damaged: its content")
+    for name in ("meta", "before"):
+        if name not in results:
+            raise ValueError(f"{visible(str(path))} is damaged: {KeyError(name)!r}")
+    _object(results["meta"], f"{visible(str(path))} is damaged: meta")
+    for side in ("before", "after"):
+        if results.get(side) is not None:
+            _check_side(results[side], f"{visible(str(path))} is damaged: {side}")
+    return results
+
+
+def read_passages(path: Path) -> list[dict[str, Any]]:
+    """The paired records of passages.jsonl. ValueError names the file, the record and the field of what is damaged."""
+    records = read_jsonl(path)
+    for number, record in enumerate(records, start=1):
+        where = f"{visible(str(path))} is damaged: record {number}"
+        for name in TEXTS:
+            _require(isinstance(record.get(name), str), f"{where}, {name}", record.get(name), "a text")
+        for side in ("before", "after"):
+            if side == "before" or record.get(side) is not None:
+                _check_output(record.get(side), f"{where}, {side}")
+    return records
+
+
+def _check_side(side: Any, where: str) -> None:
+    """Hold the evaluation of one model against its shape."""
+    side = _object(side, where)
+    kinds: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "summary": (_is_number, "a number"),
+        "intervals": (_is_interval, "two numbers"),
+        "definitions": (lambda value: isinstance(value, str), "a text"),
+        "signatures": (lambda value: isinstance(value, str), "a text"),
+    }
+    for name, (is_right, wanted) in kinds.items():
+        for key, value in _object(side.get(name), f"{where}, {name}").items():
+            _require(is_right(value), f"{where}, {name}, {key!r:.60}", value, wanted)
+
+
+def _check_output(output: Any, where: str) -> None:
+    """Hold what one model wrote for a passage against its shape: its text, and numbers."""
+    for name, value in _object(output, where).items():
+        if name != "output":
+            _require(_is_number(value), f"{where}, {name!r:.60}", value, "a number")
+    _require(isinstance(output.get("output"), str), f"{where}, output", output.get("output"), "a text")
+
+
+def _object(value: Any, where: str) -> Mapping[str, Any]:
+    _require(isinstance(value, dict), where, value, "an object")
+    return dict(value)
+
+
+def _is_number(value: Any) -> bool:
+    return finite(value) is not None or isinstance(value, float | bool)  # a float may be NaN
+
+
+def _is_interval(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
+
+
+def _require(is_right: bool, where: str, value: Any, wanted: str) -> None:
+    if not is_right:
+        raise ValueError(f"{where} is {value!r:.60}, not {wanted}")
