@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..lm.device import FLOATS
+from ..lm.safetensors_header import check_kind_of_numbers
 from .folder import OPTIMIZER, RANDOM, load_tensors, read_state, save_tensors, write_atomically
 
 
@@ -59,10 +61,24 @@ def restore_loop(
         if weights[name].shape != parameter.shape:
             shapes = f"{list(weights[name].shape)} there, {list(parameter.shape)} here"
             raise ValueError(f"{folder} belongs to another model: {name} has the shape {shapes}")
+        check_kind_of_numbers(weights[name], parameter, name=f"{folder / 'weights.safetensors'}: {name}")
+    moments = load_tensors(folder / OPTIMIZER)
+    for full_name, value in moments.items():
+        name, _, key = full_name.rpartition("/")
+        if (
+            name not in parameters
+            or value.shape not in ((), parameters[name].shape)
+            or value.dtype not in FLOATS.values()
+        ):
+            shape = f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+            raise ValueError(f"{folder / OPTIMIZER}: {full_name!r:.200} is {shape}, which fits no weight of the model")
     for name, parameter in parameters.items():
         parameter.copy_(weights[name])
-    for full_name, value in load_tensors(folder / OPTIMIZER).items():
+    for full_name, value in moments.items():
         name, _, key = full_name.rpartition("/")
         optimizer.state[parameters[name]][key] = value if key == "step" else value.to(parameters[name].device)
-    generator.set_state(load_tensors(folder / RANDOM)["generator"])
+    try:
+        generator.set_state(load_tensors(folder / RANDOM)["generator"])
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{folder / RANDOM} is damaged: it holds no state of the generator") from error
     return state

@@ -13,13 +13,15 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..actor_critic import ValueHead
+from ..checkpoint.folder import load_tensors
 from ..lm.backbone import Backbone
 from ..lm.device import accelerator, move, resolve_device
 from ..lm.load import check_causal, load_causal
+from ..lm.safetensors_header import check_kind_of_numbers
 from .trl_config import refuse_unknown
 
 HEAD_FILE = "value_head.safetensors"
@@ -151,11 +153,18 @@ def _device(device_map: Any) -> torch.device | None:
 def _load_head(head: ValueHead, folder: Path) -> None:
     """Load the value head of a folder, if it holds one: this library's in its own file, or TRL's among the weights."""
     if (folder / HEAD_FILE).is_file():
-        head.load_state_dict(load_file(str(folder / HEAD_FILE)))
+        saved = load_tensors(folder / HEAD_FILE)
+        for name, own in head.state_dict().items():
+            if name in saved:
+                check_kind_of_numbers(saved[name], own, name=f"{folder / HEAD_FILE}: {name}")
+        head.load_state_dict(saved)
         return
     weights = folder / "model.safetensors"
     if not weights.is_file():
         return
     with safe_open(str(weights), framework="pt") as file:
         if set(_TRL_HEAD) <= set(file.keys()):
-            head.load_state_dict({ours: file.get_tensor(theirs).float() for theirs, ours in _TRL_HEAD.items()})
+            saved = {ours: file.get_tensor(theirs) for theirs, ours in _TRL_HEAD.items()}
+            for name, tensor in saved.items():
+                check_kind_of_numbers(tensor, torch.empty(0), name=f"{weights}: the value head's {name}")
+            head.load_state_dict({name: tensor.float() for name, tensor in saved.items()})

@@ -110,3 +110,15 @@ def test_an_expression_from_a_file_is_not_run(tmp_path):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"target_modules": expression}))
         config = load_adapter(fresh := tiny_gpt2(), tmp_path)
         assert set(config.targets) == set(adapters(fresh)) == set(adapters(model))
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.bool, torch.complex64, torch.float8_e4m3fn])
+def test_an_adapter_of_a_type_that_is_no_float_is_refused(tmp_path, kind):
+    save_adapter(trained(gpt2, ("c_attn",)), tmp_path, LoraConfig(("c_attn",), rank=3, alpha=6))
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    name = min(tensors)
+    save_file(tensors | {name: tensors[name].to(kind)}, tmp_path / "adapter_model.safetensors")
+    fresh = gpt2()
+    with pytest.raises(ValueError, match=r"holds weights that are no floats: .*c_attn.* is torch\."):
+        load_adapter(fresh, tmp_path)
+    assert adapters(fresh) == {}

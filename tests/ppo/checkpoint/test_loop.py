@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from ppo.checkpoint import load_tensors, save_tensors
 from ppo.checkpoint.loop import has_loop, restore_loop, save_loop
+from tests.fuzz_damage import make_right
 
 
 def make(width: int = 3) -> tuple[nn.Module, torch.optim.Optimizer, torch.Generator]:
@@ -59,3 +61,29 @@ def test_damage_is_found(tmp_path):
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(ValueError, match=r"optimizer\.safetensors is damaged"):
         restore_loop(tmp_path / "loop", *make())
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "change", "told"),
+    [
+        ("weights", "0.weight", lambda x: x.to(torch.int8), r"0.weight is torch.int8, which does not fit"),
+        ("weights", "0.bias", lambda x: x.to(torch.complex64), r"0.bias is torch.complex64"),
+        ("optimizer", "0.weight/exp_avg", lambda x: x.to(torch.int64), r"'0.weight/exp_avg' is int64 \[3, 2\]"),
+        ("optimizer", "0.weight/exp_avg", lambda x: x[:1], r"'0.weight/exp_avg' is float32 \[1, 2\]"),
+        ("optimizer", "5.weight/exp_avg", lambda x: torch.ones(1), "'5.weight/exp_avg' is .* fits no weight"),
+        ("rng", "generator", lambda x: x[:-1], "no state of the generator"),
+    ],
+)
+def test_tensors_of_another_kind_are_refused_before_anything_moves(tmp_path, file, name, change, told):
+    model, optimizer, generator = make()
+    folder = tmp_path / "loop"
+    save_loop(folder, model, optimizer, generator, {"steps": 1})
+    path = folder / f"{file}.safetensors"
+    tensors = load_tensors(path)
+    save_tensors(path, tensors | {name: change(tensors.get(name))})
+    make_right(folder)
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(ValueError, match=told) as error:
+        restore_loop(folder, model, optimizer, generator)
+    assert str(folder) in str(error.value)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
