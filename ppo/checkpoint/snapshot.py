@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
 
 from ..config import Config
 from ..distributed.processes import Processes
@@ -23,6 +22,7 @@ from ..lm.backbone import end_ids
 from ..lm.config_bounds import check_room, read_config
 from ..lm.departures import own_class
 from ..lm.device import move, resolve_device
+from ..lm.kinds import class_of
 from ..lm.load import check_causal, check_weights, explained
 from ..lm.tokenizer_bounds import read_tokenizer
 from .folder import read_state
@@ -165,7 +165,7 @@ def _load_policy(folder: Path, state: Mapping[str, Any]) -> nn.Module:
     def load() -> nn.Module:
         config = read_config(folder)
         check_room(config, folder)
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = class_of(config).from_pretrained(
             folder,
             config=config,
             output_loading_info=True,

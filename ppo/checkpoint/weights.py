@@ -14,12 +14,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.utils import prune
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from ..distributed.sharding import split_like
 from ..lm.adapters import has_adapter
 from ..lm.backbone import is_split
 from ..lm.departures import forward_hooks, has_own_forward, own_class
+from ..lm.kinds import build, is_of_config
 from ..lm.safetensors_header import check_kind_of_numbers
 from ..policy import Policy
 from .folder import link_or_copy, load_tensors, save_tensors
@@ -82,7 +83,7 @@ def is_pruned(model: nn.Module) -> bool:
 
 def rebuild_pruned(config: Any, folder: Path) -> nn.Module:
     """The model of a folder that :func:`write_policy` wrote for a pruned one; its weights are not read yet."""
-    model: Any = AutoModelForCausalLM.from_config(config)
+    model = build(config)
     for name, mask in policy_tensors(folder).items():
         if name.endswith("_mask"):
             path, _, weight = name.removesuffix("_mask").rpartition(".")
@@ -111,7 +112,7 @@ def _parts(model: nn.Module) -> dict[str, object]:
 def _parts_of_config(model: Any) -> dict[str, object] | None:
     """The parts of the model that transformers builds from a model's config, without memory; None for another class."""
     kind: Any = own_class(model)
-    if not isinstance(model, PreTrainedModel) or MODEL_FOR_CAUSAL_LM_MAPPING.get(type(model.config), None) is not kind:
+    if not isinstance(model, PreTrainedModel) or not is_of_config(kind, model.config):
         return None
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         built = kind(copy.deepcopy(model.config))

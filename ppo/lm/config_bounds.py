@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from ..io.files import read_json
 from ..io.plain_files import check_plain_files
 from .foreign_code import check_config_code, check_no_adapter, no_hub_kernels
+from .kinds import build
 from .pytorch_weights import pytorch_files, pytorch_shapes, pytorch_types
 from .safetensors_header import Shapes, check_float_weights, check_sizes, weight_shapes, weight_types
 
@@ -105,7 +106,7 @@ def check_built(config: Any, shapes: Shapes, *, num_bytes: int, types: Mapping[s
     check_config_code(config)
     # Some classes draw random numbers on the CPU even so.
     with no_hub_kernels(), torch.device("meta"), torch.random.fork_rng(devices=[]):
-        model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        model = build(config)
         model.tie_weights()  # transformers 5.0 leaves this out on "meta"
     is_packed = getattr(config, "quantization_config", None) is not None
     parameters = dict(model.named_parameters())

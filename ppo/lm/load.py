@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ..io.files import read_json
@@ -26,6 +26,7 @@ from .config_bounds import MAX_CONFIG_BYTES, check_room, read_config
 from .device import move, resolve_dtype
 from .foreign_code import no_hub_kernels
 from .hub import find
+from .kinds import class_of
 from .tokenizer_bounds import read_tokenizer
 
 Loaded = TypeVar("Loaded")
@@ -131,7 +132,7 @@ def _causal(folder: Path, *, name: str, dtype: torch.dtype, remedy: str) -> Any:
     if not is_safe:
         warnings.warn(f"{name} has no safetensors file: its pytorch_model.bin is read, tensors only", stacklevel=3)
     model, info = explained(
-        lambda: AutoModelForCausalLM.from_pretrained(
+        lambda: class_of(config).from_pretrained(
             folder, config=config, dtype=dtype, use_safetensors=is_safe, weights_only=True, local_files_only=True,
             trust_remote_code=False, output_loading_info=True,
         ),

@@ -28,8 +28,7 @@ SECONDS = 60  # for one check
 KNOWN: dict[str, str] = {
     "big_bird": "changes its own modules for short texts, so a resume needs model=",
     "cpmant": "reads no attention mask: refused before the first update, by the check of the ratio",
-    "emu3": "its class has no config of its own by which it could be found, so a resume needs model=",
-    "mllama": "its class has no config of its own by which it could be found, so a resume needs model=",
+    "inkling2_text": "cannot be run in bfloat16: refused",
     "prophetnet": "lets a token see the tokens after it: refused as no causal LM",
     "xlnet": "lets a token see the tokens after it: refused as no causal LM",
     "xlstm": "does not compute texts of some lengths in bfloat16",

@@ -12,6 +12,7 @@ ODD = {
     "gemma3n_text": "hidden states are stacked streams",
     "got_ocr2": "a part computes attention in another way than the whole",
     "jamba": "states and keys side by side, and experts",
+    "emu3": "the text part of a larger model",
     "minimax": "a cache of its own, which cannot drop rows",
     "rembert": "an output layer of another width than the hidden states",
     "rwkv": "a state, and weights that change in place",
