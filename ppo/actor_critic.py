@@ -39,13 +39,13 @@ class ValueHead(nn.Module):
 
     def __init__(self, hidden_size: int, kind: Literal["linear", "mlp"], *, seed: int = 0) -> None:
         super().__init__()
-        last = nn.Linear(hidden_size, 1, dtype=torch.float32)
+        last = nn.Linear(hidden_size, 1, dtype=torch.float32, device="cpu")
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.layers = nn.Sequential(last)
         if kind == "mlp":
             first, generator = (
-                nn.Linear(hidden_size, hidden_size, dtype=torch.float32),
+                nn.Linear(hidden_size, hidden_size, dtype=torch.float32, device="cpu"),
                 torch.Generator().manual_seed(seed),
             )
             for parameter in first.parameters():

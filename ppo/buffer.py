@@ -55,7 +55,7 @@ class RolloutBuffer:
         rollout = self.contents()
         if len(rollout) % size != 0:
             raise ValueError(f"minibatch={size} does not divide the {len(rollout)} sequences of the buffer")
-        order = torch.randperm(len(rollout), generator=self._generator)
+        order = torch.randperm(len(rollout), generator=self._generator, device="cpu")
         for indices in torch.split(order, size):
             yield rows(rollout, indices)
 

@@ -151,7 +151,7 @@ class Collector:
 
     def _sample(self, prompts: Sequence[Prompt], request_ids: Sequence[int]) -> Generation:
         """Ask the sampler, with a new seed that is the same on every process: all of them hold the same generator."""
-        seed = int(torch.randint(2**62, (), generator=self._generator))
+        seed = int(torch.randint(2**62, (), generator=self._generator, device="cpu"))
         return self._sampler(self.policy, prompts, seed=seed, request_ids=request_ids)
 
     def _ask_reference(self, generation: Generation, samples: list[Sample]) -> Tensor | None:
@@ -167,7 +167,7 @@ class Collector:
             rows = policy.limits.reference_rows
             if rows is None:
                 return reference.logprobs(generation, samples)
-            parts = torch.split(torch.arange(len(generation)), rows)
+            parts = torch.split(torch.arange(len(generation), device="cpu"), rows)
             return torch.cat([reference.logprobs(generation.rows(p), [samples[i] for i in p.tolist()]) for p in parts])
 
         readable = policy.readable(self._reference_model) if self._reference_model is not None else nullcontext()

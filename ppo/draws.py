@@ -69,7 +69,7 @@ class Draws:
         spare = -len(prompts) % self._collector.policy.processes.count
         asked = prompts + prompts[-1:] * spare
         responses = self._collector.collect(asked, step=step, policy_version=policy_version)
-        return response_rows(responses, torch.arange(len(prompts))) if spare else responses
+        return response_rows(responses, torch.arange(len(prompts), device="cpu")) if spare else responses
 
 
 def varied_groups(scores: Tensor, group_size: int) -> Tensor:

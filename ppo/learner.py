@@ -270,7 +270,7 @@ class Learner:
         split = partial(microbatches, size=limits.microbatch, tokens=limits.microbatch_tokens)
         parts = [(own[indices], 1.0) for indices in split(attention_mask[own])] if len(own) else []
         missing = int(processes.max(len(parts))) - len(parts) if self._config.sharding == "fsdp" else 0
-        return parts + [(torch.zeros(1, dtype=torch.long), 0.0)] * missing
+        return parts + [(torch.zeros(1, dtype=torch.long, device="cpu"), 0.0)] * missing
 
 
 def _exceeds(value: float, limit: float | None) -> bool:

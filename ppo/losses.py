@@ -47,7 +47,10 @@ def ppo_loss(
     loss, own_statistics = policy_loss(new, part, num_tokens=num_tokens, num_sequences=num_sequences)
     mean = partial(loss_mean_of(config), mask=mask, num_tokens=num_tokens, num_sequences=num_sequences)
     entropy = new.entropy.detach().sum() / num_tokens
-    statistics = {f"policy/{name}": torch.as_tensor(x) for name, x in own_statistics.items()}
+    statistics = {
+        f"policy/{name}": x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float32, device="cpu")
+        for name, x in own_statistics.items()
+    }
     statistics |= ratio_statistics(new.logprobs, part.old_logprobs, mask, num_tokens=num_tokens)
     statistics |= {"policy/loss": loss.detach(), "policy/entropy": entropy}
     loss = loss - config.entropy_coef * mean(new.entropy)

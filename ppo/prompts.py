@@ -172,7 +172,7 @@ class PromptStream:
     def __init__(self, num_prompts: int, generator: torch.Generator) -> None:
         self._num_prompts = num_prompts
         self._generator = generator
-        self.order: Tensor = torch.empty(0, dtype=torch.long)
+        self.order: Tensor = torch.empty(0, dtype=torch.long, device="cpu")
 
     def restore(self, order: Tensor) -> None:
         """Continue with the order of a checkpoint, int64 indices."""
@@ -181,6 +181,8 @@ class PromptStream:
     def take(self, count: int) -> list[int]:
         """The next ``count`` indices. When a pass ends, a new shuffled pass follows."""
         while len(self.order) < count:
-            self.order = torch.cat([self.order, torch.randperm(self._num_prompts, generator=self._generator)])
+            self.order = torch.cat(
+                [self.order, torch.randperm(self._num_prompts, generator=self._generator, device="cpu")]
+            )
         taken, self.order = self.order[:count].tolist(), self.order[count:]
         return [int(i) for i in taken]

@@ -59,13 +59,13 @@ class RetainTexts:
 
     def draw(self, device: torch.device) -> RetainBatch:
         """A random batch."""
-        chosen = torch.randint(len(self.pieces), (self._num_sequences,), generator=self._generator)
+        chosen = torch.randint(len(self.pieces), (self._num_sequences,), generator=self._generator, device="cpu")
         batch = [self.pieces[i] for i in chosen.tolist()]
         length = max(len(piece) for piece in batch)
-        ids = torch.zeros(len(batch), length, dtype=torch.long)
-        mask = torch.zeros(len(batch), length, dtype=torch.bool)
+        ids = torch.zeros(len(batch), length, dtype=torch.long, device="cpu")
+        mask = torch.zeros(len(batch), length, dtype=torch.bool, device="cpu")
         for row, piece in enumerate(batch):
-            ids[row, : len(piece)] = torch.tensor(piece)
+            ids[row, : len(piece)] = torch.tensor(piece, device="cpu")
             mask[row, : len(piece)] = True
         return RetainBatch(ids.to(device), mask.to(device))
 

@@ -80,7 +80,7 @@ def call_reward(
     if any(isinstance(value, Sequence) and not isinstance(value, str) for value in values):
         return _token_rewards(values, samples)
     scores = [_number(value, f"sample {i}") for i, value in enumerate(values)]
-    return torch.tensor(scores, dtype=torch.float64), None
+    return torch.tensor(scores, dtype=torch.float64, device="cpu"), None
 
 
 def _check_shape(answer: Any, samples: Sequence[Sample]) -> None:
@@ -98,12 +98,12 @@ def _plain(value: Any) -> Any:
 def _token_rewards(values: Sequence[Any], samples: list[Sample]) -> tuple[Tensor, Tensor]:
     """Scores [B] and token rewards [B, T] from one list a sample; a list may have zeros after the response."""
     length = max(len(sample.ids) for sample in samples)
-    rewards = torch.zeros(len(samples), length, dtype=torch.float64)
+    rewards = torch.zeros(len(samples), length, dtype=torch.float64, device="cpu")
     for i, (numbers, sample) in enumerate(zip(values, samples, strict=True)):
         if not isinstance(numbers, Sequence) or len(numbers) < len(sample.ids):
             raise ValueError(f"sample {i} has {len(sample.ids)} response tokens but got token rewards {numbers!r:.60}")
         checked = [_number(value, f"sample {i}, token {t}") for t, value in enumerate(numbers[: len(sample.ids)])]
-        rewards[i, : len(checked)] = torch.tensor(checked, dtype=torch.float64)
+        rewards[i, : len(checked)] = torch.tensor(checked, dtype=torch.float64, device="cpu")
         if any(float(value) != 0 for value in numbers[len(sample.ids) :]):
             raise ValueError(f"sample {i} got a token reward after its {len(sample.ids)} response tokens")
     return rewards.sum(dim=1), rewards

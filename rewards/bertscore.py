@@ -112,7 +112,8 @@ class BertScore:
             for i in range(0, len(candidates), self.batch_size)
         ]
         precision, recall = (
-            torch.cat([p[k] for p in parts]) if parts else torch.zeros(0, dtype=torch.float32) for k in (0, 1)
+            torch.cat([p[k] for p in parts]) if parts else torch.zeros(0, dtype=torch.float32, device="cpu")
+            for k in (0, 1)
         )
         f1 = torch.where(precision + recall > 0, 2 * precision * recall / (precision + recall), 0.0)
         return Matches(*(self._rescale(x) for x in (precision, recall, f1)))

@@ -49,7 +49,7 @@ def relearning_attack(
         raise ValueError(f"steps={list(steps)} must name numbers of steps, each at least 1")
     forget = [p for p in passages if p.group == TAUGHT_GROUP]
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(forget), generator=generator).tolist()
+    order = torch.randperm(len(forget), generator=generator, device="cpu").tolist()
     taught = {forget[i].id for i in order[: count_taught(len(forget), share)]}
     pupil, results = copy.deepcopy(model), []
     if next(pupil.parameters()).dtype == torch.bfloat16:
@@ -69,7 +69,7 @@ def relearning_attack(
     pairs = pairs_of([p for p in passages if p.id in taught], "suffix")
 
     def loss(backbone: Backbone, indices: list[int]) -> Tensor:
-        sizes = torch.tensor([len(pairs[i][1]) for i in indices])
+        sizes = torch.tensor([len(pairs[i][1]) for i in indices], device="cpu")
         nll = nll_of(pairs, backbone, indices, training.chunk_tokens)
         return (nll / sizes.to(nll.device)).sum()
 

@@ -68,7 +68,7 @@ def ascent_loss(nll: Tensor, sizes: Tensor) -> Tensor:
 
 
 def _sizes(pairs: Sequence[tuple[list[int], list[int]]], indices: list[int]) -> Tensor:
-    return torch.tensor([float(len(pairs[i][1])) for i in indices], dtype=torch.float32)
+    return torch.tensor([float(len(pairs[i][1])) for i in indices], dtype=torch.float32, device="cpu")
 
 
 def paper_stop(model: nn.Module, passages: Sequence[Passage], *, stride: int = 10, slots: int = 64) -> Stop:

@@ -61,7 +61,7 @@ def unlearn_simnpo(
     pairs = pairs_of(passages, training.scope)
 
     def forget_loss(backbone: Backbone, indices: list[int]) -> Tensor:
-        sizes = torch.tensor([float(len(pairs[i][1])) for i in indices], dtype=torch.float32)
+        sizes = torch.tensor([float(len(pairs[i][1])) for i in indices], dtype=torch.float32, device="cpu")
         return simnpo_loss(nll_of(pairs, backbone, indices, training.chunk_tokens), sizes, beta=beta, delta=delta)
 
     return train(model, len(pairs), retain, forget_loss, training=training, generator=generator, stop=stop)

@@ -138,7 +138,7 @@ def train(
         for step in range(len(log), training.steps):
             size = num_passages if training.batch is None else min(training.batch, num_passages)
             if len(order) < size:
-                order = torch.randperm(num_passages, generator=generator).tolist()
+                order = torch.randperm(num_passages, generator=generator, device="cpu").tolist()
             chosen, order = order[:size], order[size:]
             optimizer.zero_grad(set_to_none=True)
             row = {"step": float(step), "forget_loss": _forget_gradients(backbone, chosen, forget_loss, training)}

@@ -26,13 +26,13 @@ def random_state() -> dict[str, Tensor]:
     name, keys, position, has_spare, numpy_spare = np.random.get_state(legacy=True)  # noqa: NPY002
     tensors = {
         "torch": torch.get_rng_state(),
-        "python": torch.tensor([version, *words], dtype=torch.int64),
-        "python_spare": torch.tensor(math.nan if spare is None else spare, dtype=torch.float64),
+        "python": torch.tensor([version, *words], dtype=torch.int64, device="cpu"),
+        "python_spare": torch.tensor(math.nan if spare is None else spare, dtype=torch.float64, device="cpu"),
     }
     if name == "MT19937":
         words64 = torch.from_numpy(np.asarray(keys, dtype=np.int64))
-        tensors["numpy"] = torch.cat([words64, torch.tensor([int(position), int(has_spare)])])
-        tensors["numpy_spare"] = torch.tensor(float(numpy_spare), dtype=torch.float64)
+        tensors["numpy"] = torch.cat([words64, torch.tensor([int(position), int(has_spare)], device="cpu")])
+        tensors["numpy_spare"] = torch.tensor(float(numpy_spare), dtype=torch.float64, device="cpu")
     kind = accelerator()
     if kind is not None:
         tensors[kind] = of_accelerator().get_rng_state()

@@ -316,7 +316,7 @@ class RunState:
 
     def _take_generators(self, tensors: Mapping[str, Tensor], file: Path) -> None:
         """Put back the run's own generator and the order of the prompts. Raises ValueError where one is damaged."""
-        order = tensors.get("prompt_order", torch.empty(0))
+        order = tensors.get("prompt_order", torch.empty(0, device="cpu"))
         is_order = order.dtype == torch.long and order.dim() == 1 and len(set(order.tolist())) == len(order)
         if not is_order or bool(((order < 0) | (order >= len(self.prompts))).any()):
             raise ValueError(f"{file} is damaged: prompt_order is no order of {len(self.prompts)} prompts, each once")

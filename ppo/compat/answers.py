@@ -87,13 +87,13 @@ def read_cells(
     if not _is_list(rows) or len(rows) != len(lengths):
         found = f"holds {len(rows)} rows" if _is_list(rows) else f"is {_kind(rows)}"
         raise ValueError(f"{name} {found}: wanted one list for each of {len(lengths)} responses")
-    cells = torch.zeros(len(lengths), max(lengths), dtype=dtype)
+    cells = torch.zeros(len(lengths), max(lengths), dtype=dtype, device="cpu")
     for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
         row = row.tolist() if hasattr(row, "tolist") else row
         if not _is_list(row) or len(row) != length:
             found = f"holds {len(row)} numbers" if _is_list(row) else f"is {_kind(row)}"
             raise ValueError(f"{name}[{i}] {found}: wanted one for each of its {length} response tokens")
-        cells[i, :length] = torch.tensor([read(x, i, t) for t, x in enumerate(row)], dtype=dtype)
+        cells[i, :length] = torch.tensor([read(x, i, t) for t, x in enumerate(row)], dtype=dtype, device="cpu")
     return cells
 
 
@@ -148,7 +148,7 @@ def read_scores(rows: Any, count: int, *, dtype: torch.dtype) -> Tensor:
     if not _is_list(values) or len(values) != count:
         found = f"holds {len(values)} numbers" if _is_list(values) else f"is {_kind(rows)}"
         raise ValueError(f"scores {found}: wanted one for each of {count} responses")
-    return torch.tensor([_number(x, f"scores[{i}]") for i, x in enumerate(values)], dtype=dtype)
+    return torch.tensor([_number(x, f"scores[{i}]") for i, x in enumerate(values)], dtype=dtype, device="cpu")
 
 
 def read_is_ended(rows: Any, count: int) -> Tensor:
@@ -160,7 +160,7 @@ def read_is_ended(rows: Any, count: int) -> Tensor:
     for i, value in enumerate(values):
         if not is_boolean(value):
             raise ValueError(f"is_ended[{i}] is {value!r:.40}: wanted True or False")
-    return torch.tensor([bool(value) for value in values])
+    return torch.tensor([bool(value) for value in values], device="cpu")
 
 
 def read_rows(rows: Any, count: int) -> list[Mapping[str, Any]]:

@@ -161,7 +161,7 @@ class PPOTrainer:
         self, model: nn.Module, queries: Sequence[Tensor], sampling: Sampling, slots: int, return_prompt: bool
     ) -> list[Tensor]:
         prompts = [read_ids(query, f"query {index}") for index, query in enumerate(queries)]
-        seed = int(torch.randint(2**62, (), generator=self.trainer.generator))
+        seed = int(torch.randint(2**62, (), generator=self.trainer.generator, device="cpu"))
         generation = generate(model, prompts, sampling, seed=seed, slots=slots)
         responses = [tokens[mask] for tokens, mask in zip(generation.tokens, generation.mask, strict=True)]
         if not return_prompt:
@@ -197,7 +197,9 @@ class PPOTrainer:
         started, kl_coef = time.perf_counter(), self.trainer.kl.coef
         prompts = [read_ids(query, f"query {index}") for index, query in enumerate(queries)]
         answers = [read_ids(response, f"response {index}") for index, response in enumerate(responses)]
-        numbers = torch.tensor([read_score(score, index) for index, score in enumerate(scores)], dtype=torch.float32)
+        numbers = torch.tensor(
+            [read_score(score, index) for index, score in enumerate(scores)], dtype=torch.float32, device="cpu"
+        )
         rollout = self.trainer.appraise(self._measured(prompts, answers, numbers))
         with checkpointed_layers(self.trainer.policy.actor) if self._is_checkpointed() else nullcontext():
             metrics = self.trainer.update(rollout)
@@ -230,7 +232,9 @@ class PPOTrainer:
         """
         if missing := [column for column in columns_to_log if column not in batch]:
             raise ValueError(f"log_stats: the batch has no column {missing[0]!r}; it has {', '.join(batch)}")
-        numbers = torch.tensor([read_score(reward, index) for index, reward in enumerate(rewards)], dtype=torch.float32)
+        numbers = torch.tensor(
+            [read_score(reward, index) for index, reward in enumerate(rewards)], dtype=torch.float32, device="cpu"
+        )
         self.accelerator.log({**stats, **environment_statistics(numbers)}, step=self.trainer.step - 1)
         log_table = getattr(self.config.log_with, "log_table", None)
         if log_table is not None:

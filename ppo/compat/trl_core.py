@@ -42,5 +42,5 @@ def respond_to_batch(
     """
     sampling = Sampling(response_length=txt_len, top_k=int(top_k), top_p=top_p, eos_ids=())
     warn_of_other_distribution(sampling)
-    seed = int(torch.randint(2**62, ()))
+    seed = int(torch.randint(2**62, (), device="cpu"))
     return generate(model.pretrained_model, queries.tolist(), sampling, seed=seed).tokens

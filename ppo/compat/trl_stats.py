@@ -49,7 +49,9 @@ def old_statistics(
         "objective/entropy": -rollout.old_logprobs.sum(dim=1).mean(),
         "ppo/mean_non_score_reward": masked_mean(-kl_coef * rollout.kl, mask),
         "ppo/mean_scores": rollout.scores.mean(),
-        "ppo/std_scores": rollout.scores.std() if len(rollout) > 1 else torch.zeros((), dtype=torch.float32),
+        "ppo/std_scores": rollout.scores.std()
+        if len(rollout) > 1
+        else torch.zeros((), dtype=torch.float32, device="cpu"),
         "ppo/policy/advantages_mean": masked_mean(rollout.advantages, mask),
         "ppo/returns/mean": masked_mean(rollout.returns, mask),
         "ppo/returns/var": masked_variance(rollout.returns, mask),
@@ -70,7 +72,9 @@ def old_statistics(
 def _lengths(kind: str, lengths: Tensor) -> dict[str, Any]:
     return {
         f"tokens/{kind}_len_mean": lengths.mean(),
-        f"tokens/{kind}_len_std": lengths.std() if len(lengths) > 1 else torch.zeros((), dtype=torch.float32),
+        f"tokens/{kind}_len_std": lengths.std()
+        if len(lengths) > 1
+        else torch.zeros((), dtype=torch.float32, device="cpu"),
         f"tokens/{kind}_dist": lengths,
     }
 

@@ -185,7 +185,9 @@ class Processes:
         """Each number summed over the processes. All processes must pass the same names, in the same order."""
         if self.count == 1:
             return dict(numbers)
-        totals = self._reduce(torch.tensor(list(numbers.values()), dtype=torch.float64), dist.ReduceOp.SUM)
+        totals = self._reduce(
+            torch.tensor(list(numbers.values()), dtype=torch.float64, device="cpu"), dist.ReduceOp.SUM
+        )
         return dict(zip(numbers, totals.tolist(), strict=True))
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -196,7 +198,7 @@ class Processes:
         whole = [p for p in parameters if not isinstance(p, DTensor)]
         if self.count == 1 or not whole:
             return
-        has_gradient = torch.tensor([p.grad is not None for p in whole], dtype=torch.int32)
+        has_gradient = torch.tensor([p.grad is not None for p in whole], dtype=torch.int32, device="cpu")
         used = [p for p, is_used in zip(whole, self._reduce(has_gradient, dist.ReduceOp.MAX).tolist(), strict=True)
                 if is_used]  # fmt: skip
         for parameter in used:
@@ -276,13 +278,17 @@ class Processes:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is True on any process."""
-        return flag if self.count == 1 else bool(self._reduce(torch.tensor([int(flag)]), dist.ReduceOp.MAX).item())
+        return (
+            flag
+            if self.count == 1
+            else bool(self._reduce(torch.tensor([int(flag)], device="cpu"), dist.ReduceOp.MAX).item())
+        )
 
     def max(self, number: float) -> float:
         """The largest of the processes' numbers."""
         if self.count == 1:
             return number
-        return float(self._reduce(torch.tensor([number], dtype=torch.float64), dist.ReduceOp.MAX).item())
+        return float(self._reduce(torch.tensor([number], dtype=torch.float64, device="cpu"), dist.ReduceOp.MAX).item())
 
     def claim(self, name: str) -> bool:
         """Whether this process is the first to ask for ``name``. It waits for no other, so it works after an error.

@@ -145,7 +145,7 @@ def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for tensor in tensors.values():
         if isinstance(tensor, DTensor) and id(tensor) not in done:
             full = tensor.full_tensor().detach()
-            done[id(tensor)] = full.cpu() if dist.get_rank() == 0 else torch.empty(0)
+            done[id(tensor)] = full.cpu() if dist.get_rank() == 0 else torch.empty(0, device="cpu")
     return {name: done[id(x)] if id(x) in done else x.detach() for name, x in tensors.items()}
 
 

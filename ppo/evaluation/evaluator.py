@@ -96,7 +96,7 @@ class Evaluator:
 
 def _summary(responses: Sequence[_Response]) -> dict[str, float]:
     """Scores, lengths (tokens), the share that ended by itself and the share of distinct responses."""
-    scores = torch.tensor([response.score for response in responses], dtype=torch.float64)
+    scores = torch.tensor([response.score for response in responses], dtype=torch.float64, device="cpu")
     return {
         "eval/score_mean": float(scores.mean()),
         "eval/score_std": float(scores.std(correction=0)),

@@ -81,17 +81,17 @@ def read_requests(
 def pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Token lists as one left-padded rectangle: ids int64 [N, P] (0 on padding) and mask bool [N, P]."""
     width = max(len(row) for row in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    ids = torch.zeros(len(rows), width, dtype=torch.long, device="cpu")
+    mask = torch.zeros(len(rows), width, dtype=torch.bool, device="cpu")
     for index, row in enumerate(rows):
-        ids[index, width - len(row) :] = torch.tensor(row)
+        ids[index, width - len(row) :] = torch.tensor(row, device="cpu")
         mask[index, width - len(row) :] = True
     return ids.to(device), mask.to(device)
 
 
 def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
     """Token lists as one right-padded rectangle: ids int64 [N, P] (0 on padding)."""
-    ids = torch.zeros(len(rows), max(len(row) for row in rows), dtype=torch.long)
+    ids = torch.zeros(len(rows), max(len(row) for row in rows), dtype=torch.long, device="cpu")
     for index, row in enumerate(rows):
-        ids[index, : len(row)] = torch.tensor(row)
+        ids[index, : len(row)] = torch.tensor(row, device="cpu")
     return ids.to(device)

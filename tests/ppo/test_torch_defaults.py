@@ -1,4 +1,4 @@
-"""A process may have another default dtype for new tensors. A run must not notice it."""
+"""A process may have another default dtype or device for new tensors. A run must not notice it."""
 
 from __future__ import annotations
 
@@ -55,6 +55,26 @@ def test_a_run_does_not_notice_the_default_dtype(default_dtype, make, variant, d
     other.load_state_dict(usual.state_dict())
     expected = trained(usual, VARIANTS[variant])
     default_dtype(dtype)
+    for name, weight in trained(other, VARIANTS[variant]).items():
+        assert torch.equal(weight, expected[name]), name
+
+
+@pytest.fixture
+def default_device():
+    """Sets it; it is the CPU again after the test."""
+    yield torch.set_default_device
+    torch.set_default_device(None)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_a_run_does_not_notice_the_default_device(default_device, make, variant):
+    """Tensors on "meta" hold no numbers, so one that is made there is noticed."""
+    torch.manual_seed(0)
+    usual, other = make(), make()
+    other.load_state_dict(usual.state_dict())
+    expected = trained(usual, VARIANTS[variant])
+    default_device("meta")
     for name, weight in trained(other, VARIANTS[variant]).items():
         assert torch.equal(weight, expected[name]), name
 
