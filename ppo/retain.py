@@ -7,6 +7,7 @@ module knows nothing about rewards, rollouts or optimisers.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence, Sized
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -143,6 +144,8 @@ def make_retain_texts(
     vocabulary.
     """
     if config.retain_coef == 0:
+        if texts is not None and not (isinstance(texts, Sized) and len(texts) == 0):
+            warnings.warn("retain=… is not used: Config.retain_coef is 0", RuntimeWarning, stacklevel=3)
         return None
     if texts is None or (isinstance(texts, Sized) and len(texts) == 0):
         raise ValueError(f"retain_coef={config.retain_coef} needs texts: pass retain=[…] to the Trainer")

@@ -279,7 +279,7 @@ class Trainer:
             raise ValueError(f"the rollout has {found}, but Config.importance={self.config.importance!r}: appraise it")
         started = time.perf_counter()
         averages, gap = Averages(), None
-        with self.policy.training():
+        with self.policy.training(), torch.enable_grad():
             for minibatch in self._minibatches(rollout):
                 result = self.learner.step(minibatch, step=self.step, observer=observer)
                 if gap is None and not result.is_empty:  # before the first optimiser step it is rounding alone

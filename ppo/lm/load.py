@@ -212,6 +212,8 @@ def check_trainable(model: nn.Module) -> None:
     A few tokens are passed forward and back, as far as to the first vector of weights that is trained. A weight that
     holds NaN is an error, too, and so are states that are not finite.
     """
+    if torch.is_inference_mode_enabled():
+        raise ValueError("inside torch.inference_mode() nothing can be trained: leave it before you make a Trainer")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
         raise ValueError(

@@ -257,6 +257,22 @@ def test_a_model_that_is_broken_from_the_start_is_named_so(value, told):
         generate(model, [[1, 2]], Sampling(response_length=2))
 
 
+def test_an_update_needs_no_gradients_switched_on():
+    config = Config(prompts_per_step=2, minibatch=2, response_length=3)
+    with torch.no_grad():
+        trainer = Trainer(tiny_gpt2(), [[2, 3], [4]], lambda samples: [float(len(s.ids)) for s in samples], config)
+        trainer.train(1, progress=False)
+    assert trainer.step == 1
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"inside torch\.inference_mode\(\) nothing can be"):
+        Trainer(tiny_gpt2(), [[2, 3]], lambda samples: [0.0] * len(samples), config)
+
+
+def test_texts_to_keep_that_no_loss_reads_are_mentioned():
+    config = Config(prompts_per_step=2, minibatch=2, response_length=3)
+    with pytest.warns(RuntimeWarning, match=r"retain=… is not used: Config\.retain_coef is 0"):
+        Trainer(tiny_gpt2(), [[2, 3]], lambda samples: [0.0] * len(samples), config, retain=[[1, 2, 3]])
+
+
 def test_a_trainer_says_how_it_draws():
     model = tiny_gpt2()
     model.generation_config.eos_token_id = 7
