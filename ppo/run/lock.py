@@ -40,6 +40,8 @@ def only_writer(folder: Path | None) -> Iterator[None]:
         yield
         return
     is_made, name = not folder.exists(), os.path.realpath(folder)
+    if not is_made and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: name a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
