@@ -11,6 +11,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 import demem
+from eval.report.folder import LivePage
 from ppo.io.visible import visible
 from tests.eval.test_report import write_folder
 from unlearning.options import Options
@@ -143,6 +144,16 @@ def test_half_a_character_in_a_stranger_s_folder_is_refused(tmp_path, capfd, nam
     (tmp_path / name).write_text(json.dumps({**row, "note": [HALF]}) + "\n")
     assert demem.main(["report", "--out", str(tmp_path)]) == 2
     assert re.search(rf"{name}\S*( line 1)? holds '.ud800' in 'note'", ended_well(capfd, 2)[1])
+
+
+def test_a_live_page_shows_the_samples_signs(tmp_path):
+    write_folder(tmp_path, is_over=False)
+    evil = "".join(EVIL.values())
+    write_jsonl(tmp_path / "samples.jsonl", [{"step": 1, "prompt": f"a{evil}", "response": f"b{evil}", "score": 0.0}])
+    LivePage(tmp_path, steps=2).show(1)
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert not ACTS.findall(page)
+    assert page.count("U+202E</span>gnp.exe") == 2
 
 
 def places(value, path=()):

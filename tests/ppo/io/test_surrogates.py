@@ -1,8 +1,10 @@
 """Half characters are refused where a run reads, and replaced and counted where a tokenizer makes them."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 import ppo
 from ppo.io.files import read_json, replace_text
@@ -82,10 +84,11 @@ class Halving:
 
 def test_what_a_model_writes_is_replaced_and_counted():
     generated = ppo.generate(tiny_gpt2(), [[2], [3]], ppo.Sampling(response_length=2), seed=0)
-    prompts = [Prompt([2], "", {}), Prompt([3], "", {})]
+    prompts = [Prompt([2], "", {}), Prompt([9], "", {})]  # the second one's sampler began elsewhere
     with pytest.warns(RuntimeWarning, match="decodes 2 of 2 responses to half characters"):
         samples = make_samples(prompts, generated, Halving())
-    assert {sign for sample in samples for sign in sample.text} == {"\ufffd"}
+    assert {sign for sample in samples for sign in sample.text + sample.prompt} == {"\ufffd"}
+    assert samples[1].prompt
     assert readable(["a", "é"], name="texts") == ["a", "é"]
 
 
@@ -95,5 +98,7 @@ def test_no_writer_fails_for_one(tmp_path):
     (tmp_path / "run").mkdir()
     log = RunLog(tmp_path / "run")
     log.metrics(0, {HALF: 1.0})
+    log.samples(0, SimpleNamespace(samples=[SimpleNamespace(prompt=HALF, text=HALF)], scores=torch.zeros(1)))
     log.close()
+    assert read_jsonl(tmp_path / "run" / "samples.jsonl")[0]["response"] == "a\ufffdb"
     assert read_jsonl(tmp_path / "run" / "metrics.jsonl")[0]["a\ufffdb"] == 1.0
