@@ -133,7 +133,11 @@ def make_trainer(run: Run, floor: float) -> ppo.Trainer:
     """The trainer of a run, new or as its last checkpoint left it."""
     rows, reward = rows_to_forget(run), make_reward(run, floor)
     kept = run.processes.first(lambda: text_to_keep(run))
-    more: dict[str, Any] = {"tokenizer": run.loaded.tokenizer, "retain": kept if run.config.retain_coef else None, "out": run.out}
+    more: dict[str, Any] = {
+        "tokenizer": run.loaded.tokenizer,
+        "retain": kept if run.config.retain_coef else None,
+        "out": run.out,
+    }
     if run.options.preset == "paper-as-run":
         reward = with_special_tokens(reward, run.loaded.tokenizer.decode)
         more["sampler"] = sample_sliced

@@ -24,9 +24,7 @@ def test_what_is_lost_is_told(monkeypatch, capsys):
     found = trust.kills("tiny", 2)
     assert (found.tried, found.lost) == (2, 1)
     assert '"write", 3' in found.details[0]
-    printed = (
-        "json: {'refused': 20, 'taken': 3} in 1 s\ncsv, seed 7: Trace\ncsv: {'failed': 1, 'taken': 9} in 2 s\n"
-    )
+    printed = "json: {'refused': 20, 'taken': 3} in 1 s\ncsv, seed 7: Trace\ncsv: {'failed': 1, 'taken': 9} in 2 s\n"
     monkeypatch.setattr(trust, "_run", lambda command: (1, printed, 3.0))
     found = trust.files(30)
     assert (found.tried, found.lost, found.details) == (33, 1, ["csv, seed 7: Trace"])
