@@ -13,6 +13,7 @@ import torch
 
 import demem
 from models.load import load
+from ppo.log import read_jsonl
 from ppo.run.lock import LOCK_FILE
 from tests.ppo.run.test_lock import held
 from tests.processes import ENVIRONMENT, LAUNCHER, running, wait_for
@@ -77,7 +78,7 @@ def test_a_process_that_is_killed_takes_the_other_along_and_the_run_goes_on(tmp_
     assert launched.returncode != 0
     assert errors.count("demem: ") == 1
     assert "demem: another process was lost" in errors or "demem: interrupted; go on with" in errors
-    steps = str(len(demem.read_jsonl(tmp_path / "run" / "metrics.jsonl")) + 1)
+    steps = str(len(read_jsonl(tmp_path / "run" / "metrics.jsonl")) + 1)
     assert demem.main(["train", "--resume", "--steps", steps, *out]) == 0  # in one process
 
 

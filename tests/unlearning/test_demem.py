@@ -8,6 +8,7 @@ import pytest
 import demem
 import unlearning.memorise
 from eval.results import write_json
+from ppo.log import read_jsonl
 from tests.processes import torchrun
 from unlearning.options import PRESETS
 from unlearning.recipe import is_forgotten
@@ -176,7 +177,7 @@ def test_responses_are_as_long_as_the_suffixes_unless_said_otherwise(tmp_path):
     results = json.loads((tmp_path / "a" / "evaluation.json").read_text())
     assert results["before"]["summary"]["never/passages"] == 2
     lengths = json.loads((tmp_path / "a" / "config.json").read_text())["config"]["response_length"]
-    rows = demem.read_jsonl(tmp_path / "a" / "passages.jsonl")
+    rows = read_jsonl(tmp_path / "a" / "passages.jsonl")
     assert lengths in {row["before"]["length_truth"] for row in rows if row["group"] == "forget"}
     parsed = demem.parse([*common, "--response-length", "3", "--out", str(tmp_path / "b")])
     assert demem.prepare(*parsed).config.response_length == 3
@@ -228,7 +229,7 @@ def test_two_processes_write_what_one_writes(tmp_path):
     assert sorted(p.name for p in one.iterdir()) == sorted(p.name for p in two.iterdir())
     assert sorted(p.name for p in (one / "model").iterdir()) == sorted(p.name for p in (two / "model").iterdir())
     texts = [
-        [(p["id"], p["before"]["output"], p["after"]["output"]) for p in demem.read_jsonl(run / "passages.jsonl")]
+        [(p["id"], p["before"]["output"], p["after"]["output"]) for p in read_jsonl(run / "passages.jsonl")]
         for run in (one, two)
     ]
     assert texts[0] == texts[1]
@@ -236,7 +237,7 @@ def test_two_processes_write_what_one_writes(tmp_path):
     assert results[1]["meta"]["processes"] == 2
     for when in ("before", "after"):
         assert results[1][when]["summary"] == pytest.approx(results[0][when]["summary"], rel=1e-3, abs=1e-3)
-    rows = [demem.read_jsonl(run / "metrics.jsonl") for run in (one, two)]
+    rows = [read_jsonl(run / "metrics.jsonl") for run in (one, two)]
     assert [list(row) for row in rows[0]] == [list(row) for row in rows[1]]
     bad = torchrun("demem.py", *command, str(tmp_path / "three"), "--minibatch", "1")
     assert bad.returncode != 0
