@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 import ppo
+from benchmarks.soak import PROMPTS, RETAIN
 from models.load import load
 from models.lora import LoraConfig, add_lora, linear_targets
 
@@ -22,17 +23,6 @@ RUN = ppo.Config(
     prompts_per_step=16, minibatch=8, microbatch=4, response_length=24, epochs=2, learning_rate=1e-4, retain_coef=0.5,
     retain_loss="kl", retain_sequences=2, retain_tokens=24, deterministic=True,
 )  # fmt: skip
-RETAIN = ["The value of the expression is evaluated when the statement is executed, and the result is bound to a name."]
-PROMPTS = [
-    "The statement",
-    "A class",
-    "If the argument",
-    "This module",
-    "Return the",
-    "When a",
-    "The name",
-    "An object",
-]
 
 
 def compare_bits(name: str, device: torch.device, folder: Path) -> dict[str, list[str]]:
