@@ -83,6 +83,8 @@ def find_frozen_blocks(model: nn.Module) -> FrozenBlocks | None:
     try:
         with torch.no_grad(), evaluation_mode(inner), frozen.replayed(inner, hidden):
             replayed = inner(input_ids=probe).logits
+    except torch.OutOfMemoryError:
+        raise
     except Exception:  # a later block missed what the frozen ones had returned beside it; any error says so
         return None
     return frozen if torch.allclose(replayed, logits, rtol=1e-5, atol=1e-5) else None

@@ -41,7 +41,7 @@ class Optimizer:
             raise ValueError("the model has no parameter with requires_grad=True: there is nothing to train")
         self._config = config
         self._parameters, self._value_names = dict(parameters), set(value_names)
-        self._infinite = {name for name, p in parameters.items() if first_not_finite({name: p})}  # a bias of -inf, say
+        self._infinite = set(not_finite(parameters))  # a bias of -inf, say
         self.num_updates = 0
         policy = [p for name, p in parameters.items() if name not in value_names]
         value = [p for name, p in parameters.items() if name in value_names]
@@ -101,7 +101,7 @@ class Optimizer:
         """
         weights = {name: weight for name, weight in self._parameters.items() if name not in self._infinite}
         moments = {name: value for name, value in self.state_tensors().items() if not name.endswith("/step")}
-        return first_not_finite(weights | moments)
+        return next(iter(not_finite(weights | moments)), None)
 
     def load_state_tensors(
         self, tensors: Mapping[str, Tensor], num_updates: int, *, num_waiting: int | None = None
@@ -131,15 +131,15 @@ class Optimizer:
 
 
 @torch.no_grad()
-def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """The name of the first tensor that holds NaN or an infinity, or None. The device is waited for once."""
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of the tensors that hold NaN or an infinity, in their order. The device is waited for once."""
     local = {name: tensor.to_local() if isinstance(tensor, DTensor) else tensor for name, tensor in tensors.items()}
     found = {name: tensor for name, tensor in local.items() if tensor.is_floating_point() and tensor.numel()}
     if not found:
-        return None
+        return []
     peaks = torch._foreach_norm(list(found.values()), ord=math.inf)
     is_finite = torch.stack([peak.float() for peak in peaks]).isfinite().tolist()
-    return next((name for name, fine in zip(found, is_finite, strict=True) if not fine), None)
+    return [name for name, fine in zip(found, is_finite, strict=True) if not fine]
 
 
 def _make_adam(groups: list[dict[str, Any]], config: Config) -> torch.optim.AdamW | LeanAdamW:
