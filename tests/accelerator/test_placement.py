@@ -19,7 +19,7 @@ from ppo.lm.device import accelerator, resolve_device
 from rewards.bertscore import BertScore
 from rewards.counterfactual import CounterfactualReference
 from tests.accelerator.device import DEVICE
-from tests.fakes import Letters, tiny_gpt2, tiny_llama
+from tests.fakes import Letters, TableCritic, tiny_gpt2, tiny_llama
 from tests.unlearning.test_demem import write_rows
 
 CPU = torch.device("cpu")
@@ -121,17 +121,8 @@ def test_a_given_model_is_moved_where_a_resumed_run_is_asked_to_go(tmp_path):
         run.update(run.rollout())
 
 
-class Critic(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.table = nn.Embedding(23, 1)
-
-    def forward(self, input_ids, attention_mask):
-        return self.table(input_ids).squeeze(-1)
-
-
 def test_an_own_critic_follows_the_model(folder):
-    critic = Critic()
+    critic = TableCritic()
     run = make(folder, value=critic)
     assert places(critic) == {DEVICE}
     run.update(run.rollout())

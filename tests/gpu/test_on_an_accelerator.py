@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 
 import ppo
 from models.lora import LoraConfig, add_lora, linear_targets
@@ -20,7 +19,7 @@ from ppo.checks.dump import on_device
 from ppo.generation.decoders import bind
 from ppo.lm.device import move
 from ppo.run.limits import retry_smaller
-from tests.fakes import Letters, tiny_bloom, tiny_gpt2, tiny_llama
+from tests.fakes import Letters, TableCritic, tiny_bloom, tiny_gpt2, tiny_llama
 
 pytestmark = pytest.mark.gpu
 
@@ -155,18 +154,10 @@ def test_a_whole_step_runs_there(device, name):
 
 
 def test_an_adapter_an_own_critic_and_an_own_reference_follow(device):
-    class Critic(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.table = nn.Embedding(23, 1)
-
-        def forward(self, input_ids, attention_mask):
-            return self.table(input_ids).squeeze(-1)
-
     model = tiny_gpt2()
     add_lora(model, LoraConfig(linear_targets(model), rank=2))
     there = ppo.FrozenReference(tiny_gpt2(seed=1), CONFIG.sampling())  # stays on the CPU
-    critic = Critic()
+    critic = TableCritic()
     run = ppo.Trainer(
         model, PROMPTS, reward, CONFIG.replace(advantage="gae"), value=critic, reference=there, device=device
     )
