@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ppo.io.plain import finite
 from ppo.io.visible import as_attribute, as_html
 
 from .diff import matching_pieces
@@ -88,15 +89,18 @@ def marked(output: str, truth: str) -> str:
 
 
 def _numbers(side: Mapping[str, Any]) -> str:
-    text = f' <span data-def="bleu">BLEU {side["bleu"]:.0f}</span>' if "bleu" in side else ""
-    if "length" in side and "length_truth" in side:
-        text += f' <span data-def="output_tokens">{side["length"]:.0f} of {side["length_truth"]:.0f} tokens</span>'
+    """BLEU and length of an output, as far as they are known: a stored number may be None."""
+    bleu, length, wanted = (finite(side.get(name)) for name in ("bleu", "length", "length_truth"))
+    text = f' <span data-def="bleu">BLEU {bleu:.0f}</span>' if bleu is not None else ""
+    if length is not None and wanted is not None:
+        text += f' <span data-def="output_tokens">{length:.0f} of {wanted:.0f} tokens</span>'
     return text
 
 
 def _sort_keys(passage: Mapping[str, Any]) -> str:
     """BLEU before, BLEU after and the fall between them, as data attributes, as far as they are known."""
-    scores = {name: passage[name]["bleu"] for name in ("before", "after") if "bleu" in (passage.get(name) or {})}
+    scores = {name: finite((passage.get(name) or {}).get("bleu")) for name in ("before", "after")}
+    scores = {name: value for name, value in scores.items() if value is not None}
     if len(scores) == 2:
         scores["fall"] = scores["before"] - scores["after"]
     return "".join(f' data-{name}="{value:.1f}"' for name, value in scores.items())
