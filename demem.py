@@ -176,7 +176,8 @@ def report(out: Path) -> None:
     before, after = results["before"], results.get("after")
     for passage in passages[:3]:
         say("\n" + render_passage(passage))
-    say("\n" + render_table(before["summary"], after["summary"] if after else None))
+    shown = after or before
+    say("\n" + render_table(before["summary"], after["summary"] if after else None, intervals=shown["intervals"]))
     say(f"\nreport: {out / 'report.html'}" + (f"   model: {out / 'model'}" if after else ""))
 
 

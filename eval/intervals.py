@@ -1,28 +1,93 @@
-"""Bootstrap confidence intervals: percentiles of the statistic over resampled passages.
+"""95 % intervals: exact ones for shares, percentiles over resampled passages for every other mean.
 
-Passages are resampled, so the interval covers other passages of the same kind, not other training seeds. When all
-passages agree, the interval has no width, because every resample is the same. 0 of n then still allows a share of 3/n
-(the rule of three, 95 %). This module knows arrays only.
+Passages are the unit, so an interval covers other passages of the same kind, not other training seeds.
+
+A *share* is the mean of a number that is 0 or 1 for each passage. Its interval is Clopper and Pearson's (1934): it
+covers the true share with at least the stated probability, whatever the share and the number of passages. The bootstrap
+does not: with 32 passages and a true share of 1 % it covers 27 %, because it gives [0, 0] wherever no passage counts.
+Wilson's interval is shorter, and covers 84 % to 88 % where it is worst (10 to 64 passages). The interval of a
+difference is Newcombe's (1998). This module knows arrays only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 _NUMBERS_AT_ONCE = 2**22
 
 
+def share_interval(successes: int, count: int, *, level: float = 0.95) -> tuple[float, float]:
+    """The interval of a share: ``successes`` of ``count`` (Clopper and Pearson 1934).
+
+    Its low end is the share under which as many successes or more have the probability (1 - level) / 2, and the high
+    end that under which as many or fewer have it. ValueError for counts that cannot be.
+
+    Example: 0 of 32 -> (0, 0.109); 3 of 32 -> (0.020, 0.250).
+    """
+    if not 0 <= successes <= count or count < 1:
+        raise ValueError(f"{successes} successes of {count}: give a count of at least 1, and no more successes")
+    tail = (1 - level) / 2
+    low = 0.0 if successes == 0 else _share_with_tail(successes - 1, count, 1 - tail)
+    high = 1.0 if successes == count else _share_with_tail(successes, count, tail)
+    return low, high
+
+
+def _share_with_tail(most: int, count: int, probability: float) -> float:
+    """The share p at which Binomial(count, p) is at most ``most`` with the given probability, by bisection."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if _at_most(most, count, middle) > probability:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def _at_most(most: int, count: int, p: float) -> float:
+    """P(X <= most) of X ~ Binomial(count, p), for p in (0, 1)."""
+    k = np.arange(most + 1)
+    ways = math.lgamma(count + 1) - np.array([math.lgamma(i + 1) + math.lgamma(count - i + 1) for i in k.tolist()])
+    return float(np.exp(ways + k * math.log(p) + (count - k) * math.log1p(-p)).sum())
+
+
+def difference_interval(
+    one: float, one_interval: Sequence[float], other: float, other_interval: Sequence[float]
+) -> tuple[float, float]:
+    """The interval of ``one`` less ``other``, two means of independent passages, from their own intervals.
+
+    Each end takes the distance of the two values to the ends that pull the difference that way, squared, summed, under
+    the root (Newcombe 1998, method 10, with any intervals of the two).
+    """
+    low = math.hypot(one - one_interval[0], other_interval[1] - other)
+    high = math.hypot(one_interval[1] - one, other - other_interval[0])
+    return one - other - low, one - other + high
+
+
 def mean_intervals(
-    values: np.ndarray, *, rng: np.random.Generator, resamples: int = 1000, level: float = 0.95
+    values: np.ndarray,
+    *,
+    rng: np.random.Generator,
+    resamples: int = 1000,
+    level: float = 0.95,
+    is_share: Sequence[bool] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper ends [Q] of the intervals of the column means of ``values`` [N, Q].
 
-    All columns share the resamples. A draw of N passages is a row of counts, and a matrix product gives its means.
+    ``is_share``: the columns that hold 0 or 1 for each passage; None: none. They get :func:`share_interval`, the others
+    the bootstrap. All columns share the resamples. A draw of N passages is a row of counts, and a matrix product gives
+    its means. ValueError for a share with another value than 0 or 1.
     """
     means = resampled_sums(values, rng=rng, resamples=resamples) / values.shape[0]
-    return ends(means, level=level)
+    low, high = ends(means, level=level)
+    for column in np.flatnonzero(np.array(is_share if is_share is not None else [], dtype=bool)):
+        if not np.isin(values[:, column], (0, 1)).all():
+            raise ValueError(f"column {column} holds {values[:, column]!r:.60}: a share needs 0 or 1 for each passage")
+        low[column], high[column] = share_interval(int(values[:, column].sum()), len(values), level=level)
+    return low, high
 
 
 def resampled_sums(values: np.ndarray, *, rng: np.random.Generator, resamples: int) -> np.ndarray:

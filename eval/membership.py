@@ -1,20 +1,25 @@
 """Membership inference: can the model's likelihoods tell text that it was trained on from other text?
 
 One teacher-forced pass gives four scores per sequence, each higher for suspected members. Their power is measured by
-the AUC, by its distance from 0.5 (an AUC *below* 0.5 reveals members too), and by the true-positive rate at 1 % false
-positives. This module knows arrays.
+the AUC (0.5: chance; an AUC *below* 0.5 reveals members too) and, where there are enough others, by the true-positive
+rate at 1 % false positives. This module knows arrays.
 """
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass
 
 import numpy as np
 
-from .intervals import draw_counts, ends
+from .intervals import draw_counts, ends, share_interval
 
 SCORES = ("loss", "zlib", "min_k", "min_k_plus_plus")
+FPR = 0.01
+MIN_OTHERS = 100
+"""So many others allow one false positive in a hundred. Fewer say nothing about a rate of 1 %."""
+_Z = 1.959964  # of the normal distribution, for 95 %
 
 
 def loss_score(logprobs: np.ndarray) -> float:
@@ -84,30 +89,57 @@ def _sides(members: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndar
     return np.asarray(members, dtype=np.float64), np.asarray(others, dtype=np.float64)
 
 
+def auc_interval(value: float, num_members: int, num_others: int) -> tuple[float, float]:
+    """The 95 % interval of an AUC (Newcombe 2006, method 5: a score interval), within [0, 1].
+
+    Its ends are the AUCs t from which ``value`` is 1.96 standard errors away, where the variance at t is Hanley and
+    McNeil's (1982) with both of their terms weighted by the larger side less one. It has a width at 0 and 1, too, where
+    DeLong's and the bootstrap's have none. Simulated with 32 to 100 a side, over normal, exponential and two-peaked
+    scores and AUCs of 0.5 to 0.99, it covers 91 % to 99 %; DeLong's interval falls to 39 %, the bootstrap's to 40 %.
+
+    Example: 1.0 of 64 and 64 -> (0.969, 1.0).
+    """
+    more = max(num_members, num_others) - 1
+
+    def error(t: float) -> float:
+        spread = 1 + more * ((1 - t) / (2 - t) + t / (1 + t))
+        return _Z * math.sqrt(t * (1 - t) * spread / (num_members * num_others))
+
+    low, high = [0.0, value], [value, 1.0]
+    for _ in range(60):
+        t = sum(low) / 2
+        low[value - t <= error(t)] = t
+        t = sum(high) / 2
+        high[t - value > error(t)] = t
+    return (0.0 if value <= 0 else sum(low) / 2, 1.0 if value >= 1 else sum(high) / 2)
+
+
 @dataclass(frozen=True)
 class Membership:
-    """The power of one score. ``advantage`` is |AUC - 0.5|, from 0 (nothing revealed) to 0.5.
-
-    Intervals are bootstrap intervals, 95 %.
-    """
+    """The power of one score, with 95 % intervals. ``tpr`` is None with fewer than ``MIN_OTHERS`` others."""
 
     auc: float
     auc_interval: tuple[float, float]
-    advantage: float
-    interval: tuple[float, float]
-    tpr_at_1_percent_fpr: float
-    tpr_interval: tuple[float, float]
+    tpr: float | None
+    tpr_interval: tuple[float, float] | None
 
 
 def membership(
     members: np.ndarray, others: np.ndarray, *, rng: np.random.Generator, resamples: int = 1000
 ) -> Membership:
-    """The power of one score, from its values for members and for non-members."""
-    value, tpr = auc(members, others), tpr_at_fpr(members, others)
-    aucs, tprs = resampled(members, others, rng=rng, resamples=resamples)
-    return Membership(
-        value, _interval(aucs), abs(value - 0.5), _interval(np.abs(aucs - 0.5)), tpr, _interval(tprs)
-    )  # fmt: skip
+    """The power of one score, from its values for members and for non-members.
+
+    The interval of the TPR is the wider, at each end, of the bootstrap's over both sides and that of a share of the
+    members with the threshold as it is: the first has no width where no draw catches a member.
+    """
+    value = auc(members, others)
+    interval = auc_interval(value, len(members), len(others))
+    if len(others) < MIN_OTHERS:
+        return Membership(value, interval, None, None)
+    tpr = tpr_at_fpr(members, others, fpr=FPR)
+    low, high = ends(resampled(members, others, rng=rng, resamples=resamples, fpr=FPR)[1])
+    least, most = share_interval(round(tpr * len(members)), len(members))
+    return Membership(value, interval, tpr, (min(float(low), least), max(float(high), most)))
 
 
 def resampled(
@@ -135,8 +167,3 @@ def resampled(
     threshold = (len(others) - (up_to - against) > allowed).sum(axis=1) - 1
     caught = len(members) - drawn.cumsum(axis=1)[np.arange(resamples), threshold]
     return aucs, caught / len(members)
-
-
-def _interval(draws: np.ndarray) -> tuple[float, float]:
-    low, high = ends(draws)
-    return float(low), float(high)

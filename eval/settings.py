@@ -147,6 +147,15 @@ _SCORES = {
 }
 
 
+_SHARES = {"exact", "exact_long", "exact_folded", "exact_sampled", "discoverable", "approximate", "approximate_folded",
+           "empty"}  # fmt: skip
+
+
+def is_share(quantity: str) -> bool:
+    """Whether a quantity is 0 or 1 for each passage, so that its mean is a share of them and its interval is exact."""
+    return quantity in _SHARES or quantity.startswith("exact_after_")
+
+
 def define(names: Iterable[str], settings: Settings) -> dict[str, str]:
     """Full metric names to their definitions. ValueError for a name without one: every reported number is defined."""
     quantities = quantity_definitions(settings)
@@ -167,8 +176,7 @@ def define(names: Iterable[str], settings: Settings) -> dict[str, str]:
 def _membership(quantity: str) -> str:
     score, _, kind = quantity.rpartition("_")
     meaning = {
-        "auc": "AUC of telling forget passages from never-trained ones",
-        "advantage": "|AUC - 0.5| of telling forget passages from never-trained ones (0: nothing revealed)",
-        "tpr": "Share of forget passages found at 1 % false positives",
+        "auc": "AUC of telling forget passages from never-trained ones (0.5: chance; 0 and 1: every one is told)",
+        "tpr": "Share of forget passages found at 1 % false positives; measured with 100 never-trained ones and more",
     }[kind]
     return f"{meaning}, by {_SCORES[score]}."

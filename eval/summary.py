@@ -19,10 +19,10 @@ from rewards.edit import SIGNATURE as EDIT_SIGNATURE
 
 from .extraction import APPROXIMATE_BLEU
 from .intervals import mean_intervals, sums_interval
-from .membership import SCORES, loss_score, membership, min_k_plus_plus_score, min_k_score, zlib_score
+from .membership import MIN_OTHERS, SCORES, loss_score, membership, min_k_plus_plus_score, min_k_score, zlib_score
 from .perplexity import pooled, score_texts
 from .protocols import Decoder, Passage, whole
-from .settings import GROUPS, Settings
+from .settings import GROUPS, Settings, is_share
 from .teacher import TokenStatistics
 from .utility import CLOZE_SIGNATURE, final_words
 
@@ -72,14 +72,19 @@ def _ratio(sums: np.ndarray) -> np.ndarray:
 def group_intervals(
     records: Sequence[Record], quantities: Sequence[str], bleu_statistics: np.ndarray, settings: Settings
 ) -> dict[str, list[float]]:
-    """95 % bootstrap intervals of the result of :func:`group_means`. A quantity that some passage lacks has none."""
+    """95 % intervals of the result of :func:`group_means`: exact for shares, bootstrap for the rest.
+
+    A quantity that some passage lacks has none.
+    """
     rng = np.random.default_rng(settings.seed)
     intervals: dict[str, list[float]] = {}
     for group in _groups(records):
         places = [i for i, r in enumerate(records) if r["group"] == group]
         rows = [records[i] for i in places]
         names = [name for name in quantities if all(r.get(name) is not None for r in rows)]
-        low, high = mean_intervals(_columns(rows, *names), rng=rng, resamples=settings.resamples)
+        low, high = mean_intervals(
+            _columns(rows, *names), rng=rng, resamples=settings.resamples, is_share=[is_share(name) for name in names]
+        )
         intervals |= {f"{group}/{name}": [float(a), float(b)] for name, a, b in zip(names, low, high, strict=True)}
         intervals[f"{group}/corpus_bleu"] = sums_interval(
             bleu_statistics[places], _corpus_scores, rng=rng, resamples=settings.resamples
@@ -128,11 +133,10 @@ def membership_summary(
         )
         found = membership(members, others, rng=rng, resamples=settings.resamples)
         summary[f"membership/{name}_auc"] = found.auc
-        summary[f"membership/{name}_advantage"] = found.advantage
-        summary[f"membership/{name}_tpr"] = found.tpr_at_1_percent_fpr
         intervals[f"membership/{name}_auc"] = list(found.auc_interval)
-        intervals[f"membership/{name}_advantage"] = list(found.interval)
-        intervals[f"membership/{name}_tpr"] = list(found.tpr_interval)
+        if found.tpr is not None and found.tpr_interval is not None:
+            summary[f"membership/{name}_tpr"] = found.tpr
+            intervals[f"membership/{name}_tpr"] = list(found.tpr_interval)
     return summary, intervals
 
 
@@ -203,7 +207,8 @@ def signatures(bleu: Bleu, settings: Settings) -> dict[str, str]:
         "nll_suffix": f"nll|mean-over-tokens|nats|temperature:1|{teacher}",
         "perplexity": "perplexity|exp(total-nll/tokens)|every-token-once|first-token-unscored",
         "cloze": CLOZE_SIGNATURE,
-        "membership": f"membership|forget-vs-never|tokens:2..T|min-k:{settings.min_k_share:g}|fpr:<=0.01",
+        "membership": f"membership|forget-vs-never|tokens:2..T|min-k:{settings.min_k_share:g}|fpr:<=0.01"
+        f"|others:>={MIN_OTHERS}",
         "length": f"tokens|without:eos|{output}",
         "empty": f"no-token-or-white-space|{output}",
         "distinct_2": f"distinct|n:2|unit:token|mean-over-passages|{output}",
@@ -211,5 +216,6 @@ def signatures(bleu: Bleu, settings: Settings) -> dict[str, str]:
         "garbled": f"share-of-characters|replacement+control+private+unassigned|{output}",
         "copied": f"share-of-5-grams-in-prompt|unit:token|{output}",
         "output_nll": f"nll|under:original-model|mean-over-tokens|nats|temperature:1|{output}",
-        "intervals": f"bootstrap|percentile|level:0.95|unit:passage|draws:{settings.resamples}|seed:{settings.seed}",
+        "intervals": f"shares:clopper-pearson|auc:newcombe-5|others:bootstrap,percentile,draws:{settings.resamples},"
+        f"seed:{settings.seed}|level:0.95|unit:passage",
     }

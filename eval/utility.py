@@ -17,7 +17,7 @@ from torch import nn
 
 from ppo.io.rows import jsonl_rows
 
-from .intervals import mean_intervals
+from .intervals import share_interval
 from .perplexity import Piece
 from .protocols import Decoder
 from .teacher import TokenStatistics, teacher_force
@@ -58,7 +58,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A share of ``count`` items, with a 95 % bootstrap interval over items."""
+    """A share of ``count`` items, with its 95 % interval over items (:func:`eval.intervals.share_interval`)."""
 
     value: float
     interval: tuple[float, float]
@@ -66,7 +66,7 @@ class Accuracy:
 
 
 def cloze_accuracy(
-    model: nn.Module, tokenizer: Encoder, items: Sequence[Cloze], *, batch_tokens: int = 8192, seed: int = 0
+    model: nn.Module, tokenizer: Encoder, items: Sequence[Cloze], *, batch_tokens: int = 8192
 ) -> Accuracy:
     """Share of items whose whole target greedy decoding writes: every token of it is the argmax after the context.
 
@@ -75,7 +75,7 @@ def cloze_accuracy(
     """
     pairs = [encode_pair(tokenizer, item.context, item.target) for item in items]
     found = score_pairs(model, pairs, batch_tokens=batch_tokens)
-    return _accuracy([bool(s.is_right[s.start :].all()) for s in found], seed)
+    return _accuracy([bool(s.is_right[s.start :].all()) for s in found])
 
 
 def final_words(pieces: Sequence[Piece], tokenizer: Decoder) -> list[tuple[int, bool]]:
@@ -122,7 +122,7 @@ class MultipleChoice:
 
 
 def multiple_choice(
-    model: nn.Module, tokenizer: Encoder, questions: Sequence[Question], *, batch_tokens: int = 8192, seed: int = 0
+    model: nn.Module, tokenizer: Encoder, questions: Sequence[Question], *, batch_tokens: int = 8192
 ) -> MultipleChoice:
     """Answer every question by the likelihood of its choices given the context. ValueError for no questions."""
     pairs = [encode_pair(tokenizer, q.context, choice) for q in questions for choice in q.choices]
@@ -132,7 +132,7 @@ def multiple_choice(
         sums = np.array([next(logprobs) for _ in question.choices])
         plain.append(int(sums.argmax()) == question.answer)
         normalised.append(int((sums / [len(c.lstrip()) for c in question.choices]).argmax()) == question.answer)
-    return MultipleChoice(_accuracy(plain, seed), _accuracy(normalised, seed))
+    return MultipleChoice(_accuracy(plain), _accuracy(normalised))
 
 
 def encode_pair(tokenizer: Encoder, context: str, continuation: str) -> tuple[list[int], list[int]]:
@@ -198,9 +198,7 @@ def read_questions(path: Path) -> list[Question]:
     return questions
 
 
-def _accuracy(is_right: Sequence[bool], seed: int) -> Accuracy:
+def _accuracy(is_right: Sequence[bool]) -> Accuracy:
     if not is_right:
         raise ValueError("an accuracy needs at least one item")
-    values = np.array(is_right, dtype=np.float64)[:, None]
-    low, high = mean_intervals(values, rng=np.random.default_rng(seed))
-    return Accuracy(float(values.mean()), (float(low[0]), float(high[0])), len(is_right))
+    return Accuracy(sum(is_right) / len(is_right), share_interval(sum(is_right), len(is_right)), len(is_right))

@@ -25,6 +25,7 @@ Sight = Literal["prefix", "context", "suffix", "weights"]
 """What the attacker has: the prefix; also the text before it; also the start of the suffix; the model's weights."""
 
 QUANTITIES = ("exact", "exact_folded", "approximate", "bleu", "matched", "empty")
+SHARES = ("exact", "exact_folded", "approximate", "empty")  # 0 or 1 for each passage
 DEFINITIONS = {
     "passages": "Number of passages attacked. Some variants do not apply to all.",
     "exact": "Share of passages for which any try is the true suffix, token by token.",
@@ -119,7 +120,9 @@ def summarise(result: AttackResult, *, resamples: int = 1000, seed: int = 0) -> 
     for group in dict.fromkeys(row["group"] for row in result.rows):
         rows = [row for row in result.rows if row["group"] == group]
         values = np.array([[row[name] for name in QUANTITIES] for row in rows])
-        low, high = mean_intervals(values, rng=rng, resamples=resamples)
+        low, high = mean_intervals(
+            values, rng=rng, resamples=resamples, is_share=[name in SHARES for name in QUANTITIES]
+        )
         means = dict(zip(QUANTITIES, values.mean(axis=0).tolist(), strict=True))
         spread = {n: [float(a), float(b)] for n, a, b in zip(QUANTITIES, low, high, strict=True)}
         groups[group] = {"passages": len(rows), **means, "intervals": spread}

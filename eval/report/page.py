@@ -11,6 +11,7 @@ from typing import Any
 
 from ppo.io.visible import as_attribute, as_html
 
+from ..membership import MIN_OTHERS
 from .curves import CURVES, Curve, curve_section
 from .passages import passage_section
 from .rows import GLOBAL_ROWS, Row, group_label, groups_of, rows_for
@@ -74,7 +75,7 @@ def render_page(
         f'<header class="top"><h1>{as_html(title)}</h1><button id="theme" type="button" hidden>Dark</button></header>',
         news,
         _lead(*numbers, terms),
-        _tiles(*numbers, terms),
+        _tiles(before, after, terms),
         f'<nav aria-label="Sections">{"".join(f"""<a href="#{name}">{head}</a>""" for name, head, _ in shown)}</nav>',
         *(f'<section><h2 id="{name}">{head}</h2>{text}</section>' for name, head, text in shown),
     ]
@@ -107,29 +108,41 @@ def _lead(before: Mapping[str, float], after: Mapping[str, float] | None, terms:
     )
 
 
-def _tiles(before: Mapping[str, float], after: Mapping[str, float] | None, terms: Terms) -> str:
+def _tiles(before: Evaluated, after: Evaluated | None, terms: Terms) -> str:
     """The main numbers of a run as tiles."""
-    tiles = []
+    was, now, tiles = before["summary"], after["summary"] if after else None, []
     for name, label in (
         ("forget/exact", "forget set extracted"),
         ("forget_holdout/exact", "forget-holdout extracted"),
         ("keep/exact", "keep set extracted"),
         ("forget/bleu", "BLEU on the forget set"),
     ):
-        if name in before:
+        if name in was:
             quantity = name.partition("/")[2]
             row = Row(quantity, label, "score" if quantity == "bleu" else "share", "")
-            now = row.text(after.get(name)) if after else None
-            tiles.append(_tile(row.text(before[name]), now, label, quantity, terms))
-    name = "holdout/perplexity"
-    if name in before:
-        label = "held-out perplexity"
-        if after is not None and name in after:
-            ratio = f"\N{MULTIPLICATION SIGN}{after[name] / before[name]:.3f}"
+            tiles.append(_tile(row.text(was[name]), row.text(now.get(name)) if now else None, label, quantity, terms))
+    name, label = "holdout/perplexity", "held-out perplexity"
+    if name in was:
+        if now is not None and name in now:
+            ratio = f"\N{MULTIPLICATION SIGN}{now[name] / was[name]:.3f}"
             tiles.append(_tile(None, ratio, label, "perplexity_ratio", terms))
         else:
-            tiles.append(_tile(f"{before[name]:.2f}", None, label, name, terms))
-    return f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
+            tiles.append(_tile(f"{was[name]:.2f}", None, label, name, terms))
+    tiles.append(_membership_tile(before, after, terms))
+    return f'<div class="tiles">{"".join(tiles)}</div>' if any(tiles) else ""
+
+
+def _membership_tile(before: Evaluated, after: Evaluated | None, terms: Terms) -> str:
+    """The membership AUC of the loss with its interval, or "" where it was not measured."""
+    name, row = "membership/loss_auc", Row("", "", "number", "")
+    if name not in before["summary"]:
+        return ""
+    now = row.text(after["summary"].get(name)) if after else None
+    interval = (after or before)["intervals"].get(name)
+    label = "membership AUC"
+    if interval is not None:
+        label += f", {row.text(interval[0])} to {row.text(interval[1])}; chance 0.50"
+    return _tile(row.text(before["summary"][name]), now, label, name, terms)
 
 
 def _tile(before: str | None, after: str | None, label: str, name: str, terms: Terms) -> str:
@@ -177,13 +190,24 @@ def _comparison(before: Evaluated, after: Evaluated | None, terms: Terms) -> str
     )
     lines, section = [], ""
     in_groups = [(row, [f"{g}/{row.quantity}" for g in groups]) for row in rows_for(list(before["summary"]))]
-    wide = [(row, [row.quantity]) for row in GLOBAL_ROWS if row.quantity in before["summary"]]
+    has_rate = before["summary"].get("never/passages", 0) >= MIN_OTHERS  # older folders hold it with fewer
+    wide = [
+        (row, [row.quantity])
+        for row in GLOBAL_ROWS
+        if row.quantity in before["summary"] and (has_rate or not row.quantity.endswith("_tpr"))
+    ]
     for row, names in in_groups + wide:
         if row.section != section:
             section = row.section
             lines.append(f'<tr class="section"><th colspan="{len(groups) + 1}">{as_html(section)}</th></tr>')
         of = [group_label(g) for g in groups] if len(names) > 1 or names[0] != row.quantity else [""]
         lines.append(_line(row, list(zip(names, of, strict=True)), before, after, terms))
+    if "membership/loss_auc" in before["summary"] and not has_rate:
+        count = before["summary"].get("never/passages", 0)
+        label = terms.label("Members found at 1 % FPR", "tpr")
+        said = f"not reported: {count:.0f} never-trained passages, it takes {MIN_OTHERS}"
+        cell = f'<td{terms.mark("tpr")} colspan="{len(groups)}">{said}</td>'
+        lines.append(f'<tr><th scope="row">{label}</th>{cell}</tr>')
     return (
         '<div class="scroll" role="region" aria-label="Every number" tabindex="0"><table>'
         f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"

@@ -88,10 +88,10 @@ GLOBAL_ROWS = (
     Row("holdout/perplexity", "Held-out perplexity", "number", "Utility"),
     Row("holdout/nll", "Held-out NLL (nats/token)", "number", "Utility"),
     Row("utility/cloze", "Cloze accuracy", "share", "Utility"),
-    Row("membership/loss_advantage", "Membership |AUC - 0.5|, loss", "number", "Membership"),
-    Row("membership/zlib_advantage", "Membership |AUC - 0.5|, zlib", "number", "Membership"),
-    Row("membership/min_k_advantage", "Membership |AUC - 0.5|, min-k %", "number", "Membership"),
-    Row("membership/min_k_plus_plus_advantage", "Membership |AUC - 0.5|, min-k %++", "number", "Membership"),
+    Row("membership/loss_auc", "Membership AUC, loss", "number", "Membership"),
+    Row("membership/zlib_auc", "Membership AUC, zlib", "number", "Membership"),
+    Row("membership/min_k_auc", "Membership AUC, min-k %", "number", "Membership"),
+    Row("membership/min_k_plus_plus_auc", "Membership AUC, min-k %++", "number", "Membership"),
     Row("membership/loss_tpr", "Members found at 1 % FPR, loss", "share", "Membership"),
 )
 SHORT = (
@@ -129,12 +129,16 @@ def pair_records(before: Sequence[Record], after: Sequence[Record] | None = None
 
 
 def render_table(
-    before: Mapping[str, float], after: Mapping[str, float] | None = None, *, is_full: bool = False
+    before: Mapping[str, float],
+    after: Mapping[str, float] | None = None,
+    *,
+    intervals: Mapping[str, Sequence[float]] | None = None,
+    is_full: bool = False,
 ) -> str:
     """A plain-text table: one quantity a row, one group a column, "before → after" in every cell.
 
-    It is aligned and has no escape codes. ``before`` and ``after`` are summaries. ``is_full`` shows every quantity, not
-    only the main ones.
+    It is aligned and has no escape codes. ``before`` and ``after`` are summaries. ``intervals``: those of the newer,
+    shown beside the membership AUCs. ``is_full`` shows every quantity, not only the main ones.
     """
     groups = groups_of(before)
     rows = [row for row in rows_for(list(before)) if is_full or _is_main(row.quantity)]
@@ -146,9 +150,10 @@ def render_table(
     lines.insert(1, "-" * len(lines[0]))
     lines.append(lines[1])
     for row in GLOBAL_ROWS:
-        if row.quantity in before and (is_full or row.quantity in ("holdout/perplexity", "membership/loss_advantage")):
+        if row.quantity in before and (is_full or row.quantity in ("holdout/perplexity", "membership/loss_auc")):
             value = _cell(row, row.quantity, before, after)
-            lines.append(f"{row.label.ljust(widths[0])}  {value}{_ratio(row, before, after)}")
+            beside = _ratio(row, before, after) or _range(row, intervals or {})
+            lines.append(f"{row.label.ljust(widths[0])}  {value}{beside}")
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -174,3 +179,10 @@ def _ratio(row: Row, before: Mapping[str, float], after: Mapping[str, float] | N
     if row.quantity != "holdout/perplexity" or after is None or "holdout/perplexity" not in after:
         return ""
     return f"  (x{after[row.quantity] / before[row.quantity]:.3f})"
+
+
+def _range(row: Row, intervals: Mapping[str, Sequence[float]]) -> str:
+    if not row.quantity.startswith("membership/") or row.quantity not in intervals:
+        return ""
+    low, high = (row.text(end) for end in intervals[row.quantity])
+    return f"  (95 %: {low} to {high}; chance: {'0.50' if row.quantity.endswith('_auc') else '1 %'})"

@@ -17,13 +17,19 @@ from .rows import GLOBAL_ROWS, rows_for
 OWN = {
     "interval": (
         "95 % interval",
-        "Percentiles over bootstrap samples of the passages. The interval covers other passages of the same kind, not "
-        "another training. When all passages agree it has no width, yet 0 of n still allows a share of 3/n, and n of n "
-        "a share of 1 - 3/n.",
+        "Of a share of passages: Clopper and Pearson's interval, which covers the true share at least 95 times of 100. "
+        "Of an AUC: Newcombe's score interval. Of all else: percentiles over bootstrap samples of the passages, which "
+        "have no width where all passages agree. Intervals cover other passages of the same kind, not another "
+        "training.",
     ),
     "perplexity_ratio": (
         "Held-out perplexity, ratio",
         "Perplexity of held-out text after unlearning divided by that before: 1.03 is 3 % worse.",
+    ),
+    "tpr": (
+        "Found at 1 % false positives",
+        "The share of the forget passages that score higher than all but 1 % of the never-trained ones. It is reported "
+        "where there are at least 100 never-trained passages: fewer cannot show a rate of 1 %.",
     ),
     "floor": (
         "Chance floor",

@@ -12,7 +12,7 @@ import torch
 from eval.evaluate import GREEDY, Evaluation, evaluate, probe
 from eval.fluency import copied_share, output_nll, output_statistics
 from eval.outputs import continuations
-from eval.settings import Settings, define
+from eval.settings import Settings, define, is_share
 from ppo.config import Sampling
 from rewards.bleu import Bleu
 from tests.eval.test_metrics import scripted_generate
@@ -80,7 +80,7 @@ def test_memorised_groups_are_extracted_and_others_are_not(evaluation) -> None:
     assert summary["never/true_token_p"] < 0.5
     assert summary["forget/passages"] == 3
     assert summary["membership/loss_auc"] == 1.0
-    assert summary["membership/loss_advantage"] == 0.5
+    assert "membership/loss_tpr" not in summary  # three never-trained passages
     assert summary["holdout/tokens"] == 5
 
 
@@ -108,10 +108,13 @@ def _ids(record) -> list[int]:
 def test_every_number_is_defined_and_survives_json(evaluation) -> None:
     assert set(evaluation.definitions) == set(evaluation.summary)
     assert all(low <= evaluation.summary[n] + 1e-9 and evaluation.summary[n] <= high + 1e-9
-               for n, (low, high) in evaluation.intervals.items() if not n.startswith("membership"))  # fmt: skip
+               for n, (low, high) in evaluation.intervals.items())  # fmt: skip
     again = Evaluation.from_dict(json.loads(json.dumps(evaluation.to_dict(), allow_nan=False)), evaluation.records)
     assert again == evaluation
     json.dumps(evaluation.records, allow_nan=False)
+    for name in evaluation.summary:
+        quantity, text = name.partition("/")[2], evaluation.definitions[name].partition(": ")[2]
+        assert is_share(quantity) == text.startswith(("Share of passages", "Share of greedy outputs")), name
     assert "version" in evaluation.signatures["bleu"]
     families = {"passages", "n_bleu", "length_truth", "length_ratio", "distinct_2_truth", "distinct_2_ratio"}
     named = {name.partition("/")[2] for name in evaluation.summary if name.partition("/")[0] in ("forget", "keep")}

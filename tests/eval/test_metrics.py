@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import zlib
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from eval import extraction, membership, memorization
+from eval import extraction, intervals, membership, memorization
 from eval.intervals import draw_counts, mean_intervals, sums_interval
 from ppo.types import Generation
 
@@ -203,12 +204,48 @@ def _draws(values: np.ndarray, rng: np.random.Generator, resamples: int) -> list
 
 
 def test_an_auc_below_one_half_reveals_members_too() -> None:
-    found = membership.membership(np.arange(50.0), np.arange(50.0) + 40, rng=np.random.default_rng(0), resamples=200)
+    found = membership.membership(np.arange(50.0), np.arange(120.0) + 40, rng=np.random.default_rng(0), resamples=200)
     assert found.auc < 0.05
-    assert found.advantage == pytest.approx(0.5 - found.auc)
-    assert found.interval[0] <= found.advantage <= found.interval[1]
-    assert found.auc_interval[0] <= found.auc <= found.auc_interval[1]
-    assert found.tpr_interval[0] <= found.tpr_at_1_percent_fpr <= found.tpr_interval[1]
+    assert 0 < found.auc_interval[0] < found.auc < found.auc_interval[1] < 0.5
+    assert found.tpr == 0
+    assert found.tpr_interval[0] == 0
+    assert (
+        found.tpr_interval[1] >= intervals.share_interval(0, 50)[1] > 0.05
+    )  # no draw catches one, yet [0, 0] is wrong
+
+
+def test_a_rate_of_one_in_a_hundred_needs_a_hundred_others() -> None:
+    few, enough = (
+        membership.membership(np.arange(9.0), np.arange(float(n)), rng=np.random.default_rng(0), resamples=20)
+        for n in (99, 100)
+    )
+    assert (few.tpr, few.tpr_interval) == (None, None)
+    assert enough.tpr is not None
+
+
+def test_the_interval_of_an_auc_by_hand() -> None:
+    """At 1 its low end t solves 1 - t = z sqrt(V(t)); at 0.5 it is symmetric; the sides may be exchanged."""
+    low, high = membership.auc_interval(1.0, 64, 64)
+    variance = low * (1 - low) / 64**2 * (1 + 63 * ((1 - low) / (2 - low) + low / (1 + low)))
+    assert high == 1.0
+    assert low == pytest.approx(0.969, abs=5e-4)
+    assert 1 - low == pytest.approx(1.959964 * math.sqrt(variance))
+    assert sum(membership.auc_interval(0.5, 20, 40)) == pytest.approx(1)
+    assert membership.auc_interval(0.0, 64, 64) == pytest.approx((0, 1 - low))
+    low, high = membership.auc_interval(0.3, 20, 40)
+    assert membership.auc_interval(0.7, 40, 20) == pytest.approx((1 - high, 1 - low))
+
+
+@pytest.mark.parametrize("value", [0.5, 0.95])
+def test_the_interval_of_an_auc_covers(value) -> None:
+    """Of exponential scores with rates in the proportion value / (1 - value), which have that AUC."""
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(400):
+        a = membership.auc(rng.exponential(value / (1 - value), size=32), rng.exponential(size=32))
+        low, high = membership.auc_interval(a, 32, 32)
+        covered += low <= value <= high
+    assert covered >= 0.93 * 400  # DeLong's covers 84 % at 0.95
 
 
 # Intervals
@@ -218,6 +255,11 @@ def test_mean_intervals_cover_and_shrink() -> None:
     rng = np.random.default_rng(0)
     values = np.stack([np.repeat([0.0, 1.0], 200), np.ones(400)], axis=1)
     low, high = mean_intervals(values, rng=rng, resamples=2000)
+    shares = mean_intervals(values, rng=rng, resamples=20, is_share=[True, True])
+    assert [float(end[0]) for end in shares] == pytest.approx(intervals.share_interval(200, 400))
+    assert float(shares[0][1]) == pytest.approx(0.025 ** (1 / 400))  # not 1: the next passage may be another
+    with pytest.raises(ValueError, match=r"column 1 .* needs 0 or 1"):
+        mean_intervals(2 * values, rng=rng, resamples=20, is_share=[False, True])
     assert low[0] == pytest.approx(0.5 - 1.96 * 0.5 / 20, abs=0.01)
     assert high[0] == pytest.approx(0.5 + 1.96 * 0.5 / 20, abs=0.01)
     assert low[1] == high[1] == 1.0
@@ -236,3 +278,47 @@ def test_every_draw_has_as_many_items_as_there_are_labels() -> None:
     counts = draw_counts(np.array([0, 0, 2]), 4, 4000, rng=np.random.default_rng(0))
     assert (counts.sum(axis=1) == 3).all()
     assert counts.mean(axis=0) == pytest.approx([2, 0, 1, 0], abs=0.05)
+
+
+def binomial(count: int, p: float) -> list[float]:
+    return [math.comb(count, k) * p**k * (1 - p) ** (count - k) for k in range(count + 1)]
+
+
+def coverage(of, count: int, p: float) -> float:
+    """The probability that the interval of a share holds the true share p, summed over all outcomes."""
+    return sum(w for k, w in enumerate(binomial(count, p)) if of(k, count)[0] <= p <= of(k, count)[1])
+
+
+def bootstrap(successes: int, count: int) -> tuple[float, float]:
+    """The percentile bootstrap with infinitely many resamples: quantiles of Binomial(count, successes / count)."""
+    cumulated = np.cumsum(binomial(count, successes / count))
+    return int(np.searchsorted(cumulated, 0.025)) / count, int(np.searchsorted(cumulated, 0.975)) / count
+
+
+@pytest.mark.parametrize("count", [1, 10, 32, 64])
+def test_the_interval_of_a_share_covers_at_least_as_often_as_it_says(count) -> None:
+    known = cache(intervals.share_interval)
+    for p in np.linspace(0.001, 0.999, 333):
+        assert coverage(known, count, p) >= 0.95 - 1e-9
+    assert coverage(bootstrap, 32, 0.01) == pytest.approx(0.275, abs=0.001)
+    assert coverage(known, 32, 0.01) > 0.99
+
+
+def test_the_interval_of_a_share_by_hand() -> None:
+    """At 0 of n it ends where (1 - p)^n = 0.025. In general its ends have tails of 2.5 %."""
+    low, high = intervals.share_interval(0, 32)
+    assert (low, high) == (0.0, pytest.approx(1 - 0.025 ** (1 / 32)))
+    assert intervals.share_interval(32, 32) == (pytest.approx(1 - high), 1.0)
+    low, high = intervals.share_interval(3, 20)
+    assert sum(binomial(20, low)[3:]) == pytest.approx(0.025)
+    assert sum(binomial(20, high)[:4]) == pytest.approx(0.025)
+    for bad in ((3, 2), (-1, 2), (0, 0)):
+        with pytest.raises(ValueError, match="successes of"):
+            intervals.share_interval(*bad)
+
+
+def test_the_interval_of_a_difference_by_hand() -> None:
+    """0.7 [0.5, 0.9] less 0.3 [0.2, 0.6]: 0.4 - hypot(0.2, 0.3) to 0.4 + hypot(0.2, 0.1)."""
+    low, high = intervals.difference_interval(0.7, (0.5, 0.9), 0.3, (0.2, 0.6))
+    assert low == pytest.approx(0.4 - math.hypot(0.2, 0.3))
+    assert high == pytest.approx(0.4 + math.hypot(0.2, 0.1))

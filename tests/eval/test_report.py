@@ -20,8 +20,8 @@ EVIL = '<script>alert("x")</script> & \' "quoted"'
 
 
 def evaluated(exact: float, bleu: float, perplexity: float) -> dict:
-    summary = {"holdout/perplexity": perplexity, "membership/loss_advantage": 0.4}
-    intervals = {}
+    summary = {"holdout/perplexity": perplexity, "membership/loss_auc": 0.9}
+    intervals = {"membership/loss_auc": [0.82, 0.95]}
     for group, factor in (("forget", 1.0), ("never", 0.1)):
         values = {"passages": 2, "exact": exact * factor, "exact_after_12": 0.5, "bleu": bleu * factor, "empty": 0.0}
         summary |= {f"{group}/{name}": value for name, value in values.items()}
@@ -68,6 +68,8 @@ def test_table_is_aligned_and_complete() -> None:
     rows = [line for line in lines if "→" in line and "%" in line]
     assert len({line.index("→") for line in rows}) == 1
     assert "→" not in render_table(BEFORE["summary"])
+    (line,) = [x for x in render_table(BEFORE["summary"], intervals=BEFORE["intervals"]).splitlines() if "AUC" in x]
+    assert re.fullmatch(r"Membership AUC, loss +0\.90  \(95 %: 0\.82 to 0\.95; chance: 0\.50\)", line)
     assert "N-BLEU" not in "".join(lines)
 
 
@@ -156,6 +158,8 @@ def test_page_carries_the_numbers_and_their_definitions(page) -> None:
     assert ">Share of passages whose whole suffix greedy decoding reproduces from the prefix.</dd>" in page
     assert page.count('id="def-exact"') == 1
     assert "chance floor 9" in page
+    assert "membership AUC, 0.82 to 0.95; chance 0.50" in page
+    assert "not reported: 2 never-trained passages, it takes 100" in page
     assert "abc123" in page
     assert page.count('class="line"') == 2  # score and KL; the single probe is a dot
     assert "nan" not in page.lower().replace("covenant", "")
