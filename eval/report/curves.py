@@ -12,6 +12,7 @@ from typing import Any
 
 from ppo.io.plain import finite
 
+from .bounds import MOST_POINTS, spread
 from .svg import line_chart
 from .terms import Terms
 
@@ -61,21 +62,24 @@ CURVES = (
 
 
 def curve_section(metrics: Sequence[Mapping[str, float]], curves: Sequence[Curve], terms: Terms) -> str:
-    """A chart of each curve that has a point, or "" if none has."""
-    charts = []
+    """A chart of each curve that has a point, or "" if none has. Of a long run, evenly spread steps are drawn."""
+    charts, is_thinned = [], False
     for curve in curves:
         points = [(float(m["step"]), float(m[curve.metric])) for m in metrics if _is_drawn(m, curve.metric)]
         if points:
             ends = f"{points[0][1]:.3g} → {points[-1][1]:.3g}" if len(points) > 1 else f"{points[0][1]:.3g}"
+            is_thinned = is_thinned or len(points) > MOST_POINTS
+            chart = line_chart(spread(points, MOST_POINTS), label=curve.title)
             charts.append(
                 f"<div{terms.mark(curve.term)}><h3>{terms.label(curve.title, curve.term)}"
-                f' <span class="ends">{escape(ends)}</span></h3>{line_chart(points, label=curve.title)}</div>'
+                f' <span class="ends">{escape(ends)}</span></h3>{chart}</div>'
             )
     if not charts:
         return ""
+    told = f" Of each curve, {MOST_POINTS} steps are drawn, evenly spread." if is_thinned else ""
     return (
         '<p class="soft small">Over steps; one step is one rollout and its update. Beside each title: first and last.'
-        f'</p><div class="charts">{"".join(charts)}</div>'
+        f'{told}</p><div class="charts">{"".join(charts)}</div>'
     )
 
 

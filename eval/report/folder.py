@@ -12,11 +12,13 @@ from typing import Any
 
 from ppo.config import Config
 from ppo.io.options import field_comments
+from ppo.io.plain import finite
 from ppo.io.visible import as_html
 from ppo.log import read_jsonl
 
 from ..results import read_settings, replace_text
 from ..stored import read_passages, read_results
+from .bounds import MOST_SAMPLES, cut_front_html, cut_html
 from .page import render_page
 
 RELOAD_S = 5
@@ -120,11 +122,13 @@ def _news(metrics: Sequence[Mapping[str, float]], step: int, steps: int, left: f
 
 
 def _samples(samples: Sequence[Mapping[str, Any]]) -> str:
-    """The samples of the newest step."""
-    newest = [s for s in samples if s["step"] == samples[-1]["step"]]
+    """The samples of the newest step, the first of very many. A line that another program wrote is left out."""
+    known = [s for s in samples if finite(s.get("score")) is not None and isinstance(s.get("step"), int)]
+    known = [s for s in known if isinstance(s.get("prompt"), str) and isinstance(s.get("response"), str)]
+    newest = [s for s in known if s["step"] == known[-1]["step"]]
     return "".join(
         f'<article class="passage"><header><b>score {sample["score"]:.3f}</b></header>'
-        f'<div class="text prompt">{as_html(sample["prompt"])}</div>'
-        f'<div class="text">{as_html(sample["response"])}</div></article>'
-        for sample in newest
+        f'<div class="text prompt">{cut_front_html(sample["prompt"])}</div>'
+        f'<div class="text">{cut_html(sample["response"])}</div></article>'
+        for sample in newest[:MOST_SAMPLES]
     )

@@ -12,6 +12,7 @@ from typing import Any
 from ppo.io.visible import as_attribute, as_html
 
 from ..membership import MIN_OTHERS
+from .bounds import MOST_FACTS, MOST_GROUPS, MOST_PASSAGES, MOST_VALUE, cut, cut_html
 from .curves import CURVES, Curve, curve_section
 from .passages import passage_section
 from .rows import GLOBAL_ROWS, Row, group_label, groups_of, rows_for
@@ -34,7 +35,7 @@ def render_page(
     config_notes: Mapping[str, str] | None = None,
     meta: Mapping[str, Any] | None = None,
     curves: Sequence[Curve] = CURVES,
-    most_passages: int = 2000,
+    most_passages: int = MOST_PASSAGES,
     news: str = "",
     samples: str = "",
     reload_s: int | None = None,
@@ -47,6 +48,8 @@ def render_page(
     config, meta   the run's settings, some with a note in ``config_notes``; its commit, seed, hardware, command
     news, samples  HTML of a run in progress: how far it is; its newest samples
     reload_s       seconds after which a browser reloads the page, which then begins with the training; None: never
+
+    What is very long is cut (:mod:`.bounds`), and the page says so.
     """
     numbers = before["summary"], after["summary"] if after else None
     terms = collect_terms(
@@ -97,6 +100,8 @@ def _document(title: str, body: str, reload_s: int | None) -> str:
 def _lead(before: Mapping[str, float], after: Mapping[str, float] | None, terms: Terms) -> str:
     count = sum(before[f"{g}/passages"] for g in groups_of(before))
     text = f"{count:.0f} passages in {len(groups_of(before))} groups."
+    if len(groups_of(before)) > MOST_GROUPS:
+        text += f" The first {MOST_GROUPS} groups are shown."
     if after is None:
         text += " One model, before any unlearning."
     elif "forget/exact" in before and "forget/exact" in after:
@@ -154,12 +159,12 @@ def _tile(before: str | None, after: str | None, label: str, name: str, terms: T
 
 
 def _bars(before: Mapping[str, float], after: Mapping[str, float] | None, terms: Terms) -> str:
-    groups = groups_of(before)
+    groups = groups_of(before)[:MOST_GROUPS]
 
     def bars(quantity: str, factor: float) -> list[tuple[str, float, float | None]]:
         return [
             (
-                group_label(g),
+                cut(group_label(g), 40),
                 factor * before[f"{g}/{quantity}"],
                 factor * after[f"{g}/{quantity}"] if after and f"{g}/{quantity}" in after else None,
             )
@@ -182,9 +187,9 @@ def _bars(before: Mapping[str, float], after: Mapping[str, float] | None, terms:
 
 
 def _comparison(before: Evaluated, after: Evaluated | None, terms: Terms) -> str:
-    groups = groups_of(before["summary"])
+    groups = groups_of(before["summary"])[:MOST_GROUPS]
     head = "".join(
-        f'<th scope="col">{as_html(group_label(g))}<br>'
+        f'<th scope="col">{as_html(cut(group_label(g)))}<br>'
         f'<span class="soft">n = {before["summary"][f"{g}/passages"]:.0f}</span></th>'
         for g in groups
     )
@@ -200,7 +205,7 @@ def _comparison(before: Evaluated, after: Evaluated | None, terms: Terms) -> str
         if row.section != section:
             section = row.section
             lines.append(f'<tr class="section"><th colspan="{len(groups) + 1}">{as_html(section)}</th></tr>')
-        of = [group_label(g) for g in groups] if len(names) > 1 or names[0] != row.quantity else [""]
+        of = [cut(group_label(g)) for g in groups] if len(names) > 1 or names[0] != row.quantity else [""]
         lines.append(_line(row, list(zip(names, of, strict=True)), before, after, terms))
     if "membership/loss_auc" in before["summary"] and not has_rate:
         count = before["summary"].get("never/passages", 0)
@@ -241,10 +246,12 @@ def _facts(title: str, facts: Mapping[str, Any], notes: Mapping[str, str] | None
     if not facts:
         return ""
     lines = ""
-    for name, value in facts.items():
+    for name, value in list(facts.items())[:MOST_FACTS]:
         note = (notes or {}).get(name, "")
         soft = f' <span class="note">{as_html(note)}</span>' if note else ""
-        lines += f"<dt>{as_html(str(name))}</dt><dd>{as_html(_plain(value))}{soft}</dd>"
+        lines += f"<dt>{as_html(cut(str(name)))}</dt><dd>{cut_html(_plain(value), MOST_VALUE)}{soft}</dd>"
+    if len(facts) > MOST_FACTS:
+        lines += f"<dt>…</dt><dd>{len(facts) - MOST_FACTS:,} more</dd>"
     return f"<details><summary>{as_html(title)}</summary><dl>{lines}</dl></details>"
 
 

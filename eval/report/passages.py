@@ -8,7 +8,8 @@ from typing import Any
 from ppo.io.plain import finite
 from ppo.io.visible import as_attribute, as_html
 
-from .diff import matching_pieces
+from .bounds import MOST_CARD_SIGNS, MOST_CHARACTERS, MOST_GROUPS, cut, cut_front_html, cut_html, note
+from .diff import Effort, matching_pieces
 from .rows import group_label
 from .terms import Terms
 
@@ -29,22 +30,40 @@ SORTS = {  # data attribute and direction -> what the reader sees
 
 
 def passage_section(passages: Sequence[Mapping[str, Any]], terms: Terms, *, most: int) -> str:
-    """Cards of the first ``most`` passages, with filters by group, outcome and words, and a choice of order."""
+    """Cards of the first ``most`` passages, with filters by group, outcome and words, and a choice of order.
+
+    There are fewer cards if those would make the page too long. The page says so, and where texts are not compared.
+    """
     if not passages:
         return ""
-    shown = passages[:most]
-    note = f" Shown: the first {most} of {len(passages)}." if len(passages) > most else ""
+    effort = Effort()
+    cards = _cards(passages[:most], effort)
+    shown = passages[: len(cards)]
+    told = f" Shown: the first {len(shown)} of {len(passages)}." if len(passages) > len(shown) else ""
+    if effort.num_unfinished:
+        told += f" Long outputs whose words are not marked to the end: {effort.num_unfinished}."
     legend = f"Greedy outputs; {terms.label('marked words', 'match')} match the truth, in order."
     if "bleu" in terms.known:
         legend += (
             f" {terms.label('BLEU', 'bleu')} compares an output with the truth;"
             f" {terms.label('tokens', 'output_tokens')} are the output's of the truth's."
         )
-    cards = "".join(passage_card(p) for p in shown)
     return (
-        f'<p class="soft small">{legend}{note}</p>{_filters(shown)}'
-        f'<p id="count" class="soft small" role="status">{len(shown)} passages</p><div id="passages">{cards}</div>'
+        f'<p class="soft small">{legend}{told}</p>{_filters(shown)}<p id="count" class="soft small" role="status">'
+        f'{len(shown)} passages</p><div id="passages">{"".join(cards)}</div>'
     )
+
+
+def _cards(passages: Sequence[Mapping[str, Any]], effort: Effort) -> list[str]:
+    """The cards from the first on, as many as a page has room for."""
+    cards, left = [], MOST_CARD_SIGNS
+    for passage in passages:
+        card = passage_card(passage, effort)
+        left -= len(card)
+        if left < 0:
+            break
+        cards.append(card)
+    return cards
 
 
 def state_of(passage: Mapping[str, Any]) -> str:
@@ -56,36 +75,36 @@ def state_of(passage: Mapping[str, Any]) -> str:
     return {(True, True): "still", (True, False): "gone", (False, True): "new", (False, False): "never"}[was, now]
 
 
-def passage_card(passage: Mapping[str, Any]) -> str:
-    """The card of one passage. Every text is escaped."""
+def passage_card(passage: Mapping[str, Any], effort: Effort | None = None) -> str:
+    """The card of one passage. Every text is escaped, and cut where it is very long."""
     is_pair = bool(passage.get("after"))
     truth, state = passage["truth"], state_of(passage)
-    columns = [f'<div><p class="side">Truth</p><div class="text">{as_html(truth)}</div></div>']
+    columns = [f'<div><p class="side">Truth</p><div class="text">{cut_html(truth)}</div></div>']
     for name, label in (("before", "Before"), ("after", "After")) if is_pair else (("before", "Output"),):
         side = passage[name]
-        columns.append(f'<div><p class="side">{label}{_numbers(side)}</p>{marked(side["output"], truth)}</div>')
+        columns.append(f'<div><p class="side">{label}{_numbers(side)}</p>{marked(side["output"], truth, effort)}</div>')
     label = (STATES if is_pair else ONE_MODEL)[state]
-    facts = [f"<b>{as_html(str(passage['id']))}</b>", f'<span class="state {state}">{label}</span>']
-    facts.append(f"<span>{as_html(group_label(passage['group']))}</span>")
+    facts = [f"<b>{as_html(cut(str(passage['id'])))}</b>", f'<span class="state {state}">{label}</span>']
+    facts.append(f"<span>{as_html(cut(group_label(passage['group'])))}</span>")
     if passage.get("kind"):
-        facts.append(f"<span>{as_html(str(passage['kind']))}</span>")
+        facts.append(f"<span>{as_html(cut(str(passage['kind'])))}</span>")
     if passage.get("repeats"):
-        facts.append(f"<span>seen {as_html(str(passage['repeats']))} times</span>")
+        facts.append(f"<span>seen {as_html(cut(str(passage['repeats'])))} times</span>")
     return (
-        f'<article class="passage" data-group="{as_attribute(str(passage["group"]))}" data-state="{state}"'
+        f'<article class="passage" data-group="{as_attribute(cut(str(passage["group"])))}" data-state="{state}"'
         f"{_sort_keys(passage)}><header>{''.join(facts)}</header>"
-        f'<div class="text prompt">{as_html(passage["prompt"])}</div>'
+        f'<div class="text prompt">{cut_front_html(passage["prompt"])}</div>'
         f'<div class="texts">{"".join(columns)}</div></article>\n'
     )
 
 
-def marked(output: str, truth: str) -> str:
-    """The output with the words that match the truth in <mark>."""
+def marked(output: str, truth: str, effort: Effort | None = None) -> str:
+    """The output with the words that match the truth in <mark>, both up to where they are cut."""
     if not output.strip():
         return '<div class="text none">empty</div>'
-    pieces = matching_pieces(output, truth)
+    pieces = matching_pieces(output[:MOST_CHARACTERS], truth[:MOST_CHARACTERS], effort)
     text = "".join(f"<mark>{as_html(piece)}</mark>" if match else as_html(piece) for piece, match in pieces)
-    return f'<div class="text">{text}</div>'
+    return f'<div class="text">{text}{note(len(output) - MOST_CHARACTERS)}</div>'
 
 
 def _numbers(side: Mapping[str, Any]) -> str:
@@ -108,7 +127,7 @@ def _sort_keys(passage: Mapping[str, Any]) -> str:
 
 def _filters(shown: Sequence[Mapping[str, Any]]) -> str:
     """The form of filters and orders. It is hidden until the script runs, because it needs the script."""
-    groups = dict.fromkeys(p["group"] for p in shown)
+    groups = list(dict.fromkeys(p["group"] for p in shown))[:MOST_GROUPS]
     present = {state_of(p) for p in shown}
     is_pair = any(p.get("after") for p in shown)
     states = {s: label for s, label in (STATES if is_pair else ONE_MODEL).items() if s in present}
@@ -120,7 +139,7 @@ def _filters(shown: Sequence[Mapping[str, Any]]) -> str:
         sorts = {value: label.replace(" before", "") for value, label in sorts.items()}
     return (
         '<form id="filters" class="filters" hidden>'
-        + _select("group", "Group", "all groups", {g: group_label(g) for g in groups})
+        + _select("group", "Group", "all groups", {cut(g): cut(group_label(g)) for g in groups})
         + _select("state", "Outcome", "all outcomes", states)
         + _select("sort", "Order", "order of the data", sorts)
         + '<label>Text<input id="words" type="search" placeholder="in prompt, truth or output"></label>'

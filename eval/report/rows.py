@@ -5,11 +5,14 @@ This module knows metric names and numbers, no HTML.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ppo.io.visible import visible
+
+from .bounds import MOST_GROUPS, cut
 
 Kind = Literal["share", "score", "number"]
 Record = Mapping[str, Any]
@@ -20,6 +23,9 @@ GROUP_LABELS = {
     "keep": "keep",
     "never": "never trained",
 }
+_AFTER = re.compile(r"(exact|accuracy)_after_[0-9]{1,7}")
+_MOST_AFTER = 20  # numbers of true tokens that have a row
+_MOST_SIGNS = 1000  # of a text in the terminal
 _HEAD = ("id", "group", "kind", "repeats", "prompt", "truth")
 
 
@@ -44,7 +50,8 @@ class Row:
 def rows_for(names: Sequence[str]) -> list[Row]:
     """The rows for the given metric names (``area/quantity``), in reading order."""
     present = {name.partition("/")[2] for name in names}
-    after = sorted(q for q in present if q.startswith(("exact_after_", "accuracy_after_")))
+    after = sorted(q for q in present if _AFTER.fullmatch(q))
+    after = [q for name in ("exact", "accuracy") for q in [q for q in after if q.startswith(name)][:_MOST_AFTER]]
     rows = []
     for row in _ROWS:
         rows.append(row)
@@ -138,11 +145,13 @@ def render_table(
     """A plain-text table: one quantity a row, one group a column, "before → after" in every cell.
 
     It is aligned and has no escape codes. ``before`` and ``after`` are summaries. ``intervals``: those of the newer,
-    shown beside the membership AUCs. ``is_full`` shows every quantity, not only the main ones.
+    shown beside the membership AUCs. ``is_full`` shows every quantity, not only the main ones. Of very many groups the
+    table shows the first ones, and says so.
     """
-    groups = groups_of(before)
+    every = groups_of(before)
+    groups = every[:MOST_GROUPS]
     rows = [row for row in rows_for(list(before)) if is_full or _is_main(row.quantity)]
-    table = [["", *(f"{visible(group_label(g))} ({before[f'{g}/passages']:.0f})" for g in groups)]]
+    table = [["", *(f"{visible(cut(group_label(g), 60))} ({before[f'{g}/passages']:.0f})" for g in groups)]]
     table += [[row.label, *(_cell(row, f"{g}/{row.quantity}", before, after) for g in groups)] for row in rows]
     widths = [max(len(line[i]) for line in table) for i in range(len(groups) + 1)]
     lines = ["  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
@@ -154,6 +163,8 @@ def render_table(
             value = _cell(row, row.quantity, before, after)
             beside = _ratio(row, before, after) or _range(row, intervals or {})
             lines.append(f"{row.label.ljust(widths[0])}  {value}{beside}")
+    if len(every) > len(groups):
+        lines.append(f"Shown: the first {len(groups)} of {len(every)} groups.")
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -161,8 +172,8 @@ def render_passage(record: Record) -> str:
     """One paired record as plain text: the end of its prompt, its true suffix, and the outputs before and after."""
     texts = {"prompt": "…" + record["prompt"][-80:], "truth": record["truth"]}
     texts |= {label: record[label]["output"] for label in ("before", "after") if record.get(label)}
-    lines = [f"  {name:7} {visible(' '.join(text.split()))}" for name, text in texts.items()]
-    return "\n".join([visible(record["id"]), *lines])
+    lines = [f"  {name:7} {visible(' '.join(cut(text, _MOST_SIGNS).split()))}" for name, text in texts.items()]
+    return "\n".join([visible(cut(record["id"])), *lines])
 
 
 def _is_main(quantity: str) -> bool:

@@ -84,6 +84,7 @@ button:not(.term) { cursor:pointer; }
   font:.82rem/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace; }
 .prompt { color:var(--soft); margin-bottom:.7rem; }
 mark { background:var(--mark); color:inherit; border-bottom:2px solid var(--mark-line); }
+.cut { color:var(--faint); font-style:italic; }
 .none { color:var(--faint); font-style:italic; }
 details { margin:.6rem 0; } summary { cursor:pointer; color:var(--soft); padding:.15rem 0; }
 dl { display:grid; grid-template-columns:minmax(9rem,16rem) 1fr; gap:.15rem 1rem; font-size:.85rem; margin:.6rem 0; }

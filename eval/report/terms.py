@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ppo.io.visible import as_attribute, as_html
 
+from .bounds import MOST_FACTS, MOST_NAME, MOST_VALUE, cut
 from .rows import GLOBAL_ROWS, rows_for
 
 OWN = {
@@ -78,12 +79,15 @@ def collect_terms(definitions: Mapping[str, str], more: Mapping[str, tuple[str, 
     """The definitions of an evaluation, then ``more``, then the page's own.
 
     ``definitions``: full metric name -> text, from an evaluation. The text of a group's metric begins with "group: ";
-    such a definition is kept once for all groups.
+    such a definition is kept once for all groups. Of very many, the first are kept, and long ones are cut.
     """
     labels = {row.quantity: row.label for row in (*rows_for(list(definitions)), *GLOBAL_ROWS)}
     groups = {name.partition("/")[0] for name in definitions if name.endswith("/passages")}
     known: dict[str, tuple[str, str]] = {}
     for name, text in definitions.items():
+        if len(known) == MOST_FACTS or len(name) > MOST_NAME:
+            continue
+        text = cut(text, MOST_VALUE)
         area, _, quantity = name.partition("/")
         if area in groups:
             known.setdefault(quantity, (labels.get(quantity, quantity), text.partition(": ")[2]))

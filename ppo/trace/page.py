@@ -34,9 +34,11 @@ from .symbols import SECTIONS, SYMBOLS, Quantity
 from .text import (
     SKIP_REASONS,
     count_of,
+    cut_token,
     no_reference,
     opening_token,
     own_estimator,
+    prompt_pieces,
     render_trace_text,
     token_label,
     written_tokens,
@@ -198,13 +200,11 @@ def _moment(minibatch: MinibatchTrace, trace: Trace) -> dict[str, Any]:
 
 def _row(trace: Trace, row: RowTrace, known: Sequence[Quantity], keys: Mapping[str, list[str]]) -> dict[str, Any]:
     end = "ended by itself" if row.is_ended else "cut off"
+    before, pieces = prompt_pieces(row)
     return {
         "title": f"Response {row.index}",
         "note": typeset(f"score {row.score:.4g}") + f" · {count_of(row)}, {end}",
-        "prompt": [
-            visible(piece, lines=True) or token_label(piece, i)
-            for piece, i in zip(row.pieces, row.prompt_ids, strict=True)
-        ],
+        "prompt": [before, *(visible(cut_token(piece), lines=True) or token_label(piece, i) for piece, i in pieces)],
         "first": opening_token(row),
         "action": row.actions[0],
         "numbers": {name: _rounded(x) for name, x in row_numbers(row).items()},
@@ -247,8 +247,9 @@ def _token(
 
 def _written(token: TokenTrace) -> str:
     """The token's text, or a label if something in the text is invisible."""
-    is_plain = token.text.strip() and token.text.isprintable() and visible(token.text) == token.text
-    return token.text if is_plain else token_label(token.text, token.id)
+    text = cut_token(token.text)
+    is_plain = text.strip() and text.isprintable() and visible(text) == text
+    return text if is_plain else token_label(text, token.id)
 
 
 def _alternative(alternative: Alternative, drawn: TokenTrace) -> list[Any]:

@@ -20,6 +20,8 @@ SKIP_REASONS = {
     "ratio": "the mean ratio is beyond max_mean_ratio",
     "not finite": "something in it was not finite",
 }
+_MOST_SIGNS = 200  # of a token: a stranger's tokenizer may write any number
+_MOST_PROMPT = 2000  # tokens
 _NOT_BY_HAND = ("sample", "after")  # sections whose formulas are left out
 _MARKS = {"": " ", "above": "^", "below": "v"}
 _VISIBLE = {" ": "·", "\n": "⏎", "\t": "⇥"}
@@ -54,10 +56,22 @@ def render_trace_text(trace: Trace) -> str:
 
 def token_label(text: str, token: int) -> str:
     """A token as one visible word. Spaces and line ends become signs, what acts or hides becomes its code
-    (:func:`ppo.io.visible.visible`), and an empty text becomes the token's id.
+    (:func:`ppo.io.visible.visible`), and an empty text becomes the token's id. A very long text is cut.
     """
-    words = visible(text, lines=True)
+    words = visible(cut_token(text), lines=True)
     return "".join(_VISIBLE.get(c) or (c if c.isprintable() else code(c)) for c in words) or f"#{token}"
+
+
+def cut_token(text: str) -> str:
+    """A token's text, or the start of a very long one and how many characters are left out."""
+    return text if len(text) <= _MOST_SIGNS else f"{text[:_MOST_SIGNS]}… {len(text) - _MOST_SIGNS:,} more characters "
+
+
+def prompt_pieces(row: RowTrace) -> tuple[str, list[tuple[str, int]]]:
+    """(how many tokens are left out, or "", and the last tokens of the prompt: text and id of each)."""
+    pairs = list(zip(row.pieces, row.prompt_ids, strict=True))
+    left_out = len(pairs) - _MOST_PROMPT
+    return f"{left_out:,} tokens before … " if left_out > 0 else "", pairs[-_MOST_PROMPT:]
 
 
 def opening_token(row: RowTrace) -> int:
@@ -141,7 +155,8 @@ def _discounts(trace: Trace) -> str:
 def _row_head(row: RowTrace) -> str:
     end = "ended by itself" if row.is_ended else "cut off at the maximum length"
     title = f"Response {row.index}: score {row.score:.5g}, {count_of(row)}, {end}"
-    prompt = "".join(token_label(piece, i) for piece, i in zip(row.pieces, row.prompt_ids, strict=True))
+    before, pieces = prompt_pieces(row)
+    prompt = before + "".join(token_label(piece, i) for piece, i in pieces)
     return "\n".join([title, "─" * len(title), _wrap(f"prompt: {prompt}")])
 
 

@@ -218,3 +218,16 @@ def test_a_token_label_is_always_visible():
     assert token_label("\n", 1) == "⏎"
     assert token_label("", 17) == "#17"
     assert token_label("\x1b[2J", 1) == "\\x1b[2J"
+    assert token_label("ab" * 10**6, 1) == "ab" * 100 + "…·1,999,800·more·characters·"
+
+
+def test_huge_tokens_and_prompts_are_cut_in_text_and_page(trace):
+    row = trace.rows[0]
+    tokens = [replace(token, text="t" * 10**6) for token in row.tokens]
+    count = 50_000
+    row = replace(row, tokens=tokens, pieces=["p"] * (count - 1) + ["e" * 10**6], prompt_ids=[5] * count)
+    huge = replace(trace, rows=[row])
+    for text in (render_trace_text(huge), render_trace_page(huge, title="t")):
+        assert len(text) < 500_000
+        assert "48,000 tokens before" in " ".join(text.split())
+        assert re.search(r"999,800.more.characters", text)
