@@ -31,10 +31,11 @@ def test_what_is_lost_is_told(monkeypatch, capsys):
     assert trust.resealed(4) == trust.Finding(
         "re-sealed checkpoints", 4, 2, 2.0, "python -m tests.resealed --inputs 4", ["x"]
     )
-    printed = "json: {'refused': 20, 'taken': 3} in 1 s\ncsv, seed 7: Trace\ncsv: {'failed': 1, 'taken': 9} in 2 s\n"
+    good, bad = "json: {'refused': 20, 'taken': 3} in 1 s\n", "csv: {'failed': 1, 'taken': 9} in 2 s\n"
+    printed = f"{good}csv, seed 7: Trace\n  File\nKeyError: 3\n{bad}"
     monkeypatch.setattr(trust, "_run", lambda command: (1, printed, 3.0))
     found = trust.files(30)
-    assert (found.tried, found.lost, found.details) == (33, 1, ["csv, seed 7: Trace"])
+    assert (found.tried, found.lost, found.details) == (33, 1, ["csv, seed 7: Trace", "KeyError: 3"])
     monkeypatch.setattr(trust, "plan", lambda scale: [lambda: found])
     assert trust.main([]) == 1
     assert "33 tried    1 lost" in capsys.readouterr().out.splitlines()[-1]

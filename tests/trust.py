@@ -28,6 +28,7 @@ from typing import Any
 from tests.processes import ENVIRONMENT, ROOT
 
 KILLED_CASES = {"tiny": 80, "critic": 60, "bf16": 60, "lora": 60, "one kept": 60}  # kills of each
+_LAST_LINE = re.compile(r"[\w.]*(Error|Exception)\b")  # of a traceback
 LONGEST_SECONDS = 3600.0  # a program that takes longer hangs
 
 
@@ -68,7 +69,7 @@ def files(count: int) -> Finding:
     tried, lost = (
         sum(int(n) for one in found for kind, n in one.items() if wanted in (kind, "")) for wanted in ("", "failed")
     )
-    told = [line for line in output.splitlines() if ", seed " in line]
+    told = [line for line in output.splitlines() if ", seed " in line or _LAST_LINE.match(line)]
     return Finding("hostile files", tried, lost + (status != 0 and lost == 0), seconds, _shown(command), told)
 
 

@@ -16,9 +16,16 @@ def class_of(config: Any) -> Any:
     """
     if MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None) is not None:
         return AutoModelForCausalLM
-    names = config.architectures or []
-    kinds = [getattr(transformers, name, None) for name in names if isinstance(name, str)]
+    kinds = [getattr(transformers, name, None) for name in architectures(config)]
     return next((kind for kind in kinds if _takes(kind, config)), AutoModelForCausalLM)
+
+
+def architectures(config: Any) -> list[str]:
+    """The classes that a config names. ValueError where they are no list of names: config.json is a stranger's."""
+    names = config.architectures or []
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"its config.json has architectures={names!r:.80}; it must be a list of names")
+    return list(names)
 
 
 def is_of_config(kind: type, config: Any) -> bool:

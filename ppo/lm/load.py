@@ -21,12 +21,13 @@ from transformers import AutoModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ..io.files import read_json
+from ..io.visible import visible
 from .backbone import Backbone, evaluation_mode, is_causal, probe_ids, unwrapped, vocabulary_size
 from .config_bounds import MAX_CONFIG_BYTES, check_room, read_config
 from .device import move, resolve_dtype
 from .foreign_code import no_hub_kernels
 from .hub import find
-from .kinds import class_of
+from .kinds import architectures, class_of
 from .tokenizer_bounds import read_tokenizer
 
 Loaded = TypeVar("Loaded")
@@ -200,9 +201,12 @@ def check_config(config: Any, *, name: str) -> None:
     ``MPTForCausalLM`` on the hub is ``MptForCausalLM`` in transformers.
     """
     known = {kind.lower() for kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()}
-    kinds = config.architectures or []
+    try:
+        kinds = architectures(config)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
     if getattr(config, "is_encoder_decoder", False) or (kinds and known.isdisjoint(kind.lower() for kind in kinds)):
-        kind = ", ".join(kinds) or config.model_type
+        kind = visible(", ".join(kinds) or str(config.model_type))[:200]
         raise ValueError(f"{name} is no causal LM but {kind}; {_DECODER}")
 
 

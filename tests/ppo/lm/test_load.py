@@ -123,6 +123,14 @@ def test_a_class_name_that_the_hub_spells_differently_is_accepted(folder):
     assert isinstance(load_model(folder, None)[0], hf.MptForCausalLM)
 
 
+@pytest.mark.parametrize("kinds", [5, "GPT2LMHeadModel", {"a": 1}, [["GPT2LMHeadModel"]], [None], [1]])
+def test_architectures_that_are_no_names(folder, kinds):
+    edit(folder / "config.json", architectures=kinds)
+    text = one_line(folder)
+    assert f"its config.json has architectures={kinds!r}; it must be a list of names" in text
+    assert str(folder) in text
+
+
 def test_a_tokenizer_that_is_missing_or_too_large(tmp_path):
     tiny_gpt2().save_pretrained(tmp_path)
     assert f"the tokenizer of model={str(tmp_path)!r} encodes nothing" in one_line(tmp_path)
