@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.challenge import find_split, read_challenge
 from data.lab import lab_passages
+from data.secrets import check_named, named_secrets
 from data.types import Passage
 from ppo.io.rows import Place, csv_rows, jsonl_rows, kind_of_file
 from ppo.io.visible import visible
@@ -48,9 +49,9 @@ def load_passages(
         a ``.csv`` file with the columns ``pre_prefix,prefix,suffix``
         a ``.jsonl`` file whose rows hold the same three parts as text or as ``*_ids``; ids win when a row has both
 
-    ``pre_prefix`` is optional. The rows of both kinds of file may also give ``id``, ``group`` and ``kind``; nothing
-    else is read. ``vocab_size`` is the size of the model's vocabulary. ValueError names the file, the row, the value
-    and the remedy.
+    ``pre_prefix`` is optional. The rows of both kinds of file may also give ``id``, ``group``, ``kind`` and ``secrets``
+    (:mod:`data.secrets`); nothing else is read. ``vocab_size`` is the size of the model's vocabulary. ValueError names
+    the file, the row, the value and the remedy.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit} must be at least 1")
@@ -147,25 +148,27 @@ def _from_text(row: dict[str, Any], place: Place, tokenizer: PreTrainedTokenizer
             raise ValueError(f"{place}: {part} is {value!r:.80}; it must be a string")
         if len(value) > MOST_CHARACTERS:
             raise ValueError(f"{place}: {part} has {len(value)} characters, at most {MOST_CHARACTERS}; cut it")
-    return _labelled(Passage("", *cut_text(parts, tokenizer)), row, place)
+    return _labelled(Passage("", *cut_text(parts, tokenizer)), row, place, tokenizer)
 
 
 def _from_json(row: dict[str, Any], place: Place, tokenizer: PreTrainedTokenizerBase) -> Passage:
     if "prefix_ids" in row or "suffix_ids" in row:
-        return _labelled(Passage("", *(_id_field(row, part, place) for part in PARTS)), row, place)
+        return _labelled(Passage("", *(_id_field(row, part, place) for part in PARTS)), row, place, tokenizer)
     if "prefix" in row and "suffix" in row:
         return _from_text(row, place, tokenizer)
     raise ValueError(f"{place} has the keys {sorted(row)}; it needs prefix and suffix, or prefix_ids and suffix_ids")
 
 
-def _labelled(passage: Passage, row: dict[str, Any], place: Place) -> Passage:
-    """The passage with the row's id, group and kind, each "" when the row lacks it."""
+def _labelled(passage: Passage, row: dict[str, Any], place: Place, tokenizer: Any) -> Passage:
+    """The passage with the row's id, group, kind and secrets, each empty when the row lacks it."""
     labels = {key: _label(row, key, place) for key in ("id", "group", "kind")}
     if labels["group"] not in GROUPS:
         raise ValueError(
             f"{place}: group is {labels['group']!r:.80}; it must be one of {', '.join(filter(None, GROUPS))}"
         )
-    return replace(passage, **labels)
+    labelled = replace(passage, **labels, secrets=named_secrets(row.get("secrets", ""), place))
+    check_named(labelled, place, tokenizer.decode)
+    return labelled
 
 
 def _id_field(row: dict[str, Any], part: str, place: Place) -> tuple[int, ...]:

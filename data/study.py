@@ -16,6 +16,7 @@ from typing import Any
 from data.lab import lab_holdout, lab_retain
 from data.passages import load_passages
 from data.retain import load_retain
+from data.secrets import with_secrets
 from data.splits import NGRAM, leak_free_split, ngram_groups, overlapping, split_holdout
 from data.types import Passage
 from ppo.io.visible import visible
@@ -34,12 +35,14 @@ class Study:
     """``passages``: of all groups. ``retain`` and ``holdout``: general text as token ids, disjoint.
 
     ``num_left_out``: number of passages in the data that are in no group, because fewer were requested.
+    ``secrets_by``: how the passages' secrets were found (:mod:`data.secrets`).
     """
 
     passages: list[Passage]
     retain: list[list[int]]
     holdout: list[list[int]]
     num_left_out: int = 0
+    secrets_by: str = "none"
 
     def group(self, name: str) -> list[Passage]:
         """The passages of one group, in order."""
@@ -57,13 +60,15 @@ def load_study(
     num_holdout: int | None = None,
     num_never: int | None = None,
     seed: int = 0,
+    secrets: str | None = None,
 ) -> Study:
     """The data of an experiment, from ``data`` ("lab", a folder of challenge .npy files, a .csv or .jsonl file).
 
     ``retain``: text or JSONL files; () means Python's documentation. If the data names no groups, ``num_forget``,
     ``num_holdout`` and ``num_never`` passages (None: 32, 32, 0) are drawn by ``seed``; ``num_never`` does not change
-    the draw of the other two. ValueError names the file, the place and the remedy. A RuntimeWarning tells of passages
-    that share a run of 20 tokens with another group, with the text to keep or with the held-out text.
+    the draw of the other two. ``secrets``: None, "pii", "none" or "re:PATTERN" (:mod:`data.secrets`). ValueError names
+    the file, the place and the remedy. A RuntimeWarning tells of passages that share a run of 20 tokens with another
+    group, with the text to keep or with the held-out text.
     """
     if retain:
         chunks = load_retain(retain, tokenizer, GENERAL_TOKENS)
@@ -83,17 +88,18 @@ def load_study(
                 f"{visible(data)} names the group of every passage: --num-forget, --num-holdout and --num-never do not "
                 "apply"
             )
-        _warn_of_shared_text(rows, kept, held)
-        return Study(rows, kept, held)
-    passages = draw_groups(
-        rows,
-        num_forget=32 if num_forget is None else num_forget,
-        num_holdout=32 if num_holdout is None else num_holdout,
-        num_never=num_never or 0,
-        seed=seed,
-    )
+        passages = rows
+    else:
+        passages = draw_groups(
+            rows,
+            num_forget=32 if num_forget is None else num_forget,
+            num_holdout=32 if num_holdout is None else num_holdout,
+            num_never=num_never or 0,
+            seed=seed,
+        )
+    passages, how = with_secrets(passages, tokenizer.decode, secrets, others=rows)
     _warn_of_shared_text(passages, kept, held)
-    return Study(passages, kept, held, len(rows) - len(passages))
+    return Study(passages, kept, held, len(rows) - len(passages), how)
 
 
 def _warn_of_shared_text(passages: Sequence[Passage], retain: Sequence[Any], holdout: Sequence[Any]) -> None:

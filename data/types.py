@@ -12,7 +12,8 @@ class Passage:
     ``id`` names the passage in every output file. ``pre_prefix`` may be empty. ``group`` is "forget", "forget_holdout"
     (memorised, never used in unlearning), "keep" (memorised, must survive), "never" (never trained on), or "" if the
     data names no group. ``kind`` is the shape of a lab record, or what a data file gives as kind, or "". ``repeats``:
-    how often the memorised model saw the passage in training, 0 if never or unknown.
+    how often the memorised model saw the passage in training, 0 if never or unknown. ``secrets``: parts of the suffix
+    that nobody may get (:mod:`data.secrets`), with single spaces; () if none are known.
     """
 
     id: str
@@ -22,6 +23,7 @@ class Passage:
     group: str = ""
     kind: str = ""
     repeats: int = 0
+    secrets: tuple[str, ...] = ()
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from typing import Literal
 import sacrebleu
 from sacrebleu.metrics import BLEU
 
+from ppo.io.token_ends import token_ends as ends_in_text
 from ppo.types import Sample
 
 from .samples import content_ids, truth_ids, truth_text
@@ -211,22 +212,8 @@ class DenseBleuMeasure:
 
 
 def token_ends(sample: Sample, decode: Decode) -> list[int]:
-    """Where each response token ends in ``sample.text``, in characters. Ends never fall; the last is the text's length.
-
-    Tokens are decoded one by one. When the pieces do not add up to the text, because a character is split over tokens,
-    every prefix is decoded instead.
-    """
-    ends, end = [], 0
-    pieces = [decode([token]) for token in sample.ids]
-    if "".join(pieces) == sample.text:
-        for piece in pieces:
-            end += len(piece)
-            ends.append(end)
-        return ends
-    for i in range(1, len(sample.ids) + 1):
-        end = max(end, min(len(decode(sample.ids[:i])), len(sample.text)))
-        ends.append(end)
-    return [*ends[:-1], len(sample.text)]
+    """Where each response token ends in ``sample.text``, in characters. Ends never fall; the last is its length."""
+    return ends_in_text(sample.ids, sample.text, decode)
 
 
 def word_places(words: Sequence[str], text: str, ends: Sequence[int]) -> list[int]:
