@@ -117,7 +117,7 @@ class ActorCritic(nn.Module):
         ``chunk_tokens`` response tokens pass the output layer at once. ``has_entropy_gradient=False`` saves the
         gradient of the entropy, where no loss needs it.
         """
-        rows, length = align(generation), generation.tokens.shape[1]
+        rows, length = align(generation), generation.num_states
         with self._skipping_frozen_blocks(self.policy, generation, rows):
             features = self.backbone(rows.input_ids, rows.attention_mask)
         # ``before_logits`` feed the output layer, ``hidden`` the value head; in most models they are one tensor.
@@ -152,11 +152,11 @@ class ActorCritic(nn.Module):
         rows = align(generation)
         if self.critic_backbone is None:
             values = _ask_own_critic(self.critic, rows).unsqueeze(-1)
-            values = response_positions(values, rows.prompt_lengths, generation.tokens.shape[1]).squeeze(-1)
-            return torch.where(generation.action_mask, as_statistics(values), 0.0)
+            values = response_positions(values, rows.prompt_lengths, generation.num_states).squeeze(-1)
+            return _at_actions(as_statistics(values), generation)
         with self._skipping_frozen_blocks(self.critic_backbone.model, generation, rows):
             hidden = self.critic_backbone(rows.input_ids, rows.attention_mask).hidden
-        return self._values(response_positions(hidden, rows.prompt_lengths, generation.tokens.shape[1]), generation)
+        return self._values(response_positions(hidden, rows.prompt_lengths, generation.num_states), generation)
 
     def _skipping_frozen_blocks(
         self, model: nn.Module, generation: Generation, rows: Aligned
@@ -166,10 +166,10 @@ class ActorCritic(nn.Module):
         return self.frozen_blocks.replayed(model, generation.frozen_hidden[:, : rows.input_ids.shape[1]])
 
     def _values(self, hidden: Tensor, generation: Generation) -> Tensor:
-        """Values [B, T] from the hidden states [B, T, H] that predict the tokens; 0 on padding and without a head."""
+        """Values [B, T] from the hidden states [B, S, H] that predict the tokens; 0 on padding and without a head."""
         if self.value_head is None:
             return torch.zeros(generation.mask.shape, dtype=statistics_dtype(hidden.dtype), device=hidden.device)
-        return torch.where(generation.action_mask, self.value_head(hidden), 0.0)
+        return _at_actions(self.value_head(hidden), generation)
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """Every parameter that an optimiser should move, by name."""
@@ -182,6 +182,12 @@ class ActorCritic(nn.Module):
     def value_state(self) -> dict[str, Tensor]:
         """The weights of the value function by name, as a checkpoint holds them. They may be split among processes."""
         return {name: tensor for name, tensor in self.state_dict().items() if _is_of_value(name)}
+
+
+def _at_actions(values: Tensor, generation: Generation) -> Tensor:
+    """Values of states [B, S] at their actions, [B, T]; 0 off the action mask."""
+    values = values.repeat_interleave(generation.actions_per_state, dim=1)
+    return torch.where(generation.action_mask, values, 0.0)
 
 
 def _ask_own_critic(critic: nn.Module, rows: Aligned) -> Tensor:

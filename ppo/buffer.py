@@ -137,7 +137,7 @@ def trim(generation: Generation) -> Generation:
     """Cut the columns that are padding in every row: on the left of the prompts and on the right of the responses."""
     layout = generation.layout
     left = generation.prompt_length - int(layout.prompt_mask.sum(dim=1).max())
-    length = max(int(layout.mask.sum(dim=1).max()), 1)
+    length = max(int(layout.mask.sum(dim=1).max()), layout.actions_per_state)
     return _resize(generation, left=-left, right=length - generation.tokens.shape[1])
 
 
@@ -154,15 +154,18 @@ def join(rollouts: Sequence[Rollout]) -> Rollout:
 
     What only some rollouts know is None: ``policy_version`` (also where two differ), ``token_rewards``, and of the
     generation ``values``, ``frozen_hidden`` and ``info``. ``metrics`` are the first rollout's. Raises ValueError where
-    some rollouts have ``ref_logprobs``, ``importance_weights`` or ``kept_sets`` and others have not: the KL of the
-    others would be 0, and so on, without a word.
+    some rollouts have ``ref_logprobs``, ``importance_weights``, ``kept_sets``, ``context`` or ``state_temperatures``
+    and others have not: the KL of the others would be 0, and so on, without a word. The same for different numbers of
+    actions a state.
     """
-    for name in ("ref_logprobs", "importance_weights", "kept_sets"):
-        owners = [r.generation if name == "kept_sets" else r for r in rollouts]
+    for name in ("ref_logprobs", "importance_weights", "kept_sets", "context", "state_temperatures"):
+        owners = [r if hasattr(r, name) else r.generation for r in rollouts]
         if len({getattr(owner, name) is None for owner in owners}) > 1:
             raise ValueError(
                 f"some rollouts have {name} and others have not: they are of different runs, keep them apart"
             )
+    if len(counts := {r.generation.actions_per_state for r in rollouts}) > 1:
+        raise ValueError(f"some rollouts have other numbers of actions a state than others: {sorted(counts)}")
     joined: dict[str, Any] = {"generation": _join_generations([r.generation for r in rollouts])}
     length = joined["generation"].tokens.shape[1]
     for name in _RESPONSE_FIELDS:
@@ -253,8 +256,10 @@ def _cat_padded(parts: Sequence[Tensor]) -> Tensor:
 
 def _resize(generation: Generation, *, left: int, right: int) -> Generation:
     """Add padding columns on the left of the prompts and on the right of the responses; a negative number cuts them."""
+    states = right // generation.actions_per_state  # columns are cut and added by whole states
+    of_states = ("context", "state_temperatures")
     changed: dict[str, Any] = {
-        name: pad(value, (left, 0) if name.startswith("prompt_") else (0, right))
+        name: pad(value, (left, 0) if name.startswith("prompt_") else (0, states if name in of_states else right))
         for name, value in vars(generation).items()
         if isinstance(value, Tensor) and value.dim() == 2
     }
@@ -263,6 +268,6 @@ def _resize(generation: Generation, *, left: int, right: int) -> Generation:
 
     def resized(layout: Layout) -> Layout:
         mask, action_mask = (pad(mask, (0, right)) for mask in (layout.mask, layout.action_mask))
-        return Layout(pad(layout.prompt_mask, (left, 0)), mask, action_mask, layout.is_ended)
+        return replace(layout, prompt_mask=pad(layout.prompt_mask, (left, 0)), mask=mask, action_mask=action_mask)
 
     return generation.handed_on(replace(generation, **changed), resized)

@@ -72,17 +72,18 @@ def mean_gaps(logprobs: Tensor, others: Tensor, mask: Tensor) -> Tensor:
 def rollout_metrics(rollout: Rollout, *, kl_coef: float) -> dict[str, float]:
     """Scores, KL (nats), entropy (nats per token), lengths (tokens) and distinct responses of a rollout."""
     generation, mask = rollout.generation, rollout.generation.action_mask
-    lengths = generation.lengths.float()
+    count = generation.actions_per_state  # a number "per sequence" counts every state once, by the mean of its actions
+    lengths = generation.lengths.float() / count
     distinct = {tuple(sample.ids) for sample in rollout.samples}
     metrics: dict[str, torch.Tensor | float] = {
         "score/mean": rollout.scores.mean(),
         "score/std": rollout.scores.std(correction=0),
         "score/min": rollout.scores.min(),
         "score/max": rollout.scores.max(),
-        "kl/per_sequence": rollout.kl.sum(dim=1).mean(),
+        "kl/per_sequence": rollout.kl.sum(dim=1).mean() / count,
         "kl/per_token": masked_mean(rollout.kl, mask),
         "kl/coef": kl_coef,
-        "reward/per_sequence": rollout.rewards.sum(dim=1).mean(),
+        "reward/per_sequence": rollout.rewards.sum(dim=1).mean() / count,
         "value/mean": masked_mean(rollout.old_values, mask),
         "return/mean": masked_mean(rollout.returns, mask),
         "response/length_mean": lengths.mean(),
@@ -90,7 +91,7 @@ def rollout_metrics(rollout: Rollout, *, kl_coef: float) -> dict[str, float]:
         "response/ended_share": generation.is_ended.float().mean(),
         "response/distinct_share": len(distinct) / len(rollout),
         "response/entropy": masked_mean(generation.entropy, mask),
-        "response/logprob_per_sequence": rollout.old_logprobs.sum(dim=1).mean(),
+        "response/logprob_per_sequence": rollout.old_logprobs.sum(dim=1).mean() / count,
     }
     return named_numbers(metrics) | turn_metrics(generation) | dict(generation.metrics)
 

@@ -143,7 +143,8 @@ def check_lengths(
 def make_samples(prompts: Sequence[Prompt], generation: Generation, tokenizer: Any | None) -> list[Sample]:
     """Each prompt with its response, as ids and as text without special tokens ("" without a tokenizer).
 
-    A sampler may have started from other ids than the prompt's; then the sample has those, and their text.
+    A sampler may have started from other ids than the prompt's; then the sample has those, and their text. With several
+    actions at each forced state, the ids are all of them, and the text is that of the first at each state.
     """
     layout = generation.layout
     lengths, ended = layout.mask.sum(dim=1).tolist(), layout.is_ended.tolist()
@@ -157,7 +158,8 @@ def make_samples(prompts: Sequence[Prompt], generation: Generation, tokenizer: A
     responses = [tokens[:length] for tokens, length in zip(generation.tokens.tolist(), lengths, strict=True)]
     asked = [p.text if start == p.ids else text_of(start) for p, start in zip(prompts, starts, strict=True)]
     asked = readable(asked, name="prompts")
-    texts = readable([text_of(ids) for ids in responses], name="responses")
+    count = generation.actions_per_state
+    texts = readable([text_of(ids[::count]) for ids in responses], name="responses")
     rows = [prompt.row for prompt in prompts]
     parts = zip(asked, texts, starts, responses, rows, ended, noted, strict=True)  # the fields of a sample in order
     return [Sample(*fields) for fields in parts]

@@ -231,6 +231,11 @@ class Trainer:
         """
         generation, old_values = responses.generation, responses.old_values
         mask = generation.action_mask
+        if generation.context is not None and "advantage" not in self.state.own:
+            raise ValueError(
+                f"Config.advantage={self.config.advantage!r} follows a response from token to token, and actions at "
+                "forced states (Generation.context) lead nowhere: give advantage=, a function of your own"
+            )
         token_rewards = self.scorer.shape(responses.scores, responses.raw_token_rewards, generation)
         kl = self.kl.per_token(responses.old_logprobs, responses.ref_logprobs)
         rewards = shape_rewards(token_rewards, kl, mask, kl_coef=self.kl.reward_coef)

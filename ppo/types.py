@@ -5,6 +5,7 @@ Glossary
 B            sequences in a batch
 P            prompt length; prompts are padded on the left
 T            response length; responses are padded on the right
+S            states of a response, at each of which a token is chosen; S = T, but with several actions a state S < T
 V            vocabulary size
 H            width of the hidden states
 mask         bool [B, T], True on real response tokens *including EOS*; made by the generator, not read off pad ids
@@ -60,22 +61,25 @@ class Sample:
 class Layout:
     """Which places of a batch hold what, known to the host: bool on the CPU.
 
-    ``prompt_mask`` [B, P], ``mask`` and ``action_mask`` [B, T] and ``is_ended`` [B] are those of a :class:`Generation`.
+    ``prompt_mask`` [B, P], ``mask`` and ``action_mask`` [B, T], ``is_ended`` [B] and ``actions_per_state`` are those of
+    a :class:`Generation`.
     """
 
     prompt_mask: Tensor
     mask: Tensor
     action_mask: Tensor
     is_ended: Tensor
+    actions_per_state: int = 1
 
     @property
     def attention_mask(self) -> Tensor:
-        """True on real tokens, bool [B, P+T]."""
-        return torch.cat([self.prompt_mask, self.mask], dim=1)
+        """True on the real tokens that the model reads, bool [B, P+S]."""
+        return torch.cat([self.prompt_mask, self.mask[:, :: self.actions_per_state]], dim=1)
 
     def rows(self, indices: Tensor) -> Layout:
         """That of some rows; ``indices`` int64 on the CPU."""
-        return Layout(*(mask[indices] for mask in vars(self).values()))
+        masks = (self.prompt_mask, self.mask, self.action_mask, self.is_ended)
+        return Layout(*(mask[indices] for mask in masks), self.actions_per_state)
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,8 @@ class Generation:
     action_mask: Tensor = None  # type: ignore[assignment]  # after construction there always is one
     info: Sequence[Any] | None = None
     kept_sets: Tensor | None = None
+    context: Tensor | None = None
+    state_temperatures: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.action_mask is None:
@@ -123,14 +129,24 @@ class Generation:
         return self.prompt_ids.shape[1]
 
     @property
+    def num_states(self) -> int:
+        """S, the states of the longest response: T, or the width of ``context``."""
+        return self.tokens.shape[1] if self.context is None else self.context.shape[1]
+
+    @property
+    def actions_per_state(self) -> int:
+        """K, the actions at each state: 1 where a response leads from state to state."""
+        return 1 if self.context is None else self.tokens.shape[1] // self.context.shape[1]
+
+    @property
     def input_ids(self) -> Tensor:
-        """Prompt and response side by side, int64 [B, P+T]."""
-        return torch.cat([self.prompt_ids, self.tokens], dim=1)
+        """What the model reads, int64 [B, P+S]: prompt and response side by side, or prompt and ``context``."""
+        return torch.cat([self.prompt_ids, self.tokens if self.context is None else self.context], dim=1)
 
     @property
     def attention_mask(self) -> Tensor:
-        """True on real tokens, bool [B, P+T]."""
-        return torch.cat([self.prompt_mask, self.mask], dim=1)
+        """True on real tokens of :attr:`input_ids`, bool [B, P+S]."""
+        return torch.cat([self.prompt_mask, self.mask[:, :: self.actions_per_state]], dim=1)
 
     @property
     def lengths(self) -> Tensor:
@@ -144,10 +160,10 @@ class Generation:
         :meth:`rows` and :func:`ppo.buffer.trim` hand it on to what they return.
         """
         if self.mask.device.type == "cpu":
-            return Layout(self.prompt_mask, self.mask, self.action_mask, self.is_ended)
+            return Layout(self.prompt_mask, self.mask, self.action_mask, self.is_ended, self.actions_per_state)
         masks = [self.prompt_mask, self.mask, self.action_mask, self.is_ended.unsqueeze(1)]
         read = torch.split(torch.cat(masks, dim=1).cpu(), [mask.shape[1] for mask in masks], dim=1)
-        return Layout(read[0], read[1], read[2], read[3].squeeze(1))
+        return Layout(read[0], read[1], read[2], read[3].squeeze(1), self.actions_per_state)
 
     def rows(self, indices: Sequence[int] | Tensor) -> Generation:
         """The same batch with the given sequences only, in the given order; padding is kept."""

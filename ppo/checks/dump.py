@@ -31,7 +31,8 @@ Record = TypeVar("Record", Rollout, Generation)
 KEPT = 3  # dumps of one check
 _SAMPLE = ("prompt", "text", "prompt_ids", "ids", "is_ended")
 _GENERATION_PREFIX = "generation."
-_IDS, _MASKS = ("prompt_ids", "tokens", "retain_ids"), ("prompt_mask", "mask", "action_mask", "retain_mask", "is_ended")
+_IDS = ("prompt_ids", "tokens", "context", "retain_ids")
+_MASKS = ("prompt_mask", "mask", "action_mask", "retain_mask", "is_ended")
 
 
 class Dumps:
@@ -120,6 +121,10 @@ def _wrong_tensors(tensors: Mapping[str, Tensor]) -> list[str]:
     shapes = dict.fromkeys(("scores", "is_ended"), responses[:1])
     shapes |= dict.fromkeys(("prompt_ids", "prompt_mask"), prompts)
     shapes |= dict.fromkeys(("retain_ids", "retain_mask"), kept[0] if kept else responses)
+    if (context := tensors.get(_GENERATION_PREFIX + "context")) is not None:
+        if context.dim() != 2 or context.shape[1] == 0 or responses[1] % context.shape[1]:
+            return [*wrong, f"its context {list(context.shape)} does not divide its tokens {list(responses)}"]
+        shapes |= dict.fromkeys(("context", "state_temperatures"), (responses[0], context.shape[1]))
     for name, x in tensors.items():
         field = name.removeprefix(_GENERATION_PREFIX)
         dtype = torch.long if field in _IDS else torch.bool if field in _MASKS else None

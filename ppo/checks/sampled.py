@@ -12,7 +12,9 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from ..config import Sampling
 from ..io.named import described
+from ..lm.distribution import has_filters
 from ..policy import Policy
 from ..prompts import Prompt
 from ..types import Generation
@@ -31,6 +33,7 @@ def wrong_generation(
     return (
         _wrong_tensor(generation, len(prompts), policy.device, vocab_size)
         or _wrong_note(generation)
+        or _wrong_filters(generation, policy.sampling)
         or _wrong_row(generation, vocab_size, context, policy.sampling.response_length)
         or _wrong_order(generation, prompts)
     )
@@ -45,6 +48,9 @@ def _wrong_tensor(generation: Generation, count: int, device: torch.device, voca
     if len(generation) != count:
         return f"returned {len(generation)} responses to {count} prompts: give one to each"
     rows, columns = tokens.shape
+    if problem := _wrong_context(generation):
+        return problem
+    states = (rows, generation.num_states)
     sets, prompt_shape = -(-vocab_size // 8), tuple(prompt_ids.shape)
     wanted: dict[str, tuple[str, tuple[int, ...], Callable[[torch.dtype], bool]]] = {
         "prompt_ids": ("int64", (rows, prompt_ids.shape[1]), _is(torch.long)),
@@ -57,10 +63,12 @@ def _wrong_tensor(generation: Generation, count: int, device: torch.device, voca
         "is_ended": ("bool", (rows,), _is(torch.bool)),
         "values": ("float", (rows, columns), _is_float),
         "kept_sets": ("uint8", (rows, columns, sets), _is(torch.uint8)),
+        "context": ("int64", states, _is(torch.long)),
+        "state_temperatures": ("float", states, _is_float),
     }
     for name, (dtype, shape, is_right) in wanted.items():
         value = getattr(generation, name)
-        if value is None and name in ("values", "kept_sets"):
+        if value is None and name in ("values", "kept_sets", "context", "state_temperatures"):
             continue
         if not isinstance(value, Tensor) or value.shape != shape or not is_right(value.dtype):
             beside = f" beside tokens [B, T] = {list(tokens.shape)}"
@@ -73,6 +81,32 @@ def _wrong_tensor(generation: Generation, count: int, device: torch.device, voca
         if not isinstance(hidden, Tensor) or hidden.dim() != 3 or len(hidden) != rows or hidden.shape[1] < width:
             return f"returned frozen_hidden that are {described(hidden)}: leave them None, or [B, S, H] of this policy"
     return ""
+
+
+def _wrong_context(generation: Generation) -> str:
+    """A context that does not divide the tokens into states, or what goes with a context and stands alone."""
+    context, tokens = generation.context, generation.tokens
+    if context is None:
+        return "" if generation.state_temperatures is None else "returned state_temperatures without a context"
+    if not isinstance(context, Tensor) or context.dim() != 2 or context.shape[1] < 1:
+        return f"returned a context that is {described(context)}: wanted int64 [B, S]"
+    if tokens.shape[1] % context.shape[1]:
+        return (
+            f"returned {tokens.shape[1]} tokens a row for {context.shape[1]} states: wanted the same number of actions "
+            "at each state"
+        )
+    if generation.kept_sets is not None:
+        return "returned kept_sets beside a context: actions at forced states are drawn from the whole distribution"
+    return ""
+
+
+def _wrong_filters(generation: Generation, sampling: Sampling) -> str:
+    if generation.context is None or not has_filters(sampling):
+        return ""
+    return (
+        f"returned a context under top_k={sampling.top_k}, top_p={sampling.top_p:g}: actions at forced states are drawn "
+        "from the whole distribution, with Config(top_k=0, top_p=1)"
+    )
 
 
 def _wrong_note(generation: Generation) -> str:
@@ -94,7 +128,8 @@ def _wrong_note(generation: Generation) -> str:
 def _wrong_row(generation: Generation, vocab_size: int, context: int | None, response_length: int) -> str:
     """A row whose ids, masks, lengths or numbers cannot be right."""
     mask, actions, prompt = generation.mask, generation.action_mask, generation.prompt_mask
-    ids, totals = generation.input_ids, generation.attention_mask.sum(dim=1)
+    ids, totals = torch.cat([generation.input_ids, generation.tokens], dim=1), generation.attention_mask.sum(dim=1)
+    count, read = generation.actions_per_state, generation.input_ids.shape[1]
     wrong: dict[str, Tensor] = {
         "a token id outside the vocabulary": ((ids < 0) | (ids >= vocab_size)).any(dim=1),
         "a prompt that is not padded on the left": (prompt[:, :-1] & ~prompt[:, 1:]).any(dim=1),
@@ -106,11 +141,22 @@ def _wrong_row(generation: Generation, vocab_size: int, context: int | None, res
         "no action: at least one token must be the policy's": ~actions.any(dim=1),
         f"a response longer than policy.sampling.response_length={response_length}": (
             generation.lengths > response_length
-        ),
+        )
+        & (generation.context is None),
         f"more tokens, prompt and response, than the model's context of {context}": (
-            totals > (context if context is not None else ids.shape[1])
+            totals > (context if context is not None else read)
         ),
     }
+    if generation.context is not None:
+        by_state = actions.unflatten(1, (-1, count))
+        wrong["some actions of a state and not all of them in action_mask"] = (
+            (by_state != by_state[:, :, :1]).flatten(1).any(dim=1)
+        )
+    if generation.state_temperatures is not None:
+        heat, is_state = generation.state_temperatures, mask[:, ::count]
+        wrong["state_temperatures that are not finite and above 0"] = (
+            is_state & ~(heat.isfinite() & (heat > 0))
+        ).any(dim=1)
     for name in ("logprobs", "entropy", "values"):
         numbers = getattr(generation, name)
         if numbers is not None:

@@ -61,8 +61,11 @@ def token_logprobs(
     > 0. Only real tokens pass the output layer, ``chunk_tokens`` at a time. A sampled token that the top-k/top-p
     filter of *this* policy would drop is kept, so its log-prob is finite. Where the generation holds ``kept_sets``,
     those tokens are kept instead, and no others. If the loss has no entropy term,
-    ``has_entropy_gradient=False`` may save the entropy's gradient.
+    ``has_entropy_gradient=False`` may save the entropy's gradient. Of a generation with a ``context``, ``before_logits``
+    are [B, S, D]: a state is computed once for all of its actions.
     """
+    if generation.context is not None:
+        return _state_logprobs(before_logits, output_layer, generation, sampling, chunk_tokens)
     actions = _actions(generation)
     rows, tokens = before_logits[actions], generation.tokens[actions]
     is_early = _is_early(generation, actions, sampling)
@@ -87,6 +90,34 @@ def token_logprobs(
         picked = _whole_row_logprobs(rows, output_layer, tokens, is_early, sampling, chunk_tokens, sets)
     logprobs, entropy = (_laid_out(as_statistics(x), actions, generation.mask.shape) for x in picked)
     return logprobs, entropy
+
+
+def _state_logprobs(
+    before_logits: Tensor, output_layer: OutputLayer, generation: Generation, sampling: Sampling, chunk_tokens: int
+) -> tuple[Tensor, Tensor]:
+    """:func:`token_logprobs` for several actions at each forced state, from whole rows of logits."""
+    count, shape = generation.actions_per_state, (len(generation), generation.num_states)
+    is_state = generation.layout.action_mask[:, ::count]
+    states = is_state.nonzero().to(generation.mask.device).unbind(dim=1)
+    rows, tokens = before_logits[states], generation.tokens.view(*shape, count)[states]
+    is_early = early_steps(states[1], sampling)
+    heat = generation.state_temperatures
+    temperatures = rows.new_ones(len(rows), dtype=torch.float32) if heat is None else heat[states]
+
+    def one_chunk(rows: Tensor, tokens: Tensor, is_early: Tensor, temperatures: Tensor) -> tuple[Tensor, Tensor]:
+        logits = as_statistics(output_layer(rows))
+        logits = logits / temperatures.to(logits).unsqueeze(-1)
+        all_logprobs = next_token_logprobs(logits, sampling, is_early=is_early)
+        return all_logprobs.gather(-1, tokens), entropy(all_logprobs)
+
+    if len(rows):
+        columns = (rows, tokens, is_early, temperatures)
+        found = _in_chunks(one_chunk, columns, _rows_at_once(output_layer, rows, chunk_tokens))
+    else:
+        nothing = as_statistics(rows.sum(dim=-1))
+        found = nothing.unsqueeze(-1).expand(-1, count), nothing
+    logprobs, spread = (_laid_out(x, states, torch.Size(shape)) for x in found)
+    return logprobs.flatten(1), spread.repeat_interleave(count, dim=1)
 
 
 @torch.no_grad()
@@ -160,20 +191,28 @@ def _whole_row_logprobs(
         all_logprobs = next_token_logprobs(logits, sampling, is_early=is_early, keep=tokens, kept=kept)
         return pick(all_logprobs, tokens), entropy(all_logprobs)
 
-    logprobs, entropies = [], []
-    for start in range(0, rows.shape[0], chunk_tokens):
-        part = slice(start, start + chunk_tokens)
-        inputs = rows[part], tokens[part], is_early[part], None if sets is None else sets[part]
-        if torch.is_grad_enabled():
-            logprob, spread = checkpoint(one_chunk, *inputs, use_reentrant=False)
-        else:
-            logprob, spread = one_chunk(*inputs)
-        logprobs.append(logprob)
-        entropies.append(spread)
-    if not logprobs:
+    if not len(rows):
         nothing = as_statistics(rows.sum(dim=-1))  # of no rows: empty, with a gradient as ever
         return nothing, nothing
-    return torch.cat(logprobs), torch.cat(entropies)
+    return _in_chunks(one_chunk, (rows, tokens, is_early, sets), chunk_tokens)
+
+
+def _in_chunks(
+    function: Callable[..., tuple[Tensor, Tensor]], columns: tuple[Tensor | None, ...], size: int
+) -> tuple[Tensor, Tensor]:
+    """Call a function on ``size`` rows of the columns at a time and join its answers; None stays None.
+
+    What it computes is computed again in the backward pass.
+    """
+    answers = []
+    for start in range(0, len(columns[0]), size):  # type: ignore[arg-type]
+        inputs = [None if column is None else column[start : start + size] for column in columns]
+        if torch.is_grad_enabled():
+            answers.append(checkpoint(function, *inputs, use_reentrant=False))
+        else:
+            answers.append(function(*inputs))
+    first, second = zip(*answers, strict=True)
+    return torch.cat(first), torch.cat(second)
 
 
 def _rows_at_once(output_layer: OutputLayer, rows: Tensor, chunk_tokens: int) -> int:

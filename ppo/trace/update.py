@@ -91,6 +91,8 @@ def _check(policy: Policy, rollout: Rollout, rows: Sequence[int], top_k: int, co
         raise ValueError(f"rows={list(rows)} must be different numbers from 0 to {len(rollout) - 1}")
     if rollout.importance_weights is not None:
         raise ValueError("a trace shows no importance weights yet: take one with Config(importance='off')")
+    if rollout.generation.context is not None:
+        raise ValueError("a trace shows responses token by token, and no actions at forced states (context) yet")
     if config.mask_overlong:
         raise ValueError(
             "a trace does not show what mask_overlong leaves out: take one with Config(mask_overlong=False)"
