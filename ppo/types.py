@@ -78,8 +78,8 @@ class Layout:
 
     def rows(self, indices: Tensor) -> Layout:
         """That of some rows; ``indices`` int64 on the CPU."""
-        masks = (self.prompt_mask, self.mask, self.action_mask, self.is_ended)
-        return Layout(*(mask[indices] for mask in masks), self.actions_per_state)
+        masks = [mask[indices] for mask in (self.prompt_mask, self.mask, self.action_mask, self.is_ended)]
+        return Layout(masks[0], masks[1], masks[2], masks[3], self.actions_per_state)
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def _wrong_tensors(tensors: Mapping[str, Tensor]) -> list[str]:
     if (context := tensors.get(_GENERATION_PREFIX + "context")) is not None:
         if context.dim() != 2 or context.shape[1] == 0 or responses[1] % context.shape[1]:
             return [*wrong, f"its context {list(context.shape)} does not divide its tokens {list(responses)}"]
-        shapes |= dict.fromkeys(("context", "state_temperatures"), (responses[0], context.shape[1]))
+        shapes |= dict.fromkeys(("context", "state_temperatures"), torch.Size((responses[0], context.shape[1])))
     for name, x in tensors.items():
         field = name.removeprefix(_GENERATION_PREFIX)
         dtype = torch.long if field in _IDS else torch.bool if field in _MASKS else None

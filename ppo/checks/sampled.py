@@ -104,8 +104,8 @@ def _wrong_filters(generation: Generation, sampling: Sampling) -> str:
     if generation.context is None or not has_filters(sampling):
         return ""
     return (
-        f"returned a context under top_k={sampling.top_k}, top_p={sampling.top_p:g}: actions at forced states are drawn "
-        "from the whole distribution, with Config(top_k=0, top_p=1)"
+        f"returned a context under top_k={sampling.top_k}, top_p={sampling.top_p:g}: actions at forced states "
+        "are drawn from the whole distribution, with Config(top_k=0, top_p=1)"
     )
 
 
@@ -148,15 +148,15 @@ def _wrong_row(generation: Generation, vocab_size: int, context: int | None, res
         ),
     }
     if generation.context is not None:
-        by_state = actions.unflatten(1, (-1, count))
+        by_state = actions.view(len(actions), -1, count)
         wrong["some actions of a state and not all of them in action_mask"] = (
             (by_state != by_state[:, :, :1]).flatten(1).any(dim=1)
         )
     if generation.state_temperatures is not None:
         heat, is_state = generation.state_temperatures, mask[:, ::count]
-        wrong["state_temperatures that are not finite and above 0"] = (
-            is_state & ~(heat.isfinite() & (heat > 0))
-        ).any(dim=1)
+        wrong["state_temperatures that are not finite and above 0"] = (is_state & ~(heat.isfinite() & (heat > 0))).any(
+            dim=1
+        )
     for name in ("logprobs", "entropy", "values"):
         numbers = getattr(generation, name)
         if numbers is not None:

@@ -61,8 +61,8 @@ def token_logprobs(
     > 0. Only real tokens pass the output layer, ``chunk_tokens`` at a time. A sampled token that the top-k/top-p
     filter of *this* policy would drop is kept, so its log-prob is finite. Where the generation holds ``kept_sets``,
     those tokens are kept instead, and no others. If the loss has no entropy term,
-    ``has_entropy_gradient=False`` may save the entropy's gradient. Of a generation with a ``context``, ``before_logits``
-    are [B, S, D]: a state is computed once for all of its actions.
+    ``has_entropy_gradient=False`` may save the entropy's gradient. Of a generation with a ``context``,
+    ``before_logits`` are [B, S, D]: a state is computed once for all of its actions.
     """
     if generation.context is not None:
         return _state_logprobs(before_logits, output_layer, generation, sampling, chunk_tokens)

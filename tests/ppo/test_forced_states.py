@@ -179,7 +179,8 @@ def test_frozen_blocks_are_replayed_under_a_context():
 def test_rollouts_join_and_are_cut():
     one, other = trainer().rollout(), trainer().rollout()
     both = join([rows(one, torch.tensor([0, 1])), other])
-    assert both.generation.context.shape == (6, 5) and both.generation.tokens.shape == (6, 15)
+    assert both.generation.context.shape == (6, 5)
+    assert both.generation.tokens.shape == (6, 15)
     with pytest.raises(ValueError, match="some rollouts have context and others have not"):
         join([one, replace(other, generation=replace(other.generation, context=None))])
     halved = replace(other.generation, context=torch.zeros(4, 3, dtype=torch.long))
@@ -220,4 +221,5 @@ def test_what_does_not_go_with_forced_states_is_refused():
 
 def test_an_ordinary_generation_has_a_state_for_each_token():
     plain: Generation = collate(PROMPTS, TEXTS)
-    assert plain.actions_per_state == 1 and plain.num_states == 5
+    assert plain.actions_per_state == 1
+    assert plain.num_states == 5
