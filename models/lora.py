@@ -6,7 +6,6 @@ Files have PEFT's format, so PEFT loads our adapters and we load PEFT's. The ada
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -14,11 +13,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ppo.io.files import naming, read_json
+from ppo.checkpoint import save_tensors
+from ppo.io.files import naming, read_json, write_json
 from ppo.lm.backbone import blocks
 from ppo.lm.device import FLOATS
 
@@ -119,7 +119,7 @@ def save_adapter(model: nn.Module, folder: str | Path, config: LoraConfig, *, ba
     for path, layer in layers.items():
         for part, parameter in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B)):
             tensors[f"{_PREFIX}{path}.{part}.weight"] = parameter.detach().cpu().contiguous()
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_tensors(folder / "adapter_model.safetensors", tensors, metadata={"format": "pt"})
     targets = config.targets if isinstance(config.targets, str) else list(config.targets)
     description = {
         "peft_type": "LORA",
@@ -133,7 +133,7 @@ def save_adapter(model: nn.Module, folder: str | Path, config: LoraConfig, *, ba
         "bias": "none",
         "inference_mode": True,
     }
-    (folder / "adapter_config.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "adapter_config.json", description)
 
 
 def load_adapter(model: nn.Module, folder: str | Path) -> LoraConfig:

@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..io.files import flush, read_json
+from ..io.files import flush, naming_file, read_json
 from ..io.plain_files import check_plain, open_plain
 from ..lm.device import FLOATS
 
@@ -59,11 +59,12 @@ def write_atomically(path: Path, fill: Callable[[Path], Mapping[str, Any]]) -> N
         raise OSError(
             number, f"the checkpoint {path} could not be written ({reason}); the earlier ones are unchanged"
         ) from error
-    if path.exists():
-        os.replace(path, old)
-    os.replace(temporary, path)
-    flush(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    with naming_file(path):
+        if path.exists():
+            os.replace(path, old)
+        os.replace(temporary, path)
+        flush(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def check_replaceable(path: Path) -> None:
@@ -143,9 +144,17 @@ def _number(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file. Tensors that share memory are written as separate tensors."""
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file. Tensors that share memory are written as separate tensors.
+
+    Raises OSError that names the file when it cannot be written.
+    """
+    written = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    try:
+        with naming_file(path):
+            save_file(written, path, metadata=metadata)
+    except SafetensorError as error:
+        raise OSError(errno.EIO, str(error)[:200], str(path)) from error
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

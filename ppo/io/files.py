@@ -90,8 +90,9 @@ def replace_text(path: Path, text: str) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-    os.replace(temporary, path)
-    flush(path.parent)
+    with naming_file(path):
+        os.replace(temporary, path)
+        flush(path.parent)
 
 
 def flush(path: Path) -> None:

@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 import demem
 from eval.results import write_json
@@ -65,6 +66,35 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch, owner, 
     resumed = Trainer.resume(tmp_path, PROMPTS, id_mean)
     assert resumed.step == 2
     assert torch.equal(weights(resumed), weights(trainer))
+
+
+@pytest.mark.parametrize(("owner", "name"), [(os, "replace"), (checkpoint, "flush")])
+def test_an_error_when_a_whole_checkpoint_gets_its_name_tells_the_path(tmp_path, monkeypatch, owner, name):
+    trainer = make(out=tmp_path)
+    trainer.train(1, progress=False)
+    function = getattr(owner, name)
+
+    def limited(path, *rest):
+        is_last_flush = path == tmp_path / "checkpoints"  # of the folder that holds the name
+        if (name == "replace" and "step-000002" in str(path)) or is_last_flush:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return function(path, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, limited)
+        with pytest.raises(OSError, match=r"No space left on device: '.*step-000002'"):
+            trainer.train(1, progress=False)
+    assert Trainer.resume(tmp_path, PROMPTS, id_mean).step in (1, 2)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("No space left")])
+def test_tensors_that_cannot_be_written_tell_the_path(tmp_path, monkeypatch, error):
+    def full(*arguments, **named):
+        raise error
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match=r"No space left( on device)?: '.*end\.safetensors'"):
+        checkpoint.save_tensors(tmp_path / "end.safetensors", {"a": torch.zeros(2)})
 
 
 FILLED = """
