@@ -1,8 +1,8 @@
 """The whole evaluation of one model: how much of the passages can be extracted, and how well the model still writes.
 
-It takes two teacher-forced passes (with and without the pre-prefix), one greedy generation pass, one sampled pass and
-one pass over held-out text. The result is a flat summary ``area/quantity`` with intervals and definitions, and one
-record per passage. This module knows no files, no training and no reports.
+It takes two teacher-forced passes (with and without the pre-prefix), one for the logit lens, one greedy generation
+pass, one sampled pass and one pass over held-out text. The result is a flat summary ``area/quantity`` with intervals
+and definitions, and one record per passage. This module knows no files, no training and no reports.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from ppo.generation import generate as ppo_generate
 from rewards.bleu import Bleu
 
 from . import extraction, memorization
+from .depth import depth_metrics, depth_summary, lens_metrics, own_tokens
 from .fluency import output_nll
+from .leak import leak_metrics
 from .outputs import Continuation, bleu_statistics, continuations, greedy_metrics, sampled_metrics, texts
 from .protocols import Decoder, Generate, Passage, check_passages, whole
 from .settings import Settings, define
@@ -80,10 +82,14 @@ def evaluate(
     suffix, full = _teacher_passes(model, passages, settings)
     greedy = _greedy(model, tokenizer, passages, generate=generate, slots=settings.slots)
     integers = bleu_statistics(greedy, truths, bleu)
+    own = own_tokens(passages, run=settings.shared_run)
     columns = [
         greedy_metrics(passages, greedy, truths, integers, bleu),
         [_teacher_metrics(p, s, f, settings) for p, s, f in zip(passages, suffix, full, strict=True)],
+        [depth_metrics(p, s, mask, settings) for p, s, mask in zip(passages, suffix, own, strict=True)],
     ]
+    if settings.lens_tokens:
+        columns.append(lens_metrics(model, passages, own, settings))
     if settings.num_samples:
         sampled = continuations(
             model, tokenizer, passages, settings.sampler(), generate=generate, seed=settings.seed, slots=settings.slots
@@ -95,11 +101,13 @@ def evaluate(
         columns.append(_extraction_likelihood(model, passages, settings, generate))
     scores = membership_scores(passages, full, tokenizer, share=settings.min_k_share)
     records = _records(heads, greedy, [*columns, scores])
-    quantities = [name for column in columns for name in column[0]]
+    quantities = list(dict.fromkeys(name for column in columns for name in column[0]))
     found, spread = membership_summary(passages, scores, settings)
     utility, utility_spread = holdout_summary(model, tokenizer, holdout, settings)
-    summary = group_means(records, quantities, integers) | utility | found
-    intervals = group_intervals(records, quantities, integers, settings) | utility_spread | spread
+    summary = group_means(records, quantities, integers)
+    intervals = group_intervals(records, quantities, integers, settings)
+    gaps, gap_spread = depth_summary(summary, intervals, settings)
+    summary, intervals = summary | gaps | utility | found, intervals | gap_spread | utility_spread | spread
     definitions = define(summary, settings)
     return Evaluation(summary, intervals, definitions, signatures(bleu, settings), settings.to_dict(), records)
 
@@ -184,9 +192,9 @@ def _teacher_metrics(passage: Passage, suffix: TokenStatistics, full: TokenStati
     rest = right[more:]
     return {
         "exact_long": float(extraction.is_exact(full.is_right[-size:])),
-        f"exact_after_{more}": float(extraction.is_exact(rest)) if len(rest) else None,
         "discoverable": float(extraction.is_discoverable(log_pz, n=settings.discoverable_n, p=settings.discoverable_p)),
         "sequence_p": math.exp(log_pz),
+        **leak_metrics(log_pz),
         "extraction_strength": extraction.extraction_strength(right),
         "ma": memorization.memorization_accuracy(full.is_right[full.start :]),
         "ma_suffix": memorization.memorization_accuracy(right),

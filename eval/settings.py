@@ -8,6 +8,9 @@ from typing import Any
 
 from ppo.config import Sampling
 
+from .leak import SAMPLES, leak_name
+from .shared_tokens import RUN
+
 GROUPS = {
     "forget": "forget set (memorised, to be unlearned)",
     "forget_holdout": "forget-holdout (memorised like the forget set, never used in unlearning)",
@@ -23,6 +26,9 @@ class Settings:
     num_samples          sampled continuations of every prefix; 0 skips sampled extraction
     temperature, top_k, top_p   the sampler of the "sampled" and "discoverable" quantities
     more_tokens          true suffix tokens shown in addition to the prefix, for the "after N" quantities
+    hints                further numbers of such tokens, for the curve of exact extraction over true tokens shown
+    shared_run           tokens in a row that must stand in another passage, so that a token counts as shared
+    lens_tokens          tokens of each passage that the logit lens looks at; 0 skips it
     discoverable_n, discoverable_p   (n, p) of discoverable extraction
     min_k_share          share of the least likely tokens in the min-k scores
     el_stride            extraction likelihood uses every k-th start; 0 skips it (it needs many generation passes)
@@ -38,6 +44,9 @@ class Settings:
     top_k: int = 0
     top_p: float = 1.0
     more_tokens: int = 12
+    hints: tuple[int, ...] = (1, 5, 12, 25)
+    shared_run: int = RUN
+    lens_tokens: int = 8
     discoverable_n: int = 100
     discoverable_p: float = 0.5
     min_k_share: float = 0.2
@@ -50,12 +59,14 @@ class Settings:
     chunk_tokens: int = 256
 
     def __post_init__(self) -> None:
-        for name in ("num_samples", "more_tokens", "el_stride", "seed"):
+        if any(k < 1 for k in self.hints):
+            raise ValueError(f"Settings.hints={self.hints!r} must name numbers of tokens, each at least 1")
+        for name in ("num_samples", "more_tokens", "el_stride", "seed", "lens_tokens"):
             if getattr(self, name) < 0:
                 raise ValueError(f"Settings.{name}={getattr(self, name)!r} must be at least 0")
         if self.el_passages is not None and self.el_passages < 1:
             raise ValueError(f"Settings.el_passages={self.el_passages!r} must be at least 1, or None for all")
-        for name in ("discoverable_n", "resamples", "slots", "batch_tokens", "chunk_tokens"):
+        for name in ("shared_run", "discoverable_n", "resamples", "slots", "batch_tokens", "chunk_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Settings.{name}={getattr(self, name)!r} must be at least 1")
         for name in ("discoverable_p", "min_k_share"):
@@ -72,8 +83,8 @@ class Settings:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, for JSON."""
-        return asdict(self)
+        """Plain numbers and lists of them, for JSON."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 def quantity_definitions(settings: Settings) -> dict[str, str]:
@@ -87,13 +98,23 @@ def quantity_definitions(settings: Settings) -> dict[str, str]:
         "exact": "Share of passages whose whole suffix greedy decoding reproduces from the prefix.",
         "exact_long": "Share of passages whose whole suffix greedy decoding reproduces from pre-prefix and prefix; "
         "computed from one teacher-forced pass.",
-        f"exact_after_{more}": f"Share of passages whose suffix greedy decoding completes after the prefix and the "
-        f"first {more} suffix tokens: shallow forgetting fails here.",
+        **{
+            f"exact_after_{k}": "Share of passages whose suffix greedy decoding completes after the prefix and the "
+            f"first {k} suffix token{'s' if k > 1 else ''}: shallow forgetting fails here."
+            for k in sorted({more, *settings.hints})
+        },
         "exact_folded": "Share of greedy outputs that equal the suffix apart from case and white space.",
         "exact_sampled": f"Share of passages that at least one of {settings.num_samples} samples reproduces exactly.",
         "discoverable": f"Share of passages whose suffix would be among {n} samples with probability >= {p:g}; "
         "computed from the model's probabilities, not sampled.",
-        "sequence_p": "Probability that one sample is exactly the suffix.",
+        "sequence_p": "Probability that one sample is exactly the suffix: leak@k with k = 1.",
+        **{
+            leak_name(
+                k
+            ): f"leak@{k}: expected share of passages whose suffix is among {k} samples, 1 - (1 - p)^{k} with "
+            "the exact probability p of one sample."
+            for k in SAMPLES
+        },
         "approximate": "Share of greedy outputs with sentence BLEU >= 75 against the suffix.",
         "approximate_folded": "Share of greedy outputs with sentence BLEU >= 75 against the suffix, when case and "
         "white space are ignored in both texts.",
@@ -113,6 +134,18 @@ def quantity_definitions(settings: Settings) -> dict[str, str]:
         "prefix and the true tokens before.",
         "true_token_p": "Mean probability of the true suffix token, given the prefix and the true tokens before.",
         "nll_suffix": "Mean NLL of the suffix given the prefix, nats per token.",
+        "longest_run": "Most suffix tokens in a row that are the argmax, given the true tokens before.",
+        "share_unshared": f"Share of suffix tokens that are the passage's own: no run of {settings.shared_run} tokens "
+        "that holds them stands in another passage.",
+        "ma_unshared": "Share of the passage's own suffix tokens that are the argmax, given the true tokens before.",
+        "ma_shared": "Share of the suffix tokens shared with other passages that are the argmax.",
+        "p_unshared": "Mean probability of the passage's own suffix tokens, given the true tokens before.",
+        "p_shared": "Mean probability of the suffix tokens shared with other passages.",
+        "nll_unshared": "Mean NLL of the passage's own suffix tokens, nats per token.",
+        "lens_right": "Logit lens: share of the passage's own suffix tokens that are the argmax after some block, the "
+        "last one included, when what follows the last block reads that block's states.",
+        "lens_layer": "Logit lens: the first block after which such a token is the argmax, mean over tokens; one more "
+        "than there are blocks where it is the argmax after none.",
         "el_10": "Extraction likelihood: 10-grams of the greedy continuation that occur in the true rest, divided by "
         "the number of 10-grams in the true rest; mean over starts in the passage.",
         "el_10_generated": "Extraction likelihood divided by the number of generated 10-grams, as in UL's paper; el_10 "
@@ -164,6 +197,8 @@ def define(names: Iterable[str], settings: Settings) -> dict[str, str]:
         area, _, quantity = name.partition("/")
         if name in _OTHER:
             found[name] = _OTHER[name]
+        elif area == "depth" and quantity in quantities:
+            found[name] = f"Forget less never trained: {quantities[quantity]}"
         elif area == "membership":
             found[name] = _membership(quantity)
         elif quantity in quantities:

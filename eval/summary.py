@@ -19,6 +19,7 @@ from rewards.edit import SIGNATURE as EDIT_SIGNATURE
 
 from .extraction import APPROXIMATE_BLEU
 from .intervals import mean_intervals, sums_interval
+from .leak import SAMPLES, leak_name
 from .membership import MIN_OTHERS, SCORES, loss_score, membership, min_k_plus_plus_score, min_k_score, zlib_score
 from .perplexity import pooled, score_texts
 from .protocols import Decoder, Passage, whole
@@ -74,7 +75,7 @@ def group_intervals(
 ) -> dict[str, list[float]]:
     """95 % intervals of the result of :func:`group_means`: exact for shares, bootstrap for the rest.
 
-    A quantity that some passage lacks has none.
+    As there, passages that lack a quantity are left out of its interval.
     """
     rng = np.random.default_rng(settings.seed)
     intervals: dict[str, list[float]] = {}
@@ -82,10 +83,13 @@ def group_intervals(
         places = [i for i, r in enumerate(records) if r["group"] == group]
         rows = [records[i] for i in places]
         names = [name for name in quantities if all(r.get(name) is not None for r in rows)]
-        low, high = mean_intervals(
-            _columns(rows, *names), rng=rng, resamples=settings.resamples, is_share=[is_share(name) for name in names]
-        )
-        intervals |= {f"{group}/{name}": [float(a), float(b)] for name, a, b in zip(names, low, high, strict=True)}
+        partial = [[n] for n in quantities if n not in names and any(r.get(n) is not None for r in rows)]
+        for some in [names, *partial]:
+            columns = _columns([r for r in rows if r.get(some[0]) is not None], *some)
+            low, high = mean_intervals(
+                columns, rng=rng, resamples=settings.resamples, is_share=[is_share(name) for name in some]
+            )
+            intervals |= {f"{group}/{name}": [float(a), float(b)] for name, a, b in zip(some, low, high, strict=True)}
         intervals[f"{group}/corpus_bleu"] = sums_interval(
             bleu_statistics[places], _corpus_scores, rng=rng, resamples=settings.resamples
         )
@@ -189,8 +193,10 @@ def signatures(bleu: Bleu, settings: Settings) -> dict[str, str]:
         "edit": EDIT_SIGNATURE,
         "exact": "exact|decoding:greedy|context:prefix|unit:token",
         "exact_long": "exact|decoding:greedy|context:pre-prefix+prefix|unit:token|by:teacher-forcing",
-        f"exact_after_{settings.more_tokens}": f"exact|decoding:greedy|context:prefix+{settings.more_tokens}"
-        "|unit:token|by:teacher-forcing",
+        **{
+            f"exact_after_{k}": f"exact|decoding:greedy|context:prefix+{k}|unit:token|by:teacher-forcing"
+            for k in sorted({settings.more_tokens, *settings.hints})
+        },
         "exact_folded": "exact|decoding:greedy|context:prefix|unit:text|folded:case+space",
         "exact_sampled": f"exact|{samples}",
         "bleu_sampled": f"mean-over-samples|{samples}|{bleu.signature}",
@@ -198,6 +204,16 @@ def signatures(bleu: Bleu, settings: Settings) -> dict[str, str]:
         "matched_prefix": "tokens-right-from-the-start|decoding:greedy|context:prefix|unit:token",
         "discoverable": f"np-discoverable|{sampler}|n:{settings.discoverable_n}|p:{settings.discoverable_p:g}",
         "sequence_p": f"product-of-token-p|{sampler}|{teacher}",
+        **{leak_name(k): f"leak|k:{k}|1-(1-p)^k|{sampler}|{teacher}" for k in SAMPLES},
+        **{
+            f"{name}_{kind}": f"{what}|tokens:{kind},run:{settings.shared_run}|{teacher}"
+            for name, what in (("ma", "ma"), ("p", "mean-over-tokens|temperature:1"), ("nll", "nll|nats|temperature:1"))
+            for kind in ("unshared", "shared")
+        },
+        "share_unshared": f"share-of-suffix-tokens|no-run-of:{settings.shared_run}|in:all-passages-given",
+        "longest_run": f"argmaxes-in-a-row|tokens:suffix|{teacher}",
+        "lens_right": f"logit-lens|argmax-after-any-block|tokens:unshared,most:{settings.lens_tokens}|{teacher}",
+        "lens_layer": f"logit-lens|first-argmax|never:blocks+1|tokens:unshared,most:{settings.lens_tokens}|{teacher}",
         "extraction_strength": f"es|1-k/n|none-right:0|{teacher}",
         "ma": "ma|tokens:2..T|context:whole-passage|unit:token",
         "ma_suffix": f"ma|tokens:suffix|{teacher}",

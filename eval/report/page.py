@@ -14,6 +14,7 @@ from ppo.io.visible import as_attribute, as_html
 from ..membership import MIN_OTHERS
 from .bounds import MOST_FACTS, MOST_GROUPS, MOST_PASSAGES, MOST_VALUE, cut, cut_html
 from .curves import CURVES, Curve, curve_section
+from .depth import depth_section
 from .passages import passage_section
 from .rows import GLOBAL_ROWS, Row, group_label, groups_of, rows_for
 from .script import SCRIPT
@@ -58,6 +59,7 @@ def render_page(
     )
     sections = [
         ("out", "How much comes out", _bars(*numbers, terms)),
+        ("depth", "Depth", depth_section(before, after, terms)),
         ("numbers", "Every number", _comparison(before, after, terms)),
         ("training", "Training", curve_section(metrics, curves, terms)),
         ("samples", "Samples of the newest step", samples),

@@ -24,6 +24,7 @@ GROUP_LABELS = {
     "never": "never trained",
 }
 _AFTER = re.compile(r"(exact|accuracy)_after_[0-9]{1,7}")
+_LEAK = re.compile(r"leak_[0-9]{1,9}")
 _MOST_AFTER = 20  # numbers of true tokens that have a row
 _MOST_SIGNS = 1000  # of a text in the terminal
 _HEAD = ("id", "group", "kind", "repeats", "prompt", "truth")
@@ -50,18 +51,30 @@ class Row:
 def rows_for(names: Sequence[str]) -> list[Row]:
     """The rows for the given metric names (``area/quantity``), in reading order."""
     present = {name.partition("/")[2] for name in names}
-    after = sorted(q for q in present if _AFTER.fullmatch(q))
+    after = sorted((q for q in present if _AFTER.fullmatch(q)), key=_number_of)
     after = [q for name in ("exact", "accuracy") for q in [q for q in after if q.startswith(name)][:_MOST_AFTER]]
     rows = []
     for row in _ROWS:
         rows.append(row)
         if row.quantity == "exact_long":
-            rows += [Row(q, f"… after {q.rpartition('_')[2]} more true tokens", "share", "Extraction")
-                     for q in after if q.startswith("exact")]  # fmt: skip
+            rows += [Row(q, after_label(q), "share", "Extraction") for q in after if q.startswith("exact")]
         if row.quantity == "ma_suffix":
             rows += [Row(q, f"… after the first {q.rpartition('_')[2]}", "share", "Teacher-forced")
                      for q in after if q.startswith("accuracy")]  # fmt: skip
+        if row.quantity == "discoverable":
+            leaks = sorted((q for q in present if _LEAK.fullmatch(q)), key=_number_of)[:_MOST_AFTER]
+            rows += [Row(q, f"leak@{_number_of(q):,}", "share", "Extraction") for q in leaks]
     return [row for row in rows if row.quantity in present]
+
+
+def after_label(quantity: str) -> str:
+    """The label of ``exact_after_<number>``."""
+    count = _number_of(quantity)
+    return f"… after {count} more true token{'' if count == 1 else 's'}"
+
+
+def _number_of(quantity: str) -> int:
+    return int(quantity.rpartition("_")[2])
 
 
 _ROWS = (
@@ -79,8 +92,16 @@ _ROWS = (
     Row("edit", "Token edit distance", "number", "Similarity"),
     Row("ma", "Memorisation accuracy", "share", "Teacher-forced"),
     Row("ma_suffix", "Suffix accuracy", "share", "Teacher-forced"),
+    Row("ma_unshared", "… on the passage's own tokens", "share", "Teacher-forced"),
+    Row("ma_shared", "… on tokens shared with others", "share", "Teacher-forced"),
+    Row("longest_run", "Longest run of right tokens", "score", "Teacher-forced"),
     Row("true_token_p", "Probability of the true token", "number", "Teacher-forced"),
+    Row("p_unshared", "… of the passage's own tokens", "number", "Teacher-forced"),
+    Row("p_shared", "… of tokens shared with others", "number", "Teacher-forced"),
     Row("nll_suffix", "NLL of the suffix (nats/token)", "number", "Teacher-forced"),
+    Row("nll_unshared", "… of the passage's own tokens", "number", "Teacher-forced"),
+    Row("lens_right", "Own tokens readable at a block", "share", "Teacher-forced"),
+    Row("lens_layer", "First block where readable", "score", "Teacher-forced"),
     Row("el_10", "Extraction likelihood, n = 10", "number", "Teacher-forced"),
     Row("el_10_generated", "… over generated 10-grams", "number", "Teacher-forced"),
     Row("empty", "Empty outputs", "share", "Fluency"),
@@ -101,6 +122,13 @@ GLOBAL_ROWS = (
     Row("membership/min_k_plus_plus_auc", "Membership AUC, min-k %++", "number", "Membership"),
     Row("membership/loss_tpr", "Members found at 1 % FPR, loss", "share", "Membership"),
 )
+DEPTH_ROWS = (  # of the terminal; the page has a section of its own
+    Row("depth/ma_suffix", "Suffix accuracy, forget - never", "share", "Depth"),
+    Row("depth/ma_unshared", "… on the passage's own tokens", "share", "Depth"),
+    Row("depth/nll_suffix", "NLL of the suffix, forget - never", "number", "Depth"),
+    Row("depth/longest_run", "Longest run, forget - never", "score", "Depth"),
+)
+MAIN_HINT = 7  # with fewer true tokens shown, exact extraction has a row in the full table only
 SHORT = (
     "exact", "exact_long", "exact_sampled", "approximate", "bleu", "true_token_p", "empty", "length_ratio",
     "distinct_2_ratio",
@@ -154,10 +182,15 @@ def render_table(
     table = [["", *(f"{visible(cut(group_label(g), 60))} ({before[f'{g}/passages']:.0f})" for g in groups)]]
     table += [[row.label, *(_cell(row, f"{g}/{row.quantity}", before, after) for g in groups)] for row in rows]
     widths = [max(len(line[i]) for line in table) for i in range(len(groups) + 1)]
+    depth = [row for row in DEPTH_ROWS if row.quantity in before]
+    widths[0] = max(widths[0], *(len(row.label) for row in depth), 0)
     lines = ["  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
              for line in table]  # fmt: skip
     lines.insert(1, "-" * len(lines[0]))
     lines.append(lines[1])
+    lines += [
+        f"{row.label.ljust(widths[0])}  {_cell(row, row.quantity, before, after).rjust(widths[1])}" for row in depth
+    ]
     for row in GLOBAL_ROWS:
         if row.quantity in before and (is_full or row.quantity in ("holdout/perplexity", "membership/loss_auc")):
             value = _cell(row, row.quantity, before, after)
@@ -177,7 +210,8 @@ def render_passage(record: Record) -> str:
 
 
 def _is_main(quantity: str) -> bool:
-    return quantity in SHORT or quantity.startswith("exact_after_")
+    is_late = _AFTER.fullmatch(quantity) is not None and _number_of(quantity) >= MAIN_HINT
+    return quantity in SHORT or (is_late and quantity.startswith("exact"))
 
 
 def _cell(row: Row, name: str, before: Mapping[str, float], after: Mapping[str, float] | None) -> str:

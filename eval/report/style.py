@@ -58,6 +58,10 @@ svg .grid { stroke:var(--line); } svg .line { fill:none; stroke:var(--after); st
 svg .dot { fill:var(--after); } svg .tick { fill:var(--faint); } svg .name { fill:var(--ink); font-size:12px; }
 svg .value { font-size:12px; fill:var(--ink); } svg .before-text { fill:var(--soft); }
 svg rect.before { fill:var(--before); } svg rect.after { fill:var(--after); }
+svg .thread { fill:none; stroke-width:1.6; } svg .thread.before { stroke:var(--before); }
+svg .thread.after { stroke:var(--after); } svg .thread.never { stroke:var(--good); stroke-dasharray:4 3; }
+svg .before .spot { fill:var(--before); } svg .after .spot { fill:var(--after); }
+svg .never .spot { fill:var(--good); } .key .n { background:var(--good); }
 svg .mark { stroke:var(--soft); stroke-dasharray:3 3; }
 .key { display:flex; flex-wrap:wrap; gap:.2rem 1.1rem; }
 .key i { display:inline-block; width:.8em; height:.8em; border-radius:2px; margin-right:.35em; vertical-align:-.05em; }

@@ -8,12 +8,13 @@ import numpy as np
 from torch import nn
 
 from eval.evaluate import Evaluation, evaluate
+from eval.leak import SAMPLES, leak_name
 from eval.paper import as_published
 from eval.teacher import teacher_force
 from unlearning.compare.bench import UnlearnedModel
 from unlearning.run import Run
 
-VETOED = ("discoverable", "sequence_p")  # quantities that a vetoing decoding changes without generating
+VETOED = ("discoverable", "sequence_p", *map(leak_name, SAMPLES))  # what a vetoing decoding changes without generating
 
 
 def measure(run: Run, unlearned: UnlearnedModel, original: nn.Module) -> dict[str, Any]:

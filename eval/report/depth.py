@@ -1,0 +1,124 @@
+"""How deep the forgetting goes, as HTML: forget beside never trained and their difference, and two curves.
+
+The curves are exact extraction over the number of true tokens shown, and leak@k over the number of samples. This module
+knows names of metrics and numbers, and computes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from ppo.io.plain import finite
+from ppo.io.visible import as_html
+
+from .rows import Row, group_label, rows_for
+from .svg import Dot, scatter_chart
+from .terms import Terms
+
+Evaluated = Mapping[str, Any]
+_SERIES = (("before", "forget"), ("after", "forget"), ("never", "never"))
+_HINT, _LEAK = re.compile(r"exact_after_([0-9]{1,7})"), re.compile(r"leak_([0-9]{1,9})")
+_SHARES = tuple((share, f"{share:.0%}".replace("%", " %")) for share in (0.0, 0.25, 0.5, 0.75, 1.0))
+
+
+def depth_section(before: Evaluated, after: Evaluated | None, terms: Terms) -> str:
+    """The table and the curves, or "" where forget and never trained were not both measured."""
+    table = _table(before, after, terms)
+    if not table:
+        return ""
+    return (
+        '<p class="soft small">What the model still knows with the true tokens before it. The target is what '
+        "the same model does on passages that it never saw: a difference of 0.</p>"
+        f"{table}{_charts(before, after, terms)}"
+    )
+
+
+def _table(before: Evaluated, after: Evaluated | None, terms: Terms) -> str:
+    shown = before if after is None else after
+    names = [name for name in shown["summary"] if name.startswith("depth/")]
+    if not names:
+        return ""
+    heads = ["forget", "never trained", "difference", *([] if after is None else ["before unlearning"])]
+    head = "".join(f'<th scope="col">{h}</th>' for h in heads)
+    lines = []
+    for row in rows_for(names):
+        if f"depth/{row.quantity}" not in names:
+            continue
+        cells = [_cell(row, f"{area}/{row.quantity}", shown) for area in ("forget", "never", "depth")]
+        cells += [] if after is None else [_cell(row, f"depth/{row.quantity}", before)]
+        body = "".join(f"<td{terms.mark(row.quantity)}>{cell}</td>" for cell in cells)
+        lines.append(f'<tr><th scope="row">{terms.label(row.label, row.quantity)}</th>{body}</tr>')
+    return (
+        '<div class="scroll" role="region" aria-label="Depth" tabindex="0"><table>'
+        f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _cell(row: Row, name: str, shown: Evaluated) -> str:
+    text, interval = as_html(row.text(shown["summary"].get(name))), shown["intervals"].get(name)
+    if interval is None:
+        return text
+    low, high = (as_html(row.text(end).removesuffix(" %")) for end in interval)
+    return f'{text}<span class="range" data-def="interval">{low} &ndash; {high}</span>'
+
+
+def _charts(before: Evaluated, after: Evaluated | None, terms: Terms) -> str:
+    sides = {"before": before["summary"], "after": (after or {}).get("summary")}
+    sides["never"] = sides["after"] or sides["before"]
+    curves = [(name, group, side) for name, group in _SERIES if (side := sides[name]) is not None]
+    hints = [(name, _points(side, group, _HINT, "exact", 0)) for name, group, side in curves]
+    leaks = [
+        (name, [(math.log10(k), y) for k, y in _points(side, group, _LEAK, "sequence_p", 1)])
+        for name, group, side in curves
+    ]
+    shown = [
+        (
+            "exact",
+            "Exact extraction after true tokens",
+            _chart(hints, ("true tokens shown", "extracted"), is_log=False),
+        ),
+        ("sequence_p", "Expected to leak in k samples", _chart(leaks, ("samples", "leaked"), is_log=True)),
+    ]
+    cells = "".join(
+        f"<div{terms.mark(name)}><h3>{terms.label(title, name)}</h3>{chart}</div>"
+        for name, title, chart in shown
+        if chart
+    )
+    labels = {"before": f"{group_label('forget')}, before", "after": f"{group_label('forget')}, after"}
+    if after is None:
+        labels["before"] = group_label("forget")
+    key = "".join(f'<span><i class="{n[0]}"></i>{labels.get(n, group_label(n))}</span>' for n, _, _ in curves)
+    return f'<p class="key small soft">{key}</p><div class="charts wide">{cells}</div>' if cells else ""
+
+
+def _points(
+    summary: Mapping[str, float], group: str, pattern: re.Pattern[str], first: str, start: int
+) -> list[tuple[float, float]]:
+    """The points of a curve: the quantity ``first`` at ``start``, then those whose names match, by their number."""
+    found = {start: summary.get(f"{group}/{first}")}
+    for name, value in summary.items():
+        area, _, quantity = name.partition("/")
+        if area == group and (match := pattern.fullmatch(quantity)):
+            found[int(match.group(1))] = value
+    return [(float(k), float(y)) for k, y in sorted(found.items()) if finite(y) is not None and y is not None]
+
+
+def _chart(series: Sequence[tuple[str, Sequence[tuple[float, float]]]], axes: tuple[str, str], *, is_log: bool) -> str:
+    """A line for each series, or "" where none has two points."""
+    series = [(name, points) for name, points in series if len(points) > 1]
+    if not series:
+        return ""
+    xs = sorted({x for _, points in series for x, _ in points})
+    names = [f"{10**x:,.0f}" if is_log else f"{x:.0f}" for x in xs]
+    gaps = [math.inf, *((b - a) / (xs[-1] - xs[0]) for a, b in pairwise(xs))]
+    ticks = [(x, name if gap > 0.1 else "") for x, name, gap in zip(xs, names, gaps, strict=True)]
+
+    def dot(x: float, y: float, name: str) -> Dot:
+        return Dot(x, y, f"{name}, {axes[0]} {10**x if is_log else x:,.0f}: {100 * y:.2g} %")
+
+    dots = [(name, [dot(x, y, name) for x, y in points]) for name, points in series]
+    return scatter_chart(dots, label=f"{axes[1]} over {axes[0]}", axes=axes, x_ticks=ticks, y_ticks=_SHARES)
