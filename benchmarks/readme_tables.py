@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.compared import compared_points
 from eval.pareto import TARGET, collapse, derived, means
-from eval.points import stored_points
 from eval.report.comparison.text import markdown, number
 
 from .cost.scale_table import scale_table
@@ -118,7 +118,7 @@ HEADLINE = ("forget/exact", "forget/n_bleu", "forget/true_token_p", "membership/
 
 def read_points(folder: Path) -> list[Point]:
     """The points of a comparison, at the default of their knobs."""
-    return [p for p in stored_points(folder) if p["is_default"] or p["kind"] == "original"]
+    return [p for p in compared_points(folder) if p["is_default"] or p["kind"] == "original"]
 
 
 def first_seeds(points: Sequence[Point]) -> dict[str, Point]:

@@ -45,15 +45,15 @@ DERIVED = {
 def derived(summary: Summary, original: Summary, target: Summary | None = None) -> dict[str, float]:
     """The quantities of ``DERIVED`` that the summaries allow. ``target``: of the model trained without the records."""
     found = {"fluency": fluency(summary, original)}
-    if "holdout/perplexity" in summary:
+    if "holdout/perplexity" in summary and "holdout/perplexity" in original:
         found["perplexity_ratio"] = summary["holdout/perplexity"] / original["holdout/perplexity"]
-    if "never/bleu" in original:
+    if "never/bleu" in original and "never/true_token_p" in original:
         found["floor_distance"] = abs(summary["forget/bleu"] - original["never/bleu"])
         found["floor_distance_p"] = abs(summary["forget/true_token_p"] - original["never/true_token_p"])
     if target is not None:
         found["target_distance"] = abs(summary["forget/bleu"] - target["forget/bleu"])
         found["target_distance_p"] = abs(summary["forget/true_token_p"] - target["forget/true_token_p"])
-        if "perplexity_ratio" in found:
+        if "perplexity_ratio" in found and "holdout/perplexity" in target:
             perplexity = target["holdout/perplexity"] / original["holdout/perplexity"]
             found["target_distance_ratio"] = abs(found["perplexity_ratio"] - perplexity)
     if "forget/output_nll" in summary:
@@ -149,9 +149,16 @@ def _mean(points: Sequence[Mapping[str, Any]], original: Summary, target: Summar
     return Mean(
         head["method"], head["kind"], head["knob"], head["value"], head["is_default"], head["size"], len(points),
         {name: statistics.fmean(column) for name, column in columns.items()},
-        {name: statistics.stdev(column) if len(column) > 1 else 0.0 for name, column in columns.items()},
+        {name: _spread(column) for name, column in columns.items()},
         tuple(name for name in COLLAPSE_RULES if 2 * broken.count(name) > len(points)),
     )  # fmt: skip
+
+
+def _spread(values: Sequence[float]) -> float:
+    """The sample standard deviation, 0 for one value; NaN where a value is none or infinite."""
+    if len(values) < 2:
+        return 0.0
+    return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
 
 
 ATTACK = "attack/"

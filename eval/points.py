@@ -19,14 +19,27 @@ from typing import Any
 
 from ppo.io.files import read_json, replace_text, write_json
 from ppo.io.rows import jsonl_rows
+from ppo.io.visible import visible
 
 PACKED, FILES = "points.jsonl", "points"
+MOST_POINTS = 5000  # of a folder
+MOST_BYTES = 256 * 2**20  # of all its files together
 Point = dict[str, Any]
 
 
 def stored_points(folder: Path) -> list[Point]:
-    """All points of a folder, sorted by key; each has its key under "key". ValueError names a damaged file or line."""
-    found = _packed(folder / PACKED) | {file.stem: _read(file) for file in _files(folder)}
+    """All points of a folder, sorted by key; each has its key under "key". ValueError names a damaged file or line.
+
+    A folder with more than ``MOST_POINTS`` points, or of more than ``MOST_BYTES``, is refused before it is read.
+    """
+    files = _files(folder)
+    num_bytes = sum(file.stat().st_size for file in [*files, folder / PACKED] if file.is_file())
+    if len(files) > MOST_POINTS or num_bytes > MOST_BYTES:
+        raise ValueError(
+            f"{visible(str(folder))} has {len(files)} files of points, {num_bytes} bytes in all; at most {MOST_POINTS} "
+            f"files and {MOST_BYTES} bytes are read"
+        )
+    found = _packed(folder / PACKED) | {file.stem: _read(file) for file in files}
     return [found[key] for key in sorted(found)]
 
 
@@ -40,7 +53,7 @@ def read_point(folder: Path, key: str) -> Point:
     """One point of a folder. ValueError where it is not there or damaged."""
     point = find_point(folder, key)
     if point is None:
-        raise ValueError(f"{folder} holds no point {key}")
+        raise ValueError(f"{visible(str(folder))} holds no point {key}")
     return point
 
 
@@ -50,6 +63,12 @@ def store_point(folder: Path, key: str, point: Mapping[str, Any]) -> None:
     write_json(_file(folder, key), point)
 
 
+def place_of(folder: Path, key: str) -> str:
+    """Where a point of a folder stands, for an error: its file, or the packed file and its key."""
+    file = _file(folder, key)
+    return visible(str(file)) if file.is_file() else f"{visible(str(folder / PACKED))}, point {key!r:.80}"
+
+
 def pack(folder: Path) -> int:
     """Move every file into points.jsonl, and return the number of points there. ValueError for a folder without points.
 
@@ -57,7 +76,9 @@ def pack(folder: Path) -> int:
     """
     files, points = _files(folder), stored_points(folder)
     if not points:
-        raise ValueError(f"{folder} holds no points: there is neither {PACKED} nor a file {FILES}/KEY.json in it")
+        raise ValueError(
+            f"{visible(str(folder))} holds no points: there is neither {PACKED} nor a file {FILES}/KEY.json in it"
+        )
     replace_text(folder / PACKED, "".join(json.dumps(point, ensure_ascii=False) + "\n" for point in points))
     for file in files:
         file.unlink()
@@ -78,7 +99,7 @@ def _read(file: Path) -> Point:
     try:
         content = read_json(file)
         if not isinstance(content, dict):
-            raise ValueError(f"{file} is damaged: it holds a {type(content).__name__}")
+            raise ValueError(f"{visible(str(file))} is damaged: it holds a {type(content).__name__}")
     except ValueError as error:
         raise ValueError(f"{error}; delete it to measure the point again") from error
     return {"key": file.stem} | content | {"key": file.stem}
@@ -90,6 +111,8 @@ def _packed(file: Path) -> dict[str, Point]:
     for place, point in jsonl_rows(file) if file.is_file() else ():
         key = point.get("key")
         if not isinstance(key, str) or key in found:
-            raise ValueError(f"{place} is damaged: its key {key!r} must be a text that no other line has")
+            raise ValueError(f"{place} is damaged: its key {key!r:.80} must be a text that no other line has")
         found[key] = point
+        if len(found) > MOST_POINTS:
+            raise ValueError(f"{place} is one point too many: at most {MOST_POINTS} are read")
     return found

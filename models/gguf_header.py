@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from ppo.io.plain_files import open_plain
+
 MAX_ELEMENTS = 4_000_000  # in all arrays together; a vocabulary of 300,000 needs three arrays of that size, and merges
 MAX_STRING_BYTES = 2**24
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # of scalar types, in bytes
@@ -31,7 +33,7 @@ class GGUFHeader:
 
 def read_gguf_header(path: Path) -> GGUFHeader:
     """The header of a file. ValueError, naming the file, if it is cut off or declares more than the file holds."""
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         try:
             return _Walk(file, path.stat().st_size).header()
         except (ValueError, struct.error) as error:

@@ -35,6 +35,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from data.passages import load_passages
 from data.retain import load_retain
 from eval.challenge import read_guesses, read_truths
+from eval.compared import compared_points
+from eval.points import store_point
+from eval.report.comparison.page import write_pages
 from eval.results import read_settings
 from eval.utility import read_cloze, read_questions
 from models.gguf_header import check_gguf
@@ -49,10 +52,10 @@ from ppo.lm.safetensors_header import weight_shapes
 from ppo.log import read_jsonl
 from tests.fakes import tiny_gpt2
 from tests.fuzz_damage import changed_nodes, changed_tensors, damaged, make_right
-from tests.fuzz_files import gguf, npy, write_gguf
+from tests.fuzz_files import gguf, npy, point, write_gguf
 
 SLOWEST_SECONDS = 5.0
-SLOW = ("checkpoint", "model", "tokenizer", "gguf model", "replay")
+SLOW = ("points", "checkpoint", "model", "tokenizer", "gguf model", "replay")
 ADAPTER = LoraConfig(("c_attn",), rank=2)
 SHAPES = [
     "(3, 5)", "(1000000000000, 0)", "(1000000000, 4)", "(-1, 5)", "(True, 5)", "(3,)", "()", "(0, 7)", "(3, 2)",
@@ -102,6 +105,7 @@ class Loaders:
         return {
             "config": self._file("config.json", json.dumps(Config().to_dict()), Config.load),
             "config nodes": self._nodes("config.json", Config().to_dict(), Config.load),
+            "points": self._points,
             "settings": self._file("config.json", settings, lambda path: read_settings(path.parent)),
             "csv": self._file("rows.csv", table, self._passages),
             "jsonl": self._file("rows.jsonl", rows, self._passages),
@@ -143,6 +147,17 @@ class Loaders:
             return lambda: load(path)
 
         return damage
+
+    def _points(self, rng: random.Random) -> Load:
+        """A point of a comparison beside a good one; an accepted one must become pages."""
+        folder = self.folder / "compared"
+        if not folder.exists():
+            store_point(folder, "original", point("original", "original"))
+        good = point()
+        is_bytes = rng.random() < 0.3
+        content = damaged(json.dumps(good).encode(), rng) if is_bytes else json.dumps(changed_nodes(good, rng)).encode()
+        (folder / "points" / "a.json").write_bytes(content)
+        return lambda: write_pages(folder, compared_points(folder), order=["original", "demem"])
 
     def _passages(self, path: Path) -> None:
         load_passages(path, self.tokenizer, 2048)

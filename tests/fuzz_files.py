@@ -1,11 +1,30 @@
-"""Small good files without the library that usually writes them: .npy headers, a GGUF header; and a GGUF model."""
+"""Small good files without what usually writes them: .npy headers, a GGUF header, a point; and a GGUF model."""
 
 from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import Any
 
 from transformers import LlamaForCausalLM
+
+SUMMARY = {
+    "forget/passages": 4, "forget/exact": 0.0, "forget/bleu": 4.0, "forget/true_token_p": 0.5, "forget/empty": 0.0,
+    "forget/loop": 0.0, "forget/garbled": 0.0, "forget/distinct_2_ratio": 1.0, "forget/length_ratio": 1.0,
+    "forget/output_nll": 2.0, "forget/exact_sampled": 0.1, "never/bleu": 4.0, "never/true_token_p": 0.4,
+    "never/length_ratio": 1.0, "keep/exact": 1.0, "holdout/perplexity": 20.0, "utility/cloze": 0.3,
+}  # fmt: skip
+
+
+def point(method: str = "demem", kind: str = "training", **changes: Any) -> dict[str, Any]:
+    """A point of a comparison as demem.py compare stores it."""
+    return {
+        "method": method, "kind": kind, "knob": "retain_coef" if kind == "training" else "", "value": 1.0,
+        "is_default": True, "seed": 0, "size": 4, "cost": {"seconds": 1.0, "flops": 1e9}, "notes": {},
+        "summary": dict(SUMMARY), "paper": {"paper/n_bleu": 99.0}, "settings": {"num_samples": 4, "top_p": 1.0},
+        "signatures": {"bleu": "BLEU"}, "meta": {"command": "x"},
+        "attacks": [{"name": "beam", "groups": {"forget": {"exact": 0.0}}}], **changes,
+    }  # fmt: skip
 
 
 def npy(header: str) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any
 from ppo.config import Config
 from ppo.io.options import field_comments
 from ppo.io.plain import finite
+from ppo.io.plain_files import open_plain
 from ppo.io.visible import as_html
 from ppo.log import read_jsonl
 
@@ -61,8 +62,11 @@ class LivePage:
     def rest(self) -> None:
         """Write the static page, unless another page has replaced the reloading one."""
         path = self._out / "report.html"
-        if path.is_file() and 'http-equiv="refresh"' in path.read_text(encoding="utf-8")[:2000]:
-            write_page(self._out)
+        if path.is_file():
+            with open_plain(path) as file:
+                head = file.read(4000)
+            if b'http-equiv="refresh"' in head:
+                write_page(self._out)
 
 
 def _render(

@@ -26,6 +26,7 @@ from data.types import Passage
 from models.lab.load import TWINS, WEIGHTS, load_tokenizer, load_twin
 from models.lab.measure import extraction, perplexity
 from models.lab.recipe import Recipe, pieces, save_tokenizer, save_twin, train, train_tokenizer
+from ppo.io.files import read_json
 
 CHUNK_TOKENS = 128  # tokens of a perplexity window
 
@@ -83,7 +84,7 @@ def describe(recipe: Recipe, general_tokens: int, record_tokens: int, path: Path
         "versions": {"python": platform.python_version(), **versions},
         "hardware": f"{platform.machine()} CPU",
     }
-    earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    earlier = read_json(path) if path.is_file() else {}
     is_same = all(earlier.get(key) == head[key] for key in ("recipe", "general_tokens", "record_tokens"))
     return head | {"twins": earlier.get("twins", {}) if is_same else {}}
 

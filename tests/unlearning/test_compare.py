@@ -14,7 +14,7 @@ from data.study import Study
 from data.types import Passage
 from tests.unlearning.test_demem import fails, write_rows
 from unlearning.compare.bench import Inputs, StopLog, stop_rule
-from unlearning.compare.comparison import Comparison, Point, open_folder, plan, resized
+from unlearning.compare.comparison import Comparison, Point, begun_with, open_folder, plan, resized
 from unlearning.compare.methods import METHODS
 from unlearning.compare.unlearn import settings_of
 from unlearning.options import PRESETS, Options
@@ -213,3 +213,30 @@ def test_the_notebook_s_preset_from_the_command_line(tmp_path, command):
     assert [p.name for p in (out / "checkpoints").iterdir()] == ["step-000001"]  # one after every batch
     assert demem.main(["train", "--resume", "--out", str(out)]) == 0
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 1  # so many batches and no more
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[]", "it holds a list, not an object"),
+        ("{}", "options is None, not an object"),
+        ('{"options": 5, "config": {}}', "options is 5, not an object"),
+        ('{"options": {}, "config": []}', r"config is \[\], not an object"),
+        ('{"options": {}, "config": {}, "comparison": "x"}', "comparison is 'x', not an object"),
+        ("{", "Expecting"),
+        ('{"a": "\\ud800"}', "half a character"),
+    ],
+)
+def test_settings_that_somebody_sent_are_held_against_their_shape(tmp_path, text, told):
+    (tmp_path / "compare.json").write_text(text)
+    with pytest.raises(ValueError, match=told) as error:
+        begun_with(tmp_path / "compare.json")
+    assert str(tmp_path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_settings_are_read_with_a_bound(tmp_path):
+    with (tmp_path / "compare.json").open("wb") as file:
+        file.truncate(10**11)  # a hole: it takes no room
+    with pytest.raises(ValueError, match=r"compare\.json is damaged: it is longer than"):
+        begun_with(tmp_path / "compare.json")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -9,7 +11,14 @@ from data.records import lab_records
 from models.lab.load import load_tokenizer
 from models.lab.recipe import Recipe, fit
 from tests.versions import since_torch
-from unlearning.compare.retrained import Corpus, RetrainedModels, Stopwatch, deduplicated_corpus, lab_corpus
+from unlearning.compare.retrained import (
+    Corpus,
+    RetrainedModels,
+    Stopwatch,
+    deduplicated_corpus,
+    lab_corpus,
+    read_facts,
+)
 
 SMALL = Recipe(
     vocabulary=2048, width=16, layers=2, heads=2, context=32, local_window=16, epochs=1, repeats_per_epoch=2, batch=16
@@ -89,3 +98,39 @@ def test_the_stopwatch_adds_up_sittings(tmp_path):
     path = tmp_path / "seconds.json"
     first = Stopwatch(path).stop()
     assert Stopwatch(path).stop() > first > 0
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"seconds": "x"}', '{"seconds": -1}', '{"seconds": NaN}', "{}", "[" * 10**5]
+)
+def test_a_stopwatch_that_is_damaged_is_named(tmp_path, text):
+    path = tmp_path / "seconds.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"seconds\.json is damaged: ") as error:
+        Stopwatch(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        [], {"recipe": {}}, {"recipe": {}, "seconds": "1", "trained_tokens": 1, "notes": {}},
+        {"recipe": {}, "seconds": 1, "trained_tokens": -1, "notes": {}},
+        {"recipe": {}, "seconds": 1, "trained_tokens": 1, "notes": []},
+    ],
+)  # fmt: skip
+def test_facts_of_a_twin_that_are_damaged_are_named(tmp_path, facts):
+    path = tmp_path / "twin.json"
+    path.write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match=r"twin\.json is damaged: .*; delete its folder to train the twin again"):
+        read_facts(path, SMALL)
+
+
+def test_files_of_a_twin_are_read_with_a_bound(tmp_path):
+    for name in ("seconds.json", "twin.json"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(10**11)  # a hole: it takes no room
+    with pytest.raises(ValueError, match=r"seconds\.json is damaged: it is longer than"):
+        Stopwatch(tmp_path / "seconds.json")
+    with pytest.raises(ValueError, match=r"twin\.json is damaged: .*it is longer than"):
+        read_facts(tmp_path / "twin.json", SMALL)

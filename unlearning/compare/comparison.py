@@ -30,13 +30,16 @@ from typing import Any, Literal
 import ppo
 from data.study import Study
 from eval.attacks.weights import count_taught
-from eval.points import find_point, read_point, store_point, stored_points
+from eval.compared import check_point, compared_points
+from eval.points import find_point, place_of, read_point, store_point
 from eval.report.comparison.page import write_pages
 from eval.results import check_folder, write_json
 from models.lab.recipe import Recipe
 from ppo.distributed import Processes
 from ppo.io.fields import check_types, require
+from ppo.io.files import read_json
 from ppo.io.options import given_values
+from ppo.io.visible import visible
 from unlearning.attack import Attacker, AttackOptions
 from unlearning.compare.bench import Inputs, UnlearnedModel
 from unlearning.compare.measure import measure
@@ -48,6 +51,7 @@ from unlearning.recipe import chance_floor
 from unlearning.run import Run, load_run, say
 
 Keep = Callable[[Run], list[list[int]]]
+PARTS = ("options", "config", "comparison")  # of compare.json
 ON_REQUEST = ("original", "demem-lora", "paper", "paper-as-run")  # by name alone; the first is always there
 
 
@@ -130,7 +134,7 @@ def compare(parsed: argparse.Namespace, *, train: Train, text_to_keep: Keep) -> 
     open_folder(run, changes, shared_settings(comparison, attacker))
     for size in sizes:
         compare_at(size, comparison, run, changes, attacker, train, text_to_keep)
-    write_pages(run.out, stored_points(run.out), order=list(METHODS))
+    write_pages(run.out, compared_points(run.out), order=list(METHODS))
     say(f"page: {run.out / 'compare.html'}   tables: {run.out / 'compare.md'}")
 
 
@@ -173,7 +177,7 @@ def compare_at(
     def at(point: Point) -> None:
         if find_point(run.out, point.key) is not None:
             return
-        before = None if point == first else read_point(run.out, first.key)["summary"]
+        before = None if point == first else summary_of(run.out, first.key)
         unlearn = Unlearn(run, changes, before or {}, train)
         floor, work = chance_floor(run, before or {}), run.out / "work" / point.key
         inputs = Inputs(run, floor, keep, retrained, unlearn, work, comparison.baseline_rate)
@@ -191,6 +195,13 @@ def compare_at(
 
     for point in [first, *(p for p in plan(comparison, run.config.seed, size) if p != first)]:
         at(point)
+
+
+def summary_of(folder: Path, key: str) -> dict[str, float]:
+    """The numbers of a point. ValueError where it is not there, or not as it must be."""
+    point = read_point(folder, key)
+    check_point(point, f"{place_of(folder, key)} is damaged")
+    return dict(point["summary"])
 
 
 def text_by_seed(run: Run, text_to_keep: Keep) -> Callable[[int], list[list[int]]]:
@@ -217,16 +228,27 @@ def open_folder(run: Run, changes: dict[str, Any], shared: Mapping[str, Any]) ->
     path = run.out / "compare.json"
     check_folder(run.out, is_new=not path.is_file())
     if path.is_file():
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = begun_with(path)
         plain = {name: value for name, value in asdict(Options()).items() if name in mine}  # of options that are new
-        known = {"comparison": {}, **known, "options": json.loads(json.dumps(plain)) | known.get("options", {})}
+        known["options"] = json.loads(json.dumps(plain)) | known["options"]
         if known != settings:
-            parts = ("options", "config", "comparison")
-            both = [(part, n) for part in parts for n in {**known.get(part, {}), **settings[part]}]
-            wrong = [n for part, n in both if known.get(part, {}).get(n) != settings[part].get(n)]
-            raise ValueError(f"--out {run.out} was begun with other settings ({', '.join(wrong)}): name another folder")
+            both = [(part, n) for part in PARTS for n in {**known[part], **settings[part]}]
+            wrong = visible(", ".join(n for part, n in both if known[part].get(n) != settings[part].get(n)))[:500]
+            raise ValueError(f"--out {run.out} was begun with other settings ({wrong}): name another folder")
     (run.out / "points").mkdir(exist_ok=True)
     write_json(path, settings)
+
+
+def begun_with(path: Path) -> dict[str, dict[str, Any]]:
+    """The settings in compare.json, by part. ValueError names the file and what is no object in it."""
+    known = read_json(path)
+    if not isinstance(known, dict):
+        raise ValueError(f"{visible(str(path))} is damaged: it holds a {type(known).__name__}, not an object")
+    parts = {"options": None, "config": None, "comparison": {}, **known}  # older folders have no third part
+    for part in PARTS:
+        if not isinstance(parts[part], dict):
+            raise ValueError(f"{visible(str(path))} is damaged: {part} is {parts[part]!r:.60}, not an object")
+    return {part: dict(parts[part]) for part in PARTS}
 
 
 def sizes_of(comparison: Comparison, study: Study) -> list[int]:

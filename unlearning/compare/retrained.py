@@ -11,9 +11,8 @@ goes on to the same bits. The shipped ``lab:retain-only`` is another model: it n
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +28,9 @@ from eval.results import write_json
 from models.lab.load import load_tokenizer
 from models.lab.recipe import Recipe, fit, pieces
 from models.load import load
+from ppo.io.files import read_json
+from ppo.io.plain import finite
+from ppo.io.visible import visible
 
 RetrainedKind = Literal["retain-only", "dedup"]
 Documents = list[list[int]]
@@ -103,7 +105,7 @@ class Stopwatch:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._before = json.loads(path.read_text())["seconds"] if path.is_file() else 0.0
+        self._before = _seconds(path) if path.exists() else 0.0
         self._started = time.perf_counter()
 
     def stop(self) -> float:
@@ -116,14 +118,37 @@ class Stopwatch:
 def read_facts(path: Path, recipe: Recipe) -> dict[str, Any]:
     """The content of twin.json. ValueError where it is damaged or of another recipe."""
     try:
-        facts = dict(json.loads(path.read_text(encoding="utf-8")))
+        facts = dict(read_json(path))
+        _check_facts(facts)
         is_same = facts["recipe"] == asdict(recipe)
         return_value = {name: facts[name] for name in ("seconds", "trained_tokens", "notes")}
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: {error!r}; delete its folder to train the twin again") from error
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"{error!r}"[:300]
+        raise ValueError(
+            f"{visible(str(path))} is damaged: {reason}; delete its folder to train the twin again"
+        ) from error
     if not is_same:
         raise ValueError(f"{path} is of another recipe: name another folder of twins, or delete this one")
     return return_value
+
+
+def _check_facts(facts: Mapping[str, Any]) -> None:
+    """Raise ValueError for numbers that no training left."""
+    for name in ("seconds", "trained_tokens"):
+        number = finite(facts[name])
+        if number is None or not 0 <= number <= 1e15:
+            raise ValueError(f"{name} is {facts[name]!r:.60}, not a number from 0 on")
+    if not isinstance(facts["notes"], dict):
+        raise ValueError(f"notes is {facts['notes']!r:.60}, not an object")
+
+
+def _seconds(path: Path) -> float:
+    """The seconds in the stopwatch's file. ValueError names a damaged one."""
+    content = read_json(path)
+    seconds = finite(content.get("seconds")) if isinstance(content, dict) else None
+    if seconds is None or not 0 <= seconds <= 1e15:
+        raise ValueError(f"{visible(str(path))} is damaged: it holds no seconds from 0 on; delete it to count anew")
+    return seconds
 
 
 def lab_corpus(kind: RetrainedKind, recipe: Recipe) -> Corpus:

@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from ppo.io.visible import as_html
+
 from ...pareto import TARGET, Mean, front
 from ..svg import Dot, Shape, round_ticks, scatter_chart, tick_label
 from .text import number
@@ -65,7 +67,7 @@ def chart_section(all_means: Sequence[Mean]) -> str:
     """The key, the caption and every chart that has points, as HTML."""
     kinds = {m.method: m.kind for m in all_means}
     key = "".join(
-        f'<span><i class="m{i} {SHAPES.get(kinds[name], "round")}"></i>{escape(name)}</span>'
+        f'<span><i class="m{i} {SHAPES.get(kinds[name], "round")}"></i>{as_html(name)}</span>'
         for i, name in enumerate(names_of(all_means))
     )
     parts = [

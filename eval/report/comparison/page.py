@@ -17,6 +17,7 @@ from ...pareto import ATTACK, COLLAPSE_RULES, DERIVED, Mean, means
 from ...results import replace_text
 from ...settings import Settings, define
 from ...summary import signatures
+from ..bounds import MOST_FACTS, MOST_VALUE, cut, cut_html
 from ..script import DEFINITIONS
 from ..style import CSS
 from ..terms import Terms
@@ -41,6 +42,7 @@ main { max-width:84rem; } thead th { white-space:normal; vertical-align:bottom; 
 .verdict { border-left:3px solid var(--after); padding-left:.9rem; } .front td:first-child { font-weight:600; }
 td:nth-child(2).mark,th:nth-child(2).mark { text-align:left; white-space:normal; min-width:7rem; }
 """
+MOST_TOLD = 100  # different commands, commits, …
 LATEX_HEAD = "% needs \\usepackage{booktabs}\n"
 MARK = ' class="mark"'
 OWN = {
@@ -139,7 +141,8 @@ def _paper(all_means: Sequence[Mean], terms: Terms) -> str:
 def _notes(points: Sequence[Mapping[str, Any]]) -> str:
     facts = {f"collapsed, {name}": rule for name, rule in COLLAPSE_RULES.items()}
     for name in ("command", "commit", "python", "torch", "processor", "threads"):
-        facts[name] = "; ".join(sorted({str(p["meta"].get(name, "-")) for p in points}))
+        told = sorted({cut(str(p["meta"].get(name, "-")), MOST_VALUE) for p in points})
+        facts[name] = "; ".join(told[:MOST_TOLD]) + (f"; {len(told) - MOST_TOLD} more" if len(told) > MOST_TOLD else "")
     return _folded("Rules and provenance", facts) + _folded("Signatures", signatures_of(points))
 
 
@@ -156,7 +159,10 @@ def signatures_of(points: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _folded(title: str, facts: Mapping[str, str]) -> str:
-    lines = "".join(f"<dt>{as_html(name)}</dt><dd>{as_html(text)}</dd>" for name, text in facts.items())
+    lines = "".join(
+        f"<dt>{as_html(cut(name))}</dt><dd>{cut_html(text, MOST_TOLD * MOST_VALUE)}</dd>"
+        for name, text in list(facts.items())[:MOST_FACTS]
+    )
     return f"<details><summary>{as_html(title)}</summary><dl>{lines}</dl></details>"
 
 

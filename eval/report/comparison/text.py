@@ -216,22 +216,22 @@ def _away(mean: Mean) -> str:
     )
 
 
-def marks(mean: Mean, all_means: Sequence[Mean]) -> str:
-    """ "front", the rules that are broken, or nothing; for a model trained again also what it is."""
+def marks(mean: Mean, fronted: Sequence[Mean]) -> str:
+    """Whether a point is among ``fronted``, the rules that it breaks, or what a model trained again is; else ""."""
     if mean.kind == "retraining":
         name = "target" if mean.method == TARGET else "twin"
         return f"{name}; outputs {', '.join(mean.collapsed)}" if mean.collapsed else name
     if mean.collapsed:
         return "collapsed: " + ", ".join(mean.collapsed)
-    return "front" if any(mean is m for m in front(all_means)) else ""
+    return "front" if any(mean is m for m in fronted) else ""
 
 
 def table(all_means: Sequence[Mean], columns: Sequence[Column]) -> list[list[str]]:
     """Head and rows of cells: the point, its marks, the wanted columns that some point has; [] where none has any."""
     present = [c for c in columns if any(m.get(c[0]) is not None for m in all_means)]
-    rows = [["method", "mark", "records", "seeds", *(c[1] for c in present)]]
+    rows, fronted = [["method", "mark", "records", "seeds", *(c[1] for c in present)]], front(all_means)
     for m in all_means:
-        rows.append([m.label, marks(m, all_means), str(m.size), str(m.seeds), *(cell(m, c) for c in present)])
+        rows.append([m.label, marks(m, fronted), str(m.size), str(m.seeds), *(cell(m, c) for c in present)])
     return rows if present else []
 
 

@@ -29,7 +29,7 @@ def kinds(loaders):
 
 
 KINDS = [
-    "config", "config nodes", "settings", "csv", "jsonl", "jsonl ids", "retain", "metrics", "guesses", "cloze",
+    "config", "config nodes", "points", "settings", "csv", "jsonl", "jsonl ids", "retain", "metrics", "guesses", "cloze",
     "questions", "npy", "truths", "gguf", "safetensors", "adapter", "dump", "replay", "state.json", "checkpoint",
     "model", "tokenizer", "gguf model",
 ]  # fmt: skip
