@@ -162,7 +162,7 @@ def forget_training(out: Path) -> None:
 def measure(run: Run, label: str) -> Evaluation:
     """Evaluate the run's model as it is now."""
     started = time.perf_counter()
-    study, settings = run.study, run.options.evaluation(run.config.seed)
+    study, settings = run.study, run.options.evaluation(run.config.seed, run.study.secrets_by)
     model = run.options.evaluated(run.loaded.model)
     found = evaluate(model, run.loaded.tokenizer, study.passages, study.holdout, settings=settings)
     say(f"{label}: {len(study.passages)} passages evaluated in {time.perf_counter() - started:.0f} s")

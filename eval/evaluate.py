@@ -25,7 +25,8 @@ from .depth import depth_metrics, depth_summary, lens_metrics, own_tokens
 from .fluency import output_nll
 from .leak import leak_metrics
 from .outputs import Continuation, bleu_statistics, continuations, greedy_metrics, sampled_metrics, texts
-from .protocols import Decoder, Generate, Passage, check_passages, whole
+from .protocols import Decoder, Generate, Passage, check_passages, secrets_of, whole
+from .secrets import HINTS, locate, run_columns, secret_columns
 from .settings import Settings, define
 from .summary import group_intervals, group_means, holdout_summary, membership_scores, membership_summary, signatures
 from .teacher import TokenStatistics, teacher_force
@@ -90,11 +91,13 @@ def evaluate(
     ]
     if settings.lens_tokens:
         columns.append(lens_metrics(model, passages, own, settings))
+    sampled = None
     if settings.num_samples:
         sampled = continuations(
             model, tokenizer, passages, settings.sampler(), generate=generate, seed=settings.seed, slots=settings.slots
         )
         columns.append(sampled_metrics(passages, sampled, truths, bleu))
+    columns += _verbatim(tokenizer, passages, greedy, truths, suffix, sampled, hints=settings.hints)
     if original is not None:
         columns.append(_output_nll(original, passages, greedy, settings))
     if settings.el_stride:
@@ -121,16 +124,41 @@ def probe(
     slots: int = 64,
     generate: Generate = ppo_generate,
 ) -> dict[str, float]:
-    """A quick evaluation during training: one greedy pass and held-out perplexity, named as in :func:`evaluate`."""
+    """A quick evaluation during training: one greedy pass and held-out perplexity, named as in :func:`evaluate`.
+
+    Where a passage has secrets, a teacher-forced pass looks for them after hints as well.
+    """
     check_passages(passages)
     heads = texts(tokenizer, passages)
     greedy = _greedy(model, tokenizer, passages, generate=generate, slots=slots)
     truths = [head["truth"] for head in heads]
     bleu = Bleu.of(truths)
     integers = bleu_statistics(greedy, truths, bleu)
-    metrics = greedy_metrics(passages, greedy, truths, integers, bleu)
-    means = group_means(_records(heads, greedy, [metrics]), list(metrics[0]), integers)
+    columns = [greedy_metrics(passages, greedy, truths, integers, bleu)]
+    suffix = _suffix_pass(model, passages, Settings()) if any(map(secrets_of, passages)) else []
+    columns += _verbatim(tokenizer, passages, greedy, truths, suffix)
+    quantities = [name for column in columns for name in column[0] if name != "secret_emitted"]  # it needs samples
+    means = group_means(_records(heads, greedy, columns), quantities, integers)
     return means | holdout_summary(model, tokenizer, holdout, Settings(resamples=1))[0]
+
+
+def _verbatim(
+    tokenizer: Decoder,
+    passages: Sequence[Passage],
+    greedy: Sequence[Continuation],
+    truths: Sequence[str],
+    suffix: Sequence[TokenStatistics],
+    sampled: Sequence[Sequence[Continuation]] | None = None,
+    *,
+    hints: Sequence[int] = HINTS,
+) -> list[list[Record]]:
+    """The columns of the longest verbatim run, and of the secrets where any passage has one."""
+    columns: list[list[Record]] = [list(run_columns(passages, greedy, truths, sampled))]
+    if any(map(secrets_of, passages)):
+        right = [s.is_right[-len(p.suffix) :] for p, s in zip(passages, suffix, strict=True)]
+        secrets = [locate(p, tokenizer) for p in passages]
+        columns.append(list(secret_columns(secrets, greedy, right, sampled, hints=hints)))
+    return columns
 
 
 def _greedy(
@@ -159,29 +187,32 @@ def _teacher_passes(
 
     A passage without a pre-prefix needs one pass only.
     """
-
-    def run(sequences: list[list[int]], starts: list[int], *, has_moments: bool) -> list[TokenStatistics]:
-        return teacher_force(
-            model,
-            sequences,
-            starts=starts,
-            sampling=settings.sampler(),
-            batch_tokens=settings.batch_tokens,
-            chunk_tokens=settings.chunk_tokens,
-            has_moments=has_moments,
-        )
-
-    full = run([whole(p) for p in passages], [1] * len(passages), has_moments=True)
+    full = _forced(model, [whole(p) for p in passages], [1] * len(passages), settings, has_moments=True)
     suffix = list(full)
     chosen = [i for i, p in enumerate(passages) if p.pre_prefix]
-    short = run(
-        [[*passages[i].prefix, *passages[i].suffix] for i in chosen],
-        [len(passages[i].prefix) for i in chosen],
-        has_moments=False,
-    )
-    for i, statistics in zip(chosen, short, strict=True):
+    for i, statistics in zip(chosen, _suffix_pass(model, [passages[i] for i in chosen], settings), strict=True):
         suffix[i] = statistics
     return suffix, full
+
+
+def _suffix_pass(model: nn.Module, passages: Sequence[Passage], settings: Settings) -> list[TokenStatistics]:
+    """Statistics of the suffixes given the prefix."""
+    sequences, starts = [[*p.prefix, *p.suffix] for p in passages], [len(p.prefix) for p in passages]
+    return _forced(model, sequences, starts, settings, has_moments=False)
+
+
+def _forced(
+    model: nn.Module, sequences: list[list[int]], starts: list[int], settings: Settings, *, has_moments: bool
+) -> list[TokenStatistics]:
+    return teacher_force(
+        model,
+        sequences,
+        starts=starts,
+        sampling=settings.sampler(),
+        batch_tokens=settings.batch_tokens,
+        chunk_tokens=settings.chunk_tokens,
+        has_moments=has_moments,
+    )
 
 
 def _teacher_metrics(passage: Passage, suffix: TokenStatistics, full: TokenStatistics, settings: Settings) -> Record:

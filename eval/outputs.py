@@ -25,7 +25,7 @@ from rewards.repetition import distinct_n
 
 from .extraction import is_approximate, is_folded_approximate, is_folded_exact, matched_prefix
 from .fluency import output_statistics
-from .protocols import Decoder, Generate, Passage
+from .protocols import Decoder, Generate, Passage, secrets_of
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _continuation_ids(
 
 
 def texts(tokenizer: Decoder, passages: Sequence[Passage]) -> list[dict[str, Any]]:
-    """The head of every record: the passage's id and labels, and its prompt and true suffix as text."""
+    """The head of every record: the passage's id and labels, and its prompt, true suffix and secrets as text."""
     prompts = readable([tokenizer.decode(p.prefix, skip_special_tokens=True) for p in passages], name="prompts")
     truths = readable([tokenizer.decode(p.suffix, skip_special_tokens=True) for p in passages], name="suffixes")
     return [
@@ -101,6 +101,7 @@ def texts(tokenizer: Decoder, passages: Sequence[Passage]) -> list[dict[str, Any
             "repeats": p.repeats,
             "prompt": prompt,
             "truth": truth,
+            "secrets": list(secrets_of(p)),
         }
         for p, prompt, truth in zip(passages, prompts, truths, strict=True)
     ]

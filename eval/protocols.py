@@ -17,7 +17,7 @@ class Passage(Protocol):
 
     ``group``: "forget", "forget_holdout" (memorised, never used in unlearning), "keep" (memorised, must survive),
     "never" (never trained on: the chance floor), or any other name. ``kind``: the kind of text. ``repeats``: how often
-    the model was trained on it.
+    the model was trained on it. A passage may also have ``secrets``, parts of its suffix that nobody may get.
     """
 
     @property
@@ -48,6 +48,11 @@ class Generate(Protocol):
     def __call__(
         self, model: nn.Module, prompts: list[list[int]], sampling: Sampling, *, seed: int = 0, slots: int = 64
     ) -> Generation: ...
+
+
+def secrets_of(passage: Passage) -> Sequence[str]:
+    """What of the suffix nobody may get: ``passage.secrets``, which a passage may lack."""
+    return tuple(getattr(passage, "secrets", ()))
 
 
 def whole(passage: Passage) -> list[int]:

@@ -91,7 +91,8 @@ def read_before(folder: Path) -> Evaluation:
     before = read_results(folder)["before"]
     try:
         records = [
-            {**{name: p[name] for name in head}, **p["before"]} for p in read_passages(folder / "passages.jsonl")
+            {**{name: p[name] for name in head}, "secrets": p.get("secrets", []), **p["before"]}
+            for p in read_passages(folder / "passages.jsonl")
         ]
         return Evaluation.from_dict(before, records)
     except (KeyError, TypeError) as error:
@@ -107,6 +108,12 @@ def summarise(before: Evaluation, after: Evaluation | None) -> dict[str, Any]:
         name
         for group in ("forget", "forget_holdout", "keep", "never")
         for quantity in (
+            "secret_emitted",
+            "secret_greedy",
+            "secret_sampled",
+            "secret_hinted",
+            "verbatim_run",
+            "verbatim_run_characters",
             "exact",
             *after_some,
             "exact_sampled",

@@ -8,6 +8,7 @@ from typing import Any
 
 from ppo.config import Sampling
 
+from . import secrets
 from .leak import SAMPLES, leak_name
 from .shared_tokens import RUN
 
@@ -26,7 +27,7 @@ class Settings:
     num_samples          sampled continuations of every prefix; 0 skips sampled extraction
     temperature, top_k, top_p   the sampler of the "sampled" and "discoverable" quantities
     more_tokens          true suffix tokens shown in addition to the prefix, for the "after N" quantities
-    hints                further numbers of such tokens, for the curve of exact extraction over true tokens shown
+    hints                further numbers of such tokens, for the curve of exact extraction and for secrets
     shared_run           tokens in a row that must stand in another passage, so that a token counts as shared
     lens_tokens          tokens of each passage that the logit lens looks at; 0 skips it
     discoverable_n, discoverable_p   (n, p) of discoverable extraction
@@ -37,6 +38,7 @@ class Settings:
     seed                 seed of sampling and of the bootstrap
     slots                sequences decoded at once
     batch_tokens, chunk_tokens   most padded tokens in one forward pass, and through the output layer at once
+    secrets_by           how the passages' secrets were found: named, pii, pattern, estimated, none; "": not known
     """
 
     num_samples: int = 4
@@ -44,7 +46,7 @@ class Settings:
     top_k: int = 0
     top_p: float = 1.0
     more_tokens: int = 12
-    hints: tuple[int, ...] = (1, 5, 12, 25)
+    hints: tuple[int, ...] = secrets.HINTS
     shared_run: int = RUN
     lens_tokens: int = 8
     discoverable_n: int = 100
@@ -57,6 +59,7 @@ class Settings:
     slots: int = 64
     batch_tokens: int = 4096
     chunk_tokens: int = 256
+    secrets_by: str = ""
 
     def __post_init__(self) -> None:
         if any(k < 1 for k in self.hints):
@@ -93,7 +96,8 @@ def quantity_definitions(settings: Settings) -> dict[str, str]:
     The function is long because it is a table.
     """
     more, n, p = settings.more_tokens, settings.discoverable_n, settings.discoverable_p
-    return {
+    of_secrets = secrets.definitions(settings.secrets_by, num_samples=settings.num_samples, hints=settings.hints)
+    return of_secrets | {
         "passages": "Number of passages in the group.",
         "exact": "Share of passages whose whole suffix greedy decoding reproduces from the prefix.",
         "exact_long": "Share of passages whose whole suffix greedy decoding reproduces from pre-prefix and prefix; "

@@ -43,6 +43,9 @@ def read_passages(path: Path) -> list[dict[str, Any]]:
         where = f"{visible(str(path))} is damaged: record {number}"
         for name in TEXTS:
             _require(isinstance(record.get(name), str), f"{where}, {name}", record.get(name), "a text")
+        secrets = record.get("secrets", [])  # of a folder of an earlier version: none
+        is_list = isinstance(secrets, list) and all(isinstance(secret, str) for secret in secrets)
+        _require(is_list, f"{where}, secrets", secrets, "a list of texts")
         for side in ("before", "after"):
             if side == "before" or record.get(side) is not None:
                 _check_output(record.get(side), f"{where}, {side}")

@@ -17,6 +17,7 @@ from ppo.io.surrogates import without_surrogates
 from rewards.bleu import Bleu, corpus_score
 from rewards.edit import SIGNATURE as EDIT_SIGNATURE
 
+from . import secrets
 from .extraction import APPROXIMATE_BLEU
 from .intervals import mean_intervals, sums_interval
 from .leak import SAMPLES, leak_name
@@ -185,7 +186,7 @@ def signatures(bleu: Bleu, settings: Settings) -> dict[str, str]:
     samples = f"{sampler}|samples:{settings.num_samples}|seed:{settings.seed}|context:prefix"
     teacher = "teacher-forced|context:prefix|unit:token"
     output = "of:greedy-output|cut:suffix-length|context:prefix"
-    return {
+    return secrets.signatures(settings.secrets_by, samples=samples, hints=settings.hints) | {
         "bleu": bleu.signature,
         "corpus_bleu": bleu.corpus_signature,
         "approximate": f"approximate|bleu>={APPROXIMATE_BLEU:g}|{bleu.signature}",

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from data.secrets import check_secrets_option
 from eval.settings import Settings
 from ppo.io.fields import check_types, require
 
@@ -27,6 +28,7 @@ class Options:
     retain: tuple[str, ...] = ()  # text or .jsonl files to keep; none: Python's own documentation
     num_forget: int | None = None  # passages to unlearn, where the data names no groups; none: 32
     num_holdout: int | None = None  # memorised passages that unlearning never sees, sharing no 20-gram; none: 32
+    secrets: str | None = None  # pii, none, or re: with a regular expression; none: the data's own, or an estimate
     num_never: int | None = None  # passages that the model never saw, for the chance floor; none: 0
     # Folder
     out: str = "runs/demem"  # folder of the run
@@ -61,6 +63,7 @@ class Options:
 
     def __post_init__(self) -> None:
         check_types(self)
+        check_secrets_option(self.secrets)
         for name in ("el_passages", "num_forget", "num_holdout", "steps", "check_every", "memorise_epochs", "windows"):
             value = getattr(self, name)
             require(value is None or value >= 1, self, name, "must be at least 1")
@@ -72,9 +75,15 @@ class Options:
         require(self.encoder is None or self.is_paper, self, "encoder", "goes with --preset paper: ours takes BLEU")
         require(0 <= self.fluency_low < self.fluency_high, self, "fluency_low", "must lie between 0 and fluency_high")
 
-    def evaluation(self, seed: int) -> Settings:
-        """The settings of an evaluation."""
-        return Settings(num_samples=self.num_samples, el_stride=self.el_stride, el_passages=self.el_passages, seed=seed)
+    def evaluation(self, seed: int, secrets_by: str) -> Settings:
+        """The settings of an evaluation. ``secrets_by``: how the passages' secrets were found."""
+        return Settings(
+            num_samples=self.num_samples,
+            el_stride=self.el_stride,
+            el_passages=self.el_passages,
+            seed=seed,
+            secrets_by=secrets_by,
+        )
 
     def evaluated(self, model: nn.Module) -> nn.Module:
         """The model that the evaluation asks: itself, or a copy in ``eval_dtype``."""
@@ -92,7 +101,7 @@ class Options:
 
 
 # The options in groups. unlearning/command_line.py says which command takes which group.
-DATA = ("model", "data", "data_split", "retain", "num_forget", "num_holdout", "num_never")
+DATA = ("model", "data", "data_split", "retain", "num_forget", "num_holdout", "num_never", "secrets")
 RECIPE = ("windows", "num_own", "lora_rank", "fluency_weight", "fluency_low", "fluency_high", "encoder")
 STOPPING = ("steps", "check_every", "target_exact", "bleu_floor")
 EVALUATION = ("num_samples", "el_stride", "el_passages", "eval_dtype")

@@ -78,6 +78,7 @@ def load_run(options: Options, changes: Mapping[str, Any], processes: Processes)
         num_forget=options.num_forget,
         num_holdout=options.num_holdout,
         num_never=options.num_never,
+        secrets=options.secrets,
     )
     if study.num_left_out:
         say(f"{study.num_left_out} passages of {options.data} are not used: see --num-forget and --num-holdout")

@@ -24,10 +24,11 @@ GROUP_LABELS = {
     "never": "never trained",
 }
 _AFTER = re.compile(r"(exact|accuracy)_after_[0-9]{1,7}")
+_SECRET_AFTER = re.compile(r"secret_after_[0-9]{1,7}")
 _LEAK = re.compile(r"leak_[0-9]{1,9}")
 _MOST_AFTER = 20  # numbers of true tokens that have a row
 _MOST_SIGNS = 1000  # of a text in the terminal
-_HEAD = ("id", "group", "kind", "repeats", "prompt", "truth")
+_HEAD = ("id", "group", "kind", "repeats", "prompt", "truth", "secrets")
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,9 @@ def rows_for(names: Sequence[str]) -> list[Row]:
     rows = []
     for row in _ROWS:
         rows.append(row)
+        if row.quantity == "secret_hinted":
+            hints = sorted((q for q in present if _SECRET_AFTER.fullmatch(q)), key=_number_of)[:_MOST_AFTER]
+            rows += [Row(q, f"… after {_number_of(q)} of them", "share", "Secrets") for q in hints]
         if row.quantity == "exact_long":
             rows += [Row(q, after_label(q), "share", "Extraction") for q in after if q.startswith("exact")]
         if row.quantity == "ma_suffix":
@@ -78,6 +82,16 @@ def _number_of(quantity: str) -> int:
 
 
 _ROWS = (
+    Row("secret_emitted", "Secret still emitted", "share", "Secrets"),
+    Row("secret_greedy", "… greedily", "share", "Secrets"),
+    Row("secret_sampled", "… in any of a few samples", "share", "Secrets"),
+    Row("secret_hinted", "… after a hint of true tokens", "share", "Secrets"),
+    Row("secret_in_context", "… with all before it shown", "share", "Secrets"),
+    Row("secret_share", "Share of the secrets, greedily", "share", "Secrets"),
+    Row("num_secrets", "Secrets of a passage", "number", "Secrets"),
+    Row("verbatim_run", "Longest verbatim run, tokens", "score", "Secrets"),
+    Row("verbatim_run_characters", "… in characters", "score", "Secrets"),
+    Row("verbatim_run_sampled", "… of any of a few samples, tokens", "score", "Secrets"),
     Row("exact", "Exact extraction, greedy", "share", "Extraction"),
     Row("exact_long", "… with longer context", "share", "Extraction"),
     Row("exact_sampled", "… in any of a few samples", "share", "Extraction"),
@@ -113,6 +127,16 @@ _ROWS = (
     Row("output_nll", "NLL under the original (nats/token)", "number", "Fluency"),
 )
 GLOBAL_ROWS = (
+    Row("secret_emitted", "Secret still emitted", "share", "Secrets"),
+    Row("secret_greedy", "… greedily", "share", "Secrets"),
+    Row("secret_sampled", "… in any of a few samples", "share", "Secrets"),
+    Row("secret_hinted", "… after a hint of true tokens", "share", "Secrets"),
+    Row("secret_in_context", "… with all before it shown", "share", "Secrets"),
+    Row("secret_share", "Share of the secrets, greedily", "share", "Secrets"),
+    Row("num_secrets", "Secrets of a passage", "number", "Secrets"),
+    Row("verbatim_run", "Longest verbatim run, tokens", "score", "Secrets"),
+    Row("verbatim_run_characters", "… in characters", "score", "Secrets"),
+    Row("verbatim_run_sampled", "… of any of a few samples, tokens", "score", "Secrets"),
     Row("holdout/perplexity", "Held-out perplexity", "number", "Utility"),
     Row("holdout/nll", "Held-out NLL (nats/token)", "number", "Utility"),
     Row("utility/cloze", "Cloze accuracy", "share", "Utility"),
@@ -130,6 +154,7 @@ DEPTH_ROWS = (  # of the terminal; the page has a section of its own
 )
 MAIN_HINT = 7  # with fewer true tokens shown, exact extraction has a row in the full table only
 SHORT = (
+    "secret_emitted", "secret_greedy", "secret_sampled", "secret_hinted", "verbatim_run", "verbatim_run_characters",
     "exact", "exact_long", "exact_sampled", "approximate", "bleu", "true_token_p", "empty", "length_ratio",
     "distinct_2_ratio",
 )  # fmt: skip
@@ -155,7 +180,7 @@ def pair_records(before: Sequence[Record], after: Sequence[Record] | None = None
         raise ValueError(f"{len(before)} records before and {len(after)} after are not about the same passages")
     paired = []
     for i, record in enumerate(before):
-        row: dict[str, Any] = {name: record[name] for name in _HEAD}
+        row: dict[str, Any] = {name: record[name] for name in _HEAD if name in record}
         row["before"] = {name: value for name, value in record.items() if name not in _HEAD}
         if after is not None:
             row["after"] = {name: value for name, value in after[i].items() if name not in _HEAD}

@@ -19,7 +19,7 @@ VETOED = ("discoverable", "sequence_p", *map(leak_name, SAMPLES))  # what a veto
 
 def measure(run: Run, unlearned: UnlearnedModel, original: nn.Module) -> dict[str, Any]:
     """Evaluate a method's model: the summary, and the paper's own numbers beside it."""
-    settings = run.options.evaluation(run.config.seed)
+    settings = run.options.evaluation(run.config.seed, run.study.secrets_by)
     study, tokenizer = run.study, run.loaded.tokenizer
     more: dict[str, Any] = {"generate": unlearned.generate}
     model, original = run.options.evaluated(unlearned.model), run.options.evaluated(original)
