@@ -24,6 +24,7 @@ from . import extraction, memorization
 from .depth import depth_metrics, depth_summary, lens_metrics, own_tokens
 from .fluency import output_nll
 from .leak import leak_metrics
+from .near import near_metrics
 from .outputs import Continuation, bleu_statistics, continuations, greedy_metrics, sampled_metrics, texts
 from .protocols import Decoder, Generate, Passage, check_passages, secrets_of, whole
 from .secrets import HINTS, locate, run_columns, secret_columns
@@ -91,6 +92,9 @@ def evaluate(
     ]
     if settings.lens_tokens:
         columns.append(lens_metrics(model, passages, own, settings))
+    if settings.near_passes:
+        bounds = {"passes": settings.near_passes, "most": settings.near_tokens, "batch_tokens": settings.batch_tokens}
+        columns.append(near_metrics(model, passages, sampling=settings.sampler(), **bounds))
     sampled = None
     if settings.num_samples:
         sampled = continuations(

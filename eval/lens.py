@@ -97,7 +97,7 @@ def _states(
 
 
 def _state_of(output: Any) -> Tensor:
-    state = output[0] if isinstance(output, tuple) and output else output
+    state = output[0] if type(output) is tuple and output else output
     if not isinstance(state, Tensor):
         raise NoLens(f"a block gives back a {type(output).__name__}, not a tensor of states: it has no logit lens")
     return state

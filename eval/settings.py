@@ -30,6 +30,8 @@ class Settings:
     hints                further numbers of such tokens, for the curve of exact extraction and for secrets
     shared_run           tokens in a row that must stand in another passage, so that a token counts as shared
     lens_tokens          tokens of each passage that the logit lens looks at; 0 skips it
+    near_passes          texts near the suffix that are searched for, each a row of a forward pass; 0 skips the search
+    near_tokens          most tokens in which a near text differs from the suffix
     discoverable_n, discoverable_p   (n, p) of discoverable extraction
     min_k_share          share of the least likely tokens in the min-k scores
     el_stride            extraction likelihood uses every k-th start; 0 skips it (it needs many generation passes)
@@ -49,6 +51,8 @@ class Settings:
     hints: tuple[int, ...] = secrets.HINTS
     shared_run: int = RUN
     lens_tokens: int = 8
+    near_passes: int = 0
+    near_tokens: int = 2
     discoverable_n: int = 100
     discoverable_p: float = 0.5
     min_k_share: float = 0.2
@@ -64,12 +68,20 @@ class Settings:
     def __post_init__(self) -> None:
         if any(k < 1 for k in self.hints):
             raise ValueError(f"Settings.hints={self.hints!r} must name numbers of tokens, each at least 1")
-        for name in ("num_samples", "more_tokens", "el_stride", "seed", "lens_tokens"):
+        for name in ("num_samples", "more_tokens", "el_stride", "seed", "lens_tokens", "near_passes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"Settings.{name}={getattr(self, name)!r} must be at least 0")
         if self.el_passages is not None and self.el_passages < 1:
             raise ValueError(f"Settings.el_passages={self.el_passages!r} must be at least 1, or None for all")
-        for name in ("shared_run", "discoverable_n", "resamples", "slots", "batch_tokens", "chunk_tokens"):
+        for name in (
+            "shared_run",
+            "near_tokens",
+            "discoverable_n",
+            "resamples",
+            "slots",
+            "batch_tokens",
+            "chunk_tokens",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"Settings.{name}={getattr(self, name)!r} must be at least 1")
         for name in ("discoverable_p", "min_k_share"):
@@ -117,6 +129,13 @@ def quantity_definitions(settings: Settings) -> dict[str, str]:
                 k
             ): f"leak@{k}: expected share of passages whose suffix is among {k} samples, 1 - (1 - p)^{k} with "
             "the exact probability p of one sample."
+            for k in SAMPLES
+        },
+        "near_p": f"Lower bound of the probability that one sample differs from the suffix in at most "
+        f"{settings.near_tokens} tokens: exact probabilities of the {settings.near_passes} likeliest such texts found.",
+        **{
+            f"near_leak_{k}": f"leak@{k} for texts near the suffix: lower bound of the expected share of passages of "
+            f"which {k} samples hold a text that differs in at most {settings.near_tokens} tokens."
             for k in SAMPLES
         },
         "approximate": "Share of greedy outputs with sentence BLEU >= 75 against the suffix.",

@@ -185,6 +185,7 @@ def signatures(bleu: Bleu, settings: Settings) -> dict[str, str]:
     sampler = f"temperature:{settings.temperature:g}|top_k:{settings.top_k}|top_p:{settings.top_p:g}"
     samples = f"{sampler}|samples:{settings.num_samples}|seed:{settings.seed}|context:prefix"
     teacher = "teacher-forced|context:prefix|unit:token"
+    near = f"lower-bound|substitutions<={settings.near_tokens}|texts:{settings.near_passes}|best-first|{sampler}"
     output = "of:greedy-output|cut:suffix-length|context:prefix"
     return secrets.signatures(settings.secrets_by, samples=samples, hints=settings.hints) | {
         "bleu": bleu.signature,
@@ -211,6 +212,8 @@ def signatures(bleu: Bleu, settings: Settings) -> dict[str, str]:
             for name, what in (("ma", "ma"), ("p", "mean-over-tokens|temperature:1"), ("nll", "nll|nats|temperature:1"))
             for kind in ("unshared", "shared")
         },
+        "near_p": near,
+        **{f"near_leak_{k}": f"leak|k:{k}|{near}" for k in SAMPLES},
         "share_unshared": f"share-of-suffix-tokens|no-run-of:{settings.shared_run}|in:all-passages-given",
         "longest_run": f"argmaxes-in-a-row|tokens:suffix|{teacher}",
         "lens_right": f"logit-lens|argmax-after-any-block|tokens:unshared,most:{settings.lens_tokens}|{teacher}",

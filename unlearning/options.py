@@ -54,6 +54,7 @@ class Options:
     num_samples: int = 4  # sampled continuations a passage
     el_stride: int = 0  # extraction likelihood (EL) from every N-th start of a passage, slow; 0: none
     el_passages: int | None = None  # EL of the first N passages of each group; none: of all
+    near_passes: int = 0  # texts near each suffix that are searched for, for a bound of near-verbatim leaks; 0: none
     eval_dtype: Literal["same", "bfloat16"] = "same"  # bfloat16: a copy is evaluated, faster, a little coarser
     # Machine
     device: str = "auto"  # auto (the accelerator, if there is one), cpu, cuda, cuda:1, mps, xpu, …
@@ -67,7 +68,7 @@ class Options:
         for name in ("el_passages", "num_forget", "num_holdout", "steps", "check_every", "memorise_epochs", "windows"):
             value = getattr(self, name)
             require(value is None or value >= 1, self, name, "must be at least 1")
-        counts = ("lora_rank", "memorise_beside", "num_own", "num_samples", "num_never", "el_stride")
+        counts = ("lora_rank", "memorise_beside", "num_own", "num_samples", "num_never", "el_stride", "near_passes")
         for name in (*counts, "fluency_weight"):
             value = getattr(self, name)
             require(value is None or value >= 0, self, name, "must be at least 0")
@@ -81,6 +82,7 @@ class Options:
             num_samples=self.num_samples,
             el_stride=self.el_stride,
             el_passages=self.el_passages,
+            near_passes=self.near_passes,
             seed=seed,
             secrets_by=secrets_by,
         )
@@ -104,7 +106,7 @@ class Options:
 DATA = ("model", "data", "data_split", "retain", "num_forget", "num_holdout", "num_never", "secrets")
 RECIPE = ("windows", "num_own", "lora_rank", "fluency_weight", "fluency_low", "fluency_high", "encoder")
 STOPPING = ("steps", "check_every", "target_exact", "bleu_floor")
-EVALUATION = ("num_samples", "el_stride", "el_passages", "eval_dtype")
+EVALUATION = ("num_samples", "el_stride", "el_passages", "near_passes", "eval_dtype")
 MEMORISING = ("memorise_epochs", "memorise_beside")
 OF_ATTACK = DATA + EVALUATION  # an attack settles these for the training after it
 

@@ -21,7 +21,7 @@ from .terms import Terms
 
 Evaluated = Mapping[str, Any]
 _SERIES = (("before", "forget"), ("after", "forget"), ("never", "never"))
-_HINT, _LEAK = re.compile(r"exact_after_([0-9]{1,7})"), re.compile(r"leak_([0-9]{1,9})")
+_HINT, _LEAK, _NEAR = (re.compile(rf"{name}_([0-9]{{1,9}})") for name in ("exact_after", "leak", "near_leak"))
 _SHARES = tuple((share, f"{share:.0%}".replace("%", " %")) for share in (0.0, 0.25, 0.5, 0.75, 1.0))
 
 
@@ -71,10 +71,13 @@ def _charts(before: Evaluated, after: Evaluated | None, terms: Terms) -> str:
     sides["never"] = sides["after"] or sides["before"]
     curves = [(name, group, side) for name, group in _SERIES if (side := sides[name]) is not None]
     hints = [(name, _points(side, group, _HINT, "exact", 0)) for name, group, side in curves]
-    leaks = [
-        (name, [(math.log10(k), y) for k, y in _points(side, group, _LEAK, "sequence_p", 1)])
-        for name, group, side in curves
-    ]
+    leaks, near = (
+        [
+            (name, [(math.log10(k), y) for k, y in _points(side, group, pattern, first, 1)])
+            for name, group, side in curves
+        ]
+        for pattern, first in ((_LEAK, "sequence_p"), (_NEAR, "near_p"))
+    )
     shown = [
         (
             "exact",
@@ -82,6 +85,7 @@ def _charts(before: Evaluated, after: Evaluated | None, terms: Terms) -> str:
             _chart(hints, ("true tokens shown", "extracted"), is_log=False),
         ),
         ("sequence_p", "Expected to leak in k samples", _chart(leaks, ("samples", "leaked"), is_log=True)),
+        ("near_p", "… but for a few tokens, at least", _chart(near, ("samples", "leaked"), is_log=True)),
     ]
     cells = "".join(
         f"<div{terms.mark(name)}><h3>{terms.label(title, name)}</h3>{chart}</div>"

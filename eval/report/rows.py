@@ -25,7 +25,7 @@ GROUP_LABELS = {
 }
 _AFTER = re.compile(r"(exact|accuracy)_after_[0-9]{1,7}")
 _SECRET_AFTER = re.compile(r"secret_after_[0-9]{1,7}")
-_LEAK = re.compile(r"leak_[0-9]{1,9}")
+_LEAK = re.compile(r"(near_)?leak_[0-9]{1,9}")
 _MOST_AFTER = 20  # numbers of true tokens that have a row
 _MOST_SIGNS = 1000  # of a text in the terminal
 _HEAD = ("id", "group", "kind", "repeats", "prompt", "truth", "secrets")
@@ -67,7 +67,8 @@ def rows_for(names: Sequence[str]) -> list[Row]:
                      for q in after if q.startswith("accuracy")]  # fmt: skip
         if row.quantity == "discoverable":
             leaks = sorted((q for q in present if _LEAK.fullmatch(q)), key=_number_of)[:_MOST_AFTER]
-            rows += [Row(q, f"leak@{_number_of(q):,}", "share", "Extraction") for q in leaks]
+            leaks.sort(key=lambda q: q.startswith("near_"))
+            rows += [Row(q, _leak_label(q), "share", "Extraction") for q in leaks]
     return [row for row in rows if row.quantity in present]
 
 
@@ -75,6 +76,11 @@ def after_label(quantity: str) -> str:
     """The label of ``exact_after_<number>``."""
     count = _number_of(quantity)
     return f"… after {count} more true token{'' if count == 1 else 's'}"
+
+
+def _leak_label(quantity: str) -> str:
+    near = "… but for a few tokens, at least, " if quantity.startswith("near_") else ""
+    return f"{near}leak@{_number_of(quantity):,}"
 
 
 def _number_of(quantity: str) -> int:
