@@ -171,8 +171,8 @@ def measure(run: Run, label: str) -> Evaluation:
 
 def report(out: Path) -> None:
     """Print the table and write report.html, both from the files of a run."""
-    write_page(out)
     results, passages = read_results(out), read_passages(out / "passages.jsonl")
+    write_page(out)
     before, after = results["before"], results.get("after")
     for passage in passages[:3]:
         say("\n" + render_passage(passage))

@@ -19,6 +19,7 @@ from torch import nn
 
 from ppo.config import Sampling
 from ppo.generation import generate as ppo_generate
+from ppo.io.plain_files import new_text
 from ppo.io.rows import csv_rows, read_ids
 
 from .protocols import Generate
@@ -151,7 +152,7 @@ def write_guesses(path: Path, guesses: Sequence[Guess]) -> None:
 
     The last column is our addition. The official scorer reads columns by name and ranks guesses by their order.
     """
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with new_text(path, newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*COLUMNS, CONFIDENCE])
         for guess in ranked(guesses):

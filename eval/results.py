@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ppo.io.files import read_json, replace_text, write_json
+from ppo.io.plain_files import new_text, refuse_links
+from ppo.io.visible import visible
 from ppo.run.lock import LOCK_FILE
 
 from .evaluate import Evaluation
@@ -21,22 +23,26 @@ from .stored import read_passages, read_results
 
 _LEFT_BY_A_KILL = {LOCK_FILE, ".writable", "config.json.tmp"}
 
+_WRITTEN = ("model", "checkpoints", "checkpoint", "best", "dumps", "tensorboard", "points", "work", "twins")
+
 
 def check_folder(out: Path, *, is_new: bool) -> None:
     """Raise ValueError for a folder that cannot be written, or for one that is not empty when the run is new.
 
+    No link in it is followed: it could lead a run to write elsewhere. The folder itself may be one.
     What a run leaves that was killed before it had written its settings does not count.
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file: name a folder")
     if is_new and out.is_dir() and {path.name for path in out.iterdir()} - _LEFT_BY_A_KILL:
         raise ValueError(f"--out {out} is not empty: name another folder, or go on there with --resume")
+    refuse_links(out, _WRITTEN)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / ".writable").touch()
+        new_text(out / ".writable").close()
         (out / ".writable").unlink()
     except OSError as error:
-        raise ValueError(f"--out {out} cannot be written: {error.strerror}") from error
+        raise ValueError(f"--out {visible(str(out))} cannot be written: {error.strerror}") from error
 
 
 def check_untrained(out: Path) -> None:

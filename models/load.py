@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from models.gguf_header import check_gguf, read_gguf_header
 from models.lab.load import TWINS, load_twin
-from ppo.io.plain_files import check_plain_files
+from ppo.io.plain_files import check_plain_files, delete_links
 from ppo.io.surrogates import without_surrogates
 from ppo.lm.config_bounds import check_built
 from ppo.lm.device import move, resolve_device
@@ -49,6 +49,7 @@ class LoadedModel:
 
     def save(self, folder: Path) -> None:
         """Write a plain Hugging Face folder with the model and the tokenizer."""
+        delete_links(Path(folder))
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 

@@ -147,8 +147,10 @@ def _number(checkpoint: Path) -> int:
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file. Tensors that share memory are written as separate tensors.
 
-    Raises OSError that names the file when it cannot be written.
+    A link that has the name gives way to the file. Raises OSError that names the file when it cannot be written.
     """
+    if path.is_symlink():
+        path.unlink()
     written = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     try:
         with naming_file(path):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..config import Config
 from ..distributed.sharding import gathered
 from ..io.files import naming
+from ..io.plain_files import delete_links
 from ..kl import KLPenalty
 from ..optim.optimizer import Optimizer
 from ..policy import Policy
@@ -180,6 +181,7 @@ class RunState:
         with self.policy.processes.together():
             if self.policy.processes.is_first:
                 make_folder(folder)
+                delete_links(folder)
                 self._write_policy(folder, policy, is_alone=True)
 
     def save_value(self, folder: Path) -> None:
@@ -188,6 +190,7 @@ class RunState:
         with self.policy.processes.together():
             if self.policy.processes.is_first:
                 make_folder(folder)
+                delete_links(folder)
                 save_tensors(folder / VALUE, critic)
 
     def save_numbered(self, folder: Path) -> Path:

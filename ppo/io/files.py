@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .plain_files import open_plain
+from .plain_files import new_text, open_plain
 from .surrogates import refuse_written_surrogates, without_surrogates
 from .visible import visible
 
@@ -85,10 +85,12 @@ def replace_text(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
     try:
         with naming_file(path):
-            temporary.write_text(without_surrogates(text), encoding="utf-8")
+            with new_text(temporary) as file:
+                file.write(without_surrogates(text))
             flush(temporary)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise
     with naming_file(path):
         os.replace(temporary, path)

@@ -1,15 +1,18 @@
-"""Only plain files are opened for reading, whatever a name promises.
+"""Only plain files are opened, whatever a name promises.
 
-A pipe would be waited for without end, and a device such as /dev/zero read without end. Links are followed, because the
-hub's cache is made of them. This module knows nothing about the content of files.
+A pipe would be waited for without end, and a device such as /dev/zero read without end. For reading, links are
+followed, because the hub's cache is made of them. For writing they are not: a link in a folder that somebody sent would
+lead a run to write elsewhere. This module knows nothing about the content of files.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from io import BufferedReader
 from pathlib import Path
+from typing import TextIO
 
 from .visible import visible
 
@@ -39,6 +42,58 @@ def open_plain(path: Path) -> BufferedReader:
         file.close()
         raise
     return file
+
+
+def append_text(path: Path, *, newline: str | None = None) -> TextIO:
+    """A plain file, opened to write UTF-8 at its end, and made where there is none.
+
+    Raises ValueError for a link, a pipe, a device or a folder, none of which is followed or waited for; OSError as
+    ``open`` does.
+    """
+    check_appendable(path)
+    return os.fdopen(_opened_to_write(path, os.O_APPEND), "a", encoding="utf-8", newline=newline)
+
+
+def new_text(path: Path, *, newline: str | None = None) -> TextIO:
+    """A new plain file, opened to write UTF-8. What had its name, a link say, is deleted and not followed."""
+    path.unlink(missing_ok=True)
+    return os.fdopen(_opened_to_write(path, os.O_EXCL), "w", encoding="utf-8", newline=newline)
+
+
+def refuse_links(folder: Path, names: Iterable[str]) -> None:
+    """Raise ValueError of one line if any of the names, which a run will write to, is a link in its folder."""
+    for name in names:
+        if (folder / name).is_symlink():
+            raise ValueError(
+                f"{visible(str(folder / name))} is a link, and nothing is written where it leads: delete it"
+            )
+
+
+def delete_links(folder: Path) -> None:
+    """Delete the links that a folder holds in the place of a model's or a tokenizer's files.
+
+    The libraries that write these files would write where a link leads.
+    """
+    for path in (path for pattern in MODEL_FILES for path in folder.glob(pattern)):
+        if path.is_symlink():
+            path.unlink()
+
+
+def check_appendable(path: Path) -> None:
+    """Raise ValueError of one line for what :func:`append_text` would not append to."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    refuse_links(path.parent, [path.name])
+    _check_mode(path, mode)
+
+
+def _opened_to_write(path: Path, how: int) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | how
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"):
+        flags |= getattr(os, name, 0)
+    return os.open(path, flags, 0o666)
 
 
 def check_plain(path: Path) -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Mapping, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 
 from ..io.files import naming_file
+from ..io.plain_files import append_text, new_text, open_plain
 
 
 class CsvTable:
@@ -30,16 +32,16 @@ class CsvTable:
         """Add one row at the end."""
         new = [name for name in row if name not in self._columns]
         if new:
-            with open(self._path, newline="", encoding="utf-8") as file:
+            with TextIOWrapper(open_plain(self._path), encoding="utf-8", newline="") as file:
                 rows = list(csv.DictReader(file))
             self._columns += new
             self._replace(rows)
-        with naming_file(self._path), open(self._path, "a", newline="", encoding="utf-8") as file:
+        with naming_file(self._path), append_text(self._path, newline="") as file:
             csv.DictWriter(file, self._columns, restval="", lineterminator="\n").writerow(row)
 
     def _replace(self, rows: Sequence[Mapping[str, float]] | Sequence[Mapping[str, str]]) -> None:
         temporary = self._path.with_name(self._path.name + ".tmp")
-        with naming_file(self._path), open(temporary, "w", newline="", encoding="utf-8") as file:
+        with naming_file(self._path), new_text(temporary, newline="") as file:
             writer = csv.DictWriter(file, self._columns, restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)

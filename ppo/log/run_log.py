@@ -14,6 +14,7 @@ from typing import Any
 
 from ..checkpoint.folder import list_checkpoints
 from ..io.files import flush, naming_file, replace_text
+from ..io.plain_files import append_text, check_appendable, refuse_links
 from ..io.rows import byte_lines
 from ..io.surrogates import refuse_written_surrogates, without_surrogates
 from ..io.visible import visible
@@ -24,6 +25,9 @@ from .tensorboard import TensorBoard, open_tensorboard
 
 HEADLINE = {"score": "score/mean", "kl": "kl/per_sequence"}
 """What the progress bar shows: each label, and the metric whose last known value it shows."""
+
+FOLDERS = ("checkpoints", "best", "dumps", "tensorboard")
+"""What a run makes beside its log."""
 
 
 class RunLog:
@@ -47,6 +51,9 @@ class RunLog:
 
     def _open(self, folder: Path, first_step: int, use_tensorboard: bool | None) -> None:
         metrics = folder / "metrics.jsonl"
+        refuse_links(folder, FOLDERS)
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            check_appendable(folder / name)
         if first_step == 0 and metrics.exists() and metrics.stat().st_size > 0:
             if list_checkpoints(folder / "checkpoints") or (folder / "best").is_dir():
                 raise ValueError(f"{folder} holds another run: resume it with Trainer.resume, or name another folder")
@@ -93,7 +100,7 @@ class RunLog:
         if self._folder is None:
             return
         path = self._folder / name
-        with naming_file(path), open(path, "a", encoding="utf-8") as file:
+        with naming_file(path), append_text(path) as file:
             file.write(without_surrogates(json.dumps(record, ensure_ascii=False)) + "\n")
 
 

@@ -194,3 +194,40 @@ def test_a_stranger_s_folder_gets_a_page_or_one_line(tmp_path, capfd, name, new)
         status = demem.main(["report", "--out", str(tmp_path)])
         ended_well(capfd, status)
         assert status or not ACTS.findall((tmp_path / "report.html").read_text("utf-8")), path
+
+
+LINKS = {"looping": lambda path: path.symlink_to(path.name), "dangling": lambda path: path.symlink_to("nowhere")}
+
+
+@pytest.mark.parametrize("how", LINKS)
+@pytest.mark.parametrize("name", ["config.json", "evaluation.json", "passages.jsonl", "metrics.jsonl", "report.html"])
+def test_a_link_that_leads_nowhere_in_the_folder_of_a_report(tmp_path, capfd, how, name):
+    """What is read is named, or counts as missing; what is written takes its place."""
+    write_folder(tmp_path, is_over=True)
+    (tmp_path / name).unlink(missing_ok=True)
+    LINKS[how](tmp_path / name)
+    status = demem.main(["report", "--out", str(tmp_path)])
+    _, last = ended_well(capfd, status)
+    assert status == (0 if name in ("report.html", "metrics.jsonl") else 2)
+    assert name in last or status == 0
+    assert (tmp_path / "report.html").is_file() == (status == 0)
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("how", LINKS)
+@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints", "model", "evaluation.json"])
+def test_a_link_that_leads_nowhere_in_the_folder_of_a_training(tmp_path, capfd, how, name):
+    data = write_jsonl(tmp_path / "rows.jsonl", [
+        {"prefix": f" the value of row {i * 7919}", "suffix": f" {i * 104729} is what it is"} for i in range(6)
+    ])  # fmt: skip
+    out = tmp_path / "run"
+    command = ["--data", data, *GROUPS, *SMALL, "--num-samples", "0", "--out", str(out)]
+    assert demem.main(["attack", *command]) == 0
+    (out / name).unlink(missing_ok=True)
+    LINKS[how](out / name)
+    capfd.readouterr()
+    status = demem.main(["train", *command, "--resume"])
+    _, last = ended_well(capfd, status)
+    assert status == (2 if name in ("checkpoints", "model") else 0)  # a log without a checkpoint begins anew
+    assert f"{name} is a link, and nothing is written where it leads" in last or status == 0
+    assert not (out / "nowhere").exists()

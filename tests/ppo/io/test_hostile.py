@@ -29,9 +29,9 @@ def kinds(loaders):
 
 
 KINDS = [
-    "config", "config nodes", "points", "settings", "csv", "jsonl", "jsonl ids", "retain", "metrics", "guesses", "cloze",
-    "questions", "npy", "truths", "gguf", "safetensors", "adapter", "dump", "replay", "state.json", "checkpoint",
-    "model", "tokenizer", "gguf model",
+    "config", "config nodes", "points", "settings", "csv", "jsonl", "jsonl ids", "retain", "metrics", "guesses",
+    "cloze", "questions", "npy", "truths", "gguf", "safetensors", "adapter", "dump", "replay", "state.json",
+    "checkpoint", "model", "tokenizer", "gguf model",
 ]  # fmt: skip
 
 

@@ -19,14 +19,15 @@ from models.lab.load import load_tokenizer
 from models.load import load
 from models.lora import load_adapter
 from ppo import Config, Trainer, replay
-from ppo.io.files import read_json
-from ppo.io.plain_files import check_plain_files, open_plain
+from ppo.io.files import read_json, write_json
+from ppo.io.plain_files import append_text, check_plain_files, new_text, open_plain
 from ppo.lm.load import load_pretrained
 from ppo.log import RunLog, read_jsonl
 from tests.fakes import tiny_gpt2
 
 PROMPTS = [[2, 3], [4]]
 SECONDS = 20
+SMALL = Config(prompts_per_step=2, minibatch=2, response_length=2, save_every_steps=1)
 
 
 def pipe(path):
@@ -161,3 +162,109 @@ def test_links_of_the_hub_s_cache_are_followed(tmp_path):
     assert next(model.parameters()).dtype == torch.float32
     with open_plain(tmp_path / "snapshot" / "config.json") as file:
         assert file.read(1) == b"{"
+
+
+# ---------------------------------------------------------------------- what is written
+
+
+def elsewhere(path):
+    """A link to somebody's file, which must stay as it is."""
+    path.symlink_to(precious(path))
+
+
+def precious(path):
+    kept = path.parents[1] / "precious"
+    kept.write_text("precious")
+    return kept
+
+
+def made_elsewhere(path):
+    """What a link in this place would have made or changed outside the run's folder."""
+    kept = path.parents[1] / "precious"
+    return [p for p in (path.with_name("nowhere"),) if p.exists()] + [
+        p for p in (kept,) if p.exists() and p.read_text() != "precious"
+    ]
+
+
+WRITTEN = [zeros, dangling, looping, elsewhere]
+FOLDERS = ["checkpoints", "best", "dumps", "tensorboard"]
+
+
+@pytest.mark.parametrize("make", [*WRITTEN, pipe, unix_socket, folder])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl"])
+def test_a_log_goes_into_plain_files_alone(tmp_path, make, name):
+    path = tmp_path / "run" / name
+    path.parent.mkdir()
+    make(path)
+    with pytest.raises(ValueError, match=rf"run/{name} is ") as caught:
+        RunLog(path.parent)
+    assert "\n" not in str(caught.value)
+    assert made_elsewhere(path) == []
+
+
+@pytest.mark.parametrize("make", WRITTEN)
+@pytest.mark.parametrize("name", FOLDERS)
+def test_no_folder_of_a_run_is_a_link(tmp_path, make, name):
+    path = tmp_path / "run" / name
+    path.parent.mkdir()
+    make(path)
+    with pytest.raises(ValueError, match=rf"run/{name} is a link, and nothing is written where it leads: delete it"):
+        Trainer(tiny_gpt2(), PROMPTS, lambda s: [0.0] * len(s), SMALL, out=path.parent).train(1, progress=False)
+    assert made_elsewhere(path) == []
+
+
+def test_the_folder_of_a_run_may_be_a_link(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "run").symlink_to("there")
+    Trainer(tiny_gpt2(), PROMPTS, lambda s: [0.0] * len(s), SMALL, out=tmp_path / "run").train(1, progress=False)
+    assert (tmp_path / "there" / "checkpoints" / "step-000001" / "state.json").is_file()
+
+
+@pytest.mark.parametrize("make", WRITTEN)
+@pytest.mark.parametrize("name", ["evaluation.json", "evaluation.json.tmp", "metrics.csv", "metrics.csv.tmp"])
+def test_what_is_written_whole_takes_the_place_of_a_link(tmp_path, make, name):
+    path = tmp_path / "run" / name
+    path.parent.mkdir()
+    make(path)
+    if name.startswith("metrics"):
+        log = RunLog(path.parent)
+        log.metrics(0, {"a/b": 1.0})
+        log.metrics(1, {"c/d": 1.0})
+        log.close()
+        assert (path.parent / "metrics.csv").read_text() == "step,a/b,c/d\n0,1.0,\n1,,1.0\n"
+    else:
+        write_json(path.parent / "evaluation.json", {"a": 1})
+        assert read_json(path.parent / "evaluation.json") == {"a": 1}
+    assert not (path.parent / name.removesuffix(".tmp")).is_symlink()
+    assert made_elsewhere(path) == []
+
+
+@pytest.mark.parametrize("make", WRITTEN)
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "model.safetensors"])
+def test_a_model_is_written_into_its_folder(tmp_path, make, name):
+    path = tmp_path / "model" / name
+    path.parent.mkdir()
+    make(path)
+    Trainer(tiny_gpt2(), PROMPTS, lambda s: [0.0] * len(s), SMALL).save_model(path.parent)
+    assert path.is_file()
+    assert not path.is_symlink()
+    assert made_elsewhere(path) == []
+
+
+@pytest.mark.parametrize("make", [*WRITTEN, folder])
+def test_a_path_that_cannot_be_appended_to_or_made_is_named(tmp_path, make):
+    path = tmp_path / "run" / "x"
+    path.parent.mkdir()
+    make(path)
+    with pytest.raises(ValueError, match="run/x is "):
+        append_text(path)
+    if make is folder:
+        with pytest.raises(OSError, match="run/x"):
+            new_text(path)
+    else:
+        with new_text(path, newline="") as file:
+            file.write("a\n")
+        with append_text(path, newline="") as file:
+            file.write("é\r\n")
+        assert path.read_bytes() == "a\né\r\n".encode()
+    assert made_elsewhere(path) == []
