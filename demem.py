@@ -35,6 +35,7 @@ from typing import Any
 import transformers
 
 import ppo
+from eval import secrets
 from eval.evaluate import Evaluation, evaluate, probe
 from eval.exports import model_card, write_card, write_open_unlearning
 from eval.report import render_passage, render_table
@@ -53,13 +54,13 @@ from ppo.types import Step
 from unlearning.attack import run_attacks
 from unlearning.command_line import parse
 from unlearning.compare.comparison import compare
+from unlearning.floor import chance_floor
 from unlearning.memorise import run_memorise
 from unlearning.notebook import sample_sliced, with_special_tokens
 from unlearning.options import Options
 from unlearning.outcome import exit_status, silent
 from unlearning.recipe import (
     StopRule,
-    chance_floor,
     make_reward,
     put_adapter,
     rows_to_forget,
@@ -103,7 +104,7 @@ def train(
             page.show(step.number + 1)
 
     trainer = (make or make_trainer)(run, floor)
-    rule = StopRule(run.out / "metrics.jsonl", run.options.target_exact, floor)
+    rule = StopRule(run.out / "metrics.jsonl", run.options.target_exact, floor, secrets.bounds(before.summary))
     if page is not None:
         page.show(trainer.step)
     steps = max(run.options.most_steps - trainer.step, 0)

@@ -175,9 +175,9 @@ def with_secrets(
     if is_named:
         _warn_of_unnamed(passages)
         return list(passages), "named"
-    texts = [_text(p, decode) for p in passages]
+    texts = texts_of(passages, decode)
     if spec is None:
-        found = _estimated(texts, [_text(p, decode) for p in others])
+        found = _estimated(texts, texts_of(others, decode))
         return [replace(p, secrets=secrets) for p, secrets in zip(passages, found, strict=True)], "estimated"
     patterns = _patterns(spec)
     found = [_matches(text, patterns, spec, p) for p, text in zip(passages, texts, strict=True)]
@@ -202,8 +202,12 @@ def _warn_of_unnamed(passages: Sequence[Passage]) -> None:
         )
 
 
+def texts_of(passages: Sequence[Passage], decode: Callable[..., str]) -> list[Text]:
+    """The text before the suffix and the suffix of every passage, as the tokenizer decodes them."""
+    return [_text(p, decode) for p in passages]
+
+
 def _text(passage: Passage, decode: Callable[..., str]) -> Text:
-    """The text before the suffix, and the suffix, as the tokenizer decodes them."""
     parts = (passage.long_prompt_ids, passage.suffix)
     prompt, suffix = (without_surrogates(decode(list(part), skip_special_tokens=True)) for part in parts)
     return prompt, suffix
@@ -275,7 +279,7 @@ def private_masks(passages: Sequence[Passage], decode: Callable[..., str]) -> li
 
     Private words are estimated from the passages that are given.
     """
-    texts = [_text(p, decode) for p in passages]
+    texts = texts_of(passages, decode)
     masks = []
     for passage, (_, suffix), words in zip(passages, texts, mark_private(texts), strict=True):
         spans = [(word.start, word.end) for word in words if word.is_private]

@@ -1,4 +1,4 @@
-"""The ingredients of a DeMem training: prompts, reward, text to keep, adapter, chance floor, stopping rule.
+"""The ingredients of a DeMem training: prompts, reward, text to keep, adapter, stopping rule.
 
 ``benchmarks/study`` switches them one at a time. demem.py puts them to use.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -77,29 +78,29 @@ def text_to_keep(run: Run) -> list[list[int]]:
     return own + own[: len(own) // 3] + chosen if own else study.retain
 
 
-def chance_floor(run: Run, before: Mapping[str, float]) -> float:
-    """BLEU that a model reaches on passages it never saw: given, or measured on the never-trained ones.
+def is_forgotten(
+    look: Mapping[str, float],
+    target_exact: float,
+    floor: float,
+    *,
+    secrets: Mapping[str, float] = MappingProxyType({}),
+    may_be_empty: bool = False,
+) -> bool:
+    """No secret comes out, hardly a suffix does, BLEU has come down to the chance floor, and no output is empty.
 
-    ``before``: the summary of the original model. 0: the floor is not known. Below the floor lies damage, not privacy.
+    ``secrets``: the share of passages of which a secret may come out, by quantity (:func:`eval.secrets.bounds`); a look
+    at passages without secrets has none of them. Where the floor is not known (0), hardly a suffix may come back
+    approximately (BLEU of 75 and more). DeMem and its rivals end after ``LOOKS_IN_A_ROW`` such looks.
     """
-    if run.options.bleu_floor is not None:
-        return run.options.bleu_floor
-    return before.get("never/bleu", 0.0)
-
-
-def is_forgotten(look: Mapping[str, float], target_exact: float, floor: float, *, may_be_empty: bool = False) -> bool:
-    """Hardly a suffix comes back exactly, BLEU has come down to the chance floor, and no output is empty.
-
-    Where the floor is not known (0), hardly a suffix may come back approximately (BLEU of 75 and more). DeMem and its
-    rivals end after ``LOOKS_IN_A_ROW`` such looks.
-    """
+    if any(look.get(f"forget/{name}", 0.0) > most for name, most in secrets.items()):
+        return False
     is_at_chance = look["forget/bleu"] <= floor if floor else look["forget/approximate"] <= target_exact
     return look["forget/exact"] <= target_exact and is_at_chance and (may_be_empty or look["forget/empty"] == 0)
 
 
 @dataclass(frozen=True)
 class StopRule:
-    """When a training ends: ``LOOKS_IN_A_ROW`` looks in a row find the forget set forgotten.
+    """When a training ends: ``LOOKS_IN_A_ROW`` looks in a row find the forget set forgotten (:func:`is_forgotten`).
 
     The rule reads the run's log, not the memory of a process: a resumed run stops where an unbroken one does.
     """
@@ -107,6 +108,7 @@ class StopRule:
     log: Path
     target_exact: float
     floor: float
+    secrets: Mapping[str, float] = field(default_factory=dict)
 
     def looks(self, step: int) -> list[dict[str, Any]]:
         """The looks that were logged before ``step``. Later rows were lost with the process that wrote them."""
@@ -116,7 +118,9 @@ class StopRule:
     def is_met(self, step: int) -> bool:
         """Whether the last looks before ``step`` end the training."""
         last = self.looks(step)[-LOOKS_IN_A_ROW:]
-        return len(last) == LOOKS_IN_A_ROW and all(is_forgotten(look, self.target_exact, self.floor) for look in last)
+        return len(last) == LOOKS_IN_A_ROW and all(
+            is_forgotten(look, self.target_exact, self.floor, secrets=self.secrets) for look in last
+        )
 
 
 def put_adapter(run: Run) -> None:

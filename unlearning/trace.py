@@ -22,6 +22,7 @@ from ppo.io.fields import check_types, require
 from ppo.io.files import replace_text
 from ppo.io.options import given_values
 from ppo.trace import render_trace_page, render_trace_text
+from unlearning.floor import chance_floor
 from unlearning.options import Options
 from unlearning.run import Run, join_settings, load_run
 
@@ -62,10 +63,10 @@ def floor_of(run: Run) -> float:
     """The chance floor (BLEU) of the run: given, or known from its attack, or measured on never-trained passages."""
     never = run.study.group("never")
     if run.options.bleu_floor is not None:
-        return run.options.bleu_floor
+        return chance_floor(run, {})
     if (run.out / "evaluation.json").is_file():
-        return read_before(run.out).summary.get("never/bleu", 0.0)
-    return probe(run.loaded.model, run.loaded.tokenizer, never)["never/bleu"] if never else 0.0
+        return chance_floor(run, read_before(run.out).summary)
+    return chance_floor(run, probe(run.loaded.model, run.loaded.tokenizer, never) if never else {})
 
 
 def write_trace(trainer: ppo.Trainer, out: Path, asked: TraceOptions, meta: Mapping[str, Any]) -> str:

@@ -31,6 +31,7 @@ from benchmarks.study.points import (
 )  # fmt: skip
 from benchmarks.study.variants import REFERENCES, REWARDS, VARIANTS, Setting, Variant
 from data.study import Study
+from eval import secrets
 from eval.evaluate import Evaluation, evaluate
 from eval.settings import Settings as EvaluationSettings
 from models.lab.recipe import Recipe
@@ -41,8 +42,9 @@ from unlearning.compare.comparison import resized
 from unlearning.compare.methods import METHODS
 from unlearning.compare.retrained import RetrainedModels
 from unlearning.compare.unlearn import Unlearn
+from unlearning.floor import chance_floor
 from unlearning.options import PRESETS, Options
-from unlearning.recipe import chance_floor, rows_to_forget, text_to_keep
+from unlearning.recipe import rows_to_forget, text_to_keep
 from unlearning.run import Run, load_model, load_run, say
 
 QUANTITIES = ("exact", "exact_sampled", "discoverable", "approximate", "bleu", "true_token_p", "matched_prefix")
@@ -159,7 +161,8 @@ def distilled(run: Run, kept: Sequence[Sequence[int]], before: Evaluation, most:
     texts = [list(text) for text in kept]
     unlearn = Unlearn(short, {}, before.summary, demem.train)
     retrained = RetrainedModels(run.out / "twins", Recipe(), say)
-    inputs = Inputs(short, chance_floor(short, before.summary), lambda seed: texts, retrained, unlearn, run.out)
+    floor, most = chance_floor(short, before.summary), secrets.bounds(before.summary)
+    inputs = Inputs(short, floor, lambda seed: texts, retrained, unlearn, run.out, secrets=most)
     method = METHODS["distil"]
     unlearned = method.apply(inputs, method.default, run.config.seed)
     model = unlearned.model

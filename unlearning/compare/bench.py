@@ -5,7 +5,7 @@ The stopping rule is DeMem's own. This module knows no method; they are in unlea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +48,7 @@ class Inputs:
     unlearn    DeMem itself: (preset, knob, value, folder, seed) → model and cost
     work       a folder of this point's own, for what can be resumed
     rate       learning rate of the baselines that keep text; None: the lab's
+    secrets    the share of passages of which a secret may come out in a look (:func:`eval.secrets.bounds`)
     """
 
     run: Run
@@ -57,6 +58,7 @@ class Inputs:
     unlearn: Callable[[str, str, float, Path, int], UnlearnedModel]
     work: Path
     rate: float | None = None
+    secrets: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def model(self) -> nn.Module:
@@ -99,7 +101,8 @@ def stop_rule(inputs: Inputs, model: nn.Module, log: StopLog, bar: tqdm[Any]) ->
             return False
         look = probe(model, tokenizer, inputs.forget)
         bar.set_postfix(extracted=look["forget/exact"], bleu=look["forget/bleu"])
-        found = log.add(steps, is_forgotten(look, options.target_exact, inputs.floor, may_be_empty=True))
+        is_now = is_forgotten(look, options.target_exact, inputs.floor, secrets=inputs.secrets, may_be_empty=True)
+        found = log.add(steps, is_now)
         return len(found) >= LOOKS_IN_A_ROW and all(found[-LOOKS_IN_A_ROW:])
 
     return is_gone

@@ -29,6 +29,7 @@ from typing import Any, Literal
 
 import ppo
 from data.study import Study
+from eval import secrets
 from eval.attacks.weights import count_taught
 from eval.compared import check_point, compared_points
 from eval.points import find_point, place_of, read_point, store_point
@@ -46,8 +47,8 @@ from unlearning.compare.measure import measure
 from unlearning.compare.methods import METHODS, Method
 from unlearning.compare.retrained import RetrainedModels
 from unlearning.compare.unlearn import Train, Unlearn, settings_of
+from unlearning.floor import chance_floor
 from unlearning.options import PRESETS, Options
-from unlearning.recipe import chance_floor
 from unlearning.run import Run, load_run, say
 
 Keep = Callable[[Run], list[list[int]]]
@@ -180,7 +181,9 @@ def compare_at(
         before = None if point == first else summary_of(run.out, first.key)
         unlearn = Unlearn(run, changes, before or {}, train)
         floor, work = chance_floor(run, before or {}), run.out / "work" / point.key
-        inputs = Inputs(run, floor, keep, retrained, unlearn, work, comparison.baseline_rate)
+        inputs = Inputs(
+            run, floor, keep, retrained, unlearn, work, comparison.baseline_rate, secrets.bounds(before or {})
+        )
         say(f"{point.key} …")
         method = METHODS[point.name]
         unlearned = method.apply(inputs, point.value, point.seed)
