@@ -45,7 +45,7 @@ from eval.stored import read_passages, read_results
 from models.lora import unload
 from ppo.checkpoint import list_checkpoints
 from ppo.distributed import Processes
-from ppo.io.console import print_any_text, shown_warnings
+from ppo.io.console import print_any_text, show_tracebacks, shown_warnings
 from ppo.io.surrogates import refuse_surrogates
 from ppo.log import HEADLINE
 from ppo.run.interrupt import sigterm_as_ctrl_c
@@ -303,4 +303,5 @@ def write(command: str, parsed: argparse.Namespace, processes: Processes) -> Non
 
 
 if __name__ == "__main__":
+    show_tracebacks()
     sys.exit(main(sys.argv[1:]))

@@ -19,6 +19,7 @@ from data.challenge import find_split, read_challenge
 from data.lab import lab_passages
 from data.secrets import check_named, named_secrets
 from data.types import Passage
+from ppo.io.console import shown_errors
 from ppo.io.rows import Place, csv_rows, jsonl_rows, kind_of_file
 from ppo.io.visible import visible
 
@@ -33,6 +34,7 @@ GROUPS = ("", "forget", "forget_holdout", "keep", "never")
 _GPT2_PROBES = {" the": 262, " and": 290, " of": 286}
 
 
+@shown_errors()
 def load_passages(
     spec: str | Path,
     tokenizer: PreTrainedTokenizerBase,
@@ -87,7 +89,7 @@ def _warn_of_ends(spec: str | Path, passages: Sequence[Passage], tokenizer: Any)
             f"end of a text, {tokenizer.eos_token!r} ({end}): in training a response ends there, the evaluation asks "
             "for every token; cut them there if the mark is none of their words",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.lab import chunks
+from ppo.io.console import shown_errors
 from ppo.io.rows import jsonl_rows, kind_of_file, text_lines
 from ppo.io.visible import visible
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 MAX_TEXT_BYTES = 2**30  # of one document, which is held in memory
 
 
+@shown_errors()
 def load_retain(paths: Sequence[str | Path], tokenizer: Tokenizer, length_tokens: int) -> list[list[int]]:
     """Chunks of exactly ``length_tokens`` ids, in the order of the files. The rest of each document is dropped.
 

@@ -19,6 +19,7 @@ from torch import nn
 
 from ppo.config import Sampling
 from ppo.generation import generate as ppo_generate
+from ppo.io.console import shown_errors
 from ppo.io.plain_files import new_text
 from ppo.io.rows import csv_rows, read_ids
 
@@ -159,6 +160,7 @@ def write_guesses(path: Path, guesses: Sequence[Guess]) -> None:
             writer.writerow([guess.example, json.dumps(guess.suffix, separators=(",", ":")), repr(guess.confidence)])
 
 
+@shown_errors()
 def read_guesses(path: Path) -> list[Guess]:
     """Guesses of a CSV in the challenge's format. Without "Confidence" the first guess is the most confident.
 
@@ -179,6 +181,7 @@ def read_guesses(path: Path) -> list[Guess]:
     return guesses
 
 
+@shown_errors()
 def read_truths(path: Path) -> list[tuple[int, ...]]:
     """The true suffixes of a ``.npy`` file, integers [rows, tokens]. Nothing is unpickled."""
     return [tuple(row) for row in read_ids(path).astype(np.int64).tolist()]

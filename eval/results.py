@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ppo.io.console import shown_errors
 from ppo.io.files import read_json, replace_text, write_json
 from ppo.io.plain_files import new_text, refuse_links
 from ppo.io.visible import visible
@@ -52,6 +53,7 @@ def check_untrained(out: Path) -> None:
         raise ValueError(f"--out {out} holds a training: go on with --resume, or name another folder")
 
 
+@shown_errors()
 def read_settings(out: Path) -> dict[str, Any]:
     """config.json of a run. Raises ValueError when it is missing or damaged."""
     path = out / "config.json"
@@ -91,6 +93,7 @@ def write_results(
     return results
 
 
+@shown_errors()
 def read_before(folder: Path) -> Evaluation:
     """The evaluation before unlearning, with its records."""
     head = ("id", "group", "kind", "repeats", "prompt", "truth")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ppo.io.console import shown_errors
 from ppo.io.files import read_json
 from ppo.io.plain import finite
 from ppo.io.visible import visible
@@ -19,6 +20,7 @@ TEXTS = ("id", "group", "kind", "prompt", "truth")
 """What the record of every passage holds as text."""
 
 
+@shown_errors()
 def read_results(folder: Path) -> dict[str, Any]:
     """The content of evaluation.json: meta, summary, before, after. ValueError when it is missing or damaged."""
     path = folder / "evaluation.json"
@@ -36,6 +38,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     return results
 
 
+@shown_errors()
 def read_passages(path: Path) -> list[dict[str, Any]]:
     """The paired records of passages.jsonl. ValueError names the file, the record and the field of what is damaged."""
     records = read_jsonl(path)

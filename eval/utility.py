@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 from torch import nn
 
+from ppo.io.console import shown_errors
 from ppo.io.rows import jsonl_rows
 
 from .intervals import share_interval
@@ -160,6 +161,7 @@ def score_pairs(
     return teacher_force(model, [[*a, *b] for a, b in pairs], starts=starts, batch_tokens=batch_tokens)
 
 
+@shown_errors()
 def read_cloze(path: Path) -> list[Cloze]:
     """Cloze items from JSONL. ValueError names file and line.
 
@@ -178,6 +180,7 @@ def read_cloze(path: Path) -> list[Cloze]:
     return items
 
 
+@shown_errors()
 def read_questions(path: Path) -> list[Question]:
     """Questions from JSONL: rows with "context", "choices" (strings) and "answer" (index from 0).
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from ppo.io.console import shown_errors
 from ppo.io.plain_files import open_plain
 
 MAX_ELEMENTS = 4_000_000  # in all arrays together; a vocabulary of 300,000 needs three arrays of that size, and merges
@@ -31,6 +32,7 @@ class GGUFHeader:
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
+@shown_errors()
 def read_gguf_header(path: Path) -> GGUFHeader:
     """The header of a file. ValueError, naming the file, if it is cut off or declares more than the file holds."""
     with open_plain(path) as file:
@@ -40,6 +42,7 @@ def read_gguf_header(path: Path) -> GGUFHeader:
             raise ValueError(f"GGUF model {path} is damaged: {error}; download it again") from error
 
 
+@shown_errors()
 def check_gguf(path: Path) -> None:
     """Raise ValueError for a file that is cut off, or whose header declares more than the file or its weights hold."""
     header = read_gguf_header(path)

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from models.gguf_header import check_gguf, read_gguf_header
 from models.lab.load import TWINS, load_twin
+from ppo.io.console import shown_errors
 from ppo.io.plain_files import check_plain_files, delete_links
 from ppo.io.surrogates import without_surrogates
 from ppo.lm.config_bounds import check_built
@@ -54,6 +55,7 @@ class LoadedModel:
         self.tokenizer.save_pretrained(folder)
 
 
+@shown_errors()
 def load(spec: str | Path, *, dtype: torch.dtype = torch.float32) -> LoadedModel:
     """Load ``spec`` with weights of ``dtype`` on the CPU.
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ppo.checkpoint import save_tensors
+from ppo.io.console import shown_errors
 from ppo.io.files import naming, read_json, write_json
 from ppo.lm.backbone import blocks
 from ppo.lm.device import FLOATS
@@ -136,6 +137,7 @@ def save_adapter(model: nn.Module, folder: str | Path, config: LoraConfig, *, ba
     write_json(folder / "adapter_config.json", description)
 
 
+@shown_errors()
 def load_adapter(model: nn.Module, folder: str | Path) -> LoraConfig:
     """Put a saved adapter (ours or PEFT's plain LoRA) on a model without adapters, in place, and return its config.
 

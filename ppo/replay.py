@@ -19,6 +19,7 @@ from .checks.checks import Checks, rollout_problems, sampler_gaps
 from .checks.dump import Dumps, on_device, read_dump
 from .checks.seams import checked_policy_loss, names_of
 from .distributed.processes import Processes
+from .io.console import shown_errors
 from .kl import KLPenalty
 from .learner import Learner
 from .lm.backbone import context_length, vocabulary_size
@@ -52,6 +53,7 @@ class Replay:
     learner: Learner
 
 
+@shown_errors()
 def replay(
     path: str | Path,
     *,

@@ -47,6 +47,7 @@ from .distributed.sharding import shard
 from .draws import Draws
 from .evaluation.evaluator import Evaluator, check_evaluation, sampling_of
 from .importance import importance_weights
+from .io.console import shown_errors
 from .io.plain import is_whole
 from .io.special import check_special_tokens
 from .kl import KLPenalty
@@ -491,6 +492,7 @@ class Trainer:
         self.state.save_value(Path(path))
 
     @classmethod
+    @shown_errors()
     def resume(
         cls,
         path: str | Path,

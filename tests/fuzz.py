@@ -4,8 +4,9 @@
 
 Each input is a good file with damage: bytes flipped, cut, doubled or moved, numbers made huge, strings inserted that
 break parsers. JSON is also damaged node by node. Checkpoints get correct checksums again, as an attacker would give
-them. A loader may accept an input, or raise a ValueError that names the file or its folder. Any other outcome, and any
-that takes long, is printed with the seed that reproduces it, and the exit status is 1.
+them. A loader may accept an input, or raise a ValueError of one line that names the file or its folder and holds
+nothing that acts on a terminal; the folder's name and some inputs do. Any other outcome, and any that takes long, is
+printed with the seed that reproduces it, and the exit status is 1.
 
 The file has more than 300 lines: every kind of input is one short method.
 """
@@ -47,6 +48,7 @@ from models.lora import LoraConfig, adapters, add_lora, load_adapter, save_adapt
 from ppo import Config, Trainer, replay
 from ppo.checkpoint import load_tensors, read_state, save_tensors
 from ppo.checks.dump import Dumps, read_dump
+from ppo.io.visible import visible
 from ppo.lm.load import load_pretrained
 from ppo.lm.safetensors_header import weight_shapes
 from ppo.log import read_jsonl
@@ -316,8 +318,10 @@ def outcomes(
             load()
             outcome = "taken"
         except ValueError as error:
-            is_said = bool(str(error)) and folder in str(error)
+            is_said, is_shown = bool(str(error)) and visible(folder) in str(error), visible(str(error)) == str(error)
             outcome = "refused" if is_said else f"a ValueError that names no file: {traceback.format_exc()}"
+            if not is_shown:
+                outcome = f"a ValueError with what acts on a terminal, or of several lines: {error!s:.500}"
             if ran_out_of_memory(error):  # a ValueError made from a MemoryError does not refuse the file
                 outcome = traceback.format_exc()
         except KeyboardInterrupt:
@@ -355,7 +359,8 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     failures: collections.Counter[str] = collections.Counter()
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+    where = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="x\x1b[2J\u202ey", dir=where) as folder:
         kinds = Loaders(Path(folder)).kinds()
         limit_memory(options.memory_mib)
         for name in options.kind or kinds:

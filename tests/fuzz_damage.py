@@ -25,7 +25,7 @@ BITS = [
 ]  # fmt: skip
 VALUES: list[Any] = [
     None, True, -1, 0, 1, 2**63, 10**30, 1e308, float("nan"), "", "../x", "\x00", "cpu", "meta", "float16", "load", [],
-    {}, [[]], {"a": []}, "x" * 10_000, [0] * 1000, [1], ["q"], "(.|.)*!",
+    "\x1b[2J\u202ex\n", {}, [[]], {"a": []}, "x" * 10_000, [0] * 1000, [1], ["q"], "(.|.)*!",
 ]  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def changed_nodes(record: Any, rng: random.Random) -> Any:
             key = rng.choice(list(holder) if isinstance(holder, dict) else range(len(holder)))
             if not isinstance(holder[key], dict | list) or not holder[key] or rng.random() < 0.3:
                 if isinstance(holder, dict) and rng.random() < 0.2:
-                    holder[rng.choice(["../x", "step", "\x00", "model"])] = holder.pop(key)
+                    holder[rng.choice(["../x", "step", "\x00\x1b[2J", "model"])] = holder.pop(key)
                 else:
                     holder[key] = copy.deepcopy(rng.choice(VALUES))  # a copy: the next change may modify it
                 break
@@ -77,7 +77,7 @@ def changed_tensors(tensors: dict[str, torch.Tensor], rng: random.Random) -> dic
     if kind == 0:
         return tensors
     if kind == 1:
-        return tensors | {rng.choice(["../x", "weight", name + "x"]): value}
+        return tensors | {rng.choice(["../x\x1b[2J", "weight", name + "x"]): value}
     changed = [value.flatten()[:-1], value.double(), torch.zeros(3, 3), torch.full_like(value, 77)][kind - 2]
     return tensors | {name: changed}
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, NoReturn
 
 import ppo
 from ppo.io.options import add_options, field_sections, flag_of
@@ -42,6 +42,14 @@ OF_DEFAULT_PRESET = {
     "response_length": "the usual suffix's",
     "min_response_length": "response_length",
 }
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors quote the command line as it may be shown."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2 and one line after the usage."""
+        super().error(visible(message))
 
 
 @dataclass(frozen=True)
@@ -173,7 +181,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
         return parse([late[0], *words])
     foreign = [word for word in arguments if takers(word) and parsed.command not in takers(word)]
     if foreign or left_over:  # argparse would take --top-k for short of the attacks' --top-ks
-        parsers[parsed.command].error(visible(why_not(parsed.command, foreign or left_over)))
+        parsers[parsed.command].error(why_not(parsed.command, foreign or left_over))
     if parsed.help_all:
         make_parsers(is_whole=True)[1][parsed.command].print_help()
         raise SystemExit(0)
@@ -182,7 +190,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
 
 def make_parsers(*, is_whole: bool) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """The parser of the program and those of the commands. ``is_whole``: their help shows every option."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="demem.py",
         usage="demem.py [command] [options]",
         description="Make a language model stop reproducing memorised passages, and measure what that cost.",

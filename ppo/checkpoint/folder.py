@@ -28,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..io.console import shown_errors
 from ..io.files import flush, naming_file, read_json
 from ..io.plain_files import check_plain, open_plain
 from ..lm.device import FLOATS
@@ -98,6 +99,7 @@ def _fill(folder: Path, fill: Callable[[Path], Mapping[str, Any]]) -> None:
         flush(written)
 
 
+@shown_errors()
 def read_state(path: Path) -> tuple[Path, dict[str, Any]]:
     """The folder and the state.json of a checkpoint, after every file was checked against its checksum.
 
@@ -112,7 +114,7 @@ def read_state(path: Path) -> tuple[Path, dict[str, Any]]:
             problems.append(str(error))
             continue
         if problems:
-            warnings.warn(f"{'; '.join(problems)}: going on from {folder}", RuntimeWarning, stacklevel=3)
+            warnings.warn(f"{'; '.join(problems)}: going on from {folder}", RuntimeWarning, stacklevel=4)
         return folder, state
     raise ValueError("; ".join(problems) if problems else f"{path} holds no checkpoint: there is no state.json in it")
 
@@ -159,6 +161,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: dict[st
         raise OSError(errno.EIO, str(error)[:200], str(path)) from error
 
 
+@shown_errors()
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file. Raises ValueError that names a missing or damaged file."""
     check_plain(path)

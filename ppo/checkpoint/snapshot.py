@@ -93,7 +93,7 @@ def check_own(snapshot: Snapshot, own: Mapping[str, str], *, seams: Sequence[str
             raise ValueError(f"{snapshot.folder} was saved without {seam}=…, {asker} got {now}: leave it out")
         if then != now:
             text = f"{snapshot.folder} was saved with {seam}={then:.200}, {asker} got {now}"
-            warnings.warn(f"{text}: the run goes on otherwise if they differ", RuntimeWarning, stacklevel=4)
+            warnings.warn(f"{text}: the run goes on otherwise if they differ", RuntimeWarning, stacklevel=5)
 
 
 def _read(
@@ -139,7 +139,7 @@ def _warn_of_another_kind(folder: Path, saved: str | None, given: str) -> None:
     """Another class with weights of the same names may compute something else, or it was only renamed."""
     if saved is not None and saved != given:
         text = f"{folder} was saved from a {saved}, model=… is a {given}: the run goes on otherwise if they differ"
-        warnings.warn(text, RuntimeWarning, stacklevel=5)
+        warnings.warn(text, RuntimeWarning, stacklevel=6)
 
 
 def _check_kind(model: nn.Module, state: Mapping[str, Any], file: Path) -> None:

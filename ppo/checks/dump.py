@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..checkpoint.folder import load_tensors, save_tensors
 from ..distributed import OtherProcessError, Processes
+from ..io.console import shown_errors
 from ..io.files import read_json, write_json
 from ..retain import RetainBatch
 from ..types import Generation, Rollout, Sample
@@ -89,6 +90,7 @@ def _make_room(folder: Path, check: str) -> None:
         shutil.rmtree(old)
 
 
+@shown_errors()
 def read_dump(folder: Path) -> tuple[dict[str, Any], Rollout, RetainBatch | None]:
     """The dump.json, the rows and the text to keep of a dump, on the CPU. Raises ValueError that names the damage."""
     found = read_json(folder / "dump.json")

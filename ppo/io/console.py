@@ -1,14 +1,17 @@
-"""What reaches a console: signs that it cannot write, and warnings that quote text from outside.
+"""What reaches a console: signs that it cannot write; warnings and errors that quote text from outside.
 
-This module knows streams, warnings and logging, nothing else.
+This module knows streams, warnings, logging and errors, nothing else.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Any
 
 from .visible import visible
@@ -44,6 +47,34 @@ def shown_warnings() -> Iterator[None]:
         warnings.formatwarning = plain
         for handler in handlers:
             handler.removeFilter(_show)
+
+
+@contextmanager
+def shown_errors() -> Iterator[None]:
+    """Within the context, or the function that it decorates, the text of a ValueError is made visible.
+
+    A path, a name or a value in it may be a stranger's. Errors that it was raised from keep their own text.
+    """
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        shown = visible(text, lines=True)
+        if shown == text:
+            raise
+        if type(error) is not ValueError:  # such as one of UTF-8, whose text is not its argument
+            raise ValueError(shown) from error
+        error.args = (shown,)
+        raise
+
+
+def show_tracebacks() -> None:
+    """From now on, the traceback of an error that nobody catches is printed as it may be shown."""
+
+    def print_shown(kind: type[BaseException], error: BaseException, at: TracebackType | None) -> None:
+        print(visible("".join(traceback.format_exception(kind, error, at)), lines=True), end="", file=sys.stderr)
+
+    sys.excepthook = print_shown
 
 
 def _show(record: logging.LogRecord) -> bool:

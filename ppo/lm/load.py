@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from ..io.console import shown_errors
 from ..io.files import read_json
 from ..io.visible import visible
 from .backbone import Backbone, evaluation_mode, is_causal, probe_ids, unwrapped, vocabulary_size
@@ -36,6 +37,7 @@ TOKENIZER_REMEDY = "save the tokenizer's files next to the weights, or give a lo
 _DECODER = "give a decoder such as GPT-Neo, OPT or Llama"
 
 
+@shown_errors()
 def load_model(
     model: str | Path | nn.Module,
     tokenizer: Any | None,
@@ -77,6 +79,7 @@ def check_dtype(model: nn.Module, dtype: torch.dtype | None) -> None:
         )
 
 
+@shown_errors()
 def load_pretrained(
     source: str | Path, *, dtype: torch.dtype = torch.float32, tokenizer: Any | None = None, remedy: str = REMEDY
 ) -> tuple[Any, Any]:
@@ -100,6 +103,7 @@ def load_pretrained(
     return model, tokenizer
 
 
+@shown_errors()
 def load_causal(source: str | Path, *, dtype: torch.dtype = torch.float32, remedy: str = REMEDY) -> Any:
     """The model alone, as :func:`load_pretrained` loads it. It is for a folder without a tokenizer."""
     name = f"model={str(source)!r}"
@@ -131,7 +135,7 @@ def _causal(folder: Path, *, name: str, dtype: torch.dtype, remedy: str) -> Any:
     explained(lambda: check_room(config, folder), failure=failure, remedy=remedy)
     is_safe = any(folder.glob("*.safetensors"))
     if not is_safe:
-        warnings.warn(f"{name} has no safetensors file: its pytorch_model.bin is read, tensors only", stacklevel=3)
+        warnings.warn(f"{name} has no safetensors file: its pytorch_model.bin is read, tensors only", stacklevel=4)
     model, info = explained(
         lambda: class_of(config).from_pretrained(
             folder, config=config, dtype=dtype, use_safetensors=is_safe, weights_only=True, local_files_only=True,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.folder import list_checkpoints
+from ..io.console import shown_errors
 from ..io.files import flush, naming_file, replace_text
 from ..io.plain_files import append_text, check_appendable, refuse_links
 from ..io.rows import byte_lines
@@ -109,6 +110,7 @@ def headline(labels: Mapping[str, str], metrics: Mapping[str, float]) -> dict[st
     return {label: f"{metrics[name]:.3f}" for label, name in labels.items() if name in metrics}
 
 
+@shown_errors()
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The records of a JSONL file. A last line that is not JSON is left out, because a kill may have cut it off.
 

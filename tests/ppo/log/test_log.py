@@ -1,6 +1,7 @@
 """The files that a run writes about itself."""
 
 import csv
+import json
 import sys
 import warnings
 from pathlib import Path
@@ -162,6 +163,25 @@ def test_a_log_that_was_deleted_or_cut_is_mentioned_on_resume(tmp_path):
     metrics.unlink()
     with pytest.warns(RuntimeWarning, match=r"metrics\.jsonl does not hold 4 of the 4 steps before this one"):
         RunLog(tmp_path, first_step=4).close()
+
+
+def test_no_name_and_no_text_in_the_table_is_a_formula(tmp_path):
+    """A log that somebody sent may hold texts; a function of one's own may name its metric as it likes."""
+    sent = {"step": 0, "=cmd|'/c calc'!A0": -0.5, "b": "=1+1", "c": "-2+3", "d": -3, "e": None, "f": " @x", "g": ["+1"]}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(sent) + "\n")
+    log = RunLog(tmp_path, first_step=1)
+    log.metrics(1, {"+x/y": -1.5, "b": 2.0})
+    log.metrics(2, {"-z": float("-inf"), "@w\t": 1e-3, "h" * 5000: 1.0})
+    log.close()
+    head, *rows = list(csv.reader((tmp_path / "metrics.csv").open(newline="")))
+    assert head == [
+        "step", "'=cmd|'/c calc'!A0", "b", "c", "d", "e", "f", "g", "'+x/y", "'-z", "'@w\\x09", "h" * 1000,
+    ]  # fmt: skip
+    assert rows == [
+        ["0", "-0.5", "'=1+1", "'-2+3", "-3", "", "' @x", "['+1']", "", "", "", ""],
+        ["1", "", "2.0", "", "", "", "", "", "-1.5", "", "", ""],
+        ["2", "", "", "", "", "", "", "", "", "-inf", "0.001", "1.0"],
+    ]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
