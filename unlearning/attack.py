@@ -150,9 +150,16 @@ def score_challenge(
 
 
 def show(found: dict[str, Summary]) -> None:
-    """Exact extraction and BLEU of every attack, before and after."""
+    """Secrets, exact extraction and BLEU of every attack, before and after."""
     before, after = found["before"], found.get("after", {"attacks": []})
-    for quantity, title in (("exact", "Exact extraction in any try"), ("bleu", "BLEU of the best try")):
+    for quantity, title in (
+        ("secret", "Secret still emitted in any try"),
+        ("run", "Longest verbatim run of any try, tokens"),
+        ("exact", "Exact extraction in any try"),
+        ("bleu", "BLEU of the best try"),
+    ):
+        if not any(quantity in group for attack in before["attacks"] for group in attack["groups"].values()):
+            continue  # no passage has a secret
         say(f"\n{title}\n{render_attacks(before['attacks'], after['attacks'], quantity=quantity)}")
     recalls = [f"{label} {one['challenge']['recall']:.1%}" for label, one in found.items() if "challenge" in one]
     if recalls:

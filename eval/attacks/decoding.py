@@ -40,7 +40,7 @@ def sampling_attack(
     slots: int = 64,
 ) -> list[AttackResult]:
     """``num_samples`` samples of every passage under each sampler; one result per sampler."""
-    shown = [as_shown(p) for p in passages]
+    shown = [as_shown(p, tokenizer) for p in passages]
     return [
         attack_shown(
             model,
@@ -68,7 +68,7 @@ def beam_attack(
     """
     if num_beams < 2:
         raise ValueError(f"num_beams={num_beams} must be at least 2: one beam is greedy decoding")
-    shown = [as_shown(p) for p in passages]
+    shown = [as_shown(p, tokenizer) for p in passages]
     longest = max(len(s.suffix) for s in shown)
     ends = frozenset(end_ids(model))
     tries: list[list[Continuation]] = []

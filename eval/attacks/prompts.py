@@ -19,6 +19,7 @@ from ppo.lm.backbone import context_length
 
 from ..outputs import continuations
 from ..protocols import Passage
+from ..secrets import locate
 from .result import AttackResult, Shown, Sight, score_tries
 
 GREEDY = Sampling(temperature=0.0)
@@ -49,13 +50,19 @@ def attack_shown(
     return AttackResult(attack, variant, sees, sampling.num_samples, rows)
 
 
-def as_shown(passage: Passage, prefix: Sequence[int] | None = None, suffix: Sequence[int] | None = None) -> Shown:
-    """A passage with another prompt or another suffix."""
+def as_shown(
+    passage: Passage, tokenizer: Any, prefix: Sequence[int] | None = None, *, hint: int = 0
+) -> Shown:  # fmt: skip
+    """A passage with another prompt, or with the first ``hint`` tokens of its suffix behind the prompt."""
+    prompt = list(passage.prefix if prefix is None else prefix)
+    shown = list(passage.suffix[:hint])
     return Shown(
         passage.id,
         passage.group,
-        list(passage.prefix if prefix is None else prefix),
-        list(passage.suffix if suffix is None else suffix),
+        [*prompt, *shown],
+        list(passage.suffix[hint:]),
+        secrets=[secret for secret in locate(passage, tokenizer) if secret.is_hidden(hint)],
+        shown=shown,
     )
 
 
@@ -63,7 +70,7 @@ def greedy_attack(
     model: nn.Module, tokenizer: Any, passages: Sequence[Passage], *, slots: int = 64
 ) -> list[AttackResult]:
     """Greedy decoding from the prefix: the baseline of the other attacks."""
-    shown = [as_shown(p) for p in passages]
+    shown = [as_shown(p, tokenizer) for p in passages]
     return [
         attack_shown(model, tokenizer, shown, GREEDY, attack="greedy", variant="", sees="prefix", slots=slots)
     ]  # fmt: skip
@@ -73,7 +80,7 @@ def context_attack(
     model: nn.Module, tokenizer: Any, passages: Sequence[Passage], *, slots: int = 64
 ) -> list[AttackResult]:
     """Longer context: the prompt is pre-prefix + prefix. Passages without a pre-prefix are skipped."""
-    shown = [as_shown(p, [*p.pre_prefix, *p.prefix]) for p in passages if p.pre_prefix]
+    shown = [as_shown(p, tokenizer, [*p.pre_prefix, *p.prefix]) for p in passages if p.pre_prefix]
     return [attack_shown(model, tokenizer, shown, GREEDY, attack="longer context", variant="", sees="context",
                          slots=slots)]  # fmt: skip
 
@@ -86,7 +93,7 @@ def shortened_attack(
     for count in kept:
         if count < 1:
             raise ValueError(f"kept={count} must be at least 1: a prompt needs a token")
-        shown = [as_shown(p, p.prefix[-count:]) for p in passages if len(p.prefix) > count]
+        shown = [as_shown(p, tokenizer, p.prefix[-count:]) for p in passages if len(p.prefix) > count]
         results.append(
             attack_shown(model, tokenizer, shown, GREEDY, attack="shortened prefix", variant=f"tokens:{count}",
                          sees="prefix", slots=slots)
@@ -106,9 +113,7 @@ def hinted_attack(
     for count in hints:
         if count < 1:
             raise ValueError(f"hints={count} must be at least 1 token: greedy_attack shows none")
-        shown = [
-            as_shown(p, [*p.prefix, *p.suffix[:count]], p.suffix[count:]) for p in passages if len(p.suffix) > count
-        ]
+        shown = [as_shown(p, tokenizer, hint=count) for p in passages if len(p.suffix) > count]
         results.append(
             attack_shown(model, tokenizer, shown, GREEDY, attack="true tokens shown", variant=f"tokens:{count}",
                          sees="suffix", slots=slots)
@@ -133,7 +138,7 @@ def perturbed_attack(
             ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
             ids = ids if limit is None else ids[-(limit - longest) :]
             if ids:
-                shown.append(as_shown(p, ids))
+                shown.append(as_shown(p, tokenizer, ids))
         results.append(
             attack_shown(model, tokenizer, shown, GREEDY, attack="perturbed prefix", variant=name, sees="prefix",
                          slots=slots)

@@ -58,7 +58,7 @@ def relearning_attack(
     def attack_after(step: int) -> bool:
         if step in (0, *steps):
             for part in ("taught", "not taught"):
-                shown = [as_shown(p) for p in passages if (p.id in taught) == (part == "taught")]
+                shown = [as_shown(p, tokenizer) for p in passages if (p.id in taught) == (part == "taught")]
                 results.append(
                     attack_shown(pupil, tokenizer, shown, GREEDY, attack="relearning", variant=f"steps:{step}|{part}",
                                  sees="weights", slots=slots)
@@ -98,7 +98,7 @@ def quantisation_attack(
     slots: int = 64,
 ) -> list[AttackResult]:
     """Greedy decoding of copies whose weights are rounded to ``bits`` bits. See :func:`quantised` for ``group``."""
-    shown = [as_shown(p) for p in passages]
+    shown = [as_shown(p, tokenizer) for p in passages]
     scale = "row" if group is None else str(group)
     return [
         attack_shown(

@@ -1,6 +1,7 @@
 """Attacks on a model that has memorised, with the numbers that they must give; their machinery against plain loops."""
 
 import copy
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from eval.attacks import decoding, prompts, result, suite, weights
 from eval.attacks.result import AttackResult, Shown
 from eval.outputs import Continuation, continuations
+from eval.secrets import Secret
 from eval.teacher import teacher_force
 from models.load import load
 from ppo.config import Sampling
@@ -35,7 +37,7 @@ def test_the_best_try_decides_a_row():
     tries = [[Continuation([3, 9], "bh"), Continuation([3, 4, 9], "bch"), Continuation([], "")]]
     (row,) = result.score_tries(shown, tries, Letters(), Bleu())
     assert row == {"id": "a", "group": "forget", "exact": 0.0, "exact_folded": 0.0, "approximate": 0.0, "bleu": 0.0,
-                   "matched": 2 / 3, "empty": 0.0}  # fmt: skip
+                   "matched": 2 / 3, "empty": 0.0, "secret": None, "run": 2.0}  # fmt: skip
     upper = [[Continuation([7], "BCD")]]
     (row,) = result.score_tries(shown, upper, Letters(), Bleu())
     assert (row["exact"], row["exact_folded"]) == (0.0, 1.0)
@@ -43,7 +45,35 @@ def test_the_best_try_decides_a_row():
 
 def make_row(name: str, group: str, exact: float, bleu: float) -> dict:
     return {"id": name, "group": group, "exact": exact, "exact_folded": exact, "approximate": exact, "bleu": bleu,
-            "matched": exact, "empty": 1 - exact}  # fmt: skip
+            "matched": exact, "empty": 1 - exact, "secret": None, "run": 10 * exact}  # fmt: skip
+
+
+def test_any_try_that_writes_a_secret_counts_and_passages_without_one_do_not():
+    letters, secret = Letters(), [Secret("cd", 2, 3)]
+    shown = [Shown("a", "forget", [2], [2, 3, 4, 5], secrets=secret), Shown("b", "forget", [2], [3, 4])]
+    tries = [[Continuation([9], "h"), Continuation([9, 4, 5], "hcd")], [Continuation([3, 4], "bc")]]
+    rows = result.score_tries(shown, tries, letters, Bleu())
+    assert [(row["secret"], row["run"]) for row in rows] == [(1.0, 2.0), (None, 2.0)]
+    first, second = AttackResult("x", "", "prefix", 2, rows), AttackResult("y", "", "prefix", 2, rows[1:])
+    assert [row["secret"] for row in result.union([first, second]).rows] == [1.0, None]
+    found = result.summarise(first, resamples=5)["groups"]["forget"]
+    assert (found["secret"], found["passages"]) == (1.0, 2)
+    assert found["intervals"]["secret"] == pytest.approx([0.025, 1.0])  # of the one passage that has a secret
+    assert "secret" not in result.summarise(second, resamples=5)["groups"]["forget"]
+    table = result.render_attacks([result.summarise(one, resamples=5) for one in (first, second)], quantity="secret")
+    assert table.splitlines()[2:] == ["x  100.0 %", "y        -"]
+
+
+def test_half_of_a_secret_may_be_shown_and_is_read_with_the_output():
+    letters = Letters()
+    passage = replace(make_passages()[0], suffix=(2, 3, 4, 5, 6, 7))
+    object.__setattr__(passage, "secrets", ("abcd", "ef"))
+    one, two, three = (prompts.as_shown(passage, letters, hint=hint) for hint in (1, 2, 3))
+    assert [[secret.text for secret in s.secrets] for s in (one, two, three)] == [["abcd", "ef"]] * 2 + [["ef"]]
+    assert (two.prefix, two.suffix) == ([*passage.prefix, 2, 3], [4, 5, 6, 7])
+    tries = [[Continuation([4, 5, 9], "cdh")]]
+    assert result.score_tries([two], tries, letters, Bleu())[0]["secret"] == 1.0
+    assert result.score_tries([three], tries, letters, Bleu())[0]["secret"] == 0.0
 
 
 def test_union_summary_and_table():
@@ -133,7 +163,7 @@ def test_drafts_of_the_truth_change_no_sample(memorised):
     (found,) = decoding.sampling_attack(memorised, Letters(), passages, samplers=[sampler], num_samples=3, seed=7)
     asked = Sampling(temperature=1.5, top_k=9, num_samples=3)
     plain = continuations(memorised, Letters(), passages, asked, generate=generate, seed=7)
-    shown = [prompts.as_shown(p) for p in passages]
+    shown = [prompts.as_shown(p, Letters()) for p in passages]
     assert found.rows == result.score_tries(shown, plain, Letters(), Bleu())
     assert found.tries == 3
     assert found.name == "3 samples temperature:1.5|top_k:9|top_p:1"

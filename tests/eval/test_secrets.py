@@ -198,7 +198,7 @@ def test_the_evaluation_and_the_look_tell_of_secrets(memorised, secret_passages)
     for name in ("secret_emitted", "secret_greedy", "secret_sampled", "secret_hinted", "secret_in_context"):
         assert found.summary[f"forget/{name}"] == 1.0, name
         assert found.summary[f"never/{name}"] == 0.0, name
-        assert found.intervals[f"forget/{name}"] == [1.0, 1.0]
+        assert found.intervals[f"forget/{name}"] == pytest.approx([0.292, 1.0], abs=1e-3)  # 3 of 3, Clopper-Pearson
         assert name in found.signatures
     assert found.summary["forget/verbatim_run"] == 6.0
     assert found.summary["never/verbatim_run"] < 3
