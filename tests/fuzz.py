@@ -56,7 +56,8 @@ from tests.fakes import tiny_gpt2
 from tests.fuzz_damage import changed_nodes, changed_tensors, damaged, make_right
 from tests.fuzz_files import gguf, npy, point, write_gguf
 
-SLOWEST_SECONDS = 5.0
+SLOWEST_SECONDS = 5.0  # of the processor; other programs may keep it busy
+LONGEST_WAIT = 60.0
 SLOW = ("points", "checkpoint", "model", "tokenizer", "gguf model", "replay")
 ADAPTER = LoraConfig(("c_attn",), rank=2)
 SHAPES = [
@@ -313,7 +314,7 @@ def outcomes(
     """(seed, outcome): "taken", "refused" (a ValueError whose message has the folder in it), or the traceback."""
     for seed in seeds:
         load = damage(random.Random(seed))
-        started = time.perf_counter()
+        started, began = time.process_time(), time.perf_counter()
         try:
             load()
             outcome = "taken"
@@ -328,8 +329,9 @@ def outcomes(
             raise
         except BaseException:  # a Rust panic is not an Exception
             outcome = traceback.format_exc()
-        if (seconds := time.perf_counter() - started) > SLOWEST_SECONDS:
-            outcome = f"took {seconds:.1f} s"
+        seconds, waited = time.process_time() - started, time.perf_counter() - began
+        if seconds > SLOWEST_SECONDS or waited > LONGEST_WAIT:
+            outcome = f"took {seconds:.1f} s of the processor, {waited:.1f} s in all"
         yield seed, outcome
 
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import TemplateError
-
 from .surrogates import refuse_surrogates
+from .visible import visible
+
+MOST_TEMPLATE = 2**20  # characters; those of known models have some thousands
+MOST_RENDERED = 16 * 2**20  # characters of a conversation
 
 
 def is_chat(content: Any) -> bool:
@@ -32,7 +34,10 @@ def encode_chat(
     """
     if tokenizer is None:
         raise ValueError(f"{where} holds chat messages, which need a tokenizer: pass tokenizer=… or token ids")
-    if not getattr(tokenizer, "chat_template", None):
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, str) and len(template) > MOST_TEMPLATE:
+        raise ValueError(f"{where}: the chat template has {len(template)} characters, at most {MOST_TEMPLATE}")
+    if not template:
         raise ValueError(
             f"{where} holds chat messages, and the tokenizer has no chat template: set tokenizer.chat_template, "
             "or give the text itself"
@@ -46,9 +51,13 @@ def encode_chat(
             add_generation_prompt=not (is_continued or is_whole),
             continue_final_message=is_continued,
         )
-    except (TemplateError, TypeError, ValueError, KeyError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+    except Exception as error:  # a template is a stranger's program: it may divide by zero, or call itself forever
+        reason = visible((str(error) or type(error).__name__).splitlines()[0])
         raise ValueError(f"{where}: the chat template does not take these messages: {reason:.200}") from error
+    if len(text) > MOST_RENDERED:
+        raise ValueError(
+            f"{where}: its chat template makes {len(text)} characters of it, at most {MOST_RENDERED}; shorten it"
+        )
     refuse_surrogates(text, f"{where}: the text of its chat template")
     for message in plain:  # a template that expects a string prints anything else as Python would
         if not isinstance(message.get("content"), str) and message.get("content") and str(message["content"]) in text:

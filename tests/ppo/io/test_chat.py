@@ -123,3 +123,25 @@ PARTS = [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]
 def test_what_cannot_be_a_conversation_is_named_in_one_line(messages, read_by, message):
     with pytest.raises(ValueError, match=one_line(message)):
         read_prompts([[3, 2], messages], read_by)
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{{ 10.0 ** 400 }}", "Numerical result out of range"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "maximum recursion depth exceeded"),
+        ("{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}", "maximum recursion depth exceeded"),
+        ("{{ messages.pop(7) }}", "immutable|pop"),
+        ("{{ range(10 ** 9) }}", "Range too big"),
+        ("{{ raise_exception('\\x1b[2J\\u202e') }}", r"these messages: \\x1b\[2J\\u202e"),
+        ("{% for a in range(20000) %}{{ 'x' * 1000 }}{% endfor %}", "template makes 20000000 characters of it"),
+        ("x" * 2**20 + "{{ 1 }}", "the chat template has 1048583 characters, at most 1048576"),
+    ],
+)  # fmt: skip
+def test_what_a_template_may_do_is_one_line(template, told):
+    with pytest.raises(ValueError, match=told) as caught:
+        read_prompts([HELLO], tokenizer(template))
+    assert str(caught.value).startswith("prompt 0")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
