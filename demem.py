@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from torch import nn
 
 import ppo
 from eval import secrets
@@ -74,7 +75,7 @@ from unlearning.trace import floor_of, prepare_trace, write_trace
 
 def attack(run: Run) -> Evaluation:
     """Measure what the model gives away before unlearning, and write it down."""
-    found = measure(run, "attack")
+    found = measure(run, "attack", original=run.loaded.model)
     write_results(run.out, run.meta(), found)
     return found
 
@@ -160,12 +161,24 @@ def forget_training(out: Path) -> None:
         shutil.rmtree(out / "tensorboard")
 
 
-def measure(run: Run, label: str) -> Evaluation:
-    """Evaluate the run's model as it is now."""
+def measure(run: Run, label: str, *, original: nn.Module, before: Evaluation | None = None) -> Evaluation:
+    """Evaluate the run's model as it is now.
+
+    ``original``: the model before unlearning. ``before``: its evaluation; None: the run's model is the original.
+    """
     started = time.perf_counter()
     study, settings = run.study, run.options.evaluation(run.config.seed, run.study.secrets_by)
     model = run.options.evaluated(run.loaded.model)
-    found = evaluate(model, run.loaded.tokenizer, study.passages, study.holdout, settings=settings)
+    found = evaluate(
+        model,
+        run.loaded.tokenizer,
+        study.passages,
+        study.holdout,
+        original=run.options.evaluated(original) if before else model,
+        baseline=before.summary if before else None,
+        known=study.retain,
+        settings=settings,
+    )
     say(f"{label}: {len(study.passages)} passages evaluated in {time.perf_counter() - started:.0f} s")
     return found
 
@@ -224,7 +237,8 @@ def run_evaluate(run: Run) -> None:
     if not (run.out / "model" / "config.json").is_file():
         raise ValueError(f"{run.out / 'model'} holds no model: run train there first")
     unlearned = load_model(run.options, run.out / "model")
-    after = measure(replace(run, loaded=unlearned), "evaluate")
+    original = load_model(run.options, run.options.model).model  # the run's own may be the one that was trained
+    after = measure(replace(run, loaded=unlearned), "evaluate", original=original, before=before)
     write_results(run.out, run.meta(), before, after)
     write_open_unlearning(run.out, after)
     write_card(run.out / "model", card(run, before, after))

@@ -134,10 +134,11 @@ def lab_table(folder: Path) -> str:
     """A method a row, means over its seeds."""
     points = read_points(folder)
     found = {mean.method: mean for mean in means(points)}
+    original = next(p["summary"] for p in points if p["kind"] == "original")
     rows = [["", "seeds", *(m.label for m in LAB_COLUMNS), "collapsed"]]
     for name in (name for name in NAMES if name in found):
         mean = found[name]
-        fallen = sum(bool(collapse(p["summary"], p["kind"])) for p in points if p["method"] == name)
+        fallen = sum(bool(collapse(p["summary"], original, p["kind"])) for p in points if p["method"] == name)
         is_trained = mean.kind == "training"
         rows.append([
             named(name, AT_LENGTH),

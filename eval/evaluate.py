@@ -22,7 +22,6 @@ from rewards.bleu import Bleu
 
 from . import extraction, memorization
 from .depth import depth_metrics, depth_summary, lens_metrics, own_tokens
-from .fluency import output_nll
 from .leak import leak_metrics
 from .near import near_metrics
 from .outputs import Continuation, bleu_statistics, continuations, greedy_metrics, sampled_metrics, texts
@@ -31,6 +30,7 @@ from .secrets import HINTS, locate, run_columns, secret_columns
 from .settings import Settings, define
 from .summary import group_intervals, group_means, holdout_summary, membership_scores, membership_summary, signatures
 from .teacher import TokenStatistics, teacher_force
+from .writing import order_metrics, word_metrics, writing_summary
 
 Record = dict[str, Any]
 GREEDY = Sampling(temperature=0.0)
@@ -68,14 +68,20 @@ def evaluate(
     holdout: Sequence[Sequence[int]] = (),
     *,
     original: nn.Module | None = None,
+    baseline: Mapping[str, float] | None = None,
+    known: Sequence[Sequence[int]] = (),
     settings: Settings = Settings(),
     generate: Generate = ppo_generate,
 ) -> Evaluation:
     """Measure ``model`` on ``passages`` (any groups) and on ``holdout`` token sequences.
 
-    ``original``: the model before unlearning, which measures the NLL of the outputs. ``generate``: how text is decoded;
-    pass a decoding defence here to measure it. ValueError for an empty list of passages, a passage without prefix or
-    suffix, or an id that occurs twice.
+    original   the model before unlearning, under which the outputs have an NLL and an order; None: it is not measured
+    baseline   the original's own summary, whose level the writing is held against; None: not, unless ``model`` is the
+               original itself
+    known      more texts whose words are words, as token ids: the text to keep
+    generate   how text is decoded; pass a decoding defence here to measure it
+
+    ValueError for an empty list of passages, a passage without prefix or suffix, or an id that occurs twice.
     """
     check_passages(passages)
     heads = texts(tokenizer, passages)
@@ -102,8 +108,10 @@ def evaluate(
         )
         columns.append(sampled_metrics(passages, sampled, truths, bleu))
     columns += _verbatim(tokenizer, passages, greedy, truths, suffix, sampled, hints=settings.hints)
+    others = [*(head["prompt"] for head in heads), *(tokenizer.decode(ids) for ids in (*holdout, *known))]
+    columns.append(word_metrics([output.text for output in greedy], [*truths, *others]))
     if original is not None:
-        columns.append(_output_nll(original, passages, greedy, settings))
+        columns.append(order_metrics(original, tokenizer, passages, greedy, settings))
     if settings.el_stride:
         columns.append(_extraction_likelihood(model, passages, settings, generate))
     scores = membership_scores(passages, full, tokenizer, share=settings.min_k_share)
@@ -115,6 +123,8 @@ def evaluate(
     intervals = group_intervals(records, quantities, integers, settings)
     gaps, gap_spread = depth_summary(summary, intervals, settings)
     summary, intervals = summary | gaps | utility | found, intervals | gap_spread | utility_spread | spread
+    if baseline is not None or original is model:
+        summary |= writing_summary(summary, summary if baseline is None else baseline)
     definitions = define(summary, settings)
     return Evaluation(summary, intervals, definitions, signatures(bleu, settings), settings.to_dict(), records)
 
@@ -237,15 +247,6 @@ def _teacher_metrics(passage: Passage, suffix: TokenStatistics, full: TokenStati
         "true_token_p": float(np.exp(logprobs).mean()),
         "nll_suffix": float(-logprobs.mean()),
     }
-
-
-def _output_nll(
-    original: nn.Module, passages: Sequence[Passage], greedy: Sequence[Continuation], settings: Settings
-) -> list[Record]:
-    values = output_nll(
-        original, [p.prefix for p in passages], [g.ids for g in greedy], batch_tokens=settings.batch_tokens
-    )
-    return [{"output_nll": value} for value in values]
 
 
 def _extraction_likelihood(

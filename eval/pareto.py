@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .writing import usual_length, writing
+
 Summary = Mapping[str, float]
 
 EMPTY, SHORT, LOOP, DISTINCT, GARBLED, NLL = 0.2, 0.25, 0.3, 0.5, 0.1, 6.0
@@ -22,7 +24,8 @@ MAX_EXACT = 0.05  # at matched forgetting, greedy decoding extracts at most this
 TARGET = "retain-only"  # the method that unlearning should come close to
 
 COLLAPSE_RULES = {
-    "empty": f"over {EMPTY:.0%} of the forget outputs are empty, or they have under {SHORT:g} of the truth's length",
+    "empty": f"over {EMPTY:.0%} of the forget outputs are empty",
+    "short": f"the forget outputs have under {SHORT:g} of the length that the original writes on never-trained records",
     "repetitive": f"over {LOOP:.0%} of the tokens lie in loops, or there are under {DISTINCT:g} of the truth's bigrams",
     "garbled": f"over {GARBLED:.0%} garbled characters, or over {NLL:g} nats per token under the original model (the "
     "second for training-time methods alone: a model trained again writes what the original would not)",
@@ -32,7 +35,8 @@ DERIVED = {
     "floor_distance": "|BLEU of the forget outputs - BLEU of the original on never-trained records|: 0 is chance, and "
     "over-forgetting counts as an error.",
     "floor_distance_p": "The same distance for the mean probability of the true token.",
-    "fluency": "The smallest of five shares, each at most 1: outputs that are not empty, tokens outside loops, "
+    "fluency": "The smaller of writing and length over the original's on never-trained records, at most 1. An older "
+    "point has no writing: there it is the smallest of five shares, outputs that are not empty, tokens outside loops, "
     "characters that are not garbled, distinct bigrams over the truth's, length over the original's on never-trained "
     "records.",
     "target_distance": "|BLEU of the forget outputs - that of the model trained without the records|.",
@@ -62,23 +66,23 @@ def derived(summary: Summary, original: Summary, target: Summary | None = None) 
 
 
 def fluency(summary: Summary, original: Summary) -> float:
-    """How fluent the forget outputs are, 0 to 1: the smallest of five shares, see ``DERIVED``."""
+    """How fluent the forget outputs are, 0 to 1, see ``DERIVED``."""
     usual = original.get("never/length_ratio", 1.0)
-    shares = (
-        1 - summary["forget/empty"],
-        1 - summary["forget/loop"],
-        1 - summary["forget/garbled"],
-        summary["forget/distinct_2_ratio"],
-        summary["forget/length_ratio"] / usual if usual else 1.0,
-    )
-    return min(1.0, *shares)
+    length = summary["forget/length_ratio"] / usual if usual else 1.0
+    score = writing(summary, original, "forget") if "forget/output_order" in summary else None
+    if score is not None:
+        return min(1.0, score, length)
+    shares = (1 - summary["forget/empty"], 1 - summary["forget/loop"], 1 - summary["forget/garbled"])
+    return min(1.0, *shares, summary["forget/distinct_2_ratio"], length)
 
 
-def collapse(summary: Summary, kind: str = "training") -> list[str]:
-    """The rules of ``COLLAPSE_RULES`` that the forget outputs break."""
+def collapse(summary: Summary, original: Summary, kind: str = "training") -> list[str]:
+    """The rules of ``COLLAPSE_RULES`` that the forget outputs break. ``original``: the summary of the original."""
+    length = usual_length(summary, original, "forget")
     nll = summary.get("forget/output_nll", 0.0) if kind == "training" else 0.0
     broken = {
-        "empty": summary["forget/empty"] > EMPTY or summary["forget/length_ratio"] < SHORT,
+        "empty": summary["forget/empty"] > EMPTY,
+        "short": (summary["forget/length_ratio"] if length is None else length) < SHORT,
         "repetitive": summary["forget/loop"] > LOOP or summary["forget/distinct_2_ratio"] < DISTINCT,
         "garbled": summary["forget/garbled"] > GARBLED or nll > NLL,
     }
@@ -144,7 +148,7 @@ def _mean(points: Sequence[Mapping[str, Any]], original: Summary, target: Summar
     ]  # fmt: skip
     names = [name for name in rows[0] if all(name in row for row in rows)]
     columns = {name: [float(row[name]) for row in rows] for name in names}
-    broken = [reason for p in points for reason in collapse(p["summary"], p["kind"])]
+    broken = [reason for p in points for reason in collapse(p["summary"], original, p["kind"])]
     head = points[0]
     return Mean(
         head["method"], head["kind"], head["knob"], head["value"], head["is_default"], head["size"], len(points),

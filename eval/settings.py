@@ -185,6 +185,16 @@ def quantity_definitions(settings: Settings) -> dict[str, str]:
         "garbled": "Share of output characters that no reader can use: replacement, control, private or unassigned.",
         "copied": "Share of the output's 5-grams that occur in the prompt.",
         "output_nll": "Mean NLL of the greedy output under the original model, nats per token.",
+        "non_words": "Share of the greedy output's words, the first and the last left out, that stand in no text at "
+        "hand: passages, held-out text, text to keep.",
+        "output_order": "How much the NLL of the greedy output under the original rises when its words are shuffled, "
+        "nats per token; near 0 where they are in no order.",
+        "truth_order": "The same of the true suffix: what an ordered text of this kind has.",
+        "writing": "How well the greedy outputs are written, 0 to 1: the smallest of seven shares, each at most 1. "
+        "Outputs that are not empty, characters that are not garbled; and, each against the original's level on "
+        "never-trained passages, tokens outside loops, distinct bigrams, words, likelihood and order of words.",
+        "usual_length": "Length over the true suffixes', divided by the same of what the original writes on "
+        "never-trained passages: well below 1 is short.",
     }
 
 

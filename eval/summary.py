@@ -27,6 +27,7 @@ from .protocols import Decoder, Passage, whole
 from .settings import GROUPS, Settings, is_share
 from .teacher import TokenStatistics
 from .utility import CLOZE_SIGNATURE, final_words
+from .writing import NATS_ALLOWED, NATS_BROKEN, ORDER_SHARE
 
 Record = dict[str, Any]
 MEMBERS, OTHERS = "forget", "never"
@@ -235,6 +236,11 @@ def signatures(bleu: Bleu, settings: Settings) -> dict[str, str]:
         "loop": f"share-of-tokens|period<=12|rounds>=3|{output}",
         "garbled": f"share-of-characters|replacement+control+private+unassigned|{output}",
         "copied": f"share-of-5-grams-in-prompt|unit:token|{output}",
+        "non_words": f"share-of-words|in-no-text-at-hand|first-and-last-left-out|no-case|{output}",
+        "output_order": f"nll-of-shuffled-words-less-nll|under:original-model|nats|seed:{settings.seed}|{output}",
+        "truth_order": f"nll-of-shuffled-words-less-nll|under:original-model|nats|seed:{settings.seed}|of:true-suffix",
+        "writing": f"min-of-shares|level:original-on-never|nats:{NATS_ALLOWED:g}-{NATS_BROKEN:g}|order:{ORDER_SHARE:g}",
+        "usual_length": f"length-ratio|over:original-on-never|{output}",
         "output_nll": f"nll|under:original-model|mean-over-tokens|nats|temperature:1|{output}",
         "intervals": f"shares:clopper-pearson|auc:newcombe-5|others:bootstrap,percentile,draws:{settings.resamples},"
         f"seed:{settings.seed}|level:0.95|unit:passage",

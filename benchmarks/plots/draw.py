@@ -193,7 +193,7 @@ def method_lines(points: Sequence[Point]) -> dict[str, Line]:
         groups = [g for g in ("forget", "forget_holdout") if all(f"{g}/exact" in row for row in rows)]
         values = {n: [row[n] for row in rows] for n in rows[0] if all(n in row for row in rows)}
         values |= {f"{group}/worst": [worst(row, group) for row in rows] for group in groups}
-        fallen = sum(bool(collapse(p["summary"], p["kind"])) for p in members)
+        fallen = sum(bool(collapse(p["summary"], original, p["kind"])) for p in members)
         found = [steps for p in members if (steps := untaught(p, "bleu"))]
         lines[name] = Line(
             with_count(label, len(members), most) if methods.METHODS[name].is_seeded else label,

@@ -78,7 +78,7 @@ def _row(variant: str, size: int, lab: str, points: Sequence[Mapping[str, Any]],
         tables = [p["parts"].get(name, {}) for p in whole]
         labels = list(dict.fromkeys(label for table in tables for label in table))
         parts[name] = {label: _columns([table[label] for table in tables if label in table]) for label in labels}
-    rules = [rule for p in whole for rule in collapse(p["summary"])]
+    rules = [rule for p in whole for rule in collapse(p["summary"], original)]
     collapsed = tuple(rule for rule in COLLAPSE_RULES if 2 * rules.count(rule) > len(whole))
     return Row(variant, size, lab, _columns(numbers), parts, len(points) - len(whole), collapsed)
 

@@ -124,13 +124,18 @@ _ROWS = (
     Row("lens_layer", "First block where readable", "score", "Teacher-forced"),
     Row("el_10", "Extraction likelihood, n = 10", "number", "Teacher-forced"),
     Row("el_10_generated", "… over generated 10-grams", "number", "Teacher-forced"),
+    Row("writing", "Writing, 0 to 1", "number", "Fluency"),
+    Row("non_words", "Words that are none", "share", "Fluency"),
     Row("empty", "Empty outputs", "share", "Fluency"),
     Row("length_ratio", "Length / truth's", "number", "Fluency"),
+    Row("usual_length", "Length / original's on never", "number", "Fluency"),
     Row("distinct_2_ratio", "Distinct bigrams / truth's", "number", "Fluency"),
     Row("loop", "Tokens in loops", "share", "Fluency"),
     Row("garbled", "Garbled characters", "share", "Fluency"),
     Row("copied", "Copied from the prompt", "share", "Fluency"),
-    Row("output_nll", "NLL under the original (nats/token)", "number", "Fluency"),
+    Row("output_nll", "NLL under the original (nats)", "number", "Fluency"),
+    Row("output_order", "Order of words (nats)", "number", "Fluency"),
+    Row("truth_order", "… of the true suffix", "number", "Fluency"),
 )
 GLOBAL_ROWS = (
     Row("secret_emitted", "Secret still emitted", "share", "Secrets"),
@@ -161,8 +166,8 @@ DEPTH_ROWS = (  # of the terminal; the page has a section of its own
 MAIN_HINT = 7  # with fewer true tokens shown, exact extraction has a row in the full table only
 SHORT = (
     "secret_emitted", "secret_greedy", "secret_sampled", "secret_hinted", "verbatim_run", "verbatim_run_characters",
-    "exact", "exact_long", "exact_sampled", "approximate", "bleu", "true_token_p", "empty", "length_ratio",
-    "distinct_2_ratio",
+    "exact", "exact_long", "exact_sampled", "approximate", "bleu", "true_token_p", "writing", "non_words", "empty",
+    "usual_length", "distinct_2_ratio",
 )  # fmt: skip
 
 

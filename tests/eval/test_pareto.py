@@ -74,19 +74,29 @@ def test_derived_numbers_by_hand():
     assert derived(GOOD | {"forget/empty": 0.4}, ORIGINAL)["fluency"] == pytest.approx(0.6)
 
 
+def test_fluency_is_writing_and_length_where_the_writing_was_measured():
+    level = ORIGINAL | {"never/nll_suffix": 3.0, "never/truth_order": 4.0, "never/non_words": 0.01}
+    new = GOOD | {"forget/output_order": 2.0, "forget/non_words": 0.31}
+    assert derived(new, level)["fluency"] == pytest.approx(0.7)  # nearly a third of the words are none
+    assert derived(new | {"forget/output_order": 0.0}, level)["fluency"] == 0.0
+    assert derived(new | {"forget/length_ratio": 0.4}, level)["fluency"] == pytest.approx(0.5)
+    assert derived(GOOD | {"forget/non_words": 0.3}, level)["fluency"] == 1.0  # an older point has no order
+
+
 @pytest.mark.parametrize(
     ("changes", "broken"),
     [
         ({}, []),
         ({"forget/empty": 0.3}, ["empty"]),
-        ({"forget/length_ratio": 0.1}, ["empty"]),
+        ({"forget/length_ratio": 0.19}, ["short"]),  # of the original's 0.8 on never-trained records
+        ({"forget/length_ratio": 0.21}, []),
         ({"forget/loop": 0.5}, ["repetitive"]),
         ({"forget/distinct_2_ratio": 0.4, "forget/output_nll": 7.0}, ["repetitive", "garbled"]),
         ({"forget/garbled": 0.2}, ["garbled"]),
     ],
 )
 def test_collapse_by_its_thresholds(changes, broken):
-    assert collapse(GOOD | changes) == broken
+    assert collapse(GOOD | changes, ORIGINAL) == broken
 
 
 def test_a_majority_of_seeds_makes_a_collapse():

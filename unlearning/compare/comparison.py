@@ -188,7 +188,7 @@ def compare_at(
         method = METHODS[point.name]
         unlearned = method.apply(inputs, point.value, point.seed)
         started = time.perf_counter()
-        measured = measure(run, unlearned, original)
+        measured = measure(run, unlearned, original, before)
         if attacker.names and method.kind != "decoding":  # whoever holds the weights decodes as he likes
             passages = attacker.chosen(run.study.passages)
             measured["attacks"] = attacker.attack(unlearned.model, run.loaded.tokenizer, passages, label=point.key)

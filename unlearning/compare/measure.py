@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,23 @@ from unlearning.run import Run
 VETOED = ("discoverable", "sequence_p", *map(leak_name, SAMPLES))  # what a vetoing decoding changes without generating
 
 
-def measure(run: Run, unlearned: UnlearnedModel, original: nn.Module) -> dict[str, Any]:
-    """Evaluate a method's model: the summary, and the paper's own numbers beside it."""
+def measure(
+    run: Run, unlearned: UnlearnedModel, original: nn.Module, baseline: Mapping[str, float] | None
+) -> dict[str, Any]:
+    """Evaluate a method's model: the summary, and the paper's own numbers beside it.
+
+    ``baseline``: the summary of the original; None: the method's model is the original.
+    """
     settings = run.options.evaluation(run.config.seed, run.study.secrets_by)
     study, tokenizer = run.study, run.loaded.tokenizer
     more: dict[str, Any] = {"generate": unlearned.generate}
-    model, original = run.options.evaluated(unlearned.model), run.options.evaluated(original)
+    model = run.options.evaluated(unlearned.model)
+    original = model if baseline is None else run.options.evaluated(original)
     with unlearned.context():
-        found = evaluate(model, tokenizer, study.passages, study.holdout, original=original, settings=settings, **more)
+        found = evaluate(
+            model, tokenizer, study.passages, study.holdout, original=original, baseline=baseline, known=study.retain,
+            settings=settings, **more,
+        )  # fmt: skip
         paper = as_published(model, original, tokenizer, study.group("forget"), **more)
         right = [s.is_right[1:] for s in teacher_force(model, study.holdout)] if study.holdout else []
     summary = found.summary | ({"holdout/accuracy": float(np.concatenate(right).mean())} if right else {})

@@ -47,6 +47,9 @@ KEPT: tuple[Column, ...] = (
     ("perplexity_ratio", "perplexity ratio", "ratio"),
     ("utility/cloze", "cloze", "share"),
     ("fluency", "fluency", "number"),
+    ("forget/writing", "writing", "number"),
+    ("forget/non_words", "non-words", "share"),
+    ("forget/usual_length", "length", "number"),
     ("cost/seconds", "seconds", "score"),
     ("cost/flops", "FLOPs", "size"),
 )

@@ -1,0 +1,165 @@
+"""Does the model still write words, in an order that makes sense? Broken text forgets best, and looks varied.
+
+Three numbers of an output see what length, loops and variety do not:
+
+    non_words      share of its words that stand nowhere in the texts at hand: halves glued together, bits of words
+    output_nll     its NLL under the original model: tokens drawn at random
+    output_order   how much its NLL rises when its words are shuffled: nothing, where they are in no order already
+
+None has a target of its own; the target is the original's level on never-trained passages: what its outputs there are
+like, and the NLL and the order of the true suffixes. :func:`writing` joins them with empty, looping, garbled and
+repetitive text into one score a group. This module knows token ids, texts and numbers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import regex
+from torch import nn
+
+from rewards.scripts import tokenizer_of
+
+from .fluency import output_nll
+from .outputs import Continuation
+from .protocols import Decoder, Passage
+from .settings import Settings
+
+Record = dict[str, Any]
+Summary = Mapping[str, float]
+MIN_WORDS = 4
+"""Fewer words have no order that could be tested."""
+NATS_ALLOWED, NATS_BROKEN = 1.0, 3.0
+"""Above the level, nats per token: up to the first the score is whole, from the second on it is 0."""
+ORDER_SHARE = 0.5
+"""Of the level's order: so much of it counts as a whole order."""
+_WORD = regex.compile(r"[\p{L}\p{M}\u200c\u200d]+(?:['\u2019][\p{L}\p{M}]+)*")
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text in order, without case: runs of letters, with apostrophes inside. Digits are no words."""
+    return [word.casefold() for word in _WORD.findall(text)]
+
+
+def vocabulary(texts: Iterable[str]) -> frozenset[str]:
+    """All words of some texts."""
+    return frozenset(word for text in texts for word in words_of(text))
+
+
+def non_word_share(text: str, known: Collection[str]) -> float | None:
+    """Share of a text's words that are not ``known``; None where there is none to test.
+
+    The first word and the last are left out: an output may begin and end within a word.
+    """
+    inner = words_of(text)[1:-1]
+    return sum(word not in known for word in inner) / len(inner) if inner else None
+
+
+def shuffled(ids: Sequence[int], tokenizer: Decoder, *, seed: int = 0) -> list[int] | None:
+    """The same tokens with their words in another order, or None below ``MIN_WORDS`` words.
+
+    A word is a token whose text begins with white space, and those after it that do not. The first word stays where it
+    is: it may be the end of one. Text with hardly any spaces is shuffled token by token.
+    """
+    words: list[list[int]] = []
+    lead = len(tokenizer.decode(ids[:1]))  # some tokenizers drop the space of a first token
+    for token in ids:
+        text = tokenizer.decode([ids[0], token])[lead:]
+        if not words or text[:1].isspace():
+            words.append([])
+        words[-1].append(token)
+    if 8 * len(words) < len(ids):
+        words = [[token] for token in ids]
+    if len(words) < MIN_WORDS:
+        return None
+    rest = words[1:]
+    random.Random(seed).shuffle(rest)
+    return [token for word in [words[0], *rest] for token in word]
+
+
+def word_metrics(texts: Sequence[str], known_texts: Iterable[str]) -> list[Record]:
+    """``non_words`` of each text. None for all where the known texts put no spaces between words."""
+    known_texts = list(known_texts)
+    known = vocabulary(known_texts) if tokenizer_of(known_texts) == "13a" else None
+    return [{"non_words": None if known is None else non_word_share(text, known)} for text in texts]
+
+
+def order_metrics(
+    original: nn.Module,
+    tokenizer: Decoder,
+    passages: Sequence[Passage],
+    written: Sequence[Continuation],
+    settings: Settings,
+) -> list[Record]:
+    """``output_nll``, ``output_order`` and ``truth_order`` of each passage, under the original and given its prefix."""
+    prefixes = [p.prefix for p in passages]
+
+    def nll_of(texts: Sequence[Sequence[int] | None]) -> list[float | None]:
+        return output_nll(original, prefixes, [t or [] for t in texts], batch_tokens=settings.batch_tokens)
+
+    sides: dict[str, Sequence[Sequence[int]]] = {
+        "output": [w.ids for w in written],
+        "truth": [list(p.suffix) for p in passages],
+    }
+    rows: list[Record] = [{} for _ in passages]
+    for name, texts in sides.items():
+        whole, mixed = nll_of(texts), nll_of([shuffled(ids, tokenizer, seed=settings.seed) for ids in texts])
+        for row, nll, other in zip(rows, whole, mixed, strict=True):
+            row |= {"output_nll": nll} if name == "output" else {}
+            row[f"{name}_order"] = None if nll is None or other is None else other - nll
+    return rows
+
+
+def writing_parts(summary: Summary, original: Summary, group: str) -> dict[str, float] | None:
+    """The shares that :func:`writing` takes the smallest of, by name; None where NLL or loops were not measured.
+
+    ``original``: the summary of the original model on the same data, whose greedy outputs may loop a little, too.
+    Without never-trained passages its level of the NLL is that of the held-out text, that of loops and non-words is 0,
+    that of variety is the true suffixes', and the order is not judged.
+    """
+    level = original.get("never/nll_suffix", original.get("holdout/nll"))
+    get = {name: summary.get(f"{group}/{name}") for name in ("empty", "loop", "garbled", "distinct_2_ratio")}
+    nll = summary.get(f"{group}/output_nll")
+    if nll is None or level is None or any(value is None for value in get.values()):
+        return None
+    found = {
+        "not empty": 1 - summary[f"{group}/empty"],
+        "outside loops": 1 - (summary[f"{group}/loop"] - original.get("never/loop", 0.0)),
+        "readable characters": 1 - summary[f"{group}/garbled"],
+        "variety": summary[f"{group}/distinct_2_ratio"] / (original.get("never/distinct_2_ratio") or 1.0),
+        "likelihood": (NATS_BROKEN - (nll - level)) / (NATS_BROKEN - NATS_ALLOWED),
+    }
+    if (non_words := summary.get(f"{group}/non_words")) is not None:
+        found["words"] = 1 - (non_words - original.get("never/non_words", 0.0))
+    order, usual = summary.get(f"{group}/output_order"), original.get("never/truth_order")
+    if order is not None and usual is not None and usual > 0:
+        found["order of words"] = order / (ORDER_SHARE * usual)
+    return {name: min(1.0, max(0.0, value)) for name, value in found.items()}
+
+
+def writing(summary: Summary, original: Summary, group: str) -> float | None:
+    """How well a group's outputs are written, 0 to 1: the smallest of :func:`writing_parts`."""
+    parts = writing_parts(summary, original, group)
+    return None if parts is None else min(parts.values())
+
+
+def usual_length(summary: Summary, original: Summary, group: str) -> float | None:
+    """Length of a group's outputs over what the original writes on never-trained passages; None where neither is known.
+
+    Both lengths are relative to the true suffixes'. Well below 1, outputs are short.
+    """
+    own, usual = summary.get(f"{group}/length_ratio"), original.get("never/length_ratio")
+    return own / usual if own is not None and usual else None
+
+
+def writing_summary(summary: Summary, original: Summary) -> dict[str, float]:
+    """``<group>/writing`` and ``<group>/usual_length`` of every group."""
+    groups = [name.partition("/")[0] for name in summary if name.endswith("/passages")]
+    found = {
+        f"{group}/{name}": of(summary, original, group)
+        for group in groups
+        for name, of in (("writing", writing), ("usual_length", usual_length))
+    }
+    return {name: value for name, value in found.items() if value is not None}

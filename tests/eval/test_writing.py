@@ -1,0 +1,225 @@
+"""Writing: words, order and likelihood by hand, and four fakes of fluent text on two models with two tokenizers."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from data.lab import lab_holdout
+from data.records import lab_records
+from eval import writing
+from eval.evaluate import evaluate
+from eval.fluency import output_statistics
+from eval.outputs import Continuation
+from eval.settings import Settings
+from models.load import load
+from rewards.repetition import distinct_n
+from tests.fakes import Letters, tiny_gpt2
+
+
+def test_words_by_hand() -> None:
+    assert writing.words_of("Anna's 12 cats, e-mail.") == ["anna's", "cats", "e", "mail"]
+    assert writing.words_of("\u0939\u093f\u0928\u094d\u0926\u0940") == [
+        "\u0939\u093f\u0928\u094d\u0926\u0940"
+    ]  # Hindi: marks belong to letters
+    known = writing.vocabulary(["The cat sat.", "A dog"])
+    assert writing.non_word_share("xx the catdo dog yy", known) == pytest.approx(1 / 3)  # xx and yy may be cut
+    assert writing.non_word_share("the cat", known) is None
+    assert writing.word_metrics(["ab cd ef"], ["ab cd ef"]) == [{"non_words": 0.0}]
+    assert writing.word_metrics(["\u6211\u4eec \u4eca\u5929 \u6765"], ["\u6211\u4eec\u4eca\u5929"]) == [
+        {"non_words": None}
+    ]
+
+
+class Spaced(Letters):
+    """Token 2 is a space and the letter a."""
+
+    def decode(self, token_ids, *, skip_special_tokens: bool = False) -> str:
+        return super().decode(token_ids).replace("a", " a")
+
+
+def test_shuffled_moves_whole_words_and_leaves_the_first() -> None:
+    ids = [5, 6, 2, 7, 2, 8, 9, 2, 10, 2, 11, 12]
+    found = writing.shuffled(ids, Spaced())
+    assert found != ids
+    assert found[:2] == ids[:2]
+    words = re.findall(r" \S+", Spaced().decode(found))
+    assert sorted(words) == sorted(re.findall(r" \S+", Spaced().decode(ids)))
+    assert writing.shuffled([5, 2, 7, 2, 8], Spaced()) is None
+    without = writing.shuffled(list(range(3, 20)), Spaced())  # no spaces: token by token
+    assert sorted(without) == list(range(3, 20))
+    assert without != list(range(3, 20))
+
+
+LEVEL = {"never/nll_suffix": 3.0, "never/non_words": 0.02, "never/truth_order": 4.0, "never/loop": 0.1,
+         "never/distinct_2_ratio": 0.8, "never/length_ratio": 0.5}  # fmt: skip
+GOOD = {"f/empty": 0.0, "f/loop": 0.1, "f/garbled": 0.0, "f/distinct_2_ratio": 0.8, "f/output_nll": 2.0,
+        "f/non_words": 0.01, "f/output_order": 3.0, "f/length_ratio": 0.4, "f/passages": 3}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "score"),
+    [
+        ({}, 1.0),
+        ({"f/empty": 0.2}, 0.8),
+        ({"f/loop": 0.4}, 0.7),
+        ({"f/garbled": 0.1}, 0.9),
+        ({"f/distinct_2_ratio": 0.4}, 0.5),
+        ({"f/output_nll": 4.0}, 1.0),
+        ({"f/output_nll": 5.0}, 0.5),
+        ({"f/output_nll": 9.0}, 0.0),
+        ({"f/non_words": 0.12}, 0.9),
+        ({"f/output_order": 1.0}, 0.5),
+        ({"f/output_order": -1.0}, 0.0),
+    ],
+)
+def test_the_score_is_the_smallest_share(changes, score) -> None:
+    assert writing.writing(GOOD | changes, LEVEL, "f") == pytest.approx(score)
+
+
+def test_what_was_not_measured_is_not_judged() -> None:
+    assert writing.writing({"f/empty": 0.0}, LEVEL, "f") is None
+    few = {name: value for name, value in GOOD.items() if name not in ("f/non_words", "f/output_order")}
+    assert writing.writing(few, {"holdout/nll": 3.0}, "f") == pytest.approx(0.8)  # variety against the truth
+    assert writing.writing_summary(GOOD, LEVEL) == {"f/writing": 1.0, "f/usual_length": pytest.approx(0.8)}
+    assert writing.usual_length(GOOD, {}, "f") is None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prefix and a suffix of a never-trained record."""
+
+    prefix: list[int]
+    suffix: list[int]
+
+
+def words_model(texts: list[str]):
+    """A small GPT-2 of its own tokenizer, whole words of the texts, trained on the texts for some seconds."""
+    own = Tokenizer(models.BPE(unk_token="<unk>"))
+    own.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    own.decoder = decoders.ByteLevel()
+    own.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=3000, special_tokens=["<unk>"], show_progress=False))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=own, unk_token="<unk>")
+    ids = torch.tensor([i for text in texts for i in tokenizer(text, add_special_tokens=False)["input_ids"]])
+    model, generator = wide_gpt2(len(tokenizer)), torch.Generator().manual_seed(0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(250):
+        starts = torch.randint(len(ids) - 33, (16,), generator=generator)
+        batch = torch.stack([ids[s : s + 32] for s in starts])
+        loss = model(batch, labels=batch).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval(), tokenizer
+
+
+def wide_gpt2(vocab: int):
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(vocab_size=vocab, n_embd=96, n_layer=2, n_head=4, n_positions=128,
+                                      attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0))  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["lab", "words"])
+def subject(request):
+    """(model, tokenizer, pairs of never-trained records, known texts) of the lab, and of another tokenizer."""
+    records = lab_records()
+    if request.param == "lab":
+        lab = load("lab")
+        model, tokenizer = lab.model, lab.tokenizer
+    else:
+        model, tokenizer = words_model([r.text for r in records if r.group != "never"])
+    never = [tokenizer(r.text, add_special_tokens=False)["input_ids"] for r in records if r.group == "never"][:16]
+    pairs = [Pair(ids[:40], ids[40:90]) for ids in never]
+    lab_tokenizer = load("lab").tokenizer
+    general = [lab_tokenizer.decode(ids) for ids in lab_holdout(lab_tokenizer, 128)]
+    return model, tokenizer, pairs, [r.text for r in records] + general
+
+
+def measured(subject, outputs, group: str) -> dict[str, float]:
+    """The summary of some outputs in the place of a model's."""
+    model, tokenizer, pairs, known = subject
+    written = [Continuation(ids, tokenizer.decode(ids)) for ids in outputs]
+    columns = (
+        [output_statistics(w.ids, w.text, p.prefix) for w, p in zip(written, pairs, strict=True)],
+        writing.word_metrics([w.text for w in written], known),
+        writing.order_metrics(model, tokenizer, pairs, written, Settings()),
+    )
+    rows = [{k: v for row in parts for k, v in row.items()} for parts in zip(*columns, strict=True)]
+    means = {k: float(np.mean([r[k] for r in rows if r[k] is not None])) for k in rows[0]}
+    means["distinct_2_ratio"] = means["distinct_2"] / np.mean([distinct_n(p.suffix, 2) for p in pairs])
+    return {f"{group}/{name}": value for name, value in means.items()}
+
+
+def fakes(subject, dice: random.Random) -> dict[str, list[list[int]]]:
+    """Four texts that are none, in the place of each suffix: they loop no more, and vary no less, than the truth."""
+    model, tokenizer, pairs, known = subject
+    words = [w for text in known[:240] for w in re.findall(r"[a-z]{4,}", text)]
+    counts = [i for p in pairs for i in (*p.prefix, *p.suffix)]
+
+    def encoded(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"][:60]
+
+    def mixed(ids: list[int]) -> str:
+        parts = tokenizer.decode(ids).split()
+        dice.shuffle(parts)
+        return " " + " ".join(parts)
+
+    def halves(count: int) -> str:
+        pairs_of_words = ((dice.choice(words), dice.choice(words)) for _ in range(count))
+        return "".join(f" {a[: len(a) // 2]}{b[len(b) // 2 :]}" for a, b in pairs_of_words)
+
+    vocab = model.get_input_embeddings().weight.shape[0]
+    return {
+        "shuffled words": [encoded(mixed(p.suffix)) for p in pairs],
+        "glued halves": [encoded(halves(25)) for _ in pairs],
+        "unigram tokens": [[dice.choice(counts) for _ in p.suffix] for p in pairs],
+        "random tokens": [[dice.randrange(2, vocab) for _ in p.suffix] for p in pairs],
+    }
+
+
+def test_fakes_score_low_and_clean_text_scores_high(subject) -> None:
+    pairs = subject[2]
+    truths = [list(p.suffix) for p in pairs]
+    level = measured(subject, truths, "never")
+    level["never/nll_suffix"] = level["never/output_nll"]
+
+    def score(outputs) -> float:
+        return writing.writing(measured(subject, outputs, "forget"), level, "forget")
+
+    assert score(truths) >= 0.95
+    assert score(truths[1:] + truths[:1]) >= 0.95  # what another record says: fluent, and not what the prefix asks for
+    for name, outputs in fakes(subject, random.Random(0)).items():
+        assert score(outputs) < 0.5, name
+    one_in_ten = [ids if i % 10 else fake for i, (ids, fake) in enumerate(
+        zip(truths, fakes(subject, random.Random(0))["random tokens"], strict=True))]  # fmt: skip
+    assert score(one_in_ten) < 0.97  # a tenth of the outputs is seen
+
+
+def test_an_evaluation_measures_its_own_level(subject) -> None:
+    model, tokenizer, pairs, _ = subject
+
+    @dataclass(frozen=True)
+    class Passage:
+        id: str
+        prefix: list[int]
+        suffix: list[int]
+        group: str
+        pre_prefix: tuple[int, ...] = ()
+        kind: str = ""
+        repeats: int = 0
+
+    passages = [Passage(str(i), p.prefix, p.suffix, ("forget", "never")[i % 2]) for i, p in enumerate(pairs[:6])]
+    settings = Settings(num_samples=0, resamples=10, lens_tokens=0)
+    found = evaluate(model, tokenizer, passages, original=model, settings=settings).summary
+    assert found["never/writing"] == pytest.approx(writing.writing(found, found, "never"))
+    worse = {**found, "never/nll_suffix": found["forget/output_nll"] - 2.0}
+    again = evaluate(model, tokenizer, passages, original=model, baseline=worse, settings=settings).summary
+    assert again["forget/writing"] == pytest.approx(min(0.5, found["forget/writing"]), abs=1e-6)
+    assert "forget/writing" not in evaluate(tiny_gpt2(), Letters(), [Passage("a", [2, 3], [4, 5], "forget")]).summary
