@@ -67,7 +67,7 @@ from unlearning.recipe import (
     rows_to_forget,
     text_to_keep,
 )  # fmt: skip
-from unlearning.run import Run, load_model, prepare, say
+from unlearning.run import Run, load_model, prepare, say, say_if
 from unlearning.trace import floor_of, prepare_trace, write_trace
 
 # ---------------------------------------------------------------------- the method
@@ -117,6 +117,7 @@ def train(
             steps, probe=look, stop_when=lambda _: rule.is_met(trainer.step), on_step=show, show=headline(run.config),
             known={"forget/exact": known},
         )  # fmt: skip
+        run.processes.first(lambda: say_if(rule.missed(trainer.step)))
     if run.options.lora_rank:
         unload(trainer.model, keep=True)
     trainer.save_model(run.out / "model")
@@ -247,9 +248,13 @@ def run_evaluate(run: Run) -> None:
 
 def card(run: Run, before: Evaluation, after: Evaluation) -> str:
     """The model card of an unlearned model."""
+    floor, most = chance_floor(run, before.summary), secrets.bounds(before.summary)
     thresholds = {
+        "Secrets": secrets.HOW.get(run.study.secrets_by, "none were looked for"),
+        "Share of the forget set of which a secret may still come out": f"{most['secret_greedy']:.1%} greedily, "
+        f"{most['secret_hinted']:.1%} after a hint",
         "Share of the forget set that may still come back": run.options.target_exact,
-        "BLEU of chance, down to which it was trained": round(chance_floor(run, before.summary), 2),
+        "BLEU of chance, down to which it was trained": round(floor, 2) if floor else "not used",
         "PPO steps at most": run.options.most_steps,
     }
     method = f"DeMem (PPO with a negative-similarity reward, preset {run.options.preset})"

@@ -146,12 +146,16 @@ def model_card(
 
 def _success(before: Evaluation, after: Evaluation) -> str:
     """How far the goal was reached, as part of a sentence; "" if it was not measured."""
-    was, now = (found.summary.get("forget/exact") for found in (before, after))
-    if was is None or now is None:
-        return ""
-    return (
-        f"; greedy decoding {'still ' if now else ''}reproduces {100 * now:.1f} % of them (before: {100 * was:.1f} %)"
-    )
+    parts = []
+    for name, done in (
+        ("forget/secret_emitted", "a secret {still}comes out of"),
+        ("forget/exact", "greedy decoding {still}reproduces"),
+    ):
+        was, now = (found.summary.get(name) for found in (before, after))
+        if was is not None and now is not None:
+            told = done.format(still="still " if now else "")
+            parts.append(f"; {told} {100 * now:.1f} % of them (before: {100 * was:.1f} %)")
+    return "".join(parts)
 
 
 def write_card(folder: Path, card: str) -> None:

@@ -122,6 +122,27 @@ class StopRule:
             is_forgotten(look, self.target_exact, self.floor, secrets=self.secrets) for look in last
         )
 
+    def missed(self, step: int) -> str:
+        """What the last look before ``step`` still found, as a message; "" where the rule is met or nobody looked."""
+        if self.is_met(step) or not (looks := self.looks(step)):
+            return ""
+        look, parts = looks[-1], []
+        for name, most in self.secrets.items():
+            share = look.get(f"forget/{name}", 0.0)
+            if share > most:
+                how = "greedily" if name == "secret_greedy" else "after a hint of true tokens"
+                parts.append(f"a secret comes out {how} of {share:.1%} of the forget set (allowed: {most:.1%})")
+        if look["forget/exact"] > self.target_exact:
+            parts.append(f"{look['forget/exact']:.1%} of the suffixes come back (allowed: {self.target_exact:.1%})")
+        if self.floor and look["forget/bleu"] > self.floor:
+            parts.append(f"BLEU is {look['forget/bleu']:.1f} (chance: {self.floor:.1f})")
+        if not self.floor and look["forget/approximate"] > self.target_exact:
+            parts.append(f"{look['forget/approximate']:.1%} come back approximately (allowed: {self.target_exact:.1%})")
+        if look["forget/empty"] > 0:
+            parts.append(f"{look['forget/empty']:.1%} of the outputs are empty")
+        found = "; ".join(parts) or "one good look is not enough"
+        return f"NOT FORGOTTEN after {step} steps: {found}. More --steps may help, or another recipe"
+
 
 def put_adapter(run: Run) -> None:
     """With ``lora_rank``, put an adapter on every linear layer of the blocks, in place. Its weights alone train.

@@ -138,3 +138,9 @@ def join_settings(
 def say(text: str) -> None:
     """One message to the reader. What in it came from outside can neither act on the terminal nor hide in it."""
     print(visible(text, lines=True), flush=True)
+
+
+def say_if(text: str) -> None:
+    """The same for a message that may be empty."""
+    if text:
+        say(text)

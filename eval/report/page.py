@@ -106,7 +106,10 @@ def _lead(before: Mapping[str, float], after: Mapping[str, float] | None, terms:
         text += f" The first {MOST_GROUPS} groups are shown."
     if after is None:
         text += " One model, before any unlearning."
-    elif "forget/exact" in before and "forget/exact" in after:
+    if after is not None and "forget/secret_emitted" in before and "forget/secret_emitted" in after:
+        was, now = 100 * before["forget/secret_emitted"], 100 * after["forget/secret_emitted"]
+        text += f" A secret comes out of {was:.1f} % of the forget set before and of {now:.1f} % after unlearning."
+    elif after is not None and "forget/exact" in before and "forget/exact" in after:
         was, now = 100 * before["forget/exact"], 100 * after["forget/exact"]
         text += f" Greedy decoding reproduces {was:.1f} % of the forget set before and {now:.1f} % after unlearning."
     return (
@@ -119,6 +122,8 @@ def _tiles(before: Evaluated, after: Evaluated | None, terms: Terms) -> str:
     """The main numbers of a run as tiles."""
     was, now, tiles = before["summary"], after["summary"] if after else None, []
     for name, label in (
+        ("forget/secret_emitted", "secret still emitted" if after else "secret emitted"),
+        ("forget/verbatim_run", "longest verbatim run, tokens"),
         ("forget/exact", "forget set extracted"),
         ("forget_holdout/exact", "forget-holdout extracted"),
         ("keep/exact", "keep set extracted"),
@@ -126,7 +131,8 @@ def _tiles(before: Evaluated, after: Evaluated | None, terms: Terms) -> str:
     ):
         if name in was:
             quantity = name.partition("/")[2]
-            row = Row(quantity, label, "score" if quantity == "bleu" else "share", "")
+            row = Row(quantity, label, "score" if quantity in ("bleu", "verbatim_run") else "share", "")
+            label += _beside(row, now or was) if name in ("forget/secret_emitted", "forget/verbatim_run") else ""
             tiles.append(_tile(row.text(was[name]), row.text(now.get(name)) if now else None, label, quantity, terms))
     name, label = "holdout/perplexity", "held-out perplexity"
     if name in was:
@@ -137,6 +143,12 @@ def _tiles(before: Evaluated, after: Evaluated | None, terms: Terms) -> str:
             tiles.append(_tile(f"{was[name]:.2f}", None, label, name, terms))
     tiles.append(_membership_tile(before, after, terms))
     return f'<div class="tiles">{"".join(tiles)}</div>' if any(tiles) else ""
+
+
+def _beside(row: Row, shown: Mapping[str, float]) -> str:
+    """The same number of never-trained passages, "" where there are none."""
+    never = shown.get(f"never/{row.quantity}")
+    return "" if never is None else f"; never trained {row.text(never)}"
 
 
 def _membership_tile(before: Evaluated, after: Evaluated | None, terms: Terms) -> str:

@@ -8,18 +8,12 @@ from typing import Any
 from ppo.io.plain import finite
 from ppo.io.visible import as_attribute, as_html
 
-from .bounds import MOST_CARD_SIGNS, MOST_CHARACTERS, MOST_GROUPS, cut, cut_front_html, cut_html, note
+from .bounds import MOST_CARD_SIGNS, MOST_CHARACTERS, MOST_GROUPS, cut, cut_front_html, note
 from .diff import Effort, matching_pieces
+from .outcome import ONE_MODEL, SEVERAL, STATES, Strangers, marked_secrets, state_of, ways_out
 from .rows import group_label
 from .terms import Terms
 
-STATES = {
-    "still": "still extracted",
-    "gone": "no longer extracted",
-    "new": "newly extracted",
-    "never": "not extracted",
-}
-ONE_MODEL = {"still": "extracted", "never": "not extracted"}
 SORTS = {  # data attribute and direction -> what the reader sees
     "after -1": "BLEU after, highest first",
     "after 1": "BLEU after, lowest first",
@@ -36,29 +30,33 @@ def passage_section(passages: Sequence[Mapping[str, Any]], terms: Terms, *, most
     """
     if not passages:
         return ""
-    effort = Effort()
-    cards = _cards(passages[:most], effort)
+    effort, strangers = Effort(), Strangers.of(passages)
+    cards = _cards(passages[:most], strangers, effort)
     shown = passages[: len(cards)]
     told = f" Shown: the first {len(shown)} of {len(passages)}." if len(passages) > len(shown) else ""
     if effort.num_unfinished:
         told += f" Long outputs whose words are not marked to the end: {effort.num_unfinished}."
     legend = f"Greedy outputs; {terms.label('marked words', 'match')} match the truth, in order."
+    if any(p.get("secrets") for p in shown):
+        legend += f" In the truth, {terms.label('secrets', 'secret_emitted')} are marked."
+    legend += f" {strangers.told()}"
     if "bleu" in terms.known:
         legend += (
             f" {terms.label('BLEU', 'bleu')} compares an output with the truth;"
             f" {terms.label('tokens', 'output_tokens')} are the output's of the truth's."
         )
     return (
-        f'<p class="soft small">{legend}{told}</p>{_filters(shown)}<p id="count" class="soft small" role="status">'
-        f'{len(shown)} passages</p><div id="passages">{"".join(cards)}</div>'
+        f'<p class="soft small">{legend}{told}</p>{_filters(shown, strangers)}'
+        f'<p id="count" class="soft small" role="status">{len(shown)} passages</p>'
+        f'<div id="passages">{"".join(cards)}</div>'
     )
 
 
-def _cards(passages: Sequence[Mapping[str, Any]], effort: Effort) -> list[str]:
+def _cards(passages: Sequence[Mapping[str, Any]], strangers: Strangers, effort: Effort) -> list[str]:
     """The cards from the first on, as many as a page has room for."""
     cards, left = [], MOST_CARD_SIGNS
     for passage in passages:
-        card = passage_card(passage, effort)
+        card = passage_card(passage, strangers, effort)
         left -= len(card)
         if left < 0:
             break
@@ -66,20 +64,12 @@ def _cards(passages: Sequence[Mapping[str, Any]], effort: Effort) -> list[str]:
     return cards
 
 
-def state_of(passage: Mapping[str, Any]) -> str:
-    """The outcome of a passage. With one model only, whether it is extracted."""
-    was = bool(passage["before"].get("exact"))
-    if not passage.get("after"):
-        return "still" if was else "never"
-    now = bool(passage["after"].get("exact"))
-    return {(True, True): "still", (True, False): "gone", (False, True): "new", (False, False): "never"}[was, now]
-
-
-def passage_card(passage: Mapping[str, Any], effort: Effort | None = None) -> str:
+def passage_card(passage: Mapping[str, Any], strangers: Strangers, effort: Effort | None = None) -> str:
     """The card of one passage. Every text is escaped, and cut where it is very long."""
     is_pair = bool(passage.get("after"))
-    truth, state = passage["truth"], state_of(passage)
-    columns = [f'<div><p class="side">Truth</p><div class="text">{cut_html(truth)}</div></div>']
+    truth, state = passage["truth"], state_of(passage, strangers)
+    told = marked_secrets(truth, passage.get("secrets", []))
+    columns = [f'<div><p class="side">Truth</p><div class="text">{told}</div></div>']
     for name, label in (("before", "Before"), ("after", "After")) if is_pair else (("before", "Output"),):
         side = passage[name]
         columns.append(f'<div><p class="side">{label}{_numbers(side)}</p>{marked(side["output"], truth, effort)}</div>')
@@ -108,11 +98,13 @@ def marked(output: str, truth: str, effort: Effort | None = None) -> str:
 
 
 def _numbers(side: Mapping[str, Any]) -> str:
-    """BLEU and length of an output, as far as they are known: a stored number may be None."""
+    """BLEU, length and secrets of an output, as far as they are known: a stored number may be None."""
     bleu, length, wanted = (finite(side.get(name)) for name in ("bleu", "length", "length_truth"))
     text = f' <span data-def="bleu">BLEU {bleu:.0f}</span>' if bleu is not None else ""
     if length is not None and wanted is not None:
         text += f' <span data-def="output_tokens">{length:.0f} of {wanted:.0f} tokens</span>'
+    if ways := ways_out(side):
+        text += f' <span data-def="secret_emitted">secret out {ways}</span>'
     return text
 
 
@@ -125,14 +117,14 @@ def _sort_keys(passage: Mapping[str, Any]) -> str:
     return "".join(f' data-{name}="{value:.1f}"' for name, value in scores.items())
 
 
-def _filters(shown: Sequence[Mapping[str, Any]]) -> str:
+def _filters(shown: Sequence[Mapping[str, Any]], strangers: Strangers) -> str:
     """The form of filters and orders. It is hidden until the script runs, because it needs the script."""
     groups = list(dict.fromkeys(p["group"] for p in shown))[:MOST_GROUPS]
-    present = {state_of(p) for p in shown}
+    present = {state_of(p, strangers) for p in shown}
     is_pair = any(p.get("after") for p in shown)
     states = {s: label for s, label in (STATES if is_pair else ONE_MODEL).items() if s in present}
     if is_pair:
-        states |= {"still gone": "extracted before", "still new": "extracted after"}
+        states |= SEVERAL
     keys = {key for p in shown for key in ("before", "after", "fall") if f"data-{key}=" in _sort_keys(p)}
     sorts = {value: label for value, label in SORTS.items() if value.split()[0] in keys}
     if not is_pair:

@@ -79,7 +79,7 @@ button:not(.term) { cursor:pointer; }
 .passage header { display:flex; flex-wrap:wrap; gap:.2rem .9rem; font-size:.8rem; color:var(--soft);
   margin-bottom:.5rem; overflow-wrap:anywhere; }
 .passage header b { color:var(--ink); font-weight:600; }
-.state.still,.state.new { color:var(--bad); } .state.gone { color:var(--good); }
+.state.still,.state.secret,.state.part,.state.new { color:var(--bad); } .state.gone { color:var(--good); }
 .texts { display:grid; grid-template-columns:repeat(auto-fit,minmax(min(15rem,100%),1fr)); gap:.8rem 1.2rem; }
 .side span { font-weight:400; margin-left:.5em; color:var(--faint); white-space:nowrap; }
 .text,dd { unicode-bidi:plaintext; }
@@ -87,6 +87,7 @@ button:not(.term) { cursor:pointer; }
 .text { white-space:pre-wrap; overflow-wrap:anywhere;
   font:.82rem/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace; }
 .prompt { color:var(--soft); margin-bottom:.7rem; }
+mark.secret { border-bottom:2px dotted var(--bad); background:none; }
 mark { background:var(--mark); color:inherit; border-bottom:2px solid var(--mark-line); }
 .cut { color:var(--faint); font-style:italic; }
 .none { color:var(--faint); font-style:italic; }

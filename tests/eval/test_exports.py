@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -80,6 +81,14 @@ def test_the_card_of_a_failure_says_that_it_failed():
     )
     assert f"to make it stop reproducing {len(ROWS)} passages; greedy decoding still reproduces 78.0 % of them" in card
     assert "no longer" not in card
+    leaks = [replace(found, summary={"forget/secret_emitted": share} | found.summary) for share, found in
+             ((1.0, evaluation(1.0)), (0.6, evaluation(0.0)))]  # fmt: skip
+    card = model_card(
+        base="lab", method="DeMem", passages=ROWS, thresholds={}, before=leaks[0], after=leaks[1], meta={}
+    )
+    assert "; a secret still comes out of 60.0 % of them (before: 100.0 %); greedy decoding reproduces 0.0 %" in card
+    rows = [line for line in card.splitlines() if line.startswith("| forget")]
+    assert rows[0] == "| forget/secret_emitted | 1 | 0.6 |"
     unknown = Evaluation({}, {}, {}, {}, {}, [])
     card = model_card(base="lab", method="DeMem", passages=ROWS, thresholds={}, before=unknown, after=unknown, meta={})
     assert f"to make it stop reproducing {len(ROWS)} passages.\n" in card

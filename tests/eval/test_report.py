@@ -11,7 +11,8 @@ import pytest
 from eval.report import pair_records, render_page, render_table
 from eval.report.diff import matching_pieces
 from eval.report.folder import LivePage, write_page
-from eval.report.passages import marked, state_of
+from eval.report.outcome import Strangers, state_of
+from eval.report.passages import marked
 from eval.report.rows import Row, rows_for
 from eval.report.svg import bar_chart, line_chart, round_ticks, tick_label
 from eval.settings import Settings, define
@@ -42,7 +43,7 @@ def records(outputs: list[str], exact: list[float]) -> list[dict]:
     truths = ["call Anna Berg at nine", EVIL]
     return [
         {"id": f"p{i}", "group": "forget", "kind": "letter", "repeats": 3, "prompt": EVIL, "truth": truths[i],
-         "output": output, "bleu": 50.0, "exact": exact[i]}
+         "output": output, "bleu": 50.0, "exact": exact[i], "verbatim_run": 2.0}
         for i, output in enumerate(outputs)
     ]  # fmt: skip
 
@@ -96,7 +97,7 @@ def test_matching_pieces_by_hand() -> None:
 
 
 def test_states_and_marks() -> None:
-    assert [state_of(p) for p in PAIRS] == ["gone", "gone"]
+    assert [state_of(p, Strangers()) for p in PAIRS] == ["gone", "gone"]
     assert marked("call me", "call Anna") == '<div class="text"><mark>call</mark> me</div>'
     assert marked(" ", "x") == '<div class="text none">empty</div>'
     assert "after" not in pair_records(records(["a", "b"], [0.0, 0.0]))[0]

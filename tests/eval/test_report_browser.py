@@ -46,6 +46,7 @@ def records(column: int) -> list[dict]:
     return [
         {"id": text[0], "group": text[1], "kind": "note", "repeats": 3, "prompt": f"Prompt {EVIL}", "truth": text[2],
          "output": text[column], "bleu": 100.0 if text[column] == text[2] else 10.0 + i, "length": 5, "length_truth": 9,
+         "verbatim_run": 1.0, "secrets": ["4711"] if "4711" in text[2] else [],
          "exact": float(text[column] == text[2])}
         for i, text in enumerate(TEXTS)
     ]  # fmt: skip
@@ -81,7 +82,7 @@ def test_nothing_is_requested_and_no_text_becomes_markup(browser, path):
             "\u2028", "U+2028"
         )
         assert page.run("return [...document.querySelectorAll('.passage')][2].querySelectorAll('mark').length > 0")
-        choose(page, "state", "still gone")
+        choose(page, "state", "still secret part gone unknown")
         page.hover("tbody td")
         assert page.errors == page.requests == []
 
@@ -94,14 +95,14 @@ def test_filters_and_order(browser, path):
         choose(page, "group", "")
         for state, wanted in (
             ("still", ["a-2"]), ("gone", ["a-1", "a-3"]), ("new", ["b-1"]), ("never", ["b-2"]),
-            ("still gone", ["a-1", "a-2", "a-3"]), ("still new", ["a-2", "b-1"]),
+            ("still secret part gone unknown", ["a-1", "a-2", "a-3"]), ("still secret part new", ["a-2", "b-1"]),
         ):  # fmt: skip
             choose(page, "state", state)
             assert page.run(VISIBLE) == wanted
         choose(page, "group", "forget")
         assert page.run(VISIBLE) == ["a-2"]
         assert page.run("return document.getElementById('count').textContent") == (
-            "1 of 5 passages; only: forget, extracted after"
+            "1 of 5 passages; only: forget, something comes out after"
         )
         page.click("#filters button")
         assert page.run(FRAME + ";" + VISIBLE) == ["a-1", "a-2", "a-3", "b-1", "b-2"]

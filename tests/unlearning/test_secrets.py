@@ -63,6 +63,26 @@ def test_a_training_goes_on_while_secrets_come_out(tmp_path):
     assert rule.is_met(3)
 
 
+def test_a_training_that_ends_too_early_says_what_still_comes_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    rule = StopRule(path, 0.05, 21.0, {"secret_greedy": 0.0, "secret_hinted": 0.1})
+    assert rule.missed(0) == ""
+    rows = [{**LOOK, "step": i, "forget/secret_greedy": 0.0, "forget/secret_hinted": share} for i, share in
+            enumerate((0.0, 0.6, 0.1, 0.0))]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert rule.missed(2) == (
+        "NOT FORGOTTEN after 2 steps: a secret comes out after a hint of true tokens of 60.0% of the forget set "
+        "(allowed: 10.0%). More --steps may help, or another recipe"
+    )
+    assert "one good look is not enough" in rule.missed(3)
+    assert rule.missed(4) == ""
+    bad = {**LOOK, "forget/exact": 0.5, "forget/bleu": 90.0, "forget/empty": 0.1, "forget/approximate": 0.6, "step": 4}
+    path.write_text(json.dumps(bad) + "\n")
+    told = rule.missed(9)
+    assert "50.0% of the suffixes come back (allowed: 5.0%); BLEU is 90.0 (chance: 21.0); 10.0% of the outputs" in told
+    assert "60.0% come back approximately" in StopRule(path, 0.05, 0.0).missed(9)
+
+
 # ---------------------------------------------------------------------- the floor
 
 
