@@ -27,6 +27,7 @@ from .tensorboard import TensorBoard, open_tensorboard
 HEADLINE = {"score": "score/mean", "kl": "kl/per_sequence"}
 """What the progress bar shows: each label, and the metric whose last known value it shows."""
 
+MOST_BYTES = 2**30  # of a JSONL file that is held in memory as a whole, which takes several times as much
 FOLDERS = ("checkpoints", "best", "dumps", "tensorboard")
 """What a run makes beside its log."""
 
@@ -115,13 +116,17 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The records of a JSONL file. A last line that is not JSON is left out, because a kill may have cut it off.
 
     Raises ValueError, with the line's number, for any other line that is not a JSON object in UTF-8, for a line that is
-    too long, and for half a character (:mod:`ppo.io.surrogates`).
+    too long, for what comes after ``MOST_BYTES``, and for half a character (:mod:`ppo.io.surrogates`).
     """
     records: list[dict[str, Any]] = []
     refused = None  # the error of the line before, which would have been the last one
+    num_bytes = 0
     for place, line in byte_lines(path):
         if refused is not None:
             raise refused
+        num_bytes += len(line)
+        if num_bytes > MOST_BYTES:
+            raise ValueError(f"{place} is beyond the first {MOST_BYTES} bytes, and no more are read")
         try:
             text = line.decode("utf-8")
             record = json.loads(text)

@@ -165,6 +165,16 @@ def test_a_log_that_was_deleted_or_cut_is_mentioned_on_resume(tmp_path):
         RunLog(tmp_path, first_step=4).close()
 
 
+def test_a_log_is_read_with_a_bound(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0}\n' * 10)
+    monkeypatch.setattr(run_log, "MOST_BYTES", 12 * 9)
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 10 is beyond the first 108 bytes, and no more"):
+        read_jsonl(path)
+    monkeypatch.setattr(run_log, "MOST_BYTES", 12 * 10)
+    assert len(read_jsonl(path)) == 10
+
+
 def test_no_name_and_no_text_in_the_table_is_a_formula(tmp_path):
     """A log that somebody sent may hold texts; a function of one's own may name its metric as it likes."""
     sent = {"step": 0, "=cmd|'/c calc'!A0": -0.5, "b": "=1+1", "c": "-2+3", "d": -3, "e": None, "f": " @x", "g": ["+1"]}
