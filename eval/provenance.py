@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 import torch
 import transformers
+
+_PATTERN = re.compile(r"^(--secrets=re:|re:).*", re.DOTALL)
 
 
 def provenance(device: str | torch.device = "cpu") -> dict[str, Any]:
@@ -36,8 +39,12 @@ def device_name(device: torch.device) -> str:
 
 
 def command() -> str:
-    """The command line of this program, as typed in the project's folder. Modules are shown as ``python -m``."""
+    """The command line of this program, as typed in the project's folder. Modules are shown as ``python -m``.
+
+    A pattern that finds secrets may hold one, and a command is shown to others: it is left out.
+    """
     program, *arguments = map(below_the_project, sys.argv)
+    arguments = [_PATTERN.sub(r"\1…", argument) for argument in arguments]
     parts = Path(program).with_suffix("").parts
     name = "-m " + ".".join(parts) if len(parts) > 1 else program
     return " ".join(["python", name, *arguments])

@@ -17,6 +17,12 @@ ROOT = Path(provenance.__file__).resolve().parent.parent
         ([str(ROOT / "benchmarks" / "study.py"), "--list"], "python -m benchmarks.study --list"),
         (["demem.py", "run", "--out", str(ROOT / "runs" / "a")], "python demem.py run --out runs/a"),
         (["demem.py", "run", "--data", "/elsewhere/a.csv"], "python demem.py run --data /elsewhere/a.csv"),
+        (["demem.py", "run", "--secrets", "re:4711-\nB", "--seed", "1"], "python demem.py run --secrets re:… --seed 1"),
+        (
+            ["demem.py", "run", "--secrets=re:4711", "--data", "re.csv"],
+            "python demem.py run --secrets=re:… --data re.csv",
+        ),
+        (["demem.py", "run", "--secrets", "pii"], "python demem.py run --secrets pii"),
     ],
 )
 def test_a_command_is_shown_from_the_projects_folder(monkeypatch, argv, shown):

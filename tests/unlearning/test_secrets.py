@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import demem
 from data.private_words import Word
 from data.study import Study, load_study
 from data.types import Passage
@@ -81,6 +82,33 @@ def test_a_training_that_ends_too_early_says_what_still_comes_out(tmp_path):
     told = rule.missed(9)
     assert "50.0% of the suffixes come back (allowed: 5.0%); BLEU is 90.0 (chance: 21.0); 10.0% of the outputs" in told
     assert "60.0% come back approximately" in StopRule(path, 0.05, 0.0).missed(9)
+
+
+def test_an_attack_shows_secrets_where_passages_are_shown_and_nowhere_else(tmp_path, capsys):
+    rows = []
+    for i, (name, group) in enumerate((("Ann", "forget"), ("Bob", "forget"), ("Eve", "never"))):
+        secret = f"{4711 + 7 * i}-K{i}"
+        texts = {"prefix": f"Ask {name} for the number of", "suffix": f" box {secret}, in the cellar of the house"}
+        rows.append({**texts, "secrets": [secret], "group": group})
+    data, out = tmp_path / "rows.jsonl", tmp_path / "run"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert demem.main(["attack", "--data", str(data), "--out", str(out), "--num-samples", "1"]) == 0
+    assert "Secret still emitted" in capsys.readouterr().out
+    evaluation = (out / "evaluation.json").read_text()
+    found = json.loads(evaluation)["before"]
+    assert found["settings"]["secrets_by"] == "named"
+    assert found["summary"]["forget/num_secrets"] == 1.0
+    assert next(iter(json.loads(evaluation)["summary"])) == "forget/secret_emitted"
+    page = (out / "report.html").read_text()
+    for row in rows:
+        (secret,) = row["secrets"]
+        assert secret not in evaluation
+        assert f'<mark class="secret">{secret}</mark>' in page
+        assert secret in (out / "passages.jsonl").read_text()
+    assert demem.main(["attack", "--data", str(data), "--out", str(tmp_path / "b"), "--secrets", "pii"]) == 2
+    assert "the data names its secrets" in capsys.readouterr().err
+    assert demem.main(["attack", "--data", str(data), "--out", str(tmp_path / "c"), "--secrets", "phone"]) == 2
+    assert "--secrets 'phone' must be pii, none or re:" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------- the floor
