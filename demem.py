@@ -40,6 +40,7 @@ from eval import secrets
 from eval.evaluate import Evaluation, evaluate, probe
 from eval.exports import model_card, write_card, write_open_unlearning
 from eval.report import render_passage, render_table
+from eval.report.curves import critic_note
 from eval.report.folder import LivePage, write_page
 from eval.results import read_before, write_results
 from eval.stored import read_passages, read_results
@@ -48,7 +49,7 @@ from ppo.checkpoint import list_checkpoints
 from ppo.distributed import Processes
 from ppo.io.console import print_any_text, show_tracebacks, shown_warnings
 from ppo.io.surrogates import refuse_surrogates
-from ppo.log import HEADLINE
+from ppo.log import HEADLINE, read_jsonl
 from ppo.run.interrupt import sigterm_as_ctrl_c
 from ppo.run.lock import only_writer
 from ppo.types import Step
@@ -69,6 +70,11 @@ from unlearning.recipe import (
 )  # fmt: skip
 from unlearning.run import Run, load_model, prepare, say, say_if
 from unlearning.trace import floor_of, prepare_trace, write_trace
+
+NUM_LOOK = 32
+"""Held-out texts of a look during training. Their numbers have names of their own: the evaluation takes all texts."""
+LOOK_NAMES = {"holdout/perplexity": "look/perplexity", "holdout/nll": "look/nll", "holdout/tokens": "look/tokens",
+              "utility/cloze": "look/cloze", "utility/cloze_words": "look/cloze_words"}  # fmt: skip
 
 # ---------------------------------------------------------------------- the method
 
@@ -98,7 +104,10 @@ def train(
     every = 1 if is_published else run.options.check_every
 
     def look(trainer: ppo.Trainer) -> dict[str, float]:
-        return {} if trainer.step % every else probe(trainer.model, tokenizer, forget, run.study.holdout[:32])
+        if trainer.step % every:
+            return {}
+        found = probe(trainer.model, tokenizer, forget, run.study.holdout[:NUM_LOOK])
+        return {LOOK_NAMES.get(name, name): value for name, value in found.items()}
 
     def show(step: Step) -> None:
         if page is not None and (step.number + 1) % every == 0:
@@ -118,6 +127,9 @@ def train(
             known={"forget/exact": known},
         )  # fmt: skip
         run.processes.first(lambda: say_if(rule.missed(trainer.step)))
+    log = run.out / "metrics.jsonl"
+    if run.processes.is_first and log.is_file() and (note := critic_note(read_jsonl(log))):
+        say(note)
     if run.options.lora_rank:
         unload(trainer.model, keep=True)
     trainer.save_model(run.out / "model")

@@ -26,6 +26,7 @@ from .leak import leak_metrics
 from .near import near_metrics
 from .outputs import Continuation, bleu_statistics, continuations, greedy_metrics, sampled_metrics, texts
 from .protocols import Decoder, Generate, Passage, check_passages, secrets_of, whole
+from .quirks import open_unlearning_scores
 from .secrets import HINTS, locate, run_columns, secret_columns
 from .settings import Settings, define
 from .summary import group_intervals, group_means, holdout_summary, membership_scores, membership_summary, signatures
@@ -115,7 +116,8 @@ def evaluate(
     if settings.el_stride:
         columns.append(_extraction_likelihood(model, passages, settings, generate))
     scores = membership_scores(passages, full, tokenizer, share=settings.min_k_share)
-    records = _records(heads, greedy, [*columns, scores])
+    theirs = [open_unlearning_scores(s, len(p.suffix), t) for s, p, t in zip(suffix, passages, truths, strict=True)]
+    records = _records(heads, greedy, [*columns, scores, theirs])
     quantities = list(dict.fromkeys(name for column in columns for name in column[0]))
     found, spread = membership_summary(passages, scores, settings)
     utility, utility_spread = holdout_summary(model, tokenizer, holdout, settings)
@@ -204,15 +206,19 @@ def _teacher_passes(
     full = _forced(model, [whole(p) for p in passages], [1] * len(passages), settings, has_moments=True)
     suffix = list(full)
     chosen = [i for i, p in enumerate(passages) if p.pre_prefix]
-    for i, statistics in zip(chosen, _suffix_pass(model, [passages[i] for i in chosen], settings), strict=True):
+    for i, statistics in zip(
+        chosen, _suffix_pass(model, [passages[i] for i in chosen], settings, has_moments=True), strict=True
+    ):
         suffix[i] = statistics
     return suffix, full
 
 
-def _suffix_pass(model: nn.Module, passages: Sequence[Passage], settings: Settings) -> list[TokenStatistics]:
+def _suffix_pass(
+    model: nn.Module, passages: Sequence[Passage], settings: Settings, *, has_moments: bool = False
+) -> list[TokenStatistics]:
     """Statistics of the suffixes given the prefix."""
     sequences, starts = [[*p.prefix, *p.suffix] for p in passages], [len(p.prefix) for p in passages]
-    return _forced(model, sequences, starts, settings, has_moments=False)
+    return _forced(model, sequences, starts, settings, has_moments=has_moments)
 
 
 def _forced(

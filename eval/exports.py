@@ -15,9 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ppo.io.visible import code_span, table_cell
 
 from .evaluate import Evaluation
+from .membership import auc
 from .protocols import Passage, whole
 from .results import replace_text, summarise, write_json
 
@@ -44,9 +47,11 @@ def open_unlearning(found: Evaluation, *, groups: Sequence[str] = ("forget", "ke
     """An evaluation in open-unlearning's schema, from the records of passages: numbers only, no text.
 
     ``<group>_prob`` (prob, avg_loss), ``<group>_exact_memorization`` and ``<group>_extraction_strength`` (score) are
-    over the suffix given the prefix; the last two have no prefix for the forget group. ``mia_<score>`` is the AUC of
-    forget against never trained. Extraction strength is as in open-unlearning's loop: 1/n, not 0, when the last token
-    is wrong. Indices count the records of a group.
+    over the suffix given the prefix; the last two have no prefix for the forget group. Extraction strength is as in
+    open-unlearning's loop: 1/n, not 0, when the last token is wrong. ``mia_<score>`` is the AUC of forget against never
+    trained ("holdout" there), 1 where forget is the likelier, with its own statistics at its own k
+    (:func:`eval.quirks.open_unlearning_scores`), which are not those of this project's report. Indices count the
+    records of a group.
     """
     metrics: dict[str, dict[str, Any]] = {}
     for group in groups:
@@ -57,9 +62,16 @@ def open_unlearning(found: Evaluation, *, groups: Sequence[str] = ("forget", "ke
         metrics[f"{group}_prob"] = _metric([_probability(r) for r in rows], "prob")
         metrics[f"{own}exact_memorization"] = _metric([{"score": r["ma_suffix"]} for r in rows], "score")
         metrics[f"{own}extraction_strength"] = _metric([{"score": _strength(r)} for r in rows], "score")
-    for score in ("loss", "zlib", "min_k", "min_k_plus_plus"):
-        if (auc := found.summary.get(f"membership/{score}_auc")) is not None:
-            metrics[f"mia_{score}"] = {"agg_value": auc}
+    for name in ("mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus"):
+        sides = {
+            side: [{"score": r[name]} for r in found.records if r["group"] == group and r.get(name) is not None]
+            for side, group in (("forget", "forget"), ("holdout", "never"))
+        }
+        if all(sides.values()):
+            members, others = (np.array([-v["score"] for v in sides[side]]) for side in ("forget", "holdout"))
+            value = auc(members, others)
+            metrics[name] = {side: _metric(values, "score") for side, values in sides.items()}
+            metrics[name] |= {"auc": value, "agg_value": value}
     return dict(sorted(metrics.items()))
 
 

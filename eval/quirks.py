@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .membership import tpr_at_fpr
+from .membership import loss_score, min_k_plus_plus_score, min_k_score, tpr_at_fpr
+from .teacher import TokenStatistics
 
 DEMEM_MA_TOKENS = 52
 
@@ -29,6 +30,28 @@ def open_unlearning_extraction_strength(is_right: np.ndarray) -> float:
     wrong = np.flatnonzero(~np.asarray(is_right, dtype=bool))
     k = int(wrong[-1]) + 1 if len(wrong) else 0
     return 1 - min(k, len(is_right) - 1) / len(is_right)
+
+
+OPEN_UNLEARNING_SHARE = 0.4
+"""k of open-unlearning's min-k and min-k++ (configs/eval/tofu_metrics/mia_min_k.yaml); ours is 0.2."""
+
+
+def open_unlearning_scores(statistics: TokenStatistics, size: int, truth: str) -> dict[str, float]:
+    """Membership scores as open-unlearning computes them, each *lower* for suspected members.
+
+    They are over the last ``size`` tokens, the suffix given its prefix, as its own are over the labelled tokens; this
+    project's are over the whole passage. zlib divides the *mean* NLL by the compressed bytes of the suffix' text
+    ``truth``; this project's divides the sum. open-unlearning's min-k leaves out the last labelled token of the longest
+    text of a batch, which is the EOS that its data adds; a suffix has none, so all of its tokens count here.
+    """
+    logprobs, means, deviations = (x[-size:] for x in (statistics.logprobs, statistics.means, statistics.deviations))
+    share = OPEN_UNLEARNING_SHARE
+    return {
+        "mia_loss": -loss_score(logprobs),
+        "mia_zlib": -carlini_zlib_score(logprobs, truth),
+        "mia_min_k": -min_k_score(logprobs, share=share),
+        "mia_min_k_plus_plus": -min_k_plus_plus_score(logprobs, means, deviations, share=share),
+    }
 
 
 def demem_memorization_accuracy(is_right: np.ndarray, *, num_tokens: int = DEMEM_MA_TOKENS) -> float:

@@ -34,6 +34,8 @@ class Curve:
         return f"curve:{self.metric}"
 
 
+_LOOK = "Measured every few steps, on fewer texts than the held-out perplexity of the tables, which takes all of them."
+
 CURVES = (
     Curve("forget/exact", "Forget: exact extraction",
           "Share of the forget set whose whole suffix greedy decoding reproduces, measured every few steps."),
@@ -43,12 +45,14 @@ CURVES = (
           "Share of memorised passages outside the training whose whole suffix greedy decoding reproduces."),
     Curve("keep/exact", "Keep: exact extraction",
           "Share of the passages to keep whose whole suffix greedy decoding reproduces."),
-    Curve("holdout/perplexity", "Held-out perplexity",
-          "Perplexity of held-out text, measured every few steps on fewer texts than in the table of every number."),
+    Curve("look/perplexity", "Perplexity of the first 32 held-out texts",
+          _LOOK),
+    Curve("holdout/perplexity", "Perplexity of the first 32 held-out texts",  # the name in older folders
+          _LOOK),
     Curve("score/mean", "Score, mean", "Mean score that the reward function gave the step's samples, before any KL."),
     Curve("kl/per_sequence", "KL to the reference, nats per sequence",
           "Estimated KL divergence of the policy from the reference model, summed over a response, averaged over the "
-          "step's samples; 0 if it is not measured."),
+          "step's samples. It is drawn for the steps in which it acts: without a penalty nothing measures it."),
     Curve("response/entropy", "Entropy of the sampler, nats per token",
           "Entropy of the distribution that a token is drawn from, averaged over the tokens of the step."),
     Curve("response/distinct_share", "Share of different responses",
@@ -77,11 +81,30 @@ def curve_section(metrics: Sequence[Mapping[str, float]], curves: Sequence[Curve
     if not charts:
         return ""
     told = f" Of each curve, {MOST_POINTS} steps are drawn, evenly spread." if is_thinned else ""
+    note = critic_note(metrics)
+    warned = f'<p class="small"><b>{escape(note)}</b></p>' if note else ""
     return (
+        f"{warned}"
         '<p class="soft small">Over steps; one step is one rollout and its update. Beside each title: first and last.'
         f'{told}</p><div class="charts">{"".join(charts)}</div>'
     )
 
 
+def critic_note(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence where the critic predicted most steps worse than a constant would have; "" otherwise."""
+    found = [value for row in metrics if (value := finite(row.get("value/explained_variance"))) is not None]
+    negative = sum(value < 0 for value in found)
+    if 2 * negative <= len(found):
+        return ""
+    return (
+        f"The critic's explained variance is negative in {negative} of {len(found)} steps: a constant would have "
+        "predicted the returns better, and the advantages are noisier for it. --value-head none leaves the critic out; "
+        "a higher --value-learning-rate may mend it."
+    )
+
+
 def _is_drawn(row: Mapping[str, Any], name: str) -> bool:
+    """Whether a row has a point of a curve. Without a penalty the KL is not measured, and stands as 0."""
+    if name == "kl/per_sequence" and not finite(row.get("kl/coef")):
+        return False
     return finite(row.get("step")) is not None and finite(row.get(name)) is not None

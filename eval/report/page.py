@@ -187,7 +187,7 @@ def _bars(before: Mapping[str, float], after: Mapping[str, float] | None, terms:
         ]
 
     floor = before.get("never/bleu")
-    mark = (floor, f"chance floor {floor:.0f}") if floor is not None else None
+    mark = (floor, f"chance floor {floor:.1f}") if floor is not None else None
     charts = [
         ("exact", "Exact extraction, %", bar_chart(bars("exact", 100), label="Exact extraction by group", top=100)),
         ("bleu", "BLEU of greedy output", bar_chart(bars("bleu", 1), label="BLEU by group", top=100, mark=mark)),

@@ -17,7 +17,7 @@ from tests.unlearning.test_notebook import ROWS
 def evaluation(exact: float) -> Evaluation:
     records = [
         {"id": f"{group}-{i}", "group": group, "nll_suffix": 0.5 * i, "ma_suffix": 1 - 0.5 * i, "length_truth": 5.0,
-         "extraction_strength": 1.0 - i, "output": "secret words"}
+         "extraction_strength": 1.0 - i, "output": "secret words", "mia_zlib": {"never": 0.5}.get(group, 0.2 + 0.4 * i)}
         for group in ("forget", "keep", "never") for i in range(2)
     ]  # fmt: skip
     summary = {"forget/exact": exact, "holdout/perplexity": 10 * (2 - exact), "membership/loss_auc": 0.75,
@@ -34,7 +34,10 @@ def test_open_unlearning_s_schema_by_hand(tmp_path):
     assert found["exact_memorization"]["agg_value"] == 0.75
     # Its loop ends at the last token, right or wrong. It gives 1 - 4/5, and our definition gives 0.
     assert [v["score"] for v in found["extraction_strength"]["value_by_index"].values()] == [1.0, pytest.approx(0.2)]
-    assert found["mia_loss"] == {"agg_value": 0.75}
+    assert found["mia_zlib"]["agg_value"] == found["mia_zlib"]["auc"] == 0.5  # 0.2 and 0.6 against 0.5 and 0.5
+    assert found["mia_zlib"]["forget"]["value_by_index"]["1"] == {"score": pytest.approx(0.6)}
+    assert found["mia_zlib"]["holdout"]["agg_value"] == 0.5
+    assert "mia_loss" not in found  # its statistic is not in these records, and ours is another
     assert "keep_exact_memorization" in found
     summary = json.loads((tmp_path / "DEMEM_SUMMARY.json").read_text())
     assert summary == {name: metric["agg_value"] for name, metric in found.items()}

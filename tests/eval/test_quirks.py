@@ -5,9 +5,12 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 
 from eval import extraction, membership, quirks
+from eval.teacher import teacher_force
 from tests.eval.test_metrics import right
+from tests.fakes import tiny_gpt2
 
 
 @pytest.mark.parametrize(
@@ -60,3 +63,23 @@ def test_the_baseline_s_confidence_is_one_token_early():
     assert np.mean(logprobs[-2:]) == pytest.approx(-4.5)
     with pytest.raises(ValueError, match="suffix_length=5"):
         quirks.off_by_one_confidence(logprobs, 5)
+
+
+def test_open_unlearning_s_membership_scores_against_its_loops():
+    """As its code computes them for the labelled tokens, from logits: src/evals/metrics/mia/*.py."""
+    model, prefix, suffix = tiny_gpt2().eval(), [3, 4], [5, 6, 7, 8, 9]
+    with torch.no_grad():
+        rows = torch.log_softmax(model(torch.tensor([[*prefix, *suffix]])).logits[0].double(), dim=-1)[1:-1]
+    logprobs = [float(row[token]) for row, token in zip(rows, suffix, strict=True)]
+    standard = []
+    for row, value in zip(rows, logprobs, strict=True):
+        mean = float((row.exp() * row).sum())
+        variance = float((row.exp() * row.square()).sum()) - mean**2
+        standard.append((value - mean) / math.sqrt(max(variance, 1e-6)))
+    (statistics,) = teacher_force(model, [[*prefix, *suffix]])
+    found = quirks.open_unlearning_scores(statistics, len(suffix), "abc abc")
+    average = -sum(logprobs) / 5
+    assert found["mia_loss"] == pytest.approx(average, rel=1e-5)
+    assert found["mia_zlib"] == pytest.approx(average / len(zlib.compress(b"abc abc")), rel=1e-5)
+    assert found["mia_min_k"] == pytest.approx(-sum(sorted(logprobs)[:2]) / 2, rel=1e-5)  # int(5 * 0.4)
+    assert found["mia_min_k_plus_plus"] == pytest.approx(-sum(sorted(standard)[:2]) / 2, rel=1e-4)

@@ -9,12 +9,14 @@ import re
 import pytest
 
 from eval.report import pair_records, render_page, render_table
+from eval.report.curves import CURVES, critic_note, curve_section
 from eval.report.diff import matching_pieces
 from eval.report.folder import LivePage, write_page
 from eval.report.outcome import Strangers, state_of
 from eval.report.passages import marked
 from eval.report.rows import Row, rows_for
 from eval.report.svg import bar_chart, line_chart, round_ticks, tick_label
+from eval.report.terms import collect_terms
 from eval.settings import Settings, define
 
 EVIL = '<script>alert("x")</script> & \' "quoted"'
@@ -50,7 +52,9 @@ def records(outputs: list[str], exact: list[float]) -> list[dict]:
 
 BEFORE, AFTER = evaluated(0.95, 90.0, 12.0), evaluated(0.04, 38.0, 12.24)
 PAIRS = pair_records(records(["call Anna Berg at nine", EVIL], [1.0, 1.0]), records(["call me at ten", ""], [0.0, 0.0]))
-METRICS = [{"step": i, "score/mean": -0.9 + 0.05 * i, "kl/per_sequence": 0.1 * i * i} for i in range(12)]
+METRICS = [
+    {"step": i, "score/mean": -0.9 + 0.05 * i, "kl/per_sequence": 0.1 * i * i, "kl/coef": 0.2} for i in range(12)
+]
 METRICS[4]["forget/exact"] = 0.5
 METRICS[8]["score/mean"] = float("nan")
 
@@ -161,7 +165,7 @@ def test_page_carries_the_numbers_and_their_definitions(page) -> None:
     assert f'<th scope="row">{label}</th><td data-def="exact" data-of="forget">' in page
     assert ">Share of passages whose whole suffix greedy decoding reproduces from the prefix.</dd>" in page
     assert page.count('id="def-exact"') == 1
-    assert "chance floor 9" in page
+    assert "chance floor 9.0" in page
     assert "membership AUC, 0.82 to 0.95; chance 0.50" in page
     assert "not reported: 2 never-trained passages, it takes 100" in page
     assert "abc123" in page
@@ -189,6 +193,21 @@ def test_ticks_are_round_and_cover() -> None:
     assert round_ticks(-0.013, 0.021, 4) == [-0.02, -0.01, 0, 0.01, 0.02, 0.03]
 
 
+def test_a_kl_that_nothing_measured_has_no_curve() -> None:
+    terms = collect_terms({}, {c.term: (c.title, c.definition) for c in CURVES})
+    assert "KL to the reference" in curve_section(METRICS, CURVES, terms)
+    free = [{**row, "kl/coef": 0.0, "kl/per_sequence": 0.0} for row in METRICS]
+    assert "KL to the reference" not in curve_section(free, CURVES, terms)
+    assert "KL to the reference" not in curve_section([{"step": 0, "kl/per_sequence": 0.0}], CURVES, terms)
+
+
+def test_a_critic_that_is_worse_than_a_constant_is_told() -> None:
+    rows = [{"step": i, "value/explained_variance": value} for i, value in enumerate((-0.5, -0.1, 0.2))]
+    assert "negative in 2 of 3 steps" in critic_note(rows)
+    assert "negative in 2 of 3 steps" in curve_section(rows, CURVES, collect_terms({}, {}))
+    assert critic_note(rows[1:]) == critic_note([]) == critic_note([{"step": 0}]) == ""
+
+
 def test_charts_by_hand() -> None:
     chart = line_chart([(0, 1.0), (10, 3.0)], label="a & b")
     read(chart)
@@ -207,7 +226,8 @@ def write_folder(out, *, is_over: bool) -> None:
     results = {"meta": {"seed": 0}, "before": BEFORE} | ({"after": AFTER} if is_over else {})
     (out / "evaluation.json").write_text(json.dumps(results))
     (out / "config.json").write_text(json.dumps({"options": {}, "config": {"target_kl_per_sequence": 6.0}}))
-    for name, rows in (("passages", PAIRS), ("metrics", METRICS)):
+    free = [{name: value for name, value in row.items() if name != "kl/coef"} for row in METRICS]
+    for name, rows in (("passages", PAIRS), ("metrics", free)):
         (out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     samples = [{"step": step, "prompt": EVIL, "response": f"response {step}", "score": -0.5} for step in (10, 11, 11)]
     (out / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in samples))
