@@ -42,7 +42,7 @@ from eval.exports import model_card, write_card, write_open_unlearning
 from eval.report import render_passage, render_table
 from eval.report.curves import critic_note
 from eval.report.folder import LivePage, write_page
-from eval.results import read_before, write_results
+from eval.results import read_before, read_settings, write_results
 from eval.stored import read_passages, read_results
 from models.lora import unload
 from ppo.checkpoint import list_checkpoints
@@ -198,6 +198,7 @@ def measure(run: Run, label: str, *, original: nn.Module, before: Evaluation | N
 
 def report(out: Path) -> None:
     """Print the table and write report.html, both from the files of a run."""
+    read_settings(out)  # first: a folder that holds no run is told as such
     results, passages = read_results(out), read_passages(out / "passages.jsonl")
     write_page(out)
     before, after = results["before"], results.get("after")
