@@ -18,10 +18,12 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from ..io.files import read_json
+from ..io.visible import visible
 
 MAX_TOKENIZER_BYTES = 128 * 2**20  # Gemma's has 33 million
 MOST_ADDED_TOKENS = 100_000
 MOST_GROWTH = 1000  # characters or tokens that one character may become
+_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
 _RULES = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 _MOST_RULES = 10_000
 
@@ -29,6 +31,8 @@ _MOST_RULES = 10_000
 def read_tokenizer(folder: Path) -> Any:
     """The tokenizer of a folder, by transformers, after :func:`check_tokenizer_file`. No code of the folder is run."""
     check_tokenizer_file(folder / "tokenizer.json")
+    for name in _SETTINGS:
+        check_names(folder / name)
     return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
@@ -50,6 +54,21 @@ def check_tokenizer_file(path: Path) -> None:
     pieces = _pieces(record.get("post_processor"))
     if pieces > MOST_GROWTH:
         raise ValueError(f"{path}: its post_processor adds {pieces} tokens to a text, at most {MOST_GROWTH}")
+
+
+def check_names(path: Path) -> None:
+    """Raise ValueError for a name in a tokenizer's settings that would act on a terminal. The file may be missing.
+
+    The package tokenizers prints names that it does not know, in compiled code that no filter of Python sees.
+    """
+    if not path.is_file():
+        return
+    waiting = [read_json(path)]
+    while waiting:
+        node = waiting.pop()
+        if wrong := next((name for name in node if visible(name) != name), None) if isinstance(node, dict) else None:
+            raise ValueError(f"{visible(str(path))} is damaged: it has the name {wrong!r:.80}")
+        waiting += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
 
 
 def _nodes(record: Any, path: Path) -> Iterator[Any]:

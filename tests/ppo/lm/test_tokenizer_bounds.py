@@ -9,7 +9,7 @@ import pytest
 
 from models.lab.load import load_tokenizer
 from ppo.lm.load import load_pretrained
-from ppo.lm.tokenizer_bounds import check_tokenizer_file
+from ppo.lm.tokenizer_bounds import check_tokenizer_file, read_tokenizer
 from tests.fakes import tiny_gpt2
 
 
@@ -78,3 +78,23 @@ def test_rules_of_the_field_are_taken(folder, rules):
     check_tokenizer_file(path)
     _, tokenizer = load_pretrained(folder)
     assert tokenizer("The value", add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "special_tokens_map.json"])
+@pytest.mark.parametrize("name", ["\x1b[2J", "x\u202e", "a\nb"])
+def test_no_name_in_the_settings_acts_on_a_terminal(tmp_path, capfd, file, name):
+    """The package tokenizers prints a name that it does not know in Rust, past every filter of Python."""
+    load_tokenizer().save_pretrained(tmp_path)
+    path = tmp_path / file
+    settings = json.loads(path.read_text()) if path.is_file() else {}
+    token = {"__type": "AddedToken", "content": "<s>", "special": True, "lstrip": False, "rstrip": False, "unk": 1}
+    path.write_text(json.dumps(settings | {"bos_token": token}))
+    read_tokenizer(tmp_path)  # a name that is unknown and plain is taken
+    path.write_text(json.dumps(settings | {"bos_token": token | {name: 1}}))
+    capfd.readouterr()
+    with pytest.raises(ValueError, match=f"{file} is damaged: it has the name ") as caught:
+        read_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
+    told = "".join(capfd.readouterr())
+    assert "\x1b" not in told
+    assert "\u202e" not in told
