@@ -16,7 +16,7 @@ from ppo.io.fields import check_types
 from ppo.io.plain import finite
 from ppo.io.visible import visible
 
-from .pareto import attacked
+from .pareto import ATTACK, attacked
 from .points import Point, place_of, stored_points
 from .settings import Settings
 
@@ -51,7 +51,7 @@ def compared_points(folder: Path) -> list[Point]:
             size = point["size"]
             raise ValueError(f"{where} has the size {size}: there is no point of the original model for {size} records")
     variants = {(point["method"], point["value"], point["size"]) for point in points}
-    columns = {name for point in points for name in attacked(point)}
+    columns = {name for point in points for name in attacked(point) if name.startswith(ATTACK)}
     for count, most, what in ((len(variants), MOST_VARIANTS, "variants"), (len(columns), MOST_COLUMNS, "attacks")):
         if count > most:
             raise ValueError(f"{visible(str(folder))} holds {count} different {what}; a page shows at most {most}")
@@ -122,9 +122,11 @@ def _check_attacks(attacks: Any, where: str) -> None:
         _require(isinstance(name, str) and len(name) <= 100, f"{where}, {number}, name", name, "a short text")
         for group, numbers in _object(attack.get("groups"), f"{where}, {number}, groups").items():
             of = f"{where}, {number}, groups, {group!r:.60}"
-            exact = _object(numbers, of).get("exact")
+            numbers = _object(numbers, of)
             _require(len(group) <= 100, of, numbers, "a group with a short name")
-            _require(_is_bounded(exact), f"{of}, exact", exact, "a number")
+            _require(_is_bounded(numbers.get("exact")), f"{of}, exact", numbers.get("exact"), "a number")
+            if "secret" in numbers:  # where passages have any
+                _require(_is_bounded(numbers["secret"]), f"{of}, secret", numbers["secret"], "a number")
 
 
 def _object(value: Any, where: str) -> Mapping[str, Any]:

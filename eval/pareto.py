@@ -165,15 +165,20 @@ def _spread(values: Sequence[float]) -> float:
     return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
 
 
-ATTACK = "attack/"
+ATTACK, ATTACK_SECRET = "attack/", "attack-secret/"
 
 
 def attacked(point: Mapping[str, Any]) -> dict[str, float]:
-    """The shares that attacks on a point extracted exactly: "attack/<group>/<attack and variant>"."""
+    """What attacks on a point got, by "attack/<group>/<attack and variant>": the share that came out exactly.
+
+    Under "attack-secret/…" the share of which a secret came out, where passages have any.
+    """
     return {
-        f"{ATTACK}{group}/{attack['name']}": float(numbers["exact"])
+        f"{area}{group}/{attack['name']}": float(numbers[quantity])
         for attack in point.get("attacks", [])
         for group, numbers in attack["groups"].items()
+        for area, quantity in ((ATTACK, "exact"), (ATTACK_SECRET, "secret"))
+        if quantity in numbers
     }
 
 

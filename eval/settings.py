@@ -87,6 +87,9 @@ class Settings:
         for name in ("discoverable_p", "min_k_share"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"Settings.{name}={getattr(self, name)!r} must lie strictly between 0 and 1")
+        if self.secrets_by not in ("", "none", *secrets.HOW):
+            known = ", ".join(secrets.HOW)
+            raise ValueError(f"Settings.secrets_by={self.secrets_by!r:.80} must be one of {known}, none")
         if self.temperature <= 0:
             raise ValueError(f"Settings.temperature={self.temperature!r} must be above 0: the sampler needs it")
         self.sampler()  # validates top_k and top_p

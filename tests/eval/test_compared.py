@@ -88,6 +88,11 @@ def test_damaged_nodes_by_the_hundred(tmp_path):
         ("settings", {"num_samples": "4"}, "settings: "),
         ("settings", {"num_samples": -4}, "settings: Settings.num_samples=-4 must be at least 0"),
         ("attacks", [{"name": "a", "groups": {"keep": {}}}], "attacks, 1, groups, 'keep', exact is None"),
+        (
+            "attacks",
+            [{"name": "a", "groups": {"keep": {"exact": 0.0, "secret": "x"}}}],
+            "attacks, 1, groups, 'keep', secret is 'x', not a number",
+        ),
         ("cost", {"seconds": -1, "flops": 1}, "cost, seconds is -1, not a number from 0"),
         ("size", True, "size is True, not a whole number from 0 on"),
     ],

@@ -64,6 +64,28 @@ def test_attacks_have_a_table_of_their_own(tmp_path):
     assert "what attacks get out" not in document(means([original(), point()]))
 
 
+def test_secrets_have_tables_of_their_own(tmp_path):
+    def with_secrets(one, share, attacked):
+        found = {"forget/secret_emitted": share, "never/secret_emitted": 0.0, "forget/verbatim_run": 12.0}
+        groups = {"forget": {"exact": 0.0, "secret": attacked}, "never": {"exact": 0.0}}  # never has none
+        attacks = [{"name": "beam search beams:4", "groups": groups}]
+        return {**one, "summary": one["summary"] | found, "attacks": attacks}
+
+    points = [with_secrets(original(), 1.0, 1.0), with_secrets(point(), 0.25, 0.5)]
+    found = means(points)
+    assert [m.get("attack-secret/forget/beam search beams:4") for m in found] == [1.0, 0.5]
+    assert all(m.get("attack-secret/never/beam search beams:4") is None for m in found)
+    text = document(found)
+    assert "### Every point: secrets, and the longest verbatim run" in text
+    assert "### Every point: of how many passages attacks get a secret out" in text
+    assert text.index("secrets, and the longest") < text.index("what still comes out")
+    write_pages(tmp_path, points, order=["original", "demem"])
+    page = (tmp_path / "compare.html").read_text()
+    assert "of which an attack got a secret" in page
+    assert "secret still emitted" in page
+    assert "secrets, and the longest" not in document(means([original(), point()]))
+
+
 def test_derived_numbers_by_hand():
     found = derived(GOOD | {"forget/bleu": 2.0}, ORIGINAL)
     assert found["floor_distance"] == pytest.approx(4.0)  # below chance is an error as well

@@ -10,6 +10,7 @@ import pytest
 from eval.evaluate import evaluate, probe
 from eval.outputs import Continuation
 from eval.secrets import Secret, bounds, is_emitted, locate, longest_run, run_columns, secret_columns
+from eval.settings import Settings
 from ppo.io.token_ends import token_ends
 from tests.eval.test_evaluate import SETTINGS, make_passages, memorised  # noqa: F401
 from tests.fakes import Letters
@@ -230,3 +231,10 @@ def test_without_secrets_there_are_none_of_their_numbers(memorised):  # noqa: F8
     assert "forget/verbatim_run" in found.summary
     assert bounds(found.summary) == {"secret_greedy": 0.0, "secret_hinted": 0.0}
     assert bounds({"never/secret_greedy": 0.25}) == {"secret_greedy": 0.25, "secret_hinted": 0.0}
+
+
+def test_how_secrets_were_found_is_one_of_the_known_ways():
+    with pytest.raises(
+        ValueError, match=r"Settings\.secrets_by='guessed' must be one of named, pii, pattern, estimated"
+    ):
+        Settings(secrets_by="guessed")

@@ -13,7 +13,7 @@ from ppo.io.visible import as_html
 from rewards.bleu import Bleu
 
 from ...paper import DEFINITIONS as AS_PUBLISHED_DEFINITIONS
-from ...pareto import ATTACK, COLLAPSE_RULES, DERIVED, Mean, means
+from ...pareto import ATTACK, ATTACK_SECRET, COLLAPSE_RULES, DERIVED, Mean, means
 from ...results import replace_text
 from ...settings import Settings, define
 from ...summary import signatures
@@ -55,7 +55,11 @@ OWN = {
     "cost/flops": "2 N a token in a forward pass and 6 N a token in training, where N is the number of parameters.",
     "holdout/accuracy": "Share of the tokens of held-out text that are the argmax, given the true tokens before them.",
 }
-ATTACKED = "Share of the passages that an attack got exactly, token by token, in any try. Group, attack, variant: {}."
+ATTACKED = {
+    ATTACK: "Share of the passages that an attack got exactly, token by token, in any try. Group, attack, variant: {}.",
+    ATTACK_SECRET: "Share of the passages of which an attack got a secret, letter by letter, in any try. Group, "
+    "attack, variant: {}.",
+}
 
 
 def write_pages(out: Path, points: Sequence[Mapping[str, Any]], *, order: Sequence[str]) -> None:
@@ -70,7 +74,8 @@ def write_pages(out: Path, points: Sequence[Mapping[str, Any]], *, order: Sequen
 def render_comparison(all_means: Sequence[Mean], points: Sequence[Mapping[str, Any]]) -> str:
     """The whole page as a string. ``points``: those of the means; they have settings and provenance."""
     says = "".join(f"<p>{as_html(line)}</p>" for line in sentences(all_means))
-    columns = [column for _, some in TABLES for column in some] + [*PAPER, *AS_PUBLISHED, *attack_columns(all_means)]
+    attacks = [column for area in ATTACKS for column in attack_columns(all_means, area)]
+    columns = [column for _, some in TABLES for column in some] + [*PAPER, *AS_PUBLISHED, *attacks]
     terms = collect_terms(columns, settings_of(points))
     num_methods = len({m.method for m in all_means})
     body = [
@@ -79,7 +84,7 @@ def render_comparison(all_means: Sequence[Mean], points: Sequence[Mapping[str, A
         f'<h2>What the comparison says</h2><div class="verdict">{says}</div>',
         f"<h2>Forgetting against utility</h2>{chart_section(all_means)}",
         *(_table(title, all_means, columns, terms) for title, columns in TABLES),
-        _table(ATTACKS, all_means, attack_columns(all_means), terms),
+        *(_table(title, all_means, attack_columns(all_means, area), terms) for area, title in ATTACKS.items()),
         _paper(all_means, terms),
         _table("The paper's numbers as its script computes them", all_means, AS_PUBLISHED, terms),
         "<h2>Definitions and settings</h2>",
@@ -118,7 +123,9 @@ def _table(title: str, all_means: Sequence[Mean], columns: Sequence[Column], ter
 
 def collect_terms(columns: Sequence[Column], settings: Settings) -> Terms:
     """The definition of every column head on the page, under the settings of its points."""
-    attacked = {name: ATTACKED.format(head) for name, head, _ in columns if name.startswith(ATTACK)}
+    attacked = {
+        name: text.format(head) for name, head, _ in columns for area, text in ATTACKED.items() if name.startswith(area)
+    }
     more = {**DERIVED, **AS_PUBLISHED_DEFINITIONS, **OWN, **attacked}
     found = {name: (head, more[name]) for name, head, _ in columns if name in more}
     known = define([name for name, *_ in columns if name not in more], settings)

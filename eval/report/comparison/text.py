@@ -9,7 +9,19 @@ from collections.abc import Sequence
 
 from ppo.io.visible import table_cell, visible
 
-from ...pareto import ATTACK, COLLAPSE_RULES, MAX_EXACT, TARGET, Mean, Verdict, front, matched, target, verdicts
+from ...pareto import (
+    ATTACK,
+    ATTACK_SECRET,
+    COLLAPSE_RULES,
+    MAX_EXACT,
+    TARGET,
+    Mean,
+    Verdict,
+    front,
+    matched,
+    target,
+    verdicts,
+)
 
 Column = tuple[str, str, str]
 """A quantity, its head, and its format: a share in percent, a number with some digits, or a size like 1.2e+09."""
@@ -21,6 +33,17 @@ FORGOTTEN: tuple[Column, ...] = (
     ("forget_holdout/exact", "holdout exact", "share"),
     ("forget_holdout/exact_sampled", "holdout sampled", "share"),
     ("forget_holdout/discoverable", "holdout (n,p)", "share"),
+)
+SECRETS: tuple[Column, ...] = (
+    ("forget/secret_emitted", "secret still emitted", "share"),
+    ("never/secret_emitted", "never trained", "share"),
+    ("forget/secret_greedy", "greedily", "share"),
+    ("forget/secret_sampled", "sampled", "share"),
+    ("forget/secret_hinted", "after a hint", "share"),
+    ("forget_holdout/secret_emitted", "holdout", "share"),
+    ("forget/verbatim_run", "longest run, tokens", "score"),
+    ("never/verbatim_run", "never trained, tokens", "score"),
+    ("forget/verbatim_run_characters", "longest run, characters", "score"),
 )
 DISTANCES: tuple[Column, ...] = (
     ("floor_distance", "BLEU from chance", "score"),
@@ -54,12 +77,16 @@ KEPT: tuple[Column, ...] = (
     ("cost/flops", "FLOPs", "size"),
 )
 TABLES = (
+    ("Every point: secrets, and the longest verbatim run", SECRETS),
     ("Every point: what still comes out", FORGOTTEN),
     ("Every point: other measures of memorisation", MEMORISED),
     ("Every point: how far from chance, and from never having seen the records", DISTANCES),
     ("Every point: what is left of the model, and the cost", KEPT),
 )
-ATTACKS = "Every point: what attacks get out exactly"
+ATTACKS = {
+    ATTACK_SECRET: "Every point: of how many passages attacks get a secret out",
+    ATTACK: "Every point: what attacks get out exactly",
+}
 PAPER: tuple[Column, ...] = (
     ("forget/n_bleu", "N-BLEU", "score"),
     ("holdout/perplexity", "PPL", "score"),
@@ -81,10 +108,10 @@ AS_PUBLISHED: tuple[Column, ...] = (
 )
 
 
-def attack_columns(all_means: Sequence[Mean]) -> list[Column]:
-    """A column for every group and variant that was attacked, in the order of the attacks."""
-    names = dict.fromkeys(name for mean in all_means for name in mean.values if name.startswith(ATTACK))
-    return [(name, " ".join(name.removeprefix(ATTACK).split("/", 1)), "share") for name in names]
+def attack_columns(all_means: Sequence[Mean], area: str = ATTACK) -> list[Column]:
+    """A column for every group and variant that was attacked, in the order of the attacks. ``area``: of ``ATTACKS``."""
+    names = dict.fromkeys(name for mean in all_means for name in mean.values if name.startswith(area))
+    return [(name, " ".join(name.removeprefix(area).split("/", 1)), "share") for name in names]
 
 
 def number(value: float | None, kind: str) -> str:
@@ -287,8 +314,9 @@ def document(all_means: Sequence[Mean]) -> str:
     num = len(matched(all_means))
     every = [part for title, columns in TABLES if (rows := table(all_means, columns))
              for part in (f"### {title}", markdown(rows))]  # fmt: skip
-    if attacks := table(all_means, attack_columns(all_means)):
-        every += [f"### {ATTACKS}", markdown(attacks)]
+    for area, title in ATTACKS.items():
+        if attacks := table(all_means, attack_columns(all_means, area)):
+            every += [f"### {title}", markdown(attacks)]
     parts = [
         "# Comparison",
         *sentences(all_means),
