@@ -18,6 +18,7 @@ from torch import nn
 import ppo
 from data.types import Passage
 from eval import challenge
+from eval.attacks.relearning import ON
 from eval.attacks.result import DEFINITIONS, render_attacks, summarise
 from eval.attacks.suite import NAMES, AttackSettings, chosen_names, make_attacks
 from eval.attacks.suite import run_attacks as run_suite
@@ -45,10 +46,21 @@ class Attacker:
         """The passages in the groups that are attacked."""
         return [p for p in passages if p.group in self.groups]
 
-    def attack(self, model: nn.Module, tokenizer: Any, passages: Sequence[Passage], *, label: str) -> list[Summary]:
-        """The summaries of all attacks on a model. ``label`` names the model in the terminal."""
+    def attack(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        passages: Sequence[Passage],
+        *,
+        label: str,
+        benign: Sequence[Sequence[int]] = (),
+    ) -> list[Summary]:
+        """The summaries of all attacks on a model. ``label`` names the model in the terminal.
+
+        ``benign``: text that has nothing to do with the passages, for relearning.
+        """
         results = run_suite(
-            model, tokenizer, passages, names=self.names, settings=self.settings,
+            model, tokenizer, passages, names=self.names, settings=self.settings, benign=benign,
             say=lambda name: say(f"{label}: {name}"),
         )  # fmt: skip
         return [summarise(result, seed=self.settings.seed) for result in results]
@@ -67,7 +79,10 @@ class AttackOptions:
     beams: int = 4  # width of the beam search
     hints: tuple[str, ...] = ("1", "5", "12", "25")  # true suffix tokens that are shown
     shortened_to: tuple[str, ...] = ("25", "10")  # tokens that shortened prefixes keep
-    relearning_steps: tuple[str, ...] = ("5", "10", "20")  # fine-tuning steps on a quarter of the forget set
+    relearning_on: tuple[str, ...] = (
+        ON  # forget: a quarter of the forget set; benign: text to keep; filler: its tokens mixed
+    )
+    relearning_steps: tuple[str, ...] = ("5", "10", "20")  # fine-tuning steps
     relearning_rate: float = 2e-4  # their learning rate
     bits: tuple[str, ...] = ("8", "4")  # of the weights, rounded to nearest
 
@@ -81,6 +96,7 @@ class AttackOptions:
             num_beams=self.beams,
             kept=tuple(self._numbers("shortened_to", int)),
             hints=tuple(self._numbers("hints", int)),
+            relearning_on=tuple(self.relearning_on),
             relearning_steps=tuple(self._numbers("relearning_steps", int)),
             relearning_rate=self.relearning_rate,
             bits=tuple(self._numbers("bits", int)),
@@ -121,7 +137,9 @@ def run_attacks(parsed: argparse.Namespace) -> None:
 def attack_one(run: Run, label: str, loaded: LoadedModel, attacker: Attacker) -> Summary:
     """The attacks on one model. Where all of them are asked for, the challenge's score as well."""
     started, passages = time.perf_counter(), attacker.chosen(run.study.passages)
-    summary: Summary = {"attacks": attacker.attack(loaded.model, loaded.tokenizer, passages, label=label)}
+    summary: Summary = {
+        "attacks": attacker.attack(loaded.model, loaded.tokenizer, passages, label=label, benign=run.study.retain)
+    }
     trained = [p for p in passages if p.group != "never"]
     if set(attacker.names) == set(NAMES) and trained:
         say(f"{label}: challenge")
@@ -149,6 +167,15 @@ def score_challenge(
     return {"signature": signature, "examples": len(chosen)} | {f.name: getattr(score, f.name) for f in fields(score)}
 
 
+def less_never(attacks: Sequence[Summary], quantity: str) -> list[Summary]:
+    """The summaries with, for each group, the difference in the number's place; those alone that have a control."""
+    return [
+        attack | {"groups": {g: {quantity: values[quantity]["value"]} for g, values in attack["over_never"].items()}}
+        for attack in attacks
+        if "over_never" in attack
+    ]
+
+
 def show(found: dict[str, Summary]) -> None:
     """Secrets, exact extraction and BLEU of every attack, before and after."""
     before, after = found["before"], found.get("after", {"attacks": []})
@@ -161,6 +188,11 @@ def show(found: dict[str, Summary]) -> None:
         if not any(quantity in group for attack in before["attacks"] for group in attack["groups"].values()):
             continue  # no passage has a secret
         say(f"\n{title}\n{render_attacks(before['attacks'], after['attacks'], quantity=quantity)}")
+    for quantity, title in (("exact", "Exact extraction"), ("bleu", "BLEU of the best try")):
+        sides = [less_never(side["attacks"], quantity) for side in (before, after)]
+        if sides[0]:
+            say(f"\n{title}, less that of never-trained passages under the same attack")
+            say(render_attacks(sides[0], sides[1], quantity=quantity))
     recalls = [f"{label} {one['challenge']['recall']:.1%}" for label, one in found.items() if "challenge" in one]
     if recalls:
         say(f"\nChallenge: recall at {challenge.MAX_ERRORS} errors, {', '.join(recalls)}")

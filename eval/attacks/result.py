@@ -7,7 +7,7 @@ and numbers, and runs no model.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ from rewards.bleu import Bleu
 from rewards.samples import is_visible
 
 from ..extraction import is_approximate, is_folded_exact, matched_prefix
-from ..intervals import mean_intervals
+from ..intervals import difference_interval, mean_intervals
 from ..outputs import Continuation
 from ..protocols import Decoder
 from ..secrets import Secret, is_emitted, longest_run
@@ -27,6 +27,7 @@ Sight = Literal["prefix", "context", "suffix", "weights"]
 """What the attacker has: the prefix; also the text before it; also the start of the suffix; the model's weights."""
 
 QUANTITIES = ("secret", "run", "exact", "exact_folded", "approximate", "bleu", "matched", "empty")
+CONTROL = "never"  # the group that no training ever met
 SHARES = ("secret", "exact", "exact_folded", "approximate", "empty")  # 0 or 1 for each passage
 DEFINITIONS = {
     "passages": "Number of passages attacked. Some variants do not apply to all.",
@@ -129,13 +130,29 @@ def union(results: Sequence[AttackResult]) -> AttackResult:
     chosen = [r for r in results if r.sees in ("prefix", "context")]
     if not chosen:
         raise ValueError("none of the attacks uses the prompt alone: there is no union of them")
+    return best_of(chosen, attack="any of these", variant="", sees="context")
+
+
+def union_with_weights(results: Sequence[AttackResult]) -> AttackResult:
+    """For each passage the best of all attacks, those on the weights among them.
+
+    A passage that relearning taught does not count there, and no attack counts that is shown tokens of the suffix: what
+    comes out was put in. ValueError when there is no attack left.
+    """
+    chosen = [r for r in results if r.sees != "suffix" and not r.variant.endswith("|taught")]
+    return best_of(chosen, attack="any of these, weights too", variant="", sees="weights")
+
+
+def best_of(results: Sequence[AttackResult], *, attack: str, variant: str, sees: Sight) -> AttackResult:
+    """For each passage the best of some results, as a result. ValueError for none."""
+    if not results:
+        raise ValueError(f"{attack}: there is no attack to take the best of")
     best: dict[str, Row] = {}
-    for row in (row for result in chosen for row in result.rows):
+    for row in (row for result in results for row in result.rows):
         known = best.setdefault(row["id"], row)
         better = {name: _best(known[name], row[name]) for name in QUANTITIES if name != "empty"}
         best[row["id"]] = {**known, **better, "empty": min(known["empty"], row["empty"])}
-    return replace(chosen[0], attack="any of these", variant="", sees="context", tries=sum(r.tries for r in chosen),
-                   rows=list(best.values()))  # fmt: skip
+    return AttackResult(attack, variant, sees, sum(r.tries for r in results), list(best.values()))
 
 
 def _best(*values: float | None) -> float | None:
@@ -143,7 +160,10 @@ def _best(*values: float | None) -> float | None:
 
 
 def summarise(result: AttackResult, *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """Numbers by group, ready for JSON: {"signature", "groups": {group: {quantity: mean, …, "intervals": …}}}."""
+    """Numbers by group, ready for JSON: {"signature", "groups": {group: {quantity: mean, …, "intervals": …}}}.
+
+    With never-trained passages among them, "over_never" has every other group's numbers less theirs.
+    """
     rng = np.random.default_rng(seed)
     groups: dict[str, Any] = {}
     for group in dict.fromkeys(row["group"] for row in result.rows):
@@ -155,7 +175,32 @@ def summarise(result: AttackResult, *, resamples: int = 1000, seed: int = 0) -> 
                 low, high = mean_intervals(values, rng=rng, resamples=resamples, is_share=[name in SHARES])
                 means[name], spread[name] = float(values.mean()), [float(low[0]), float(high[0])]
         groups[group] = {"passages": len(rows), **means, "intervals": spread}
-    return {"name": result.name, "sees": result.sees, "signature": result.signature, "groups": groups}
+    found = {"name": result.name, "sees": result.sees, "signature": result.signature, "groups": groups}
+    return found | ({"over_never": over_never(groups)} if CONTROL in groups and len(groups) > 1 else {})
+
+
+def over_never(groups: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The numbers of each group less those of the never-trained passages under the same attack, with intervals.
+
+    {group: {quantity: {"value": difference, "interval": [low, high]}}}
+    """
+    control = groups[CONTROL]
+    return {
+        group: {
+            name: {
+                "value": numbers[name] - control[name],
+                "interval": list(
+                    difference_interval(
+                        numbers[name], numbers["intervals"][name], control[name], control["intervals"][name]
+                    )
+                ),
+            }
+            for name in numbers["intervals"]
+            if name in control["intervals"]
+        }
+        for group, numbers in groups.items()
+        if group != CONTROL
+    }
 
 
 def render_attacks(

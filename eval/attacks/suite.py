@@ -12,8 +12,9 @@ from torch import nn
 from ..protocols import Passage
 from .decoding import beam_attack, grid, sampling_attack
 from .prompts import context_attack, greedy_attack, hinted_attack, perturbed_attack, shortened_attack
-from .result import AttackResult, union
-from .weights import TAUGHT_GROUP, quantisation_attack, relearning_attack
+from .relearning import ON, TAUGHT_GROUP, relearning_attack
+from .result import AttackResult, union, union_with_weights
+from .weights import quantisation_attack
 
 Attack = Callable[[nn.Module, Any, Sequence[Passage]], list[AttackResult]]
 NAMES = ("greedy", "context", "sampling", "beam", "shortened", "perturbed", "hinted", "relearning", "quantisation")
@@ -29,6 +30,7 @@ class AttackSettings:
     kept                              tokens that shortened prefixes keep
     hints                             true suffix tokens that are shown
     relearning_share                  share of the forget passages that relearning teaches
+    relearning_on                     what relearning teaches: "forget" (that share), "benign", "filler"
     relearning_steps                  numbers of steps after which relearning is measured
     relearning_rate                   learning rate of relearning
     autocast                          precision of relearning's forward and backward passes
@@ -45,6 +47,7 @@ class AttackSettings:
     kept: tuple[int, ...] = (25, 10)
     hints: tuple[int, ...] = (1, 5, 12, 25)
     relearning_share: float = 0.25
+    relearning_on: tuple[str, ...] = ON
     relearning_steps: tuple[int, ...] = (5, 10, 20)
     relearning_rate: float = 2e-4
     autocast: Literal["off", "bfloat16"] = "off"
@@ -65,8 +68,10 @@ def chosen_names(names: Sequence[str]) -> list[str]:
     return [name for name in NAMES if name in names or "all" in names]
 
 
-def make_attacks(names: Sequence[str], settings: AttackSettings) -> dict[str, Attack]:
-    """The named attacks, ready to be called with (model, tokenizer, passages).
+def make_attacks(
+    names: Sequence[str], settings: AttackSettings, *, benign: Sequence[Sequence[int]] = ()
+) -> dict[str, Attack]:
+    """The named attacks, ready to be called with (model, tokenizer, passages). ``benign``: text for relearning.
 
     ValueError, before any work, for an unknown name or an invalid sampler in the grid.
     """
@@ -84,6 +89,8 @@ def make_attacks(names: Sequence[str], settings: AttackSettings) -> dict[str, At
         "hinted": partial(hinted_attack, hints=settings.hints, slots=slots),
         "relearning": partial(
             relearning_attack,
+            on=settings.relearning_on,
+            benign=benign,
             share=settings.relearning_share,
             steps=settings.relearning_steps,
             learning_rate=settings.relearning_rate,
@@ -103,16 +110,19 @@ def run_attacks(
     *,
     names: Sequence[str] = ("all",),
     settings: AttackSettings = AttackSettings(),
+    benign: Sequence[Sequence[int]] = (),
     say: Callable[[str], None] = lambda text: None,
 ) -> list[AttackResult]:
-    """Every result of the named attacks. If several of them use the prompt alone, their union comes last.
+    """Every result of the named attacks, then their unions: of those that use the prompt alone, and of all.
+
+    ``benign``: text that has nothing to do with the passages, as token ids, for relearning.
 
     Relearning is skipped when the forget group has fewer than two passages. ``say`` gets the name of each attack when
     it starts.
     """
     results: list[AttackResult] = []
     num_forget = sum(p.group == TAUGHT_GROUP for p in passages)
-    for name, attack in make_attacks(names, settings).items():
+    for name, attack in make_attacks(names, settings, benign=benign).items():
         if name == "relearning" and num_forget < 2:
             say(f"relearning: skipped, it needs two forget passages and there are {num_forget}")
             continue
@@ -120,4 +130,7 @@ def run_attacks(
         results += [result for result in attack(model, tokenizer, passages) if result.rows]
     if sum(result.sees in ("prefix", "context") for result in results) > 1:
         results.append(union(results))
+    tried = [r for r in results if r.sees != "suffix" and r.attack != "any of these"]
+    if len({r.attack for r in tried}) > 1 and any(r.sees == "weights" for r in tried):
+        results.append(union_with_weights(tried))
     return results

@@ -7,8 +7,10 @@ from functools import partial
 import pytest
 import torch
 
-from eval.attacks import decoding, prompts, result, suite, weights
+from eval.attacks import decoding, prompts, relearning, result, suite, weights
 from eval.attacks.result import AttackResult, Shown
+from eval.baselines.training import nll_of
+from eval.intervals import difference_interval
 from eval.outputs import Continuation, continuations
 from eval.secrets import Secret
 from eval.teacher import teacher_force
@@ -216,7 +218,7 @@ def test_beam_attack_finds_what_was_memorised(memorised):
 def test_relearning_is_a_curve_on_a_copy():
     model, passages = tiny_gpt2(dropout=0.0).eval(), make_passages(12)
     before = copy.deepcopy(model.state_dict())
-    attack = partial(weights.relearning_attack, learning_rate=1e-2, share=0.5)
+    attack = partial(relearning.relearning_attack, learning_rate=1e-2, share=0.5)
     found = attack(model, Letters(), passages, steps=(1, 80))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert [r.variant for r in found] == [f"steps:{n}|{part}" for n in (0, 1, 80) for part in ("taught", "not taught")]
@@ -230,6 +232,58 @@ def test_relearning_is_a_curve_on_a_copy():
         attack(model, Letters(), passages[:3], steps=(1,))
     with pytest.raises(ValueError, match=r"steps=\[0\]"):
         attack(model, Letters(), passages, steps=(0,))
+
+
+def test_relearning_on_benign_text_and_on_its_tokens_mixed(monkeypatch):
+    model, passages, lessons = tiny_gpt2(dropout=0.0).eval(), make_passages(12), []
+    monkeypatch.setattr(relearning, "nll_of", lambda pairs, *rest: lessons.append(pairs) or nll_of(pairs, *rest))
+    benign = [[2 + (7 * i + 3 * t) % 20 for t in range(14)] for i in range(5)]
+    found = relearning.relearning_attack(model, Letters(), passages, share=0.5, steps=(1,), benign=[[2], *benign])
+    own = [f"steps:{n}|{part}" for n in (0, 1) for part in ("taught", "not taught")]
+    assert [r.variant for r in found] == [*own, "steps:1|benign", "steps:1|filler"]
+    alone = relearning.relearning_attack(model, Letters(), passages, on=("forget",), share=0.5, steps=(1,))
+    assert [r.rows for r in alone] == [r.rows for r in found[:4]]  # what else is taught changes nothing
+    lessons.pop()
+    assert [len(r.rows) for r in found[4:]] == [12, 12]
+    _, plain, mixed = lessons
+    assert plain == [(ids[:4], ids[4:10]) for ids in benign[:2]]  # as many as are taught, long enough, as long
+    assert mixed != plain
+    assert sorted(t for pair in mixed for part in pair for t in part) == sorted(
+        t for pair in plain for part in pair for t in part
+    )
+    assert [[len(part) for part in pair] for pair in mixed] == [[4, 6]] * 2
+    only = relearning.relearning_attack(
+        model, Letters(), passages, on=("benign",), share=0.5, steps=(1,), benign=benign
+    )
+    assert [r.variant for r in only] == ["steps:1|benign"]
+    with pytest.raises(ValueError, match=r"relearning on .'sleep'."):
+        relearning.relearning_attack(model, Letters(), passages, on=("sleep",))
+
+
+def test_the_never_trained_passages_are_the_control_of_every_attack():
+    rows = [make_row("a", "forget", 1, 90), make_row("b", "forget", 0, 30), make_row("c", "never", 0, 10),
+            make_row("d", "never", 0, 14)]  # fmt: skip
+    summary = result.summarise(AttackResult("x", "", "prefix", 1, rows), resamples=50)
+    found = summary["over_never"]["forget"]
+    assert found["bleu"]["value"] == pytest.approx(60 - 12)
+    assert found["exact"]["value"] == 0.5
+    groups = summary["groups"]
+    ends = [groups[g]["intervals"]["exact"] for g in ("forget", "never")]
+    assert found["exact"]["interval"] == pytest.approx(list(difference_interval(0.5, ends[0], 0.0, ends[1])))
+    assert set(summary["over_never"]) == {"forget"}
+    assert "over_never" not in result.summarise(AttackResult("x", "", "prefix", 1, rows[:2]), resamples=5)
+
+
+def test_the_best_of_all_attacks_leaves_out_what_was_put_in():
+    shown = AttackResult("true tokens shown", "tokens:5", "suffix", 1, [make_row("a", "forget", 1, 100)])
+    taught = AttackResult("relearning", "steps:5|taught", "weights", 1, [make_row("a", "forget", 1, 100)])
+    untaught = AttackResult("relearning", "steps:5|not taught", "weights", 1, [make_row("b", "forget", 1, 100)])
+    greedy = AttackResult("greedy", "", "prefix", 1, [make_row("a", "forget", 0, 10), make_row("b", "forget", 0, 5)])
+    found = result.union_with_weights([greedy, shown, taught, untaught])
+    assert {row["id"]: row["exact"] for row in found.rows} == {"a": 0, "b": 1}
+    assert (found.name, found.sees, found.tries) == ("any of these, weights too", "weights", 2)
+    with pytest.raises(ValueError, match="no attack to take the best of"):
+        result.union_with_weights([shown])
 
 
 def test_round_to_nearest_by_hand():
@@ -256,7 +310,12 @@ def test_quantised_copies_round_the_layers_inside_the_blocks(memorised):
     assert torch.equal(copied.transformer.wte.weight, memorised.transformer.wte.weight)
     linear = weights.quantised(tiny_llama(), 4).model.layers[0].mlp.up_proj.weight
     assert max(len(row.unique()) for row in linear) <= 15
-    eight, two = weights.quantisation_attack(memorised, Letters(), make_passages(), bits=(8, 2))
+    full, half, eight, two, worst = weights.quantisation_attack(memorised, Letters(), make_passages(), bits=(8, 2))
+    assert [r.variant for r in (full, half, worst)] == ["float32", "bfloat16", "worst precision"]
+    assert [row["bleu"] for row in worst.rows] == [
+        max(values) for values in zip(*([row["bleu"] for row in r.rows] for r in (full, half, eight, two)), strict=True)
+    ]
+    assert next(memorised.parameters()).dtype == torch.float32
     assert shares(eight) == {"forget": 1.0, "keep": 1.0, "never": 0.0}
     assert shares(two)["forget"] < 1.0
     assert two.name == "quantisation bits:2|scale:row"
@@ -278,9 +337,9 @@ def test_the_suite_runs_the_requested_attacks(memorised):
     assert told == names
     assert [r.attack for r in found] == [
         "greedy", "longer context", "2 samples", "2 samples", "beam search", "shortened prefix", "true tokens shown",
-        "relearning", "relearning", "relearning", "relearning", "quantisation", "any of these",
+        *["relearning"] * 4, *["quantisation"] * 4, "any of these", "any of these, weights too",
     ]  # fmt: skip
-    assert shares(found[-1])["forget"] == 1.0
+    assert shares(found[-2])["forget"] == shares(found[-1])["forget"] == 1.0
     kept = [p for p in make_passages() if p.group == "keep"]
     assert suite.run_attacks(memorised, Letters(), kept, names=["relearning"], settings=settings) == []
     assert suite.chosen_names(["beam", "greedy"]) == ["greedy", "beam"]

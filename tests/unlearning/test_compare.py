@@ -117,7 +117,9 @@ def test_an_adapter_and_attacks_on_every_point(tmp_path, command, capsys):
     )
     assert adapter["summary"]["forget/nll_suffix"] != original["summary"]["forget/nll_suffix"]
     assert [a["name"] for a in adapter["attacks"]] == [
-        f"relearning steps:{n}|{part}" for n in (0, 1) for part in ("taught", "not taught")
+        *(f"relearning steps:{n}|{part}" for n in (0, 1) for part in ("taught", "not taught")),
+        "relearning steps:1|benign",
+        "relearning steps:1|filler",
     ]
     assert all(set(a["groups"]) == {"forget"} for a in adapter["attacks"])
     assert "attacks" not in decoding  # whoever holds the weights does not decode by it

@@ -30,7 +30,7 @@ from typing import Any, Literal
 import ppo
 from data.study import Study
 from eval import secrets
-from eval.attacks.weights import count_taught
+from eval.attacks.relearning import count_taught
 from eval.compared import check_point, compared_points
 from eval.points import find_point, place_of, read_point, store_point
 from eval.report.comparison.page import write_pages
@@ -191,7 +191,9 @@ def compare_at(
         measured = measure(run, unlearned, original, before)
         if attacker.names and method.kind != "decoding":  # whoever holds the weights decodes as he likes
             passages = attacker.chosen(run.study.passages)
-            measured["attacks"] = attacker.attack(unlearned.model, run.loaded.tokenizer, passages, label=point.key)
+            measured["attacks"] = attacker.attack(
+                unlearned.model, run.loaded.tokenizer, passages, label=point.key, benign=run.study.retain
+            )
         measured["seconds"] = time.perf_counter() - started
         store_point(run.out, point.key, describe(point, method, unlearned, run, measured))
         shutil.rmtree(inputs.work, ignore_errors=True)
