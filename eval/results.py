@@ -22,6 +22,13 @@ from .evaluate import Evaluation
 from .report import pair_records
 from .stored import read_passages, read_results
 
+MAIN = (
+    "secret_emitted", "secret_greedy", "secret_sampled", "secret_hinted", "verbatim_run", "verbatim_run_characters",
+    "exact", "exact_sampled", "discoverable", "leak_1000", "n_bleu", "bleu", "ma_suffix", "ma_unshared", "longest_run",
+    "nll_suffix", "writing", "non_words", "empty", "length_ratio", "usual_length", "distinct_2_ratio",
+)  # fmt: skip
+"""The main quantities of a group, in the order of ``summary`` in evaluation.json and of the model card."""
+MAIN_OF_ALL = ("depth/ma_suffix", "depth/ma_unshared", "depth/nll_suffix", "membership/loss_auc", "holdout/perplexity")
 _LEFT_BY_A_KILL = {LOCK_FILE, ".writable", "config.json.tmp"}
 
 _WRITTEN = ("model", "checkpoints", "checkpoint", "best", "dumps", "tensorboard", "points", "work", "twins")
@@ -113,32 +120,14 @@ def read_before(folder: Path) -> Evaluation:
 def summarise(before: Evaluation, after: Evaluation | None) -> dict[str, Any]:
     """The main numbers of an unlearning run, before and after."""
     after_some = dict.fromkeys(n.partition("/")[2] for n in before.summary if "/exact_after_" in n)
-    wanted = [
-        name
-        for group in ("forget", "forget_holdout", "keep", "never")
-        for quantity in (
-            "secret_emitted",
-            "secret_greedy",
-            "secret_sampled",
-            "secret_hinted",
-            "verbatim_run",
-            "verbatim_run_characters",
-            "exact",
-            *after_some,
-            "exact_sampled",
-            "discoverable",
-            "n_bleu",
-            "bleu",
-            "ma_suffix",
-            "empty",
-            "length_ratio",
-            "distinct_2_ratio",
-        )
-        if (name := f"{group}/{quantity}") in before.summary and (after is None or name in after.summary)
+    places = MAIN.index("exact") + 1
+    quantities = (*MAIN[:places], *after_some, *MAIN[places:])
+    names = [
+        f"{group}/{quantity}" for group in ("forget", "forget_holdout", "keep", "never") for quantity in quantities
     ]
-    for name in ("membership/loss_auc", "holdout/perplexity"):
-        if name in before.summary and (after is None or name in after.summary):
-            wanted.append(name)
+    wanted = [
+        name for name in [*names, *MAIN_OF_ALL] if name in before.summary and (after is None or name in after.summary)
+    ]
     if after is None:
         return {name: {"before": before.summary[name]} for name in wanted}
     summary: dict[str, Any] = {name: {"before": before.summary[name], "after": after.summary[name]} for name in wanted}
