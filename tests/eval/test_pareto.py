@@ -86,6 +86,16 @@ def test_secrets_have_tables_of_their_own(tmp_path):
     assert "secrets, and the longest" not in document(means([original(), point()]))
 
 
+def test_depth_has_a_table_where_it_was_measured():
+    deep = {"never__ma_suffix": 0.5, "forget__ma_suffix": 0.75, "depth__ma_suffix": 0.25, "depth__nll_suffix": -1.5}
+    text = document(means([original(), point(**deep)]))
+    head, _, old, new = text[text.index("depth, forget less never") :].splitlines()[2:6]
+    assert head == "| method | mark | records | seeds | right tokens: forget | never | difference | NLL, difference |"
+    assert old.endswith("| - | - | - | - |")
+    assert new.endswith("| 75.0 % | 50.0 % | 25.0 % | -1.50 |")
+    assert "depth, forget less never" not in document(means([original(), point()]))
+
+
 def test_derived_numbers_by_hand():
     found = derived(GOOD | {"forget/bleu": 2.0}, ORIGINAL)
     assert found["floor_distance"] == pytest.approx(4.0)  # below chance is an error as well

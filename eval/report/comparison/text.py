@@ -65,6 +65,19 @@ MEMORISED: tuple[Column, ...] = (
     ("forget_holdout/el_10", "holdout EL10", "ratio"),
     ("forget_holdout/n_bleu", "holdout N-BLEU", "score"),
 )
+DEPTH: tuple[Column, ...] = (
+    ("forget/ma_suffix", "right tokens: forget", "share"),
+    ("never/ma_suffix", "never", "share"),
+    ("depth/ma_suffix", "difference", "share"),
+    ("forget/ma_unshared", "own tokens right: forget", "share"),
+    ("never/ma_unshared", "own, never", "share"),
+    ("depth/ma_unshared", "own, difference", "share"),
+    ("depth/exact_after_25", "after 25 true tokens, difference", "share"),
+    ("depth/longest_run", "longest run, difference", "score"),
+    ("depth/nll_suffix", "NLL, difference", "number"),
+    ("depth/lens_right", "readable at a block, difference", "share"),
+    ("forget/leak_1000", "leak@1,000", "share"),
+)
 KEPT: tuple[Column, ...] = (
     ("keep/exact", "keep survives", "share"),
     ("perplexity_ratio", "perplexity ratio", "ratio"),
@@ -79,6 +92,7 @@ KEPT: tuple[Column, ...] = (
 TABLES = (
     ("Every point: secrets, and the longest verbatim run", SECRETS),
     ("Every point: what still comes out", FORGOTTEN),
+    ("Every point: depth, forget less never trained", DEPTH),
     ("Every point: other measures of memorisation", MEMORISED),
     ("Every point: how far from chance, and from never having seen the records", DISTANCES),
     ("Every point: what is left of the model, and the cost", KEPT),
