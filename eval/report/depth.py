@@ -111,13 +111,18 @@ def _points(
     return [(float(k), float(y)) for k, y in sorted(found.items()) if finite(y) is not None and y is not None]
 
 
+def _short(count: float) -> str:
+    """A number that fits below a chart: 100000 -> 100k."""
+    return f"{count / 1000:.0f}k" if count > 999.5 else f"{count:.0f}"
+
+
 def _chart(series: Sequence[tuple[str, Sequence[tuple[float, float]]]], axes: tuple[str, str], *, is_log: bool) -> str:
     """A line for each series, or "" where none has two points."""
     series = [(name, points) for name, points in series if len(points) > 1]
     if not series:
         return ""
     xs = sorted({x for _, points in series for x, _ in points})
-    names = [f"{10**x:,.0f}" if is_log else f"{x:.0f}" for x in xs]
+    names = [_short(10**x) if is_log else f"{x:.0f}" for x in xs]
     gaps = [math.inf, *((b - a) / (xs[-1] - xs[0]) for a, b in pairwise(xs))]
     ticks = [(x, name if gap > 0.1 else "") for x, name, gap in zip(xs, names, gaps, strict=True)]
 

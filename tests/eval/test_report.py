@@ -27,7 +27,13 @@ def evaluated(exact: float, bleu: float, perplexity: float) -> dict:
     intervals = {"membership/loss_auc": [0.82, 0.95]}
     for group, factor in (("forget", 1.0), ("never", 0.1)):
         values = {"passages": 2, "exact": exact * factor, "exact_after_12": 0.5, "bleu": bleu * factor, "empty": 0.0}
-        values |= {"ma_suffix": factor, "sequence_p": exact * factor, "leak_10": exact * factor, "exact_after_1": 0.5}
+        values |= {
+            "ma_suffix": factor,
+            "sequence_p": exact * factor,
+            "leak_10": exact * factor,
+            "leak_100000": 0.9,
+            "exact_after_1": 0.5,
+        }
         summary |= {f"{group}/{name}": value for name, value in values.items()}
         intervals[f"{group}/exact"] = [0.0, exact]
     summary |= {"depth/ma_suffix": 0.9, "depth/exact": exact * 0.9}
