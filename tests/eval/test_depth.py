@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -111,6 +112,25 @@ def test_the_lens_against_hidden_states_norm_and_output_layer(make, norm) -> Non
     wanted = [layers_by_hand(model, norm(model), s, p) for s, p in zip(sequences, places, strict=True)]
     assert [f.tolist() for f in found] == wanted
     assert len({layer for row in wanted for layer in row}) > 1
+
+
+def test_the_lens_sees_what_only_the_last_block_hides(lab) -> None:
+    """Noise in the last block's weights: nothing comes out, and what the block before knows is still to be read."""
+    study = load_study("lab", lab.tokenizer, vocabulary_size(lab.model))
+    passages = study.group("forget")[:6] + study.group("never")[:6]
+    own, settings = own_tokens(study.passages, run=4), Settings()
+    masks = {p.id: mask for p, mask in zip(study.passages, own, strict=True)}
+    noisy = copy.deepcopy(lab.model)
+    bias = noisy.transformer.h[-1].mlp.c_proj.bias
+    with torch.no_grad():
+        bias += 100 * torch.randn(bias.shape, generator=torch.Generator().manual_seed(0))
+    statistics = teacher_force(noisy, [[*p.prefix, *p.suffix] for p in passages])
+    assert np.mean([s.is_right[-len(p.suffix) :].mean() for s, p in zip(statistics, passages, strict=True)]) < 0.02
+    rows = lens_metrics(noisy, passages, [masks[p.id] for p in passages], settings)
+    known = [[r["lens_right"] for r in part if r["lens_right"] is not None] for part in (rows[:6], rows[6:])]
+    forget, never = map(np.mean, known)
+    assert forget > 0.55  # 63 % are read before the last block
+    assert never < forget - 0.3
 
 
 class SkipsItsBlocks(nn.Module):
