@@ -37,6 +37,11 @@ class Curve:
 _LOOK = "Measured every few steps, on fewer texts than the held-out perplexity of the tables, which takes all of them."
 
 CURVES = (
+    Curve("forget/secret_greedy", "Forget: a secret comes out greedily",
+          "Share of the forget set of which any secret stands in the greedy output, measured every few steps."),
+    Curve("forget/secret_hinted", "Forget: a secret comes out after a hint",
+          "Share of the forget set of which greedy decoding writes a secret after a hint of true tokens, every few "
+          "steps."),
     Curve("forget/exact", "Forget: exact extraction",
           "Share of the forget set whose whole suffix greedy decoding reproduces, measured every few steps."),
     Curve("forget/bleu", "Forget: BLEU of greedy output",

@@ -109,6 +109,8 @@ def _news(metrics: Sequence[Mapping[str, float]], step: int, steps: int, left: f
         f"{label} {factor * known[name]:.{digits}f}{unit}"
         for label, name, factor, digits, unit in (
             ("forget set extracted", "forget/exact", 100, 1, " %"),
+            ("secrets out greedily", "forget/secret_greedy", 100, 1, " %"),
+            ("after a hint", "forget/secret_hinted", 100, 1, " %"),
             ("score", "score/mean", 1, 3, ""),
             ("KL to the reference", "kl/per_sequence", 1, 2, " nats per sequence"),
             ("KL of the update", "policy/approx_kl", 1, 4, " nats per token"),
