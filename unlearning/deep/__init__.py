@@ -1,0 +1,1 @@
+"""Forgetting that goes deep: PPO at every state of the memorised passages."""

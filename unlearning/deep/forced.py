@@ -1,0 +1,208 @@
+"""PPO at forced states: the policy is run once over a true text, and acts at every one of its states.
+
+A free rollout leaves a memorised passage after a few tokens and never returns, so that most of its states are never
+visited. Here every state is: the true text stands in the context, K actions are drawn at each of its states, and each
+action is an episode of one token. Its reward is the log-ratio to the bounded counterfactual reference,
+
+    r(a | s) = log q(a | s) - log pi_old(a | s),   clipped to ±8 nats,
+
+which is what the trainer computes for a score of 0 and ``Config(kl_coef=1)``. The advantage takes off the exact mean of
+r over the policy's distribution and divides by its exact deviation; no critic is needed. A state where the policy is
+certain is drawn from hot, policy and reference alike, so that the optimum stays q: at p = 0.99 nearly every action
+would be the true token, and nothing could be learned about the others.
+
+Three seams of :class:`ppo.Trainer` carry it: :class:`ForcedStates` is the sampler, :func:`bounded_reference` the
+reference, and :func:`state_advantages` the advantage. What the sampler knows of a row goes to the other two in
+``Sample.info``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ppo.buffer import align
+from ppo.lm.backbone import Backbone
+from ppo.lm.logprobs import response_positions
+from ppo.policy import Policy
+from ppo.prompts import Prompt
+from ppo.sampler import collate
+from ppo.types import Generation, Sample
+from unlearning.deep.bounded import bounded_logprobs
+
+MOST_REWARD = 8.0  # nats
+CERTAIN = 0.6  # probability of the true token from which a state is drawn from hot
+LEAST_DEVIATION = 0.3  # nats; a state that is nearly right still counts, but its noise is not blown up
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the sampler knows about the actions of a row, in the place of a reward.
+
+    ``ref_logprobs`` [S K]: under the reference, as far from the policy's as the bound on the reward allows.
+    ``means`` and ``deviations`` [S]: of the reward over the policy's distribution at each state, nats.
+    """
+
+    ref_logprobs: Tensor
+    means: Tensor
+    deviations: Tensor
+
+
+@dataclass(frozen=True)
+class ForcedStates:
+    """A sampler (:mod:`ppo.sampler`): ``actions`` tokens at every state of the text of each prompt's row.
+
+    original     the model before unlearning, frozen; it may be on another device
+    actions      K, drawn at each state with replacement
+    heat         what divides the logits where the policy is certain of the true token, 1: nothing does
+    chunk_tokens states that pass the output layers at once
+
+    A row holds ``text_ids``, what truly follows its prompt, and ``chance``, the chance level of each of these tokens.
+    """
+
+    original: nn.Module
+    actions: int = 32
+    heat: float = 2.0
+    chunk_tokens: int = 1024
+
+    @torch.no_grad()
+    def __call__(
+        self, policy: Policy, prompts: Sequence[Prompt], *, seed: int, request_ids: Sequence[int]
+    ) -> Generation:
+        """Actions at forced states, with their log-probs and all that :class:`Judged` holds."""
+        given = collate([p.ids for p in prompts], [p.row["text_ids"] for p in prompts], device=policy.device)
+        chance = [torch.tensor(p.row["chance"], dtype=torch.float32) for p in prompts]
+        forced = replace(given, context=given.tokens)
+        ends = policy.sampling.eos_ids or ()
+        with policy.precision():
+            ours = _features(policy.actor.backbone, forced)
+            theirs = _features(Backbone(self.original), forced)
+        rows = []
+        for row, request in enumerate(request_ids):
+            generator = torch.Generator(policy.device).manual_seed((seed + 0x9E3779B1 * request) % 2**63)
+            length = len(chance[row])
+            truth = given.tokens[row, :length]
+            bound = chance[row].to(policy.device)
+            parts = []
+            for start in range(0, length, self.chunk_tokens):
+                part = slice(start, min(start + self.chunk_tokens, length))
+                with policy.precision():
+                    logits = policy.actor.backbone.output_layer(ours[row, part]).float()
+                    plain = Backbone(self.original).output_layer(theirs[row, part]).float()
+                reference = bounded_logprobs(plain, truth[part], bound[part], end_ids=ends)
+                parts.append(self._act(logits, reference, truth[part], policy, generator))
+            rows.append([torch.cat(column) for column in zip(*parts, strict=True)])
+        return _laid_out(forced, rows, self.actions)
+
+    def _act(
+        self, logits: Tensor, reference: Tensor, truth: Tensor, policy: Policy, generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        """Draw at the states of logits [N, V]: actions, log-probs and reference's [N, K]; six columns in all."""
+        temperature = policy.sampling.temperature
+        true_p = torch.softmax(logits, dim=-1).gather(-1, truth.unsqueeze(-1))
+        certainty = ((true_p - CERTAIN) / (1 - CERTAIN)).clamp(min=0)
+        heat = 1 + (self.heat - 1) * certainty**1.5
+        logprobs = torch.log_softmax(logits / (temperature * heat), dim=-1)
+        target = torch.log_softmax(reference / (temperature * heat), dim=-1)
+        chances = logprobs.exp()
+        rewards = (target - logprobs).clamp(-MOST_REWARD, MOST_REWARD)
+        means = (chances * rewards).sum(dim=-1, keepdim=True)
+        deviations = (chances * (rewards - means) ** 2).sum(dim=-1).sqrt()
+        actions = torch.multinomial(chances, self.actions, replacement=True, generator=generator)
+        drawn = logprobs.gather(-1, actions)
+        entropy = -(chances * logprobs.clamp(min=-1e4)).sum(dim=-1)
+        judged = drawn + rewards.gather(-1, actions)
+        return actions, drawn, judged, entropy, heat.squeeze(-1), means.squeeze(-1), deviations, true_p.squeeze(-1)
+
+
+def _features(backbone: Backbone, generation: Generation) -> Tensor:
+    """What the output layer reads at each state, [B, S, D]."""
+    rows = align(generation)
+    found = backbone(rows.input_ids, rows.attention_mask).before_logits
+    return response_positions(found, rows.prompt_lengths, generation.num_states)
+
+
+def _laid_out(forced: Generation, rows: Sequence[Sequence[Tensor]], count: int) -> Generation:
+    """The generation of all rows, [B, S K], from the columns of each."""
+    mask = forced.mask.repeat_interleave(count, dim=1)
+    shape, states = mask.shape, forced.mask.shape
+
+    def placed(column: int, size: torch.Size, dtype: torch.dtype = torch.float32) -> Tensor:
+        result = torch.zeros(size, dtype=dtype, device=mask.device)
+        for i, row in enumerate(rows):
+            flat = row[column].flatten()
+            result[i, : len(flat)] = flat
+        return result
+
+    entropy, true_p = placed(3, states), placed(7, states)
+    is_state = forced.mask
+    of_truth = true_p[is_state]
+    metrics = {
+        "forced/true_token_p": float(of_truth.mean()),
+        "forced/true_token_nll": float(-of_truth.clamp(min=1e-30).log().mean()),
+        "forced/certain_share": float((of_truth > 0.9).float().mean()),
+        "forced/kl": float(-placed(5, states)[is_state].mean()),
+        "forced/states": float(is_state.sum()),
+    }
+    info = [Judged(row[2].flatten(), row[5], row[6]) for row in rows]
+    return replace(
+        forced,
+        tokens=placed(0, shape, torch.long),
+        mask=mask,
+        action_mask=mask,
+        logprobs=placed(1, shape),
+        entropy=entropy.repeat_interleave(count, dim=1),
+        state_temperatures=placed(4, states),
+        is_ended=torch.zeros(len(forced), dtype=torch.bool, device=mask.device),
+        info=info,
+        metrics=metrics,
+    )
+
+
+def bounded_reference(generation: Generation, samples: Sequence[Sample]) -> Tensor:
+    """Log-probs of the actions under the bounded reference, [B, T], as :class:`ForcedStates` noted them."""
+    return _of_rows([sample.info.ref_logprobs for sample in samples], generation.mask)
+
+
+def state_advantages(rewards: Tensor, values: Tensor, mask: Tensor, samples: list[Sample]) -> tuple[Tensor, Tensor]:
+    """Advantages and returns [B, T]: the reward less its exact mean at the state, over its exact deviation there."""
+    count = [len(s.ids) // len(s.info.means) for s in samples]
+    means = _of_rows([s.info.means.repeat_interleave(k) for s, k in zip(samples, count, strict=True)], mask)
+    spread = _of_rows([s.info.deviations.repeat_interleave(k) for s, k in zip(samples, count, strict=True)], mask)
+    advantages = (rewards - means) / spread.clamp(min=LEAST_DEVIATION) * mask
+    return advantages, rewards * mask
+
+
+def no_score(samples: list[Sample]) -> list[float]:
+    """0 for each sample: all of the reward is the log-ratio to the reference."""
+    return [0.0] * len(samples)
+
+
+def _of_rows(rows: Sequence[Tensor], mask: Tensor) -> Tensor:
+    """Rows of different lengths as one [B, T], 0 on padding."""
+    result = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
+    for i, row in enumerate(rows):
+        result[i, : len(row)] = row
+    return result
+
+
+def forced_rows(passages: Sequence[Any], chances: Sequence[Sequence[float]], *, seed: int) -> list[dict[str, Any]]:
+    """Ten windows of each passage: four from its start, four from its prefix, two from anywhere.
+
+    A window reaches to the end of the passage. Its first token is the prompt, every other one is a state's true token.
+    ``chances``: the chance level of every token of each passage.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for passage, chance in zip(passages, chances, strict=True):
+        ids = passage.ids
+        latest = max(1, len(ids) - max(2, len(ids) // 4))
+        anywhere = torch.randint(0, latest, (2,), generator=generator).tolist()
+        for start in [0] * 4 + [len(passage.pre_prefix)] * 4 + anywhere:
+            text, levels = list(ids[start + 1 :]), list(chance[start + 1 :])
+            rows.append({"prompt": [ids[start]], "text_ids": text, "chance": levels, "id": passage.id})
+    return rows
