@@ -1,0 +1,82 @@
+"""Chance levels: each token is measured once, by its own tail; never-trained passages set the mean."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.fakes import VOCAB, tiny_gpt2
+from unlearning.deep import chance
+from unlearning.deep.chance import NUM_HEADS, chance_levels, splice_logprobs
+
+PASSAGES = [[2, 3, 4, 5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15, 16]]
+
+
+def test_every_token_is_measured_behind_three_or_four_true_ones(monkeypatch):
+    asked = []
+
+    def teacher_force(model, rows, *, starts, has_moments):
+        found = []
+        for row, start in zip(rows, starts, strict=True):
+            asked.append((row, start))
+            numbers = np.full(len(row), np.nan)
+            numbers[start:] = [-float(x) for x in row[start:]]  # the "log-prob" names its token
+            found.append(type("Found", (), {"logprobs": numbers})())
+        return found
+
+    monkeypatch.setattr(chance, "teacher_force", teacher_force)
+    found = splice_logprobs(None, PASSAGES, PASSAGES, seed=0)
+    for passage, numbers in zip(PASSAGES, found, strict=True):
+        assert numbers.tolist() == [-x for x in passage]  # each token its own number, no NaN, no double
+    for row, start in asked:
+        owner = next(p for p in PASSAGES if row[-1] in p)
+        own = [x for x in row if x in owner]
+        assert row[-len(own) :] == own  # the head is of another passage
+        assert start >= 1
+        for place in range(start, len(row)):
+            tail = place - (len(row) - len(own))
+            assert tail in (3, 4) or owner.index(row[place]) == tail  # or all there is
+    assert len(asked) % NUM_HEADS == 0
+
+
+def memorised():
+    """A tiny model that knows the first passage by heart."""
+    model = tiny_gpt2(dropout=0.0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    ids = torch.tensor([PASSAGES[0]])
+    for _ in range(120):
+        optimizer.zero_grad()
+        model(ids, labels=ids).loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+def test_never_trained_passages_set_the_mean():
+    model = memorised()
+    never = [[5, 9, 3, 7, 2, 8, 4], [20, 21, 22]]
+    plain = chance_levels(model, PASSAGES, vocab_size=VOCAB)
+    found = chance_levels(model, PASSAGES, vocab_size=VOCAB, never=never)
+    with torch.no_grad():
+        logits = [torch.log_softmax(model(torch.tensor([x])).logits[0, :-1], -1) for x in never]
+    truth = [-z.gather(-1, torch.tensor(x[1:]).unsqueeze(-1)) for z, x in zip(logits, never, strict=True)]
+    assert found.nll == pytest.approx(float(torch.cat(truth).mean()), abs=1e-3)
+    assert plain.shift == 0
+    assert found.shift != 0
+    assert [len(x) for x in found.levels] == [len(x) for x in PASSAGES]
+    assert all(0 < p < 1 for x in found.levels for p in x)
+
+
+def test_a_shared_template_is_likelier_than_a_private_fact():
+    passages = [[1, 2, 3, private, 4, 5, 6, 7] for private in range(10, 20)]
+    found = chance_levels(tiny_gpt2(dropout=0.0).eval(), passages, vocab_size=VOCAB)
+    levels = np.array(found.levels)
+    assert levels[:, [2, 5, 6, 7]].mean() > 3 * levels[:, 3].mean()  # the fourth token is the private one
+    assert 0.3 < found.shared < 1
+
+
+def test_a_single_passage_needs_other_texts():
+    model = tiny_gpt2(dropout=0.0).eval()
+    with pytest.raises(ValueError, match="single passage needs other texts"):
+        chance_levels(model, PASSAGES[:1], vocab_size=VOCAB)
+    found = chance_levels(model, PASSAGES[:1], vocab_size=VOCAB, others=[[3, 1, 4, 1, 5]])
+    assert len(found.levels[0]) == len(PASSAGES[0])
+    assert found.shared == 0

@@ -1,0 +1,131 @@
+"""The chance level of every token of a memorised passage: how likely it would be in a stranger's passage of that form.
+
+Nothing but the model and the passages themselves is needed. Two estimates are joined:
+
+    splice   the original's own log-prob of the token behind the last three or four true tokens, with a piece of another
+             passage before them: it knows the language, and does not recognise the passage
+    n-gram   what the *other* passages say (:mod:`unlearning.deep.ngram`): it knows their common template
+
+Where the other passages have the two tokens before it, the level is the geometric mean of both; elsewhere the splice
+alone. With never-trained passages all levels are shifted by one factor, so that their mean NLL is that of a stranger's
+passage under the original.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from eval.teacher import teacher_force
+from unlearning.deep.bounded import LEAST_CHANCE, MOST_CHANCE
+from unlearning.deep.ngram import leave_one_out_logprobs
+
+HEAD_TOKENS = 16  # of another passage, before the true tokens
+TAIL_TOKENS = (3, 4)  # true tokens before the one that is measured
+NUM_HEADS = 2
+CONTEXT_TOKENS = 2  # that other passages must have, for the n-gram to be asked
+_MOST_SHIFT = 6.0  # nats
+
+Ids = Sequence[int]
+
+
+@dataclass(frozen=True)
+class ChanceLevels:
+    """``levels``: one probability for each token of each passage; the first token of a passage has no state before it.
+
+    ``shift``: nats by which never-trained passages moved all of them, 0 without such passages. ``nll``: their mean NLL,
+    nats per token. ``shared``: the share of tokens for which the other passages were asked.
+    """
+
+    levels: list[list[float]]
+    shift: float
+    nll: float
+    shared: float
+
+
+def chance_levels(
+    model: nn.Module,
+    passages: Sequence[Ids],
+    *,
+    vocab_size: int,
+    others: Sequence[Ids] = (),
+    never: Sequence[Ids] = (),
+    seed: int = 0,
+) -> ChanceLevels:
+    """The chance levels of memorised passages, from the original ``model``.
+
+    ``others``: texts whose pieces stand before a passage's tokens where there is only one passage. ``never``: passages
+    of the same form that the model never saw. ValueError for a single passage without ``others``.
+    """
+    heads = list(passages) if len(passages) > 1 else [*passages, *others]
+    if len(heads) < 2:
+        raise ValueError(
+            "the chance level of a single passage needs other texts, to stand before its tokens: give some"
+        )
+    spliced = splice_logprobs(model, passages, heads, seed=seed)
+    grams = leave_one_out_logprobs(passages, vocab_size=vocab_size, least_context=CONTEXT_TOKENS)
+    joined = [np.where(np.isnan(g), s, (s + g) / 2) for s, g in zip(spliced, grams, strict=True)]
+    shift = _shift(joined, _nll(model, never)) if never else 0.0
+    bounded = [_bounded(x + shift) for x in joined]
+    shared = np.concatenate([~np.isnan(g)[1:] for g in grams])
+    nll = -np.concatenate([x[1:] for x in bounded]).mean()
+    return ChanceLevels([np.exp(x).tolist() for x in bounded], shift, float(nll), float(shared.mean()))
+
+
+def splice_logprobs(model: nn.Module, passages: Sequence[Ids], heads: Sequence[Ids], *, seed: int) -> list[np.ndarray]:
+    """log p of every token behind a piece of another passage and the last few true tokens, one float64 array a passage.
+
+    It is the mean over ``NUM_HEADS`` pieces. The first token of a passage stands behind the piece alone.
+    """
+    random = np.random.default_rng(seed)
+    least, most = TAIL_TOKENS
+    rows, starts, places = [], [], []
+    for i, passage in enumerate(passages):
+        for begin in range(0, max(1, len(passage) - least), most - least + 1):
+            piece = list(passage[begin : begin + most + 1])
+            first = 0 if begin == 0 else least  # the tokens before have their own piece
+            for _ in range(NUM_HEADS):
+                head = _head(heads, passage, i, random)
+                rows.append([*head, *piece])
+                starts.append(len(head) + first)
+                places.append((i, begin + first))
+    sums = [np.zeros(len(passage)) for passage in passages]
+    counts = [np.zeros(len(passage)) for passage in passages]
+    for (i, place), start, found in zip(
+        places, starts, teacher_force(model, rows, starts=starts, has_moments=False), strict=True
+    ):
+        measured = found.logprobs[start:].astype(np.float64)
+        sums[i][place : place + len(measured)] += measured
+        counts[i][place : place + len(measured)] += 1
+    return [total / count for total, count in zip(sums, counts, strict=True)]
+
+
+def _head(heads: Sequence[Ids], passage: Ids, index: int, random: np.random.Generator) -> list[int]:
+    """A piece of another text than passage ``index``, of at least one token."""
+    chosen = int(random.integers(len(heads) - 1))
+    text = heads[chosen + (chosen >= index)]
+    begin = int(random.integers(max(1, len(text) - HEAD_TOKENS)))
+    return list(text[begin : begin + HEAD_TOKENS])
+
+
+def _nll(model: nn.Module, passages: Sequence[Ids]) -> float:
+    """Mean NLL of all tokens but the first, nats per token."""
+    found = teacher_force(model, [list(p) for p in passages], has_moments=False)
+    return float(-np.concatenate([x.logprobs[1:] for x in found]).astype(np.float64).mean())
+
+
+def _bounded(logprobs: np.ndarray) -> np.ndarray:
+    return np.clip(logprobs, np.log(LEAST_CHANCE), np.log(MOST_CHANCE))
+
+
+def _shift(joined: Sequence[np.ndarray], nll: float) -> float:
+    """What is added to all log-probs, so that their mean NLL within the bounds is ``nll``. Found by bisection."""
+    flat = np.concatenate([x[1:] for x in joined])
+    low, high = -_MOST_SHIFT, _MOST_SHIFT
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if -_bounded(flat + middle).mean() > nll else (low, middle)
+    return (low + high) / 2
