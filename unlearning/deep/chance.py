@@ -1,13 +1,12 @@
 """The chance level of every token of a memorised passage: how likely it would be in a stranger's passage of that form.
 
-Nothing but the model and the passages themselves is needed. Two estimates are joined:
+Nothing but the model and the passages themselves is needed. Two estimates are at hand:
 
     splice   the original's own log-prob of the token behind the last three or four true tokens, with a piece of another
              passage before them: it knows the language, and does not recognise the passage
     n-gram   what the *other* passages say (:mod:`unlearning.deep.ngram`): it knows their common template
 
-Where the other passages have the two tokens before it, the level is the geometric mean of both; elsewhere the splice
-alone. With never-trained passages all levels are shifted by one factor, so that their mean NLL is that of a stranger's
+Where the other passages have the two tokens before it, they are asked; elsewhere the splice is. With never-trained passages all levels are shifted by one factor, so that their mean NLL is that of a stranger's
 passage under the original.
 """
 
@@ -67,7 +66,7 @@ def chance_levels(
         )
     spliced = splice_logprobs(model, passages, heads, seed=seed)
     grams = leave_one_out_logprobs(passages, vocab_size=vocab_size, least_context=CONTEXT_TOKENS)
-    joined = [np.where(np.isnan(g), s, (s + g) / 2) for s, g in zip(spliced, grams, strict=True)]
+    joined = [np.where(np.isnan(g), s, g) for s, g in zip(spliced, grams, strict=True)]
     shift = _shift(joined, _nll(model, never)) if never else 0.0
     bounded = [_bounded(x + shift) for x in joined]
     shared = np.concatenate([~np.isnan(g)[1:] for g in grams])
