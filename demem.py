@@ -56,6 +56,7 @@ from ppo.types import Step
 from unlearning.attack import run_attacks
 from unlearning.command_line import parse
 from unlearning.compare.comparison import compare
+from unlearning.deep.recipe import Parts, deep_parts
 from unlearning.floor import chance_floor
 from unlearning.memorise import run_memorise
 from unlearning.notebook import sample_sliced, with_special_tokens
@@ -101,6 +102,7 @@ def train(
     floor = chance_floor(run, before.summary)
     forget, tokenizer = run.study.group("forget"), run.loaded.tokenizer
     is_published = run.options.preset == "paper-as-run"  # neither looks at the forget set nor a rule that stops it
+    is_whole = run.options.is_deep  # its learning rate falls along all of its steps, so no look ends it early
     every = 1 if is_published else run.options.check_every
 
     def look(trainer: ppo.Trainer) -> dict[str, float]:
@@ -120,11 +122,11 @@ def train(
     steps = max(run.options.most_steps - trainer.step, 0)
     if is_published:
         trainer.train(steps, on_step=show, show=headline(run.config))
-    elif not (trainer.step > 0 and run.processes.first(lambda: rule.is_met(trainer.step))):
+    elif is_whole or not (trainer.step > 0 and run.processes.first(lambda: rule.is_met(trainer.step))):
         known = run.processes.first(lambda: (rule.looks(trainer.step) or [before.summary])[-1]["forget/exact"])
         trainer.train(
-            steps, probe=look, stop_when=lambda _: rule.is_met(trainer.step), on_step=show, show=headline(run.config),
-            known={"forget/exact": known},
+            steps, probe=look, stop_when=None if is_whole else lambda _: rule.is_met(trainer.step), on_step=show,
+            show=headline(run.config), known={"forget/exact": known},
         )  # fmt: skip
         run.processes.first(lambda: say_if(rule.missed(trainer.step)))
     log = run.out / "metrics.jsonl"
@@ -140,18 +142,22 @@ def headline(config: ppo.Config) -> dict[str, str]:
 
     Without a KL penalty nothing measures the distance to the reference. The bar then shows how far each update goes.
     """
+    if config.value_head == "none":  # preset deep: every score is 0
+        return {"true_token_p": "forced/true_token_p", "kl": "kl/per_token", "extracted": "forget/exact"}
     moved = HEADLINE if config.kl_coef else {"score": HEADLINE["score"], "update_kl": "policy/approx_kl"}
     return {**moved, "extracted": "forget/exact"}
 
 
 def make_trainer(run: Run, floor: float) -> ppo.Trainer:
     """The trainer of a run, new or as its last checkpoint left it."""
-    rows, reward = rows_to_forget(run), make_reward(run, floor)
+    parts = deep_parts(run) if run.options.is_deep else Parts(rows_to_forget(run), make_reward(run, floor), {})
+    rows, reward = parts.rows, parts.reward
     kept = run.processes.first(lambda: text_to_keep(run))
     more: dict[str, Any] = {
         "tokenizer": run.loaded.tokenizer,
         "retain": kept if run.config.retain_coef else None,
         "out": run.out,
+        **parts.seams,
     }
     if run.options.preset == "paper-as-run":
         reward = with_special_tokens(reward, run.loaded.tokenizer.decode)

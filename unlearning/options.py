@@ -33,12 +33,14 @@ class Options:
     # Folder
     out: str = "runs/demem"  # folder of the run
     # Recipe
-    preset: str = "default"  # default, paper, or paper-as-run: the paper's notebook with its flaws
+    preset: str = "default"  # default, deep, paper, or paper-as-run: the paper's notebook with its flaws
     encoder: str | None = None  # encoder of the paper's BERTScore, a hub id or folder; none: BLEU
     fluency_weight: float = 0.0  # reward lost for a nat per token outside the fluency band; 0: no band
     fluency_low: float = 0.5  # nats per token under the original model; loops and memorised text lie below
     fluency_high: float = 6.0  # nats per token under the original model; gibberish lies above
     lora_rank: int = 0  # rank of an adapter that is trained, then merged; 0: the weights themselves are trained
+    actions: int = 32  # of preset deep: tokens drawn at each state of a passage
+    heat: float = 2.0  # of preset deep: what divides the logits where the policy is certain of the true token
     windows: int | None = None  # places of a passage to train on, half a suffix apart; none: 2 (paper: 1, the suffix)
     # Stopping
     steps: int | None = None  # PPO steps at most; none: 60 (paper-as-run: 4)
@@ -73,6 +75,10 @@ class Options:
             value = getattr(self, name)
             require(value is None or value >= 0, self, name, "must be at least 0")
         require(self.preset in PRESETS, self, "preset", f"must be one of {', '.join(PRESETS)}")
+        for name in ("actions", "heat"):
+            require(getattr(self, name) >= 1, self, name, "must be at least 1")
+        require(not self.is_deep or self.windows is None, self, "windows", "is not of preset deep: it takes ten places")
+        require(not self.is_deep or not self.fluency_weight, self, "fluency_weight", "is not of preset deep: no score")
         require(self.encoder is None or self.is_paper, self, "encoder", "goes with --preset paper: ours takes BLEU")
         require(0 <= self.fluency_low < self.fluency_high, self, "fluency_low", "must lie between 0 and fluency_high")
 
@@ -94,7 +100,12 @@ class Options:
     @property
     def is_paper(self) -> bool:
         """Whether the reward is the paper's."""
-        return self.preset != "default"
+        return self.preset in ("paper", "paper-as-run")
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether every state of a passage is trained on (:mod:`unlearning.deep`)."""
+        return self.preset == "deep"
 
     @property
     def most_steps(self) -> int:
@@ -104,7 +115,17 @@ class Options:
 
 # The options in groups. unlearning/command_line.py says which command takes which group.
 DATA = ("model", "data", "data_split", "retain", "num_forget", "num_holdout", "num_never", "secrets")
-RECIPE = ("windows", "num_own", "lora_rank", "fluency_weight", "fluency_low", "fluency_high", "encoder")
+RECIPE = (
+    "windows",
+    "actions",
+    "heat",
+    "num_own",
+    "lora_rank",
+    "fluency_weight",
+    "fluency_low",
+    "fluency_high",
+    "encoder",
+)
 STOPPING = ("steps", "check_every", "target_exact", "bleu_floor")
 EVALUATION = ("num_samples", "el_stride", "el_passages", "near_passes", "eval_dtype")
 MEMORISING = ("memorise_epochs", "memorise_beside")
@@ -123,6 +144,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "retain_coef": 2.5, "retain_loss": "kl", "retain_sequences": 12, "retain_tokens": 152,
         "detach_value_head": True, "value_learning_rate": 1e-3, "value_clip": None, "gae_lambda": 0.9,
         "save_every_steps": 10,
+    },
+    # Ours, at every state of the passages (unlearning/deep). The score is 0, and KL to the bounded reference is all of
+    # the reward. The learning rate falls to a tenth at the last step; unlearning/run.py fits total_steps to --steps.
+    "deep": {
+        "prompts_per_step": 32, "minibatch": 16, "epochs": 2, "learning_rate": 6e-4, "schedule": "linear",
+        "total_steps": 67, "policy_clip": 0.3, "kl_coef": 1.0, "kl_controller": "fixed", "value_head": "none",
+        "retain_coef": 3.3, "retain_loss": "kl", "retain_sequences": 12, "retain_tokens": 152, "save_every_steps": 10,
     },
     # The paper's settings on this engine: KL acts, no token of a prompt is an action, empty text is no success.
     "paper": {

@@ -26,6 +26,8 @@ from ppo.lm.device import resolve_device, resolve_dtype
 from rewards.bertscore import BertScore
 from unlearning.options import OF_ATTACK, PRESETS, Options
 
+LAST_RATE = 0.1  # of the learning rate, with preset deep, at the last step
+
 
 @dataclass(frozen=True)
 class Run:
@@ -89,6 +91,8 @@ def load_run(options: Options, changes: Mapping[str, Any], processes: Processes)
     if options.preset == "default" and "min_response_length" not in changes:
         # Otherwise the policy learns to end early: a short text has little right and nothing wrong.
         config = config.replace(min_response_length=config.response_length)
+    if options.is_deep and config.total_steps == PRESETS["deep"]["total_steps"]:
+        config = config.replace(total_steps=round(options.most_steps / (1 - LAST_RATE)))
     if options.lora_rank and config.sharding != "none":
         raise ValueError(f"--lora-rank {options.lora_rank} merges the adapter at the end: leave --sharding at none")
     check_fits(study, context_length(loaded.model), config.response_length)

@@ -25,7 +25,7 @@ LORA_RATE = 5.0  # times the learning rate of full training, for an adapter
 
 def settings_of(preset: str, changes: Mapping[str, Any]) -> dict[str, Any]:
     """A preset with the changes of the command line. The paper's presets keep what the paper sets."""
-    fixed = PRESETS[preset] if preset != "default" else {}
+    fixed = PRESETS[preset] if preset in ("paper", "paper-as-run") else {}
     return {**PRESETS[preset], **changes, **fixed}
 
 

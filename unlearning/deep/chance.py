@@ -6,7 +6,9 @@ Nothing but the model and the passages themselves is needed. Two estimates are a
              passage before them: it knows the language, and does not recognise the passage
     n-gram   what the *other* passages say (:mod:`unlearning.deep.ngram`): it knows their common template
 
-Where the other passages have the two tokens before it, they are asked; elsewhere the splice is. With never-trained passages all levels are shifted by one factor, so that their mean NLL is that of a stranger's
+Where the other passages have the two tokens before it, they are asked; elsewhere the splice is.
+
+With never-trained passages all levels are shifted by one factor, so that their mean NLL is that of a stranger's
 passage under the original.
 """
 

@@ -1,0 +1,45 @@
+"""The preset ``deep``: what its trainer is made of. unlearning/options.py holds its settings."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from ppo.lm.backbone import vocabulary_size
+from ppo.types import RewardFn
+from unlearning.deep.chance import chance_levels
+from unlearning.deep.forced import ForcedStates, bounded_reference, forced_rows, no_score, state_advantages
+from unlearning.run import Run, say
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The rows, the reward and the seams of a :class:`ppo.Trainer`."""
+
+    rows: list[dict[str, Any]]
+    reward: RewardFn
+    seams: dict[str, Any]
+
+
+def deep_parts(run: Run) -> Parts:
+    """The parts of a run with the preset ``deep``, from the model before unlearning.
+
+    Every other never-trained passage sets the mean of the chance levels. The rest of them is left to the evaluation.
+    """
+    forget, never = run.study.group("forget"), run.study.group("never")
+    found = chance_levels(
+        run.loaded.model,
+        [p.ids for p in forget],
+        vocab_size=vocabulary_size(run.loaded.model),
+        others=run.study.retain,
+        never=[p.ids for p in never[::2]],
+        seed=run.config.seed,
+    )
+    by = f", shifted by {found.shift:+.2f} to that of {len(never[::2])} never-trained passages" if never else ""
+    say(f"chance levels: {found.nll:.2f} nats per token{by}; other passages know {found.shared:.0%} of the contexts")
+    original = copy.deepcopy(run.loaded.model).requires_grad_(False)
+    sampler = ForcedStates(original, actions=run.options.actions, heat=run.options.heat)
+    rows = forced_rows(forget, found.levels, seed=run.config.seed)
+    seams = {"sampler": sampler, "reference": bounded_reference, "advantage": state_advantages}
+    return Parts(rows, no_score, seams)
