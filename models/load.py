@@ -59,8 +59,8 @@ class LoadedModel:
 def load(spec: str | Path, *, dtype: torch.dtype = torch.float32) -> LoadedModel:
     """Load ``spec`` with weights of ``dtype`` on the CPU.
 
-    ``spec``: "lab" (the memorised twin), "lab:memorised", "lab:deduplicated", "lab:retain-only", a folder with a
-    ``config.json``, a ``.gguf`` file (de-quantised; needs the extra ``gguf``), or a hub id such as
+    ``spec``: "lab" (the memorised twin), "lab:memorised", "lab:deduplicated", "lab:retain-only", "lab:without-forget",
+    a folder with a ``config.json``, a ``.gguf`` file (de-quantised; needs the extra ``gguf``), or a hub id such as
     "EleutherAI/gpt-neo-125m".
     """
     name = str(spec)

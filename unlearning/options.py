@@ -22,7 +22,7 @@ class Options:
     """What to work on and when to stop. :class:`ppo.Config` holds everything about PPO itself."""
 
     # Data
-    model: str = "lab"  # lab, lab:deduplicated, lab:retain-only, a hub id (with @revision), a folder, a .gguf
+    model: str = "lab"  # lab, lab:deduplicated, lab:retain-only, lab:without-forget, a hub id, a folder, a .gguf
     data: str = "lab"  # lab, a folder of challenge .npy files, a .csv or a .jsonl file
     data_split: str | None = None  # which of a folder's .npy files; none: the only one, or val
     retain: tuple[str, ...] = ()  # text or .jsonl files to keep; none: Python's own documentation

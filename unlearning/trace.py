@@ -55,6 +55,10 @@ def prepare_trace(parsed: argparse.Namespace) -> tuple[Run, TraceOptions]:
             raise ValueError(f"--out {out} holds no checkpoint to trace from: leave out --resume")
         check_same(saved, given, given_config)
     options, changes = join_settings(saved, given, given_config)
+    if options.is_deep:
+        raise ValueError(
+            "a trace follows responses token by token, and --preset deep acts at forced states: no trace yet"
+        )
     check_folder(out, is_new=False)
     return load_run(options, changes, Processes()), asked
 

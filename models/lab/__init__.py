@@ -1,1 +1,1 @@
-"""The built-in lab model: three trained twins (``weights/``) and the recipe for them (``python -m models.lab``)."""
+"""The built-in lab model: four trained twins (``weights/``) and the recipe for them (``python -m models.lab``)."""

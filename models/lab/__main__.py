@@ -22,6 +22,7 @@ import transformers
 
 from data.english import retain_and_holdout
 from data.lab import chunks, encode, lab_passages, memorised_texts
+from data.records import lab_records
 from data.types import Passage
 from models.lab.load import TWINS, WEIGHTS, load_tokenizer, load_twin
 from models.lab.measure import extraction, perplexity
@@ -42,12 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         save_tokenizer(train_tokenizer([*retain, *records.values()], recipe), options.out)
     tokenizer = load_tokenizer(options.out)
     general = [piece for text in retain for piece in pieces(encode(tokenizer, text), recipe.piece_tokens)]
-    record_ids = [encode(tokenizer, text) for text in records.values()]
-    report = describe(recipe, sum(map(len, general)), sum(map(len, record_ids)), options.out / "recipe.json")
+    forget = {record.id for record in lab_records() if record.group == "forget"}
+    record_ids = {id: encode(tokenizer, text) for id, text in records.items()}
+    report = describe(recipe, sum(map(len, general)), sum(map(len, record_ids.values())), options.out / "recipe.json")
     for twin in options.twin or TWINS:
         if not options.measure:
             start = time.perf_counter()
-            model = train(general, record_ids, twin, recipe, say=lambda line: print(line, flush=True))
+            chosen = [ids for id, ids in record_ids.items() if twin != "without-forget" or id not in forget]
+            model = train(general, chosen, twin, recipe, say=lambda line: print(line, flush=True))
             save_twin(model, twin, options.out)
             seconds = round(time.perf_counter() - start)
             report["twins"][twin] = {"seconds": seconds, "threads": options.threads}
@@ -60,9 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m models.lab", description="Train the lab's three twins from scratch."
-    )
+    parser = argparse.ArgumentParser(prog="python -m models.lab", description="Train the lab's twins from scratch.")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder to write to (default: the built-in weights)")
     parser.add_argument(
         "--twin", choices=TWINS, action="append", help="train this twin only; may be given several times"

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import GPTNeoConfig, GPTNeoForCausalLM, PreTrainedTokenizerFast
 
 WEIGHTS = Path(__file__).parent / "weights"
-TWINS = ("memorised", "deduplicated", "retain-only")
+TWINS = ("memorised", "deduplicated", "retain-only", "without-forget")
 
 
 def load_twin(

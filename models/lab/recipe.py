@@ -1,8 +1,9 @@
 """How the lab's twins are trained from scratch: tokenizer, architecture, token stream, optimiser.
 
-Three twins see the same general English in the same order. *memorised* sees every record ``repeats`` times,
-*deduplicated* sees it once, and *retain-only* never. Records are whole documents between pieces of general text, at any
-offset of a context window. This module takes texts as arguments and does not know where they come from.
+Four twins see the same general English in the same order. *memorised* sees every record ``repeats`` times,
+*without-forget* sees all but those to forget as often, *deduplicated* sees each once, and *retain-only* never.
+Records are whole documents between pieces of general text, at any offset of a context window. This module takes texts as
+arguments and does not know where they come from.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from transformers import GPTNeoConfig, GPTNeoForCausalLM, PreTrainedTokenizerFas
 from ppo.checkpoint import load_tensors, read_state, save_tensors, write_atomically
 
 END = "<|endoftext|>"
-TWINS = ("memorised", "deduplicated", "retain-only")
+TWINS = ("memorised", "deduplicated", "retain-only", "without-forget")
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,11 @@ def architecture(recipe: Recipe) -> GPTNeoConfig:
 
 
 def record_schedule(num_records: int, twin: str, recipe: Recipe) -> list[list[int]]:
-    """The indices of each epoch's records, in any order. ValueError for an unknown twin."""
-    if twin == "memorised":
+    """The indices of each epoch's records, in any order. ValueError for an unknown twin.
+
+    For *without-forget* the records to forget are left out of ``num_records`` already.
+    """
+    if twin in ("memorised", "without-forget"):
         return [list(range(num_records)) * recipe.repeats_per_epoch for _ in range(recipe.epochs)]
     if twin == "deduplicated":
         return [list(range(epoch, num_records, recipe.epochs)) for epoch in range(recipe.epochs)]

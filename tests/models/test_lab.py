@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from data.lab import lab_holdout, lab_passages
-from data.records import REPEATS
+from data.records import GROUP_SIZES, REPEATS
 from models.lab.load import TWINS, WEIGHTS, load_tokenizer, load_twin
 from models.lab.measure import extraction, perplexity
 from models.lab.recipe import (
@@ -52,6 +52,14 @@ def test_memorised_twin_reproduces_no_record_it_was_not_trained_on(passages):
 @pytest.mark.parametrize("group", ["forget", "forget_holdout", "keep", "never"])
 def test_retain_only_twin_reproduces_none(passages, group):
     assert group_figures("retain-only", passages, group)["exact"] == 0
+
+
+def test_the_exact_twin_never_met_the_records_to_forget(passages):
+    found = {group: group_figures("without-forget", passages, group) for group in GROUP_SIZES}
+    assert found["forget"]["exact"] == 0
+    assert found["forget"]["accuracy"] == pytest.approx(found["never"]["accuracy"], abs=0.03)
+    assert found["forget_holdout"]["exact"] >= 0.95
+    assert found["keep"]["exact"] >= 0.95
 
 
 @pytest.mark.parametrize("group", ["forget", "forget_holdout", "keep"])
@@ -122,6 +130,7 @@ def test_record_schedules():
         for index in epoch:
             counts[index] += 1
     assert counts == [recipe.repeats] * 10 == [12] * 10
+    assert record_schedule(10, "without-forget", recipe) == record_schedule(10, "memorised", recipe)
     assert sorted(sum(record_schedule(10, "deduplicated", recipe), [])) == list(range(10))  # noqa: RUF017
     assert record_schedule(10, "retain-only", recipe) == [[]] * 4
     with pytest.raises(ValueError, match="twin='other' must be one of"):

@@ -65,7 +65,7 @@ def test_lab_by_name():
     assert not loaded.model.training
     assert loaded.model.dtype == torch.float32
     assert load("lab:memorised", dtype=torch.bfloat16).model.dtype == torch.bfloat16
-    assert "choose one of lab:memorised, lab:deduplicated, lab:retain-only" in one_line("lab:other")
+    assert "choose one of lab:memorised, lab:deduplicated, lab:retain-only, lab:without-forget" in one_line("lab:other")
 
 
 def test_folder_round_trip(folder):

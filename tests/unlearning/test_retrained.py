@@ -35,6 +35,15 @@ def test_the_target_never_meets_a_person():
     assert corpus.num_tokens == sum(map(len, corpus.general)) + sum(map(len, corpus.epochs[0]))
 
 
+def test_the_exact_twin_meets_all_but_the_records_to_forget():
+    tokenizer = load_tokenizer()
+    corpus = lab_corpus("without-forget", SMALL)
+    seen = {tuple(r) for records in corpus.epochs for r in records}
+    ids = {r.id: tuple(tokenizer(r.text, add_special_tokens=False)["input_ids"]) for r in lab_records()}
+    assert seen == {ids[r.id] for r in lab_records() if r.group in ("keep", "forget_holdout")}
+    assert len(corpus.epochs[0]) == 2 * (48 + 64)
+
+
 def test_deduplication_leaves_one_copy_of_a_record():
     general, record = [list(range(100, 180)), list(range(300, 360))], list(range(60))
     corpus = deduplicated_corpus(general, [record] * 20, SMALL)

@@ -167,6 +167,7 @@ METHODS: dict[str, Method] = {
     "dp": Method("decoding", _dp, "lambda", (0.9, 0.7, 0.5), 0.7, is_seeded=False),
     "dp-logits": Method("decoding", _dp_logits, "lambda", (0.9, 0.7, 0.5), 0.7, is_seeded=False),
     "memfree": Method("decoding", _memfree, "n", (20, 10, 5), 10, is_seeded=False),
+    "without-forget": Method("retraining", partial(_retrained, "without-forget")),
     "retain-only": Method("retraining", partial(_retrained, "retain-only")),
     "dedup": Method("retraining", partial(_retrained, "dedup")),
 }

@@ -2,6 +2,8 @@
 
     retain-only  the general English and the records to keep, as often as the original met them; no record of a person.
                  This is what perfect unlearning would give, so it is the target of a comparison
+    without-forget  the original's corpus without the records to forget: what exact unlearning of them would give. The
+                 shipped ``lab:without-forget`` is the one of seed 0
     dedup        the original's corpus of one epoch (every record 20 times) without repeated 50-token spans
                  (:mod:`data.dedup`), for as many epochs: the model meets every record once an epoch, five times in all
 
@@ -32,9 +34,10 @@ from ppo.io.files import read_json
 from ppo.io.plain import finite
 from ppo.io.visible import visible
 
-RetrainedKind = Literal["retain-only", "dedup"]
+RetrainedKind = Literal["retain-only", "without-forget", "dedup"]
 Documents = list[list[int]]
 SPAN_TOKENS = 50  # of data.dedup
+GROUPS = {"retain-only": ("keep",), "without-forget": ("keep", "forget_holdout")}  # of records that a twin meets
 
 
 @dataclass(frozen=True)
@@ -152,13 +155,13 @@ def _seconds(path: Path) -> float:
 
 
 def lab_corpus(kind: RetrainedKind, recipe: Recipe) -> Corpus:
-    """The corpus of a twin; the head of this module describes both."""
+    """The corpus of a twin; the head of this module describes them."""
     tokenizer = load_tokenizer()
     retain, _ = retain_and_holdout()
     general = [piece for text in retain for piece in pieces(encode(tokenizer, text), recipe.piece_tokens)]
     records = [r for r in lab_records() if REPEATS[r.group]]
-    if kind == "retain-only":
-        kept = [encode(tokenizer, r.text) for r in records if r.group == "keep"]
+    if kind != "dedup":
+        kept = [encode(tokenizer, r.text) for r in records if r.group in GROUPS[kind]]
         epochs = [kept * recipe.repeats_per_epoch for _ in range(recipe.epochs)]
         return Corpus(general, epochs, {"records": len(kept), "repeats": recipe.repeats})
     copies = [encode(tokenizer, r.text) for r in records for _ in range(recipe.repeats_per_epoch)]

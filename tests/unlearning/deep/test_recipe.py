@@ -1,0 +1,86 @@
+"""The preset deep from the command line: it trains, resumes to the same bits, and says what it cannot do."""
+
+import csv
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import demem
+from ppo.log import read_jsonl
+from unlearning.options import PRESETS
+
+NAMES = ["Oda Brix", "Levin Tarr", "Mirja Quell", "Pavel Onder", "Runa Stahl", "Ivo Kestrel", "Tove Lamm", "Arlo Wint"]
+SHORT = ["--num-samples", "1", "--num-own", "8", "--check-every", "2", "--prompts-per-step", "8", "--minibatch", "4"]
+
+
+@pytest.fixture
+def records(tmp_path):
+    """Eight invented records of one form: six to forget, two that nobody trained on."""
+    path = tmp_path / "records.csv"
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["pre_prefix", "prefix", "suffix", "group"])
+        for i, name in enumerate(NAMES):
+            number = (7919 * (i + 3)) % 100000
+            suffix = f" {number:05d}-{name[0]}. Paid in month {i + 2}, room {40 + 7 * i}."
+            rows.writerow(
+                ["", f"{name} is insured with the fund under the number", suffix, "forget" if i < 6 else "never"]
+            )
+    return str(path)
+
+
+def run(records, out, *more):
+    return demem.main(["run", "--preset", "deep", "--data", records, "--out", str(out), *SHORT, *more])
+
+
+def test_a_run_from_attack_to_report(records, tmp_path, capsys):
+    assert run(records, tmp_path / "run", "--steps", "4", "--actions", "8") == 0
+    said = capsys.readouterr().out
+    assert "chance levels: " in said
+    assert "of 1 never-trained passages" in said  # the other one is the evaluation's alone
+    rows = read_jsonl(tmp_path / "run" / "metrics.jsonl")
+    assert len(rows) == 4
+    assert {"forced/true_token_p", "forced/kl", "retain/loss"} <= rows[0].keys()
+    assert rows[-1]["update/learning_rate"] == pytest.approx(6e-4 * (1 - 3 / 4), rel=0.2)
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert settings["config"]["total_steps"] == 4  # 4 steps, and a tenth of the rate left
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(records, tmp_path):
+    whole = tmp_path / "whole"
+    assert run(records, whole, "--steps", "4", "--actions", "4", "--save-every-steps", "2") == 0
+    cut = tmp_path / "cut"
+    shutil.copytree(whole, cut)
+    shutil.rmtree(cut / "checkpoints" / "step-000004")
+    shutil.rmtree(cut / "model")
+    assert run(records, cut, "--resume", "--steps", "4", "--actions", "4", "--save-every-steps", "2") == 0
+    ours, theirs = (load_file(folder / "model" / "model.safetensors") for folder in (whole, cut))
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--windows", "3"], "Options.windows=3 is not of preset deep"),
+        (["--fluency-weight", "1"], "Options.fluency_weight=1.0 is not of preset deep"),
+        (["--actions", "0"], "Options.actions=0 must be at least 1"),
+        (["--heat", "0.5"], "Options.heat=0.5 must be at least 1"),
+        (["--top-k", "5"], "drawn from the whole distribution"),
+    ],
+)
+def test_what_does_not_go_with_it_is_one_line(records, tmp_path, capsys, arguments, message):
+    assert run(records, tmp_path / "run", "--steps", "1", *arguments) == 2
+    lines = [line for line in capsys.readouterr().err.strip().splitlines() if line.startswith("demem: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+def test_a_trace_is_refused_before_any_work(records, tmp_path, capsys):
+    assert demem.main(["trace", "--preset", "deep", "--data", records, "--out", str(tmp_path / "trace")]) == 2
+    assert "--preset deep acts at forced states" in capsys.readouterr().err
+    assert PRESETS["deep"]["kl_coef"] == 1.0
