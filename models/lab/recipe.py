@@ -2,8 +2,8 @@
 
 Four twins see the same general English in the same order. *memorised* sees every record ``repeats`` times,
 *without-forget* sees all but those to forget as often, *deduplicated* sees each once, and *retain-only* never.
-Records are whole documents between pieces of general text, at any offset of a context window. This module takes texts as
-arguments and does not know where they come from.
+Records are whole documents between pieces of general text, at any offset of a context window. This module takes texts
+as arguments and does not know where they come from.
 """
 
 from __future__ import annotations
