@@ -41,6 +41,7 @@ class Options:
     lora_rank: int = 0  # rank of an adapter that is trained, then merged; 0: the weights themselves are trained
     actions: int = 32  # of preset deep: tokens drawn at each state of a passage
     heat: float = 2.0  # of preset deep: what divides the logits where the policy is certain of the true token
+    own_rows: int = 5  # of preset deep: continuations of the policy itself beside ten windows of each passage
     windows: int | None = None  # places of a passage to train on, half a suffix apart; none: 2 (paper: 1, the suffix)
     # Stopping
     steps: int | None = None  # PPO steps at most; none: 60 (paper-as-run: 4)
@@ -70,7 +71,16 @@ class Options:
         for name in ("el_passages", "num_forget", "num_holdout", "steps", "check_every", "memorise_epochs", "windows"):
             value = getattr(self, name)
             require(value is None or value >= 1, self, name, "must be at least 1")
-        counts = ("lora_rank", "memorise_beside", "num_own", "num_samples", "num_never", "el_stride", "near_passes")
+        counts = (
+            "lora_rank",
+            "own_rows",
+            "memorise_beside",
+            "num_own",
+            "num_samples",
+            "num_never",
+            "el_stride",
+            "near_passes",
+        )
         for name in (*counts, "fluency_weight"):
             value = getattr(self, name)
             require(value is None or value >= 0, self, name, "must be at least 0")
@@ -119,6 +129,7 @@ RECIPE = (
     "windows",
     "actions",
     "heat",
+    "own_rows",
     "num_own",
     "lora_rank",
     "fluency_weight",

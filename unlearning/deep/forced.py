@@ -11,6 +11,10 @@ r over the policy's distribution and divides by its exact deviation; no critic i
 certain is drawn from hot, policy and reference alike, so that the optimum stays q: at p = 0.99 nearly every action
 would be the true token, and nothing could be learned about the others.
 
+Forced states teach nothing about what the policy writes once it has left the text. So some rows are *own* ones: the
+policy continues the prefix freely, and what it wrote stands in the context in the place of the true text. As long as it
+follows the true text the reference is bounded, and afterwards it is the original itself.
+
 Three seams of :class:`ppo.Trainer` carry it: :class:`ForcedStates` is the sampler, :func:`bounded_reference` the
 reference, and :func:`state_advantages` the advantage. What the sampler knows of a row goes to the other two in
 ``Sample.info``.
@@ -18,7 +22,7 @@ reference, and :func:`state_advantages` the advantage. What the sampler knows of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from ppo.buffer import align
+from ppo.generation import generate
 from ppo.lm.backbone import Backbone
 from ppo.lm.logprobs import response_positions
 from ppo.policy import Policy
@@ -62,6 +67,7 @@ class ForcedStates:
     chunk_tokens states that pass the output layers at once
 
     A row holds ``text_ids``, what truly follows its prompt, and ``chance``, the chance level of each of these tokens.
+    In a row with ``is_own`` the policy's own continuation stands in the context.
     """
 
     original: nn.Module
@@ -74,8 +80,9 @@ class ForcedStates:
         self, policy: Policy, prompts: Sequence[Prompt], *, seed: int, request_ids: Sequence[int]
     ) -> Generation:
         """Actions at forced states, with their log-probs and all that :class:`Judged` holds."""
-        given = collate([p.ids for p in prompts], [p.row["text_ids"] for p in prompts], device=policy.device)
-        chance = [torch.tensor(p.row["chance"], dtype=torch.float32) for p in prompts]
+        texts = own_texts(policy, prompts, seed=seed, request_ids=request_ids)
+        given = collate([p.ids for p in prompts], texts, device=policy.device)
+        bounded = [bounded_tokens(text, p.row) for text, p in zip(texts, prompts, strict=True)]
         forced = replace(given, context=given.tokens)
         ends = policy.sampling.eos_ids or ()
         with policy.precision():
@@ -84,9 +91,8 @@ class ForcedStates:
         rows = []
         for row, request in enumerate(request_ids):
             generator = torch.Generator(policy.device).manual_seed((seed + 0x9E3779B1 * request) % 2**63)
-            length = len(chance[row])
-            truth = given.tokens[row, :length]
-            bound = chance[row].to(policy.device)
+            length = len(texts[row])
+            truth, bound = (torch.tensor(column, device=policy.device) for column in bounded[row])
             parts = []
             for start in range(0, length, self.chunk_tokens):
                 part = slice(start, min(start + self.chunk_tokens, length))
@@ -96,7 +102,8 @@ class ForcedStates:
                 reference = bounded_logprobs(plain, truth[part], bound[part], end_ids=ends)
                 parts.append(self._act(logits, reference, truth[part], policy, generator))
             rows.append([torch.cat(column) for column in zip(*parts, strict=True)])
-        return _laid_out(forced, rows, self.actions)
+        is_own = torch.tensor([bool(p.row.get("is_own")) for p in prompts], device=policy.device)
+        return _laid_out(forced, rows, self.actions, is_own)
 
     def _act(
         self, logits: Tensor, reference: Tensor, truth: Tensor, policy: Policy, generator: torch.Generator
@@ -119,6 +126,33 @@ class ForcedStates:
         return actions, drawn, judged, entropy, heat.squeeze(-1), means.squeeze(-1), deviations, true_p.squeeze(-1)
 
 
+def own_texts(policy: Policy, prompts: Sequence[Prompt], *, seed: int, request_ids: Sequence[int]) -> list[list[int]]:
+    """What stands in the context behind each prompt: the true text, or in own rows what the policy writes as long."""
+    texts = [list(p.row["text_ids"]) for p in prompts]
+    own = [i for i, p in enumerate(prompts) if p.row.get("is_own")]
+    if own:
+        sampling = replace(policy.sampling, response_length=max(len(texts[i]) for i in own), min_response_length=0)
+        found = generate(
+            policy.model, [prompts[i].ids for i in own], sampling, seed=seed,
+            request_ids=[request_ids[i] for i in own], slots=policy.limits.rollout_slots,
+        )  # fmt: skip
+        for i, tokens, mask in zip(own, found.tokens, found.mask, strict=True):
+            texts[i] = tokens[mask].tolist()[: len(texts[i])]
+    return texts
+
+
+def bounded_tokens(text: Sequence[int], row: Mapping[str, Any]) -> tuple[list[int], list[float]]:
+    """The token that the reference bounds in each state of a text, and its bound.
+
+    It is the true one where the text has followed the truth so far. Elsewhere it is the text's own, with the bound 1,
+    which bounds nothing. Example: truth 5 6 7, text 5 9 8 -> tokens 5 6 8, of which the last one is not bounded.
+    """
+    truth, chance = row["text_ids"], row["chance"]
+    left = next((t for t, (a, b) in enumerate(zip(text, truth, strict=False)) if a != b), len(text))
+    followed = min(left + 1, len(text), len(truth))
+    return [*truth[:followed], *text[followed:]], [*chance[:followed], *[1.0] * (len(text) - followed)]
+
+
 def _features(backbone: Backbone, generation: Generation) -> Tensor:
     """What the output layer reads at each state, [B, S, D]."""
     rows = align(generation)
@@ -126,8 +160,8 @@ def _features(backbone: Backbone, generation: Generation) -> Tensor:
     return response_positions(found, rows.prompt_lengths, generation.num_states)
 
 
-def _laid_out(forced: Generation, rows: Sequence[Sequence[Tensor]], count: int) -> Generation:
-    """The generation of all rows, [B, S K], from the columns of each."""
+def _laid_out(forced: Generation, rows: Sequence[Sequence[Tensor]], count: int, is_own: Tensor) -> Generation:
+    """The generation of all rows, [B, S K], from the columns of each. ``is_own`` bool [B]."""
     mask = forced.mask.repeat_interleave(count, dim=1)
     shape, states = mask.shape, forced.mask.shape
 
@@ -139,15 +173,19 @@ def _laid_out(forced: Generation, rows: Sequence[Sequence[Tensor]], count: int) 
         return result
 
     entropy, true_p = placed(3, states), placed(7, states)
-    is_state = forced.mask
-    of_truth = true_p[is_state]
-    metrics = {
-        "forced/true_token_p": float(of_truth.mean()),
-        "forced/true_token_nll": float(-of_truth.clamp(min=1e-30).log().mean()),
-        "forced/certain_share": float((of_truth > 0.9).float().mean()),
-        "forced/kl": float(-placed(5, states)[is_state].mean()),
-        "forced/states": float(is_state.sum()),
-    }
+    kl, of_own = -placed(5, states), forced.mask & is_own.unsqueeze(1)
+    of_text = forced.mask & ~is_own.unsqueeze(1)
+    metrics = {"forced/states": float(of_text.sum()), "forced/own_states": float(of_own.sum())}
+    if of_text.any():
+        truth = true_p[of_text]
+        metrics |= {
+            "forced/true_token_p": float(truth.mean()),
+            "forced/true_token_nll": float(-truth.clamp(min=1e-30).log().mean()),
+            "forced/certain_share": float((truth > 0.9).float().mean()),
+            "forced/kl": float(kl[of_text].mean()),
+        }
+    if of_own.any():
+        metrics["forced/own_kl"] = float(kl[of_own].mean())
     info = [Judged(row[2].flatten(), row[5], row[6]) for row in rows]
     return replace(
         forced,
@@ -190,11 +228,13 @@ def _of_rows(rows: Sequence[Tensor], mask: Tensor) -> Tensor:
     return result
 
 
-def forced_rows(passages: Sequence[Any], chances: Sequence[Sequence[float]], *, seed: int) -> list[dict[str, Any]]:
-    """Ten windows of each passage: four from its start, four from its prefix, two from anywhere.
+def forced_rows(
+    passages: Sequence[Any], chances: Sequence[Sequence[float]], *, own: int = 0, seed: int
+) -> list[dict[str, Any]]:
+    """Ten windows of each passage: four from its start, four from its prefix, two from anywhere; and ``own`` own rows.
 
     A window reaches to the end of the passage. Its first token is the prompt, every other one is a state's true token.
-    ``chances``: the chance level of every token of each passage.
+    The prompt of an own row is the prefix. ``chances``: the chance level of every token of each passage.
     """
     generator = torch.Generator().manual_seed(seed)
     rows = []
@@ -205,4 +245,6 @@ def forced_rows(passages: Sequence[Any], chances: Sequence[Sequence[float]], *, 
         for start in [0] * 4 + [len(passage.pre_prefix)] * 4 + anywhere:
             text, levels = list(ids[start + 1 :]), list(chance[start + 1 :])
             rows.append({"prompt": [ids[start]], "text_ids": text, "chance": levels, "id": passage.id})
+        suffix = {"text_ids": list(passage.suffix), "chance": list(chance[-len(passage.suffix) :])}
+        rows += [{"prompt": list(passage.prefix), **suffix, "id": passage.id, "is_own": True}] * own
     return rows

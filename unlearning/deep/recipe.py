@@ -40,6 +40,6 @@ def deep_parts(run: Run) -> Parts:
     say(f"chance levels: {found.nll:.2f} nats per token{by}; other passages know {found.shared:.0%} of the contexts")
     original = copy.deepcopy(run.loaded.model).requires_grad_(False)
     sampler = ForcedStates(original, actions=run.options.actions, heat=run.options.heat)
-    rows = forced_rows(forget, found.levels, seed=run.config.seed)
+    rows = forced_rows(forget, found.levels, own=run.options.own_rows, seed=run.config.seed)
     seams = {"sampler": sampler, "reference": bounded_reference, "advantage": state_advantages}
     return Parts(rows, no_score, seams)
