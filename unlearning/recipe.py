@@ -73,9 +73,12 @@ def text_to_keep(run: Run) -> list[list[int]]:
     forget = [p.ids for p in study.group("forget")]
     length = min(run.config.retain_tokens, context_length(run.loaded.model) or run.config.retain_tokens) - 1
     own = own_text(run.loaded.model, start, forget, count=run.options.num_own, length=length, seed=run.config.seed)
+    if not own:
+        say(f"to keep: the {len(study.retain)} retain texts; all of the model's own resemble the passages to forget")
+        return study.retain
     chosen = random.Random(run.config.seed).sample(study.retain, min(len(own) // 2, len(study.retain)))
     say(f"to keep: {len(own)} texts of the model's own and {len(chosen)} of the retain text")
-    return own + own[: len(own) // 3] + chosen if own else study.retain
+    return own + own[: len(own) // 3] + chosen
 
 
 def is_forgotten(
