@@ -126,7 +126,7 @@ def evaluate(
     gaps, gap_spread = depth_summary(summary, intervals, settings)
     summary, intervals = summary | gaps | utility | found, intervals | gap_spread | utility_spread | spread
     if baseline is not None or original is model:
-        summary |= writing_summary(summary, summary if baseline is None else baseline)
+        summary |= writing_summary(records, summary, summary if baseline is None else baseline)
     definitions = define(summary, settings)
     return Evaluation(summary, intervals, definitions, signatures(bleu, settings), settings.to_dict(), records)
 

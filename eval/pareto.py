@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .writing import usual_length, writing
+from .writing import usual_length
 
 Summary = Mapping[str, float]
 
@@ -69,9 +69,8 @@ def fluency(summary: Summary, original: Summary) -> float:
     """How fluent the forget outputs are, 0 to 1, see ``DERIVED``."""
     usual = original.get("never/length_ratio", 1.0)
     length = summary["forget/length_ratio"] / usual if usual else 1.0
-    score = writing(summary, original, "forget") if "forget/output_order" in summary else None
-    if score is not None:
-        return min(1.0, score, length)
+    if "forget/writing" in summary:
+        return min(1.0, summary["forget/writing"], length)
     shares = (1 - summary["forget/empty"], 1 - summary["forget/loop"], 1 - summary["forget/garbled"])
     return min(1.0, *shares, summary["forget/distinct_2_ratio"], length)
 

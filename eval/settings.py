@@ -192,7 +192,7 @@ def quantity_definitions(settings: Settings) -> dict[str, str]:
         "hand: passages, held-out text, text to keep.",
         "output_order": "How much the NLL of the greedy output under the original rises when its words are shuffled, "
         "nats per token; near 0 where they are in no order.",
-        "truth_order": "The same of the true suffix: what an ordered text of this kind has.",
+        "truth_order": "The same of the true suffix of a never-trained passage: what text of this kind has.",
         "writing": "How well the greedy outputs are written, 0 to 1: the smallest of seven shares, each at most 1. "
         "Outputs that are not empty, characters that are not garbled; and, each against the original's level on "
         "never-trained passages, tokens outside loops, distinct bigrams, words, likelihood and order of words.",

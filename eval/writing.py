@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import regex
@@ -29,12 +30,14 @@ from .settings import Settings
 
 Record = dict[str, Any]
 Summary = Mapping[str, float]
+LEVEL_GROUP = "never"
+"""The passages on which the original shows its level."""
 MIN_WORDS = 4
 """Fewer words have no order that could be tested."""
-NATS_ALLOWED, NATS_BROKEN = 1.0, 3.0
-"""Above the level, nats per token: up to the first the score is whole, from the second on it is 0."""
+NATS_ALLOWED, NATS_BROKEN = 2.0, 4.0
+"""Of one output above the level, nats per token: up to the first its share is whole, from the second on it is 0."""
 ORDER_SHARE = 0.5
-"""Of the level's order: so much of it counts as a whole order."""
+"""Of the level's order: so much of it counts as a whole order of one output."""
 _WORD = regex.compile(r"[\p{L}\p{M}\u200c\u200d]+(?:['\u2019][\p{L}\p{M}]+)*")
 
 
@@ -93,55 +96,74 @@ def order_metrics(
     written: Sequence[Continuation],
     settings: Settings,
 ) -> list[Record]:
-    """``output_nll``, ``output_order`` and ``truth_order`` of each passage, under the original and given its prefix."""
-    prefixes = [p.prefix for p in passages]
+    """``output_nll``, ``output_order`` and ``truth_order`` of each passage, under the original and given its prefix.
 
-    def nll_of(texts: Sequence[Sequence[int] | None]) -> list[float | None]:
-        return output_nll(original, prefixes, [t or [] for t in texts], batch_tokens=settings.batch_tokens)
+    The last one is the level, so never-trained passages alone have it; the others have None.
+    """
 
-    sides: dict[str, Sequence[Sequence[int]]] = {
-        "output": [w.ids for w in written],
-        "truth": [list(p.suffix) for p in passages],
-    }
-    rows: list[Record] = [{} for _ in passages]
-    for name, texts in sides.items():
-        whole, mixed = nll_of(texts), nll_of([shuffled(ids, tokenizer, seed=settings.seed) for ids in texts])
-        for row, nll, other in zip(rows, whole, mixed, strict=True):
-            row |= {"output_nll": nll} if name == "output" else {}
-            row[f"{name}_order"] = None if nll is None or other is None else other - nll
-    return rows
+    def measured(chosen: Sequence[Passage], texts: Sequence[Sequence[int]]) -> list[tuple[float | None, float | None]]:
+        """(NLL, how much it rises when the words are shuffled) of each text."""
+        mixed = [shuffled(ids, tokenizer, seed=settings.seed) or [] for ids in texts]
+        prefixes = [p.prefix for p in chosen] * 2
+        nlls = output_nll(original, prefixes, [*texts, *mixed], batch_tokens=settings.batch_tokens)
+        pairs = zip(nlls[: len(texts)], nlls[len(texts) :], strict=True)
+        return [(nll, None if nll is None or other is None else other - nll) for nll, other in pairs]
+
+    level = [p for p in passages if p.group == LEVEL_GROUP]
+    truths = iter(measured(level, [list(p.suffix) for p in level]))
+    return [
+        {
+            "output_nll": nll,
+            "output_order": order,
+            "truth_order": next(truths)[1] if passage.group == LEVEL_GROUP else None,
+        }
+        for passage, (nll, order) in zip(passages, measured(passages, [w.ids for w in written]), strict=True)
+    ]
 
 
-def writing_parts(summary: Summary, original: Summary, group: str) -> dict[str, float] | None:
-    """The shares that :func:`writing` takes the smallest of, by name; None where NLL or loops were not measured.
+def writing_parts(rows: Sequence[Record], summary: Summary, original: Summary, group: str) -> dict[str, float] | None:
+    """The shares that the writing of a group is the smallest of, by name; None where NLL or loops were not measured.
 
-    ``original``: the summary of the original model on the same data, whose greedy outputs may loop a little, too.
-    Without never-trained passages its level of the NLL is that of the held-out text, that of loops and non-words is 0,
-    that of variety is the true suffixes', and the order is not judged.
+    rows       the group's records: likelihood and order are judged output by output, so that half of broken outputs
+               cannot hide behind the mean of the others
+    summary    its means
+    original   the summary of the original model on the same data, whose greedy outputs may loop a little, too. Without
+               never-trained passages its level of the NLL is that of the held-out text, that of loops and non-words is
+               0, that of variety is the true suffixes', and the order is not judged
     """
     level = original.get("never/nll_suffix", original.get("holdout/nll"))
-    get = {name: summary.get(f"{group}/{name}") for name in ("empty", "loop", "garbled", "distinct_2_ratio")}
-    nll = summary.get(f"{group}/output_nll")
-    if nll is None or level is None or any(value is None for value in get.values()):
+    wanted = ("empty", "loop", "garbled", "distinct_2_ratio")
+    nlls = [row["output_nll"] for row in rows if row.get("output_nll") is not None]
+    if level is None or any(f"{group}/{name}" not in summary for name in wanted):
         return None
     found = {
         "not empty": 1 - summary[f"{group}/empty"],
         "outside loops": 1 - (summary[f"{group}/loop"] - original.get("never/loop", 0.0)),
         "readable characters": 1 - summary[f"{group}/garbled"],
         "variety": summary[f"{group}/distinct_2_ratio"] / (original.get("never/distinct_2_ratio") or 1.0),
-        "likelihood": (NATS_BROKEN - (nll - level)) / (NATS_BROKEN - NATS_ALLOWED),
     }
+    if nlls:
+        found["likelihood"] = _mean_share((NATS_BROKEN - (nll - level)) / (NATS_BROKEN - NATS_ALLOWED) for nll in nlls)
     if (non_words := summary.get(f"{group}/non_words")) is not None:
         found["words"] = 1 - (non_words - original.get("never/non_words", 0.0))
-    order, usual = summary.get(f"{group}/output_order"), original.get("never/truth_order")
-    if order is not None and usual is not None and usual > 0:
-        found["order of words"] = order / (ORDER_SHARE * usual)
-    return {name: min(1.0, max(0.0, value)) for name, value in found.items()}
+    orders = [row["output_order"] for row in rows if row.get("output_order") is not None]
+    usual = original.get("never/truth_order")
+    if orders and usual is not None and usual > 0:
+        found["order of words"] = _mean_share(order / (ORDER_SHARE * usual) for order in orders)
+    return {name: _share(value) for name, value in found.items()}
 
 
-def writing(summary: Summary, original: Summary, group: str) -> float | None:
+def _share(value: float) -> float:
+    return min(1.0, max(0.0, value))
+
+
+def _mean_share(values: Iterable[float]) -> float:
+    return fmean(map(_share, values))
+
+
+def writing(rows: Sequence[Record], summary: Summary, original: Summary, group: str) -> float | None:
     """How well a group's outputs are written, 0 to 1: the smallest of :func:`writing_parts`."""
-    parts = writing_parts(summary, original, group)
+    parts = writing_parts(rows, summary, original, group)
     return None if parts is None else min(parts.values())
 
 
@@ -154,12 +176,11 @@ def usual_length(summary: Summary, original: Summary, group: str) -> float | Non
     return own / usual if own is not None and usual else None
 
 
-def writing_summary(summary: Summary, original: Summary) -> dict[str, float]:
-    """``<group>/writing`` and ``<group>/usual_length`` of every group."""
-    groups = [name.partition("/")[0] for name in summary if name.endswith("/passages")]
-    found = {
-        f"{group}/{name}": of(summary, original, group)
-        for group in groups
-        for name, of in (("writing", writing), ("usual_length", usual_length))
-    }
+def writing_summary(records: Sequence[Record], summary: Summary, original: Summary) -> dict[str, float]:
+    """``<group>/writing`` and ``<group>/usual_length`` of every group, from the records of all passages."""
+    found: dict[str, float | None] = {}
+    for group in [name.partition("/")[0] for name in summary if name.endswith("/passages")]:
+        rows = [record for record in records if record["group"] == group]
+        found[f"{group}/writing"] = writing(rows, summary, original, group)
+        found[f"{group}/usual_length"] = usual_length(summary, original, group)
     return {name: value for name, value in found.items() if value is not None}

@@ -107,12 +107,9 @@ def test_derived_numbers_by_hand():
 
 
 def test_fluency_is_writing_and_length_where_the_writing_was_measured():
-    level = ORIGINAL | {"never/nll_suffix": 3.0, "never/truth_order": 4.0, "never/non_words": 0.01}
-    new = GOOD | {"forget/output_order": 2.0, "forget/non_words": 0.31}
-    assert derived(new, level)["fluency"] == pytest.approx(0.7)  # nearly a third of the words are none
-    assert derived(new | {"forget/output_order": 0.0}, level)["fluency"] == 0.0
-    assert derived(new | {"forget/length_ratio": 0.4}, level)["fluency"] == pytest.approx(0.5)
-    assert derived(GOOD | {"forget/non_words": 0.3}, level)["fluency"] == 1.0  # an older point has no order
+    assert derived(GOOD | {"forget/writing": 0.7}, ORIGINAL)["fluency"] == 0.7
+    assert derived(GOOD | {"forget/writing": 0.7, "forget/length_ratio": 0.4}, ORIGINAL)["fluency"] == 0.5
+    assert derived(GOOD | {"forget/writing": 1.0, "forget/loop": 0.2}, ORIGINAL)["fluency"] == 1.0  # it knows of loops
 
 
 @pytest.mark.parametrize(
