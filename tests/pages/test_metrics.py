@@ -8,6 +8,7 @@ import pytest
 from ppo import Config, EnvironmentSampler, Trainer, turn_rewards
 from tests.fakes import tiny_gpt2
 from tests.ppo.test_environment import ROWS, Hint
+from unlearning.deep.forced import ForcedStates, bounded_reference, no_score, state_advantages
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
 NAMED = set(re.findall(r"`([a-z]+/\w+)`", PAGE.split("|---|")[1]))
@@ -43,6 +44,10 @@ def test_every_metric_is_on_the_page_and_every_name_of_the_page_is_a_metric():
     groups = {"advantage": "grpo", "samples_per_prompt": 2, "prompts_per_step": 2, "redraw_rounds": 1}
     sampler = EnvironmentSampler(Hint, turn_length=2)
     found |= said(ROWS, turn_rewards, groups | {"response_length": 10}, sampler=sampler)
+    truth = {"text_ids": [3, 4, 5], "chance": [0.1, 0.1, 0.1]}
+    rows = [{"prompt": [2 + i], **truth, "is_own": i > 1} for i in range(4)]
+    seams = {"sampler": ForcedStates(tiny_gpt2()), "reference": bounded_reference, "advantage": state_advantages}
+    found |= said(rows, no_score, {"value_head": "none", "kl_controller": "fixed"}, **seams)
     found = {name for name in found if not name.startswith("eval_start/")}
     assert found <= NAMED, sorted(found - NAMED)
     assert NAMED - found == ELSEWHERE
