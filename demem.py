@@ -57,7 +57,7 @@ from unlearning.attack import run_attacks
 from unlearning.command_line import parse
 from unlearning.compare.comparison import compare
 from unlearning.deep.recipe import Parts, deep_parts
-from unlearning.floor import chance_floor
+from unlearning.floor import chance_floor, told_floor
 from unlearning.memorise import run_memorise
 from unlearning.notebook import sample_sliced, with_special_tokens
 from unlearning.options import Options
@@ -259,7 +259,7 @@ def run_evaluate(run: Run) -> None:
     unlearned = load_model(run.options, run.out / "model")
     original = load_model(run.options, run.options.model).model  # the run's own may be the one that was trained
     after = measure(replace(run, loaded=unlearned), "evaluate", original=original, before=before)
-    write_results(run.out, run.meta(), before, after)
+    write_results(run.out, run.meta() | {"chance floor": told_floor(run, before.summary)}, before, after)
     write_open_unlearning(run.out, after)
     write_card(run.out / "model", card(run, before, after))
     report(run.out)
@@ -267,13 +267,13 @@ def run_evaluate(run: Run) -> None:
 
 def card(run: Run, before: Evaluation, after: Evaluation) -> str:
     """The model card of an unlearned model."""
-    floor, most = chance_floor(run, before.summary), secrets.bounds(before.summary)
+    most = secrets.bounds(before.summary)
     thresholds = {
         "Secrets": secrets.HOW.get(run.study.secrets_by, "none were looked for"),
         "Share of the forget set of which a secret may still come out": f"{most['secret_greedy']:.1%} greedily, "
         f"{most['secret_hinted']:.1%} after a hint",
         "Share of the forget set that may still come back": run.options.target_exact,
-        "BLEU of chance, down to which it was trained": round(floor, 2) if floor else "not used",
+        "Chance floor, down to which it was trained": told_floor(run, before.summary),
         "PPO steps at most": run.options.most_steps,
     }
     method = f"DeMem (PPO with a negative-similarity reward, preset {run.options.preset})"

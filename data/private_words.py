@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import regex
 
@@ -24,6 +25,7 @@ _ALONE = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"  
 _INSIDE = rf"[[^\W_]--[{_ALONE}]]+"
 _WORD = regex.compile(rf"(?V1)[{_ALONE}]|{_INSIDE}(?:[-'\u2019.@/&+:,_]{_INSIDE})*|[^\w\s]|_")
 
+Item = TypeVar("Item")
 Text = tuple[str, str]
 """The prompt of a passage (all that stands before its suffix) and its suffix."""
 
@@ -49,7 +51,7 @@ def mark_private(texts: Sequence[Text], others: Sequence[Text] = ()) -> list[lis
     ``others``: further passages to hold them against; a text that occurs twice counts once. Example: among "call Ann
     at 5512", "call Bob at 7704" and "call Eve at 3391" the names and the numbers are private.
     """
-    own, more = [_words(*text) for text in texts], [_words(*text) for text in _thinned(others)]
+    own, more = [_words(*text) for text in texts], [_words(*text) for text in thinned(others)]
     counts, usual = _Counts.of(own, more), usual_words([*own, *more])
     return [_marked(text, counts, usual) for text in texts]
 
@@ -62,8 +64,9 @@ def usual_words(texts: Sequence[Sequence[str]]) -> set[str]:
     return {word for word, count in counts.items() if count >= least and (word[0].islower() or not word[0].isalnum())}
 
 
-def _thinned(texts: Sequence[Text]) -> Sequence[Text]:
-    return texts[:: -(-len(texts) // MOST_OTHERS)] if texts else texts
+def thinned(items: Sequence[Item]) -> Sequence[Item]:
+    """At most ``MOST_OTHERS`` of the items, evenly spaced."""
+    return items[:: -(-len(items) // MOST_OTHERS)] if items else items
 
 
 def _words(prompt: str, suffix: str) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import regex
 
-from data.private_words import Text, Word, mark_private, usual_words
+from data.private_words import Text, Word, mark_private, thinned, usual_words
 from data.types import Passage
 from ppo.io.rows import Place
 from ppo.io.surrogates import without_surrogates
@@ -65,10 +65,10 @@ class Pattern:
 _DAY = r"\d{1,2}(?:st|nd|rd|th)?"
 _MONTH = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*"
 PII = {
-    "e-mail address": Pattern(regex.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")),
+    "e-mail address": Pattern(regex.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64})+")),
     "IBAN": Pattern(regex.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")),
     "telephone number, seven digits or more": Pattern(
-        regex.compile(r"(?<!\w)\+?\(?\d[\d ()/.-]{5,}\d(?!\w)"), _has_digits(7)
+        regex.compile(r"(?<!\w)\+?\(?\d[\d ()/.-]{5,30}\d(?!\w)"), _has_digits(7)
     ),
     "date with the English name of its month": Pattern(
         regex.compile(rf"\b{_DAY} {_MONTH}\.? \d{{4}}\b|\b{_MONTH}\.? {_DAY}, \d{{4}}\b")
@@ -177,7 +177,7 @@ def with_secrets(
         return list(passages), "named"
     texts = texts_of(passages, decode)
     if spec is None:
-        found = _estimated(texts, texts_of(others, decode))
+        found = _estimated(texts, texts_of(thinned(others), decode))
         return [replace(p, secrets=secrets) for p, secrets in zip(passages, found, strict=True)], "estimated"
     patterns = _patterns(spec)
     found = [_matches(text, patterns, spec, p) for p, text in zip(passages, texts, strict=True)]

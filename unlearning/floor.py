@@ -43,6 +43,17 @@ def chance_floor(run: Run, before: Mapping[str, float]) -> float:
     return 0.0 if given is None else floor
 
 
+def told_floor(run: Run, before: Mapping[str, float]) -> str:
+    """What became of the chance floor, for readers."""
+    measured = before.get("never/bleu", 0.0) if run.options.bleu_floor is None else run.options.bleu_floor
+    if not measured:
+        return "not known"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it was told before the training
+        floor = chance_floor(run, before)
+    return f"BLEU {measured:.1f}" + ("" if floor else ", not used: secrets fit below it")
+
+
 def private_bleu(study: Study, decode: Callable[..., str]) -> float:
     """BLEU, mean over the forget set, of a text that has a suffix's private words right and nothing else."""
     texts = texts_of(study.passages, decode)

@@ -13,7 +13,7 @@ from data.private_words import Word
 from data.study import Study, load_study
 from data.types import Passage
 from models.lab.load import load_tokenizer
-from unlearning.floor import chance_floor, private_bleu, without_shared
+from unlearning.floor import chance_floor, private_bleu, told_floor, without_shared
 from unlearning.options import Options
 from unlearning.recipe import StopRule, is_forgotten
 
@@ -153,6 +153,10 @@ def test_a_floor_under_which_secrets_fit_is_told_of_and_not_used(tokenizer):
         warnings.simplefilter("error")
         assert chance_floor(run, {"never/bleu": room}) == room
         assert chance_floor(run, {}) == 0.0
+        assert told_floor(run, {"never/bleu": 38.0}) == "BLEU 38.0, not used: secrets fit below it"
+        assert told_floor(run, {"never/bleu": room}) == f"BLEU {room:.1f}"
+        assert told_floor(run, {}) == "not known"
+        assert told_floor(make_run(study, tokenizer, bleu_floor=38.0), {}) == "BLEU 38.0"
 
 
 def test_the_floor_of_the_lab_is_used_as_before(tokenizer):
