@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -10,6 +11,7 @@ from eval.report import pair_records, render_page, render_table
 from eval.report.outcome import STATES, Strangers, marked_secrets, state_of, ways_out
 from eval.report.passages import passage_card
 from eval.settings import Settings, define
+from eval.stored import read_passages
 
 GONE = {"exact": 0.0, "secret_emitted": 0.0, "verbatim_run": 3.0, "verbatim_run_sampled": 4.0}
 WHOLE = {**GONE, "exact": 1.0, "secret_emitted": 1.0, "verbatim_run": 40.0}
@@ -120,3 +122,20 @@ def test_records_keep_their_secrets_apart_from_their_numbers():
     (row,) = pair_records([{**head, "output": "x", "exact": 1.0}])
     assert row["secrets"] == ["x"]
     assert row["before"] == {"output": "x", "exact": 1.0}
+
+
+@pytest.mark.parametrize("secrets", [5, "4711", ["4711", 5], {"4711": 1}, None])
+def test_secrets_that_somebody_sent_are_a_list_of_texts(tmp_path, secrets):
+    path = tmp_path / "passages.jsonl"
+    path.write_text(json.dumps({**pair(WHOLE, GONE), "secrets": secrets}) + "\n")
+    with pytest.raises(ValueError, match=r"passages\.jsonl is damaged: record 1, secrets is .*, not a list of texts"):
+        read_passages(path)
+
+
+def test_passages_of_an_earlier_version_name_no_secrets(tmp_path):
+    path = tmp_path / "passages.jsonl"
+    old = {name: value for name, value in pair(WHOLE, GONE).items() if name != "secrets"}
+    path.write_text(json.dumps(old) + "\n")
+    (found,) = read_passages(path)
+    assert found == old
+    assert '<mark class="secret">' not in passage_card(found, STRANGERS)
