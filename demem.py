@@ -41,6 +41,7 @@ from eval.evaluate import Evaluation, evaluate, probe
 from eval.exports import model_card, write_card, write_open_unlearning
 from eval.report import render_passage, render_table
 from eval.report.curves import critic_note
+from eval.report.depth import told
 from eval.report.folder import LivePage, write_page
 from eval.results import read_before, read_settings, write_results
 from eval.stored import read_passages, read_results
@@ -212,6 +213,8 @@ def report(out: Path) -> None:
         say("\n" + render_passage(passage))
     shown = after or before
     say("\n" + render_table(before["summary"], after["summary"] if after else None, intervals=shown["intervals"]))
+    if sentence := told(shown):
+        say("\n" + sentence)
     say(f"\nreport: {out / 'report.html'}" + (f"   model: {out / 'model'}" if after else ""))
 
 

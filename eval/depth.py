@@ -10,7 +10,7 @@ counted for themselves. This module knows statistics of tokens. It runs a model 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ FORGET, NEVER = "forget", "never"
 DEPTH = ("ma_suffix", "ma_unshared", "ma_shared", "longest_run", "extraction_strength", "true_token_p", "p_unshared",
          "p_shared", "nll_suffix", "nll_unshared", "lens_right", "lens_layer")  # fmt: skip
 """Quantities with a column for forget, one for never trained, and one for the difference; hints come on top."""
+
+LOW_IF_MEMORISED = ("nll_suffix", "nll_unshared", "lens_layer")
 
 
 def depth_names(settings: Settings) -> list[str]:
@@ -123,3 +125,14 @@ def depth_summary(
             ends = difference_interval(summary[one], intervals[one], summary[other], intervals[other])
             spread[f"{AREA}/{name}"] = list(ends)
     return differences, spread
+
+
+def told_apart(intervals: Mapping[str, Sequence[float]]) -> tuple[list[str], int]:
+    """The quantities that still tell forget from never-trained passages, and how many were tested.
+
+    Such a quantity's difference has an interval that lies wholly on the side of memorising: above 0, or below it where
+    a memorised passage has the lower number. A difference on the other side is damage, and other numbers show it.
+    """
+    tested = {name.partition("/")[2]: ends for name, ends in intervals.items() if name.startswith(f"{AREA}/")}
+    found = [name for name, (low, high) in tested.items() if (high < 0 if name in LOW_IF_MEMORISED else low > 0)]
+    return found, len(tested)

@@ -1,7 +1,7 @@
 """How deep the forgetting goes, as HTML: forget beside never trained and their difference, and two curves.
 
 The curves are exact extraction over the number of true tokens shown, and leak@k over the number of samples. This module
-knows names of metrics and numbers, and computes nothing.
+knows names of metrics and numbers; what they mean is in :mod:`eval.depth`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from ppo.io.plain import finite
 from ppo.io.visible import as_html
 
+from ..depth import AREA, told_apart
 from .rows import Row, group_label, rows_for
 from .svg import Dot, scatter_chart
 from .terms import Terms
@@ -33,7 +34,22 @@ def depth_section(before: Evaluated, after: Evaluated | None, terms: Terms) -> s
     return (
         '<p class="soft small">What the model still knows with the true tokens before it. The target is what '
         "the same model does on passages that it never saw: a difference of 0.</p>"
+        f"<p>{as_html(told(before if after is None else after))}</p>"
         f"{table}{_charts(before, after, terms)}"
+    )
+
+
+def told(shown: Evaluated) -> str:
+    """Which numbers still tell the forget set from passages that the model never saw, as a sentence; "" without any."""
+    found, count = told_apart(shown["intervals"])
+    if not count:
+        return ""
+    labels = [row.label for row in rows_for([f"{AREA}/{name}" for name in found]) if row.quantity in found]
+    main = [label for label in labels if not label.startswith("…")]  # the others say more of the one before
+    which, tell = (str(len(found)), "tell") if len(found) > 1 else ("One" if found else "None", "tells")
+    return (
+        f"{which} of {count} numbers {tell} the forget set from passages that the model never saw, each at 95 %"
+        f"{': ' if main else ''}{', '.join(main)}."
     )
 
 

@@ -12,11 +12,12 @@ from torch import nn
 
 from data.records import lab_records
 from data.study import load_study
-from eval.depth import depth_metrics, depth_names, depth_summary, lens_metrics, longest_run, own_tokens
+from eval.depth import depth_metrics, depth_names, depth_summary, lens_metrics, longest_run, own_tokens, told_apart
+from eval.evaluate import evaluate
 from eval.leak import SAMPLES, leak_metrics
 from eval.lens import NoLens, readable_layers
 from eval.report import render_page
-from eval.report.depth import depth_section
+from eval.report.depth import depth_section, told
 from eval.report.terms import collect_terms
 from eval.settings import Settings, define
 from eval.shared_tokens import unshared
@@ -190,6 +191,40 @@ def test_differences_are_forget_less_never() -> None:
     ]  # fmt: skip
 
 
+def test_what_tells_forget_from_never_lies_on_the_side_of_memorising() -> None:
+    intervals = {
+        "depth/ma_suffix": [0.1, 0.4],
+        "depth/p_shared": [-0.1, 0.4],
+        "depth/nll_suffix": [-2.0, -0.5],
+        "depth/lens_layer": [0.2, 0.9],
+        "depth/longest_run": [-3.0, -1.0],
+        "forget/ma_suffix": [0.5, 0.6],
+    }
+    assert told_apart(intervals) == (["ma_suffix", "nll_suffix"], 5)
+    one = {"summary": {}, "intervals": intervals}
+    assert told(one).startswith(
+        "2 of 5 numbers tell the forget set from passages that the model never saw, each at 95 %"
+    )
+    assert told(one).endswith(": Suffix accuracy, NLL of the suffix (nats/token).")
+    assert told({"summary": {}, "intervals": {"depth/p_shared": [-0.1, 0.4]}}).startswith("None of 1 numbers tells")
+    assert told({"summary": {}, "intervals": {}}) == ""
+
+
+@pytest.mark.parametrize(("spec", "is_clean"), [("lab", False), ("lab:retain-only", True)])
+def test_only_the_model_that_never_saw_the_records_is_clean(spec, is_clean) -> None:
+    """Both groups are new to the second model: nothing tells them apart, and its membership AUC may be 0.5."""
+    subject = load(spec)
+    study = load_study("lab", subject.tokenizer, vocabulary_size(subject.model))
+    passages = [p for p in study.passages if p.group in ("forget", "never")]
+    settings = Settings(num_samples=0, lens_tokens=4, resamples=300)
+    found = evaluate(subject.model, subject.tokenizer, passages, settings=settings)
+    names, count = told_apart(found.intervals)
+    assert count == 17
+    assert len(names) == (0 if is_clean else count)
+    low, high = found.intervals["membership/loss_auc"]
+    assert (low < 0.5 < high) == is_clean
+
+
 def test_leak_at_k_by_hand() -> None:
     found = leak_metrics(math.log(0.01))
     assert list(found) == [f"leak_{k}" for k in SAMPLES]
@@ -217,7 +252,7 @@ def shown(forget: float, never: float) -> dict:
 def test_the_section_shows_forget_never_and_their_difference() -> None:
     before, after = shown(1.0, 0.5), shown(0.75, 0.5)
     section = depth_section(before, after, collect_terms(after["definitions"], {}))
-    row = section[section.index("Suffix accuracy") :].partition("</tr>")[0]
+    row = section[section.index(">Suffix accuracy<") :].partition("</tr>")[0]
     assert [cell.partition("<")[0] for cell in row.split(">") if "%" in cell] == [
         "75.0 %",
         "50.0 %",
