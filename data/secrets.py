@@ -74,7 +74,7 @@ PII = {
         regex.compile(rf"\b{_DAY} {_MONTH}\.? \d{{4}}\b|\b{_MONTH}\.? {_DAY}, \d{{4}}\b")
     ),
     "number with four digits or more, letters, hyphens, dots and slashes among them; a year alone is none": Pattern(
-        regex.compile(r"(?<!\w)[^\W_]+(?:[-/.][^\W_]+)*(?!\w)"), _has_digits(FEWEST_DIGITS)
+        regex.compile(r"(?<!\w)[^\W_]+(?:(?:[-/.]|(?<=\d),(?=\d))[^\W_]+)*(?!\w)"), _has_digits(FEWEST_DIGITS)
     ),
 }  # fmt: skip
 """What ``--secrets pii`` finds. Names, streets and diagnoses are not among it: name them in the data."""
