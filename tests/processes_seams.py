@@ -45,6 +45,23 @@ def with_a_tool(policy, prompts, *, seed, request_ids):
     return replace(joined, logprobs=found.logprobs, entropy=found.entropy, values=found.values)
 
 
+def at_forced_states(policy, prompts, *, seed, request_ids):
+    """Two actions at each state of a given text, of three to five tokens, drawn hot in every other row."""
+    texts = [[7 + place % 3, 9, 11, 13, 15][: 3 + place % 3] for place in request_ids]
+    given = collate([p.ids for p in prompts], texts)
+    mask, drawn = given.mask.repeat_interleave(2, dim=1), []
+    for place in request_ids:
+        generator = torch.Generator().manual_seed(seed % 2**32 + place)
+        drawn.append(torch.randint(2, VOCAB, (mask.shape[1],), generator=generator))
+    forced = replace(
+        given, tokens=torch.stack(drawn) * mask, mask=mask, action_mask=mask, context=given.tokens,
+        logprobs=torch.zeros(mask.shape), entropy=torch.zeros(mask.shape),
+        state_temperatures=torch.tensor([[1.0 + place % 2] for place in request_ids]).expand(given.tokens.shape),
+    )  # fmt: skip
+    found = policy.measure(forced)
+    return replace(forced, logprobs=found.logprobs, entropy=found.entropy, values=found.values)
+
+
 def above_the_mean(rewards, values, mask, samples):
     """Each action's reward to go above the step's mean total; the critic learns the total."""
     totals = rewards.sum(dim=1, keepdim=True)
@@ -121,6 +138,7 @@ WARMUP = {"critic_warmup_steps": 1, "value_head": "critic"}
 ROOM = {"response_length": 10}  # six tokens, and four of the tool's
 UPDATES = {
     "sampler": (ROOM, lambda: {"sampler": with_a_tool}),
+    "forced": ({}, lambda: {"sampler": at_forced_states, "advantage": above_the_mean}),
     "advantage": ({}, lambda: {"advantage": above_the_mean}),
     "loss": ({}, lambda: {"policy_loss": squared}),
     "table": ({}, lambda: {"value": Table()}),
@@ -219,6 +237,7 @@ class Moody(Table):
 WRONG = {
     "sampler": (ROOM, lambda: {"sampler": two_few}),
     "values": ({}, lambda: {"sampler": forgets_values}),
+    "forced": ({}, lambda: {"sampler": at_forced_states, "advantage": above_the_mean}),
     "advantage": ({}, lambda: {"advantage": not_finite}),
     "policy_loss": ({}, lambda: {"policy_loss": without_gradient}),
     "value": ({}, lambda: {"value": Moody()}),

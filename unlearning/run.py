@@ -93,6 +93,8 @@ def load_run(options: Options, changes: Mapping[str, Any], processes: Processes)
         config = config.replace(min_response_length=config.response_length)
     if options.is_deep and config.total_steps == PRESETS["deep"]["total_steps"]:
         config = config.replace(total_steps=round(options.most_steps / (1 - LAST_RATE)))
+    if options.is_deep and config.sharding != "none" and not config.gather_for_rollouts:
+        raise ValueError("--preset deep asks the whole model at its states: leave --gather-for-rollouts on")
     if options.lora_rank and config.sharding != "none":
         raise ValueError(f"--lora-rank {options.lora_rank} merges the adapter at the end: leave --sharding at none")
     check_fits(study, context_length(loaded.model), config.response_length)

@@ -70,6 +70,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(records, tmp_path):
         (["--fluency-weight", "1"], "Options.fluency_weight=1.0 is not of preset deep"),
         (["--actions", "0"], "Options.actions=0 must be at least 1"),
         (["--heat", "0.5"], "Options.heat=0.5 must be at least 1"),
+        (["--sharding", "fsdp", "--no-gather-for-rollouts"], "leave --gather-for-rollouts on"),
         (["--top-k", "5"], "drawn from the whole distribution"),
     ],
 )
