@@ -37,7 +37,7 @@ def fails(capsys, *arguments):
         (["--num-forget", "8"], "lab names the group of every passage"),
         (["--encoder", "some/encoder"], "Options.encoder='some/encoder' goes with --preset paper"),
         (["--fluency-low", "7"], "Options.fluency_low=7.0 must lie between 0 and fluency_high"),
-        (["--preset", "best"], "Options.preset='best' must be one of default, paper"),
+        (["--preset", "best"], "Options.preset='best' must be one of default, deep, paper"),
         (["--model", "/nonexistent/model"], "/nonexistent/model"),
         (["--data", "/nonexistent/data.csv"], "/nonexistent/data.csv"),
         (["--retain", "/nonexistent/notes.txt"], "/nonexistent/notes.txt"),
