@@ -19,13 +19,13 @@ from .writing import usual_length
 
 Summary = Mapping[str, float]
 
-EMPTY, SHORT, LOOP, DISTINCT, GARBLED, NLL = 0.2, 0.25, 0.3, 0.5, 0.1, 6.0
+EMPTY, SHORT, LOOP, DISTINCT, GARBLED, NLL = 0.2, 1 / 3, 0.3, 0.5, 0.1, 6.0
 MAX_EXACT = 0.05  # at matched forgetting, greedy decoding extracts at most this share of the forget records
 TARGET = "retain-only"  # the method that unlearning should come close to
 
 COLLAPSE_RULES = {
     "empty": f"over {EMPTY:.0%} of the forget outputs are empty",
-    "short": f"the forget outputs have under {SHORT:g} of the length that the original writes on never-trained records",
+    "short": "the forget outputs have under a third of the length that the original writes on never-trained records",
     "repetitive": f"over {LOOP:.0%} of the tokens lie in loops, or there are under {DISTINCT:g} of the truth's bigrams",
     "garbled": f"over {GARBLED:.0%} garbled characters, or over {NLL:g} nats per token under the original model (the "
     "second for training-time methods alone: a model trained again writes what the original would not)",
