@@ -50,6 +50,7 @@ def test_a_run_from_attack_to_report(records, tmp_path, capsys):
     assert (tmp_path / "run" / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_weights(records, tmp_path):
     whole = tmp_path / "whole"
     assert run(records, whole, "--steps", "4", "--actions", "4", "--save-every-steps", "2") == 0
