@@ -21,7 +21,7 @@ import numpy as np
 from torch import nn
 
 from eval.teacher import teacher_force
-from unlearning.deep.bounded import LEAST_CHANCE, MOST_CHANCE
+from rewards.bounded import LEAST_CHANCE, MOST_CHANCE
 from unlearning.deep.ngram import leave_one_out_logprobs
 
 HEAD_TOKENS = 16  # of another passage, before the true tokens

@@ -37,7 +37,7 @@ from ppo.policy import Policy
 from ppo.prompts import Prompt
 from ppo.sampler import collate
 from ppo.types import Generation, Sample
-from unlearning.deep.bounded import bounded_logprobs
+from rewards.bounded import bounded_logprobs
 
 MOST_REWARD = 8.0  # nats
 CERTAIN = 0.6  # probability of the true token from which a state is drawn from hot

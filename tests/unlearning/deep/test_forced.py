@@ -9,8 +9,8 @@ import torch
 from data.types import Passage
 from ppo import Config, Trainer
 from ppo.types import Sample
+from rewards.bounded import bounded_logprobs
 from tests.fakes import VOCAB, tiny_gpt2
-from unlearning.deep.bounded import bounded_logprobs
 from unlearning.deep.forced import (
     LEAST_DEVIATION,
     MOST_REWARD,

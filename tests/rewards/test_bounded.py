@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from unlearning.deep.bounded import LEAST_CHANCE, bounded_logprobs
+from rewards.bounded import LEAST_CHANCE, bounded_logprobs
 
 V, END = 7, 6
 
