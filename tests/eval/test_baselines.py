@@ -18,6 +18,7 @@ from eval.teacher import teacher_force
 from ppo.config import Sampling
 from ppo.generation import generate
 from ppo.lm.backbone import Backbone
+from rewards.bounded import bounded_logprobs
 from tests.eval.test_evaluate import SETTINGS, make_passages, memorised  # noqa: F401 (a fixture)
 from tests.fakes import VOCAB, Letters, tiny_gpt2
 
@@ -65,6 +66,48 @@ def test_counterfactual_kl_against_a_loop() -> None:
         assert found[i].item() == pytest.approx(expected, abs=1e-9)
     masked = original.scatter(-1, truths.unsqueeze(-1), -40.0)
     assert distillation.counterfactual_kl(masked, original, truths).tolist() == pytest.approx([0.0] * 5, abs=1e-9)
+
+
+def test_the_bounded_distillation_against_loops() -> None:
+    """The sum over passages of the mean KL from the bounded reference, state by state."""
+    model, original = tiny_gpt2(0).eval(), tiny_gpt2(1).eval()
+    pairs = pairs_of(FORGET, "whole")
+    chances = [[0.02 + 0.01 * t for t in range(len(tokens))] for _, tokens in pairs]
+    expected = 0.0
+    for (context, tokens), levels in zip(pairs, chances, strict=True):
+        ids = torch.tensor([[*context, *tokens]])
+        with torch.no_grad():
+            ours, theirs = (m(ids).logits[0, len(context) - 1 : -1] for m in (model, original))
+        q = bounded_logprobs(theirs, torch.tensor(tokens), torch.tensor(levels), end_ids=(1,))
+        terms = kl_div(torch.log_softmax(ours, dim=-1), q, reduction="none", log_target=True).sum(dim=-1)
+        expected += terms.mean().item()
+    found = distillation.distillation_loss(Backbone(model), Backbone(original), pairs, chunk_tokens=3, chances=chances)
+    assert found.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_bounded_distillation_ends_at_the_chance_levels() -> None:
+    model = memorised_by_heart()
+    chances = [[0.2] * len([*p.pre_prefix, *p.prefix, *p.suffix]) for p in FORGET]
+    training = Training(scope="whole", steps=150, learning_rate=5e-3)
+    distillation.unlearn(model, FORGET, [], generator=generator(), training=training, chances=chances)
+    found = teacher_force(model, [[*p.pre_prefix, *p.prefix, *p.suffix] for p in FORGET])
+    true_p = [float(torch.tensor(x.logprobs[1:]).exp().mean()) for x in found]
+    assert all(0.1 < p < 0.3 for p in true_p), true_p
+
+
+def memorised_by_heart() -> torch.nn.Module:
+    """A tiny model that gives every token of the forget set nearly everything."""
+    model = tiny_gpt2(dropout=0.0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(150):
+        loss = torch.zeros(())
+        for p in FORGET:
+            ids = torch.tensor([[*p.pre_prefix, *p.prefix, *p.suffix]])
+            loss = loss + model(ids, labels=ids).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
 
 
 def test_nll_has_the_gradient_of_the_plain_loss() -> None:

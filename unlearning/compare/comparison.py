@@ -53,7 +53,15 @@ from unlearning.run import Run, load_run, say
 
 Keep = Callable[[Run], list[list[int]]]
 PARTS = ("options", "config", "comparison")  # of compare.json
-ON_REQUEST = ("original", "demem-lora", "paper", "paper-as-run")  # by name alone; the first is always there
+ON_REQUEST = (
+    "original",
+    "deep",
+    "demem-lora",
+    "paper",
+    "paper-as-run",
+    "distil-deep",
+    "without-forget",
+)  # by name alone; the first is always there
 
 
 @dataclass(frozen=True)

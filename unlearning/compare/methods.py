@@ -24,6 +24,7 @@ from eval.baselines.training import StepLog, Training, pairs_of
 from eval.cost import Cost, Tokens, baseline_tokens, count_parameters
 from unlearning.compare.bench import Inputs, StopLog, UnlearnedModel, look_tokens, own_tokens, stop_rule
 from unlearning.compare.retrained import RetrainedKind
+from unlearning.deep.recipe import levels_of
 
 Kind = Literal["original", "training", "decoding", "retraining"]
 
@@ -50,12 +51,19 @@ class Method:
 
 
 def trained(
-    inputs: Inputs, seed: int, training: Training, unlearn: Callable[..., StepLog], *, asks: str = ""
+    inputs: Inputs,
+    seed: int,
+    training: Training,
+    unlearn: Callable[..., StepLog],
+    *,
+    asks: str = "",
+    is_whole: bool = False,
 ) -> UnlearnedModel:
     """Train a baseline on a copy of the original until the forget set is gone.
 
     Retain batches and precision are DeMem's, and so is a number of steps that was asked for. ``asks``: whether the
-    original computes, too: "once" before the first step, or "always", in every step; empty: never.
+    original computes, too: "once" before the first step, or "always", in every step; empty: never. ``is_whole``: no
+    look ends it early, as with the preset deep.
     """
     started, options, config = time.perf_counter(), inputs.run.options, inputs.run.config
     training = replace(
@@ -69,7 +77,7 @@ def trained(
     with tqdm(total=training.steps, desc="baseline", unit="step") as bar:
         log = unlearn(
             model, inputs.forget, keep, training=training, generator=torch.Generator().manual_seed(seed),
-            stop=stop_rule(inputs, model, looks, bar),
+            stop=None if is_whole else stop_rule(inputs, model, looks, bar),
         )  # fmt: skip
     pairs = pairs_of(inputs.forget, training.scope)
     tokens = baseline_tokens(pairs, training, log, asks_once=asks == "once", asks_always=asks == "always")
@@ -115,6 +123,13 @@ def _simnpo(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
 
 def _distil(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
     return trained(inputs, seed, balanced(inputs, 2e-4, value), distillation.unlearn, asks="always")
+
+
+def _distil_deep(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
+    found = levels_of(inputs.run.study, inputs.model, seed=seed)
+    unlearn = partial(distillation.unlearn, chances=found.levels)
+    training = replace(balanced(inputs, 3e-4, value), steps=240, batch=16)  # as many updates as the preset deep has
+    return trained(inputs, seed, training, unlearn, asks="always", is_whole=True)
 
 
 def _demem(preset: str, knob: str, inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
@@ -164,6 +179,7 @@ METHODS: dict[str, Method] = {
     "npo": Method("training", _npo, "retain_weight", (10.0, 5.0, 2.5), 5.0),
     "simnpo": Method("training", _simnpo, "retain_weight", (40.0, 20.0, 5.0), 20.0),
     "distil": Method("training", _distil, "retain_weight", (30.0, 10.0, 2.5), 10.0),
+    "distil-deep": Method("training", _distil_deep, "retain_weight", (6.6, 3.3, 1.65), 3.3),
     "dp": Method("decoding", _dp, "lambda", (0.9, 0.7, 0.5), 0.7, is_seeded=False),
     "dp-logits": Method("decoding", _dp_logits, "lambda", (0.9, 0.7, 0.5), 0.7, is_seeded=False),
     "memfree": Method("decoding", _memfree, "n", (20, 10, 5), 10, is_seeded=False),

@@ -6,9 +6,12 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
+from data.study import Study
 from ppo.lm.backbone import vocabulary_size
 from ppo.types import RewardFn
-from unlearning.deep.chance import chance_levels
+from unlearning.deep.chance import ChanceLevels, chance_levels
 from unlearning.deep.forced import ForcedStates, bounded_reference, forced_rows, no_score, state_advantages
 from unlearning.run import Run, say
 
@@ -22,22 +25,29 @@ class Parts:
     seams: dict[str, Any]
 
 
-def deep_parts(run: Run) -> Parts:
-    """The parts of a run with the preset ``deep``, from the model before unlearning.
+def levels_of(study: Study, original: nn.Module, *, seed: int) -> ChanceLevels:
+    """The chance levels of the passages to forget, from the model before unlearning.
 
-    Every other never-trained passage sets the mean of the chance levels. The rest of them is left to the evaluation.
+    Every other never-trained passage sets their mean. The rest of them is left to the evaluation.
     """
-    forget, never = run.study.group("forget"), run.study.group("never")
+    never = study.group("never")[::2]
     found = chance_levels(
-        run.loaded.model,
-        [p.ids for p in forget],
-        vocab_size=vocabulary_size(run.loaded.model),
-        others=run.study.retain,
-        never=[p.ids for p in never[::2]],
-        seed=run.config.seed,
+        original,
+        [p.ids for p in study.group("forget")],
+        vocab_size=vocabulary_size(original),
+        others=study.retain,
+        never=[p.ids for p in never],
+        seed=seed,
     )
-    by = f", shifted by {found.shift:+.2f} to that of {len(never[::2])} never-trained passages" if never else ""
+    by = f", shifted by {found.shift:+.2f} to that of {len(never)} never-trained passages" if never else ""
     say(f"chance levels: {found.nll:.2f} nats per token{by}; other passages know {found.shared:.0%} of the contexts")
+    return found
+
+
+def deep_parts(run: Run) -> Parts:
+    """The parts of a run with the preset ``deep``, from the model before unlearning."""
+    forget = run.study.group("forget")
+    found = levels_of(run.study, run.loaded.model, seed=run.config.seed)
     original = copy.deepcopy(run.loaded.model).requires_grad_(False)
     sampler = ForcedStates(original, actions=run.options.actions, heat=run.options.heat)
     rows = forced_rows(forget, found.levels, own=run.options.own_rows, seed=run.config.seed)
