@@ -167,7 +167,7 @@ MAIN_HINT = 7  # with fewer true tokens shown, exact extraction has a row in the
 SHORT = (
     "secret_emitted", "secret_greedy", "secret_sampled", "secret_hinted", "verbatim_run", "verbatim_run_characters",
     "exact", "exact_long", "exact_sampled", "approximate", "bleu", "true_token_p", "writing", "non_words", "empty",
-    "usual_length", "distinct_2_ratio",
+    "length_ratio", "usual_length", "distinct_2_ratio",
 )  # fmt: skip
 
 

@@ -54,10 +54,10 @@ def marks(axis) -> list[tuple[float, str]]:
 
 
 def test_a_line_a_method_and_the_collapsed_are_hollow():
-    points = [original(), point(seed=0), point(seed=1, keep__exact=0.5), point("ul", forget__empty=0.9)]
+    points = [original(), point(seed=0), point(seed=1, keep__exact=0.5), point("npo", forget__empty=0.9)]
     figure = plots.methods_figure(points)
     assert figure is not None
-    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["before", "DeMem", "UL, n = 1"]
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["before", "DeMem", "NPO, n = 1"]
     assert [t.get_fontweight() for t in figure.axes[0].get_yticklabels()] == ["normal", "bold", "normal"]
     assert "up to 2 seeds" in figure.get_suptitle()
     assert "hollow: collapsed" in figure.get_suptitle()

@@ -181,12 +181,16 @@ def test_a_rival_ends_after_two_good_looks_in_a_row_and_not_before(tmp_path, mon
 
 
 def test_the_plan_has_defaults_first_and_every_seed():
-    points = list(plan(Comparison(methods="ul,dp", seeds=2), seed=5, size=64))
-    assert points[:3] == [Point("original", 0.0, 5, 64), Point("ul", METHODS["ul"].default, 5, 64), points[2]]
+    points = list(plan(Comparison(methods="npo,dp", seeds=2), seed=5, size=64))
+    assert points[:3] == [Point("original", 0.0, 5, 64), Point("npo", METHODS["npo"].default, 5, 64), points[2]]
     assert points[2] == Point("dp", METHODS["dp"].default, 5, 64)
     assert len(points) == len(set(points)) == 1 + 2 * 3 + 3
-    assert {p.seed for p in points if p.name == "ul"} == {5, 6}
-    one = list(plan(Comparison(methods="ul,dedup", seeds=3, twin_seeds=1, knobs="one"), seed=0, size=64))
+    assert {p.seed for p in points if p.name == "npo"} == {5, 6}
+    one = list(plan(Comparison(methods="npo,dedup", seeds=3, twin_seeds=1, knobs="one"), seed=0, size=64))
+    assert [p.seed for p in plan(Comparison(methods="ul", seeds=3, knobs="one"), seed=4, size=64)] == [
+        4,
+        4,
+    ]  # nothing is drawn
     assert [p.key for p in one if p.name == "dedup"] == ["dedup-n64-seed0"]
     assert all(m.default in m.values and len(m.values) in (1, 3) for m in METHODS.values())
 

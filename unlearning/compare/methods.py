@@ -174,7 +174,7 @@ METHODS: dict[str, Method] = {
     "demem-lora": Method("training", partial(_demem, "default", "lora_rank"), "lora_rank", (4, 16, 64), 16),
     "paper": Method("training", partial(_demem, "paper", "steps"), "steps", (4, 15, 60), 60),
     "paper-as-run": Method("training", partial(_demem, "paper-as-run", "steps"), "steps", (1, 2, 4), 4),
-    "ul": Method("training", _ascent, "learning_rate", (2e-5, 5e-5, 1e-4), 5e-5),
+    "ul": Method("training", _ascent, "learning_rate", (2e-5, 5e-5, 1e-4), 5e-5, is_seeded=False),
     "graddiff": Method("training", _difference, "retain_weight", (40.0, 20.0, 10.0), 20.0),
     "npo": Method("training", _npo, "retain_weight", (10.0, 5.0, 2.5), 5.0),
     "simnpo": Method("training", _simnpo, "retain_weight", (40.0, 20.0, 5.0), 20.0),

@@ -47,8 +47,8 @@ LATEX_HEAD = "% needs \\usepackage{booktabs}\n"
 MARK = ' class="mark"'
 OWN = {
     "records": "Records to be forgotten.",
-    "seeds": "Trainings, each with another seed. The evaluation takes the same random numbers everywhere. ul draws no "
-    "random numbers: its seeds differ by rounding alone.",
+    "seeds": "Trainings, each with another seed. The evaluation takes the same random numbers everywhere. A method "
+    "that draws no random numbers (ul) has one.",
     "mark": "front: no training-time point at matched forgetting beats it. collapsed: rules that the outputs break. "
     "target: trained without the records. twin: trained again in another way.",
     "cost/seconds": "Wall-clock seconds of the training, with its looks.",
