@@ -31,6 +31,8 @@ Pair = tuple[list[int], list[int]]
 Scope = Literal["whole", "suffix"]
 ForgetLoss = Callable[[Backbone, list[int]], Tensor]
 """Maps the backbone and indices of passages to the *sum* of their losses, a differentiable scalar."""
+KeepLoss = Callable[..., Tensor]
+"""Called as :class:`ppo.retain.RetainLoss` is: (backbone, ids, mask, num_tokens=…) → a differentiable scalar."""
 Stop = Callable[[int], bool]
 """Is called after every step with the number of steps done. True ends the training."""
 
@@ -118,14 +120,15 @@ def train(
     training: Training,
     generator: torch.Generator,
     stop: Stop | None = None,
+    retain_loss: KeepLoss | None = None,
 ) -> StepLog:
     """Train ``model`` in place. Every row of the log has step, forget_loss, grad_norm and seconds.
 
     With ``retain_weight`` > 0 it also has retain_loss, and ``retain`` must hold token sequences. ``generator`` (CPU)
-    decides every order and draw.
+    decides every order and draw. ``retain_loss``: a method's own, in place of the one that ``training`` names.
     """
     backbone = Backbone(model)
-    kept = _retain(model, retain, training, generator)
+    kept = _retain(model, retain, training, generator, retain_loss)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=training.learning_rate, betas=(training.beta1, training.beta2))
     order: list[int] = []
@@ -165,7 +168,7 @@ def _forget_gradients(backbone: Backbone, chosen: list[int], forget_loss: Forget
     return total
 
 
-def _retain_gradients(backbone: Backbone, retain_loss: RetainLoss, texts: RetainTexts, training: Training) -> float:
+def _retain_gradients(backbone: Backbone, retain_loss: KeepLoss, texts: RetainTexts, training: Training) -> float:
     batch = texts.draw(next(backbone.model.parameters()).device)
     with training.precision(backbone.model):
         loss = retain_loss(backbone, batch.ids, batch.mask, num_tokens=batch.num_predictions)
@@ -174,15 +177,21 @@ def _retain_gradients(backbone: Backbone, retain_loss: RetainLoss, texts: Retain
 
 
 def _retain(
-    model: nn.Module, retain: Sequence[Sequence[int]], training: Training, generator: torch.Generator
-) -> tuple[RetainLoss, RetainTexts] | None:
+    model: nn.Module,
+    retain: Sequence[Sequence[int]],
+    training: Training,
+    generator: torch.Generator,
+    own: KeepLoss | None,
+) -> tuple[KeepLoss, RetainTexts] | None:
     """The loss on text to keep and the texts, or None where no text is kept."""
     if training.retain_weight == 0:
         return None
-    reference = copy.deepcopy(model).requires_grad_(False).eval() if training.retain_loss == "kl" else None
     texts = RetainTexts(
         retain, num_sequences=training.retain_sequences, length=training.retain_tokens, generator=generator
     )
+    if own is not None:
+        return own, texts
+    reference = copy.deepcopy(model).requires_grad_(False).eval() if training.retain_loss == "kl" else None
     return RetainLoss(training.retain_loss, reference=reference, chunk_tokens=training.chunk_tokens), texts
 
 

@@ -84,6 +84,22 @@ def test_all_kinds_of_methods_and_going_on(tmp_path, command, capsys, monkeypatc
     assert "begun with other settings (num_samples)" in line
 
 
+def test_the_rivals_of_the_field_run_when_they_are_named(tmp_path, command):
+    """Each trains with DeMem's text to keep, its cost is counted, and its point says at which rate."""
+    names = ["undial", "wga", "satimp", "jensun", "rmu", "undo", "dpo", "dpo-swapped"]
+    assert not set(names) & set(Comparison().names)
+    assert demem.main([*command, "--knobs", "one", "--seeds", "1", "--methods", ",".join(names)]) == 0
+    points = [json.loads(p.read_text()) for p in (tmp_path / "out" / "points").iterdir()]
+    found = {p["method"]: p for p in points}
+    assert set(found) == {"original", *names}
+    for name in names:
+        assert found[name]["notes"]["steps"] == (4 if name == "undo" else 2)
+        assert found[name]["notes"]["learning_rate"] > 0
+        assert found[name]["cost"]["tokens"]["trained"] > 0
+        assert found[name]["summary"]["forget/nll_suffix"] != found["original"]["summary"]["forget/nll_suffix"]
+    assert found["dpo"]["cost"]["flops"] != found["dpo-swapped"]["cost"]["flops"]  # refusals are short
+
+
 def test_the_evaluation_of_a_copy_in_bfloat16(tmp_path, command):
     found = {}
     for dtype in ("same", "bfloat16"):

@@ -61,6 +61,14 @@ ON_REQUEST = (
     "paper-as-run",
     "distil-deep",
     "without-forget",
+    "undial",
+    "wga",
+    "satimp",
+    "jensun",
+    "rmu",
+    "undo",
+    "dpo",
+    "dpo-swapped",
 )  # by name alone; the first is always there
 
 
@@ -74,7 +82,7 @@ class Comparison:
     knobs: Literal["all", "one"] = "all"  # three values of each method's knob, or its default alone
     sizes: str = ""  # numbers of forget records, such as 32,64; none: all that the data has
     most_holdout: int | None = None  # passages of forget-holdout that are measured; none: all
-    baseline_rate: float | None = None  # learning rate of graddiff, npo, simnpo, distil; none: what the lab takes
+    baseline_rate: float | None = None  # learning rate of the baselines that keep text; none: what the lab takes
     twins: str | None = None  # folder of the lab's retrained twins, for several comparisons; none: twins in --out
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -18,10 +18,11 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
-from eval.baselines import distillation, gradient_ascent, preference
+from eval.baselines import distillation, dpo, gradient_ascent, jensun, preference, reweighted, rmu, undial, undo
 from eval.baselines.decoding import MemFree, dp_decoding, logit_mixing
-from eval.baselines.training import StepLog, Training, pairs_of
+from eval.baselines.training import Pair, StepLog, Training, pairs_of
 from eval.cost import Cost, Tokens, baseline_tokens, count_parameters
+from unlearning.compare.alternatives import encoded, refusals, swapped
 from unlearning.compare.bench import Inputs, StopLog, UnlearnedModel, look_tokens, own_tokens, stop_rule
 from unlearning.compare.retrained import RetrainedKind
 from unlearning.deep.recipe import levels_of
@@ -58,12 +59,14 @@ def trained(
     *,
     asks: str = "",
     is_whole: bool = False,
+    beside: Sequence[Pair] = (),
 ) -> UnlearnedModel:
     """Train a baseline on a copy of the original until the forget set is gone.
 
     Retain batches and precision are DeMem's, and so is a number of steps that was asked for. ``asks``: whether the
     original computes, too: "once" before the first step, or "always", in every step; empty: never. ``is_whole``: no
     look ends it early, as with the preset deep.
+    ``beside``: what else passes the model with each passage, for the cost.
     """
     started, options, config = time.perf_counter(), inputs.run.options, inputs.run.config
     training = replace(
@@ -80,6 +83,10 @@ def trained(
             stop=None if is_whole else stop_rule(inputs, model, looks, bar),
         )  # fmt: skip
     pairs = pairs_of(inputs.forget, training.scope)
+    if beside:
+        pairs = [
+            (context, [*tokens, *more, *other]) for (context, tokens), (more, other) in zip(pairs, beside, strict=True)
+        ]
     tokens = baseline_tokens(pairs, training, log, asks_once=asks == "once", asks_always=asks == "always")
     tokens = (
         tokens
@@ -88,7 +95,9 @@ def trained(
     )
     # Seconds before a kill count as well: the log knows them, the clock does not.
     cost = Cost(max(time.perf_counter() - started, log[-1]["seconds"]), tokens, count_parameters(model))
-    notes = {"steps": len(log), "is_stopped": len(log) < training.steps, "learning_rate": training.learning_rate}
+    until_stop = [row for row in log if row.get("phase", 1.0) == 1.0]  # UNDO goes on after it
+    is_stopped = len(until_stop) < training.steps
+    notes = {"steps": len(log), "is_stopped": is_stopped, "learning_rate": training.learning_rate}
     return UnlearnedModel(model, cost, notes=notes)
 
 
@@ -130,6 +139,47 @@ def _distil_deep(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
     unlearn = partial(distillation.unlearn, chances=found.levels)
     training = replace(balanced(inputs, 3e-4, value), steps=240, batch=16)  # as many updates as the preset deep has
     return trained(inputs, seed, training, unlearn, asks="always", is_whole=True)
+
+
+# What follows was tried on the lab for some steps only: docs/demem.md says what that means for its rates and weights.
+
+
+def _undial(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
+    return trained(inputs, seed, balanced(inputs, 2e-4, 10.0), partial(undial.unlearn, beta=value), asks="always")
+
+
+def _wga(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
+    return trained(inputs, seed, balanced(inputs, 2e-4, value), partial(reweighted.unlearn_wga, beta=1.0))
+
+
+def _satimp(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
+    return trained(
+        inputs, seed, balanced(inputs, 2e-4, value), partial(reweighted.unlearn_satimp, beta1=5.0, beta2=1.0)
+    )
+
+
+def _jensun(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
+    refusal = encoded(inputs.run.loaded, " No idea")
+    return trained(inputs, seed, balanced(inputs, 2e-4, value), partial(jensun.unlearn, refusal=refusal))
+
+
+def _rmu(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
+    unlearn = partial(rmu.unlearn, strength=value)
+    return trained(inputs, seed, balanced(inputs, 1e-3, 100.0), unlearn, asks="once")
+
+
+def _undo(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
+    training = balanced(inputs, 2e-4, 10.0)
+    distil_steps = inputs.run.options.steps or training.steps
+    return trained(inputs, seed, training, partial(undo.unlearn, alpha=value, distil_steps=distil_steps), asks="always")
+
+
+def _dpo(rule: Callable[..., list[list[list[int]]]], inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
+    others = rule(inputs.run, inputs.forget, seed=seed)
+    unlearn = partial(dpo.unlearn, beta=0.1, alternatives=others)
+    beside = [(list(p.prefix), options[0]) for p, options in zip(inputs.forget, others, strict=True)]
+    training = replace(balanced(inputs, 2e-4, value), scope="suffix")
+    return trained(inputs, seed, training, unlearn, asks="once", beside=beside)
 
 
 def _demem(preset: str, knob: str, inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
@@ -180,6 +230,14 @@ METHODS: dict[str, Method] = {
     "simnpo": Method("training", _simnpo, "retain_weight", (40.0, 20.0, 5.0), 20.0),
     "distil": Method("training", _distil, "retain_weight", (30.0, 10.0, 2.5), 10.0),
     "distil-deep": Method("training", _distil_deep, "retain_weight", (6.6, 3.3, 1.65), 3.3),
+    "undial": Method("training", _undial, "beta", (3.0, 10.0, 30.0), 10.0),
+    "wga": Method("training", _wga, "retain_weight", (40.0, 20.0, 10.0), 20.0),
+    "satimp": Method("training", _satimp, "retain_weight", (0.2, 0.1, 0.05), 0.1),
+    "jensun": Method("training", _jensun, "retain_weight", (30.0, 10.0, 2.5), 10.0),
+    "rmu": Method("training", _rmu, "strength", (2.5, 5.0, 10.0), 5.0),
+    "undo": Method("training", _undo, "alpha", (0.05, 0.1, 0.2), 0.1),
+    "dpo": Method("training", partial(_dpo, refusals), "retain_weight", (10.0, 5.0, 2.5), 5.0),
+    "dpo-swapped": Method("training", partial(_dpo, swapped), "retain_weight", (10.0, 5.0, 2.5), 5.0),
     "dp": Method("decoding", _dp, "lambda", (0.9, 0.7, 0.5), 0.7, is_seeded=False),
     "dp-logits": Method("decoding", _dp_logits, "lambda", (0.9, 0.7, 0.5), 0.7, is_seeded=False),
     "memfree": Method("decoding", _memfree, "n", (20, 10, 5), 10, is_seeded=False),
