@@ -174,7 +174,10 @@ def make_trainer(run: Run, floor: float) -> ppo.Trainer:
 
 
 def forget_training(out: Path) -> None:
-    """Delete the log of a training that left no checkpoint."""
+    """Delete the log of a training that left no checkpoint. What was in it is told: its checkpoints may be deleted."""
+    log = out / "metrics.jsonl"
+    if log.is_file() and (steps := len(read_jsonl(log))):
+        say(f"{out / 'checkpoints'} holds no checkpoint: the training starts again, and its log of {steps} steps goes")
     for name in ("metrics.jsonl", "metrics.csv", "samples.jsonl"):
         (out / name).unlink(missing_ok=True)
     if (out / "tensorboard").is_dir():

@@ -39,9 +39,7 @@ def leak_free_split(
     rows = [passage.ids if with_pre_prefix else passage.prefix + passage.suffix for passage in passages]
     labels = ngram_groups(rows, ngram)
     random = np.random.default_rng(seed)
-    members = [
-        random.permutation(np.flatnonzero(labels == label))[:per_group] for label in range(labels.max(initial=-1) + 1)
-    ]
+    members = [random.permutation(rows_of)[:per_group] for rows_of in _members(labels)]
     order = sorted(random.permutation(len(members)), key=lambda group: -len(members[group]))  # large groups first
     room, chosen = dict(sizes), {name: [] for name in sizes}
     for group in order:
@@ -68,13 +66,13 @@ def split_holdout(
     if not 0 < holdout_share < 1:
         raise ValueError(f"holdout_share={holdout_share} must lie between 0 and 1")
     labels = ngram_groups(chunks, ngram)
-    room = round(holdout_share * len(chunks))
-    is_holdout = np.zeros(len(chunks), dtype=bool)
-    for label in np.random.default_rng(seed).permutation(labels.max(initial=-1) + 1):
-        members = labels == label
-        if members.sum() <= room:
-            is_holdout |= members
-            room -= int(members.sum())
+    room, sizes = round(holdout_share * len(chunks)), np.bincount(labels)
+    is_held = np.zeros(len(sizes), dtype=bool)
+    for label in np.random.default_rng(seed).permutation(len(sizes)):
+        if sizes[label] <= room:
+            is_held[label] = True
+            room -= int(sizes[label])
+    is_holdout = is_held[labels]
     if not is_holdout.any() or is_holdout.all():
         raise ValueError(
             f"{len(chunks)} retain chunks cannot be split with holdout_share={holdout_share} without a shared run of "
@@ -97,6 +95,13 @@ def overlapping(rows: Sequence[Sequence[int]], others: Sequence[Sequence[int]], 
         is_shared = np.isin(np.concatenate([runs for _, runs in sought]), np.concatenate(known or [_ids([])]))
         found += np.unique(owners[is_shared]).tolist()
     return sorted(found)
+
+
+def _members(labels: np.ndarray) -> list[np.ndarray]:
+    """The rows of every group, in order. One sort finds all of them: there may be as many groups as rows."""
+    if not len(labels):
+        return []
+    return np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
 
 
 def _ids(row: Sequence[int]) -> np.ndarray:

@@ -50,6 +50,7 @@ from .weights import (
     all_weights,
     attention_of,
     kind_of,
+    naming_folder,
     restore_frozen,
     restore_value,
     write_once,
@@ -340,7 +341,8 @@ class RunState:
         shared = self._shared_file(f"model/{FROZEN_WEIGHTS}")
         write_policy(self.policy.model, target, state, shared=shared, is_alone=is_alone)
         if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(target)
+            with naming_folder(target):
+                self.tokenizer.save_pretrained(target)
 
     def _shared_file(self, name: str) -> Path | None:
         """A file of the last checkpoint, to link to instead of writing it again; None if there is none.

@@ -6,7 +6,9 @@ This module knows models and their files, not what a run is.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import errno
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch.nn.utils import prune
 from transformers import GenerationConfig, PreTrainedModel
 
 from ..distributed.sharding import split_like
+from ..io.files import naming_file
 from ..lm.adapters import has_adapter
 from ..lm.backbone import is_split
 from ..lm.departures import forward_hooks, has_own_forward, own_class
@@ -120,8 +123,26 @@ def _parts_of_config(model: Any) -> dict[str, object] | None:
         return _parts(built)
 
 
+@contextmanager
+def naming_folder(folder: Path) -> Iterator[None]:
+    """Within the context whatever a writer of models or tokenizers raises is an OSError that names the folder.
+
+    On a full disk safetensors raises an error of its own, and tokenizers a bare Exception.
+    """
+    try:
+        with naming_file(folder):
+            yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(errno.EIO, " ".join(str(error).split())[:200], str(folder)) from error
+
+
 def _save_pretrained(model: Any, target: Path, state: dict[str, Tensor]) -> None:
-    """``save_pretrained``; a generation config that transformers loads but refuses to write is written as it is."""
+    """``save_pretrained``; a generation config that transformers loads but refuses to write is written as it is.
+
+    Raises OSError that names the folder, or a file in it, for what cannot be written.
+    """
     own = model.generation_config
     try:
         if own is not None:
@@ -129,9 +150,10 @@ def _save_pretrained(model: Any, target: Path, state: dict[str, Tensor]) -> None
     except ValueError:
         model.generation_config = GenerationConfig()
     try:
-        model.save_pretrained(target, state_dict=state, max_shard_size="1000GB")
-        if model.generation_config is not own:
-            own.to_json_file(target / "generation_config.json")
+        with naming_folder(target):
+            model.save_pretrained(target, state_dict=state, max_shard_size="1000GB")
+            if model.generation_config is not own:
+                own.to_json_file(target / "generation_config.json")
     finally:
         model.generation_config = own
 

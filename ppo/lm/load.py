@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from ..io.console import shown_errors
+from ..io.console import shown_errors, shown_warnings
 from ..io.files import read_json
 from ..io.visible import visible
 from .backbone import Backbone, evaluation_mode, is_causal, probe_ids, unwrapped, vocabulary_size
@@ -188,10 +188,11 @@ def explained(action: Callable[[], Loaded], *, failure: str, remedy: str) -> Loa
     """Run a Hugging Face loader. Any error in it becomes a ValueError of one line: failure, reason, remedy.
 
     For a broken config, tokenizer, safetensors or GGUF file a loader may raise any kind of error; ``tokenizers``
-    raises a bare Exception. Compiled code of the hub is not run meanwhile (:mod:`ppo.lm.foreign_code`).
+    raises a bare Exception. Compiled code of the hub is not run meanwhile (:mod:`ppo.lm.foreign_code`), and names in
+    the loader's warnings are shown as what they are.
     """
     try:
-        with no_hub_kernels():
+        with no_hub_kernels(), shown_warnings():
             return action()
     except Exception as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__

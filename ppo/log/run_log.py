@@ -9,6 +9,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from itertools import count as every_number
 from pathlib import Path
 from typing import Any
 
@@ -143,14 +144,18 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 def _warn_of_gap(metrics: Path, first_step: int) -> None:
     """Warn of a log that lacks steps before the first one of a resumed run: it was deleted, or cut."""
     logged = {_step(record, metrics) for record in read_jsonl(metrics)} if metrics.exists() else set()
-    missing = sorted(set(range(first_step)) - logged)
+    missing = first_step - sum(0 <= step < first_step for step in logged)  # a checkpoint may name any step: no list
     if missing:
+        first = next(step for step in every_number() if step not in logged)
         warnings.warn(
-            f"{metrics} does not hold {len(missing)} of the {first_step} steps before this one, such as step "
-            f"{missing[0]}: the run goes on, but its log is not whole",
+            f"{metrics} does not hold {missing} of the {first_step} steps before this one, such as step "
+            f"{first}: the run goes on, but its log is not whole",
             RuntimeWarning,
             stacklevel=4,
         )
+    elif not (samples := metrics.with_name("samples.jsonl")).exists():
+        text = f"{samples} was deleted: the run goes on, but its samples so far are lost"
+        warnings.warn(text, RuntimeWarning, stacklevel=4)
 
 
 def _drop_from(path: Path, first_step: int) -> None:

@@ -94,8 +94,12 @@ def _lock(folder: Path) -> int:
             warnings.warn(text, RuntimeWarning, stacklevel=4)
             return -1
         if _is_still(path, descriptor):
-            os.truncate(descriptor, 0)
-            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode("ascii", "replace"))
+            try:
+                os.truncate(descriptor, 0)
+                os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode("ascii", "replace"))
+            except OSError as error:  # a full disk: who cannot write a line cannot write a run
+                os.close(descriptor)
+                raise ValueError(f"{path} cannot be written: {error.strerror}; name another folder") from error
             return descriptor
         os.close(descriptor)  # its holder deleted it between the opening and the lock: take the new one
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from data import retain
 from data.retain import load_retain
 from models.lab.load import load_tokenizer
 from tests.data.test_passages import write_lines
@@ -53,3 +54,19 @@ def test_line_ends_of_windows_and_upper_case_endings_change_nothing(tmp_path, to
     (tmp_path / "A.JSONL").write_text(json.dumps({"text": text}) + "\n")
     found = [load_retain([tmp_path / name], tokenizer, 16) for name in ("lf.txt", "crlf.txt", "cr.txt", "A.JSONL")]
     assert all(chunks == found[0] for chunks in found)
+
+
+def test_a_long_document_is_encoded_by_parts_that_end_with_a_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(retain, "PIECE_CHARACTERS", 50)
+    asked = []
+
+    def by_letters(text, add_special_tokens):
+        asked.append(text)
+        return {"input_ids": [*map(ord, text)]}
+
+    text = "one line of text\n" * 20 + "w" * 120
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    load_retain([tmp_path / "a.txt"], by_letters, 8)
+    assert "".join(asked) == text
+    assert max(map(len, asked)) == 50
+    assert all(part.endswith("\n") for part in asked[:6])

@@ -109,6 +109,13 @@ def test_large_input_is_fast():
     assert time.process_time() - start < 10
 
 
+def test_as_many_groups_as_rows_are_split_as_fast():
+    started = time.process_time()
+    retain, holdout = split_holdout([[i] for i in range(150_000)], holdout_share=0.2, seed=0)
+    assert (len(retain), len(holdout)) == (120_000, 30_000)
+    assert time.process_time() - started < 8
+
+
 @pytest.mark.skipif(not CHALLENGE.is_dir(), reason="the extraction challenge's rows are not on this machine")
 def test_real_validation_rows_split_without_leak():
     arrays = read_challenge(CHALLENGE, "val")

@@ -158,3 +158,12 @@ def test_a_folder_that_a_kill_left_without_settings_can_be_started_in(tmp_path):
     assert demem.main(["attack", "--data", data, *small, "--out", str(out)]) == 0
     assert (out / "evaluation.json").is_file()
     assert not (out / LOCK_FILE).exists()
+
+
+def test_the_log_of_a_training_without_a_checkpoint_does_not_go_in_silence(tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"step": 1}\n')
+    demem.forget_training(tmp_path)
+    assert "holds no checkpoint: the training starts again, and its log of 2 steps goes" in capsys.readouterr().out
+    assert not (tmp_path / "metrics.jsonl").exists()
+    demem.forget_training(tmp_path)
+    assert capsys.readouterr().out == ""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import warnings
 from pathlib import Path
 
@@ -331,3 +333,18 @@ def test_masks_of_other_types_may_stand_beside_the_weights(folder):
     tensors["transformer.h.0.attn.bias"] = torch.ones(1, 1, 48, 48, dtype=torch.uint8)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     load_model(folder, None)
+
+
+def test_a_name_that_acts_on_a_terminal_is_shown_in_what_the_loader_prints(folder):
+    """transformers lists the weights that no model has."""
+    told = io.StringIO()
+    handler = logging.StreamHandler(told)
+    logging.getLogger("transformers").addHandler(handler)
+    held = load_file(folder / "model.safetensors")
+    save_file(held | {"evil\x1b[2J": torch.zeros(2)}, folder / "model.safetensors", metadata={"format": "pt"})
+    try:
+        load_pretrained(folder)
+    finally:
+        logging.getLogger("transformers").removeHandler(handler)
+    assert "evil\\x1b[2J" in told.getvalue()
+    assert "\x1b" not in told.getvalue()

@@ -152,6 +152,7 @@ def test_a_log_that_was_deleted_or_cut_is_mentioned_on_resume(tmp_path):
     for step in range(4):
         log.metrics(step, {"a/b": float(step)})
     log.close()
+    (tmp_path / "samples.jsonl").touch()
     (tmp_path / "checkpoints" / "step-000004").mkdir(parents=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -201,3 +202,18 @@ def test_an_error_of_the_disk_names_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(run_log, "append_text", lambda path: Path("/dev/full").open("a"))  # noqa: SIM115
     with pytest.raises(OSError, match=r"No space left on device: '.*samples\.jsonl'"):
         log._append("samples.jsonl", {"step": 0})
+
+
+def test_a_checkpoint_that_names_a_far_step_takes_no_list_of_all_steps_before(tmp_path):
+    (tmp_path / "checkpoints" / "step-000001").mkdir(parents=True)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"step": 2}\n')
+    told = f"does not hold {2**53 - 3} of the {2**53 - 1} steps before this one, such as step 1"
+    with pytest.warns(RuntimeWarning, match=told):
+        RunLog(tmp_path, first_step=2**53 - 1, use_tensorboard=False).close()
+
+
+def test_samples_that_were_deleted_are_mentioned(tmp_path):
+    (tmp_path / "checkpoints" / "step-000001").mkdir(parents=True)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
+    with pytest.warns(RuntimeWarning, match=r"samples\.jsonl was deleted: the run goes on"):
+        RunLog(tmp_path, first_step=1, use_tensorboard=False).close()

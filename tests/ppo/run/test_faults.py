@@ -97,6 +97,38 @@ def test_tensors_that_cannot_be_written_tell_the_path(tmp_path, monkeypatch, err
         checkpoint.save_tensors(tmp_path / "end.safetensors", {"a": torch.zeros(2)})
 
 
+class FullDisk:
+    """A tokenizer whose files find no room. The package tokenizers raises a bare Exception then."""
+
+    def __call__(self, text, **_):
+        return {"input_ids": [2]}
+
+    def decode(self, ids, **_):
+        return ""
+
+    def batch_decode(self, rows, **_):
+        return ["" for _ in rows]
+
+    def save_pretrained(self, folder):
+        raise Exception("No space left on device (os error 28)")
+
+
+def test_a_tokenizer_that_cannot_be_written_tells_the_path_and_leaves_nothing(tmp_path):
+    trainer = make(SMALL.replace(save_every_steps=0), out=tmp_path, tokenizer=FullDisk())
+    trainer.train(1, progress=False)
+    with pytest.raises(OSError, match=r"step-000001 could not be written \(.*No space left on device"):
+        trainer.save_numbered()
+    assert not [*(tmp_path / "checkpoints").iterdir()]
+    with pytest.raises(OSError, match=r"No space left on device \(os error 28\): '.*end'"):
+        trainer.save_model(tmp_path / "end")
+
+
+def test_a_model_whose_file_cannot_be_written_tells_the_path(tmp_path):
+    (tmp_path / "end" / "model.safetensors").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"'.*end'"):
+        make().save_model(tmp_path / "end")
+
+
 FILLED = """
 import resource, signal, sys
 from pathlib import Path

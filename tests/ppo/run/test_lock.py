@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -115,3 +116,15 @@ def test_a_training_is_the_only_writer_of_its_folder(tmp_path, holder):
     trainer.train(1, progress=False)
     assert [record["step"] for record in read_jsonl(tmp_path / "run" / "metrics.jsonl")] == [0]
     assert not (tmp_path / "run" / LOCK_FILE).exists()
+
+
+def test_a_full_disk_is_told_with_the_path_and_the_lock_goes_again(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(ValueError, match=r"run/\.lock cannot be written: No space"), only_writer(tmp_path / "run"):
+            pass
+    with only_writer(tmp_path / "run"):
+        assert (tmp_path / "run" / LOCK_FILE).read_text().startswith("process ")
