@@ -145,7 +145,7 @@ class Generation:
 
     @property
     def attention_mask(self) -> Tensor:
-        """True on real tokens of :attr:`input_ids`, bool [B, P+S]."""
+        """True on real tokens of ``input_ids``, bool [B, P+S]."""
         return torch.cat([self.prompt_mask, self.mask[:, :: self.actions_per_state]], dim=1)
 
     @property

@@ -22,7 +22,7 @@ COSTS: tuple[Column, ...] = (
     ("visits", "met", "count"),
     ("minutes", "minutes", "score"),
 )
-PLAIN = [c for c in KEPT if not c[0].startswith(("cost/", "utility/"))]
+PLAIN = [c for c in KEPT if not c[0].startswith(("cost/", "utility/", "forget/"))]
 SHOWN: tuple[Column, ...] = (*FORGOTTEN, *PLAIN[:-1], *DISTANCES[:2], PLAIN[-1], *COSTS)
 HEADS = {name: head for name, head, _ in SHOWN}
 STEPS = [name for name, *_ in SHOWN].index("steps")

@@ -50,7 +50,7 @@ def test_a_kill_while_packing_loses_nothing(tmp_path, monkeypatch):
             pack(tmp_path)
     assert stored_points(tmp_path) == before
     with monkeypatch.context() as patch:
-        patch.setattr("pathlib.Path.unlink", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("pathlib.Path.unlink", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             pack(tmp_path)
     assert stored_points(tmp_path) == before  # in both places now
