@@ -34,7 +34,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "ppo.log.to_mlflow": ("to_mlflow",),
         "ppo.compat.trl": (),
     },
-    "rewards": {"rewards": (), "rewards.demem": ("paper", "default", "with_fluency")},
+    "rewards": {"rewards": (), "rewards.demem": ("paper", "default", "spans", "with_fluency")},
     "models": {
         "models.load": ("load", "LoadedModel"),
         "models.lora": ("LoraConfig", "add_lora", "save_adapter", "load_adapter", "merge", "unmerge"),

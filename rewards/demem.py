@@ -22,6 +22,7 @@ from .fluency import FluencyBand, ModelNLL
 from .guards import ONLY_EMPTY, Guards
 from .repetition import repeated_share, repeats
 from .samples import content_ids, has_truth, truth_ids
+from .spans import SpansMeasure
 
 
 def paper(encoder: BertScore | None = None, *, guards: Guards | None = ONLY_EMPTY, tokenize: str = "13a") -> Reward:
@@ -34,6 +35,12 @@ def paper(encoder: BertScore | None = None, *, guards: Guards | None = ONLY_EMPT
         bleu = Bleu(tokenize=tokenize)
         return Reward((Term("bleu", -1.0, BleuMeasure(bleu), signature=bleu.signature),), guards)
     return Reward((Term("bertscore", -1.0, BertScoreMeasure(encoder), signature=encoder.signature),), guards)
+
+
+def spans() -> Reward:
+    """-1 for a response that emits a forbidden span of its row, 0 for others (:mod:`rewards.spans`); empty text: -1."""
+    measure = SpansMeasure()
+    return Reward((Term("spans", -1.0, measure, signature=measure.signature),), ONLY_EMPTY)
 
 
 def default(

@@ -33,7 +33,7 @@ class Options:
     # Folder
     out: str = "runs/demem"  # folder of the run
     # Recipe
-    preset: str = "default"  # default, deep, paper, or paper-as-run: the paper's notebook with its flaws
+    preset: str = "default"  # default, deep, paper, grpo, or paper-as-run: the paper's notebook with its flaws
     encoder: str | None = None  # encoder of the paper's BERTScore, a hub id or folder; none: BLEU
     fluency_weight: float = 0.0  # reward lost for a nat per token outside the fluency band; 0: no band
     fluency_low: float = 0.5  # nats per token under the original model; loops and memorised text lie below
@@ -172,5 +172,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper-as-run": {
         "prompts_per_step": 32, "minibatch": 8, "epochs": 8, "learning_rate": 1.41e-5, "kl_coef": 0.2,
         "response_length": 55, "old_logprobs": "recompute", "save_every_steps": 1,
+    },
+    # Like PURGE: a group of responses to each prompt, and a reward for those that emit nothing forbidden
+    # (rewards/spans.py). Text to keep and windows are ours. A weak KL penalty stays, as in GRPO. None of it is tuned.
+    "grpo": {
+        "prompts_per_step": 8, "samples_per_prompt": 8, "minibatch": 32, "epochs": 2, "learning_rate": 2e-4,
+        "advantage": "grpo", "kl_coef": 0.01, "kl_controller": "fixed", "retain_coef": 2.5, "retain_loss": "kl",
+        "retain_sequences": 12, "retain_tokens": 152, "save_every_steps": 10,
     },
 }  # fmt: skip

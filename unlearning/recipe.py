@@ -24,6 +24,7 @@ from rewards import demem as rewards
 from rewards.combine import Reward
 from rewards.guards import ONLY_EMPTY
 from rewards.scripts import tokenizer_of
+from rewards.spans import forbidden_spans
 from unlearning.run import Run, say
 
 LOOKS_IN_A_ROW = 2  # one look that finds the forget set forgotten may be luck
@@ -38,6 +39,7 @@ def rows_to_forget(run: Run) -> list[dict[str, Any]]:
     count = run.options.windows or (1 if run.options.is_paper else 2)
     return [
         {"prompt": list(prompt), "suffix": run.loaded.decode(suffix), "suffix_ids": list(suffix)}
+        | ({"spans": forbidden_spans(run.loaded.decode(p.suffix), p.secrets)} if run.options.preset == "grpo" else {})
         for p in run.study.group("forget")
         for prompt, suffix in windows(p, count)
     ]
@@ -50,6 +52,8 @@ def make_reward(run: Run, floor: float) -> Reward:
     if options.is_paper:
         guards = None if options.preset == "paper-as-run" else ONLY_EMPTY
         reward = rewards.paper(run.encoder, guards=guards, tokenize=tokenize)
+    elif options.preset == "grpo":
+        reward = rewards.spans()
     else:
         reward = rewards.default(bleu_floor=floor, dense="words", decode=run.loaded.decode, tokenize=tokenize)
     if options.fluency_weight:

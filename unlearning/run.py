@@ -88,7 +88,7 @@ def load_run(options: Options, changes: Mapping[str, Any], processes: Processes)
         raise ValueError(f"--data {options.data} has no passage in the group 'forget': there is nothing to unlearn")
     usual = median_high(len(p.suffix) for p in study.group("forget"))
     config = ppo.Config.from_dict({"response_length": usual, **changes})
-    if options.preset == "default" and "min_response_length" not in changes:
+    if options.preset in ("default", "grpo") and "min_response_length" not in changes:
         # Otherwise the policy learns to end early: a short text has little right and nothing wrong.
         config = config.replace(min_response_length=config.response_length)
     if options.is_deep and config.total_steps == PRESETS["deep"]["total_steps"]:

@@ -61,6 +61,7 @@ ON_REQUEST = (
     "paper-as-run",
     "distil-deep",
     "without-forget",
+    "grpo",
     "undial",
     "wga",
     "satimp",
