@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -46,6 +46,7 @@ from .distributed.processes import Processes
 from .distributed.sharding import shard
 from .draws import Draws
 from .evaluation.evaluator import Evaluator, check_evaluation, sampling_of
+from .generation.sampling import BrokenLogitsError
 from .importance import importance_weights
 from .io.console import shown_errors
 from .io.plain import is_whole
@@ -390,7 +391,7 @@ class Trainer:
         bar = tqdm(range(self.step, end), desc=f"PPO on {self.device}", unit="step", disable=is_silent)
         newest = dict(known or {})
         bar.set_postfix(headline(show, newest))
-        with closing(log), deferred_interrupts() as interrupt, processes.last_words():
+        with closing(log), deferred_interrupts() as interrupt, processes.last_words(), self._naming_step():
             start = self._first_evaluation() if steps > 0 else {}
             for step in bar:
                 rollout = self.rollout()
@@ -427,6 +428,18 @@ class Trainer:
             self.state.best.warn_if_unseen()
         if interrupt:  # Ctrl-C after the last check counts as one after the step
             raise KeyboardInterrupt
+
+    @contextmanager
+    def _naming_step(self) -> Iterator[None]:
+        """Within the context logits that a training has broken are told with the step, and with what to do."""
+        try:
+            yield
+        except BrokenLogitsError as error:
+            if self.step == 0:  # the model came so
+                raise
+            at = f"go on from {self.last_checkpoint}" if self.last_checkpoint is not None else "start again"
+            text = f"step {self.step}: {error}; {at}, with a lower learning rate or with max_grad_norm"
+            raise BrokenLogitsError(text) from error
 
     def _end_interrupted(self, log: RunLog, *, is_saved: bool) -> NoReturn:
         if self.out is not None:

@@ -86,8 +86,12 @@ def draw_in_parts(
     return Draw(*drawn), totals
 
 
+class BrokenLogitsError(ValueError):
+    """A row of logits is no distribution. A training says at which step."""
+
+
 def check(total: Tensor) -> None:
-    """Raise ValueError if the rows' total weights [N] show that a row of logits was no distribution."""
+    """Raise BrokenLogitsError if the rows' total weights [N] show that a row of logits was no distribution."""
     read(total.new_empty(0), total)
 
 
@@ -99,9 +103,8 @@ def read(values: Tensor, total: Tensor) -> list[Any]:
     is_finite = total.sum(dim=0, keepdim=True) < math.inf  # at most V for each row, unless one is broken; NaN is not
     *numbers, is_sound = torch.cat([values, is_finite]).tolist()
     if not is_sound:
-        raise ValueError(
-            "the model's logits are NaN or infinite, so nothing can be sampled: look at its weights, and at the "
-            "learning rate if they were trained"
+        raise BrokenLogitsError(
+            "the model's logits are NaN or infinite, so nothing can be sampled: look at its weights"
         )
     return numbers
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from .files import naming_file
 from .plain_files import open_plain
 from .surrogates import refuse_written_surrogates
 from .visible import visible
@@ -35,7 +36,7 @@ def byte_lines(path: Path) -> Iterator[tuple[Place, bytes]]:
     if not path.is_file():
         raise ValueError(f"{visible(str(path))} is not a file; check the path")
     name = visible(str(path))
-    with open_plain(path) as file:
+    with naming_file(path), open_plain(path) as file:
         for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), start=1):
             place = f"{name}, line {number}"
             if number > MAX_LINES:

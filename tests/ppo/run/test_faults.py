@@ -129,6 +129,16 @@ def test_a_model_whose_file_cannot_be_written_tells_the_path(tmp_path):
         make().save_model(tmp_path / "end")
 
 
+def test_logits_that_a_training_broke_are_told_with_the_step(tmp_path):
+    trainer = make(out=tmp_path)
+    trainer.train(1, progress=False)
+    with torch.no_grad():
+        trainer.model.transformer.h[0].mlp.c_fc.weight.fill_(torch.inf)
+    told = r"step 1: the model's logits are NaN or infinite, .*go on from .*step-000001, with a lower learning rate"
+    with pytest.raises(ValueError, match=told):
+        trainer.train(1, progress=False)
+
+
 FILLED = """
 import resource, signal, sys
 from pathlib import Path
