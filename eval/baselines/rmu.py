@@ -27,7 +27,7 @@ from ppo.lm.backbone import Backbone, blocks, evaluation_mode
 from ..protocols import Passage
 from .training import StepLog, Stop, Training, pairs_of, train
 
-DEFAULT = Training(retain_weight=100.0, learning_rate=1e-3, scope="whole")
+DEFAULT = Training(retain_weight=5.0, learning_rate=1e-3, scope="whole")
 BLOCKS_BEFORE = 2  # so many blocks before the misdirected one are trained as well
 
 
@@ -38,7 +38,7 @@ def unlearn(
     *,
     generator: torch.Generator,
     training: Training = DEFAULT,
-    strength: float = 5.0,
+    strength: float = 2.0,
     layer: int | None = None,
     stop: Stop | None = None,
 ) -> StepLog:

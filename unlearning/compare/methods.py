@@ -65,8 +65,7 @@ def trained(
 
     Retain batches and precision are DeMem's, and so is a number of steps that was asked for. ``asks``: whether the
     original computes, too: "once" before the first step, or "always", in every step; empty: never. ``is_whole``: no
-    look ends it early, as with the preset deep.
-    ``beside``: what else passes the model with each passage, for the cost.
+    look ends it early, as with the preset deep. ``beside``: what else passes the model with each passage, for its cost.
     """
     started, options, config = time.perf_counter(), inputs.run.options, inputs.run.config
     training = replace(
@@ -165,7 +164,7 @@ def _jensun(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
 
 def _rmu(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
     unlearn = partial(rmu.unlearn, strength=value)
-    return trained(inputs, seed, balanced(inputs, 1e-3, 100.0), unlearn, asks="once")
+    return trained(inputs, seed, balanced(inputs, 2e-3, 5.0), unlearn, asks="once")
 
 
 def _undo(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
@@ -235,7 +234,7 @@ METHODS: dict[str, Method] = {
     "wga": Method("training", _wga, "retain_weight", (10.0, 5.0, 2.5), 5.0),
     "satimp": Method("training", _satimp, "retain_weight", (0.2, 0.1, 0.05), 0.1),
     "jensun": Method("training", _jensun, "retain_weight", (3.0, 1.0, 0.3), 1.0),
-    "rmu": Method("training", _rmu, "strength", (2.5, 5.0, 10.0), 5.0),
+    "rmu": Method("training", _rmu, "strength", (1.0, 2.0, 4.0), 2.0),
     "undo": Method("training", _undo, "alpha", (0.05, 0.1, 0.2), 0.1),
     "dpo": Method("training", partial(_dpo, refusals), "retain_weight", (10.0, 5.0, 2.5), 5.0),
     "dpo-swapped": Method("training", partial(_dpo, swapped), "retain_weight", (10.0, 5.0, 2.5), 5.0),
