@@ -37,16 +37,20 @@ def own_text(
 
     Texts shorter than 4 · ``ngram`` tokens are dropped too. Likelihood is the mean log-prob per token.
     """
-    known = set().union(*(_grams(sequence, ngram) for sequence in forget))
-    sampling = Sampling(response_length=length)
-    generation = generate(model, [[start_id]] * count, sampling, seed=seed, slots=128)
+    known = set().union(*(grams_of(sequence, ngram) for sequence in forget))
+    texts = sampled_texts(model, start_id, count=count, length=length, seed=seed)
+    return [[start_id, *ids] for ids in texts if len(ids) >= 4 * ngram and overlap(ids, known, ngram) <= max_overlap]
+
+
+def sampled_texts(model: nn.Module, start_id: int, *, count: int, length: int, seed: int) -> list[list[int]]:
+    """``count`` texts that the model writes behind a start token, without it, the most likely first.
+
+    Likelihood is the mean log-prob per token.
+    """
+    generation = generate(model, [[start_id]] * count, Sampling(response_length=length), seed=seed, slots=128)
     likelihood = (generation.logprobs * generation.mask).sum(dim=1) / generation.mask.sum(dim=1)
-    kept = []
-    for index in likelihood.argsort(descending=True, stable=True).tolist():
-        ids = generation.tokens[index][generation.mask[index]].tolist()
-        if len(ids) >= 4 * ngram and overlap(ids, known, ngram) <= max_overlap:
-            kept.append([start_id, *ids])
-    return kept
+    order = likelihood.argsort(descending=True, stable=True).tolist()
+    return [generation.tokens[index][generation.mask[index]].tolist() for index in order]
 
 
 def overlap(ids: Sequence[int], known: Grams, ngram: int) -> float:
@@ -55,5 +59,6 @@ def overlap(ids: Sequence[int], known: Grams, ngram: int) -> float:
     return sum(tuple(ids[i : i + ngram]) in known for i in range(total)) / total if total > 0 else 0.0
 
 
-def _grams(ids: Sequence[int], ngram: int) -> Grams:
+def grams_of(ids: Sequence[int], ngram: int) -> Grams:
+    """The n-grams of a text."""
     return {tuple(ids[i : i + ngram]) for i in range(len(ids) - ngram + 1)}

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from data.study import Study
-from ppo.lm.backbone import vocabulary_size
+from data.types import Passage
+from ppo.lm.backbone import context_length, vocabulary_size
 from ppo.types import RewardFn
 from unlearning.deep.chance import ChanceLevels, chance_levels
 from unlearning.deep.forced import ForcedStates, bounded_reference, forced_rows, no_score, state_advantages
+from unlearning.deep.siblings import siblings
 from unlearning.run import Run, say
 
 
@@ -25,15 +28,15 @@ class Parts:
     seams: dict[str, Any]
 
 
-def levels_of(study: Study, original: nn.Module, *, seed: int) -> ChanceLevels:
-    """The chance levels of the passages to forget, from the model before unlearning.
+def levels_of(study: Study, original: nn.Module, *, seed: int, more: Sequence[Passage] = ()) -> ChanceLevels:
+    """The chance levels of the passages to forget and of ``more``, from the model before unlearning.
 
     Every other never-trained passage sets their mean. The rest of them is left to the evaluation.
     """
     never = study.group("never")[::2]
     found = chance_levels(
         original,
-        [p.ids for p in study.group("forget")],
+        [p.ids for p in [*study.group("forget"), *more]],
         vocab_size=vocabulary_size(original),
         others=study.retain,
         never=[p.ids for p in never],
@@ -46,10 +49,26 @@ def levels_of(study: Study, original: nn.Module, *, seed: int) -> ChanceLevels:
 
 def deep_parts(run: Run) -> Parts:
     """The parts of a run with the preset ``deep``, from the model before unlearning."""
-    forget = run.study.group("forget")
-    found = levels_of(run.study, run.loaded.model, seed=run.config.seed)
+    forget, more = run.study.group("forget"), run.processes.first(lambda: siblings_of(run))
+    found = levels_of(run.study, run.loaded.model, seed=run.config.seed, more=more)
     original = copy.deepcopy(run.loaded.model).requires_grad_(False)
     sampler = ForcedStates(original, actions=run.options.actions, heat=run.options.heat)
-    rows = forced_rows(forget, found.levels, own=run.options.own_rows, seed=run.config.seed)
+    rows = forced_rows([*forget, *more], found.levels, own=run.options.own_rows, seed=run.config.seed)
     seams = {"sampler": sampler, "reference": bounded_reference, "advantage": state_advantages}
     return Parts(rows, no_score, seams)
+
+
+def siblings_of(run: Run) -> list[Passage]:
+    """The run's siblings of the passages to forget (:mod:`unlearning.deep.siblings`): as many as they, at most."""
+    tokenizer, forget = run.loaded.tokenizer, [p.ids for p in run.study.group("forget")]
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if not run.options.siblings or start is None:
+        return []
+    longest, context = max(map(len, forget)), context_length(run.loaded.model)
+    length = longest if context is None else min(longest, context - 1)
+    found = siblings(
+        run.loaded.model, start, forget, most=min(run.options.siblings, len(forget)), count=run.options.num_own or 256,
+        length=length, seed=run.config.seed,
+    )  # fmt: skip
+    say(f"siblings: {len(found)} texts of the same form that the model writes by itself are unlearned as well")
+    return found

@@ -1,0 +1,52 @@
+"""Texts like the passages to forget that the model recites by itself: its other memories of that form.
+
+Whoever names ten records of a file to forget seldom means that the eleventh may stay. The model shows what else of that
+form it has memorised when it writes from its start token. No other data is needed, and no held-out passage is read. This module knows token ids and a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import nn
+
+from data.splits import ngram_groups
+from data.types import Passage
+from models.own_text import grams_of, overlap, sampled_texts
+
+NGRAM = 5
+LEAST_OVERLAP = 0.1  # of the n-grams with all passages to forget together; below it a text is kept, not forgotten
+MOST_OVERLAP = 0.5  # with a single passage: above it the text is that passage, which is unlearned anyway
+
+
+def siblings(
+    model: nn.Module,
+    start_id: int,
+    forget: Sequence[Sequence[int]],
+    *,
+    most: int,
+    count: int,
+    length: int,
+    seed: int,
+) -> list[Passage]:
+    """At most ``most`` texts like the passages to forget, and none of them, from ``count`` texts of ``length`` tokens.
+
+    The most likely texts come first: what is recited is likelier than what is made up. Of texts that share a run of 20
+    tokens the first is taken. A sibling's first third is its prefix.
+    """
+    grams = [grams_of(sequence, NGRAM) for sequence in forget]
+    known = set().union(*grams)
+    found = []
+    for ids in sampled_texts(model, start_id, count=count, length=length, seed=seed):
+        is_like = len(ids) >= 4 * NGRAM and overlap(ids, known, NGRAM) > LEAST_OVERLAP
+        if is_like and max(overlap(ids, one, NGRAM) for one in grams) <= MOST_OVERLAP:
+            found.append(ids)
+    firsts = sorted(np.unique(ngram_groups(found), return_index=True)[1].tolist()) if found else []
+    return [as_passage(found[i], number) for number, i in enumerate(firsts[:most])]
+
+
+def as_passage(ids: Sequence[int], number: int) -> Passage:
+    """A text as a passage whose first third is the prefix."""
+    cut = len(ids) // 3
+    return Passage(f"sibling-{number:03d}", (), tuple(ids[:cut]), tuple(ids[cut:]), "forget")
