@@ -1,7 +1,8 @@
 """Texts like the passages to forget that the model recites by itself: its other memories of that form.
 
 Whoever names ten records of a file to forget seldom means that the eleventh may stay. The model shows what else of that
-form it has memorised when it writes from its start token. No other data is needed, and no held-out passage is read. This module knows token ids and a model.
+form it has memorised when it writes from its start token. No other data is needed, and no held-out passage is read.
+This module knows token ids and a model.
 """
 
 from __future__ import annotations

@@ -1,0 +1,49 @@
+"""Siblings: which of a model's own texts are unlearned beside the passages."""
+
+import pytest
+
+from unlearning.deep import siblings as module
+from unlearning.deep.siblings import siblings
+
+FORGET = [[*range(10, 20), *range(30, 50)], [*range(10, 20), *range(60, 80)]]  # a template of ten tokens, private ones
+LIKE = [*range(10, 20), *range(100, 120)]  # the template with other facts: a third of it is shared
+AGAIN = [*range(100, 120), *range(10, 20)]  # shares 20 tokens with it
+ITSELF = [*range(10, 20), *range(30, 45), 1, 2, 3]  # the first passage, nearly
+UNLIKE = list(range(200, 230))
+SHORT = list(range(10, 20))
+
+
+@pytest.fixture
+def write(monkeypatch):
+    def written(*texts):
+        monkeypatch.setattr(module, "sampled_texts", lambda model, start, **asked: [list(text) for text in texts])
+
+    return written
+
+
+def found(**changes):
+    settings = {"most": 5, "count": 8, "length": 30, "seed": 0} | changes
+    return siblings(None, 0, FORGET, **settings)
+
+
+def test_what_is_like_the_passages_and_none_of_them(write):
+    write(UNLIKE, ITSELF, LIKE, SHORT, AGAIN)
+    (only,) = found()
+    assert list(only.ids) == LIKE
+    assert only.group == "forget"
+    assert len(only.prefix) == 10
+    assert only.pre_prefix == ()
+
+
+def test_the_likeliest_come_first_and_no_more_than_asked(write):
+    others = [[*range(10, 20), *range(300 + 20 * i, 320 + 20 * i)] for i in range(4)]
+    write(*others)
+    assert [list(p.ids) for p in found(most=2)] == others[:2]
+    assert len({p.id for p in found()}) == 4
+
+
+def test_a_model_that_recites_nothing_of_the_kind_has_none(write):
+    write(UNLIKE, SHORT)
+    assert found() == []
+    write()
+    assert found() == []
