@@ -42,7 +42,7 @@ class Options:
     actions: int = 32  # of preset deep: tokens drawn at each state of a passage
     heat: float = 2.0  # of preset deep: what divides the logits where the policy is certain of the true token
     own_rows: int = 5  # of preset deep: continuations of the policy itself beside ten windows of each passage
-    siblings: int = 64  # of preset deep: texts of the same form that the model recites are unlearned, too; 0: none
+    siblings: int = 0  # of preset deep: at most so many texts of that form, recited by the model, are unlearned, too
     windows: int | None = None  # places of a passage to train on, half a suffix apart; none: 2 (paper: 1, the suffix)
     # Stopping
     steps: int | None = None  # PPO steps at most; none: 60 (paper-as-run: 4)
