@@ -90,7 +90,7 @@ def test_files_are_small_and_described():
     assert files == sorted(
         ["config.json", "recipe.json", "tokenizer.json", "tokenizer_config.json", *(f"{t}.safetensors" for t in TWINS)]
     )
-    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) <= 12_000_000
+    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) <= 16_000_000
     report = json.loads((WEIGHTS / "recipe.json").read_text())
     assert report["recipe"] == dataclasses.asdict(Recipe())
     assert report["repeats_memorised"] == Recipe().repeats == REPEATS["forget"] == REPEATS["keep"]

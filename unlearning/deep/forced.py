@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from ppo.buffer import align
 from ppo.generation import generate
 from ppo.lm.backbone import Backbone
+from ppo.lm.distribution import next_token_logprobs
 from ppo.lm.logprobs import response_positions
 from ppo.policy import Policy
 from ppo.prompts import Prompt
@@ -109,12 +110,11 @@ class ForcedStates:
         self, logits: Tensor, reference: Tensor, truth: Tensor, policy: Policy, generator: torch.Generator
     ) -> tuple[Tensor, ...]:
         """Draw at the states of logits [N, V]: actions, log-probs and reference's [N, K]; six columns in all."""
-        temperature = policy.sampling.temperature
         true_p = torch.softmax(logits, dim=-1).gather(-1, truth.unsqueeze(-1))
         certainty = ((true_p - CERTAIN) / (1 - CERTAIN)).clamp(min=0)
         heat = 1 + (self.heat - 1) * certainty**1.5
-        logprobs = torch.log_softmax(logits / (temperature * heat), dim=-1)
-        target = torch.log_softmax(reference / (temperature * heat), dim=-1)
+        logprobs = next_token_logprobs(logits / heat, policy.sampling)
+        target = next_token_logprobs(reference / heat, policy.sampling)
         chances = logprobs.exp()
         rewards = (target - logprobs).clamp(-MOST_REWARD, MOST_REWARD)
         means = (chances * rewards).sum(dim=-1, keepdim=True)

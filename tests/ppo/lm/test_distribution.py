@@ -39,6 +39,7 @@ ROOT = Path(__file__).parents[3]
 KNOBS = {"temperature", "top_k", "top_p", "min_response_length"}
 READERS = {  # the other files that may read a sampler's settings, and why
     "ppo/config.py": "checks them and hands them on",
+    "ppo/checks/sampled.py": "refuses filters where a context is given",
     "ppo/evaluation/evaluator.py": "hands the shortest length on to a greedy Sampling",
     "ppo/lm/tiled_logprobs.py": "divides by the temperature that it was given",
     "ppo/compat/trl_generation.py": "writes a warning",
