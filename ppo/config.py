@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from .io.fields import check_types, require
 from .io.files import naming, read_json, write_json
+from .io.visible import visible
 
 AdvantageName = Literal["gae", "grpo", "dr_grpo", "rloo", "reinforce++", "reinforce++_baseline"]
 KLEstimator = Literal["k1", "k2", "k3"]
@@ -403,7 +404,8 @@ class Config:
         """Read JSON; errors name the file."""
         values = read_json(Path(path), max_bytes=_MAX_BYTES)
         if not isinstance(values, dict):
-            raise ValueError(f"{path} is not a JSON config: it holds a {type(values).__name__}, not an object")
+            kind = type(values).__name__
+            raise ValueError(f"{visible(str(path))} is not a JSON config: it holds a {kind}, not an object")
         with naming(Path(path)):
             return cls.from_dict(values)
 

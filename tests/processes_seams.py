@@ -237,7 +237,6 @@ class Moody(Table):
 WRONG = {
     "sampler": (ROOM, lambda: {"sampler": two_few}),
     "values": ({}, lambda: {"sampler": forgets_values}),
-    "forced": ({}, lambda: {"sampler": at_forced_states, "advantage": above_the_mean}),
     "advantage": ({}, lambda: {"advantage": not_finite}),
     "policy_loss": ({}, lambda: {"policy_loss": without_gradient}),
     "value": ({}, lambda: {"value": Moody()}),

@@ -77,3 +77,11 @@ def test_configs_are_frozen_and_sampling_follows():
         config.seed = 1
     assert config.sampling() == Sampling(response_length=50, temperature=0.7, top_k=5)
     assert Sampling(eos_ids=[3, 4]).eos_ids == (3, 4)
+
+
+def test_a_path_in_an_error_cannot_act_on_a_terminal(tmp_path):
+    path = tmp_path / "a\x1b[2Jb.json"
+    path.write_text("5")
+    with pytest.raises(ValueError, match="is not a JSON config: it holds a int") as caught:
+        Config.load(path)
+    assert "\x1b" not in str(caught.value)
