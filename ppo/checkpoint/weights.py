@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.utils import prune
 from transformers import GenerationConfig, PreTrainedModel
@@ -125,9 +125,9 @@ def _parts_of_config(model: Any) -> dict[str, object] | None:
 
 @contextmanager
 def naming_folder(folder: Path) -> Iterator[None]:
-    """Within the context whatever a writer of models or tokenizers raises is an OSError that names the folder.
+    """Within the context what a writer of models or tokenizers raises on a full disk is an OSError naming the folder.
 
-    On a full disk safetensors raises an error of its own, and tokenizers a bare Exception.
+    There safetensors raises an error of its own, and tokenizers a bare Exception. Any other error passes as it is.
     """
     try:
         with naming_file(folder):
@@ -135,6 +135,8 @@ def naming_folder(folder: Path) -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:
+        if type(error) is not Exception and not isinstance(error, SafetensorError):
+            raise
         raise OSError(errno.EIO, " ".join(str(error).split())[:200], str(folder)) from error
 
 
