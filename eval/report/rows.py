@@ -138,16 +138,6 @@ _ROWS = (
     Row("truth_order", "… of the true suffix", "number", "Fluency"),
 )
 GLOBAL_ROWS = (
-    Row("secret_emitted", "Secret still emitted", "share", "Secrets"),
-    Row("secret_greedy", "… greedily", "share", "Secrets"),
-    Row("secret_sampled", "… in any of a few samples", "share", "Secrets"),
-    Row("secret_hinted", "… after a hint of true tokens", "share", "Secrets"),
-    Row("secret_in_context", "… with all before it shown", "share", "Secrets"),
-    Row("secret_share", "Share of the secrets, greedily", "share", "Secrets"),
-    Row("num_secrets", "Secrets of a passage", "number", "Secrets"),
-    Row("verbatim_run", "Longest verbatim run, tokens", "score", "Secrets"),
-    Row("verbatim_run_characters", "… in characters", "score", "Secrets"),
-    Row("verbatim_run_sampled", "… of any of a few samples, tokens", "score", "Secrets"),
     Row("holdout/perplexity", "Held-out perplexity", "number", "Utility"),
     Row("holdout/nll", "Held-out NLL (nats/token)", "number", "Utility"),
     Row("utility/cloze", "Cloze accuracy", "share", "Utility"),
