@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ppo.lm.backbone import Backbone, end_ids
 from rewards.bounded import bounded_logprobs
 
 from ..protocols import Passage
+from .tokenwise import token_loss
 from .training import Pair, StepLog, Stop, Training, pairs_of, train
 
 DEFAULT = Training(retain_weight=1.0, retain_loss="kl", learning_rate=1e-4)
@@ -66,41 +67,26 @@ def distillation_loss(
 
     ``chances``: the chance level of each token to forget, for the bounded counterfactual.
     """
-    device = next(backbone.model.parameters()).device
-    rows = [[*context, *tokens] for context, tokens in pairs]
-    width = max(map(len, rows))
-    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
-    place = torch.arange(width, device=device)
-    mask = place < torch.tensor([[len(row)] for row in rows], device=device)
-    is_scored = mask & (place >= torch.tensor([[len(context)] for context, _ in pairs], device=device))
-    weights = (1 / is_scored.sum(dim=1, keepdim=True)).expand(is_scored.shape)[is_scored]
-    truths, ends = ids[is_scored], end_ids(original.model)
-    levels = torch.tensor([c for row in chances or [] for c in row], dtype=torch.float32, device=device)
-    with torch.no_grad():
-        targets = original(ids, mask).before_logits[:, :-1][is_scored[:, 1:]]
-    states = backbone(ids, mask).before_logits[:, :-1][is_scored[:, 1:]]
-
-    def one_chunk(states: Tensor, targets: Tensor, truths: Tensor, weights: Tensor, bounds: Tensor | None) -> Tensor:
-        logits, plain = backbone.output_layer(states).float(), original.output_layer(targets).float()
-        if bounds is None:
-            return (counterfactual_kl(logits, plain, truths) * weights).sum()
-        target = bounded_logprobs(plain.detach(), truths, bounds, end_ids=ends)
-        return (kl_from(target, logits) * weights).sum()
-
-    total = torch.zeros((), dtype=torch.float32, device=device)
-    for start in range(0, len(truths), chunk_tokens):
-        part = slice(start, start + chunk_tokens)
-        total = total + checkpoint(
-            one_chunk, states[part], targets[part], truths[part], weights[part],
-            None if chances is None else levels[part], use_reentrant=False,
-        )  # fmt: skip
-    return total
+    if chances is None:
+        return token_loss(backbone, pairs, counterfactual_kl, chunk_tokens=chunk_tokens, frozen=original)
+    per_token = partial(bounded_kl, end_ids=end_ids(original.model))
+    return token_loss(backbone, pairs, per_token, chunk_tokens=chunk_tokens, frozen=original, beside=chances)
 
 
 def counterfactual_kl(logits: Tensor, original_logits: Tensor, truths: Tensor) -> Tensor:
     """KL(p || model) [N], where p is the original distribution without the true token. Logits [N, V], truths [N]."""
     masked = original_logits.detach().scatter(-1, truths.unsqueeze(-1), -torch.inf)
     return kl_from(torch.log_softmax(masked, dim=-1), logits)
+
+
+def bounded_kl(
+    logits: Tensor, original_logits: Tensor, truths: Tensor, chances: Tensor, *, end_ids: Sequence[int]
+) -> Tensor:
+    """KL(q || model) [N], where q is the bounded counterfactual (:func:`rewards.bounded.bounded_logprobs`).
+
+    Logits [N, V], truths int64 [N], chances float32 [N].
+    """
+    return kl_from(bounded_logprobs(original_logits.detach(), truths, chances, end_ids=end_ids), logits)
 
 
 def kl_from(target: Tensor, logits: Tensor) -> Tensor:

@@ -16,7 +16,10 @@ from ppo.lm.backbone import Backbone
 from .training import Pair
 
 PerToken = Callable[..., Tensor]
-"""(logits [N, V], labels [N]) → loss [N]; with a frozen model (logits [N, V], its logits [N, V], labels [N])."""
+"""(logits [N, V], labels [N]) → loss [N]; with a frozen model (logits [N, V], its logits [N, V], labels [N]).
+
+With numbers beside the labels they come last, [N].
+"""
 
 
 def token_loss(
@@ -27,9 +30,11 @@ def token_loss(
     chunk_tokens: int,
     frozen: Backbone | None = None,
     labels: Sequence[Sequence[int]] | None = None,
+    beside: Sequence[Sequence[float]] | None = None,
 ) -> Tensor:
     """Sum over passages of the loss, mean over the passage's tokens; a differentiable scalar.
 
+    ``beside``: a number for each token to forget, which the loss sees as well.
     ``labels``: a token for each token to forget, which the loss sees in place of the true one; None: the true ones.
     """
     device = next(backbone.model.parameters()).device
@@ -43,7 +48,9 @@ def token_loss(
     given = ids[is_scored]
     if labels is not None:
         given = torch.tensor([token for row in labels for token in row], device=device)
-    return _weighted(backbone, frozen, ids, mask, is_scored, given, weights, per_token, chunk_tokens)
+    numbers = [x for row in beside or [] for x in row]
+    more = None if beside is None else torch.tensor(numbers, dtype=torch.float32, device=device)
+    return _weighted(backbone, frozen, ids, mask, is_scored, given, weights, per_token, chunk_tokens, more)
 
 
 class FrozenRetain:
@@ -78,23 +85,32 @@ def _weighted(
     weights: Tensor,
     per_token: PerToken,
     chunk_tokens: int,
+    beside: Tensor | None = None,
 ) -> Tensor:
-    """Sum of ``weights`` [N] times the loss of each scored token. ``ids``, ``mask``, ``is_scored`` [B, S]."""
+    """Sum of ``weights`` [N] times the loss of each scored token. ``ids``, ``mask``, ``is_scored`` [B, S].
+
+    ``beside`` [N]: a number for each scored token, which the loss sees last.
+    """
     targets: Tensor | None = None
     if frozen is not None:
         with torch.no_grad():
             targets = frozen(ids, mask).before_logits[:, :-1][is_scored[:, 1:]]
     states = backbone(ids, mask).before_logits[:, :-1][is_scored[:, 1:]]
 
-    def one_chunk(states: Tensor, labels: Tensor, weights: Tensor, targets: Tensor | None) -> Tensor:
-        logits = backbone.output_layer(states).float()
-        if frozen is None or targets is None:
-            return (per_token(logits, labels) * weights).sum()
-        return (per_token(logits, frozen.output_layer(targets).float(), labels) * weights).sum()
+    def one_chunk(
+        states: Tensor, labels: Tensor, weights: Tensor, targets: Tensor | None, beside: Tensor | None
+    ) -> Tensor:
+        inputs = [backbone.output_layer(states).float()]
+        if frozen is not None and targets is not None:
+            inputs.append(frozen.output_layer(targets).float())
+        inputs += [labels] if beside is None else [labels, beside]
+        return (per_token(*inputs) * weights).sum()
 
     total = torch.zeros((), dtype=torch.float32, device=ids.device)
     for start in range(0, len(labels), chunk_tokens):
         part = slice(start, start + chunk_tokens)
-        beside = None if targets is None else targets[part]
-        total = total + checkpoint(one_chunk, states[part], labels[part], weights[part], beside, use_reentrant=False)
+        theirs, more = (None if column is None else column[part] for column in (targets, beside))
+        total = total + checkpoint(
+            one_chunk, states[part], labels[part], weights[part], theirs, more, use_reentrant=False
+        )
     return total
