@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -58,11 +58,28 @@ class Judged:
     deviations: Tensor
 
 
+class Acts(NamedTuple):
+    """What was drawn at N states. ``actions``, ``logprobs``, ``ref_logprobs`` [N, K]; the others [N].
+
+    ``entropy`` of the policy, ``means`` and ``deviations`` of the reward over it, in nats. ``heat``: what divided the
+    logits. ``true_p``: the policy's probability of the true token.
+    """
+
+    actions: Tensor
+    logprobs: Tensor
+    ref_logprobs: Tensor
+    entropy: Tensor
+    heat: Tensor
+    means: Tensor
+    deviations: Tensor
+    true_p: Tensor
+
+
 @dataclass(frozen=True)
 class ForcedStates:
     """A sampler (:mod:`ppo.sampler`): ``actions`` tokens at every state of the text of each prompt's row.
 
-    original     the model before unlearning, frozen; it may be on another device
+    original     the model before unlearning, frozen, on the device of the policy
     actions      K, drawn at each state with replacement
     heat         what divides the logits where the policy is certain of the true token, 1: nothing does
     chunk_tokens states that pass the output layers at once
@@ -85,10 +102,9 @@ class ForcedStates:
         given = collate([p.ids for p in prompts], texts, device=policy.device)
         bounded = [bounded_tokens(text, p.row) for text, p in zip(texts, prompts, strict=True)]
         forced = replace(given, context=given.tokens)
-        ends = policy.sampling.eos_ids or ()
+        ends, actor, original = policy.sampling.eos_ids or (), policy.actor.backbone, Backbone(self.original)
         with policy.precision():
-            ours = _features(policy.actor.backbone, forced)
-            theirs = _features(Backbone(self.original), forced)
+            ours, theirs = _features(actor, forced), _features(original, forced)
         rows = []
         for row, request in enumerate(request_ids):
             generator = torch.Generator(policy.device).manual_seed((seed + 0x9E3779B1 * request) % 2**63)
@@ -98,18 +114,18 @@ class ForcedStates:
             for start in range(0, length, self.chunk_tokens):
                 part = slice(start, min(start + self.chunk_tokens, length))
                 with policy.precision():
-                    logits = policy.actor.backbone.output_layer(ours[row, part]).float()
-                    plain = Backbone(self.original).output_layer(theirs[row, part]).float()
+                    logits = actor.output_layer(ours[row, part]).float()
+                    plain = original.output_layer(theirs[row, part]).float()
                 reference = bounded_logprobs(plain, truth[part], bound[part], end_ids=ends)
                 parts.append(self._act(logits, reference, truth[part], policy, generator))
-            rows.append([torch.cat(column) for column in zip(*parts, strict=True)])
+            rows.append(Acts(*(torch.cat(column) for column in zip(*parts, strict=True))))
         is_own = torch.tensor([bool(p.row.get("is_own")) for p in prompts], device=policy.device)
         return _laid_out(forced, rows, self.actions, is_own)
 
     def _act(
         self, logits: Tensor, reference: Tensor, truth: Tensor, policy: Policy, generator: torch.Generator
-    ) -> tuple[Tensor, ...]:
-        """Draw at the states of logits [N, V]: actions, log-probs and reference's [N, K]; six columns in all."""
+    ) -> Acts:
+        """Draw at the states of logits [N, V]; ``reference`` log-probs [N, V], ``truth`` int64 [N]."""
         true_p = torch.softmax(logits, dim=-1).gather(-1, truth.unsqueeze(-1))
         certainty = ((true_p - CERTAIN) / (1 - CERTAIN)).clamp(min=0)
         heat = 1 + (self.heat - 1) * certainty**1.5
@@ -123,7 +139,8 @@ class ForcedStates:
         drawn = logprobs.gather(-1, actions)
         entropy = -(chances * logprobs.clamp(min=-1e4)).sum(dim=-1)
         judged = drawn + rewards.gather(-1, actions)
-        return actions, drawn, judged, entropy, heat.squeeze(-1), means.squeeze(-1), deviations, true_p.squeeze(-1)
+        states = (heat.squeeze(-1), means.squeeze(-1), deviations, true_p.squeeze(-1))
+        return Acts(actions, drawn, judged, entropy, *states)
 
 
 def own_texts(policy: Policy, prompts: Sequence[Prompt], *, seed: int, request_ids: Sequence[int]) -> list[list[int]]:
@@ -160,20 +177,20 @@ def _features(backbone: Backbone, generation: Generation) -> Tensor:
     return response_positions(found, rows.prompt_lengths, generation.num_states)
 
 
-def _laid_out(forced: Generation, rows: Sequence[Sequence[Tensor]], count: int, is_own: Tensor) -> Generation:
-    """The generation of all rows, [B, S K], from the columns of each. ``is_own`` bool [B]."""
+def _laid_out(forced: Generation, rows: Sequence[Acts], count: int, is_own: Tensor) -> Generation:
+    """The generation of all rows, [B, S K], from what was drawn at the states of each. ``is_own`` bool [B]."""
     mask = forced.mask.repeat_interleave(count, dim=1)
     shape, states = mask.shape, forced.mask.shape
 
-    def placed(column: int, size: torch.Size, dtype: torch.dtype = torch.float32) -> Tensor:
+    def placed(column: str, size: torch.Size, dtype: torch.dtype = torch.float32) -> Tensor:
         result = torch.zeros(size, dtype=dtype, device=mask.device)
         for i, row in enumerate(rows):
-            flat = row[column].flatten()
+            flat = getattr(row, column).flatten()
             result[i, : len(flat)] = flat
         return result
 
-    entropy, true_p = placed(3, states), placed(7, states)
-    kl, of_own = -placed(5, states), forced.mask & is_own.unsqueeze(1)
+    entropy, true_p = placed("entropy", states), placed("true_p", states)
+    kl, of_own = -placed("means", states), forced.mask & is_own.unsqueeze(1)
     of_text = forced.mask & ~is_own.unsqueeze(1)
     metrics = {"forced/states": float(of_text.sum()), "forced/own_states": float(of_own.sum())}
     if of_text.any():
@@ -186,15 +203,15 @@ def _laid_out(forced: Generation, rows: Sequence[Sequence[Tensor]], count: int, 
         }
     if of_own.any():
         metrics["forced/own_kl"] = float(kl[of_own].mean())
-    info = [Judged(row[2].flatten(), row[5], row[6]) for row in rows]
+    info = [Judged(row.ref_logprobs.flatten(), row.means, row.deviations) for row in rows]
     return replace(
         forced,
-        tokens=placed(0, shape, torch.long),
+        tokens=placed("actions", shape, torch.long),
         mask=mask,
         action_mask=mask,
-        logprobs=placed(1, shape),
+        logprobs=placed("logprobs", shape),
         entropy=entropy.repeat_interleave(count, dim=1),
-        state_temperatures=placed(4, states),
+        state_temperatures=placed("heat", states),
         is_ended=torch.zeros(len(forced), dtype=torch.bool, device=mask.device),
         info=info,
         metrics=metrics,
