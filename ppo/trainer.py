@@ -71,7 +71,7 @@ from .run.determinism import reproducible
 from .run.interrupt import deferred_interrupts
 from .sampler import sampler_of
 from .scoring import Scorer
-from .trace import Trace, trace_update
+from .trace import StatesTold, Trace, trace_update
 from .types import (
     AdvantageFn,
     Generation,
@@ -316,19 +316,28 @@ class Trainer:
         for _ in range(self.config.epochs):
             yield from buffer.minibatches(self.config.minibatch)
 
-    def trace(self, rollout: Rollout, rows: Sequence[int] = (0,), *, top_k: int = 5, is_undone: bool = False) -> Trace:
+    def trace(
+        self,
+        rollout: Rollout,
+        rows: Sequence[int] = (0,),
+        *,
+        top_k: int = 5,
+        is_undone: bool = False,
+        told: StatesTold | None = None,
+    ) -> Trace:
         """:meth:`update`, to the same bits, with a record of all that happened to the tokens of some rows.
 
         ``rows``: which of the B responses to look at. ``top_k``: likeliest tokens at each position, before and after.
         ``is_undone`` puts everything back afterwards: weights, moments, generators, KL coefficient, step. Of an
         ``advantage`` of your own it shows what the function returned, and no formula. Tokens that an environment wrote
-        are shown in their places without numbers.
+        are shown in their places without numbers. At forced states each action of a state is shown once, with how often
+        it was drawn. ``told``: what you know of these states and the library does not (:mod:`ppo.trace.states`).
         """
         with self.state.undone() if is_undone else nullcontext():
             return trace_update(
                 self.policy, self.update, rollout, rows, config=self.config, step=self.step, kl_coef=self.kl.coef,
                 tokenizer=self.tokenizer, top_k=top_k, has_own_loss="policy_loss" in self.state.own,
-                own_advantage=self.state.own.get("advantage", ""),
+                own_advantage=self.state.own.get("advantage", ""), told=told or StatesTold(),
             )  # fmt: skip
 
     # ------------------------------------------------------------------ evaluation

@@ -25,6 +25,7 @@ from ppo.trace import render_trace_page, render_trace_text
 from unlearning.floor import chance_floor
 from unlearning.options import Options
 from unlearning.run import Run, join_settings, load_run
+from unlearning.trace_states import is_own, mean_rewards, told_states
 
 OUT = "runs/trace"  # the folder where none is named: a trace alone is no run to go on with
 
@@ -33,7 +34,7 @@ OUT = "runs/trace"  # the folder where none is named: a trace alone is no run to
 class TraceOptions:
     """What the trace shows."""
 
-    rows: int = 3  # responses to show, from the worst score to the best
+    rows: int = 3  # responses to show, from the worst score to the best; of preset deep, texts by mean reward
     after: int = 0  # ordinary steps before the traced one; in the first step the critic says 0 and little is clipped
 
     def __post_init__(self) -> None:
@@ -55,10 +56,6 @@ def prepare_trace(parsed: argparse.Namespace) -> tuple[Run, TraceOptions]:
             raise ValueError(f"--out {out} holds no checkpoint to trace from: leave out --resume")
         check_same(saved, given, given_config)
     options, changes = join_settings(saved, given, given_config)
-    if options.is_deep:
-        raise ValueError(
-            "a trace follows responses token by token, and --preset deep acts at forced states: no trace yet"
-        )
     check_folder(out, is_new=False)
     return load_run(options, changes, Processes()), asked
 
@@ -78,11 +75,32 @@ def write_trace(trainer: ppo.Trainer, out: Path, asked: TraceOptions, meta: Mapp
     for _ in range(asked.after):
         trainer.update(trainer.rollout())
     rollout = trainer.rollout()
-    trace = trainer.trace(rollout, choose_rows(rollout.scores.tolist(), asked.rows))
+    if rollout.generation.context is None:
+        trace = trainer.trace(rollout, choose_rows(rollout.scores.tolist(), asked.rows))
+    else:
+        chosen = choose_texts(mean_rewards(rollout), is_own(rollout), asked.rows)
+        trace = trainer.trace(rollout, chosen, told=told_states())
     write_json(out / "trace.json", {"meta": dict(meta), "trace": trace.to_dict()})
-    page = render_trace_page(trace, title="One PPO step of DeMem, token by token", meta=meta)
+    how = "state by state" if trace.is_forced else "token by token"
+    page = render_trace_page(trace, title=f"One PPO step of DeMem, {how}", meta=meta)
     replace_text(out / "trace.html", page)
     return render_trace_text(trace)
+
+
+def choose_texts(rewards: Sequence[float], own: Sequence[bool], count: int) -> list[int]:
+    """Passages from the worst mean reward to the best, then the worst text of the policy's own, if there is one.
+
+    Rewards [-2 -3 -1 -4], the first and the last ``own``, three rows: 1, 2 and 3.
+    """
+    parts = [[row for row, flag in enumerate(own) if flag == wanted] for wanted in (False, True)]
+    of_own = 0 if not parts[1] else 1 if count > 1 and parts[0] else count * (not parts[0])
+    counts = (count - of_own, of_own)
+    return [
+        rows[i]
+        for rows, some in zip(parts, counts, strict=True)
+        if some and rows
+        for i in choose_rows([rewards[row] for row in rows], some)
+    ]
 
 
 def choose_rows(scores: Sequence[float], count: int) -> list[int]:

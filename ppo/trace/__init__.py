@@ -4,7 +4,8 @@
 """
 
 from .page import render_trace_page
-from .records import Alternative, MinibatchTrace, RowTrace, TokenTrace, TokenUpdate, Trace
+from .records import Alternative, MinibatchTrace, RowTrace, StateTrace, TokenTrace, TokenUpdate, Trace
+from .states import StatesTold
 from .text import render_trace_text
 from .update import trace_update
 
@@ -12,6 +13,8 @@ __all__ = [
     "Alternative",
     "MinibatchTrace",
     "RowTrace",
+    "StateTrace",
+    "StatesTold",
     "TokenTrace",
     "TokenUpdate",
     "Trace",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..buffer import align, trim
-from ..lm.distribution import early_tokens, next_token_logprobs
+from ..lm.distribution import early_steps, early_tokens, next_token_logprobs
 from ..lm.kept_sets import unpack
 from ..lm.logprobs import response_positions
 from ..policy import Policy
@@ -27,12 +27,14 @@ CONTEXT = 8  # tokens before a token that are decoded with it: they decide its t
 class TokenDistributions:
     """What the policy and the critic say about one response.
 
-    ``distribution`` [T, V]: log-probs of all tokens. ``logprobs`` [T]: of the response's own. ``values`` [T].
+    ``distribution`` [T, V]: log-probs of all tokens. ``logprobs`` [T]: of the response's own. ``values`` [T]. At forced
+    states the distribution is [S, V], and ``plain`` [S, V] is the same without heat; else it is None.
     """
 
     distribution: Tensor
     logprobs: Tensor
     values: Tensor
+    plain: Tensor | None = None
 
 
 @torch.no_grad()
@@ -43,13 +45,22 @@ def ask_distributions(policy: Policy, generation: Generation) -> TokenDistributi
     tokens = part.tokens[0]
     with policy.precision():
         features = backbone(rows.input_ids, rows.attention_mask)
-        chosen = response_positions(features.before_logits, rows.prompt_lengths, len(tokens))[0]
+        chosen = response_positions(features.before_logits, rows.prompt_lengths, part.num_states)[0]
         logits = backbone.output_layer(chosen).float()
+    evaluation = policy.evaluate(part)
+    found = evaluation.logprobs[0].cpu(), evaluation.values[0].cpu()
+    if part.context is not None:
+        states = torch.arange(part.num_states, device=logits.device)
+        heat = logits.new_ones(len(states)) if part.state_temperatures is None else part.state_temperatures[0]
+        heated, plain = (
+            next_token_logprobs(x, sampling, is_early=early_steps(states, sampling)).cpu()
+            for x in (logits / heat.to(logits).unsqueeze(-1), logits)
+        )
+        return TokenDistributions(heated, *found, plain)
     is_early = early_tokens(part.mask, part.mask, sampling)
     kept = None if part.kept_sets is None else unpack(part.kept_sets[0], logits.shape[-1])
     distribution = next_token_logprobs(logits, sampling, is_early=is_early, keep=tokens, kept=kept)
-    evaluation = policy.evaluate(part)
-    return TokenDistributions(distribution.cpu(), evaluation.logprobs[0].cpu(), evaluation.values[0].cpu())
+    return TokenDistributions(distribution.cpu(), *found)
 
 
 def alternatives(
@@ -70,6 +81,10 @@ class Writer:
 
     def __init__(self, tokenizer: Any | None) -> None:
         self._tokenizer = tokenizer
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of some tokens."""
+        return "" if self._tokenizer is None else str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
 
     def piece(self, context: Sequence[int], token: int) -> str:
         """The text that ``token`` adds after ``context``. Some tokenizers write a space only between two words."""

@@ -14,12 +14,13 @@ from typing import Any
 
 from ..config import Config
 from .quantities import quantities
-from .records import RowTrace, TokenTrace, TokenUpdate, Trace
+from .records import RowTrace, TokenUpdate, Trace
 from .symbols import SYMBOLS, Quantity, Symbol
 
 _OPERAND_DIGITS = 8  # significant digits of an operand; with fewer, the last digit of a result could be wrong
 _SHOWN_DIGITS = 6  # significant digits of a result, at most
 _ROUNDING = 2.5e-7  # relative error that float32 may make in an operand: four half units in the last place
+_COUNTS = ("num_tokens", "num_written", "num_states")  # of the step; the N of a formula is the minibatch's
 _WAITS = "0: the policy waits in this step, in which the critic learns alone (critic_warmup_steps)."
 FUNCTIONS: dict[str, Any] = {
     "exp": math.exp,
@@ -44,7 +45,8 @@ def quantities_of(trace: Trace) -> list[Quantity]:
     is_waiting = trace.step < config.critic_warmup_steps
     found = quantities(
         config, has_reference=has_reference, has_scores=has_scores, has_clip=trace.has_clip,
-        own_advantage=trace.own_advantage,
+        own_advantage=trace.own_advantage, told=trace.told, is_forced=trace.is_forced,
+        has_heat="heat" in (trace.rows[0].states[0].numbers if trace.is_forced else {}),
     )  # fmt: skip
     return [replace(q, says=_WAITS, formula="") if is_waiting and q.key == "logprob_gradient" else q for q in found]
 
@@ -55,7 +57,7 @@ def step_numbers(trace: Trace) -> dict[str, float]:
              "minibatch", "response_length", "value_clip", "value_coef", "samples_per_prompt", "clip_scores",
              "missing_eos_penalty")  # fmt: skip
     settings = {name: float(trace.config[name]) for name in names if trace.config[name] is not None}
-    return settings | {name: x for name, x in trace.numbers.items() if name not in ("num_tokens", "num_written")}
+    return settings | {name: x for name, x in trace.numbers.items() if name not in _COUNTS}
 
 
 def row_numbers(row: RowTrace) -> dict[str, float]:
@@ -66,9 +68,11 @@ def row_numbers(row: RowTrace) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def token_numbers(token: TokenTrace) -> dict[str, float]:
-    """A token's numbers before and after the update, by key."""
-    return {k: v for k, v in vars(token).items() if isinstance(v, float)}
+def token_numbers(row: RowTrace, t: int) -> dict[str, float]:
+    """The numbers of token ``t`` before and after the update, and those of its state if it has one, by key."""
+    token = row.tokens[t]
+    found = {k: v for k, v in vars(token).items() if isinstance(v, float)}
+    return found | (row.states[token.state].numbers if token.state is not None else {})
 
 
 def update_numbers(update: TokenUpdate, trace: Trace) -> dict[str, float]:
@@ -85,10 +89,10 @@ def numbers_at(trace: Trace, row: RowTrace, t: int, visit: int | None = None) ->
 
     ``visit``: index into the minibatches that the row was in; None: the numbers of no minibatch.
     """
-    numbers = step_numbers(trace) | row_numbers(row) | token_numbers(row.tokens[t])
-    after = row.next_action(t)
-    numbers["is_last"] = float(after is None)
-    following = {} if after is None else token_numbers(after)
+    numbers = step_numbers(trace) | row_numbers(row) | token_numbers(row, t)
+    after, draws = row.next_action(t), row.tokens[t].draws
+    numbers["is_last"] = float(after is None if not draws else draws[-1] == row.num_actions - 1)
+    following = {} if after is None or draws else token_numbers(row, after)
     numbers |= {f"next_{key}": following.get(key, 0.0) for key in ("value", "raw_advantage", "return_value")}
     if visit is not None:
         numbers |= update_numbers(row.tokens[t].updates[visit], trace)

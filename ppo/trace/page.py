@@ -14,6 +14,7 @@ from html import escape
 from typing import Any
 
 from ..io.visible import as_attribute, as_html, visible
+from .columns import cut_token, token_label
 from .formulas import (
     in_symbols,
     numbers_at,
@@ -27,24 +28,23 @@ from .formulas import (
     typeset,
     update_numbers,
 )
-from .records import Alternative, MinibatchTrace, RowTrace, TokenTrace, Trace
+from .records import Alternative, MinibatchTrace, RowTrace, StateTrace, TokenTrace, Trace
 from .script import SCRIPT
 from .style import CSS
 from .symbols import SECTIONS, SYMBOLS, Quantity
 from .text import (
     SKIP_REASONS,
-    count_of,
-    cut_token,
-    no_reference,
+    kind_of,
+    note_of,
     opening_token,
-    own_estimator,
     prompt_pieces,
+    remarks,
     render_trace_text,
-    token_label,
-    written_tokens,
+    size_of,
 )
 
 _DIGITS = 8  # significant digits of a number inside a formula
+_STATE_COLOURS = ("text_p", "final_text_p", "entropy")  # and what the caller told of the states
 _COLOURS = ("advantage", "raw_advantage", "td_error", "reward", "value", "kl", "old_probability", "ratio",
             "logprob_gradient")  # fmt: skip
 _CLIP_NOTE = '<span class="soft small">bar above or below a token: that side of the clip cuts off its gradient</span>'
@@ -60,7 +60,7 @@ _BODY = """<main>
 <div id="rows" class="rows" role="group" aria-label="Responses"></div>
 <section class="text">
 <p id="prompt" class="prompt"></p>
-<div id="strip" class="strip" role="listbox" aria-label="Tokens of the response" aria-orientation="horizontal"></div>
+<div id="strip" class="strip" role="listbox" aria-label="{tokens}" aria-orientation="horizontal"></div>
 <div id="bars" class="bars" aria-hidden="true"></div>
 <div class="legend"><label>Colour by <select id="colour"></select></label>
 <span class="scale" aria-hidden="true"><span id="low"></span><i></i><span id="high"></span></span>
@@ -99,7 +99,8 @@ def render_trace_page(
         title=as_html(title),
         lead=as_html(_lead(trace)),
         text=escape(render_trace_text(trace)),
-        notes=(_CLIP_NOTE if trace.has_clip else "") + (_WRITTEN_NOTE if has_written else ""),
+        tokens="States of the text, by their true tokens" if trace.is_forced else "Tokens of the response",
+        notes=(_CLIP_NOTE if trace.has_clip and not trace.is_forced else "") + (_WRITTEN_NOTE if has_written else ""),
         facts=_facts("Symbols", _symbols(trace, known))
         + _facts("What was run", meta or {})
         + _facts("Configuration", trace.config),
@@ -117,13 +118,13 @@ def render_trace_page(
 
 def _lead(trace: Trace) -> str:
     config = trace.config
+    chosen = "state and one of its actions" if trace.is_forced else "token"
     text = (
-        f"Step {trace.step}: {trace.num_rows} responses with {trace.numbers['num_tokens']:.0f} tokens, then "
-        f"{config['epochs']} epochs over them in minibatches of {config['minibatch']}. Choose a token to see all its "
-        "numbers. Point at a number to see what it means and how it is computed. Move the slider to go through the "
-        "epochs of the update."
+        f"Step {trace.step}: {size_of(trace)}, then {config['epochs']} epochs over them in minibatches of "
+        f"{config['minibatch']}. Choose a {chosen} to see all {'' if trace.is_forced else 'its '}numbers. Point at a "
+        "number to see what it means and how it is computed. Move the slider to go through the epochs of the update."
     )
-    return " ".join(says for says in (text, no_reference(trace), own_estimator(trace), written_tokens(trace)) if says)
+    return " ".join([text, *remarks(trace)])
 
 
 def _symbols(trace: Trace, known: Sequence[Quantity]) -> dict[str, str]:
@@ -155,22 +156,29 @@ def _embedded(value: Any) -> str:
 
 def _page_data(trace: Trace, known: Sequence[Quantity]) -> dict[str, Any]:
     """What the script needs. ``n``: numbers for formulas. ``s``: texts of results. Both in the order of ``keys``."""
-    first = trace.rows[0].first_action
     updates = [token.updates for row in trace.rows for token in row.tokens if token.updates]
     keys = {
-        "token": list(token_numbers(first)),
+        "token": list(token_numbers(trace.rows[0], trace.rows[0].actions[0])),
         "update": list(update_numbers(updates[0][0], trace)) if updates else [],
     }
     return {
         "sections": SECTIONS,
         "quantities": [_quantity(q, known) for q in known],
-        "colours": [key for key in _COLOURS if any(q.key == key for q in known)],
+        "colours": _colours(trace, known),
+        "shares": [q.key for q in known if q.is_share],
         "keys": keys,
         "numbers": {name: _rounded(x) for name, x in step_numbers(trace).items()},
         "minibatches": [_moment(m, trace) for m in trace.minibatches],
         "epochs": trace.config["epochs"],
         "rows": [_row(trace, row, known, keys) for row in trace.rows],
     }
+
+
+def _colours(trace: Trace, known: Sequence[Quantity]) -> list[str]:
+    """The quantities by which tokens may be coloured; at forced states those that all actions of a state share."""
+    if trace.is_forced:
+        return [q.key for q in known if q.section == "state" or q.key in _STATE_COLOURS]
+    return [key for key in _COLOURS if any(q.key == key for q in known)]
 
 
 def _quantity(quantity: Quantity, known: Sequence[Quantity]) -> dict[str, Any]:
@@ -199,17 +207,41 @@ def _moment(minibatch: MinibatchTrace, trace: Trace) -> dict[str, Any]:
 
 
 def _row(trace: Trace, row: RowTrace, known: Sequence[Quantity], keys: Mapping[str, list[str]]) -> dict[str, Any]:
-    end = "ended by itself" if row.is_ended else "cut off"
     before, pieces = prompt_pieces(row)
     return {
-        "title": f"Response {row.index}",
-        "note": typeset(f"score {row.score:.4g}") + f" · {count_of(row)}, {end}",
+        "title": f"{kind_of(row)} {row.index}",
+        "note": typeset(note_of(row)),
         "prompt": [before, *(visible(cut_token(piece), lines=True) or token_label(piece, i) for piece, i in pieces)],
         "first": opening_token(row),
         "action": row.actions[0],
         "numbers": {name: _rounded(x) for name, x in row_numbers(row).items()},
         "tokens": [_token(trace, row, t, known, keys) for t in range(len(row.tokens))],
+        "states": [_state(row, s) for s in range(len(row.states))],
     }
+
+
+def _state(row: RowTrace, s: int) -> dict[str, Any]:
+    """A state: its token, its actions, and a table of what was drawn and what is likely there.
+
+    A line of the table: label, probabilities before and after, whether it is the true token, how often it was drawn,
+    which of the row's tokens it is (-1: none), and its reward and advantage as text.
+    """
+    state = row.states[s]
+    drawn = [(t, row.tokens[t]) for t in state.actions]
+    lines: list[list[Any]] = [
+        [
+            token_label(a.text, a.id), _rounded(a.old_probability or 0.0), _rounded(a.final_probability or 0.0),
+            a.id == state.id, len(a.draws), t, f"{a.reward or 0.0:.2f}", f"{a.advantage or 0.0:.2f}",
+        ]
+        for t, a in drawn
+    ]  # fmt: skip
+    known = {a.id for _, a in drawn}
+    for other in state.alternatives:
+        if other.id not in known:
+            label = token_label(other.text, other.id)
+            lines.append([label, _rounded(other.before), _rounded(other.after), other.id == state.id, 0, -1, "", ""])
+    rest = state.num_drawn - sum(len(a.draws) for _, a in drawn)
+    return {"id": state.id, "text": _written(state), "first": state.actions[0], "rest": rest, "a": lines}
 
 
 def _token(
@@ -240,12 +272,13 @@ def _token(
         "text": _written(token),
         "n": [_rounded(numbers[key]) for key in keys["token"]],
         "s": results(keys["token"], numbers),
+        **({} if token.state is None else {"state": token.state}),
         "a": [_alternative(a, token) for a in token.alternatives],
         "u": visits,
     }
 
 
-def _written(token: TokenTrace) -> str:
+def _written(token: TokenTrace | StateTrace) -> str:
     """The token's text, or a label if something in the text is invisible."""
     text = cut_token(token.text)
     is_plain = text.strip() and text.isprintable() and visible(text) == text

@@ -7,8 +7,10 @@ This module is a table. It computes nothing. :mod:`ppo.trace.symbols` says how a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..config import Config
-from .symbols import Quantity
+from .symbols import SECTIONS, Quantity
 from .update_quantities import of_critic, of_policy
 
 _KL = {
@@ -26,19 +28,59 @@ _GROUP = {
 
 
 def quantities(
-    config: Config, *, has_reference: bool, has_scores: bool, has_clip: bool, own_advantage: str = ""
+    config: Config,
+    *,
+    has_reference: bool,
+    has_scores: bool,
+    has_clip: bool,
+    own_advantage: str = "",
+    told: Sequence[Quantity] = (),
+    is_forced: bool = False,
+    has_heat: bool = False,
 ) -> list[Quantity]:
     """All quantities that a step under ``config`` has, in the order in which the step makes them.
 
     ``has_scores``: whether the reward is one score per response and not a number for each token. ``has_clip``: whether
     the policy loss is the clipped surrogate. ``own_advantage``: the name of an estimator that is not the library's. How
-    it computes is not known here, so its numbers have no formula.
+    it computes is not known here, so its numbers have no formula. ``is_forced``: actions were drawn at forced states;
+    ``has_heat``: some of them from a hotter distribution. ``told``: quantities of the caller, in the place of those of
+    the same key; new ones follow their section.
     """
-    found = [*_sampled(config, has_reference), _given(config, has_scores), *_rewarded(config, has_reference)]
+    found = _of_state(has_heat) if is_forced else []
+    found += [*_sampled(config, has_reference), _given(config, has_scores), *_rewarded(config, has_reference)]
     found += _judged_by(own_advantage, config) if own_advantage else _judged(config)
     found += of_policy(config, has_reference, has_clip)
     found += of_critic(config, has_own_advantage=bool(own_advantage)) if config.has_critic else []
-    return [*found, *_after(config, has_own_advantage=bool(own_advantage))]
+    found += [*(_state_after() if is_forced else []), *_after(config, has_own_advantage=bool(own_advantage))]
+    known, own = {q.key for q in found}, {q.key: q for q in told}
+    found = [own.get(q.key, q) for q in found] + [q for q in told if q.key not in known]
+    order = list(SECTIONS)
+    return sorted(found, key=lambda q: order.index(q.section))
+
+
+def _of_state(has_heat: bool) -> list[Quantity]:
+    found = [
+        Quantity("text_p", "probability of the true token", "p_y", "state",
+                 "The policy's own probability of the token that truly stands here, given the text before it, before "
+                 "the update" + (" and without heat." if has_heat else "."),
+                 "ppo/trace/distributions.py: ask_distributions", is_share=True),
+    ]  # fmt: skip
+    if has_heat:
+        found.append(
+            Quantity("heat", "heat", "τ", "state",
+                     "What divided all logits of this state before actions were drawn: 1 changes nothing, more makes "
+                     "rare tokens likelier. Every probability of an action below is that of the heated distribution.",
+                     "ppo/lm/logprobs.py: token_logprobs")
+        )  # fmt: skip
+    return found
+
+
+def _state_after() -> list[Quantity]:
+    return [
+        Quantity("final_text_p", "probability of the true token, after", "p_y,new", "after",
+                 "The policy's probability of the token that truly stands here after the update, without heat. Compare "
+                 "it with the one before the update.", "ppo/trace/distributions.py: ask_distributions", is_share=True)
+    ]  # fmt: skip
 
 
 def _sampled(config: Config, has_reference: bool) -> list[Quantity]:
@@ -48,7 +90,7 @@ def _sampled(config: Config, has_reference: bool) -> list[Quantity]:
                  "ppo/policy.py: Policy.old_statistics"),
         Quantity("old_probability", "probability, old policy", "π_old", "sample",
                  "The probability that the policy gave this token when it was drawn.",
-                 "ppo/policy.py: Policy.old_statistics", "exp({old_logprob})"),
+                 "ppo/policy.py: Policy.old_statistics", "exp({old_logprob})", is_share=True),
         Quantity("entropy", "entropy", "H", "sample",
                  "How undecided the policy was here: the entropy, in nats, of the distribution that the token was "
                  "drawn from. 0 means that only one token was possible.", "ppo/generation/sampling.py: draw"),

@@ -6,8 +6,10 @@ All of it is plain numbers and texts. :meth:`Trace.to_dict` is ready for JSON. T
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+from .symbols import Quantity
 
 _DIGITS = 9  # significant digits: a float32 that is written with nine is read back as the same float32
 
@@ -70,6 +72,8 @@ class TokenTrace:
     """One response token, from its draw to the end of the update. Log-probs in nats, of the distribution sampled from.
 
     is_action      whether the policy chose this token; False: an environment wrote it
+    state          at forced states: the index of its state in ``RowTrace.states``; else None
+    draws          at forced states: the places in the response of all draws with these very numbers; else empty
 
     token_reward   what the reward gave for this token (the last action gets the score), scaled and clipped
     shaped_reward  the same after the KL penalty
@@ -105,6 +109,28 @@ class TokenTrace:
     alternatives: list[Alternative]
     updates: list[TokenUpdate]
     is_action: bool = True
+    state: int | None = None
+    draws: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class StateTrace:
+    """A state of a text that was put into the context, and what was drawn there.
+
+    id, text      the token that the state is about: the text's own, or the one that the caller of the trace named
+    numbers       by name; ``text_p`` and ``final_text_p`` are the policy's probability of that token before and after
+                  the update, without heat
+    actions       which of ``RowTrace.tokens`` were drawn here, the one drawn most often first
+    num_drawn     draws in all; tokens that were drawn seldom have no entry in ``actions``
+    alternatives  the likeliest tokens before and after, with heat, as they are drawn
+    """
+
+    id: int
+    text: str
+    numbers: dict[str, float]
+    actions: list[int]
+    num_drawn: int
+    alternatives: list[Alternative]
 
 
 @dataclass(frozen=True)
@@ -136,7 +162,8 @@ class RowTrace:
     ``pieces``: the prompt's tokens as texts. ``num_actions``: tokens that the policy chose. ``reward_total``: the sum
     of the rewards of its tokens. ``group_mean``, ``group_std``: of these totals over all responses to the same prompt;
     None unless advantages compare them. ``policy_lambda``: lambda of its advantages; None unless it depends on the
-    length.
+    length. ``states``: at forced states; then ``tokens`` holds each action that was drawn at a state once, state by
+    state, ``response`` is the text in the context, and ``remark`` is what the caller of the trace calls the row.
     """
 
     index: int
@@ -152,6 +179,8 @@ class RowTrace:
     group_std: float | None
     tokens: list[TokenTrace]
     policy_lambda: float | None = None
+    states: list[StateTrace] = field(default_factory=list)
+    remark: str = ""
 
     @property
     def actions(self) -> list[int]:
@@ -163,9 +192,9 @@ class RowTrace:
         """The first token that the policy chose. It has the numbers that every action of the trace has."""
         return self.tokens[self.actions[0]]
 
-    def next_action(self, t: int) -> TokenTrace | None:
-        """The first token after place ``t`` that the policy chose; None: there is none."""
-        return next((token for token in self.tokens[t + 1 :] if token.is_action), None)
+    def next_action(self, t: int) -> int | None:
+        """The place of the first token after place ``t`` that the policy chose; None: there is none."""
+        return next((place for place in range(t + 1, len(self.tokens)) if self.tokens[place].is_action), None)
 
 
 @dataclass(frozen=True)
@@ -176,7 +205,7 @@ class Trace:
     returns. ``numbers`` are those of the whole rollout: ``num_tokens`` (those that the policy chose), ``num_written``
     (those that an environment wrote, if there are any), ``kl_coef``, the ``score_std`` that scores were divided by
     (with ``scale_scores``), and the means and variances that whitening used. ``own_advantage``: the name of the
-    estimator where it is not the library's; else "".
+    estimator where it is not the library's; else "". ``told``: quantities that the caller of the trace described.
     """
 
     step: int
@@ -187,6 +216,12 @@ class Trace:
     rows: list[RowTrace]
     metrics: dict[str, float]
     own_advantage: str = ""
+    told: list[Quantity] = field(default_factory=list)
+
+    @property
+    def is_forced(self) -> bool:
+        """Whether actions were drawn at forced states."""
+        return bool(self.rows[0].states)
 
     @property
     def has_clip(self) -> bool:

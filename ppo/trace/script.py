@@ -20,6 +20,14 @@ SCRIPT = r"""
   }
   function row() { return data.rows[state.row]; }
   function current() { return state.hoverToken === null ? state.token : state.hoverToken; }
+  // A place is what stands in the strip: a token of a response, or a state of a text. A state has several tokens:
+  // the actions that were drawn there.
+  function places() { return row().states.length ? row().states : row().tokens; }
+  function placeOf(t) { return row().states.length ? row().tokens[t].state : t; }
+  function tokenAt(i) { // the token to show of a place: the chosen one, or the first
+    if (!row().states.length) return i;
+    return placeOf(state.token) === i ? state.token : row().states[i].first;
+  }
   function visits() { return row().tokens[row().action].u.length; }
   function visit(t) { // what the chosen minibatch did with token t; null before and after the update
     var i = state.moment - 1;
@@ -80,20 +88,21 @@ SCRIPT = r"""
     state.token = Math.min(state.token, row().tokens.length - 1);
     drawRows();
     var strip = $("strip"), bars = $("bars"); strip.textContent = ""; bars.textContent = "";
-    row().tokens.forEach(function (token, t) {
+    places().forEach(function (token, t) {
       // A line may break before the space that begins a token, but not between that space and its word.
       var chip = make("span", "", token.text.replace(/^ /, "\u00a0"));
       if (token.text[0] === " ") strip.appendChild(make("wbr"));
       chip.setAttribute("role", "option"); chip.id = "t" + t;
-      chip.setAttribute("aria-label", "token " + t + (token.written ? ", written by the environment: " : ": ") +
+      var kind = row().states.length ? "state " : "token ";
+      chip.setAttribute("aria-label", kind + t + (token.written ? ", written by the environment: " : ": ") +
         token.text);
-      chip.addEventListener("click", function () { choose(t); chip.focus(); });
-      chip.addEventListener("mouseenter", function () { state.hoverToken = t; drawToken(); });
+      chip.addEventListener("click", function () { choose(tokenAt(t)); chip.focus(); });
+      chip.addEventListener("mouseenter", function () { state.hoverToken = tokenAt(t); drawToken(); });
       strip.appendChild(chip);
       if (token.text.indexOf("\u23ce") >= 0) strip.appendChild(make("br"));
       var bar = make("div"); bar.appendChild(make("i"));
-      bar.addEventListener("click", function () { choose(t); });
-      bar.addEventListener("mouseenter", function () { state.hoverToken = t; drawToken(); });
+      bar.addEventListener("click", function () { choose(tokenAt(t)); });
+      bar.addEventListener("mouseenter", function () { state.hoverToken = tokenAt(t); drawToken(); });
       bars.appendChild(bar);
     });
     drawStops(); drawMoment();
@@ -133,18 +142,19 @@ SCRIPT = r"""
       var option = make("option", "", byKey[key].label); option.value = key;
       option.selected = key === state.colour; select.appendChild(option);
     });
-    var middle = state.colour === "ratio" ? 1 : 0;
-    var values = row().tokens.map(function (token, t) {
-      return token.written ? 0 : (entry(state.colour, t, "n") || 0) - middle;
+    var middle = state.colour === "ratio" || state.colour === "heat" ? 1 : 0;
+    var values = places().map(function (token, t) {
+      return token.written ? 0 : (entry(state.colour, tokenAt(t), "n") || 0) - middle;
     });
     var most = Math.max.apply(null, values.map(Math.abs)) || 1;
-    var isOneSided = state.colour === "old_probability";
+    var isOneSided = data.shares.indexOf(state.colour) >= 0;
     if (isOneSided) most = 1;
     $("low").textContent = isOneSided ? "0" : typeset(String(+(middle - most).toPrecision(3)));
     $("high").textContent = typeset(String(+(middle + most).toPrecision(3)));
     document.querySelector(".scale").classList.toggle("one", isOneSided);
-    row().tokens.forEach(function (token, t) {
-      var chip = $("t" + t), share = values[t] / most, here = visit(t), sign = share < 0 ? "minus" : "plus";
+    places().forEach(function (token, t) {
+      var chip = $("t" + t), share = values[t] / most, here = row().states.length ? null : visit(t);
+      var sign = share < 0 ? "minus" : "plus";
       if (token.written) { chip.className = "written"; $("bars").children[t].className = "written"; return; }
       chip.className = sign + (here && here.side ? " " + here.side : "");
       chip.style.setProperty("--a", (0.62 * Math.abs(share)).toFixed(3));
@@ -173,11 +183,11 @@ SCRIPT = r"""
   // ---- what changes with the token
 
   function drawToken() {
-    var t = current(), token = row().tokens[t];
-    row().tokens.forEach(function (_, i) {
+    var t = current(), token = row().tokens[t], place = placeOf(t), chosen = placeOf(state.token);
+    places().forEach(function (_, i) {
       var chip = $("t" + i);
-      chip.setAttribute("aria-selected", String(i === t)); chip.tabIndex = i === state.token ? 0 : -1;
-      $("bars").children[i].classList.toggle("on", i === t);
+      chip.setAttribute("aria-selected", String(i === place)); chip.tabIndex = i === chosen ? 0 : -1;
+      $("bars").children[i].classList.toggle("on", i === place);
     });
     Array.prototype.forEach.call(document.querySelectorAll("#list button"), function (button) {
       var value = entry(button.dataset.key, t, "s");
@@ -185,9 +195,45 @@ SCRIPT = r"""
       var isGate = button.dataset.key === "gate" || button.dataset.key === "value_gate";
       button.classList.toggle("cut", isGate && entry(button.dataset.key, t, "n") === 0);
     });
-    $("token").textContent = "Token " + t + ", id " + token.id +
+    if (row().states.length) drawState(place, t);
+    else $("token").textContent = "Token " + t + ", id " + token.id +
       (token.written ? ": written by the environment" : ": what could have stood here");
-    drawAlternatives(token); drawCard();
+    if (!row().states.length) drawAlternatives(token);
+    drawCard();
+  }
+  function drawState(place, t) { // what was drawn at a state, and what else is likely there
+    var here = row().states[place], box = $("alternatives"), table = make("table", "state"), head = make("tr");
+    $("token").textContent = "State " + place + ", where \u201c" + here.text + "\u201d stands: what was drawn";
+    box.textContent = "";
+    ["token", "times", "", "before", "after", "reward", "advantage"].forEach(function (name) {
+      head.appendChild(make("th", "", name));
+    });
+    table.appendChild(head);
+    here.a.forEach(function (a) {
+      var line = make("tr", (a[3] ? "true" : "") + (a[5] === t ? " drawn" : "")), name = make("td"), bars = make("td");
+      var label = a[0] + (a[3] ? " \u2190 true" : "");
+      if (a[5] < 0) name.textContent = label;
+      else {
+        var button = make("button", "", label); button.type = "button"; button.dataset.action = a[5];
+        button.setAttribute("aria-pressed", String(a[5] === t));
+        button.addEventListener("click", function () {
+          choose(a[5]); box.querySelector("[data-action='" + a[5] + "']").focus();
+        });
+        name.appendChild(button);
+      }
+      [a[1], a[2]].forEach(function (p) {
+        var bar = make("u"); bar.style.width = (100 * p).toFixed(2) + "%"; bars.appendChild(bar);
+      });
+      line.append(name, make("td", "", String(a[4])), bars);
+      [percent(a[1]), percent(a[2]), typeset(a[6]), typeset(a[7])].forEach(function (text) {
+        line.appendChild(make("td", "", text));
+      });
+      table.appendChild(line);
+    });
+    box.appendChild(table);
+    var rest = here.rest ? here.rest + " more draws of tokens that are not listed. " : "";
+    box.appendChild(make("p", "soft small", rest + "Before and after: the probability of the token as it is drawn, " +
+      "with heat. Choose a token that was drawn to see its numbers."));
   }
   function drawAlternatives(token) {
     var box = $("alternatives"), table = make("table"), head = make("tr"); box.textContent = "";
@@ -223,7 +269,7 @@ SCRIPT = r"""
     card.append(make("p", "code", q.code));
     var usesNext = q.names.some(function (name) { return name.indexOf("next_") === 0; });
     var after = row().tokens[t].written ? -1 : nextAction(t);
-    row().tokens.forEach(function (_, i) { $("t" + i).classList.toggle("used", usesNext && i === after); });
+    places().forEach(function (_, i) { $("t" + i).classList.toggle("used", usesNext && i === after); });
     Array.prototype.forEach.call(document.querySelectorAll("#list button"), function (button) {
       button.classList.toggle("used", q.names.indexOf(button.dataset.key) >= 0);
       button.classList.toggle("on", button.dataset.key === q.key);
@@ -235,21 +281,22 @@ SCRIPT = r"""
   function choose(t) {
     state.token = Math.max(0, Math.min(t, row().tokens.length - 1)); state.hoverToken = null; drawToken();
   }
+  function choosePlace(i) { choose(tokenAt(Math.max(0, Math.min(i, places().length - 1)))); }
   function unhover() { if (state.hoverToken !== null) { state.hoverToken = null; drawToken(); } }
   $("strip").addEventListener("mouseleave", unhover);
   $("bars").addEventListener("mouseleave", unhover);
   $("list").addEventListener("mouseleave", function () { state.hoverKey = null; drawCard(); });
   $("strip").addEventListener("keydown", function (event) {
-    var last = row().tokens.length - 1, way = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    var to = { ArrowLeft: state.token - 1, ArrowRight: state.token + 1, Home: 0, End: last }[event.key];
+    var last = places().length - 1, way = { ArrowDown: 1, ArrowUp: -1 }[event.key], at = placeOf(state.token);
+    var to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: last }[event.key];
     if (way) { event.preventDefault(); step(way); }
     if (to === undefined) return;
-    event.preventDefault(); choose(to); $("t" + state.token).focus();
+    event.preventDefault(); choosePlace(to); $("t" + placeOf(state.token)).focus();
   });
   $("list").addEventListener("keydown", function (event) {
     var buttons = Array.prototype.slice.call(document.querySelectorAll("#list button"));
     var way = { ArrowDown: 1, ArrowUp: -1 }[event.key], turn = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (turn) { event.preventDefault(); choose(state.token + turn); }
+    if (turn) { event.preventDefault(); choosePlace(placeOf(state.token) + turn); }
     if (!way) return;
     event.preventDefault();
     var next = buttons[buttons.indexOf(document.activeElement) + way]; if (next) next.focus();

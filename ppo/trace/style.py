@@ -90,6 +90,11 @@ select { background:var(--paper); border:1px solid var(--line); border-radius:5p
 .alternatives .drawn td:first-child { font-weight:700; }
 .alternatives td:nth-child(2) { width:50%; } .alternatives td:nth-child(n+3),.alternatives th:nth-child(n+3) {
   text-align:right; width:4.4rem; white-space:nowrap; }
+.alternatives .state td:nth-child(2),.alternatives .state th:nth-child(2) { width:3rem; text-align:right; }
+.alternatives .state td:nth-child(3) { width:30%; }
+.alternatives .state .true td:first-child { text-decoration:underline; text-underline-offset:3px; }
+.alternatives .state .drawn { background:var(--wash); }
+.alternatives button { border:0; background:none; padding:0; cursor:pointer; font:inherit; color:var(--accent); }
 .alternatives u { display:block; height:.42rem; border-radius:1px; min-width:1px; background:var(--before); }
 .alternatives u + u { background:var(--accent); margin-top:1px; }
 .keys { margin-top:1.6rem; }

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SECTIONS = {
+    "state": "The state",
     "sample": "Sampled",
     "reward": "Rewarded",
     "advantage": "Judged: was it better than expected?",
@@ -24,6 +25,7 @@ SECTIONS = {
 class Quantity:
     """``says``: the meaning, in a sentence or two. ``code``: the function that makes the number. ``formula``: see the
     module; "" if the number is measured, not computed from others, or if nobody here knows how it is computed.
+    ``is_share``: whether it lies between 0 and 1.
     """
 
     key: str
@@ -33,6 +35,7 @@ class Quantity:
     says: str
     code: str
     formula: str = ""
+    is_share: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,24 +7,18 @@ This module lays numbers out. It makes none.
 from __future__ import annotations
 
 import textwrap
-import unicodedata
-from collections.abc import Sequence
 
-from ..io.visible import code, visible
+from .columns import MARKS, WIDTH, left, line, number, passes_shown, right, token_label, wrap
+from .forced_text import forced_tables, opening_state
 from .formulas import in_symbols, numbers_at, quantities_of, shown, substituted, symbols_of, typeset
 from .records import RowTrace, TokenTrace, Trace
 
-WIDTH = 100
-_MOST_PASSES = 6  # epochs with a column in the second table; if there are more, the first and the last ones
 SKIP_REASONS = {
     "ratio": "the mean ratio is beyond max_mean_ratio",
     "not finite": "something in it was not finite",
 }
-_MOST_SIGNS = 200  # of a token: a stranger's tokenizer may write any number
 _MOST_PROMPT = 2000  # tokens
 _NOT_BY_HAND = ("sample", "after")  # sections whose formulas are left out
-_MARKS = {"": " ", "above": "^", "below": "v"}
-_VISIBLE = {" ": "·", "\n": "⏎", "\t": "⇥"}
 _WRITTEN = "written by the environment"  # instead of numbers
 _ROLLOUT_COLUMNS = (
     ("H", 5, "entropy", "entropy"),
@@ -50,21 +44,9 @@ def render_trace_text(trace: Trace) -> str:
     """The whole trace as text, in lines of at most 100 columns (a wide letter takes two)."""
     parts = [_head(trace)]
     for row in trace.rows:
-        parts += [_row_head(row), _rollout_table(trace, row), _update_table(trace, row), _by_hand(trace, row)]
+        tables = forced_tables(trace, row) if row.states else [_rollout_table(trace, row), _update_table(trace, row)]
+        parts += [_row_head(row), *tables, _by_hand(trace, row)]
     return "\n\n".join([*parts, _signs(trace)]) + "\n"
-
-
-def token_label(text: str, token: int) -> str:
-    """A token as one visible word. Spaces and line ends become signs, what acts or hides becomes its code
-    (:func:`ppo.io.visible.visible`), and an empty text becomes the token's id. A very long text is cut.
-    """
-    words = visible(cut_token(text), lines=True)
-    return "".join(_VISIBLE.get(c) or (c if c.isprintable() else code(c)) for c in words) or f"#{token}"
-
-
-def cut_token(text: str) -> str:
-    """A token's text, or the start of a very long one and how many characters are left out."""
-    return text if len(text) <= _MOST_SIGNS else f"{text[:_MOST_SIGNS]}… {len(text) - _MOST_SIGNS:,} more characters "
 
 
 def prompt_pieces(row: RowTrace) -> tuple[str, list[tuple[str, int]]]:
@@ -78,7 +60,10 @@ def opening_token(row: RowTrace) -> int:
     """The index of the token that a reader should see first: the action with the largest advantage in size.
 
     Among equals it is a token that the clip cut in its last minibatch, and then the one whose ratio is furthest from 1.
+    At forced states it is what was drawn most often at the state that a reader should see first.
     """
+    if row.states:
+        return row.states[opening_state(row)].actions[0]
 
     def weight(t: int) -> tuple[float, bool, float]:
         token = row.tokens[t]
@@ -98,7 +83,7 @@ def no_reference(trace: Trace) -> str:
 
 def own_estimator(trace: Trace) -> str:
     """A sentence that says whose the advantages are; "" if they are the library's."""
-    if not trace.own_advantage:
+    if not trace.own_advantage or any(q.key == "advantage" for q in trace.told):
         return ""
     return f"Advantages and returns are what {trace.own_advantage} returned; how it computes them is not known here."
 
@@ -114,18 +99,52 @@ def written_tokens(trace: Trace) -> str:
     )
 
 
+def told_states(trace: Trace) -> str:
+    """Sentences that say what forced states are; "" if the step has none."""
+    if not trace.is_forced:
+        return ""
+    return (
+        "The text itself stands in the context: at each of its states the policy reads the true tokens before it, "
+        f"draws {trace.rows[0].states[0].num_drawn} actions, and goes on with the text whatever it drew. So each "
+        "action is an episode of one token, and no later token is its doing. Draws of the same token have the same "
+        "numbers: they are shown once, with how often the token was drawn."
+    )
+
+
+def remarks(trace: Trace) -> list[str]:
+    """What a reader has to know of this step before its numbers, a paragraph each."""
+    says = (told_states(trace), no_reference(trace), own_estimator(trace), written_tokens(trace))
+    return [text for text in says if text]
+
+
+def kind_of(row: RowTrace) -> str:
+    """What a row is."""
+    return "Text" if row.states else "Response"
+
+
 def count_of(row: RowTrace) -> str:
     """How many tokens a response has and, if an environment wrote some of them, how many are the policy's."""
+    if row.states:
+        return f"{len(row.states)} states, {row.num_actions} actions"
     chosen = f" ({len(row.actions)} by the policy)" if len(row.actions) < len(row.tokens) else ""
     return f"{len(row.tokens)} tokens{chosen}"
 
 
+def size_of(trace: Trace) -> str:
+    """How much a step holds."""
+    numbers = trace.numbers
+    if trace.is_forced:
+        return f"{numbers['num_tokens']:.0f} actions at {numbers['num_states']:.0f} states of {trace.num_rows} texts"
+    return f"{numbers['num_tokens']:.0f} tokens of {trace.num_rows} responses"
+
+
 def _head(trace: Trace) -> str:
     config, first = trace.config, trace.minibatches[0]
-    tokens = f"{trace.numbers['num_tokens']:.0f} tokens of {trace.num_rows} responses"
+    tokens = size_of(trace)
     passes = f"{config['epochs']} epochs in minibatches of {config['minibatch']}"
+    how = "state by state" if trace.is_forced else "token by token"
     lines = [
-        f"PPO step {trace.step}, token by token: {tokens}; {passes}.",
+        f"PPO step {trace.step}, {how}: {tokens}; {passes}.",
         f"KL coefficient β {trace.numbers['kl_coef']:.4g}, "
         + (f"policy clip ε {config['policy_clip']:g}, " if trace.has_clip else "")
         + _discounts(trace)
@@ -135,11 +154,11 @@ def _head(trace: Trace) -> str:
             else "first minibatch skipped."
         ),
     ]
-    lines += [says for says in (no_reference(trace), own_estimator(trace), written_tokens(trace)) if says]
+    lines += remarks(trace)
     for reason, says in SKIP_REASONS.items():
         if skipped := [f"{m.epoch + 1}.{m.index + 1}" for m in trace.minibatches if m.skip_reason == reason]:
             lines.append(f"Skipped (epoch.minibatch), since {says}: {', '.join(skipped)}.")
-    return "\n".join(_wrap(line) for line in lines)
+    return "\n".join(wrap(line) for line in lines)
 
 
 def _discounts(trace: Trace) -> str:
@@ -152,12 +171,20 @@ def _discounts(trace: Trace) -> str:
     return f"gamma γ {config['gamma']:g}, lambda λ {config['gae_lambda']:g}{others}; "
 
 
-def _row_head(row: RowTrace) -> str:
+def note_of(row: RowTrace) -> str:
+    """What a row came to: its score, its size and its end; at forced states the mean reward of a draw."""
+    if row.states:
+        remark = f"{row.remark}, " if row.remark else ""
+        return f"{remark}mean reward of an action {row.reward_total / row.num_actions:.4g}, {count_of(row)}"
     end = "ended by itself" if row.is_ended else "cut off at the maximum length"
-    title = f"Response {row.index}: score {row.score:.5g}, {count_of(row)}, {end}"
+    return f"score {row.score:.5g}, {count_of(row)}, {end}"
+
+
+def _row_head(row: RowTrace) -> str:
+    title = f"{kind_of(row)} {row.index}: {note_of(row)}"
     before, pieces = prompt_pieces(row)
     prompt = before + "".join(token_label(piece, i) for piece, i in pieces)
-    return "\n".join([title, "─" * len(title), _wrap(f"prompt: {prompt}")])
+    return "\n".join([title, "─" * len(title), wrap(f"prompt: {prompt}")])
 
 
 def _rollout_table(trace: Trace, row: RowTrace) -> str:
@@ -166,52 +193,46 @@ def _rollout_table(trace: Trace, row: RowTrace) -> str:
     known -= set() if "ref_logprob" in known else {"kl"}
     own = _OWN_MEANINGS if trace.own_advantage else {}
     columns = [(*column[:3], own.get(column[2], column[3])) for column in _ROLLOUT_COLUMNS if column[2] in known]
-    lines = [_line("  t", "token", [_right(title, width) for title, width, *_ in columns])]
+    lines = [line("  t", "token", [right(title, width) for title, width, *_ in columns])]
     for t, token in enumerate(row.tokens):
-        cells = [_number(getattr(token, key), width) for _, width, key, _ in columns]
+        cells = [number(getattr(token, key), width) for _, width, key, _ in columns]
         cells = cells if token.is_action else [_WRITTEN]
-        lines.append(_line(f"{t:3d}", token_label(token.text, token.id), cells))
+        lines.append(line(f"{t:3d}", token_label(token.text, token.id), cells))
     note = "; ".join(f"{title}: {says}" for title, _, _, says in columns) + "."
-    return "\n".join([*lines, _wrap(note)])
+    return "\n".join([*lines, wrap(note)])
 
 
 def _update_table(trace: Trace, row: RowTrace) -> str:
     """What the update did: the ratio in every epoch, where the clip cut the gradient, and the likeliest other token."""
     updates = row.first_action.updates
-    passes = _passes(len(updates))
+    passes = passes_shown(len(updates))
     epochs = [trace.minibatches[updates[i].minibatch].epoch + 1 for i in passes]
     titles = [f"ρ {epoch:4d} " for epoch in epochs]
-    head = [*titles, " gradient", "π old", "π new", _left("instead", 9), "    π"]
-    lines = [_line("  t", "token", head)]
+    head = [*titles, " gradient", "π old", "π new", left("instead", 9), "    π"]
+    lines = [line("  t", "token", head)]
     for t, token in enumerate(row.tokens):
         if not token.is_action:
-            lines.append(_line(f"{t:3d}", token_label(token.text, token.id), [_WRITTEN]))
+            lines.append(line(f"{t:3d}", token_label(token.text, token.id), [_WRITTEN]))
             continue
-        cells = [_number(token.updates[i].ratio, 6) + _MARKS[token.updates[i].clip_side] for i in passes]
+        cells = [number(token.updates[i].ratio, 6) + MARKS[token.updates[i].clip_side] for i in passes]
         gradient = f"{token.updates[-1].logprob_gradient:9.1e}" if token.updates else " " * 9
-        ends = [_number(token.old_probability, 5), _number(token.final_probability, 5)]
-        lines.append(_line(f"{t:3d}", token_label(token.text, token.id), [*cells, gradient, *ends, *_instead(token)]))
+        ends = [number(token.old_probability, 5), number(token.final_probability, 5)]
+        lines.append(line(f"{t:3d}", token_label(token.text, token.id), [*cells, gradient, *ends, *_instead(token)]))
     note = (
         "ρ: ratio in each epoch"
         + ("; ^ or v: the ratio is above or below the clip, and the gradient is cut off" if trace.has_clip else "")
         + ". gradient: of the loss with respect to log π, in the token's last epoch (thrown away if the minibatch was "
         "skipped). instead: the likeliest other token, and its probability before the update."
     )
-    return "\n".join([*lines, _wrap(note)])
+    return "\n".join([*lines, wrap(note)])
 
 
 def _instead(token: TokenTrace) -> list[str]:
     """The likeliest token that was not drawn, and its probability. Empty if no other token had any."""
     for other in token.alternatives:
         if other.id != token.id and other.before > 0:
-            return [_left(token_label(other.text, other.id), 9), _number(other.before, 5)]
+            return [left(token_label(other.text, other.id), 9), number(other.before, 5)]
     return []
-
-
-def _passes(count: int) -> list[int]:
-    """The visits (indices into a token's updates) that have a column."""
-    half = _MOST_PASSES // 2
-    return list(range(count)) if count <= _MOST_PASSES else [*range(half), *range(count - half, count)]
 
 
 def _by_hand(trace: Trace, row: RowTrace) -> str:
@@ -221,7 +242,10 @@ def _by_hand(trace: Trace, row: RowTrace) -> str:
     numbers = numbers_at(trace, row, t, len(token.updates) - 1 if token.updates else None)
     known = quantities_of(trace)
     symbols = {q.key: q for q in known}
-    lines = [f"By hand, token {t} {token_label(token.text, token.id)}:"]
+    place = f"token {t} {token_label(token.text, token.id)}"
+    if token.state is not None:
+        place = f"action {token_label(token.text, token.id)} at state {token.state}, one draw of {len(token.draws)}"
+    lines = [f"By hand, {place}:"]
     for q in known:
         if q.formula and q.key in numbers and q.section not in _NOT_BY_HAND:
             result = typeset(shown(numbers[q.key], q.formula, numbers))
@@ -234,44 +258,4 @@ def _signs(trace: Trace) -> str:
     """The meaning of the signs in the formulas that are no quantities of a token."""
     known = [q for q in quantities_of(trace) if q.section not in _NOT_BY_HAND]
     signs = "; ".join(f"{symbol.sign}: {symbol.says}" for symbol in symbols_of(known).values())
-    return _wrap(f"In the formulas: {signs}.")
-
-
-def _line(t: str, token: str, cells: Sequence[str]) -> str:
-    return " ".join([t, _left(token, 10), *cells]).rstrip()
-
-
-def _number(x: float | None, width: int) -> str:
-    """A number with as many decimals as fit, at most four."""
-    if x is None:
-        return " " * width
-    for decimals in (4, 3, 2, 1, 0):
-        text = f"{x:.{decimals}f}"
-        if len(text) <= width:
-            return text.rjust(width)
-    return f"{x:.0e}".rjust(width)
-
-
-def _left(text: str, columns: int) -> str:
-    """A text cut or padded to the given number of columns."""
-    kept, used = "", 0
-    for letter in text:
-        used += _columns(letter)
-        if used > columns:
-            return _left(kept[:-1], columns - 1) + "…"
-        kept += letter
-    return kept + " " * (columns - used)
-
-
-def _right(text: str, columns: int) -> str:
-    return " " * (columns - sum(map(_columns, text))) + text
-
-
-def _columns(letter: str) -> int:
-    if unicodedata.combining(letter):
-        return 0
-    return 2 if unicodedata.east_asian_width(letter) in ("W", "F") else 1
-
-
-def _wrap(text: str) -> str:
-    return textwrap.fill(text, WIDTH, subsequent_indent="  ")
+    return wrap(f"In the formulas: {signs}.")

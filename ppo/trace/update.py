@@ -15,13 +15,16 @@ from torch import Tensor
 from ..advantages import length_adaptive_lambda, masked_mean, masked_variance, raw_gae, shape_rewards, td_errors
 from ..config import Config
 from ..policy import Policy
-from ..types import Generation, Observer, Rollout
+from ..types import Generation, Observer, Rollout, Sample
 from .distributions import CONTEXT, TokenDistributions, Writer, alternatives, ask_distributions
 from .recorder import Recorder
 from .records import RowTrace, TokenTrace, TokenUpdate, Trace
+from .states import StatesTold, drawn_at_states
 
 _NUMBERS = tuple(
-    f.name for f in fields(TokenTrace) if f.name not in ("id", "text", "is_action", "alternatives", "updates")
+    f.name
+    for f in fields(TokenTrace)
+    if f.name not in ("id", "text", "is_action", "alternatives", "updates", "state", "draws")
 )
 
 
@@ -44,12 +47,14 @@ def trace_update(
     top_k: int = 5,
     has_own_loss: bool = False,
     own_advantage: str = "",
+    told: StatesTold,
 ) -> Trace:
     """Run ``update`` on the rollout and trace the given rows: see :meth:`ppo.Trainer.trace`.
 
     It holds rows x T x V log-probs in memory while the update runs. ``kl_coef``: the KL coefficient before the update,
     used if the rollout's metrics do not hold it. ``has_own_loss``: the policy loss is not the config's.
-    ``own_advantage``: the name of the estimator if it is not the config's. Raises ValueError for rows that the rollout
+    ``own_advantage``: the name of the estimator if it is not the config's. ``told``: what the caller knows of forced
+    states. Raises ValueError for rows that the rollout
     lacks, for a rollout without ``token_rewards`` or with importance weights, for ``top_k`` below 1, with several
     processes, and under ``config.mask_overlong``.
     """
@@ -76,10 +81,14 @@ def trace_update(
             writer=writer,
             top_k=top_k,
             has_own_advantage=bool(own_advantage),
+            told=told,
         )
         for row, *asked in zip(rows, before, after, strict=True)
     ]
-    return Trace(step, len(rollout), config.to_dict(), shared, recorder.minibatches, traces, metrics, own_advantage)
+    return Trace(
+        step, len(rollout), config.to_dict(), shared, recorder.minibatches, traces, metrics, own_advantage,
+        list(told.quantities),
+    )  # fmt: skip
 
 
 def _check(policy: Policy, rollout: Rollout, rows: Sequence[int], top_k: int, config: Config) -> None:
@@ -91,8 +100,6 @@ def _check(policy: Policy, rollout: Rollout, rows: Sequence[int], top_k: int, co
         raise ValueError(f"rows={list(rows)} must be different numbers from 0 to {len(rollout) - 1}")
     if rollout.importance_weights is not None:
         raise ValueError("a trace shows no importance weights yet: take one with Config(importance='off')")
-    if rollout.generation.context is not None:
-        raise ValueError("a trace shows responses token by token, and no actions at forced states (context) yet")
     if config.mask_overlong:
         raise ValueError(
             "a trace does not show what mask_overlong leaves out: take one with Config(mask_overlong=False)"
@@ -109,6 +116,8 @@ def _numbers(
     numbers = {"num_tokens": float(mask.sum())}
     if num_written := int((generation.mask & ~mask).sum()):
         numbers["num_written"] = float(num_written)
+    if generation.context is not None:
+        numbers["num_states"] = float(mask[:, :: generation.actions_per_state].sum())
     whitened = {"reward": "shaped_reward"} if config.whiten_rewards else {}
     if "raw_advantage" in columns and config.whiten_advantages:
         whitened["advantage"] = "raw_advantage"
@@ -175,6 +184,7 @@ def _row_trace(
     writer: Writer,
     top_k: int,
     has_own_advantage: bool,
+    told: StatesTold,
 ) -> RowTrace:
     sample, actions = rollout.samples[row], rollout.generation.action_mask[row : row + 1]
     numbers: dict[str, list[float]] = {name: x[row].tolist() for name, x in columns.items()}
@@ -182,8 +192,42 @@ def _row_trace(
     numbers["final_probability"] = after.logprobs.exp().tolist()
     if config.has_critic:
         numbers["final_value"] = after.values.tolist()
+    drawn = None
+    if rollout.generation.context is not None:
+        drawn = drawn_at_states(
+            rollout.generation, row, sample, numbers, _NUMBERS, updates, before, after, told=told, writer=writer,
+            top_k=top_k,
+        )  # fmt: skip
+    totals = rollout.rewards.sum(dim=1)
+    is_grouped = config.compares_samples and not has_own_advantage
+    mean, std = _group(totals, row, config.samples_per_prompt) if is_grouped else (None, None)
+    alpha = None if has_own_advantage else config.gae_length_alpha
+    policy_lambda = None if alpha is None else float(length_adaptive_lambda(actions, alpha=alpha))
+    pieces = [writer.piece(sample.prompt_ids[max(i - CONTEXT, 0) : i], x) for i, x in enumerate(sample.prompt_ids)]
+    return RowTrace(
+        row, sample.prompt, list(sample.prompt_ids), pieces, sample.text if drawn is None else writer.text(drawn.text),
+        sample.is_ended, float(rollout.scores[row]), int(actions.sum()), float(totals[row]), mean, std,
+        _tokens(sample, actions[0].tolist(), numbers, updates, before, after, writer=writer, top_k=top_k)
+        if drawn is None
+        else drawn.tokens,
+        policy_lambda, [] if drawn is None else drawn.states, "" if drawn is None else drawn.remark,
+    )  # fmt: skip
+
+
+def _tokens(
+    sample: Sample,
+    actions: Sequence[bool],
+    numbers: Mapping[str, Sequence[float]],
+    updates: Sequence[list[TokenUpdate]],
+    before: TokenDistributions,
+    after: TokenDistributions,
+    *,
+    writer: Writer,
+    top_k: int,
+) -> list[TokenTrace]:
+    """The tokens of a response. ``actions``: which of them the policy chose; ``numbers``: of each token, by name."""
     tokens = []
-    for t, (token, is_action) in enumerate(zip(sample.ids, actions[0].tolist(), strict=False)):
+    for t, (token, is_action) in enumerate(zip(sample.ids, actions, strict=False)):
         context = (sample.prompt_ids + sample.ids[:t])[-CONTEXT:]
         here: dict[str, Any] = dict.fromkeys(_NUMBERS)
         found = []
@@ -194,16 +238,7 @@ def _row_trace(
         tokens.append(
             TokenTrace(id=token, text=text, alternatives=found, updates=updates[t], is_action=is_action, **here)
         )
-    totals = rollout.rewards.sum(dim=1)
-    is_grouped = config.compares_samples and not has_own_advantage
-    mean, std = _group(totals, row, config.samples_per_prompt) if is_grouped else (None, None)
-    alpha = None if has_own_advantage else config.gae_length_alpha
-    policy_lambda = None if alpha is None else float(length_adaptive_lambda(actions, alpha=alpha))
-    pieces = [writer.piece(sample.prompt_ids[max(i - CONTEXT, 0) : i], x) for i, x in enumerate(sample.prompt_ids)]
-    return RowTrace(
-        row, sample.prompt, list(sample.prompt_ids), pieces, sample.text, sample.is_ended,
-        float(rollout.scores[row]), int(actions.sum()), float(totals[row]), mean, std, tokens, policy_lambda,
-    )  # fmt: skip
+    return tokens
 
 
 def _group(totals: Tensor, row: int, size: int) -> tuple[float, float]:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from ppo.trace import render_trace_page, render_trace_text
+from ppo.trace.columns import WIDTH, token_label
 from ppo.trace.formulas import quantities_of, shown, substituted
-from ppo.trace.text import WIDTH, opening_token, token_label
+from ppo.trace.text import opening_token
 from tests.ppo.trace.small import GROUPS, all_rows, assert_agrees, assert_formulas_agree, make, trace_of
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 import demem
 from ppo.log import read_jsonl
 from unlearning.options import PRESETS
+from unlearning.trace import choose_texts
 
 NAMES = ["Oda Brix", "Levin Tarr", "Mirja Quell", "Pavel Onder", "Runa Stahl", "Ivo Kestrel", "Tove Lamm", "Arlo Wint"]
 SHORT = ["--num-samples", "1", "--num-own", "8", "--check-every", "2", "--prompts-per-step", "8", "--minibatch", "4"]
@@ -82,7 +83,35 @@ def test_what_does_not_go_with_it_is_one_line(records, tmp_path, capsys, argumen
     assert message in lines[0]
 
 
-def test_a_trace_is_refused_before_any_work(records, tmp_path, capsys):
-    assert demem.main(["trace", "--preset", "deep", "--data", records, "--out", str(tmp_path / "trace")]) == 2
-    assert "--preset deep acts at forced states" in capsys.readouterr().err
+def test_a_trace_shows_a_step_state_by_state(records, tmp_path, capsys):
+    out = tmp_path / "trace"
+    few = ["--actions", "6", "--num-own", "8", "--prompts-per-step", "8", "--minibatch", "4"]
+    assert demem.main(["trace", "--preset", "deep", "--data", records, "--out", str(out), *few]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "PPO step 0, state by state: " in text
+    assert "One PPO step of DeMem, state by state" in (out / "trace.html").read_text()
+    trace = json.loads((out / "trace.json").read_text())["trace"]
+    assert [row["remark"] for row in trace["rows"]][-1] == "the policy's own"
+    assert {row["remark"] for row in trace["rows"][:-1]} == {"of a passage"}
+    for row in trace["rows"]:
+        drawn = [token for token in row["tokens"] for _ in token["draws"]]
+        assert len(drawn) == row["num_actions"] == 6 * len(row["states"])
+        for token in row["tokens"]:
+            state = row["states"][token["state"]]["numbers"]
+            reward = token["ref_logprob"] - token["old_logprob"]
+            spread = max(state["state_deviation"], 0.3)
+            assert token["reward"] == pytest.approx(reward, abs=1e-5)
+            assert token["advantage"] == pytest.approx((reward - state["state_mean"]) / spread, abs=1e-4)
+            assert 1 <= state["heat"] <= 2
+            assert 1e-4 <= state["chance"] <= 1
+    # What is bounded and in need of it is learned: the mean of the exact means falls short of 0.
+    assert sum(s["numbers"]["state_mean"] for s in trace["rows"][0]["states"]) < 0
     assert PRESETS["deep"]["kl_coef"] == 1.0
+
+
+def test_texts_of_passages_come_before_the_policy_s_own():
+    assert choose_texts([-2, -3, -1, -4], [True, False, False, True], 3) == [1, 2, 3]
+    assert choose_texts([-2, -3], [False, False], 2) == [1, 0]
+    assert choose_texts([-2, -3], [True, True], 2) == [1, 0]
+    assert choose_texts([-2, -3], [True, False], 1) == [1]
+    assert choose_texts([-2, -3], [True, False], 5) == [1, 0]
