@@ -37,14 +37,16 @@ from torch import nn
 
 import ppo
 from eval import secrets
+from eval.clean import judge
 from eval.evaluate import Evaluation, evaluate, probe
 from eval.exports import model_card, write_card, write_open_unlearning
 from eval.report import render_passage, render_table
 from eval.report.curves import critic_note
 from eval.report.depth import told
 from eval.report.folder import LivePage, write_page
+from eval.report.verdict import sentences
 from eval.results import read_before, read_settings, write_results
-from eval.stored import read_passages, read_results
+from eval.stored import read_attacks, read_passages, read_results
 from models.lora import unload
 from ppo.checkpoint import list_checkpoints
 from ppo.distributed import Processes
@@ -218,6 +220,8 @@ def report(out: Path) -> None:
     say("\n" + render_table(before["summary"], after["summary"] if after else None, intervals=shown["intervals"]))
     if sentence := told(shown):
         say("\n" + sentence)
+    attacks = read_attacks(out).get("after" if after else "before", ())
+    say("\n" + "\n".join(sentences(judge(shown, original=before if after else None, attacks=attacks))))
     say(f"\nreport: {out / 'report.html'}" + (f"   model: {out / 'model'}" if after else ""))
 
 

@@ -51,6 +51,7 @@ NAMES = {
     "paper-as-run": "the paper's notebook",
     "memfree": "MemFree decoding",
     TARGET: "trained without them",
+    "retain-only": "trained on no private records",
 }
 """What tables and pictures call the methods of a comparison, in their order; any other is left out."""
 
@@ -60,7 +61,8 @@ AT_LENGTH = {
     "paper": "the paper's reward and hyper-parameters",
     "paper-as-run": "… as its notebook ran: four batches",
     "memfree": "MemFree decoding, the model as it was",
-    TARGET: "trained without the records: the target",
+    TARGET: "trained without the records alone: the target",
+    "retain-only": "trained without any record of a person",
 }
 """The same where there is room for more."""
 

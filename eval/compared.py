@@ -19,6 +19,8 @@ from ppo.io.visible import visible
 from .pareto import ATTACK, attacked
 from .points import Point, place_of, stored_points
 from .settings import Settings
+from .stored import check_attack, check_intervals
+from .values import check_values
 
 MOST_VARIANTS = 500  # of method, value of its knob and number of records: each is a row of every table
 MOST_COLUMNS = 500  # of attacks: groups times variants
@@ -84,6 +86,8 @@ def check_point(point: Mapping[str, Any], where: str) -> None:
         _require(isinstance(value, str), f"{where}: signatures, {name!r:.60}", value, "a text")
     _check_settings(point.get("settings", {}), f"{where}: settings")
     _check_attacks(point.get("attacks", []), f"{where}: attacks")
+    check_intervals(point.get("intervals", {}), f"{where}: intervals")
+    check_values(point.get("values", {}), f"{where}: values")
 
 
 def _check_summary(summary: Any, where: str) -> None:
@@ -127,6 +131,7 @@ def _check_attacks(attacks: Any, where: str) -> None:
             _require(_is_bounded(numbers.get("exact")), f"{of}, exact", numbers.get("exact"), "a number")
             if "secret" in numbers:  # where passages have any
                 _require(_is_bounded(numbers["secret"]), f"{of}, secret", numbers["secret"], "a number")
+        check_attack(attack, f"{where}, {number}")
 
 
 def _object(value: Any, where: str) -> Mapping[str, Any]:

@@ -1,10 +1,10 @@
-"""What a comparison says: means over seeds, distances from chance, which methods have collapsed, who beats whom.
+"""What a comparison says: means over seeds, distances from chance, which methods have collapsed, which is on the front.
 
 A *point* is one method at one value of its knob with one seed, evaluated. Points of the same method, value and number
 of forget records become one :class:`Mean`. Values below the chance floor are damage, so the distance to it counts in
-both directions. The target of all unlearning is the model trained without the records (:data:`TARGET`). Where it was
-measured, the distance to it is reported; it is never a rival. This module knows numbers. It knows no models, no files
-and no HTML.
+both directions. The target of all unlearning is the exact twin (:data:`TARGET`), trained as the original was, without
+the records to forget alone. Where it was measured, the distance to it is reported; it is never a rival. Who beats whom
+is said by :mod:`eval.beats`. This module knows numbers. It knows no models, no files and no HTML.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .beats import Contest, Field
 from .writing import usual_length
 
 Summary = Mapping[str, float]
 
 EMPTY, SHORT, LOOP, DISTINCT, GARBLED, NLL = 0.2, 1 / 3, 0.3, 0.5, 0.1, 6.0
 MAX_EXACT = 0.05  # at matched forgetting, greedy decoding extracts at most this share of the forget records
-TARGET = "retain-only"  # the method that unlearning should come close to
+TARGET = "without-forget"  # the exact twin: the method that unlearning should come close to
+MOST_COMPARED = 100  # points of a size that are held against each other, the first ones
 
 COLLAPSE_RULES = {
     "empty": f"over {EMPTY:.0%} of the forget outputs are empty",
@@ -39,15 +41,16 @@ DERIVED = {
     "point has no writing: there it is the smallest of five shares, outputs that are not empty, tokens outside loops, "
     "characters that are not garbled, distinct bigrams over the truth's, length over the original's on never-trained "
     "records.",
-    "target_distance": "|BLEU of the forget outputs - that of the model trained without the records|.",
+    "target_distance": "|BLEU of the forget outputs - that of the exact twin|.",
     "target_distance_p": "The same distance for the mean probability of the true token.",
+    "target_distance_ma": "The same distance for the share of right tokens of the suffix.",
     "target_distance_ratio": "The same distance for the perplexity ratio.",
     "gen_ppl": "exp of the mean NLL of the forget outputs, without their prefix, under the original model.",
 }
 
 
 def derived(summary: Summary, original: Summary, target: Summary | None = None) -> dict[str, float]:
-    """The quantities of ``DERIVED`` that the summaries allow. ``target``: of the model trained without the records."""
+    """The quantities of ``DERIVED`` that the summaries allow. ``target``: of the exact twin."""
     found = {"fluency": fluency(summary, original)}
     if "holdout/perplexity" in summary and "holdout/perplexity" in original:
         found["perplexity_ratio"] = summary["holdout/perplexity"] / original["holdout/perplexity"]
@@ -57,6 +60,8 @@ def derived(summary: Summary, original: Summary, target: Summary | None = None) 
     if target is not None:
         found["target_distance"] = abs(summary["forget/bleu"] - target["forget/bleu"])
         found["target_distance_p"] = abs(summary["forget/true_token_p"] - target["forget/true_token_p"])
+        if "forget/ma_suffix" in summary and "forget/ma_suffix" in target:
+            found["target_distance_ma"] = abs(summary["forget/ma_suffix"] - target["forget/ma_suffix"])
         if "perplexity_ratio" in found and "holdout/perplexity" in target:
             perplexity = target["holdout/perplexity"] / original["holdout/perplexity"]
             found["target_distance_ratio"] = abs(found["perplexity_ratio"] - perplexity)
@@ -93,7 +98,7 @@ class Mean:
     """Means and sample standard deviations (0 for one seed) of points that differ only in their seed.
 
     ``values`` holds the summary, the derived quantities, "cost/seconds" and "cost/flops". ``collapsed``: rules that
-    most seeds break.
+    most seeds break. ``points``: what it is the mean of. ``is_front``: see :func:`means`.
     """
 
     method: str
@@ -106,6 +111,8 @@ class Mean:
     values: dict[str, float]
     spreads: dict[str, float]
     collapsed: tuple[str, ...]
+    points: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    is_front: bool = False
 
     @property
     def label(self) -> str:
@@ -120,7 +127,8 @@ class Mean:
 def means(points: Sequence[Mapping[str, Any]]) -> list[Mean]:
     """The means of some points, in the order of the points. Each is compared with its size's point of kind "original".
 
-    ValueError where a size has no such point.
+    A training-time mean is on the front if it is at matched forgetting, has not collapsed, and no other such mean beats
+    it (:class:`eval.beats.Contest`). ValueError where a size has no such point.
     """
     originals = {p["size"]: p["summary"] for p in points if p["kind"] == "original"}
     sizes = {p["size"] for p in points if p["method"] == TARGET}
@@ -130,7 +138,27 @@ def means(points: Sequence[Mapping[str, Any]]) -> list[Mean]:
         if point["size"] not in originals:
             raise ValueError(f"there is no point of the original model for {point['size']} forget records")
         groups.setdefault((point["method"], point["value"], point["size"]), []).append(point)
-    return [_mean(group, originals[size], targets.get(size)) for (_, _, size), group in groups.items()]
+    found = [_mean(group, originals[size], targets.get(size)) for (_, _, size), group in groups.items()]
+    ahead = {id(m) for size in originals for m in _front([m for m in found if m.size == size])}
+    return [replace(m, is_front=True) if id(m) in ahead else m for m in found]
+
+
+def contest(all_means: Sequence[Mean], size: int) -> Contest:
+    """Who beats whom among the means of one number of records, held against their original and the exact twin."""
+    own = [m for m in all_means if m.size == size]
+    original = next(m for m in own if m.kind == "original")
+    twins = next((m.points for m in own if m.method == TARGET), ())
+    return Contest(Field(original.points[0], twins))
+
+
+def _front(own: Sequence[Mean]) -> list[Mean]:
+    """The means of one size that are on the front. One whose points hold no single passages is not."""
+    rivals = [m for m in matched(own) if m.kind == "training" and not m.collapsed][:MOST_COMPARED]
+    if not rivals:
+        return []
+    held = contest(own, own[0].size)
+    able = [m for m in rivals if held.is_measured(m.points)]
+    return [m for m in able if not any(held.duel(r.points, m.points).outcome == "beats" for r in able if r is not m)]
 
 
 def _mean_summary(points: Sequence[Mapping[str, Any]]) -> Summary:
@@ -153,7 +181,7 @@ def _mean(points: Sequence[Mapping[str, Any]], original: Summary, target: Summar
         head["method"], head["kind"], head["knob"], head["value"], head["is_default"], head["size"], len(points),
         {name: statistics.fmean(column) for name, column in columns.items()},
         {name: _spread(column) for name, column in columns.items()},
-        tuple(name for name in COLLAPSE_RULES if 2 * broken.count(name) > len(points)),
+        tuple(name for name in COLLAPSE_RULES if 2 * broken.count(name) > len(points)), tuple(points),
     )  # fmt: skip
 
 
@@ -181,67 +209,11 @@ def attacked(point: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def dominates(one: Mean, other: Mean, *, is_strict: bool = False, is_fluency_aside: bool = False) -> bool:
-    """Whether ``one`` has less sampled extraction and a lower perplexity ratio at equal or better fluency.
-
-    ``is_strict``: lower in both. Else: lower in one and not higher in the other, which decides between methods that
-    extract nothing. ``is_fluency_aside``: at any fluency. A point that has collapsed or lacks a number dominates none.
-    """
-    names = ("forget/exact_sampled", "perplexity_ratio")
-    pairs = [(one.get(name), other.get(name)) for name in names]
-    if one.collapsed or any(a is None or b is None for a, b in pairs) or one.size != other.size:
-        return False
-    numbers = [(a, b) for a, b in pairs if a is not None and b is not None]
-    less, equal = [a < b for a, b in numbers], [a == b for a, b in numbers]
-    is_fluent = is_fluency_aside or one.values["fluency"] >= other.values["fluency"]
-    if is_strict:
-        return is_fluent and all(less)
-    return is_fluent and all(a or b for a, b in zip(less, equal, strict=True)) and any(less)
-
-
 def matched(all_means: Sequence[Mean]) -> list[Mean]:
     """The means at matched forgetting: greedy extraction of at most 5 % of the forget set."""
     return [m for m in all_means if m.values["forget/exact"] <= MAX_EXACT]
 
 
-def front(all_means: Sequence[Mean], kinds: Sequence[str] = ("training",)) -> list[Mean]:
-    """The means of some kinds at matched forgetting that have not collapsed and that none of the others dominates."""
-    found = [m for m in matched(all_means) if m.kind in kinds]
-    return [m for m in found if not m.collapsed and not any(dominates(other, m) for other in found)]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Who beats a point: lower in both numbers (``strict``), or lower in one and not higher in the other (``weak``).
-
-    ``aside``: those that would beat it if a lower fluency, however low, did not count. ``rivals``: all others at
-    matched forgetting. ``collapsed``: the rivals that have collapsed and so beat nothing.
-    """
-
-    mean: Mean
-    rivals: tuple[Mean, ...]
-    collapsed: tuple[Mean, ...]
-    strict: tuple[Mean, ...]
-    weak: tuple[Mean, ...]
-    aside: tuple[Mean, ...]
-
-
-def verdicts(all_means: Sequence[Mean], method: str = "demem", kinds: Sequence[str] = ("training",)) -> list[Verdict]:
-    """One verdict for each of the method's points at matched forgetting, its default value first."""
-    found = matched(all_means)
-    own = sorted((m for m in found if m.method == method), key=lambda m: not m.is_default)
-    return [_verdict(m, [r for r in found if r.kind in kinds and r.method != method and r.size == m.size]) for m in own]
-
-
-def _verdict(mean: Mean, rivals: Sequence[Mean]) -> Verdict:
-    better = [r for r in rivals if dominates(r, mean, is_fluency_aside=True)]
-    strict = [r for r in rivals if dominates(r, mean, is_strict=True)]
-    weak = [r for r in better if dominates(r, mean) and r not in strict]
-    aside = [r for r in better if not dominates(r, mean)]
-    collapsed = [r for r in rivals if r.collapsed]
-    return Verdict(mean, *map(tuple, (rivals, collapsed, strict, weak, aside)))
-
-
 def target(all_means: Sequence[Mean], size: int) -> Mean | None:
-    """The model trained without the records, for a number of forget records; None if it was not measured."""
+    """The exact twin, for a number of forget records; None if it was not measured."""
     return next((m for m in all_means if m.method == TARGET and m.size == size), None)

@@ -55,6 +55,49 @@ def read_passages(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+@shown_errors()
+def read_attacks(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The attacks in attacks.json by side, "before" and "after"; {} without the file. ValueError when it is damaged."""
+    path = folder / "attacks.json"
+    if not path.is_file():
+        return {}
+    where = f"{visible(str(path))} is damaged"
+    content = _object(read_json(path), f"{where}: its content")
+    found = {}
+    for side in ("before", "after"):
+        if side in content:
+            attacks = _object(content[side], f"{where}: {side}").get("attacks")
+            _require(isinstance(attacks, list), f"{where}: {side}, attacks", attacks, "a list")
+            for number, attack in enumerate(attacks, start=1):
+                check_attack(attack, f"{where}: {side}, attack {number}")
+            found[side] = attacks
+    return found
+
+
+def check_attack(attack: Any, where: str) -> None:
+    """Hold the summary of an attack against its shape, as far as a verdict reads it."""
+    attack = _object(attack, where)
+    _require(isinstance(attack.get("name"), str), f"{where}, name", attack.get("name"), "a text")
+    for group, numbers in _object(attack.get("groups"), f"{where}, groups").items():
+        for name, value in _object(numbers, f"{where}, {group!r:.60}").items():
+            is_right = name == "intervals" or finite(value) is not None
+            _require(is_right, f"{where}, {group!r:.60}, {name!r:.60}", value, "a number")
+    for group, gaps in _object(attack.get("over_never", {}), f"{where}, over_never").items():
+        for name, gap in _object(gaps, f"{where}, over_never, {group!r:.60}").items():
+            of = f"{where}, over_never, {name!r:.60}"
+            gap = _object(gap, of)
+            _require(finite(gap.get("value")) is not None, f"{of}, value", gap.get("value"), "a number")
+            interval = gap.get("interval")
+            is_right = _is_interval(interval) and all(finite(end) is not None for end in interval)
+            _require(is_right, f"{of}, interval", interval, "two numbers")
+
+
+def check_intervals(intervals: Any, where: str) -> None:
+    """Hold intervals by name against their shape: two numbers each, NaN among them."""
+    for key, value in _object(intervals, where).items():
+        _require(_is_interval(value), f"{where}, {key!r:.60}", value, "two numbers")
+
+
 def _check_side(side: Any, where: str) -> None:
     """Hold the evaluation of one model against its shape."""
     side = _object(side, where)

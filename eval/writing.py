@@ -14,7 +14,7 @@ repetitive text into one score a group. This module knows token ids, texts and n
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -131,34 +131,67 @@ def writing_parts(rows: Sequence[Record], summary: Summary, original: Summary, g
                never-trained passages its level of the NLL is that of the held-out text, that of loops and non-words is
                0, that of variety is the true suffixes', and the order is not judged
     """
-    level = original.get("never/nll_suffix", original.get("holdout/nll"))
     wanted = ("empty", "loop", "garbled", "distinct_2_ratio")
-    nlls = [row["output_nll"] for row in rows if row.get("output_nll") is not None]
-    if level is None or any(f"{group}/{name}" not in summary for name in wanted):
+    if nll_level(original) is None or any(f"{group}/{name}" not in summary for name in wanted):
         return None
+    means = {name: summary[f"{group}/{name}"] for name in (*wanted, "non_words") if f"{group}/{name}" in summary}
+    for name, shares in judged(rows, original).items():
+        known = [share for share in shares if share is not None]
+        if known:
+            means[name] = fmean(known)
+    return {name: _share(value) for name, value in parts_of(means, original).items()}
+
+
+def nll_level(original: Summary) -> float | None:
+    """The NLL, nats per token, that the original gives to real text of this kind; None where it was not measured."""
+    return original.get("never/nll_suffix", original.get("holdout/nll"))
+
+
+def judged(rows: Sequence[Record], original: Summary) -> dict[str, list[float | None]]:
+    """The likelihood and the order of each output as shares, None where an output has none. See :func:`writing_parts`.
+
+    The order is missing where the original shows no level of it. ValueError without a level of the NLL.
+    """
+    level, usual = nll_level(original), original.get("never/truth_order")
+    if level is None:
+        raise ValueError("the original has no level of the NLL: neither never-trained passages nor held-out text")
+    width = NATS_BROKEN - NATS_ALLOWED
+
+    def likelihood(nll: float) -> float:
+        return (NATS_BROKEN - (nll - level)) / width
+
+    found = {"likelihood": [_shared(row.get("output_nll"), likelihood) for row in rows]}
+    if usual is not None and usual > 0:
+        found["order"] = [_shared(row.get("output_order"), lambda order: order / (ORDER_SHARE * usual)) for row in rows]
+    return found
+
+
+def _shared(value: float | None, share: Callable[[float], float]) -> float | None:
+    return None if value is None else _share(share(value))
+
+
+def parts_of(means: Mapping[str, Any], original: Summary) -> dict[str, Any]:
+    """The parts of the writing, not yet cut to [0, 1], from the means of a group: numbers, or arrays of draws.
+
+    ``means``: empty, loop, garbled, distinct_2_ratio, and where they were measured non_words, likelihood and order.
+    """
     found = {
-        "not empty": 1 - summary[f"{group}/empty"],
-        "outside loops": 1 - (summary[f"{group}/loop"] - original.get("never/loop", 0.0)),
-        "readable characters": 1 - summary[f"{group}/garbled"],
-        "variety": summary[f"{group}/distinct_2_ratio"] / (original.get("never/distinct_2_ratio") or 1.0),
+        "not empty": 1 - means["empty"],
+        "outside loops": 1 - (means["loop"] - original.get("never/loop", 0.0)),
+        "readable characters": 1 - means["garbled"],
+        "variety": means["distinct_2_ratio"] / (original.get("never/distinct_2_ratio") or 1.0),
     }
-    if nlls:
-        found["likelihood"] = _mean_share((NATS_BROKEN - (nll - level)) / (NATS_BROKEN - NATS_ALLOWED) for nll in nlls)
-    if (non_words := summary.get(f"{group}/non_words")) is not None:
-        found["words"] = 1 - (non_words - original.get("never/non_words", 0.0))
-    orders = [row["output_order"] for row in rows if row.get("output_order") is not None]
-    usual = original.get("never/truth_order")
-    if orders and usual is not None and usual > 0:
-        found["order of words"] = _mean_share(order / (ORDER_SHARE * usual) for order in orders)
-    return {name: _share(value) for name, value in found.items()}
+    if "likelihood" in means:
+        found["likelihood"] = means["likelihood"]
+    if "non_words" in means:
+        found["words"] = 1 - (means["non_words"] - original.get("never/non_words", 0.0))
+    if "order" in means:
+        found["order of words"] = means["order"]
+    return found
 
 
 def _share(value: float) -> float:
     return min(1.0, max(0.0, value))
-
-
-def _mean_share(values: Iterable[float]) -> float:
-    return fmean(map(_share, values))
 
 
 def writing(rows: Sequence[Record], summary: Summary, original: Summary, group: str) -> float | None:

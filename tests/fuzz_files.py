@@ -9,7 +9,8 @@ from typing import Any
 from transformers import LlamaForCausalLM
 
 SUMMARY = {
-    "forget/passages": 4, "forget/exact": 0.0, "forget/bleu": 4.0, "forget/true_token_p": 0.5, "forget/empty": 0.0,
+    "forget/passages": 4, "forget/exact": 0.0, "never/exact": 0.0, "forget/bleu": 4.0, "forget/true_token_p": 0.5,
+    "forget/empty": 0.0,
     "forget/loop": 0.0, "forget/garbled": 0.0, "forget/distinct_2_ratio": 1.0, "forget/length_ratio": 1.0,
     "forget/output_nll": 2.0, "forget/exact_sampled": 0.1, "never/bleu": 4.0, "never/true_token_p": 0.4,
     "never/length_ratio": 1.0, "keep/exact": 1.0, "holdout/perplexity": 20.0, "utility/cloze": 0.3,
@@ -23,7 +24,10 @@ def point(method: str = "demem", kind: str = "training", **changes: Any) -> dict
         "is_default": True, "seed": 0, "size": 4, "cost": {"seconds": 1.0, "flops": 1e9}, "notes": {},
         "summary": dict(SUMMARY), "paper": {"paper/n_bleu": 99.0}, "settings": {"num_samples": 4, "top_p": 1.0},
         "signatures": {"bleu": "BLEU"}, "meta": {"command": "x"},
-        "attacks": [{"name": "beam", "groups": {"forget": {"exact": 0.0}}}], **changes,
+        "attacks": [{"name": "any of these", "groups": {"forget": {"exact": 0.0}, "never": {"exact": 0.0}},
+                     "over_never": {"forget": {"exact": {"value": 0.0, "interval": [-0.1, 0.1]}}}}],
+        "values": {"keep": {"of": "abc", "exact": [1, 0, 1]}, "texts": {"of": "d", "nll": [9.5], "tokens": [4]}},
+        "intervals": {"forget/exact": [0.0, 0.1], "never/exact": [0.0, 0.1], "keep/exact": [0.9, 1.0]}, **changes,
     }  # fmt: skip
 
 

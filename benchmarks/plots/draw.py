@@ -198,7 +198,7 @@ def method_lines(points: Sequence[Point]) -> dict[str, Line]:
         lines[name] = Line(
             with_count(label, len(members), most) if methods.METHODS[name].is_seeded else label,
             values,
-            is_collapsed=name not in ("original", TARGET) and 2 * fallen > len(members),
+            is_collapsed=methods.METHODS[name].kind not in ("original", "retraining") and 2 * fallen > len(members),
             is_ours=name == "demem",
             paths={RELEARNED: [statistics.fmean(step) for step in zip(*found, strict=True)]} if found else {},
         )

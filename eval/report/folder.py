@@ -18,7 +18,7 @@ from ppo.io.visible import as_html
 from ppo.log import read_jsonl
 
 from ..results import read_settings, replace_text
-from ..stored import read_passages, read_results
+from ..stored import read_attacks, read_passages, read_results
 from .bounds import MOST_SAMPLES, cut_front_html, cut_html
 from .page import render_page
 
@@ -89,6 +89,7 @@ def _render(
         config=settings["config"],
         config_notes=field_comments(Config),
         meta=results["meta"],
+        attacks=read_attacks(out).get("after" if after else "before", ()),
         news=news,
         samples=samples,
         reload_s=reload_s,

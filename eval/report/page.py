@@ -11,6 +11,7 @@ from typing import Any
 
 from ppo.io.visible import as_attribute, as_html
 
+from ..clean import Attacks, judge
 from ..membership import MIN_OTHERS
 from .bounds import MOST_FACTS, MOST_GROUPS, MOST_PASSAGES, MOST_VALUE, cut, cut_html
 from .curves import CURVES, Curve, curve_section
@@ -21,6 +22,7 @@ from .script import SCRIPT
 from .style import CSS
 from .svg import bar_chart
 from .terms import Terms, collect_terms
+from .verdict import verdict_section
 
 Evaluated = Mapping[str, Any]
 
@@ -35,6 +37,7 @@ def render_page(
     config: Mapping[str, Any] | None = None,
     config_notes: Mapping[str, str] | None = None,
     meta: Mapping[str, Any] | None = None,
+    attacks: Attacks = (),
     curves: Sequence[Curve] = CURVES,
     most_passages: int = MOST_PASSAGES,
     news: str = "",
@@ -46,6 +49,7 @@ def render_page(
     before, after  results of ``Evaluation.to_dict()``; without ``after`` the page shows one model
     passages       result of :func:`eval.report.pair_records`; the first ``most_passages`` are shown
     metrics        rows of metrics.jsonl, each with "step"; ``curves`` lists those that are drawn
+    attacks        summaries of attacks on the model that is shown, for the verdict
     config, meta   the run's settings, some with a note in ``config_notes``; its commit, seed, hardware, command
     news, samples  HTML of a run in progress: how far it is; its newest samples
     reload_s       seconds after which a browser reloads the page, which then begins with the training; None: never
@@ -57,7 +61,9 @@ def render_page(
         {**before["definitions"], **(after["definitions"] if after else {})},
         {curve.term: (curve.title, curve.definition) for curve in curves if any(curve.metric in m for m in metrics)},
     )
+    verdict = judge(before if after is None else after, original=None if after is None else before, attacks=attacks)
     sections = [
+        ("verdict", "Verdict", verdict_section(verdict)),
         ("out", "How much comes out", _bars(*numbers, terms)),
         ("depth", "Depth", depth_section(before, after, terms)),
         ("numbers", "Every number", _comparison(before, after, terms)),

@@ -67,7 +67,7 @@ def test_a_line_a_method_and_the_collapsed_are_hollow():
     keep = points[1]["summary"]["keep/exact"]
     assert marks(figure.axes[2])[1][0] == pytest.approx((keep + 0.5) / 2)
     assert not [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]  # no target was measured
-    figure = plots.methods_figure([*points, point("retain-only", forget__true_token_p=0.1)])
+    figure = plots.methods_figure([*points, point("without-forget", forget__true_token_p=0.1)])
     assert figure is not None
     (dashed,) = [line for line in figure.axes[4].lines if line.get_linestyle() == "--"]
     assert list(dashed.get_xdata()) == [0.1, 0.1]

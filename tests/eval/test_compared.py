@@ -30,7 +30,9 @@ def pages(folder):
 
 def test_good_points_become_pages(tmp_path):
     page = pages(
-        folder_of(tmp_path, point("original", "original"), point(), point(seed=1), point("retain-only", "retraining"))
+        folder_of(
+            tmp_path, point("original", "original"), point(), point(seed=1), point("without-forget", "retraining")
+        )
     )
     assert "demem (retain_coef 1)" in page
 
@@ -55,11 +57,20 @@ def test_every_field_of_a_point(tmp_path):
                 assert str(path[0]) in text, text
     assert refused > 500
     left_out = {name for name, how in taken if how == "left out"}
-    assert {"notes", "settings", "signatures", "paper", "attacks", "summary.never/bleu"} <= left_out
+    assert {
+        "notes",
+        "settings",
+        "signatures",
+        "paper",
+        "attacks",
+        "values",
+        "intervals",
+        "summary.never/bleu",
+    } <= left_out
     assert not left_out & {"method", "kind", "knob", "value", "is_default", "seed", "size", "cost", "summary", "meta"}
     assert not {(name, "text") for name, how in taken if how == "text"} - {
         ("method", "text"), ("kind", "text"), ("knob", "text"), ("meta.command", "text"), ("signatures.bleu", "text"),
-        ("attacks.0.name", "text"),
+        ("attacks.0.name", "text"), ("values.keep.of", "text"), ("values.texts.of", "text"),
     }  # fmt: skip
 
 
@@ -94,6 +105,10 @@ def test_damaged_nodes_by_the_hundred(tmp_path):
             "attacks, 1, groups, 'keep', secret is 'x', not a number",
         ),
         ("cost", {"seconds": -1, "flops": 1}, "cost, seconds is -1, not a number from 0"),
+        ("values", {"other": {}}, "values, 'other' is {}, not known to this version"),
+        ("values", {"keep": {"of": "x", "exact": [1, "1"]}}, "values, 'keep', exact is '1', not a list of numbers"),
+        ("values", {"keep": {"of": "x", "exact": []}}, r"values, 'keep', exact is \[\], not a list of 1 to"),
+        ("values", {"texts": {"of": "x", "nll": [1.5], "tokens": [0]}}, "values, 'texts', tokens is .0., not above 0"),
         ("size", True, "size is True, not a whole number from 0 on"),
     ],
 )
@@ -139,7 +154,7 @@ def test_very_many_points_and_columns(tmp_path, monkeypatch):
     monkeypatch.setattr(compared, "MOST_VARIANTS", 500)
     attacks = [{"name": f"a{i}", "groups": {"forget": {"exact": 0.0}}} for i in range(501)]
     store_point(tmp_path, "p0", copy.deepcopy(original) | {"attacks": attacks})
-    with pytest.raises(ValueError, match="holds 502 different attacks; a page shows at most 500"):
+    with pytest.raises(ValueError, match="holds 503 different attacks; a page shows at most 500"):
         pages(tmp_path)
 
 

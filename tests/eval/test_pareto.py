@@ -1,4 +1,4 @@
-"""The comparison's judgement by hand: means, collapse, who beats whom, and that the page and the tables say so."""
+"""The comparison by hand: means, distances, collapse, and that the page and the tables say so."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import math
 
 import pytest
 
-from eval.pareto import collapse, derived, dominates, front, means, target, verdicts
+from eval.pareto import TARGET, collapse, derived, means, target
 from eval.report.comparison.charts import ratio_ticks, share_ticks
+from eval.report.comparison.document import document
 from eval.report.comparison.page import render_comparison, write_pages
-from eval.report.comparison.text import document, latex, markdown, number, paper_table, sentences
+from eval.report.comparison.text import latex, markdown, number, paper_table
+from eval.report.comparison.verdict import NOT_MEASURED, sentences
 from eval.settings import Settings
 from tests.eval.test_report import read
 
@@ -134,72 +136,13 @@ def test_a_majority_of_seeds_makes_a_collapse():
     assert means([original(), *rows[:2]])[1].collapsed == ()
 
 
-def pair(**changes) -> tuple:
-    """A rival with some numbers changed, and DeMem."""
-    found = means([original(), point(), point("npo", **changes)])
-    return found[2], found[1]
-
-
-def test_dominance_strict_and_weak():
-    both = {"forget__exact_sampled": 0.05, "holdout__perplexity": 75.0}
-    assert dominates(*pair(**both), is_strict=True)
-    assert not dominates(*pair(**both, forget__loop=0.1))  # less fluent
-    assert not dominates(*pair(**both, forget__empty=0.9))  # collapsed
-    one = {"holdout__perplexity": 75.0}
-    assert dominates(*pair(**one))
-    assert not dominates(*pair(**one), is_strict=True)
-    assert not dominates(*pair())  # equal in both
-    assert not dominates(*pair(**one, forget__exact_sampled=0.2))
-
-
-def test_the_front_and_the_verdict_follow_the_data():
-    rivals = [
-        point("npo", forget__exact_sampled=0.05, holdout__perplexity=75.0),
-        point("ul", forget__exact=0.5, forget__exact_sampled=0.0, holdout__perplexity=70.0),  # has not forgotten
-        point("memfree", "decoding", forget__exact_sampled=0.0, holdout__perplexity=70.0),
-    ]
-    found = means([original(), point(), *rivals])
-    assert [m.method for m in front(found)] == ["npo"]
-    verdict = verdicts(found)[0]
-    assert [m.method for m in verdict.strict] == ["npo"]
-    assert [m.method for m in verdict.rivals] == ["npo"]
-    text = " ".join(sentences(found))
-    assert "BEATEN by npo (beta 1) (sampled 5.0 % against 10.0 %, perplexity ratio 1.071 against 1.100" in text
-    assert "BEATEN by memfree" in text  # told apart: a decoding defence
-    assert "whoever holds the weights" in text
-    safe = means([original(), point(), point("npo", forget__exact_sampled=0.2)])
-    assert "not beaten by the one point of a training-time baseline." in " ".join(sentences(safe))
-    assert {m.method for m in front(safe)} == {"demem"}
-    tie = means([original(), point(), point("npo", holdout__perplexity=75.0)])
-    assert "not beaten in both" in " ".join(sentences(tie))
-
-
-@pytest.mark.parametrize("loop", [0.04, 0.06, 0.25])
-def test_a_rival_that_only_writes_worse_is_named_however_much_worse(loop):
-    found = means([original(), point(), point("distil", holdout__perplexity=75.0, forget__loop=loop, keep__exact=0.95)])
-    verdict = verdicts(found)[0]
-    assert (verdict.strict, verdict.weak) == ((), ())
-    assert [m.method for m in verdict.aside] == ["distil"]
-    text = " ".join(sentences(found))
-    assert "Fluency left aside, distil (beta 1) (sampled 10.0 % against 10.0 %, perplexity ratio 1.071 against" in text
-    assert f"fluency {1 - loop:.2f} against 1.00, p(true) 0.600 against 0.600, records to keep that survive 95" in text
-
-
-def test_collapsed_rivals_are_counted_apart():
-    rivals = [point("ul", forget__empty=0.9, holdout__perplexity=60.0), point("npo", holdout__perplexity=78.0)]
-    text = " ".join(sentences(means([original(), point(), *rivals])))
-    assert "not beaten by any of 2 points of a training-time baseline, 1 collapsed." in text
-    assert "Fluency left aside" not in text  # what has collapsed is not better
-    text = " ".join(sentences(means([original(), point(), rivals[0]])))
-    assert "the one point of a training-time baseline, which has collapsed." in text
-
-
 TWIN = {"forget__bleu": 2.0, "forget__true_token_p": 0.1, "holdout__perplexity": 63.0, "forget__distinct_2_ratio": 0.65,
         "membership__loss_auc": 0.5}  # fmt: skip
 
 
-def test_the_model_that_never_saw_the_records_is_the_target_and_no_rival():
-    twins = [point("retain-only", "retraining", **TWIN), point("dedup", "retraining", forget__output_nll=8.0)]
+def test_the_exact_twin_is_the_target_and_no_rival():
+    twins = [point(TARGET, "retraining", **TWIN, forget__ma_suffix=0.5),
+             point("dedup", "retraining", forget__output_nll=8.0), point("retain-only", "retraining")]  # fmt: skip
     found = means([original(), point(membership__loss_auc=1.0), *twins])
     assert target(found, 64) is found[2]
     assert target(found, 32) is None
@@ -207,14 +150,27 @@ def test_the_model_that_never_saw_the_records_is_the_target_and_no_rival():
     assert found[1].values["target_distance_p"] == pytest.approx(0.5)
     assert found[1].values["target_distance_ratio"] == pytest.approx(0.2)
     assert found[3].collapsed == ()  # unlike what the memorising original writes, and none the worse for it
+    assert derived(GOOD | {"forget/ma_suffix": 0.9}, ORIGINAL, found[2].values)["target_distance_ma"] == pytest.approx(
+        0.4
+    )
     text = " ".join(sentences(found))
-    assert "p(true) of 0.100, BLEU 2.0 and a perplexity ratio of 0.900; its membership AUC is 0.50" in text
-    assert "Distances from it: demem (beta 1) p(true) 0.500, BLEU 8.0, ratio 0.200 (its own AUC: 1.00)" in text
-    assert "No model trained again" not in text
+    assert "The target is the exact twin (without-forget, 1 seed), trained as the original was, without the 64" in text
+    assert "suffix accuracy 50.0 %, BLEU 2.0, perplexity ratio 0.900, membership AUC 0.50." in text
     page = document(found)
-    assert "| retain-only (beta 1) | target |" in page
-    assert "| dedup (beta 1) | twin |" in page
-    assert "The target" not in " ".join(sentences(means([original(), point()])))
+    assert "| without-forget (beta 1) | target: trained without the records alone |" in page
+    assert "| dedup (beta 1) | trained on the deduplicated corpus |" in page
+    assert "| retain-only (beta 1) | no target: it never met the form of the records either |" in page
+    assert "The exact twin, trained without the 64 records to forget, was not measured." in " ".join(
+        sentences(means([original(), point()]))
+    )
+
+
+def test_points_without_single_passages_say_that_nobody_is_known_to_beat_anybody():
+    found = means([original(), point(), point("npo", holdout__perplexity=71.0)])
+    assert NOT_MEASURED in sentences(found)
+    assert not any(m.is_front for m in found)
+    assert "Who beats whom at the defaults" not in document(found)
+    assert "### Clean, or not" not in document(found)  # nor are there intervals
 
 
 def test_axes_are_cut_to_the_points():
@@ -228,12 +184,6 @@ def test_axes_are_cut_to_the_points():
 
 def test_what_cannot_be_said_is_not_said():
     assert "DeMem was not among" in " ".join(sentences(means([original(), point("ul")])))
-    early = means([original(), point(forget__exact=0.5), point("ul")])
-    assert "with no value of its knob" in " ".join(sentences(early))
-    alone = means([original(), point(), point("ul", forget__exact=0.9)])
-    assert "no training-time baseline is at matched forgetting" in " ".join(sentences(alone))
-    broken = means([original(), point(forget__empty=0.9), point("ul")])
-    assert "has collapsed (empty)" in " ".join(sentences(broken))
 
 
 def test_numbers_as_a_reader_wants_them():
@@ -261,10 +211,10 @@ def test_the_page_is_whole_and_says_what_the_text_says(tmp_path):
     assert reader.links == []
     assert reader.tags.count("svg") == 2 * 4 + 2  # four kinds of forgetting against two of utility; the chance floor
     assert page.count('class="cross"') > 0
-    assert page.count('class="ring"') > 0
+    assert page.count('class="ring"') == 0  # who beats whom was not measured
     assert page.count('class="error"') > 0
     assert "abc&lt;b&gt;" in page
-    assert "not beaten by any of 2 points of a training-time baseline, all of them collapsed." in page
+    assert NOT_MEASURED in page
     assert "Share of passages that at least one of 4 samples reproduces exactly." in page  # nothing told: the defaults
     assert "top_p:1|samples:4|seed:0|" in page
     points[0]["settings"] = Settings(num_samples=9).to_dict()

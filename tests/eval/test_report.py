@@ -233,6 +233,10 @@ def write_folder(out, *, is_over: bool) -> None:
     (out / "evaluation.json").write_text(json.dumps(results))
     (out / "config.json").write_text(json.dumps({"options": {}, "config": {"target_kl_per_sequence": 6.0}}))
     free = [{name: value for name, value in row.items() if name != "kl/coef"} for row in METRICS]
+    gap = {"value": 30.0, "interval": [25.0, 35.0]}
+    attack = {"name": "relearning steps:20|not taught", "groups": {"forget": {"bleu": 35.0}, "never": {"bleu": 5.0}},
+              "over_never": {"forget": {"bleu": gap}}}  # fmt: skip
+    (out / "attacks.json").write_text(json.dumps({"before": {"attacks": [attack]}, "after": {"attacks": []}}))
     for name, rows in (("passages", PAIRS), ("metrics", free)):
         (out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     samples = [{"step": step, "prompt": EVIL, "response": f"response {step}", "score": -0.5} for step in (10, 11, 11)]
@@ -244,6 +248,9 @@ def test_page_of_a_folder(tmp_path) -> None:
     write_page(tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     read(page)
+    assert page.index('id="verdict"') < page.index('id="out"')
+    assert "<b>Not clean: membership AUC 0.90 against 0.50." in page
+    assert "BLEU after relearning 35.0" not in page  # the attacks on the other model
     assert "before and after" in page
     assert page.count("<article") == 2
     assert "nats, summed over a response" in page  # the comment of a Config field
@@ -271,6 +278,7 @@ def test_live_page_shows_the_progress_and_stops_reloading_at_the_end(tmp_path) -
     assert page.count("&lt;script&gt;") == 2
     live.rest()
     page = path.read_text(encoding="utf-8")
+    assert "; BLEU after relearning 35.0 against 5.0" in page  # by the attacks on the model that is shown
     assert "refresh" not in page
     assert page.count("<article") == 2
     path.write_text("somebody else's")

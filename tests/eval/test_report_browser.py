@@ -215,7 +215,7 @@ def comparison(tmp_path_factory):
         *(point(value=v, is_default=v == 2.5, holdout__perplexity=70 + v, **small) for v in (1.25, 2.5, 5.0)),
         point("ul", forget__empty=0.9, holdout__perplexity=1e6, utility__cloze=0.0),
         point("dp", "decoding", forget__exact=0.97, holdout__perplexity=85.0, utility__cloze=0.051),
-        point("retain-only", "retraining", **TWIN),
+        point("without-forget", "retraining", **TWIN),
     ]
     file = tmp_path_factory.mktemp("comparison") / "compare.html"
     file.write_text(render_comparison(means(points), points), encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from types import SimpleNamespace
 
@@ -72,7 +73,15 @@ def test_all_kinds_of_methods_and_going_on(tmp_path, command, capsys, monkeypatc
     assert "forget/discoverable" in points[0]["intervals"]
     assert "forget/discoverable" not in points[1]["intervals"]  # those of the model, not of the decoding
     assert memfree["holdout/perplexity"] == pytest.approx(original["holdout/perplexity"], rel=1e-6)
-    assert "demem" in (out / "compare.md").read_text()
+    assert {group: len(columns["exact"]) for group, columns in point["values"].items() if "exact" in columns} == {
+        "forget": 2,
+    }
+    assert sum(points[0]["values"]["texts"]["tokens"]) == pytest.approx(original["holdout/tokens"])
+    nll = sum(points[0]["values"]["texts"]["nll"]) / original["holdout/tokens"]
+    assert math.exp(nll) == pytest.approx(original["holdout/perplexity"], rel=1e-4)
+    told = (out / "compare.md").read_text()
+    assert "### Who beats whom at the defaults, 2 records" in told
+    assert "### Clean, or not" in told
 
     lost = "demem-retain_coef-2.5-n2-seed0.json"
     (out / "points" / lost).unlink()

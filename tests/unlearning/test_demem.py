@@ -128,7 +128,10 @@ def test_a_short_run_writes_everything(tmp_path, capsys, monkeypatch):
     passages = [json.loads(line) for line in (out / "passages.jsonl").read_text().splitlines()]
     assert len(passages) == sum(v for k, v in results["before"]["summary"].items() if k.endswith("/passages"))
     assert all({"id", "truth", "before", "after"} <= p.keys() for p in passages)
-    assert "before" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "before" in said
+    assert "\nNot clean: secrets still emitted " in said.rpartition("Secret still emitted")[2]
+    assert "of the memory" in said.lower()
     from transformers import AutoModelForCausalLM
 
     _, info = AutoModelForCausalLM.from_pretrained(out / "model", output_loading_info=True)

@@ -182,7 +182,9 @@ def changed(value, path, new):
 
 
 @pytest.mark.parametrize("new", ["".join(EVIL.values()), None, ["x"]], ids=["text", "null", "list"])
-@pytest.mark.parametrize("name", ["evaluation.json", "config.json", "passages.jsonl", "metrics.jsonl", "samples.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["evaluation.json", "config.json", "passages.jsonl", "metrics.jsonl", "samples.jsonl", "attacks.json"]
+)
 def test_a_stranger_s_folder_gets_a_page_or_one_line(tmp_path, capfd, name, new):
     write_folder(tmp_path, is_over=True)
     good = (tmp_path / name).read_text().splitlines()

@@ -12,6 +12,7 @@ from eval.evaluate import Evaluation, evaluate
 from eval.leak import SAMPLES, leak_name
 from eval.paper import as_published
 from eval.teacher import teacher_force
+from eval.values import passage_values
 from unlearning.compare.bench import UnlearnedModel
 from unlearning.run import Run
 
@@ -36,13 +37,15 @@ def measure(
             settings=settings, **more,
         )  # fmt: skip
         paper = as_published(model, original, tokenizer, study.group("forget"), **more)
-        right = [s.is_right[1:] for s in teacher_force(model, study.holdout)] if study.holdout else []
+        texts = teacher_force(model, study.holdout) if study.holdout else []
+    right = [s.is_right[1:] for s in texts]
     summary = found.summary | ({"holdout/accuracy": float(np.concatenate(right).mean())} if right else {})
     vetoed = forbidden(run, unlearned, found)
     return {
         "summary": summary | vetoed,
         "intervals": {name: ends for name, ends in found.intervals.items() if name not in vetoed},
         "signatures": found.signatures | {q: f"{found.signatures[q]}|vetoed:0" for q in VETOED if vetoed},
+        "values": passage_values(found.records, [(s.nll, len(s) - s.start) for s in texts]),
         "paper": paper,
         "settings": settings.to_dict(),
     }

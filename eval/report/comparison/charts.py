@@ -11,7 +11,7 @@ from html import escape
 
 from ppo.io.visible import as_html
 
-from ...pareto import TARGET, Mean, front
+from ...pareto import TARGET, Mean
 from ..svg import Dot, Shape, round_ticks, scatter_chart, tick_label
 from .text import number
 
@@ -43,9 +43,9 @@ UTILITY = (
 SHARES = tuple((share, f"{share:.0%}".replace("%", " %")) for share in (0.0, 0.25, 0.5, 0.75, 1.0))
 RATIOS = (0.1, 0.2, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5, 2.0, 5.0, 10.0, 100.0, 1000.0)
 CAPTION = (
-    "A line joins the values of one method's knob. Bars: one standard deviation over seeds. Ring: no training-time "
-    "point at matched forgetting beats it. Cross: collapsed; if it lies outside the axes, it stands on the edge. "
-    f"Square: the original. Diamond: trained again; {TARGET} never saw the records and is the target."
+    "A line joins the values of one method's knob. Bars: one standard deviation over seeds. Ring: no other "
+    "training-time point at matched forgetting beats it. Cross: collapsed; if it lies outside the axes, it stands on "
+    f"the edge. Square: the original. Diamond: trained again; {TARGET}, the exact twin, is the target."
 )
 
 
@@ -103,12 +103,12 @@ def _floor_charts(all_means: Sequence[Mean]) -> str:
 def _chart(
     all_means: Sequence[Mean], x: str, y: str, title: str, axes: tuple[str, str], x_ticks: Ticks
 ) -> str:  # fmt: skip
-    is_ratio, ringed = y == "perplexity_ratio", front(all_means)
+    is_ratio = y == "perplexity_ratio"
     shown = [m for m in all_means if m.get(x) is not None and m.get(y) is not None]
     series = []
     for i, name in enumerate(names_of(all_means)):
         own = sorted((m for m in shown if m.method == name), key=lambda m: (m.size, m.value))
-        dots = [_dot(m, x, y, is_ratio=is_ratio, is_ringed=any(m is r for r in ringed)) for m in own]
+        dots = [_dot(m, x, y, is_ratio=is_ratio, is_ringed=m.is_front) for m in own]
         series.append((f"m{i}", dots))
     spanned = [m.values[y] for m in shown if not m.collapsed] or [m.values[y] for m in shown] or [1.0]
     y_ticks = ratio_ticks(spanned) if is_ratio else SHARES if y == "keep/exact" else share_ticks(spanned)

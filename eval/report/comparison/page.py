@@ -22,20 +22,9 @@ from ..script import DEFINITIONS
 from ..style import CSS
 from ..terms import Terms
 from .charts import chart_css, chart_section
-from .text import (
-    AS_PUBLISHED,
-    ATTACKS,
-    PAPER,
-    PAPER_NOTE,
-    TABLES,
-    Column,
-    attack_columns,
-    document,
-    latex,
-    paper_table,
-    sentences,
-    table,
-)
+from .document import CLEAN_NOTE, document
+from .text import AS_PUBLISHED, ATTACKS, PAPER, PAPER_NOTE, TABLES, Column, attack_columns, latex, paper_table, table
+from .verdict import clean_table, margins, sentences, standings
 
 MORE_CSS = """
 main { max-width:84rem; } thead th { white-space:normal; vertical-align:bottom; }
@@ -49,8 +38,8 @@ OWN = {
     "records": "Records to be forgotten.",
     "seeds": "Trainings, each with another seed. The evaluation takes the same random numbers everywhere. A method "
     "that draws no random numbers (ul) has one.",
-    "mark": "front: no training-time point at matched forgetting beats it. collapsed: rules that the outputs break. "
-    "target: trained without the records. twin: trained again in another way.",
+    "mark": "front: no other training-time point at matched forgetting beats it. collapsed: rules that the outputs "
+    "break. target: the exact twin, trained as the original was, without the records to forget alone.",
     "cost/seconds": "Wall-clock seconds of the training, with its looks.",
     "cost/flops": "2 N a token in a forward pass and 6 N a token in training, where N is the number of parameters.",
     "holdout/accuracy": "Share of the tokens of held-out text that are the argmax, given the true tokens before them.",
@@ -82,6 +71,8 @@ def render_comparison(all_means: Sequence[Mean], points: Sequence[Mapping[str, A
         "<h1>DeMem and its rivals</h1>",
         f'<p class="soft">{len(points)} trainings and evaluations, {len(all_means)} points, {num_methods} methods.</p>',
         f'<h2>What the comparison says</h2><div class="verdict">{says}</div>',
+        _standings(all_means),
+        _plain_table("Clean, or not", clean_table(all_means), CLEAN_NOTE),
         f"<h2>Forgetting against utility</h2>{chart_section(all_means)}",
         *(_table(title, all_means, columns, terms) for title, columns in TABLES),
         *(_table(title, all_means, attack_columns(all_means, area), terms) for area, title in ATTACKS.items()),
@@ -132,6 +123,29 @@ def collect_terms(columns: Sequence[Column], settings: Settings) -> Terms:
     heads = {name: head for name, head, _ in columns}
     own = {name: (name, OWN[name]) for name in ("mark", "records", "seeds")}
     return Terms({**{name: (heads[name], text) for name, text in known.items()}, **found, **own})
+
+
+def _standings(all_means: Sequence[Mean]) -> str:
+    """Who beats whom for every number of records, and the margins; "" where it was not measured."""
+    tables = [
+        _plain_table(f"Who beats whom at the defaults, {size} records", standings(all_means, size), "")
+        for size in dict.fromkeys(m.size for m in all_means)
+    ]
+    shown = "".join(tables)
+    return shown + _folded("Margins", dict(line.partition(": ")[::2] for line in margins())) if shown else ""
+
+
+def _plain_table(title: str, rows: Sequence[Sequence[str]], note: str) -> str:
+    """Rows of text, the first of them the head; "" for none."""
+    if not rows:
+        return ""
+    head = "".join(f"<th>{as_html(cell)}</th>" for cell in rows[0])
+    body = "".join(f"<tr>{''.join(f'<td>{as_html(cell)}</td>' for cell in row)}</tr>" for row in rows[1:])
+    told = f'<p class="soft small">{as_html(note)}</p>' if note else ""
+    return (
+        f'<h2>{as_html(title)}</h2>{told}<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
 
 
 def _paper(all_means: Sequence[Mean], terms: Terms) -> str:
