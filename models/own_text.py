@@ -38,19 +38,19 @@ def own_text(
     Texts shorter than 4 · ``ngram`` tokens are dropped too. Likelihood is the mean log-prob per token.
     """
     known = set().union(*(grams_of(sequence, ngram) for sequence in forget))
-    texts = sampled_texts(model, start_id, count=count, length=length, seed=seed)
+    texts = [ids[1:] for ids in sampled_texts(model, [[start_id]] * count, length=length, seed=seed)]
     return [[start_id, *ids] for ids in texts if len(ids) >= 4 * ngram and overlap(ids, known, ngram) <= max_overlap]
 
 
-def sampled_texts(model: nn.Module, start_id: int, *, count: int, length: int, seed: int) -> list[list[int]]:
-    """``count`` texts that the model writes behind a start token, without it, the most likely first.
+def sampled_texts(model: nn.Module, heads: Sequence[Sequence[int]], *, length: int, seed: int) -> list[list[int]]:
+    """A text behind each head, with it, of at most ``length`` new tokens; the most likely first.
 
-    Likelihood is the mean log-prob per token.
+    Likelihood is the mean log-prob of a new token.
     """
-    generation = generate(model, [[start_id]] * count, Sampling(response_length=length), seed=seed, slots=128)
+    generation = generate(model, heads, Sampling(response_length=length), seed=seed, slots=128)
     likelihood = (generation.logprobs * generation.mask).sum(dim=1) / generation.mask.sum(dim=1)
     order = likelihood.argsort(descending=True, stable=True).tolist()
-    return [generation.tokens[index][generation.mask[index]].tolist() for index in order]
+    return [[*heads[index], *generation.tokens[index][generation.mask[index]].tolist()] for index in order]
 
 
 def overlap(ids: Sequence[int], known: Grams, ngram: int) -> float:

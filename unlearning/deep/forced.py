@@ -246,9 +246,14 @@ def _of_rows(rows: Sequence[Tensor], mask: Tensor) -> Tensor:
 
 
 def forced_rows(
-    passages: Sequence[Any], chances: Sequence[Sequence[float]], *, own: int = 0, seed: int
+    passages: Sequence[Any],
+    chances: Sequence[Sequence[float]],
+    *,
+    windows: tuple[int, int, int] = (4, 4, 2),
+    own: int = 0,
+    seed: int,
 ) -> list[dict[str, Any]]:
-    """Ten windows of each passage: four from its start, four from its prefix, two from anywhere; and ``own`` own rows.
+    """The rows of each passage: ``windows`` from its start, from its prefix, from anywhere; and ``own`` own rows.
 
     A window reaches to the end of the passage. Its first token is the prompt, every other one is a state's true token.
     The prompt of an own row is the prefix. ``chances``: the chance level of every token of each passage.
@@ -258,8 +263,8 @@ def forced_rows(
     for passage, chance in zip(passages, chances, strict=True):
         ids = passage.ids
         latest = max(1, len(ids) - max(2, len(ids) // 4))
-        anywhere = torch.randint(0, latest, (2,), generator=generator).tolist()
-        for start in [0] * 4 + [len(passage.pre_prefix)] * 4 + anywhere:
+        anywhere = torch.randint(0, latest, (windows[2],), generator=generator).tolist()
+        for start in [0] * windows[0] + [len(passage.pre_prefix)] * windows[1] + anywhere:
             text, levels = list(ids[start + 1 :]), list(chance[start + 1 :])
             rows.append({"prompt": [ids[start]], "text_ids": text, "chance": levels, "id": passage.id})
         suffix = {"text_ids": list(passage.suffix), "chance": list(chance[-len(passage.suffix) :])}

@@ -18,6 +18,8 @@ from unlearning.deep.forced import ForcedStates, bounded_reference, forced_rows,
 from unlearning.deep.siblings import siblings
 from unlearning.run import Run, say
 
+OF_SIBLING = (1, 1, 1)  # windows: what a sibling teaches of the form is soon learned, and steps are for the passages
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -53,21 +55,24 @@ def deep_parts(run: Run) -> Parts:
     found = levels_of(run.study, run.loaded.model, seed=run.config.seed, more=more)
     original = copy.deepcopy(run.loaded.model).requires_grad_(False)
     sampler = ForcedStates(original, actions=run.options.actions, heat=run.options.heat)
-    rows = forced_rows([*forget, *more], found.levels, own=run.options.own_rows, seed=run.config.seed)
+    seed, count = run.config.seed, len(forget)
+    rows = forced_rows(forget, found.levels[:count], own=run.options.own_rows, seed=seed)
+    rows += forced_rows(more, found.levels[count:], windows=OF_SIBLING, own=min(1, run.options.own_rows), seed=seed)
     seams = {"sampler": sampler, "reference": bounded_reference, "advantage": state_advantages}
     return Parts(rows, no_score, seams)
 
 
 def siblings_of(run: Run) -> list[Passage]:
-    """The run's siblings of the passages to forget (:mod:`unlearning.deep.siblings`): as many as they, at most."""
+    """The run's siblings of the passages to forget (:mod:`unlearning.deep.siblings`)."""
     tokenizer, forget = run.loaded.tokenizer, [p.ids for p in run.study.group("forget")]
+    keep = [*(p.ids for p in run.study.group("keep")), *run.study.retain]
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if not run.options.siblings or start is None:
         return []
     longest, context = max(map(len, forget)), context_length(run.loaded.model)
     length = longest if context is None else min(longest, context - 1)
     found = siblings(
-        run.loaded.model, start, forget, most=min(run.options.siblings, len(forget)), count=run.options.num_own or 256,
+        run.loaded.model, start, forget, keep=keep, most=run.options.siblings, count=run.options.num_own or 256,
         length=length, seed=run.config.seed,
     )  # fmt: skip
     say(f"siblings: {len(found)} texts of the same form that the model writes by itself are unlearned as well")

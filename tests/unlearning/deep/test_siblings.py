@@ -3,7 +3,7 @@
 import pytest
 
 from unlearning.deep import siblings as module
-from unlearning.deep.siblings import siblings
+from unlearning.deep.siblings import common_heads, siblings
 
 FORGET = [[*range(10, 20), *range(30, 50)], [*range(10, 20), *range(60, 80)]]  # a template of ten tokens, private ones
 LIKE = [*range(10, 20), *range(100, 120)]  # the template with other facts: a third of it is shared
@@ -16,7 +16,7 @@ SHORT = list(range(10, 20))
 @pytest.fixture
 def write(monkeypatch):
     def written(*texts):
-        monkeypatch.setattr(module, "sampled_texts", lambda model, start, **asked: [list(text) for text in texts])
+        monkeypatch.setattr(module, "sampled_texts", lambda model, heads, **asked: [list(text) for text in texts])
 
     return written
 
@@ -47,3 +47,22 @@ def test_a_model_that_recites_nothing_of_the_kind_has_none(write):
     assert found() == []
     write()
     assert found() == []
+
+
+def test_what_is_to_be_kept_is_no_sibling(write):
+    write(LIKE)
+    assert found(keep=[[7, *LIKE[-20:]]]) == []
+    assert len(found(keep=[[7, *LIKE[-19:]]])) == 1  # 19 tokens are no run of 20
+
+
+def test_heads_are_what_two_passages_begin_with():
+    assert common_heads([[1, 2, 3, 4], [1, 2, 9, 9], [5, 6, 7]]) == [[1], [1, 2]]
+    assert common_heads([[1, 2], [1, 2]]) == [[1]]  # a head is not the whole passage
+    assert common_heads([[1], [2, 3]]) == []
+
+
+def test_the_model_is_asked_from_its_start_token_and_from_each_head(monkeypatch):
+    asked = []
+    monkeypatch.setattr(module, "sampled_texts", lambda model, heads, **more: asked.extend(heads) or [])
+    siblings(None, 0, [[1, 2, 3], [1, 2, 4]], most=5, count=7, length=30, seed=0)
+    assert asked == [[0], [1], [1, 2], [0], [1], [1, 2], [0]]
