@@ -8,7 +8,7 @@ BIN := .venv/bin
 
 demem: .venv/ready
 	rm -rf runs/lab
-	$(BIN)/python demem.py run --preset deep --out runs/lab
+	$(BIN)/python demem.py run --out runs/lab
 
 test: .venv/ready
 	$(BIN)/python -m pytest -q -m "not slow"

@@ -3,7 +3,8 @@
 The method (Kassem, Mahmoud and Saad, EMNLP 2023), in the order of the functions below:
 
     attack     prompt the model with the prefixes of memorised passages and see which suffixes come back
-    train      PPO with a negative-similarity reward on the forget set, with text to keep beside it
+    train      PPO on the forget set, with text to keep beside it: at every state of it (--preset deep, the default),
+               or with free rollouts and a negative-similarity reward, as published (--preset demem)
     evaluate   the same attack again, and what became of everything else
     report     before and after, as a table and as one HTML file
 
@@ -96,7 +97,7 @@ def train(
     page: LivePage | None = None,
     make: Callable[[Run, float], ppo.Trainer] | None = None,
 ) -> None:
-    """Train with PPO until the forget set cannot be extracted and its suffixes read like any stranger's.
+    """Train with PPO: all steps with the preset deep, else until the forget set cannot be extracted.
 
     ``page`` is shown at once and after every look at the forget set. The notebook's training never looks, so there it
     is shown after every step. ``make`` builds the trainer from the run and the chance floor; None:
@@ -286,7 +287,7 @@ def card(run: Run, before: Evaluation, after: Evaluation) -> str:
         "Chance floor, down to which it was trained": told_floor(run, before.summary),
         "PPO steps at most": run.options.most_steps,
     }
-    method = f"DeMem (PPO with a negative-similarity reward, preset {run.options.preset})"
+    method = f"{HOW[run.options.preset]} (--preset {run.options.preset})"
     forget, base = run.study.group("forget"), run.options.model
     return model_card(
         base=base, method=method, passages=forget, thresholds=thresholds, before=before, after=after, meta=run.meta()
@@ -299,6 +300,14 @@ def run_trace(parsed: argparse.Namespace) -> None:
     say(write_trace(make_trainer(run, floor_of(run)), run.out, asked, run.meta()))
     say(f"trace: {run.out / 'trace.html'}   numbers: {run.out / 'trace.json'}")
 
+
+HOW = {
+    "deep": "PPO at every state of the passages, towards the original with their tokens taken down to chance",
+    "demem": "DeMem: PPO with a negative-similarity reward, and a KL loss on text to keep",
+    "paper": "DeMem: PPO with the paper's reward and settings",
+    "paper-as-run": "DeMem as the paper's notebook ran it",
+    "grpo": "GRPO with a reward for responses that emit nothing forbidden",
+}  # what a model card says of a preset
 
 ON_A_RUN: dict[str, Callable[[Run], None]] = {
     "run": run_all,

@@ -1,7 +1,7 @@
 """All data of an unlearning experiment: passages in groups, text to keep, text to test on.
 
-The lab has all of it. Other passages may name their groups. If they do not, they are split into *forget* and
-*forget_holdout* (and *never*, on request), so that no two groups share a 20-gram. Without text to keep, Python's
+The lab has all of it. Other passages may name their groups. If they do not, all of them are to be forgotten; on request
+some are drawn into *forget_holdout* and *never*, which share no 20-gram. Without text to keep, Python's
 documentation is used. This module knows token ids and files, and nothing about models or training.
 """
 
@@ -64,11 +64,11 @@ def load_study(
 ) -> Study:
     """The data of an experiment, from ``data`` ("lab", a folder of challenge .npy files, a .csv or .jsonl file).
 
-    ``retain``: text or JSONL files; () means Python's documentation. If the data names no groups, ``num_forget``,
-    ``num_holdout`` and ``num_never`` passages (None: 32, 32, 0) are drawn by ``seed``; ``num_never`` does not change
-    the draw of the other two. ``secrets``: None, "pii", "none" or "re:PATTERN" (:mod:`data.secrets`). ValueError names
-    the file, the place and the remedy. A RuntimeWarning tells of passages that share a run of 20 tokens with another
-    group, with the text to keep or with the held-out text.
+    ``retain``: text or JSONL files; () means Python's documentation. If the data names no groups, they are drawn by
+    ``seed`` (:func:`draw_groups`); without any of the numbers all passages are to be forgotten. ``secrets``: None,
+    "pii", "none" or "re:PATTERN" (:mod:`data.secrets`). ValueError names the file, the place and the remedy. A
+    RuntimeWarning tells of passages that share a run of 20 tokens with another group, with the text to keep or with the
+    held-out text.
     """
     if retain:
         chunks = load_retain(retain, tokenizer, GENERAL_TOKENS)
@@ -92,8 +92,8 @@ def load_study(
     else:
         passages = draw_groups(
             rows,
-            num_forget=32 if num_forget is None else num_forget,
-            num_holdout=32 if num_holdout is None else num_holdout,
+            num_forget=num_forget,
+            num_holdout=num_holdout or 0,
             num_never=num_never or 0,
             seed=seed,
         )
@@ -134,19 +134,25 @@ def _warn(passages: Sequence[Passage], found: Sequence[int], where: str, harm: s
 
 
 def draw_groups(
-    rows: Sequence[Passage], *, num_forget: int, num_holdout: int, num_never: int, seed: int
+    rows: Sequence[Passage], *, num_forget: int | None, num_holdout: int, num_never: int, seed: int
 ) -> list[Passage]:
-    """Draw passages into the groups forget, forget_holdout and never. No two groups share a 20-gram.
+    """Draw passages into the groups forget, forget_holdout and never.
 
-    The never group is drawn last, from rows that share no 20-gram with the others. ValueError for too few rows.
+    With ``num_forget`` no two groups share a 20-gram, and no two of the passages do. The never group is drawn last, so
+    that its number does not change the others. Without it, all that the other two leave is to be forgotten, whatever it
+    shares with them. ValueError for too few rows.
     """
-    groups = leak_free_split(rows, {"forget": num_forget, "forget_holdout": num_holdout}, seed=seed)
+    sizes = {"forget": num_forget or 0, "forget_holdout": num_holdout}
+    groups = leak_free_split(rows, asked, seed=seed) if (asked := {n: s for n, s in sizes.items() if s}) else {}
     if num_never:
         taken = {p.id for members in groups.values() for p in members}
         labels = ngram_groups([p.ids for p in rows])
         used = {label for p, label in zip(rows, labels, strict=True) if p.id in taken}
         rest = [p for p, label in zip(rows, labels, strict=True) if label not in used]
         groups |= leak_free_split(rest, {"never": num_never}, seed=seed)
+    if num_forget is None:
+        taken = {p.id for members in groups.values() for p in members}
+        groups = {"forget": [p for p in rows if p.id not in taken], **groups}
     return [replace(p, group=name) for name, members in groups.items() for p in members]
 
 

@@ -1,4 +1,4 @@
-"""The rewards of DeMem by name: the paper's, and our default recipe.
+"""The rewards of DeMem by name: the paper's, and our own.
 
 The paper's reward is minus a similarity to the true suffix, nothing else. Empty, looping or garbled text wins it, and
 it goes on paying below the similarity that a model reaches by chance. Our recipe closes both loopholes: guards and a

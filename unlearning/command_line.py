@@ -8,8 +8,8 @@ words, not what the commands do.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from functools import partial
 from itertools import chain
@@ -23,6 +23,7 @@ from unlearning.compare.comparison import Comparison
 from unlearning.options import (
     DATA,
     EVALUATION,
+    MEMORISE,
     MEMORISING,
     PPO_KNOBS,
     PPO_MACHINE,
@@ -31,6 +32,7 @@ from unlearning.options import (
     STOPPING,
     Options,
 )  # fmt: skip
+from unlearning.run import DEEP_RATE, DEEP_WIDTH
 from unlearning.trace import OUT as TRACE_OUT
 from unlearning.trace import TraceOptions
 
@@ -38,9 +40,15 @@ DEFAULT = "run"  # the command where none is named
 
 # What --help shows as the default of a knob: the preset's, and what a run takes from its data.
 OF_DEFAULT_PRESET = {
-    **PRESETS["default"],
+    **PRESETS[Options.preset],
+    "learning_rate": f"{DEEP_RATE:g}, less for a model wider than {DEEP_WIDTH}",
+    "total_steps": "fitted to --steps",
     "response_length": "the usual suffix's",
-    "min_response_length": "response_length",
+}
+OF_MEMORISE = {**OF_DEFAULT_PRESET, **MEMORISE}
+OF_COMPARE = dict.fromkeys(PRESETS[Options.preset], "each preset's") | {
+    "learning_rate": "each preset's",
+    "response_length": "the usual suffix's",
 }
 
 
@@ -86,6 +94,7 @@ class Command:
     behind: tuple[Group, ...] = ()
     refused: tuple[str, ...] = ()
     out: str = Options.out  # the folder where none is named
+    defaults: Mapping[str, Any] = field(default_factory=lambda: OF_DEFAULT_PRESET)  # what the help shows
 
     def names(self) -> tuple[str, ...]:
         """The fields of all options, each once."""
@@ -105,7 +114,8 @@ MEASURING = Group("evaluation", EVALUATION)
 HERE = Group("machine and seed", ("device", "dtype"), ("seed",))
 MACHINE = Group("machine and seed", ("device", "dtype"), ("seed", *PPO_MACHINE))
 COMPARED = Group("machine and seed", ("device",), ("seed", *PPO_MACHINE))  # the rivals' plain Adam needs float32
-KNOBS = Group("PPO (the defaults are those of --preset default)", config=PPO_KNOBS)
+KNOBS = Group(f"PPO (the defaults are those of --preset {Options.preset})", config=PPO_KNOBS)
+EACH = Group("PPO, of the methods that are PPO", config=PPO_KNOBS)
 RUN = (Group("what to work on", (*DATA, "out", "resume", "live")), STOP, TRAINING, MEASURING, MACHINE, KNOBS)
 
 COMMANDS: dict[str, Command] = {
@@ -127,7 +137,7 @@ COMMANDS: dict[str, Command] = {
             Group("memorising", MEMORISING, ("learning_rate", "minibatch", "prompts_per_step")),
             Group("machine and seed", ("device",), ("seed", "autocast")),
         ),
-        (Group("whose settings are the defaults", ("preset",)),),
+        defaults=OF_MEMORISE,
     ),
     "attacks": Command(
         "try what a determined attacker would, on the model before and after unlearning",
@@ -148,11 +158,12 @@ COMMANDS: dict[str, Command] = {
             Group("attacks on every point, with --attacks", more=AttackOptions),
         ),
         (
-            Group("DeMem's recipe", tuple(name for name in RECIPE if name not in ("lora_rank", "encoder"))),
-            KNOBS,
+            Group("the recipe", tuple(name for name in RECIPE if name not in ("lora_rank", "encoder"))),
+            EACH,
             *rest_of_ppo(),
         ),
         refused=("preset", "lora_rank"),
+        defaults=OF_COMPARE,
     ),
     "trace": Command(
         "open one PPO step up, token by token, as text and as a page",
@@ -211,7 +222,7 @@ def _add_command(below: Any, name: str, command: Command, is_whole: bool) -> arg
         formatter_class=partial(argparse.HelpFormatter, max_help_position=32),
     )
     parser.add_argument("--help-all", action="store_true", help="show every option of this command and exit")
-    defaults = {**OF_DEFAULT_PRESET, "out": command.out}
+    defaults = {**command.defaults, "out": command.out}
     for groups, is_shown in ((command.shown, True), (command.behind, is_whole)):
         for group in groups:
             place = parser.add_argument_group(group.title)

@@ -26,14 +26,14 @@ class Options:
     data: str = "lab"  # lab, a folder of challenge .npy files, a .csv or a .jsonl file
     data_split: str | None = None  # which of a folder's .npy files; none: the only one, or val
     retain: tuple[str, ...] = ()  # text or .jsonl files to keep; none: Python's own documentation
-    num_forget: int | None = None  # passages to unlearn, where the data names no groups; none: 32
-    num_holdout: int | None = None  # memorised passages that unlearning never sees, sharing no 20-gram; none: 32
+    num_forget: int | None = None  # passages to unlearn, where the data names no groups; none: all that are left
+    num_holdout: int | None = None  # memorised passages that unlearning never sees, sharing no 20-gram; none: 0
     secrets: str | None = None  # pii, none, or re: with a regular expression; none: the data's own, or an estimate
     num_never: int | None = None  # passages that the model never saw, for the chance floor; none: 0
     # Folder
     out: str = "runs/demem"  # folder of the run
     # Recipe
-    preset: str = "default"  # default, deep, paper, grpo, or paper-as-run: the paper's notebook with its flaws
+    preset: str = "deep"  # deep, demem, paper, grpo, or paper-as-run: the paper's notebook with its flaws
     encoder: str | None = None  # encoder of the paper's BERTScore, a hub id or folder; none: BLEU
     fluency_weight: float = 0.0  # reward lost for a nat per token outside the fluency band; 0: no band
     fluency_low: float = 0.5  # nats per token under the original model; loops and memorised text lie below
@@ -42,7 +42,7 @@ class Options:
     actions: int = 32  # of preset deep: tokens drawn at each state of a passage
     heat: float = 2.0  # of preset deep: what divides the logits where the policy is certain of the true token
     own_rows: int = 5  # of preset deep: continuations of the policy itself beside ten windows of each passage
-    siblings: int = 0  # of preset deep: at most so many texts of that form, recited by the model, are unlearned, too
+    siblings: int = 64  # of preset deep: at most so many texts of that form, recited by the model, are unlearned, too
     windows: int | None = None  # places of a passage to train on, half a suffix apart; none: 2 (paper: 1, the suffix)
     # Stopping
     steps: int | None = None  # PPO steps at most; none: 60 (paper-as-run: 4)
@@ -69,7 +69,7 @@ class Options:
     def __post_init__(self) -> None:
         check_types(self)
         check_secrets_option(self.secrets)
-        for name in ("el_passages", "num_forget", "num_holdout", "steps", "check_every", "memorise_epochs", "windows"):
+        for name in ("el_passages", "num_forget", "steps", "check_every", "memorise_epochs", "windows"):
             value = getattr(self, name)
             require(value is None or value >= 1, self, name, "must be at least 1")
         counts = (
@@ -79,6 +79,7 @@ class Options:
             "memorise_beside",
             "num_own",
             "num_samples",
+            "num_holdout",
             "num_never",
             "el_stride",
             "near_passes",
@@ -150,20 +151,24 @@ PPO_KNOBS = ("prompts_per_step", "minibatch", "epochs", "learning_rate", "value_
              "retain_coef", "retain_sequences", "response_length", "temperature", "policy_clip")  # fmt: skip
 PPO_MACHINE = ("microbatch", "autocast", "gradient_checkpointing", "sharding", "save_every_steps")
 
+# Of ``memorise``, which is plain fine-tuning.
+MEMORISE = {"prompts_per_step": 64, "minibatch": 32, "learning_rate": 2e-4}
+
 PRESETS: dict[str, dict[str, Any]] = {
-    # Ours. A KL penalty to the model that memorised would defend every memorised token. A KL loss on text to keep
-    # takes its place. Every token gets the BLEU that it adds. The reward ends at the chance floor.
-    "default": {
+    # Free rollouts and the paper's idea of a reward. A KL penalty to the model that memorised would defend every
+    # memorised token. A KL loss on text to keep takes its place. Every token gets the BLEU that it adds. The reward
+    # ends at the chance floor.
+    "demem": {
         "prompts_per_step": 64, "minibatch": 32, "epochs": 2, "learning_rate": 2e-4, "kl_coef": 0.0,
         "retain_coef": 2.5, "retain_loss": "kl", "retain_sequences": 12, "retain_tokens": 152,
         "detach_value_head": True, "value_learning_rate": 1e-3, "value_clip": None, "gae_lambda": 0.9,
         "save_every_steps": 10,
     },
     # Ours, at every state of the passages (unlearning/deep). The score is 0, and KL to the bounded reference is all of
-    # the reward. The learning rate falls to a tenth at the last step; unlearning/run.py fits total_steps to --steps.
+    # the reward. unlearning/run.py adds learning_rate, which falls to a tenth at the last step, and fits total_steps.
     "deep": {
-        "prompts_per_step": 32, "minibatch": 16, "epochs": 2, "learning_rate": 6e-4, "schedule": "linear",
-        "total_steps": 67, "policy_clip": 0.3, "kl_coef": 1.0, "kl_controller": "fixed", "value_head": "none",
+        "prompts_per_step": 32, "minibatch": 16, "epochs": 2, "schedule": "linear", "total_steps": 67,
+        "policy_clip": 0.3, "kl_coef": 1.0, "kl_controller": "fixed", "value_head": "none",
         "retain_coef": 3.3, "retain_loss": "kl", "retain_sequences": 12, "retain_tokens": 152, "save_every_steps": 10,
     },
     # The paper's settings on this engine: KL acts, no token of a prompt is an action, empty text is no success.

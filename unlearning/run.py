@@ -13,6 +13,8 @@ from pathlib import Path
 from statistics import median_high
 from typing import Any
 
+from torch import nn
+
 import ppo
 from data.study import Study, check_fits, load_study
 from eval.provenance import provenance
@@ -21,12 +23,13 @@ from models.load import LoadedModel, load
 from ppo.distributed import Processes
 from ppo.io.options import given_values
 from ppo.io.visible import visible
-from ppo.lm.backbone import context_length, vocabulary_size
+from ppo.lm.backbone import Backbone, context_length, vocabulary_size
 from ppo.lm.device import resolve_device, resolve_dtype
 from rewards.bertscore import BertScore
-from unlearning.options import OF_ATTACK, PRESETS, Options
+from unlearning.options import MEMORISE, OF_ATTACK, PRESETS, Options
 
 LAST_RATE = 0.1  # of the learning rate, with preset deep, at the last step
+DEEP_RATE, DEEP_WIDTH = 6e-4, 176  # the learning rate of preset deep, tuned on the lab, and the lab's width
 
 
 @dataclass(frozen=True)
@@ -88,11 +91,11 @@ def load_run(options: Options, changes: Mapping[str, Any], processes: Processes)
         raise ValueError(f"--data {options.data} has no passage in the group 'forget': there is nothing to unlearn")
     usual = median_high(len(p.suffix) for p in study.group("forget"))
     config = ppo.Config.from_dict({"response_length": usual, **changes})
-    if options.preset in ("default", "grpo") and "min_response_length" not in changes:
+    if options.preset in ("demem", "grpo") and "min_response_length" not in changes:
         # Otherwise the policy learns to end early: a short text has little right and nothing wrong.
         config = config.replace(min_response_length=config.response_length)
-    if options.is_deep and config.total_steps == PRESETS["deep"]["total_steps"]:
-        config = config.replace(total_steps=round(options.most_steps / (1 - LAST_RATE)))
+    if options.is_deep:
+        config = config.replace(**deep_schedule(options, loaded.model, changes))
     if options.is_deep and config.sharding != "none" and not config.gather_for_rollouts:
         raise ValueError("--preset deep asks the whole model at its states: leave --gather-for-rollouts on")
     if options.lora_rank and config.sharding != "none":
@@ -101,6 +104,19 @@ def load_run(options: Options, changes: Mapping[str, Any], processes: Processes)
     device = next(loaded.model.parameters()).device
     encoder = BertScore.load(options.encoder, device=device) if options.encoder else None
     return Run(options, config, loaded, study, encoder, processes)
+
+
+def deep_schedule(options: Options, model: nn.Module, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The learning rate of preset deep, unless it was ``given``, and the steps of its fall, unless they were changed.
+
+    A wide model takes smaller steps: Adam moves every weight alike, so that the change of a layer's output grows with
+    the number of its inputs (Yang et al., Tensor Programs V). The rate falls as one over the width, from the lab's.
+    """
+    rate = DEEP_RATE * min(1.0, DEEP_WIDTH / Backbone(model).hidden_size)
+    own: dict[str, Any] = {} if "learning_rate" in given else {"learning_rate": rate}
+    if given.get("total_steps") == PRESETS["deep"]["total_steps"]:
+        own["total_steps"] = round(options.most_steps / (1 - LAST_RATE))
+    return own
 
 
 def load_model(options: Options, spec: str | Path) -> LoadedModel:
@@ -125,18 +141,24 @@ def read_options(command: str, parsed: argparse.Namespace) -> tuple[Options, dic
         check_same(saved, {name: value for name, value in given.items() if name in OF_ATTACK}, {})
     else:
         check_same(saved, given, given_config)
-    options, changes = join_settings(saved, given, given_config)
+    options, changes = join_settings(saved, given, given_config, MEMORISE if command == "memorise" else None)
     check_folder(out, is_new=is_new or not saved)
     return options, changes
 
 
 def join_settings(
-    saved: Mapping[str, Any], given: Mapping[str, Any], given_config: Mapping[str, Any]
+    saved: Mapping[str, Any],
+    given: Mapping[str, Any],
+    given_config: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None = None,
 ) -> tuple[Options, dict[str, Any]]:
-    """The options and config changes: what was given, else the folder's config.json (``saved``), else the preset."""
+    """The options and config changes: what was given, else the folder's config.json (``saved``), else ``defaults``.
+
+    None: those of the preset.
+    """
     options = Options(**{**saved.get("options", {}), "resume": False, "live": False, **given})
     is_same_preset = options.preset == saved.get("options", {}).get("preset")
-    changes = {**(saved["config"] if is_same_preset else PRESETS[options.preset]), **given_config}
+    changes = {**(saved["config"] if is_same_preset else defaults or PRESETS[options.preset]), **given_config}
     ppo.Config.from_dict(changes)  # a wrong setting is found before a model is loaded
     return options, changes
 

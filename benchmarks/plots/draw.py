@@ -40,7 +40,7 @@ WORST_OF_3 = "worst of 3: the most of greedy, sampled and (n,p) extraction"
 RELEARNED = "relearned"
 LINES = {"base": ("DeMem", "o", "-"), "distil": ("distillation", "s", "--")}
 SHORT = {
-    "base": "the default recipe",
+    "base": "DeMem's recipe",
     "kl-plain": "KL penalty to the original",
     "kl-counterfactual": "KL to the counterfactual",
     "no-retain": "no text to keep",
@@ -110,7 +110,7 @@ def methods_figure(points: Sequence[Point]) -> Figure | None:
 
 
 def ingredients_figure(rows: Sequence[Row]) -> Figure | None:
-    """A row a variant. The dashed line: the default recipe."""
+    """A row a variant. The dashed line: DeMem's recipe."""
     chosen = {n: r for n, r in select(rows).items() if r.seeds and n != "original"}
     if "base" not in chosen or len(chosen) < 2:
         return None

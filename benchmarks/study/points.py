@@ -31,7 +31,7 @@ PARTS = ("ingredients", "size", "repeats", "shapes")
 NUM_SEEDS = 3
 MINUTES = {"evaluation": 0.25, "ppo step": 0.092, "distillation step": 0.043, "own text": 0.35, "graded lab": 14.0}
 """On one core. An estimate starts from these where the folder has no point to learn from; they are no result."""
-USUAL_STEPS = 48  # of the default recipe until it stops
+USUAL_STEPS = 48  # of DeMem's recipe until it stops
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def options_of(variant: Variant, settings: Settings) -> dict[str, Any]:
 def changes_of(variant: Variant, settings: Settings, seed: int) -> dict[str, Any]:
     """What differs from ``ppo.Config``'s defaults."""
     small = SMALL_BATCHES if settings.small_batches else {}
-    return {**PRESETS["default"], **variant.config, **small, "seed": seed}
+    return {**PRESETS["demem"], **variant.config, **small, "seed": seed}
 
 
 def distil_steps_of(variant: Variant, settings: Settings) -> int:

@@ -101,7 +101,7 @@ def select(rows: Sequence[Row], *, lab: str = "lab", size: int | None = SIZE) ->
 
 
 def ingredients_page(rows: Sequence[Row]) -> str | None:
-    """Every variant beside the default recipe."""
+    """Every variant beside DeMem's recipe."""
     chosen = select(rows)
     if "base" not in chosen:
         return None
@@ -110,12 +110,12 @@ def ingredients_page(rows: Sequence[Row]) -> str | None:
         table.append([f"`{name}`", label(row), str(row.seeds), *cells_of(row)])
     parts = [
         "# What each ingredient adds",
-        f"The lab, {SIZE} forget records; one ingredient of the default recipe switched at a time. {LEGEND}",
+        f"The lab, {SIZE} forget records; one ingredient of DeMem's recipe switched at a time. {LEGEND}",
         markdown(table),
     ]
     others = [r for n, r in chosen.items() if n not in ("base", ORIGINAL) and r.seeds >= NUM_SEEDS]
     if others and chosen["base"].seeds >= NUM_SEEDS:
-        parts += ["## Against the default recipe", chance_line(others, chosen["base"])]
+        parts += ["## Against DeMem's recipe", chance_line(others, chosen["base"])]
         parts += ["\n".join(f"- `{r.variant}`: {difference(r, chosen['base'])}" for r in others)]
     if warm := warm_lines(chosen):
         about = (

@@ -75,13 +75,14 @@ class Workshop:
     def prepare(self, point: Point) -> Run:
         """The run of a point: model, passages, config."""
         options: dict[str, Any] = {"num_samples": self.settings.num_samples}
-        changes: dict[str, Any] = {**PRESETS["default"], "seed": point.seed}
+        changes: dict[str, Any] = {**PRESETS["demem"], "seed": point.seed}
         if point.variant != ORIGINAL:
             variant = VARIANTS[point.variant]
             options = options_of(variant, self.settings)
             changes = changes_of(variant, self.settings, point.seed)
         out = str(self.work / point.key)
-        run = load_run(Options(model=self.model(point), out=out, **options), changes, Processes())
+        asked = Options(**{"model": self.model(point), "out": out, "preset": "demem", **options})
+        run = load_run(asked, changes, Processes())
         study = shrunk(run.study, self.settings.share) if self.settings.share > 1 else run.study
         study = resized(study, point.size // self.settings.share)
         if point.lab == "graded":

@@ -1,4 +1,4 @@
-"""What the lab study switches: DeMem's default recipe with one ingredient, or the model that it starts from, changed.
+"""What the lab study switches: DeMem's recipe with one ingredient, or the model that it starts from, changed.
 
 A variant is a change of :class:`unlearning.options.Options`, of :class:`ppo.Config`, of the reward, of the KL
 reference, or a distillation before the first PPO step. This module knows how to switch, not how to train or to measure.
@@ -65,7 +65,7 @@ class Variant:
 
 
 def dense_bleu(setting: Setting) -> Reward:
-    """The default recipe's reward."""
+    """DeMem's recipe's reward."""
     return presets.default(bleu_floor=setting.floor, dense="words", decode=setting.run.loaded.decode)
 
 
@@ -144,7 +144,7 @@ _KL = {"kl_coef": 0.2}  # and the paper's adaptive controller
 _AFTER = {"steps": WARM_STEPS, "check_every": WARM_STEPS + 1}  # no look, so no early end: the forgetting is done
 
 VARIANTS: dict[str, Variant] = {
-    "base": Variant("the default recipe"),
+    "base": Variant("DeMem's recipe"),
     "kl-plain": Variant("a KL penalty to the original on forget prompts, the paper's", config=_KL),
     "kl-counterfactual": Variant(
         "the same penalty, but to the counterfactual reference", config=_KL, reference="counterfactual"

@@ -83,14 +83,14 @@ def test_no_two_variants_are_the_same_and_all_are_valid():
     settings = Settings()
     wanted = []
     for name, variant in VARIANTS.items():
-        Options(**options_of(variant, settings))
+        Options(**{"preset": "demem", **options_of(variant, settings)})
         ppo.Config.from_dict(changes_of(variant, settings, 0))
         known = asked(Point(name), settings)
         wanted.append({k: v for k, v in known.items() if k != "variant"})
     assert all(a != b for i, a in enumerate(wanted) for b in wanted[:i])
     assert VARIANTS["base"].config == {}
     assert VARIANTS["base"].options == {}
-    assert changes_of(VARIANTS["base"], settings, 4) == {**PRESETS["default"], "seed": 4}
+    assert changes_of(VARIANTS["base"], settings, 4) == {**PRESETS["demem"], "seed": 4}
 
 
 def test_a_point_is_current_until_it_is_asked_for_otherwise(monkeypatch):
@@ -99,7 +99,7 @@ def test_a_point_is_current_until_it_is_asked_for_otherwise(monkeypatch):
     assert not is_current(known, QUICK)
     assert not is_current({"asked": {"variant": "hot"}}, Settings())
     assert not is_current({**known, "asked": {**known["asked"], "variant": "gone"}}, Settings())
-    monkeypatch.setitem(PRESETS["default"], "epochs", 3)
+    monkeypatch.setitem(PRESETS["demem"], "epochs", 3)
     assert not is_current(known, Settings())
 
 

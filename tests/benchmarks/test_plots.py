@@ -28,7 +28,7 @@ def test_a_range_and_a_mean_for_every_variant():
     figure = plots.ingredients_figure(make_rows(points))
     assert figure is not None
     keep = figure.axes[2]
-    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["the default recipe", "rollouts at 1.3"]
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["DeMem's recipe", "rollouts at 1.3"]
     lines = {tuple(map(float, line.get_xdata())) for line in keep.lines}
     assert (0.7, 0.9) in lines
     assert (1.0, 1.0) in lines

@@ -38,7 +38,7 @@ def test_better_and_worse_need_all_seeds_on_one_side():
     assert "85.0 % [80.0, 90.0]" in page
     fewer = ingredients_page(make_rows([p for p in points if p["asked"]["seed"] < 2]))
     assert fewer is not None
-    assert "Against the default recipe" not in fewer  # two seeds say too little
+    assert "Against DeMem's recipe" not in fewer  # two seeds say too little
     assert make_rows(points[1:]) == []  # nothing to hold them against
 
 

@@ -44,6 +44,23 @@ def test_groups_in_the_data_are_kept(tmp_path, letters, group):
         load_study(data, letters, 128, num_forget=1)
 
 
+def test_rows_without_groups_and_numbers_are_all_to_be_forgotten(tmp_path, letters):
+    data = write_rows(tmp_path / "rows.jsonl", 20)
+    study = load_study(data, letters, 128)
+    assert [p.group for p in study.passages] == ["forget"] * 20
+    assert study.num_left_out == 0
+
+
+def test_without_its_number_the_forget_group_is_all_that_the_others_leave(tmp_path, letters):
+    data = write_rows(tmp_path / "rows.jsonl", 20)
+    study = load_study(data, letters, 128, num_holdout=4, num_never=3)
+    assert [len(study.group(name)) for name in ("forget", "forget_holdout", "never")] == [13, 4, 3]
+    assert len({p.id for p in study.passages}) == 20
+    study = load_study(data, letters, 128, num_forget=5)
+    assert [p.group for p in study.passages] == ["forget"] * 5
+    assert study.num_left_out == 15
+
+
 def test_groups_are_named_by_all_rows_or_by_none(tmp_path, letters):
     path = tmp_path / "rows.jsonl"
     write_rows(path, 1)

@@ -37,7 +37,7 @@ def fails(capsys, *arguments):
         (["--num-forget", "8"], "lab names the group of every passage"),
         (["--encoder", "some/encoder"], "Options.encoder='some/encoder' goes with --preset paper"),
         (["--fluency-low", "7"], "Options.fluency_low=7.0 must lie between 0 and fluency_high"),
-        (["--preset", "best"], "Options.preset='best' must be one of default, deep, paper"),
+        (["--preset", "best"], "Options.preset='best' must be one of demem, deep, paper"),
         (["--model", "/nonexistent/model"], "/nonexistent/model"),
         (["--data", "/nonexistent/data.csv"], "/nonexistent/data.csv"),
         (["--retain", "/nonexistent/notes.txt"], "/nonexistent/notes.txt"),
@@ -69,7 +69,7 @@ def test_a_folder_in_use_is_refused(tmp_path, capsys):
 
 
 def test_a_run_goes_on_with_its_own_settings(tmp_path, capsys):
-    config = demem.ppo.Config(**PRESETS["default"])
+    config = demem.ppo.Config(**PRESETS["demem"])
     write_json(tmp_path / "config.json", {"options": {"steps": 5, "model": "lab"}, "config": config.to_dict()})
     line = fails(capsys, "run", "--resume", "--learning-rate", "1e-3", "--out", str(tmp_path))
     assert "--learning-rate 0.001 is not this run's 0.0002" in line
@@ -77,7 +77,7 @@ def test_a_run_goes_on_with_its_own_settings(tmp_path, capsys):
 
 
 def test_a_damaged_folder_is_named(tmp_path, capsys):
-    config = demem.ppo.Config(**PRESETS["default"])
+    config = demem.ppo.Config(**PRESETS["demem"])
     write_json(tmp_path / "config.json", {"options": {"model": "lab"}, "config": config.to_dict()})
     write_json(tmp_path / "evaluation.json", {"meta": {}})
     (tmp_path / "passages.jsonl").write_text("{}\n")
@@ -149,7 +149,7 @@ def write_rows(path, count):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("preset", "label"), [("default", "extracted="), ("paper-as-run", "score=")])
+@pytest.mark.parametrize(("preset", "label"), [("demem", "extracted="), ("paper-as-run", "score=")])
 def test_a_training_can_be_watched(tmp_path, capsys, monkeypatch, preset, label):
     data, out, shown = write_rows(tmp_path / "rows.jsonl", 8), tmp_path / "run", []
     show = demem.LivePage.show
@@ -168,7 +168,7 @@ def test_a_training_can_be_watched(tmp_path, capsys, monkeypatch, preset, label)
     line = capsys.readouterr().err
     assert "1/2 [" in line
     assert label in line
-    if preset == "default":  # known from the attack before the first step is over
+    if preset == "demem":  # known from the attack before the first step is over
         assert "extracted=" in next(part for part in line.split("\r") if "0/2 [" in part and "extracted" in part)
 
 

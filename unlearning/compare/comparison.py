@@ -131,8 +131,9 @@ def compare(parsed: argparse.Namespace, *, train: Train, text_to_keep: Keep) -> 
     ``train`` and ``text_to_keep`` are DeMem's own.
     """
     comparison = Comparison(**given_values(parsed, Comparison))
-    options, changes = Options(**given_values(parsed, Options)), given_values(parsed, ppo.Config)
-    require(options.preset == "default", options, "preset", "is a method here: --methods paper,paper-as-run")
+    given, changes = given_values(parsed, Options), given_values(parsed, ppo.Config)
+    options = Options(**{"preset": "demem", **given})
+    require("preset" not in given, options, "preset", "is a method here: --methods deep,demem,paper")
     require(not options.lora_rank, options, "lora_rank", "is a method here: --methods demem-lora")
     is_lab = options.model == "lab" and options.data == "lab"
     for name in comparison.names:
@@ -143,7 +144,7 @@ def compare(parsed: argparse.Namespace, *, train: Train, text_to_keep: Keep) -> 
         if preset in comparison.names:
             ppo.Config.from_dict(settings_of(preset, changes))
     attacker = read_attacker(parsed)
-    run = load_run(options, {**PRESETS["default"], **changes}, Processes())
+    run = load_run(options, {**PRESETS["demem"], **changes}, Processes())
     sizes = sizes_of(comparison, run.study)
     if "relearning" in attacker.names:
         for size in sizes:

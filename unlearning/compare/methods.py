@@ -218,9 +218,9 @@ def _retrained(kind: RetrainedKind, inputs: Inputs, value: float, seed: int) -> 
 
 METHODS: dict[str, Method] = {
     "original": Method("original", _original, is_seeded=False),
-    "demem": Method("training", partial(_demem, "default", "retain_coef"), "retain_coef", (5.0, 2.5, 1.25), 2.5),
+    "demem": Method("training", partial(_demem, "demem", "retain_coef"), "retain_coef", (5.0, 2.5, 1.25), 2.5),
     "deep": Method("training", partial(_demem, "deep", "retain_coef"), "retain_coef", (6.6, 3.3, 1.65), 3.3),
-    "demem-lora": Method("training", partial(_demem, "default", "lora_rank"), "lora_rank", (4, 16, 64), 16),
+    "demem-lora": Method("training", partial(_demem, "demem", "lora_rank"), "lora_rank", (4, 16, 64), 16),
     "paper": Method("training", partial(_demem, "paper", "steps"), "steps", (4, 15, 60), 60),
     "paper-as-run": Method("training", partial(_demem, "paper-as-run", "steps"), "steps", (1, 2, 4), 4),
     "ul": Method("training", _ascent, "learning_rate", (2e-5, 5e-5, 1e-4), 5e-5, is_seeded=False),

@@ -39,10 +39,11 @@ class Unlearn:
     train: Train
 
     def __call__(self, preset: str, knob: str, value: float, folder: Path, seed: int) -> UnlearnedModel:
-        more = {knob: round(value)} if knob in ("steps", "lora_rank") else {}
+        own = {knob: round(value)} if knob in ("steps", "lora_rank") else {}
+        of_rollouts = {"windows": None, "fluency_weight": 0.0} if preset == "deep" else {}  # deep has neither
         is_begun = (folder / "config.json").is_file()
-        options = replace(self.run.options, preset=preset, out=str(folder), resume=is_begun, **more)
-        config = settings_of(preset, self.changes) | {"seed": seed} | ({} if more else {knob: value})
+        options = replace(self.run.options, preset=preset, out=str(folder), resume=is_begun, **own, **of_rollouts)
+        config = settings_of(preset, self.changes) | {"seed": seed} | ({} if own else {knob: value})
         if options.lora_rank:
             config["learning_rate"] = LORA_RATE * float(config["learning_rate"])
         run = replace(load_run(options, config, Processes()), study=self.run.study)

@@ -7,10 +7,12 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import demem
 from ppo.log import read_jsonl
-from unlearning.options import PRESETS
+from unlearning.options import PRESETS, Options
+from unlearning.run import deep_schedule
 from unlearning.trace import choose_texts
 
 NAMES = ["Oda Brix", "Levin Tarr", "Mirja Quell", "Pavel Onder", "Runa Stahl", "Ivo Kestrel", "Tove Lamm", "Arlo Wint"]
@@ -34,7 +36,7 @@ def records(tmp_path):
 
 
 def run(records, out, *more):
-    return demem.main(["run", "--preset", "deep", "--data", records, "--out", str(out), *SHORT, *more])
+    return demem.main(["run", "--data", records, "--out", str(out), *SHORT, *more])
 
 
 def test_a_run_from_attack_to_report(records, tmp_path, capsys):
@@ -49,6 +51,22 @@ def test_a_run_from_attack_to_report(records, tmp_path, capsys):
     settings = json.loads((tmp_path / "run" / "config.json").read_text())
     assert settings["config"]["total_steps"] == 4  # 4 steps, and a tenth of the rate left
     assert (tmp_path / "run" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(("width", "rate"), [(88, 6e-4), (176, 6e-4), (352, 3e-4), (704, 1.5e-4)])
+def test_a_wide_model_takes_smaller_steps(make_gpt2, width, rate):
+    model, preset = make_gpt2(width), PRESETS["deep"]
+    assert deep_schedule(Options(steps=9), model, preset) == {"learning_rate": pytest.approx(rate), "total_steps": 10}
+    given = {**preset, "learning_rate": 1e-5, "total_steps": 33}
+    assert deep_schedule(Options(steps=9), model, given) == {}
+
+
+@pytest.fixture
+def make_gpt2():
+    def make(width):
+        return GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=width, n_head=1, vocab_size=50, n_positions=8))
+
+    return make
 
 
 @pytest.mark.slow
