@@ -134,7 +134,7 @@ def _distil(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
 
 
 def _distil_deep(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
-    found = levels_of(inputs.run.study, inputs.model, seed=seed)
+    found = levels_of(inputs.run.study, inputs.model, inputs.run.loaded.tokenizer.decode, seed=seed)
     unlearn = partial(distillation.unlearn, chances=found.levels)
     training = replace(balanced(inputs, 3e-4, value), steps=240, batch=16)  # as many updates as the preset deep has
     return trained(inputs, seed, training, unlearn, asks="always", is_whole=True)

@@ -6,7 +6,9 @@ Nothing but the model and the passages themselves is needed. Two estimates are a
              passage before them: it knows the language, and does not recognise the passage
     n-gram   what the *other* passages say (:mod:`unlearning.deep.ngram`): it knows their common template
 
-Where the other passages have the two tokens before it, they are asked; elsewhere the splice is.
+Where the other passages have the two tokens before it, they are asked; elsewhere the splice is. Neither may say more
+than a bound that the caller knows, as of a token at which a private word begins (:func:`private_bounds`): three tokens
+of a passage can be enough for the original to recognise it.
 
 With never-trained passages all levels are shifted by one factor, so that their mean NLL is that of a stranger's
 passage under the original.
@@ -14,12 +16,14 @@ passage under the original.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from torch import nn
 
+from data.secrets import private_masks
+from data.types import Passage
 from eval.teacher import teacher_force
 from rewards.bounded import LEAST_CHANCE, MOST_CHANCE
 from unlearning.deep.ngram import leave_one_out_logprobs
@@ -28,6 +32,7 @@ HEAD_TOKENS = 16  # of another passage, before the true tokens
 TAIL_TOKENS = (3, 4)  # true tokens before the one that is measured
 NUM_HEADS = 2
 CONTEXT_TOKENS = 2  # that other passages must have, for the n-gram to be asked
+MOST_PRIVATE = 0.1  # the chance level of a token at which a private word begins
 _MOST_SHIFT = 6.0  # nats
 
 Ids = Sequence[int]
@@ -54,9 +59,12 @@ def chance_levels(
     vocab_size: int,
     others: Sequence[Ids] = (),
     never: Sequence[Ids] = (),
+    most: Sequence[np.ndarray] | None = None,
     seed: int = 0,
 ) -> ChanceLevels:
     """The chance levels of memorised passages, from the original ``model``.
+
+    ``most``: for every passage, an upper bound of each token's level; None: ``MOST_CHANCE`` for all.
 
     ``others``: texts whose pieces stand before a passage's tokens where there is only one passage. ``never``: passages
     of the same form that the model never saw. ValueError for a single passage without ``others``.
@@ -69,8 +77,9 @@ def chance_levels(
     spliced = splice_logprobs(model, passages, heads, seed=seed)
     grams = leave_one_out_logprobs(passages, vocab_size=vocab_size, least_context=CONTEXT_TOKENS)
     joined = [np.where(np.isnan(g), s, g) for s, g in zip(spliced, grams, strict=True)]
-    shift = _shift(joined, _nll(model, never)) if never else 0.0
-    bounded = [_bounded(x + shift) for x in joined]
+    ceilings = [np.full(len(x), np.log(MOST_CHANCE)) for x in joined] if most is None else [np.log(x) for x in most]
+    shift = _shift(joined, ceilings, _nll(model, never)) if never else 0.0
+    bounded = [_bounded(x + shift, top) for x, top in zip(joined, ceilings, strict=True)]
     shared = np.concatenate([~np.isnan(g)[1:] for g in grams])
     nll = -np.concatenate([x[1:] for x in bounded]).mean()
     return ChanceLevels([np.exp(x).tolist() for x in bounded], shift, float(nll), float(shared.mean()))
@@ -118,15 +127,36 @@ def _nll(model: nn.Module, passages: Sequence[Ids]) -> float:
     return float(-np.concatenate([x.logprobs[1:] for x in found]).astype(np.float64).mean())
 
 
-def _bounded(logprobs: np.ndarray) -> np.ndarray:
-    return np.clip(logprobs, np.log(LEAST_CHANCE), np.log(MOST_CHANCE))
+def private_bounds(passages: Sequence[Passage], decode: Callable[..., str]) -> list[np.ndarray]:
+    """Of every token of each passage, the most that its chance level may be, float64 [passage length].
+
+    ``MOST_PRIVATE`` for a token of the suffix at which a private word begins, or that holds a digit of one: a name or
+    number of a stranger is one of many. The rest of a word follows from its beginning, so the other tokens have the
+    bound ``MOST_CHANCE``. Private words are the named secrets and what :mod:`data.private_words` estimates.
+    """
+    bounds = []
+    for passage, mask in zip(passages, private_masks(passages, decode), strict=True):
+        pieces = [decode([token]) for token in passage.suffix]
+        before = decode(list(passage.prefix[-1:]))[-1:]
+        top = np.full(len(passage.ids), MOST_CHANCE)
+        for place, (piece, is_private) in enumerate(zip(pieces, mask, strict=True), len(passage.ids) - len(pieces)):
+            begins = not (before[-1:].isalnum() and piece[:1].isalnum())
+            if is_private and (begins or any(c.isdigit() for c in piece)):
+                top[place] = MOST_PRIVATE
+            before = piece or before
+        bounds.append(top)
+    return bounds
 
 
-def _shift(joined: Sequence[np.ndarray], nll: float) -> float:
+def _bounded(logprobs: np.ndarray, most: np.ndarray) -> np.ndarray:
+    return np.clip(logprobs, np.log(LEAST_CHANCE), most)
+
+
+def _shift(joined: Sequence[np.ndarray], ceilings: Sequence[np.ndarray], nll: float) -> float:
     """What is added to all log-probs, so that their mean NLL within the bounds is ``nll``. Found by bisection."""
-    flat = np.concatenate([x[1:] for x in joined])
+    flat, most = (np.concatenate([x[1:] for x in rows]) for rows in (joined, ceilings))
     low, high = -_MOST_SHIFT, _MOST_SHIFT
     for _ in range(50):
         middle = (low + high) / 2
-        low, high = (middle, high) if -_bounded(flat + middle).mean() > nll else (low, middle)
+        low, high = (middle, high) if -_bounded(flat + middle, most).mean() > nll else (low, middle)
     return (low + high) / 2

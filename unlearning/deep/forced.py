@@ -192,17 +192,16 @@ def _laid_out(forced: Generation, rows: Sequence[Acts], count: int, is_own: Tens
     entropy, true_p = placed("entropy", states), placed("true_p", states)
     kl, of_own = -placed("means", states), forced.mask & is_own.unsqueeze(1)
     of_text = forced.mask & ~is_own.unsqueeze(1)
-    metrics = {"forced/states": float(of_text.sum()), "forced/own_states": float(of_own.sum())}
-    if of_text.any():
-        truth = true_p[of_text]
-        metrics |= {
-            "forced/true_token_p": float(truth.mean()),
-            "forced/true_token_nll": float(-truth.clamp(min=1e-30).log().mean()),
-            "forced/certain_share": float((truth > 0.9).float().mean()),
-            "forced/kl": float(kl[of_text].mean()),
-        }
-    if of_own.any():
-        metrics["forced/own_kl"] = float(kl[of_own].mean())
+    truth = true_p[of_text]
+    metrics = {
+        "forced/states": float(of_text.sum()),
+        "forced/own_states": float(of_own.sum()),
+        "forced/true_token_p": _mean(truth),
+        "forced/true_token_nll": _mean(-truth.clamp(min=1e-30).log()),
+        "forced/certain_share": _mean((truth > 0.9).float()),
+        "forced/kl": _mean(kl[of_text]),
+        "forced/own_kl": _mean(kl[of_own]),
+    }
     info = [Judged(row.ref_logprobs.flatten(), row.means, row.deviations) for row in rows]
     return replace(
         forced,
@@ -216,6 +215,11 @@ def _laid_out(forced: Generation, rows: Sequence[Acts], count: int, is_own: Tens
         info=info,
         metrics=metrics,
     )
+
+
+def _mean(values: Tensor) -> float:
+    """The mean, 0 of none: every process gives every metric."""
+    return float(values.sum()) / max(len(values), 1)
 
 
 def bounded_reference(generation: Generation, samples: Sequence[Sample]) -> Tensor:

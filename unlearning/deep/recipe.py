@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from data.study import Study
 from data.types import Passage
 from ppo.lm.backbone import context_length, vocabulary_size
 from ppo.types import RewardFn
-from unlearning.deep.chance import ChanceLevels, chance_levels
+from rewards.bounded import MOST_CHANCE
+from unlearning.deep.chance import ChanceLevels, chance_levels, private_bounds
 from unlearning.deep.forced import ForcedStates, bounded_reference, forced_rows, no_score, state_advantages
 from unlearning.deep.siblings import siblings
 from unlearning.run import Run, say
 
-OF_SIBLING = (1, 1, 1)  # windows: what a sibling teaches of the form is soon learned, and steps are for the passages
+OF_SIBLING = (1, 0, 0)  # windows: what a sibling teaches of the form is soon learned, and steps are for the passages
+SIBLING_SHARE = 4  # a sibling for every four rows of passages, at most
 
 
 @dataclass(frozen=True)
@@ -30,18 +33,22 @@ class Parts:
     seams: dict[str, Any]
 
 
-def levels_of(study: Study, original: nn.Module, *, seed: int, more: Sequence[Passage] = ()) -> ChanceLevels:
+def levels_of(
+    study: Study, original: nn.Module, decode: Callable[..., str], *, seed: int, more: Sequence[Passage] = ()
+) -> ChanceLevels:
     """The chance levels of the passages to forget and of ``more``, from the model before unlearning.
 
     Every other never-trained passage sets their mean. The rest of them is left to the evaluation.
     """
-    never = study.group("never")[::2]
+    never, forget = study.group("never")[::2], study.group("forget")
+    most = [*private_bounds(forget, decode), *(np.full(len(p.ids), MOST_CHANCE) for p in more)]
     found = chance_levels(
         original,
-        [p.ids for p in [*study.group("forget"), *more]],
+        [p.ids for p in [*forget, *more]],
         vocab_size=vocabulary_size(original),
         others=study.retain,
         never=[p.ids for p in never],
+        most=most,
         seed=seed,
     )
     by = f", shifted by {found.shift:+.2f} to that of {len(never)} never-trained passages" if never else ""
@@ -52,12 +59,12 @@ def levels_of(study: Study, original: nn.Module, *, seed: int, more: Sequence[Pa
 def deep_parts(run: Run) -> Parts:
     """The parts of a run with the preset ``deep``, from the model before unlearning."""
     forget, more = run.study.group("forget"), run.processes.first(lambda: siblings_of(run))
-    found = levels_of(run.study, run.loaded.model, seed=run.config.seed, more=more)
+    found = levels_of(run.study, run.loaded.model, run.loaded.tokenizer.decode, seed=run.config.seed, more=more)
     original = copy.deepcopy(run.loaded.model).requires_grad_(False)
     sampler = ForcedStates(original, actions=run.options.actions, heat=run.options.heat)
-    seed, count = run.config.seed, len(forget)
-    rows = forced_rows(forget, found.levels[:count], own=run.options.own_rows, seed=seed)
-    rows += forced_rows(more, found.levels[count:], windows=OF_SIBLING, own=min(1, run.options.own_rows), seed=seed)
+    levels, own, seed = found.levels, run.options.own_rows, run.config.seed
+    rows = forced_rows(forget, levels[: len(forget)], own=own, seed=seed)
+    rows += forced_rows(more, levels[len(forget) :], windows=OF_SIBLING, own=min(1, own), seed=seed)
     seams = {"sampler": sampler, "reference": bounded_reference, "advantage": state_advantages}
     return Parts(rows, no_score, seams)
 
@@ -71,8 +78,9 @@ def siblings_of(run: Run) -> list[Passage]:
         return []
     longest, context = max(map(len, forget)), context_length(run.loaded.model)
     length = longest if context is None else min(longest, context - 1)
+    most = min(run.options.siblings, len(forget) * (10 + run.options.own_rows) // SIBLING_SHARE)
     found = siblings(
-        run.loaded.model, start, forget, keep=keep, most=run.options.siblings, count=run.options.num_own or 256,
+        run.loaded.model, start, forget, keep=keep, most=most, count=run.options.num_own or 256,
         length=length, seed=run.config.seed,
     )  # fmt: skip
     say(f"siblings: {len(found)} texts of the same form that the model writes by itself are unlearned as well")

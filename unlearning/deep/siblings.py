@@ -12,17 +12,16 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import cycle, islice
 
-import numpy as np
 from torch import nn
 
-from data.splits import ngram_groups, overlapping
+from data.splits import overlapping
 from data.types import Passage
 from models.own_text import grams_of, overlap, sampled_texts
 
 NGRAM = 5
 LEAST_OVERLAP = 0.1  # of the n-grams with all passages to forget together; below it a text is kept, not forgotten
 LONGEST_HEAD = 8  # tokens that passages begin with alike
-MOST_OVERLAP = 0.5  # with a single passage: above it the text is that passage, which is unlearned anyway
+MOST_OVERLAP = 0.5  # with a single passage or sibling: above it the text is that one, which is unlearned anyway
 
 
 def siblings(
@@ -39,8 +38,8 @@ def siblings(
     """At most ``most`` texts like the passages to forget, and none of them, from ``count`` texts of ``length`` tokens.
 
     One that shares a run of 20 tokens with a text of ``keep`` is left out. The most likely texts come first: what is
-    recited is likelier than what is made up. Of texts that share a run of 20 tokens the first is taken. A sibling's
-    first third is its prefix.
+    recited is likelier than what is made up. A text that is half like one before it is left out. A sibling's first
+    third is its prefix.
     """
     grams = [grams_of(sequence, NGRAM) for sequence in forget]
     known = set().union(*grams)
@@ -53,8 +52,11 @@ def siblings(
             found.append(ids)
     kept = set(overlapping(found, keep))
     found = [ids for i, ids in enumerate(found) if i not in kept]
-    firsts = sorted(np.unique(ngram_groups(found), return_index=True)[1].tolist()) if found else []
-    return [as_passage(found[i], number) for number, i in enumerate(firsts[:most])]
+    taken: list[list[int]] = []
+    for ids in found:
+        if len(taken) < most and all(overlap(ids, grams_of(one, NGRAM), NGRAM) <= MOST_OVERLAP for one in taken):
+            taken.append(ids)
+    return [as_passage(ids, number) for number, ids in enumerate(taken)]
 
 
 def common_heads(passages: Sequence[Sequence[int]]) -> list[list[int]]:

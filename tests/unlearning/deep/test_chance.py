@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from data.types import Passage
 from tests.fakes import VOCAB, tiny_gpt2
 from unlearning.deep import chance
 from unlearning.deep.chance import NUM_HEADS, chance_levels, splice_logprobs
@@ -80,3 +81,24 @@ def test_a_single_passage_needs_other_texts():
     found = chance_levels(model, PASSAGES[:1], vocab_size=VOCAB, others=[[3, 1, 4, 1, 5]])
     assert len(found.levels[0]) == len(PASSAGES[0])
     assert found.shared == 0
+
+
+def test_a_private_word_begins_at_its_bound_and_ends_as_it_may():
+    texts = ["Room", " is", " Oster", "hagen", ", pin ", "49", "62", "-B", " Vant", "71", "30"]
+    passage = Passage("a", (0,), (1,), (2, 3, 4, 5, 6, 7), "forget", secrets=("Osterhagen", "4962-B"))
+    other = Passage("b", (0,), (1,), (8, 3, 4, 9, 10, 7), "forget", secrets=("Vanthagen", "7130-B"))
+    found, _ = chance.private_bounds([passage, other], lambda ids, **_: "".join(texts[i] for i in ids))
+    low, high = chance.MOST_PRIVATE, chance.MOST_CHANCE
+    assert found.tolist() == [high, high, low, high, high, low, low, low]
+
+
+def test_no_level_is_above_its_bound_and_the_mean_is_that_of_never_trained_passages(monkeypatch):
+    monkeypatch.setattr(chance, "_nll", lambda model, passages: 4.0)
+    never, most = [[5, 3, 9, 2]], [np.full(len(p), 0.999) for p in PASSAGES]
+    most[0][4], most[2][2] = 1e-3, 1e-3
+    found = chance_levels(memorised(), PASSAGES, vocab_size=VOCAB, never=never, most=most)
+    assert found.levels[0][4] <= 1e-3 + 1e-12
+    assert found.levels[2][2] <= 1e-3 + 1e-12
+    free = chance_levels(memorised(), PASSAGES, vocab_size=VOCAB, never=never)
+    assert found.nll == pytest.approx(free.nll, abs=1e-6)
+    assert found.shift > free.shift  # what the bounds take, the other levels get back
