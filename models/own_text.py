@@ -8,6 +8,7 @@ This module knows token ids and nothing about passages or training.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from torch import nn
 
@@ -38,19 +39,25 @@ def own_text(
     Texts shorter than 4 · ``ngram`` tokens are dropped too. Likelihood is the mean log-prob per token.
     """
     known = set().union(*(grams_of(sequence, ngram) for sequence in forget))
-    texts = [ids[1:] for ids in sampled_texts(model, [[start_id]] * count, length=length, seed=seed)]
+    texts = [text.ids[1:] for text in sampled_texts(model, [[start_id]] * count, length=length, seed=seed)]
     return [[start_id, *ids] for ids in texts if len(ids) >= 4 * ngram and overlap(ids, known, ngram) <= max_overlap]
 
 
-def sampled_texts(model: nn.Module, heads: Sequence[Sequence[int]], *, length: int, seed: int) -> list[list[int]]:
-    """A text behind each head, with it, of at most ``length`` new tokens; the most likely first.
+class Written(NamedTuple):
+    """What a model wrote behind a head: ``ids`` with the head; the mean log-prob of a new token, nats."""
 
-    Likelihood is the mean log-prob of a new token.
-    """
+    ids: list[int]
+    likelihood: float
+
+
+def sampled_texts(model: nn.Module, heads: Sequence[Sequence[int]], *, length: int, seed: int) -> list[Written]:
+    """A text behind each head, of at most ``length`` new tokens; the most likely first."""
     generation = generate(model, heads, Sampling(response_length=length), seed=seed, slots=128)
     likelihood = (generation.logprobs * generation.mask).sum(dim=1) / generation.mask.sum(dim=1)
     order = likelihood.argsort(descending=True, stable=True).tolist()
-    return [[*heads[index], *generation.tokens[index][generation.mask[index]].tolist()] for index in order]
+    return [
+        Written([*heads[i], *generation.tokens[i][generation.mask[i]].tolist()], float(likelihood[i])) for i in order
+    ]
 
 
 def overlap(ids: Sequence[int], known: Grams, ngram: int) -> float:

@@ -43,7 +43,8 @@ class ChanceLevels:
     """``levels``: one probability for each token of each passage; the first token of a passage has no state before it.
 
     ``shift``: nats by which never-trained passages moved all of them, 0 without such passages. ``nll``: their mean NLL,
-    nats per token. ``shared``: the share of tokens for which the other passages were asked.
+    nats per token. ``shared``: the share of tokens for which the other passages were asked. Both without those of
+    ``more``.
     """
 
     levels: list[list[float]]
@@ -59,6 +60,7 @@ def chance_levels(
     vocab_size: int,
     others: Sequence[Ids] = (),
     never: Sequence[Ids] = (),
+    more: Sequence[Ids] = (),
     most: Sequence[np.ndarray] | None = None,
     seed: int = 0,
 ) -> ChanceLevels:
@@ -67,9 +69,11 @@ def chance_levels(
     ``most``: for every passage, an upper bound of each token's level; None: ``MOST_CHANCE`` for all.
 
     ``others``: texts whose pieces stand before a passage's tokens where there is only one passage. ``never``: passages
-    of the same form that the model never saw. ValueError for a single passage without ``others``.
+    of the same form that the model never saw. ``more``: other memorised passages, whose levels follow
+    those of ``passages``; they do not set the shift. ValueError for a single passage without ``others``.
     """
-    heads = list(passages) if len(passages) > 1 else [*passages, *others]
+    count, passages = len(passages), [*passages, *more]
+    heads = passages if len(passages) > 1 else [*passages, *others]
     if len(heads) < 2:
         raise ValueError(
             "the chance level of a single passage needs other texts, to stand before its tokens: give some"
@@ -78,10 +82,10 @@ def chance_levels(
     grams = leave_one_out_logprobs(passages, vocab_size=vocab_size, least_context=CONTEXT_TOKENS)
     joined = [np.where(np.isnan(g), s, g) for s, g in zip(spliced, grams, strict=True)]
     ceilings = [np.full(len(x), np.log(MOST_CHANCE)) for x in joined] if most is None else [np.log(x) for x in most]
-    shift = _shift(joined, ceilings, _nll(model, never)) if never else 0.0
+    shift = _shift(joined[:count], ceilings[:count], _nll(model, never)) if never else 0.0
     bounded = [_bounded(x + shift, top) for x, top in zip(joined, ceilings, strict=True)]
-    shared = np.concatenate([~np.isnan(g)[1:] for g in grams])
-    nll = -np.concatenate([x[1:] for x in bounded]).mean()
+    shared = np.concatenate([~np.isnan(g)[1:] for g in grams[:count]])
+    nll = -np.concatenate([x[1:] for x in bounded[:count]]).mean()
     return ChanceLevels([np.exp(x).tolist() for x in bounded], shift, float(nll), float(shared.mean()))
 
 

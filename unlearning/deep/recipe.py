@@ -44,10 +44,11 @@ def levels_of(
     most = [*private_bounds(forget, decode), *(np.full(len(p.ids), MOST_CHANCE) for p in more)]
     found = chance_levels(
         original,
-        [p.ids for p in [*forget, *more]],
+        [p.ids for p in forget],
         vocab_size=vocabulary_size(original),
         others=study.retain,
         never=[p.ids for p in never],
+        more=[p.ids for p in more],
         most=most,
         seed=seed,
     )

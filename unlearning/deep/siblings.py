@@ -14,14 +14,17 @@ from itertools import cycle, islice
 
 from torch import nn
 
-from data.splits import overlapping
+from data.splits import NGRAM as KEPT_RUN
 from data.types import Passage
-from models.own_text import grams_of, overlap, sampled_texts
+from models.own_text import Grams, grams_of, overlap, sampled_texts
 
 NGRAM = 5
 LEAST_OVERLAP = 0.1  # of the n-grams with all passages to forget together; below it a text is kept, not forgotten
+MOST_OVERLAP = 0.1  # with the n-grams that one passage or sibling has for itself: above it the text holds a part of it
+RECITED = (
+    -0.3
+)  # nats a token: what is recited is likelier, what is made up less likely (lab, and ten records of one form)
 LONGEST_HEAD = 8  # tokens that passages begin with alike
-MOST_OVERLAP = 0.5  # with a single passage or sibling: above it the text is that one, which is unlearned anyway
 
 
 def siblings(
@@ -37,26 +40,31 @@ def siblings(
 ) -> list[Passage]:
     """At most ``most`` texts like the passages to forget, and none of them, from ``count`` texts of ``length`` tokens.
 
-    One that shares a run of 20 tokens with a text of ``keep`` is left out. The most likely texts come first: what is
-    recited is likelier than what is made up. A text that is half like one before it is left out. A sibling's first
-    third is its prefix.
+    One that shares a run of ``KEPT_RUN`` tokens with a text of ``keep`` is left out. Only what is recited counts, the
+    most likely first: made-up records need no unlearning. A text that holds a part of a passage, or of a sibling before it, is none:
+    its tokens would be learned as those of another record. A sibling's first third is its prefix.
     """
     grams = [grams_of(sequence, NGRAM) for sequence in forget]
-    known = set().union(*grams)
-    found = []
+    known, shared = set().union(*grams), shared_grams(grams)
+    kept = set().union(*(grams_of(ids, KEPT_RUN) for ids in keep))
     heads = list(islice(cycle([[start_id], *common_heads(forget)]), count))
     texts = sampled_texts(model, heads, length=length, seed=seed)
-    for ids in (ids[1:] if ids[0] == start_id else ids for ids in texts):
-        is_like = len(ids) >= 4 * NGRAM and overlap(ids, known, NGRAM) > LEAST_OVERLAP
-        if is_like and max(overlap(ids, one, NGRAM) for one in grams) <= MOST_OVERLAP:
-            found.append(ids)
-    kept = set(overlapping(found, keep))
-    found = [ids for i, ids in enumerate(found) if i not in kept]
     taken: list[list[int]] = []
-    for ids in found:
-        if len(taken) < most and all(overlap(ids, grams_of(one, NGRAM), NGRAM) <= MOST_OVERLAP for one in taken):
+    owned = [one - shared for one in grams]  # what each passage, and then each sibling, has for itself
+    for ids in (text.ids[text.ids[0] == start_id :] for text in texts if text.likelihood >= RECITED):
+        is_like = len(ids) >= 4 * NGRAM and overlap(ids, known, NGRAM) > LEAST_OVERLAP
+        if not is_like or len(taken) == most or not kept.isdisjoint(grams_of(ids, KEPT_RUN)):
+            continue
+        if max(overlap(ids, own, NGRAM) for own in owned) <= MOST_OVERLAP:
             taken.append(ids)
+            owned.append(grams_of(ids, NGRAM) - known)
     return [as_passage(ids, number) for number, ids in enumerate(taken)]
+
+
+def shared_grams(grams: Sequence[Grams]) -> Grams:
+    """The n-grams that at least two of the texts have."""
+    counts = Counter(gram for one in grams for gram in one)
+    return {gram for gram, count in counts.items() if count > 1}
 
 
 def common_heads(passages: Sequence[Sequence[int]]) -> list[list[int]]:

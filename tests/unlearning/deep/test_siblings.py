@@ -2,6 +2,7 @@
 
 import pytest
 
+from models.own_text import Written
 from unlearning.deep import siblings as module
 from unlearning.deep.siblings import common_heads, siblings
 
@@ -16,7 +17,9 @@ SHORT = list(range(10, 20))
 @pytest.fixture
 def write(monkeypatch):
     def written(*texts):
-        monkeypatch.setattr(module, "sampled_texts", lambda model, heads, **asked: [list(text) for text in texts])
+        monkeypatch.setattr(
+            module, "sampled_texts", lambda model, heads, **asked: [Written(list(text), -0.1) for text in texts]
+        )
 
     return written
 
@@ -66,3 +69,16 @@ def test_the_model_is_asked_from_its_start_token_and_from_each_head(monkeypatch)
     monkeypatch.setattr(module, "sampled_texts", lambda model, heads, **more: asked.extend(heads) or [])
     siblings(None, 0, [[1, 2, 3], [1, 2, 4]], most=5, count=7, length=30, seed=0)
     assert asked == [[0], [1], [1, 2], [0], [1], [1, 2], [0]]
+
+
+def test_what_is_made_up_is_no_sibling(monkeypatch):
+    texts = [Written(LIKE, -0.1), Written([*range(10, 20), *range(300, 320)], -0.9)]
+    monkeypatch.setattr(module, "sampled_texts", lambda model, heads, **asked: texts)
+    assert [list(p.ids) for p in found()] == [LIKE]
+
+
+def test_a_text_mixed_of_two_records_is_no_sibling(write):
+    other = [*range(10, 20), *range(300, 320)]
+    mixed, with_a_passage = [*LIKE[:20], *other[20:]], [*range(10, 20), *range(30, 40), *range(400, 410)]
+    write(LIKE, mixed, with_a_passage, other)
+    assert [list(p.ids) for p in found()] == [LIKE, other]
