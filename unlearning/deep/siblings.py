@@ -21,9 +21,7 @@ from models.own_text import Grams, grams_of, overlap, sampled_texts
 NGRAM = 5
 LEAST_OVERLAP = 0.1  # of the n-grams with all passages to forget together; below it a text is kept, not forgotten
 MOST_OVERLAP = 0.1  # with the n-grams that one passage or sibling has for itself: above it the text holds a part of it
-RECITED = (
-    -0.3
-)  # nats a token: what is recited is likelier, what is made up less likely (lab, and ten records of one form)
+RECITED = -0.3  # nats a token: recited text lies above it, made-up text below, on the lab and of ten records
 LONGEST_HEAD = 8  # tokens that passages begin with alike
 
 
@@ -41,8 +39,8 @@ def siblings(
     """At most ``most`` texts like the passages to forget, and none of them, from ``count`` texts of ``length`` tokens.
 
     One that shares a run of ``KEPT_RUN`` tokens with a text of ``keep`` is left out. Only what is recited counts, the
-    most likely first: made-up records need no unlearning. A text that holds a part of a passage, or of a sibling before it, is none:
-    its tokens would be learned as those of another record. A sibling's first third is its prefix.
+    most likely first: made-up records need no unlearning. A text that holds a part of a passage, or of a sibling before
+    it, is none: its tokens would be learned as those of another record. A sibling's first third is its prefix.
     """
     grams = [grams_of(sequence, NGRAM) for sequence in forget]
     known, shared = set().union(*grams), shared_grams(grams)
