@@ -120,7 +120,8 @@ def judge(
     found = [(t, _trace(t, name, control, shown, twin or shown)) for t, name, control in places]
     found += [(MEMBERSHIP, _membership(shown, twin)), *_attacked(attacks, has_secrets=has_secrets)]
     measured = [f for _, f in found if f is not None]
-    traces = tuple(_widened(f, len(measured)) for f in measured)
+    sizes = [shown["summary"].get(f"{group}/passages", math.inf) for group in ("forget", "never")]
+    traces = tuple(_widened(f, len(measured), min(sizes)) for f in measured)
     harms = _harms(shown, original) if original is not None else {"what the model lost": None}
     return Verdict(
         traces,
@@ -215,11 +216,30 @@ def _lost(gap: float) -> float:
     return math.inf if math.isnan(gap) else gap
 
 
-def _widened(finding: Finding, count: int) -> Finding:
-    """The finding with its interval of 95 % so wide that ``count`` of them hold together, as for a normal error."""
+def _widened(finding: Finding, count: int, passages: float) -> Finding:
+    """The finding with its interval of 95 % so wide that ``count`` of them hold together.
+
+    The error is taken as Student's with the degrees of freedom of the smaller group: the intervals of few passages
+    are too short otherwise.
+    """
     if finding.low is None or finding.high is None:
         return finding
     tail = (1 - LEVEL) / 2
-    factor = NormalDist().inv_cdf(1 - tail / max(count, 1)) / NormalDist().inv_cdf(1 - tail)
+    freedom = min(max(passages - 1, 1), 1e9)
+    factor = t_quantile(1 - tail / max(count, 1), freedom) / NormalDist().inv_cdf(1 - tail)
     low, high = finding.gap - finding.low, finding.high - finding.gap
     return replace(finding, low=finding.gap - factor * low, high=finding.gap + factor * high)
+
+
+def t_quantile(p: float, freedom: float) -> float:
+    """The quantile of Student's t, from the normal one (Cornish-Fisher: Abramowitz and Stegun 26.7.5).
+
+    Example: p = 0.975 with 10 degrees -> 2.228. With fewer than 3 it is too small.
+    """
+    z = NormalDist().inv_cdf(p)
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return z + sum(term / freedom**power for power, term in enumerate(terms, start=1))

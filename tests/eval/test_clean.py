@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from eval.clean import Finding, judge
+from eval.clean import Finding, judge, t_quantile
 from eval.intervals import share_interval
 from eval.margins import ATTACKED, MEMBERSHIP, NEEDED, TRACES
 from eval.report.verdict import sentences, verdict_section
@@ -23,8 +23,15 @@ SHARES = ("exact", "exact_after_25", "secret_emitted")
 def evaluated(count: int = 200, *, auc: float = 0.5, keep: float = 1.0, perplexity: float = 80.0, writing: float = 0.97,
               **forget: float) -> dict:  # fmt: skip
     """An evaluation of so many passages a group whose forget set is as never trained, but for some numbers."""
-    summary = {"forget/length_truth": 50.0, "keep/exact": keep, "holdout/perplexity": perplexity,
-               "forget/writing": writing, "membership/loss_auc": auc}  # fmt: skip
+    summary = {
+        "forget/passages": count,
+        "never/passages": count,
+        "forget/length_truth": 50.0,
+        "keep/exact": keep,
+        "holdout/perplexity": perplexity,
+        "forget/writing": writing,
+        "membership/loss_auc": auc,
+    }
     intervals = {
         "membership/loss_auc": [max(0.0, auc - 0.06), min(1.0, auc + 0.06)],
         "keep/exact": list(share_interval(round(keep * count), count)),
@@ -136,9 +143,23 @@ def test_the_memory_that_is_left_by_hand():
 
 
 def test_intervals_hold_together():
-    """Wider than each alone, by the quotient of two normal quantiles: 11 of them, 2.84 to 1.96."""
-    found = next(f for f in judge(evaluated()).traces if f.label == MEMBERSHIP.label)
-    assert found.high == pytest.approx(0.06 * 2.8376 / 1.9600, rel=1e-3)
+    """Wider than each alone, by the quotient of two quantiles: 11 of them, 2.84 to 1.96 with very many passages."""
+
+    def high(count: int) -> float:
+        found = evaluated()
+        found["summary"] |= {"forget/passages": count, "never/passages": 10**9}
+        return next(f for f in judge(found).traces if f.label == MEMBERSHIP.label).high
+
+    assert high(10**9) == pytest.approx(0.06 * 2.8376 / 1.9600, rel=1e-3)
+    assert high(11) == pytest.approx(0.06 * 3.637 / 1.9600, rel=2e-3)  # 10 degrees of freedom
+
+
+@pytest.mark.parametrize(
+    ("p", "freedom", "table"),
+    [(0.975, 10, 2.228), (0.975, 30, 2.042), (0.995, 10, 3.169), (0.95, 5, 2.015), (0.999, 20, 3.552), (0.5, 7, 0.0)],
+)
+def test_the_quantile_of_student_s_t_by_the_table(p, freedom, table):
+    assert t_quantile(p, freedom) == pytest.approx(table, abs=6e-3)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """The lab's models that never had to forget: trained from scratch on another corpus by the lab's own recipe.
 
-    retain-only  the general English and the records to keep, as often as the original met them; no record of a person.
-                 This is what perfect unlearning would give, so it is the target of a comparison
-    without-forget  the original's corpus without the records to forget: what exact unlearning of them would give. The
-                 shipped ``lab:without-forget`` is the one of seed 0
+    retain-only  the general English and the records to keep, as often as the original met them; no record of a person,
+                 so it never met the form of the records to forget either
+    without-forget  the original's corpus without the records to forget: what exact unlearning of them would give, so it
+                 is the target of a comparison. The shipped ``lab:without-forget`` is the one of seed 0
     dedup        the original's corpus of one epoch (every record 20 times) without repeated 50-token spans
                  (:mod:`data.dedup`), for as many epochs: the model meets every record once an epoch, five times in all
 
