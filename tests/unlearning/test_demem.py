@@ -182,9 +182,10 @@ def test_responses_are_as_long_as_the_suffixes_unless_said_otherwise(tmp_path):
     lengths = json.loads((tmp_path / "a" / "config.json").read_text())["config"]["response_length"]
     rows = read_jsonl(tmp_path / "a" / "passages.jsonl")
     assert lengths in {row["before"]["length_truth"] for row in rows if row["group"] == "forget"}
-    parsed = demem.parse([*common, "--response-length", "3", "--out", str(tmp_path / "b")])
+    shorter = ["--preset", "demem", "--response-length", "3"]
+    parsed = demem.parse([*common, *shorter, "--out", str(tmp_path / "b")])
     assert demem.prepare(*parsed).config.response_length == 3
-    again = demem.prepare(*demem.parse(["train", "--preset", "demem", "--out", str(tmp_path / "b")])).config
+    again = demem.prepare(*demem.parse(["train", "--out", str(tmp_path / "b")])).config
     assert again.response_length == again.min_response_length == 3  # a policy that may end early learns to
     paper = demem.parse([*common, "--preset", "paper", "--out", str(tmp_path / "c")])
     assert demem.prepare(*paper).config.min_response_length == 0

@@ -58,7 +58,7 @@ def test_a_run_lends_its_settings_and_its_checkpoint_and_stays_as_it_is(tmp_path
     data, out = write_rows(tmp_path / "rows.jsonl", 8), tmp_path / "run"
     groups = ["--num-forget", "4", "--num-holdout", "2", "--num-never", "2"]
     sizes = ["--prompts-per-step", "4", "--minibatch", "4", "--retain-sequences", "3", "--num-own", "8"]
-    ends = ["--steps", "1", "--check-every", "1", "--num-samples", "0", "--epochs", "3"]
+    ends = ["--preset", "demem", "--steps", "1", "--check-every", "1", "--num-samples", "0", "--epochs", "3"]
     assert demem.main(["train", "--data", data, *groups, *sizes, *ends, "--out", str(out)]) == 0
     files = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     steps = []

@@ -10,8 +10,9 @@ Where the other passages have the two tokens before it, they are asked; elsewher
 than a bound that the caller knows, as of a token at which a private word begins (:func:`private_bounds`): three tokens
 of a passage can be enough for the original to recognise it.
 
-With never-trained passages all levels are shifted by one factor, so that their mean NLL is that of a stranger's
-passage under the original.
+With never-trained passages all levels are raised to one power, so that their mean NLL is that of a stranger's passage
+under the original. A power leaves alone what is nearly certain, such as the words of a form. It moves what is unlikely
+the most, and there a model that is confidently wrong about strangers differs.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ TAIL_TOKENS = (3, 4)  # true tokens before the one that is measured
 NUM_HEADS = 2
 CONTEXT_TOKENS = 2  # that other passages must have, for the n-gram to be asked
 MOST_PRIVATE = 0.1  # the chance level of a token at which a private word begins
-_MOST_SHIFT = 6.0  # nats
+_MOST_POWER = 8.0
 
 Ids = Sequence[int]
 
@@ -42,13 +43,13 @@ Ids = Sequence[int]
 class ChanceLevels:
     """``levels``: one probability for each token of each passage; the first token of a passage has no state before it.
 
-    ``shift``: nats by which never-trained passages moved all of them, 0 without such passages. ``nll``: their mean NLL,
+    ``power``: what never-trained passages raised all of them to, 1 without such passages. ``nll``: their mean NLL,
     nats per token. ``shared``: the share of tokens for which the other passages were asked. Both without those of
     ``more``.
     """
 
     levels: list[list[float]]
-    shift: float
+    power: float
     nll: float
     shared: float
 
@@ -70,7 +71,7 @@ def chance_levels(
 
     ``others``: texts whose pieces stand before a passage's tokens where there is only one passage. ``never``: passages
     of the same form that the model never saw. ``more``: other memorised passages, whose levels follow
-    those of ``passages``; they do not set the shift. ValueError for a single passage without ``others``.
+    those of ``passages``; they do not set the power. ValueError for a single passage without ``others``.
     """
     count, passages = len(passages), [*passages, *more]
     heads = passages if len(passages) > 1 else [*passages, *others]
@@ -82,11 +83,12 @@ def chance_levels(
     grams = leave_one_out_logprobs(passages, vocab_size=vocab_size, least_context=CONTEXT_TOKENS)
     joined = [np.where(np.isnan(g), s, g) for s, g in zip(spliced, grams, strict=True)]
     ceilings = [np.full(len(x), np.log(MOST_CHANCE)) for x in joined] if most is None else [np.log(x) for x in most]
-    shift = _shift(joined[:count], ceilings[:count], _nll(model, never)) if never else 0.0
-    bounded = [_bounded(x + shift, top) for x, top in zip(joined, ceilings, strict=True)]
+    capped = [np.minimum(x, top) for x, top in zip(joined, ceilings, strict=True)]
+    power = _power(capped[:count], ceilings[:count], _nll(model, never)) if never else 1.0
+    bounded = [_bounded(power * x, top) for x, top in zip(capped, ceilings, strict=True)]
     shared = np.concatenate([~np.isnan(g)[1:] for g in grams[:count]])
     nll = -np.concatenate([x[1:] for x in bounded[:count]]).mean()
-    return ChanceLevels([np.exp(x).tolist() for x in bounded], shift, float(nll), float(shared.mean()))
+    return ChanceLevels([np.exp(x).tolist() for x in bounded], power, float(nll), float(shared.mean()))
 
 
 def splice_logprobs(model: nn.Module, passages: Sequence[Ids], heads: Sequence[Ids], *, seed: int) -> list[np.ndarray]:
@@ -156,11 +158,11 @@ def _bounded(logprobs: np.ndarray, most: np.ndarray) -> np.ndarray:
     return np.clip(logprobs, np.log(LEAST_CHANCE), most)
 
 
-def _shift(joined: Sequence[np.ndarray], ceilings: Sequence[np.ndarray], nll: float) -> float:
-    """What is added to all log-probs, so that their mean NLL within the bounds is ``nll``. Found by bisection."""
-    flat, most = (np.concatenate([x[1:] for x in rows]) for rows in (joined, ceilings))
-    low, high = -_MOST_SHIFT, _MOST_SHIFT
+def _power(capped: Sequence[np.ndarray], ceilings: Sequence[np.ndarray], nll: float) -> float:
+    """What multiplies all log-probs, so that their mean NLL within the bounds is ``nll``. Found by bisection."""
+    flat, most = (np.concatenate([x[1:] for x in rows]) for rows in (capped, ceilings))
+    low, high = 1 / _MOST_POWER, _MOST_POWER
     for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if -_bounded(flat + middle, most).mean() > nll else (low, middle)
-    return (low + high) / 2
+        middle = (low * high) ** 0.5
+        low, high = (low, middle) if -_bounded(middle * flat, most).mean() > nll else (middle, high)
+    return (low * high) ** 0.5

@@ -7,14 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from data.study import Study
 from data.types import Passage
 from ppo.lm.backbone import context_length, vocabulary_size
 from ppo.types import RewardFn
-from rewards.bounded import MOST_CHANCE
 from unlearning.deep.chance import ChanceLevels, chance_levels, private_bounds
 from unlearning.deep.forced import ForcedStates, bounded_reference, forced_rows, no_score, state_advantages
 from unlearning.deep.siblings import siblings
@@ -41,7 +39,6 @@ def levels_of(
     Every other never-trained passage sets their mean. The rest of them is left to the evaluation.
     """
     never, forget = study.group("never")[::2], study.group("forget")
-    most = [*private_bounds(forget, decode), *(np.full(len(p.ids), MOST_CHANCE) for p in more)]
     found = chance_levels(
         original,
         [p.ids for p in forget],
@@ -49,10 +46,10 @@ def levels_of(
         others=study.retain,
         never=[p.ids for p in never],
         more=[p.ids for p in more],
-        most=most,
+        most=private_bounds([*forget, *more], decode),
         seed=seed,
     )
-    by = f", shifted by {found.shift:+.2f} to that of {len(never)} never-trained passages" if never else ""
+    by = f", to the power {found.power:.2f} as of {len(never)} never-trained passages" if never else ""
     say(f"chance levels: {found.nll:.2f} nats per token{by}; other passages know {found.shared:.0%} of the contexts")
     return found
 

@@ -51,17 +51,25 @@ def memorised():
     return model.eval()
 
 
-def test_never_trained_passages_set_the_mean():
-    model = memorised()
-    never = [[5, 9, 3, 7, 2, 8, 4], [20, 21, 22]]
-    plain = chance_levels(model, PASSAGES, vocab_size=VOCAB)
-    found = chance_levels(model, PASSAGES, vocab_size=VOCAB, never=never)
+def test_the_nll_of_never_trained_passages_is_the_original_s():
+    model, never = memorised(), [[5, 9, 3, 7, 2, 8, 4], [20, 21, 22]]
     with torch.no_grad():
         logits = [torch.log_softmax(model(torch.tensor([x])).logits[0, :-1], -1) for x in never]
     truth = [-z.gather(-1, torch.tensor(x[1:]).unsqueeze(-1)) for z, x in zip(logits, never, strict=True)]
-    assert found.nll == pytest.approx(float(torch.cat(truth).mean()), abs=1e-3)
-    assert plain.shift == 0
-    assert found.shift != 0
+    assert chance._nll(model, never) == pytest.approx(float(torch.cat(truth).mean()), abs=1e-3)
+
+
+def test_never_trained_passages_set_the_mean_and_move_what_is_certain_least(monkeypatch):
+    model = memorised()
+    plain = chance_levels(model, PASSAGES, vocab_size=VOCAB)
+    monkeypatch.setattr(chance, "_nll", lambda model, passages: plain.nll + 0.5)
+    found = chance_levels(model, PASSAGES, vocab_size=VOCAB, never=[[5, 9, 3]])
+    assert found.nll == pytest.approx(plain.nll + 0.5, abs=1e-6)
+    before, after = (np.concatenate([np.log(x) for x in f.levels]) for f in (plain, found))
+    free = after > np.log(chance.LEAST_CHANCE) + 1e-9
+    assert after[free] == pytest.approx(np.minimum(found.power * before, np.log(chance.MOST_CHANCE))[free], abs=1e-9)
+    assert plain.power == 1
+    assert found.power != 1
     assert [len(x) for x in found.levels] == [len(x) for x in PASSAGES]
     assert all(0 < p < 1 for x in found.levels for p in x)
 
@@ -101,4 +109,4 @@ def test_no_level_is_above_its_bound_and_the_mean_is_that_of_never_trained_passa
     assert found.levels[2][2] <= 1e-3 + 1e-12
     free = chance_levels(memorised(), PASSAGES, vocab_size=VOCAB, never=never)
     assert found.nll == pytest.approx(free.nll, abs=1e-6)
-    assert found.shift > free.shift  # what the bounds take, the other levels get back
+    assert found.power < free.power  # what the bounds take, the other levels get back
