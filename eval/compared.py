@@ -16,6 +16,7 @@ from ppo.io.fields import check_types
 from ppo.io.plain import finite
 from ppo.io.visible import visible
 
+from .along import is_curve
 from .pareto import ATTACK, attacked
 from .points import Point, place_of, stored_points
 from .settings import Settings
@@ -84,6 +85,8 @@ def check_point(point: Mapping[str, Any], where: str) -> None:
         _require(_is_bounded(value), f"{where}: paper, {name!r:.60}", value, "a number")
     for name, value in _object(point.get("signatures", {}), f"{where}: signatures").items():
         _require(isinstance(value, str), f"{where}: signatures, {name!r:.60}", value, "a text")
+    for name, value in _object(point.get("by_place", {}), f"{where}: by_place").items():
+        _require(is_curve(value), f"{where}: by_place, {name!r:.60}", value, "shares")
     _check_settings(point.get("settings", {}), f"{where}: settings")
     _check_attacks(point.get("attacks", []), f"{where}: attacks")
     check_intervals(point.get("intervals", {}), f"{where}: intervals")

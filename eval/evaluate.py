@@ -21,6 +21,7 @@ from ppo.generation import generate as ppo_generate
 from rewards.bleu import Bleu
 
 from . import extraction, memorization
+from .along import right_along
 from .depth import depth_metrics, depth_summary, lens_metrics, own_tokens
 from .leak import leak_metrics
 from .near import near_metrics
@@ -41,8 +42,9 @@ GREEDY = Sampling(temperature=0.0)
 class Evaluation:
     """summary: metric -> value. intervals: metric -> [low, high], 95 %. definitions: metric -> what it means.
 
-    signatures: what exactly was measured. records: one dict per passage with id, group, texts and its own numbers (None
-    for a number that does not exist). Everything is JSON.
+    by_place: "<group>/right" -> for each token of the suffix, the share of passages of which it is the argmax
+    (:mod:`eval.along`). signatures: what exactly was measured. records: one dict per passage with id, group, texts and
+    its own numbers (None for a number that does not exist). Everything is JSON.
     """
 
     summary: dict[str, float]
@@ -51,6 +53,7 @@ class Evaluation:
     signatures: dict[str, str]
     settings: dict[str, Any]
     records: list[Record] = field(default_factory=list)
+    by_place: dict[str, list[float]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the records, ready for JSON."""
@@ -128,7 +131,8 @@ def evaluate(
     if baseline is not None or original is model:
         summary |= writing_summary(records, summary, summary if baseline is None else baseline)
     definitions = define(summary, settings)
-    return Evaluation(summary, intervals, definitions, signatures(bleu, settings), settings.to_dict(), records)
+    along = right_along([p.group for p in passages], _right(passages, suffix))
+    return Evaluation(summary, intervals, definitions, signatures(bleu, settings), settings.to_dict(), records, along)
 
 
 def probe(
@@ -171,10 +175,15 @@ def _verbatim(
     """The columns of the longest verbatim run, and of the secrets where any passage has one."""
     columns: list[list[Record]] = [list(run_columns(passages, greedy, truths, sampled))]
     if any(map(secrets_of, passages)):
-        right = [s.is_right[-len(p.suffix) :] for p, s in zip(passages, suffix, strict=True)]
+        right = _right(passages, suffix)
         secrets = [locate(p, tokenizer) for p in passages]
         columns.append(list(secret_columns(secrets, greedy, right, sampled, hints=hints)))
     return columns
+
+
+def _right(passages: Sequence[Passage], suffix: Sequence[TokenStatistics]) -> list[np.ndarray]:
+    """Which suffix tokens of each passage are the argmax, bool [suffix length] each."""
+    return [s.is_right[-len(p.suffix) :] for p, s in zip(passages, suffix, strict=True)]
 
 
 def _greedy(

@@ -16,6 +16,8 @@ from ppo.io.plain import finite
 from ppo.io.visible import visible
 from ppo.log import read_jsonl
 
+from .along import is_curve
+
 TEXTS = ("id", "group", "kind", "prompt", "truth")
 """What the record of every passage holds as text."""
 
@@ -110,6 +112,8 @@ def _check_side(side: Any, where: str) -> None:
     for name, (is_right, wanted) in kinds.items():
         for key, value in _object(side.get(name), f"{where}, {name}").items():
             _require(is_right(value), f"{where}, {name}, {key!r:.60}", value, wanted)
+    for key, value in _object(side.get("by_place", {}), f"{where}, by_place").items():  # older folders have none
+        _require(is_curve(value), f"{where}, by_place, {key!r:.60}", value, "shares")
 
 
 def _check_output(output: Any, where: str) -> None:

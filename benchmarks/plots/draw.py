@@ -5,6 +5,7 @@
     methods.png       DeMem and its rivals on the lab, a line a method, from the points of ``demem.py compare``
     ingredients.png   what each ingredient of the recipe adds, a line a variant
     size.png          forgetting and survival against the number of forget records
+    depth.png         at which tokens of a suffix the true one still is the first choice, a line a method
     real.png          the same as methods.png on a real model, and what relearning brings back
 
 A picture without points is left out, and a line says so. This module knows which points become which picture, and
@@ -20,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.plots.depth import depth_figure
 from benchmarks.plots.drawing import INK, IS_BETTER, SOFT, Line, Panel, new_figure, rows_figure
 from benchmarks.readme_tables import NAMES, Point, read_points, relearning_steps, untaught
 from benchmarks.study.points import SIZE, SIZES, Settings
@@ -247,6 +249,7 @@ def main(arguments: Sequence[str]) -> int:
     rows = make_rows(read_study(options.study, Settings()))
     pictures = {
         "methods": (methods_figure(read_points(options.compare)), options.compare),
+        "depth": (depth_figure(read_points(options.compare)), options.compare),
         "ingredients": (ingredients_figure(rows), options.study),
         "size": (size_figure(rows), options.study),
         "real": (real_figure(read_points(options.real)), options.real),

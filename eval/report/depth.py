@@ -16,6 +16,7 @@ from ppo.io.plain import finite
 from ppo.io.visible import as_html
 
 from ..depth import AREA, told_apart
+from .along import along_chart
 from .rows import Row, group_label, rows_for
 from .svg import Dot, scatter_chart
 from .terms import Terms
@@ -35,7 +36,7 @@ def depth_section(before: Evaluated, after: Evaluated | None, terms: Terms) -> s
         '<p class="soft small">What the model still knows with the true tokens before it. The target is what '
         "the same model does on passages that it never saw: a difference of 0.</p>"
         f"<p>{as_html(told(before if after is None else after))}</p>"
-        f"{table}{_charts(before, after, terms)}"
+        f"{table}{along_chart(before, after, terms)}{_charts(before, after, terms)}"
     )
 
 

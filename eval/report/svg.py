@@ -85,6 +85,47 @@ def bar_chart(
     return "".join([*parts, "</svg>"])
 
 
+def curves_chart(
+    series: Sequence[tuple[str, str, Sequence[float]]], *, label: str, axes: tuple[str, str], width: int = 720
+) -> str:
+    """Shares over the places 1, 2, …: a line for each (class name, label, shares of 0 to 1).
+
+    Pointing at a place of a line shows its share. The description in words has each line's start, middle and end.
+    """
+    height, top, left = 250, 26, _left(["100 %"])
+    last = max(max(len(values) for _, _, values in series), 2)
+
+    def at(place: float, share: float) -> tuple[float, float]:
+        return _scale(place, (1, last), left + 8, width - RIGHT), _scale(share, (0, 1), height - 40, top)
+
+    told = "; ".join(f"{name}: {_ends(values)}" for _, name, values in series)
+    parts = [_open(width, height, label), f"<desc>{as_attribute(f'{axes[1]} over {axes[0]}. {told}')}</desc>"]
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        y = at(1, share)[1]
+        parts.append(f'<line class="grid" x1="{left}" x2="{width - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(_text(left - 6, y + 4, f"{100 * share:.0f} %", "end"))
+    ticks = [1, *(tick for tick in round_ticks(0, last, 8, is_whole=True) if 1 < tick <= last)]
+    parts += [_text(at(tick, 0)[0], height - 24, f"{tick:g}", "middle") for tick in ticks]
+    parts.append(_text((left + width - RIGHT) / 2, height - 7, axes[0], "middle"))
+    parts.append(_text(left - 40, 11, axes[1], "start"))
+    for kind, name, values in series:
+        spots = [at(place, share) for place, share in enumerate(values, start=1)]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
+        parts.append(f'<polyline class="thread {kind}" points="{path}"/>')
+        parts += [
+            f'<circle class="hit" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{as_attribute(name)}, token {place}: '
+            f"{100 * share:.1f} %</title></circle>"
+            for place, ((x, y), share) in enumerate(zip(spots, values, strict=True), start=1)
+        ]
+    return "".join([*parts, "</svg>"])
+
+
+def _ends(values: Sequence[float]) -> str:
+    """A curve in words: its first, middle and last share."""
+    places = sorted({1, (len(values) + 1) // 2, len(values)})
+    return ", ".join(f"{100 * values[place - 1]:.1f} % at {place}" for place in places)
+
+
 @dataclass(frozen=True)
 class Dot:
     """One mark of a scatter chart, in the units of the axes.

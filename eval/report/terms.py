@@ -32,6 +32,13 @@ OWN = {
         "The share of the forget passages that score higher than all but 1 % of the never-trained ones. It is reported "
         "where there are at least 100 never-trained passages: fewer cannot show a rate of 1 %.",
     ),
+    "along": (
+        "The true token as first choice, along the suffix",
+        "For each token of the suffix, the share of passages of which it is the model's first choice, given the prefix "
+        "and all the true tokens before it. A line that falls at the start and rises again is forgetting at the "
+        "surface: with some of the text at hand, the model still knows the rest. The target is the line of "
+        "never-trained passages.",
+    ),
     "floor": (
         "Chance floor",
         "BLEU that the original model reaches on passages that it was never trained on. A lower BLEU is damage, not "

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from benchmarks.plots import draw as plots
+from benchmarks.plots.depth import depth_figure
 from benchmarks.plots.drawing import INK
 from benchmarks.study.points import ORIGINAL
 from benchmarks.study.rows import make_rows
@@ -148,3 +149,30 @@ def test_the_program_draws_what_it_has(tmp_path, capsys):
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["methods.png"]
     assert (tmp_path / "out" / "methods.png").read_bytes()[:4] == b"\x89PNG"
     assert "size: " in capsys.readouterr().out
+
+
+def test_the_picture_of_depth_has_a_line_for_each_stored_curve():
+    def along(method, seed, forget, never=()):
+        curves = {"forget/right": list(forget)} | ({"never/right": list(never)} if never else {})
+        return (original() if method == "original" else point(method, seed=seed)) | {"by_place": curves}
+
+    points = [
+        along("original", 0, [1.0, 1.0, 0.9], [0.1, 0.2, 0.3]),
+        along("deep", 0, [0.1, 0.3, 0.2]), along("deep", 1, [0.3, 0.5]),  # the mean goes as far as both do
+        along("without-forget", 0, [0.2, 0.1, 0.4]), point(seed=0),
+    ]  # fmt: skip
+    figure = depth_figure(points)
+    assert figure is not None
+    (axis,) = figure.axes
+    drawn = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axis.lines}
+    assert drawn == {
+        "before": ([1, 2, 3], [1.0, 1.0, 0.9]),
+        "DeMem, deep": ([1, 2], pytest.approx([0.2, 0.4])),
+        "never-trained passages": ([1, 2, 3], [0.1, 0.2, 0.3]),
+        "the exact twin": ([1, 2, 3], [0.2, 0.1, 0.4]),
+    }
+    assert "2 seeds at most" in figure.get_suptitle()
+    assert axis.get_xlabel()
+    assert axis.get_ylabel()
+    assert depth_figure(points[:1]) is not None  # before and never
+    assert depth_figure([point(seed=0)]) is None

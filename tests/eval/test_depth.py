@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -12,21 +14,25 @@ from torch import nn
 
 from data.records import lab_records
 from data.study import load_study
+from eval.along import curve_of, mean_along, right_along
 from eval.depth import depth_metrics, depth_names, depth_summary, lens_metrics, longest_run, own_tokens, told_apart
-from eval.evaluate import evaluate
+from eval.evaluate import Evaluation, evaluate
 from eval.leak import SAMPLES, leak_metrics
 from eval.lens import NoLens, readable_layers
 from eval.report import render_page
+from eval.report.along import along_chart
 from eval.report.depth import depth_section, told
 from eval.report.terms import collect_terms
+from eval.results import write_results
 from eval.settings import Settings, define
 from eval.shared_tokens import unshared
+from eval.stored import read_results
 from eval.teacher import teacher_force
 from models.load import load
 from ppo.lm.backbone import vocabulary_size
 from tests.data.lab_classes import CHOICE, MARKS, SLOT, TEMPLATE, classes_of, marked_records
 from tests.eval.test_evaluate import Passage
-from tests.fakes import tiny_bloom, tiny_gpt2, tiny_llama, tiny_opt
+from tests.fakes import Letters, tiny_bloom, tiny_gpt2, tiny_llama, tiny_opt
 
 SEQUENCES = [[3, 4, 5, 6, 7, 8], [2, 9, 4], [10, 11, 12, 13]]
 
@@ -223,6 +229,65 @@ def test_only_the_model_that_never_saw_the_records_is_clean(spec, is_clean) -> N
     assert len(names) == (0 if is_clean else count)
     low, high = found.intervals["membership/loss_auc"]
     assert (low < 0.5 < high) == is_clean
+
+
+def test_the_argmax_along_the_suffix_by_hand() -> None:
+    rights = [np.array(x, dtype=bool) for x in ([1, 1, 0, 1], [1, 0], [0, 1, 1])]
+    assert right_along(["forget", "forget", "never"], rights) == {
+        "forget/right": [1.0, 0.5, 0.0, 1.0],  # the last two places: of the longer one alone, which is half of them
+        "never/right": [0.0, 1.0, 1.0],
+    }
+    assert right_along(["a"] * 3, rights) == {"a/right": [0.6667, 0.6667, 0.5]}  # one of three has a fourth token
+    assert mean_along([[0.0, 1.0, 1.0], [1.0, 0.5]]) == [0.5, 0.75]
+    assert curve_of({"by_place": {"a/right": [0.5]}}, "a") == [0.5]
+    assert curve_of({"by_place": {"a/right": [0.5, 2.0]}}, "a") == curve_of({}, "a") == []
+
+
+def test_the_argmax_along_the_suffix_is_stored_and_its_mean_is_the_accuracy(tmp_path) -> None:
+    model, tokenizer = tiny_gpt2(), Letters()
+    passages = [Passage(f"p{i}", (), (2, 3 + i), (5, 6 + i, 7), "forget" if i < 3 else "never") for i in range(5)]
+    found = evaluate(model, tokenizer, passages, settings=Settings(num_samples=0, lens_tokens=0))
+    for group in ("forget", "never"):
+        curve = found.by_place[f"{group}/right"]
+        assert len(curve) == 3
+        assert np.mean(curve) == pytest.approx(found.summary[f"{group}/ma_suffix"], abs=1e-3)
+        for place, share in enumerate(curve):
+            right = []
+            for p in passages:
+                if p.group == group:
+                    ids = [*p.prefix, *p.suffix[:place]]
+                    right.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()) == p.suffix[place])
+            assert share == pytest.approx(np.mean(right), abs=1e-4)
+    assert Evaluation.from_dict(found.to_dict()).by_place == found.by_place
+    write_results(tmp_path, {}, found)
+    assert read_results(tmp_path)["before"]["by_place"] == found.by_place
+    content = json.loads((tmp_path / "evaluation.json").read_text())
+    content["before"]["by_place"]["forget/right"][1] = 1.5
+    (tmp_path / "evaluation.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"before, by_place, 'forget/right' is .*, not shares"):
+        read_results(tmp_path)
+
+
+def test_the_picture_of_depth_has_a_line_each_and_says_its_values() -> None:
+    before, after = shown(1.0, 0.5), shown(0.75, 0.5)
+    before["by_place"] = {"forget/right": [1.0, 0.9, 1.0], "never/right": [0.3, 0.3, 0.3]}
+    after["by_place"] = {"forget/right": [0.0, 0.25, 0.5], "never/right": [0.1, 0.2, 0.3]}
+    chart = along_chart(before, after, collect_terms({}, {}))
+    lines = re.findall(r'<polyline class="thread (\w+)" points="([^"]+)"', chart)
+    assert [kind for kind, _ in lines] == ["before", "after", "never"]
+    places = {kind: [tuple(map(float, spot.split(","))) for spot in spots.split()] for kind, spots in lines}
+    top, bottom = places["before"][0][1], places["after"][0][1]  # shares of 1 and of 0
+    assert places["after"][1][1] == pytest.approx(bottom + 0.25 * (top - bottom), abs=0.1)
+    assert places["never"][2][1] == pytest.approx(bottom + 0.3 * (top - bottom), abs=0.1)
+    assert [x for x, _ in places["after"]] == [x for x, _ in places["never"]]
+    assert "forget, after, token 2: 25.0 %" in chart
+    assert "never trained, after: 10.0 % at 1, 20.0 % at 2, 30.0 % at 3" in chart  # for who cannot see it
+    assert "<title>The true token as first choice, along the suffix</title>" in chart
+    assert all(f">{word}</text>" in chart for word in ("token of the suffix", "of the passages", "100 %", "0 %"))
+    assert chart in depth_section(before, after, collect_terms({}, {}))
+    alone = along_chart(before, None, collect_terms({}, {}))
+    assert re.findall(r'class="thread (\w+)"', alone) == ["before", "never"]
+    assert along_chart(shown(1.0, 0.5), None, collect_terms({}, {})) == ""  # a folder of an earlier version
 
 
 def test_leak_at_k_by_hand() -> None:

@@ -47,6 +47,7 @@ def measure(
         "signatures": found.signatures | {q: f"{found.signatures[q]}|vetoed:0" for q in VETOED if vetoed},
         "values": passage_values(found.records, [(s.nll, len(s) - s.start) for s in texts]),
         "paper": paper,
+        "by_place": found.by_place,
         "settings": settings.to_dict(),
     }
 
