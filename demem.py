@@ -284,7 +284,7 @@ def card(run: Run, before: Evaluation, after: Evaluation) -> str:
         "Share of the forget set of which a secret may still come out": f"{most['secret_greedy']:.1%} greedily, "
         f"{most['secret_hinted']:.1%} after a hint",
         "Share of the forget set that may still come back": run.options.target_exact,
-        "Chance floor, down to which it was trained": told_floor(run, before.summary),
+        "Chance floor": told_floor(run, before.summary),
         "PPO steps at most": run.options.most_steps,
     }
     method = f"{HOW[run.options.preset]} (--preset {run.options.preset})"

@@ -48,6 +48,8 @@ def told_floor(run: Run, before: Mapping[str, float]) -> str:
     measured = before.get("never/bleu", 0.0) if run.options.bleu_floor is None else run.options.bleu_floor
     if not measured:
         return "not known"
+    if run.options.is_deep:
+        return f"BLEU {measured:.1f}, which no reward knows: training goes towards chance levels of single tokens"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it was told before the training
         floor = chance_floor(run, before)

@@ -70,6 +70,40 @@ CURVES = (
 )  # fmt: skip
 
 
+OF_RESPONSES = ("score/mean", "kl/per_sequence", "response/entropy", "response/distinct_share")
+"""Curves that say nothing where actions were drawn at forced states: no response is written there, and none scored."""
+
+AT_STATES = (
+    Curve("forced/true_token_p", "Probability of the true token, at the step's states",
+          "The policy's probability of the true token, given all the true tokens before it, without heat; mean over "
+          "the states of the passages that the step trained on. Every step trains on other passages."),
+    Curve("forced/kl", "KL to the bounded reference, nats per state",
+          "KL divergence of the policy from the bounded reference, which is the model before unlearning with the true "
+          "token no likelier than its chance level. It is minus the exact mean of the reward, with heat and the bound "
+          "on the reward; mean over the states of the step's passages. The update lowers it."),
+    Curve("forced/own_kl", "… in texts of the policy's own, nats per state",
+          "The same at the states of what the policy itself wrote after the prefix. Behind the first token that is not "
+          "the true one the reference is the model before unlearning."),
+    Curve("response/entropy", "Entropy of what actions are drawn from, nats per state",
+          "Entropy of the policy's distribution with heat, at the states of the step, the policy's own texts included. "
+          "Heat raises it where the policy is certain."),
+)  # fmt: skip
+
+
+def curves_of(metrics: Sequence[Mapping[str, Any]]) -> tuple[Curve, ...]:
+    """The curves of a training, by what its rows hold: of responses, or of actions at forced states."""
+    if not is_forced(metrics):
+        return CURVES
+    place = next(i for i, curve in enumerate(CURVES) if curve.metric in OF_RESPONSES)
+    rest = [curve for curve in CURVES[place:] if curve.metric not in OF_RESPONSES]
+    return (*CURVES[:place], *AT_STATES, *rest)
+
+
+def is_forced(metrics: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the training drew actions at forced states."""
+    return any("forced/states" in row for row in metrics)
+
+
 def curve_section(metrics: Sequence[Mapping[str, float]], curves: Sequence[Curve], terms: Terms) -> str:
     """A chart of each curve that has a point, or "" if none has. Of a long run, evenly spread steps are drawn."""
     charts, is_thinned = [], False

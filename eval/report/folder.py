@@ -20,9 +20,23 @@ from ppo.log import read_jsonl
 from ..results import read_settings, replace_text
 from ..stored import read_attacks, read_passages, read_results
 from .bounds import MOST_SAMPLES, cut_front_html, cut_html
+from .curves import is_forced
 from .page import render_page
 
 RELOAD_S = 5
+_STATES_NOTE = (
+    '<p class="soft small">The passage itself stands in the context, and several actions are drawn at each of its '
+    "states. Shown is the first one of each state, side by side: a picture of what is drawn, and no text that the "
+    "model wrote. Nothing scores it; the reward is the log-ratio to the bounded reference.</p>"
+)
+_OF_RESPONSES = (
+    ("score", "score/mean", 1, 3, ""),
+    ("KL to the reference", "kl/per_sequence", 1, 2, " nats per sequence"),
+)  # label, metric, factor, decimals, unit
+_OF_STATES = (
+    ("probability of the true token", "forced/true_token_p", 1, 2, " at the step's states"),
+    ("KL to the bounded reference", "forced/kl", 1, 2, " nats per state"),
+)
 
 
 def write_page(out: Path) -> None:
@@ -112,8 +126,8 @@ def _news(metrics: Sequence[Mapping[str, float]], step: int, steps: int, left: f
             ("forget set extracted", "forget/exact", 100, 1, " %"),
             ("secrets out greedily", "forget/secret_greedy", 100, 1, " %"),
             ("after a hint", "forget/secret_hinted", 100, 1, " %"),
-            ("score", "score/mean", 1, 3, ""),
-            ("KL to the reference", "kl/per_sequence", 1, 2, " nats per sequence"),
+            *_OF_STATES,
+            *(() if is_forced(metrics) else _OF_RESPONSES),
             ("KL of the update", "policy/approx_kl", 1, 4, " nats per token"),
         )
         if name in known and (name != "kl/per_sequence" or known.get("kl/coef"))  # without a penalty it is not measured
@@ -129,13 +143,27 @@ def _news(metrics: Sequence[Mapping[str, float]], step: int, steps: int, left: f
 
 
 def _samples(samples: Sequence[Mapping[str, Any]]) -> str:
-    """The samples of the newest step, the first of very many. A line that another program wrote is left out."""
+    """The samples of the newest step, the first of very many. A line that another program wrote is left out.
+
+    At forced states a sample is the first action of each state. Side by side they are no text that anybody wrote, so
+    they are told apart, and no score is shown: none was given.
+    """
     known = [s for s in samples if finite(s.get("score")) is not None and isinstance(s.get("step"), int)]
-    known = [s for s in known if isinstance(s.get("prompt"), str) and isinstance(s.get("response"), str)]
-    newest = [s for s in known if s["step"] == known[-1]["step"]]
-    return "".join(
-        f'<article class="passage"><header><b>score {sample["score"]:.3f}</b></header>'
+    known = [s for s in known if isinstance(s.get("prompt"), str) and isinstance(_written(s), str)]
+    newest = [s for s in known if s["step"] == known[-1]["step"]][:MOST_SAMPLES]
+    articles = [
+        f'<article class="passage"><header><b>{_title(sample)}</b></header>'
         f'<div class="text prompt">{cut_front_html(sample["prompt"])}</div>'
-        f'<div class="text">{cut_html(sample["response"])}</div></article>'
-        for sample in newest[:MOST_SAMPLES]
-    )
+        f'<div class="text">{cut_html(_written(sample))}</div></article>'
+        for sample in newest
+    ]
+    note = _STATES_NOTE if any("first_actions" in sample for sample in newest) else ""
+    return note + "".join(articles)
+
+
+def _written(sample: Mapping[str, Any]) -> Any:
+    return sample.get("first_actions", sample.get("response"))
+
+
+def _title(sample: Mapping[str, Any]) -> str:
+    return "first action of each state" if "first_actions" in sample else f"score {sample['score']:.3f}"

@@ -14,7 +14,7 @@ from ppo.io.visible import as_attribute, as_html
 from ..clean import Attacks, judge
 from ..membership import MIN_OTHERS
 from .bounds import MOST_FACTS, MOST_GROUPS, MOST_PASSAGES, MOST_VALUE, cut, cut_html
-from .curves import CURVES, Curve, curve_section
+from .curves import curve_section, curves_of
 from .depth import depth_section
 from .passages import passage_section
 from .rows import GLOBAL_ROWS, Row, group_label, groups_of, rows_for
@@ -38,7 +38,6 @@ def render_page(
     config_notes: Mapping[str, str] | None = None,
     meta: Mapping[str, Any] | None = None,
     attacks: Attacks = (),
-    curves: Sequence[Curve] = CURVES,
     most_passages: int = MOST_PASSAGES,
     news: str = "",
     samples: str = "",
@@ -48,7 +47,7 @@ def render_page(
 
     before, after  results of ``Evaluation.to_dict()``; without ``after`` the page shows one model
     passages       result of :func:`eval.report.pair_records`; the first ``most_passages`` are shown
-    metrics        rows of metrics.jsonl, each with "step"; ``curves`` lists those that are drawn
+    metrics        rows of metrics.jsonl, each with "step"; :func:`.curves.curves_of` says which are drawn
     attacks        summaries of attacks on the model that is shown, for the verdict
     config, meta   the run's settings, some with a note in ``config_notes``; its commit, seed, hardware, command
     news, samples  HTML of a run in progress: how far it is; its newest samples
@@ -56,7 +55,7 @@ def render_page(
 
     What is very long is cut (:mod:`.bounds`), and the page says so.
     """
-    numbers = before["summary"], after["summary"] if after else None
+    numbers, curves = (before["summary"], after["summary"] if after else None), curves_of(metrics)
     terms = collect_terms(
         {**before["definitions"], **(after["definitions"] if after else {})},
         {curve.term: (curve.title, curve.definition) for curve in curves if any(curve.metric in m for m in metrics)},
@@ -140,7 +139,7 @@ def _tiles(before: Evaluated, after: Evaluated | None, terms: Terms) -> str:
             row = Row(quantity, label, "score" if quantity in ("bleu", "verbatim_run") else "share", "")
             label += _beside(row, now or was) if name in ("forget/secret_emitted", "forget/verbatim_run") else ""
             tiles.append(_tile(row.text(was[name]), row.text(now.get(name)) if now else None, label, quantity, terms))
-    name, label = "holdout/perplexity", "held-out perplexity"
+    name, label = "holdout/perplexity", "held-out perplexity" + (", after / before" if after else "")
     if name in was:
         if now is not None and name in now:
             ratio = f"\N{MULTIPLICATION SIGN}{now[name] / was[name]:.3f}"

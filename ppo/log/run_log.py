@@ -81,11 +81,13 @@ class RunLog:
             self._tensorboard.metrics(step, values)
 
     def samples(self, step: int, rollout: Rollout, *, count: int = 4) -> None:
-        """Write the first ``count`` samples of a step with their scores."""
+        """Write the first ``count`` samples of a step with their scores.
+
+        At forced states nobody wrote a response: there the first action of each state is called ``first_actions``.
+        """
+        name = "response" if rollout.generation.context is None else "first_actions"
         for sample, score in zip(rollout.samples[:count], rollout.scores.tolist(), strict=False):
-            self._append(
-                "samples.jsonl", {"step": step, "prompt": sample.prompt, "response": sample.text, "score": score}
-            )
+            self._append("samples.jsonl", {"step": step, "prompt": sample.prompt, name: sample.text, "score": score})
 
     def flush(self) -> None:
         """Force the lines to disk. A checkpoint calls this first, because it counts on them."""

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from eval.report import pair_records, render_page, render_table
-from eval.report.curves import CURVES, critic_note, curve_section
+from eval.report.curves import CURVES, critic_note, curve_section, curves_of
 from eval.report.diff import matching_pieces
 from eval.report.folder import LivePage, write_page
 from eval.report.outcome import Strangers, state_of
@@ -205,6 +205,29 @@ def test_a_kl_that_nothing_measured_has_no_curve() -> None:
     free = [{**row, "kl/coef": 0.0, "kl/per_sequence": 0.0} for row in METRICS]
     assert "KL to the reference" not in curve_section(free, CURVES, terms)
     assert "KL to the reference" not in curve_section([{"step": 0, "kl/per_sequence": 0.0}], CURVES, terms)
+
+
+def test_forced_states_have_curves_of_their_own_and_none_of_responses() -> None:
+    plain = {"step": 0, "score/mean": 0.0, "kl/coef": 1.0, "kl/per_sequence": 161.0, "response/entropy": 1.5,
+             "response/distinct_share": 1.0, "retain/loss": 0.02, "forget/exact": 0.5}  # fmt: skip
+    forced = plain | {"forced/states": 9.0, "forced/true_token_p": 0.9, "forced/kl": 2.1, "forced/own_kl": 2.0}
+
+    def titles(row: dict[str, float]) -> list[str]:
+        curves = curves_of([row])
+        assert len({curve.term for curve in curves}) == len(curves)
+        text = curve_section([row], curves, collect_terms({}, {c.term: (c.title, c.definition) for c in curves}))
+        return re.findall(r'data-def="curve:[^"]+">([^<]+)</button>', text)
+
+    assert curves_of([plain]) == CURVES
+    assert titles(plain) == [
+        "Forget: exact extraction", "Score, mean", "KL to the reference, nats per sequence",
+        "Entropy of the sampler, nats per token", "Share of different responses", "Retain loss",
+    ]  # fmt: skip
+    assert titles(forced) == [
+        "Forget: exact extraction", "Probability of the true token, at the step&#x27;s states",
+        "KL to the bounded reference, nats per state", "… in texts of the policy&#x27;s own, nats per state",
+        "Entropy of what actions are drawn from, nats per state", "Retain loss",
+    ]  # fmt: skip
 
 
 def test_a_critic_that_is_worse_than_a_constant_is_told() -> None:

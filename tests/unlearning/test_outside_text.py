@@ -156,6 +156,28 @@ def test_a_live_page_shows_the_samples_signs(tmp_path):
     assert page.count("U+202E</span>gnp.exe") == 2
 
 
+def test_a_live_page_of_forced_states_says_what_was_drawn(tmp_path):
+    write_folder(tmp_path, is_over=False)
+    row = {"step": 0, "score/mean": 0.0, "kl/coef": 1.0, "kl/per_sequence": 161.0, "forced/states": 9.0,
+           "forced/true_token_p": 0.958, "forced/kl": 2.1}  # fmt: skip
+    write_jsonl(tmp_path / "metrics.jsonl", [row])
+    drawn = {"step": 0, "prompt": "a", "first_actions": "ronchRetes", "score": 0.0}
+    write_jsonl(tmp_path / "samples.jsonl", [drawn])
+    LivePage(tmp_path, steps=2).show(1)
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "probability of the true token 0.96 at the step&#x27;s states" in page
+    assert "KL to the bounded reference 2.10 nats per state" in page
+    assert "no text that the model wrote" in page
+    assert "ronchRetes" in page
+    assert not re.search(r"score 0\.000|nats per sequence", page)
+    write_jsonl(tmp_path / "metrics.jsonl", [{"step": 0, "score/mean": 0.5, "kl/coef": 1.0, "kl/per_sequence": 3.0}])
+    write_jsonl(tmp_path / "samples.jsonl", [{"step": 0, "prompt": "a", "response": "words", "score": 0.5}])
+    LivePage(tmp_path, steps=2).show(1)
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "score 0.500; KL to the reference 3.00 nats per sequence" in page
+    assert "no text that the model wrote" not in page
+
+
 def places(value, path=()):
     """The path of every key and every value in a JSON value; a key is a tuple."""
     if isinstance(value, dict):
