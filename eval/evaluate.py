@@ -32,7 +32,7 @@ from .secrets import HINTS, locate, run_columns, secret_columns
 from .settings import Settings, define
 from .summary import group_intervals, group_means, holdout_summary, membership_scores, membership_summary, signatures
 from .teacher import TokenStatistics, teacher_force
-from .writing import order_metrics, word_metrics, writing_summary
+from .writing import order_metrics, word_metrics, writing_intervals, writing_summary
 
 Record = dict[str, Any]
 GREEDY = Sampling(temperature=0.0)
@@ -129,7 +129,9 @@ def evaluate(
     gaps, gap_spread = depth_summary(summary, intervals, settings)
     summary, intervals = summary | gaps | utility | found, intervals | gap_spread | utility_spread | spread
     if baseline is not None or original is model:
-        summary |= writing_summary(records, summary, summary if baseline is None else baseline)
+        level = summary if baseline is None else baseline
+        summary |= writing_summary(records, summary, level)
+        intervals |= writing_intervals(records, summary, level, seed=settings.seed, resamples=settings.resamples)
     definitions = define(summary, settings)
     along = right_along([p.group for p in passages], _right(passages, suffix))
     return Evaluation(summary, intervals, definitions, signatures(bleu, settings), settings.to_dict(), records, along)

@@ -18,12 +18,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import regex
 from torch import nn
 
 from rewards.scripts import tokenizer_of
 
 from .fluency import output_nll
+from .intervals import sums_interval
 from .outputs import Continuation
 from .protocols import Decoder, Passage
 from .settings import Settings
@@ -38,6 +40,7 @@ NATS_ALLOWED, NATS_BROKEN = 2.0, 4.0
 """Of one output above the level, nats per token: up to the first its share is whole, from the second on it is 0."""
 ORDER_SHARE = 0.5
 """Of the level's order: so much of it counts as a whole order of one output."""
+_COLUMNS = ("empty", "loop", "garbled", "distinct_2", "distinct_2_truth")  # of a record, which the score is made of
 _WORD = regex.compile(r"[\p{L}\p{M}\u200c\u200d]+(?:['\u2019][\p{L}\p{M}]+)*")
 
 
@@ -200,6 +203,37 @@ def writing(rows: Sequence[Record], summary: Summary, original: Summary, group: 
     return None if parts is None else min(parts.values())
 
 
+def writing_interval(
+    rows: Sequence[Record], summary: Summary, original: Summary, group: str, *, seed: int, resamples: int
+) -> list[float] | None:
+    """The 95 % interval of :func:`writing`: percentiles over resampled passages. The original's level stays as it is.
+
+    None where the writing was not measured, or where the records lack what it is made of.
+    """
+    parts = writing_parts(rows, summary, original, group)
+    if parts is None or any(name not in row for row in rows for name in _COLUMNS):
+        return None
+    columns: dict[str, Sequence[float | None]] = {name: [row[name] for row in rows] for name in _COLUMNS}
+    if "words" in parts:
+        columns["non_words"] = [row["non_words"] for row in rows]
+    shares = judged(rows, original)
+    columns |= {name: of for name, of in shares.items() if any(x is not None for x in of)}
+    values = np.array([[0.0 if x is None else x for x in column] for column in columns.values()]).T
+    counts = np.array([[x is not None for x in column] for column in columns.values()], dtype=np.float64).T
+
+    def score(sums: np.ndarray) -> np.ndarray:
+        of, number = np.split(sums.T, 2)
+        shown = np.divide(of, number, out=np.full_like(of, np.nan), where=number > 0)
+        means = dict(zip(columns, shown, strict=True))
+        above, below = means.pop("distinct_2"), means.pop("distinct_2_truth")
+        means["distinct_2_ratio"] = np.divide(above, below, out=np.zeros_like(above), where=below != 0)
+        found: np.ndarray = np.fmin.reduce([np.clip(x, 0.0, 1.0) for x in parts_of(means, original).values()])
+        return found
+
+    both = np.concatenate([values, counts], axis=1)
+    return sums_interval(both, score, rng=np.random.default_rng(seed), resamples=resamples)
+
+
 def usual_length(summary: Summary, original: Summary, group: str) -> float | None:
     """Length of a group's outputs over what the original writes on never-trained passages; None where neither is known.
 
@@ -217,3 +251,16 @@ def writing_summary(records: Sequence[Record], summary: Summary, original: Summa
         found[f"{group}/writing"] = writing(rows, summary, original, group)
         found[f"{group}/usual_length"] = usual_length(summary, original, group)
     return {name: value for name, value in found.items() if value is not None}
+
+
+def writing_intervals(
+    records: Sequence[Record], summary: Summary, original: Summary, *, seed: int, resamples: int
+) -> dict[str, list[float]]:
+    """The interval of ``<group>/writing`` of every group that has one."""
+    found = {}
+    for group in [name.partition("/")[0] for name in summary if name.endswith("/writing")]:
+        rows = [record for record in records if record["group"] == group]
+        ends = writing_interval(rows, summary, original, group, seed=seed, resamples=resamples)
+        if ends is not None:
+            found[f"{group}/writing"] = ends
+    return found

@@ -19,7 +19,7 @@ import ppo
 from data.types import Passage
 from eval import challenge
 from eval.attacks.relearning import ON
-from eval.attacks.result import DEFINITIONS, render_attacks, summarise
+from eval.attacks.result import CONTROL, DEFINITIONS, render_attacks, summarise
 from eval.attacks.suite import NAMES, AttackSettings, chosen_names, make_attacks
 from eval.attacks.suite import run_attacks as run_suite
 from eval.results import write_json
@@ -28,6 +28,8 @@ from ppo.io.options import given_values, parse_value
 from unlearning.run import Run, load_model, prepare, say
 
 Summary = dict[str, Any]
+LESS = "less never"
+"""The column of what a group gives away beyond never-trained passages."""
 
 
 @dataclass(frozen=True)
@@ -167,13 +169,19 @@ def score_challenge(
     return {"signature": signature, "examples": len(chosen)} | {f.name: getattr(score, f.name) for f in fields(score)}
 
 
-def less_never(attacks: Sequence[Summary], quantity: str) -> list[Summary]:
-    """The summaries with, for each group, the difference in the number's place; those alone that have a control."""
-    return [
-        attack | {"groups": {g: {quantity: values[quantity]["value"]} for g, values in attack["over_never"].items()}}
-        for attack in attacks
-        if "over_never" in attack
-    ]
+def beside_never(attacks: Sequence[Summary], quantity: str) -> list[Summary]:
+    """The summaries that have a control, with three columns of one number: a group, never trained, and the difference.
+
+    The group is the forget set where it was attacked, else the first one that is no control.
+    """
+    found = []
+    for attack in attacks:
+        differences = {g: values[quantity] for g, values in attack.get("over_never", {}).items() if quantity in values}
+        if differences:
+            group = "forget" if "forget" in differences else next(iter(differences))
+            columns = {g: {quantity: attack["groups"][g][quantity]} for g in (group, CONTROL)}
+            found.append(attack | {"groups": columns | {LESS: {quantity: differences[group]["value"]}}})
+    return found
 
 
 def show(found: dict[str, Summary]) -> None:
@@ -188,10 +196,14 @@ def show(found: dict[str, Summary]) -> None:
         if not any(quantity in group for attack in before["attacks"] for group in attack["groups"].values()):
             continue  # no passage has a secret
         say(f"\n{title}\n{render_attacks(before['attacks'], after['attacks'], quantity=quantity)}")
-    for quantity, title in (("exact", "Exact extraction"), ("bleu", "BLEU of the best try")):
-        sides = [less_never(side["attacks"], quantity) for side in (before, after)]
+    for quantity, title in (
+        ("secret", "Secret still emitted"),
+        ("exact", "Exact extraction"),
+        ("bleu", "BLEU of the best try"),
+    ):
+        sides = [beside_never(side["attacks"], quantity) for side in (before, after)]
         if sides[0]:
-            say(f"\n{title}, less that of never-trained passages under the same attack")
+            say(f"\n{title}, beside never-trained passages under the same attack")
             say(render_attacks(sides[0], sides[1], quantity=quantity))
     recalls = [f"{label} {one['challenge']['recall']:.1%}" for label, one in found.items() if "challenge" in one]
     if recalls:

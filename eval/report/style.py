@@ -60,7 +60,8 @@ svg .value { font-size:12px; fill:var(--ink); } svg .before-text { fill:var(--so
 svg rect.before { fill:var(--before); } svg rect.after { fill:var(--after); }
 svg .thread { fill:none; stroke-width:1.6; } svg .thread.before { stroke:var(--before); }
 svg .thread.after { stroke:var(--after); } svg .thread.never { stroke:var(--good); stroke-dasharray:4 3; }
-.along { overflow-x:auto; margin:.3rem 0 1.4rem; } .along svg { min-width:34rem; }
+.along { overflow-x:auto; margin:.3rem 0 1.4rem; }
+.scroll + h3 { margin-top:1.4rem; } .along svg { min-width:34rem; }
 svg .hit { fill:transparent; }
 svg .before .spot { fill:var(--before); } svg .after .spot { fill:var(--after); }
 svg .never .spot { fill:var(--good); } .key .n { background:var(--good); }

@@ -99,6 +99,46 @@ def test_likelihood_and_order_are_judged_output_by_output(rows, score) -> None:
     assert writing.writing(rows, GOOD, LEVEL, "f") == pytest.approx(score)
 
 
+def records_of(rng: np.random.Generator, count: int = 20) -> list[dict]:
+    """Records of a group: one in four empty, so without NLL, order and words."""
+    rows = []
+    for i in range(count):
+        is_empty = i % 4 == 0
+        rows.append({
+            "group": "f", "empty": float(is_empty), "loop": float(rng.random() / 5), "garbled": 0.0,
+            "distinct_2": float(rng.random()), "distinct_2_truth": 1.0,
+            "non_words": None if is_empty else float(rng.random() / 4),
+            "output_nll": None if is_empty else float(3 + 3 * rng.random()),
+            "output_order": None if is_empty else float(4 * rng.random()),
+        })  # fmt: skip
+    return rows
+
+
+def means_of(rows: list[dict]) -> dict[str, float]:
+    names = ("empty", "loop", "garbled", "non_words")
+    found = {f"f/{n}": float(np.mean([r[n] for r in rows if r[n] is not None])) for n in names}
+    found["f/distinct_2_ratio"] = sum(r["distinct_2"] for r in rows) / sum(r["distinct_2_truth"] for r in rows)
+    return found
+
+
+def test_the_interval_of_the_score_is_that_of_plain_resamples() -> None:
+    rows = records_of(np.random.default_rng(3))
+    score = writing.writing(rows, means_of(rows), LEVEL, "f")
+    found = writing.writing_interval(rows, means_of(rows), LEVEL, "f", seed=1, resamples=2000)
+    rng, scores = np.random.default_rng(8), []
+    for _ in range(2000):
+        drawn = [rows[i] for i in rng.integers(len(rows), size=len(rows))]
+        scores.append(writing.writing(drawn, means_of(drawn), LEVEL, "f"))
+    assert found == pytest.approx(np.quantile(scores, [0.025, 0.975]).tolist(), abs=0.03)
+    assert found[0] < score < found[1]
+    same = writing.writing_interval([rows[1]] * 9, means_of([rows[1]] * 9), LEVEL, "f", seed=0, resamples=50)
+    assert same == pytest.approx([writing.writing([rows[1]], means_of([rows[1]]), LEVEL, "f")] * 2)
+    assert writing.writing_interval(rows_of(), GOOD, LEVEL, "f", seed=0, resamples=50) is None  # no columns
+    assert writing.writing_interval(rows, means_of(rows), {}, "f", seed=0, resamples=50) is None  # no level
+    summary = means_of(rows) | {"f/writing": score, "f/passages": 20}
+    assert writing.writing_intervals(rows, summary, LEVEL, seed=1, resamples=2000) == {"f/writing": found}
+
+
 def test_what_was_not_measured_is_not_judged() -> None:
     assert writing.writing(rows_of(), {"f/empty": 0.0}, LEVEL, "f") is None
     few = {name: value for name, value in GOOD.items() if name != "f/non_words"}
