@@ -285,7 +285,7 @@ def card(run: Run, before: Evaluation, after: Evaluation) -> str:
         f"{most['secret_hinted']:.1%} after a hint",
         "Share of the forget set that may still come back": run.options.target_exact,
         "Chance floor": told_floor(run, before.summary),
-        "PPO steps at most": run.options.most_steps,
+        "PPO steps" if run.options.is_deep else "PPO steps at most": run.options.most_steps,
     }
     method = f"{HOW[run.options.preset]} (--preset {run.options.preset})"
     forget, base = run.study.group("forget"), run.options.model
