@@ -50,8 +50,15 @@ def told(shown: Evaluated) -> str:
     which, tell = (str(len(found)), "tell") if len(found) > 1 else ("One" if found else "None", "tells")
     return (
         f"{which} of {count} numbers {tell} the forget set from passages that the model never saw, each at 95 %"
-        f"{': ' if main else ''}{', '.join(main)}."
+        f"{_listed(main, len(found))}."
     )
+
+
+def _listed(labels: Sequence[str], count: int) -> str:
+    """The names of some of ``count`` numbers behind a sentence; rows that say more of one of them have no name here."""
+    if not labels:
+        return ""
+    return f"{':' if len(labels) == count else ', among them'} {'; '.join(labels)}"
 
 
 def _table(before: Evaluated, after: Evaluated | None, terms: Terms) -> str:

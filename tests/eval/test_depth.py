@@ -211,7 +211,9 @@ def test_what_tells_forget_from_never_lies_on_the_side_of_memorising() -> None:
     assert told(one).startswith(
         "2 of 5 numbers tell the forget set from passages that the model never saw, each at 95 %"
     )
-    assert told(one).endswith(": Suffix accuracy, NLL of the suffix (nats/token).")
+    assert told(one).endswith("95 %: Suffix accuracy; NLL of the suffix (nats/token).")
+    more = {"summary": {}, "intervals": intervals | {"depth/ma_unshared": [0.1, 0.2]}}  # a row that says more of one
+    assert told(more).endswith("95 %, among them Suffix accuracy; NLL of the suffix (nats/token).")
     assert told({"summary": {}, "intervals": {"depth/p_shared": [-0.1, 0.4]}}).startswith("None of 1 numbers tells")
     assert told({"summary": {}, "intervals": {}}) == ""
 
