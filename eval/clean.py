@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist, fmean
 from typing import Any, Literal
 
@@ -99,6 +99,12 @@ class Verdict:
         shares = [f.left for f in self.traces if f.left is not None]
         return fmean(shares) if shares else None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON: each finding with its state."""
+        parts = {"traces": self.traces, "harms": self.harms}
+        found = {name: [asdict(f) | {"state": f.state} for f in some] for name, some in parts.items()}
+        return {"state": self.state, "left": self.left, **found, "missing": list(self.missing)}
+
 
 def judge(
     shown: Evaluated,
@@ -134,6 +140,8 @@ def judge(
 def _trace(trace: Trace, name: str, control: str, shown: Evaluated, target: Evaluated) -> Finding | None:
     """``control``: the name of the target's number; "": the same name."""
     one, base = _measured(shown, name), _measured(target, control or name)
+    if base is None and trace.alone is not None:
+        base = trace.alone, (trace.alone, trace.alone)
     if one is None or base is None:
         return None
     value, level = one[0], base[0]

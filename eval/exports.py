@@ -19,9 +19,11 @@ import numpy as np
 
 from ppo.io.visible import code_span, table_cell
 
+from .clean import judge
 from .evaluate import Evaluation
 from .membership import auc
 from .protocols import Passage, whole
+from .report.verdict import sentences
 from .results import replace_text, summarise, write_json
 
 NAME = "DEMEM"
@@ -106,7 +108,7 @@ def model_card(
     after: Evaluation,
     meta: Mapping[str, Any],
 ) -> str:
-    """README.md of an unlearned model: method, hash of the forget set, thresholds, before and after, limits.
+    """README.md of an unlearned model: method, hash of the forget set, thresholds, verdict, before and after, limits.
 
     base        the model before unlearning: a hub id, or a name
     method      the method in a phrase
@@ -135,6 +137,10 @@ def model_card(
         f"- Forget set: {len(passages)} passages, SHA-256 of their token ids `{forget_set_hash(passages)}`",
         *(f"- {name}: {value}" for name, value in thresholds.items()),
         *kept,
+        "",
+        "## Verdict",
+        "",
+        *(f"- {line}" for line in sentences(judge(after.to_dict(), original=before.to_dict()))),
         "",
         "## Before and after",
         "",

@@ -1,8 +1,8 @@
 """The folder of a run, and its files for settings and evaluations.
 
-config.json holds the settings, evaluation.json the numbers (meta, before, after, summary), and passages.jsonl the
-passages with their outputs. passages.jsonl and samples.jsonl hold private text, so a run's folder is as private as its
-data; evaluation.json holds no text of passages. This module computes nothing but ratios.
+config.json holds the settings, evaluation.json the numbers (meta, before, after, summary, verdict), and passages.jsonl
+the passages with their outputs. passages.jsonl and samples.jsonl hold private text, so a run's folder is as private as
+its data; evaluation.json holds no text of passages. This module computes nothing but ratios.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ppo.io.plain_files import new_text, refuse_links
 from ppo.io.visible import visible
 from ppo.run.lock import LOCK_FILE
 
+from .clean import judge
 from .evaluate import Evaluation
 from .report import pair_records
 from .stored import read_passages, read_results
@@ -93,6 +94,8 @@ def write_results(
     results: dict[str, Any] = {"meta": dict(meta), "summary": summarise(before, after), "before": before.to_dict()}
     if after is not None:
         results["after"] = after.to_dict()
+    shown, original = (before, None) if after is None else (after, results["before"])
+    results["verdict"] = judge(shown.to_dict(), original=original).to_dict()
     records = pair_records(before.records, after.records if after is not None else None)
     text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     replace_text(folder / "passages.jsonl", text)

@@ -8,9 +8,11 @@ import math
 import pytest
 
 from eval.clean import Finding, judge, t_quantile
+from eval.evaluate import Evaluation
 from eval.intervals import share_interval
 from eval.margins import ATTACKED, MEMBERSHIP, NEEDED, TRACES
 from eval.report.verdict import sentences, verdict_section
+from eval.results import write_results
 from eval.stored import read_attacks
 
 NEVER = {"exact": 0.0, "exact_after_25": 0.0, "leak_1000": 0.0, "ma_suffix": 0.45, "ma_unshared": 0.2,
@@ -112,6 +114,13 @@ def test_few_passages_call_nobody_clean():
     assert judge(evaluated(6, ma_suffix=1.0)).state == "not clean"
 
 
+def test_what_comes_out_needs_no_never_trained_passages():
+    bare = {"summary": {"forget/exact": 0.0}, "intervals": {"forget/exact": [0.0, 0.1]}}
+    assert judge(bare).state == "unknown"
+    bare = {"summary": {"forget/exact": 0.8}, "intervals": {"forget/exact": [0.7, 0.9]}}
+    assert sentences(judge(bare))[0] == "Not clean: greedy extraction 80.0 % against 0.0 %."
+
+
 @pytest.mark.parametrize("name", NEEDED)
 def test_without_depth_nothing_is_known(name):
     found = evaluated()
@@ -119,9 +128,8 @@ def test_without_depth_nothing_is_known(name):
     verdict = judge(found)
     assert verdict.state == "unknown"
     assert "depth was not measured, which needs never-trained passages" in sentences(verdict)[0]
-    bare = {"summary": {"forget/exact": 0.0}, "intervals": {"forget/exact": [0.0, 0.1]}}
-    assert judge(bare).state == "unknown"
-    assert judge(bare).left is None
+    assert judge({"summary": {}}).state == "unknown"
+    assert judge({"summary": {}}).left is None
     assert judge({"summary": {}}).missing[-1] == "what the model lost"
 
 
@@ -207,6 +215,19 @@ def test_attacks_count_where_they_were_run(tmp_path):
         (tmp_path / "attacks.json").write_text(json.dumps({"after": {"attacks": [broken]}}))
         with pytest.raises(ValueError, match=r"attacks\.json is damaged: after, attack 1"):
             read_attacks(tmp_path)
+
+
+def test_a_verdict_is_written_with_the_evaluation(tmp_path):
+    before, after = (Evaluation(x["summary"], x["intervals"], {}, {}, {}) for x in (BEFORE, evaluated(ma_suffix=0.6)))
+    write_results(tmp_path, {}, before)
+    assert json.loads((tmp_path / "evaluation.json").read_text())["verdict"]["harms"] == []
+    write_results(tmp_path, {}, before, after)
+    found = json.loads((tmp_path / "evaluation.json").read_text())["verdict"]
+    assert found["state"] == "not clean"
+    assert found["left"] == pytest.approx(0.15 / 0.55 / 11)
+    assert [f["label"] for f in found["traces"] if f["state"] == "beyond"] == ["suffix accuracy"]
+    assert len(found["harms"]) == 3
+    assert "BLEU after relearning" in found["missing"]
 
 
 def test_what_is_said():

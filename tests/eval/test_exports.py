@@ -84,6 +84,9 @@ def test_the_card_of_a_failure_says_that_it_failed():
     )
     assert f"to make it stop reproducing {len(ROWS)} passages; greedy decoding still reproduces 78.0 % of them" in card
     assert "no longer" not in card
+    verdict = card.partition("## Verdict\n\n")[2]
+    assert verdict.startswith("- Not clean: the model was harmed (held-out perplexity over the original's 1.184")
+    assert card.index("## Verdict") < card.index("## Before and after")
     leaks = [replace(found, summary={"forget/secret_emitted": share} | found.summary) for share, found in
              ((1.0, evaluation(1.0)), (0.6, evaluation(0.0)))]  # fmt: skip
     card = model_card(

@@ -272,8 +272,8 @@ def test_page_of_a_folder(tmp_path) -> None:
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     read(page)
     assert page.index('id="verdict"') < page.index('id="out"')
-    assert "<b>Not clean: membership AUC 0.90 against 0.50." in page
-    assert "BLEU after relearning 35.0" not in page  # the attacks on the other model
+    assert "<b>Not known whether clean: depth was not measured" in page
+    assert '<th scope="row">BLEU after relearning</th>' not in page  # it was measured on the other model
     assert "before and after" in page
     assert page.count("<article") == 2
     assert "nats, summed over a response" in page  # the comment of a Config field
@@ -301,7 +301,7 @@ def test_live_page_shows_the_progress_and_stops_reloading_at_the_end(tmp_path) -
     assert page.count("&lt;script&gt;") == 2
     live.rest()
     page = path.read_text(encoding="utf-8")
-    assert "; BLEU after relearning 35.0 against 5.0" in page  # by the attacks on the model that is shown
+    assert '<th scope="row">BLEU after relearning</th><td>35.0</td><td>5.0</td>' in page  # of the model that is shown
     assert "refresh" not in page
     assert page.count("<article") == 2
     path.write_text("somebody else's")
