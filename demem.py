@@ -69,6 +69,8 @@ from unlearning.outcome import exit_status, silent
 from unlearning.recipe import (
     StopRule,
     make_reward,
+    noted,
+    noted_standing,
     put_adapter,
     rows_to_forget,
     text_to_keep,
@@ -106,7 +108,7 @@ def train(
     floor = chance_floor(run, before.summary)
     forget, tokenizer = run.study.group("forget"), run.loaded.tokenizer
     is_published = run.options.preset == "paper-as-run"  # neither looks at the forget set nor a rule that stops it
-    is_whole = run.options.is_deep  # its learning rate falls along all of its steps, so no look ends it early
+    is_whole = not run.options.ends_early  # deep's learning rate falls along all of its steps
     every = 1 if is_published else run.options.check_every
 
     def look(trainer: ppo.Trainer) -> dict[str, float]:
@@ -156,7 +158,7 @@ def make_trainer(run: Run, floor: float) -> ppo.Trainer:
     """The trainer of a run, new or as its last checkpoint left it."""
     parts = deep_parts(run) if run.options.is_deep else Parts(rows_to_forget(run), make_reward(run, floor), {})
     rows, reward = parts.rows, parts.reward
-    kept = run.processes.first(lambda: text_to_keep(run))
+    kept = run.processes.first(lambda: noted(run, text_to_keep(run)))
     more: dict[str, Any] = {
         "tokenizer": run.loaded.tokenizer,
         "retain": kept if run.config.retain_coef else None,
@@ -270,7 +272,8 @@ def run_evaluate(run: Run) -> None:
     unlearned = load_model(run.options, run.out / "model")
     original = load_model(run.options, run.options.model).model  # the run's own may be the one that was trained
     after = measure(replace(run, loaded=unlearned), "evaluate", original=original, before=before)
-    write_results(run.out, run.meta() | {"chance floor": told_floor(run, before.summary)}, before, after)
+    facts = {"chance floor": told_floor(run, before.summary)} | noted_standing(run.out)
+    write_results(run.out, run.meta() | facts, before, after)
     write_open_unlearning(run.out, after)
     write_card(run.out / "model", card(run, before, after))
     report(run.out)

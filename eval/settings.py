@@ -15,7 +15,8 @@ from .shared_tokens import RUN
 GROUPS = {
     "forget": "forget set (memorised, to be unlearned)",
     "forget_holdout": "forget-holdout (memorised like the forget set, never used in unlearning)",
-    "keep": "keep set (memorised, must survive)",
+    "keep": "keep set (memorised, must survive; in no text that training keeps)",
+    "keep_shown": "keep-shown (memorised, must survive; may stand in the text that training keeps)",
     "never": "never-trained passages (the chance floor)",
 }
 

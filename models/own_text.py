@@ -66,6 +66,15 @@ def overlap(ids: Sequence[int], known: Grams, ngram: int) -> float:
     return sum(tuple(ids[i : i + ngram]) in known for i in range(total)) / total if total > 0 else 0.0
 
 
+def standing(passages: Sequence[Sequence[int]], texts: Sequence[Sequence[int]], *, ngram: int = 20) -> float:
+    """The share of a passage's n-grams that stand in some texts, mean over the passages; 0 without passages.
+
+    Example (n 2): of "a b c" a half stands in "x a b".
+    """
+    known = set().union(*(grams_of(text, ngram) for text in texts))
+    return sum(overlap(ids, known, ngram) for ids in passages) / len(passages) if passages else 0.0
+
+
 def grams_of(ids: Sequence[int], ngram: int) -> Grams:
     """The n-grams of a text."""
     return {tuple(ids[i : i + ngram]) for i in range(len(ids) - ngram + 1)}

@@ -19,7 +19,7 @@ import ppo
 from ppo.io.options import add_options, field_sections, flag_of
 from ppo.io.visible import visible
 from unlearning.attack import AttackOptions
-from unlearning.compare.comparison import Comparison
+from unlearning.compare.settings import Comparison
 from unlearning.options import (
     DATA,
     EVALUATION,
@@ -36,6 +36,7 @@ from unlearning.run import DEEP_RATE, DEEP_WIDTH
 from unlearning.trace import OUT as TRACE_OUT
 from unlearning.trace import TraceOptions
 
+NOT_OF_COMPARE = ("lora_rank", "windows")  # a method, and what --forget-on says for all methods
 DEFAULT = "run"  # the command where none is named
 
 # What --help shows as the default of a knob: the preset's, and what a run takes from its data.
@@ -158,11 +159,11 @@ COMMANDS: dict[str, Command] = {
             Group("attacks on every point, with --attacks", more=AttackOptions),
         ),
         (
-            Group("the recipe", tuple(name for name in RECIPE if name not in ("lora_rank", "encoder"))),
+            Group("the recipe", tuple(name for name in RECIPE if name not in NOT_OF_COMPARE)),
             EACH,
             *rest_of_ppo(),
         ),
-        refused=("preset", "lora_rank"),
+        refused=("preset", *NOT_OF_COMPARE),
         defaults=OF_COMPARE,
     ),
     "trace": Command(

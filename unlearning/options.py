@@ -43,12 +43,13 @@ class Options:
     heat: float = 2.0  # of preset deep: what divides the logits where the policy is certain of the true token
     own_rows: int = 5  # of preset deep: continuations of the policy itself beside ten windows of each passage
     siblings: int = 64  # of preset deep: at most so many texts of that form, recited by the model, are unlearned, too
-    windows: int | None = None  # places of a passage to train on, half a suffix apart; none: 2 (paper: 1, the suffix)
+    windows: int | None = None  # places of a passage to train on; 1: the suffix; none: 2 (paper: 1, deep: all)
     # Stopping
     steps: int | None = None  # PPO steps at most; none: 60 (paper-as-run: 4)
     check_every: int = 2  # steps between two looks at the forget set
     target_exact: float = 0.05  # share of the forget set that may still be extractable at the end
     bleu_floor: float | None = None  # BLEU that a model reaches by chance; none: measured on never-trained passages
+    early_end: Literal["own", "on", "off"] = "own"  # end once all is forgotten; own: as the preset does, deep never
     # Memorising
     memorise_epochs: int = 12  # epochs at most
     memorise_beside: int = 0  # texts of the retain set in each update, so that the model keeps its language
@@ -90,7 +91,8 @@ class Options:
         require(self.preset in PRESETS, self, "preset", f"must be one of {', '.join(PRESETS)}")
         for name in ("actions", "heat"):
             require(getattr(self, name) >= 1, self, name, "must be at least 1")
-        require(not self.is_deep or self.windows is None, self, "windows", "is not of preset deep: it takes ten places")
+        is_one = self.windows in (None, 1)
+        require(not self.is_deep or is_one, self, "windows", "must be 1 with preset deep, the suffix, or not be given")
         require(not self.is_deep or not self.fluency_weight, self, "fluency_weight", "is not of preset deep: no score")
         require(self.encoder is None or self.is_paper, self, "encoder", "goes with --preset paper: ours takes BLEU")
         require(0 <= self.fluency_low < self.fluency_high, self, "fluency_low", "must lie between 0 and fluency_high")
@@ -121,6 +123,11 @@ class Options:
         return self.preset == "deep"
 
     @property
+    def ends_early(self) -> bool:
+        """Whether a training ends once looks find the forget set forgotten."""
+        return not self.is_deep if self.early_end == "own" else self.early_end == "on"
+
+    @property
     def most_steps(self) -> int:
         """``steps``, or the preset's number where none was given."""
         return self.steps or (4 if self.preset == "paper-as-run" else 60)
@@ -141,7 +148,7 @@ RECIPE = (
     "fluency_high",
     "encoder",
 )
-STOPPING = ("steps", "check_every", "target_exact", "bleu_floor")
+STOPPING = ("steps", "check_every", "target_exact", "bleu_floor", "early_end")
 EVALUATION = ("num_samples", "el_stride", "el_passages", "near_passes", "eval_dtype")
 MEMORISING = ("memorise_epochs", "memorise_beside")
 OF_ATTACK = DATA + EVALUATION  # an attack settles these for the training after it

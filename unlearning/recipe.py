@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from data.study import windows
+from data.held_back import KEEP, SHOWN, without_held_back
+from data.study import Study, windows
 from models.lora import LoraConfig, add_lora, linear_targets
-from models.own_text import own_text
+from models.own_text import own_text, standing
+from ppo.io.files import read_json, write_json
 from ppo.lm.backbone import context_length
 from ppo.log import read_jsonl
 from rewards import demem as rewards
@@ -27,6 +29,7 @@ from rewards.scripts import tokenizer_of
 from rewards.spans import forbidden_spans
 from unlearning.run import Run, say
 
+NOTE = "text_to_keep.json"
 LOOKS_IN_A_ROW = 2  # one look that finds the forget set forgotten may be luck
 
 
@@ -68,21 +71,53 @@ def text_to_keep(run: Run) -> list[list[int]]:
     """Token ids of the text that training must keep: the model's own, and half as many texts of the retain set.
 
     Own text that resembles the forget set is left out. The likeliest third comes twice: the model recites it, and
-    recited text is lost first. Without own text, all of the retain set is kept.
+    recited text is lost first. Without own text, all of the retain set is kept. No text holds a run of 20 tokens of a
+    record to keep that is held back (:mod:`data.held_back`).
     """
     tokenizer, study = run.loaded.tokenizer, run.study
+    study = replace(study, retain=without_held_back(study.retain, study.passages))
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if run.options.num_own == 0 or run.config.retain_coef == 0 or start is None:
         return study.retain
     forget = [p.ids for p in study.group("forget")]
     length = min(run.config.retain_tokens, context_length(run.loaded.model) or run.config.retain_tokens) - 1
     own = own_text(run.loaded.model, start, forget, count=run.options.num_own, length=length, seed=run.config.seed)
+    own = without_held_back(own, study.passages)
     if not own:
-        say(f"to keep: the {len(study.retain)} retain texts; all of the model's own resemble the passages to forget")
+        say(f"to keep: the {len(study.retain)} retain texts; none of the model's own may be kept")
         return study.retain
     chosen = random.Random(run.config.seed).sample(study.retain, min(len(own) // 2, len(study.retain)))
-    say(f"to keep: {len(own)} texts of the model's own and {len(chosen)} of the retain text")
-    return own + own[: len(own) // 3] + chosen
+    kept = own + own[: len(own) // 3] + chosen
+    say(
+        f"to keep: {len(own)} texts of the model's own and {len(chosen)} of the retain text{told_standing(study, kept)}"
+    )
+    return kept
+
+
+def standing_in(study: Study, kept: Sequence[Sequence[int]]) -> dict[str, float]:
+    """How much of the records to keep stands in the text to keep, by group: a share of their runs of 20 tokens."""
+    groups = {name: [p.ids for p in study.group(name)] for name in (KEEP, SHOWN)}
+    return {name: standing(passages, kept) for name, passages in groups.items() if passages}
+
+
+def told_standing(study: Study, kept: Sequence[Sequence[int]]) -> str:
+    """The same for readers, with a semicolon before it; "" where there are no records to keep."""
+    parts = [f"{share:.0%} of those of {name}" for name, share in standing_in(study, kept).items()]
+    return f"; of all runs of 20 tokens, {', '.join(parts)} stand in it" if parts else ""
+
+
+def noted(run: Run, kept: list[list[int]]) -> list[list[int]]:
+    """The same text to keep; how much of the records to keep stands in it is noted in the run's folder, once."""
+    path = run.out / NOTE
+    if (run.out / "config.json").is_file() and not path.exists():
+        write_json(path, standing_in(run.study, kept))
+    return kept
+
+
+def noted_standing(out: Path) -> dict[str, Any]:
+    """What :func:`noted` left in a folder, as facts for readers; {} where there is nothing."""
+    found = read_json(out / NOTE) if (out / NOTE).is_file() else {}
+    return {f"runs of 20 tokens of {name} in the text to keep": f"{share:.1%}" for name, share in found.items()}
 
 
 def is_forgotten(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median_high
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from torch import nn
 
 import ppo
+from data.held_back import hold_back
 from data.study import Study, check_fits, load_study
 from eval.provenance import provenance
 from eval.results import check_folder, check_same, check_untrained, read_settings, write_json
@@ -85,6 +86,7 @@ def load_run(options: Options, changes: Mapping[str, Any], processes: Processes)
         num_never=options.num_never,
         secrets=options.secrets,
     )
+    study = replace(study, passages=hold_back(study.passages))
     if study.num_left_out:
         say(f"{study.num_left_out} passages of {options.data} are not used: see --num-forget and --num-holdout")
     if not study.group("forget"):

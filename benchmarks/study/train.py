@@ -38,9 +38,9 @@ from models.lab.recipe import Recipe
 from ppo.distributed import Processes
 from ppo.log import read_jsonl
 from unlearning.compare.bench import Inputs
-from unlearning.compare.comparison import resized
 from unlearning.compare.methods import METHODS
 from unlearning.compare.retrained import RetrainedModels
+from unlearning.compare.studies import resized
 from unlearning.compare.unlearn import Unlearn
 from unlearning.floor import chance_floor
 from unlearning.options import PRESETS, Options

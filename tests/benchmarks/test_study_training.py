@@ -93,8 +93,8 @@ def test_the_counterfactual_reference_forbids_the_true_token(setting):
 
 def test_a_quick_run_has_a_share_of_every_group(setting):
     study = setting.run.study
-    assert {g: len(study.group(g)) for g in ("forget", "forget_holdout", "keep", "never")} == {
-        "forget": 4, "forget_holdout": 4, "keep": 3, "never": 4,
+    assert {g: len(study.group(g)) for g in ("forget", "forget_holdout", "keep", "keep_shown", "never")} == {
+        "forget": 4, "forget_holdout": 4, "keep": 1, "keep_shown": 1, "never": 4,
     }  # fmt: skip
     groups = ["forget"] * 4 + ["keep"] * 2
     full = Study([Passage(str(i), (), (1,), (2,), g) for i, g in enumerate(groups)], [], [[1], [2], [3], [4]])

@@ -13,7 +13,7 @@ import ppo
 from ppo.io.options import flag_of
 from unlearning.attack import AttackOptions
 from unlearning.command_line import COMMANDS, flags, make_parsers, parse
-from unlearning.compare.comparison import Comparison
+from unlearning.compare.settings import Comparison
 from unlearning.options import Options
 from unlearning.trace import TraceOptions
 

@@ -15,8 +15,10 @@ from data.study import Study
 from data.types import Passage
 from tests.unlearning.test_demem import fails, write_rows
 from unlearning.compare.bench import Inputs, StopLog, stop_rule
-from unlearning.compare.comparison import Comparison, Point, begun_with, open_folder, plan, resized
+from unlearning.compare.comparison import begun_with, open_folder
 from unlearning.compare.methods import METHODS
+from unlearning.compare.settings import Comparison, Point, plan
+from unlearning.compare.studies import resized
 from unlearning.compare.unlearn import settings_of
 from unlearning.options import PRESETS, Options
 
@@ -124,7 +126,7 @@ def test_the_evaluation_of_a_copy_in_bfloat16(tmp_path, command):
 
 def test_what_the_paper_sets_stays_the_paper_s():
     changes = {"learning_rate": 1e-3, "microbatch": 4}
-    assert settings_of("default", changes)["learning_rate"] == 1e-3
+    assert settings_of("demem", changes)["learning_rate"] == 1e-3
     assert settings_of("paper", changes) == PRESETS["paper"] | {"microbatch": 4}
 
 
@@ -212,10 +214,10 @@ def test_the_plan_has_defaults_first_and_every_seed():
     assert len(points) == len(set(points)) == 1 + 2 * 3 + 3
     assert {p.seed for p in points if p.name == "npo"} == {5, 6}
     one = list(plan(Comparison(methods="npo,dedup", seeds=3, twin_seeds=1, knobs="one"), seed=0, size=64))
-    assert [p.seed for p in plan(Comparison(methods="ul", seeds=3, knobs="one"), seed=4, size=64)] == [
-        4,
-        4,
-    ]  # nothing is drawn
+    ascent = Comparison(methods="ul", seeds=3, knobs="one", forget_on="suffix")
+    assert [p.seed for p in plan(ascent, seed=4, size=64)] == [4, 4]  # all rows are in every step: nothing is drawn
+    ascent = Comparison(methods="ul", seeds=2, knobs="one")
+    assert [p.seed for p in plan(ascent, seed=4, size=64)] == [4, 4, 5]
     assert [p.key for p in one if p.name == "dedup"] == ["dedup-n64-seed0"]
     assert all(m.default in m.values and len(m.values) in (1, 3) for m in METHODS.values())
 

@@ -20,7 +20,9 @@ from eval.evaluate import probe
 from eval.protocols import Generate
 from ppo.generation import generate as ppo_generate
 from ppo.io.files import read_json, write_json
+from unlearning.compare.budget import Budget
 from unlearning.compare.retrained import RetrainedModels
+from unlearning.compare.terms import THEIR_OWN, Terms
 from unlearning.recipe import LOOKS_IN_A_ROW, is_forgotten
 from unlearning.run import Run
 
@@ -35,6 +37,7 @@ class UnlearnedModel:
     context: Callable[[], AbstractContextManager[None]] = nullcontext
     can_write: Callable[[Sequence[int], Sequence[int]], bool] | None = None  # of (prompt, response), where it vetoes
     notes: dict[str, Any] = field(default_factory=dict)
+    budget: Budget | None = None  # of what trains
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Inputs:
     work       a folder of this point's own, for what can be resumed
     rate       learning rate of the baselines that keep text; None: the lab's
     secrets    the share of passages of which a secret may come out in a look (:func:`eval.secrets.bounds`)
+    terms      what every method that trains gets alike
     """
 
     run: Run
@@ -59,6 +63,7 @@ class Inputs:
     work: Path
     rate: float | None = None
     secrets: Mapping[str, float] = field(default_factory=dict)
+    terms: Terms = THEIR_OWN
 
     @property
     def model(self) -> nn.Module:
@@ -91,17 +96,21 @@ class StopLog:
 def stop_rule(inputs: Inputs, model: nn.Module, log: StopLog, bar: tqdm[Any]) -> Stop:
     """True once two looks in a row find the forget set forgotten. ``log`` keeps the looks, ``bar`` shows them.
 
-    The rule is DeMem's own, except that outputs may be empty: some baselines would never end otherwise.
+    The rule is DeMem's own, except that outputs may be empty where the number of updates is the method's own: some
+    baselines would never end otherwise.
     """
     options, tokenizer = inputs.run.options, inputs.run.loaded.tokenizer
+    every, may_be_empty = inputs.terms.look_every(options), inputs.terms.updates is None
 
     def is_gone(steps: int) -> bool:
         bar.update(steps - bar.n)
-        if steps % options.check_every:
+        if steps % every:
             return False
         look = probe(model, tokenizer, inputs.forget)
         bar.set_postfix(extracted=look["forget/exact"], bleu=look["forget/bleu"])
-        is_now = is_forgotten(look, options.target_exact, inputs.floor, secrets=inputs.secrets, may_be_empty=True)
+        is_now = is_forgotten(
+            look, options.target_exact, inputs.floor, secrets=inputs.secrets, may_be_empty=may_be_empty
+        )
         found = log.add(steps, is_now)
         return len(found) >= LOOKS_IN_A_ROW and all(found[-LOOKS_IN_A_ROW:])
 

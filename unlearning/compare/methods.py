@@ -1,9 +1,9 @@
 """What ``demem.py compare`` compares: every method by its name, with its knob and what it does to the original model.
 
-Methods that train get the same passages, the same stopping rule and, for each seed, the same text to keep. The knob of
-a method is what it calls its strength. It has three values, one of which is the default; defaults were tried out on the
-lab. A method takes :class:`Inputs`, a value of its knob and a seed. It gives an :class:`UnlearnedModel`: a model, a way
-to decode, and what they cost.
+Methods that train get the same windows of the same passages and, for each seed, the same text to keep; on request, the
+same number of updates (:mod:`unlearning.compare.terms`). The knob of a method is what it calls its strength. It has
+three values, one of which is the default; defaults were tried out on the lab. A method takes :class:`Inputs`, a value
+of its knob and a seed. It gives an :class:`UnlearnedModel`: a model, a way to decode, and what they cost.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
+from data.types import Passage
 from eval.baselines import distillation, dpo, gradient_ascent, jensun, preference, reweighted, rmu, undial, undo
 from eval.baselines.decoding import MemFree, dp_decoding, logit_mixing
 from eval.baselines.training import Pair, StepLog, Training, pairs_of
 from eval.cost import Cost, Tokens, baseline_tokens, count_parameters
 from unlearning.compare.alternatives import encoded, refusals, swapped
 from unlearning.compare.bench import Inputs, StopLog, UnlearnedModel, look_tokens, own_tokens, stop_rule
+from unlearning.compare.budget import rival_budget
 from unlearning.compare.retrained import RetrainedKind
 from unlearning.deep.recipe import levels_of
 
@@ -37,7 +39,7 @@ Apply = Callable[[Inputs, float, int], UnlearnedModel]
 class Method:
     """A row of the table. ``values`` of the knob go from gentle to strong; ``default`` is one of them.
 
-    A method without a knob has an empty ``knob`` and the value 0.
+    A method without a knob has an empty ``knob`` and the value 0. ``preset``: of DeMem, where it is that.
     """
 
     kind: Kind
@@ -45,7 +47,8 @@ class Method:
     knob: str = ""
     values: tuple[float, ...] = (0.0,)
     default: float = 0.0
-    is_seeded: bool = True  # whether a seed changes anything
+    is_seeded: bool = True  # whether a seed changes anything but the order of the rows
+    preset: str = ""
 
 
 # ---------------------------------------------------------------------- in training
@@ -59,29 +62,36 @@ def trained(
     *,
     asks: str = "",
     is_whole: bool = False,
+    rows: Sequence[Passage] | None = None,
     beside: Sequence[Pair] = (),
+    phases: int = 1,
 ) -> UnlearnedModel:
-    """Train a baseline on a copy of the original until the forget set is gone.
+    """Train a baseline on a copy of the original: until the forget set is gone, or for all of the updates it is given.
 
     Retain batches and precision are DeMem's, and so is a number of steps that was asked for. ``asks``: whether the
-    original computes, too: "once" before the first step, or "always", in every step; empty: never. ``is_whole``: no
-    look ends it early, as with the preset deep. ``beside``: what else passes the model with each passage, for its cost.
+    original computes, too: "once" before the first step, or "always", in every step; empty: never. ``is_whole``: by
+    itself it would not end early, as the preset deep would not. ``rows``: what it forgets, each a context (prefix) and
+    tokens (suffix); None: those of the comparison. ``beside``: what else passes the model with each row, for its cost.
+    ``phases``: so many trainings share the updates, and ``unlearn`` is told of the first.
     """
-    started, options, config = time.perf_counter(), inputs.run.options, inputs.run.config
-    training = replace(
-        training, steps=options.steps or training.steps, retain_sequences=config.retain_sequences,
-        retain_tokens=config.retain_tokens, microbatch=config.microbatch or training.microbatch,
-        autocast=config.autocast, checkpoint=inputs.work / "checkpoint",
-    )  # fmt: skip
+    started, options, terms = time.perf_counter(), inputs.run.options, inputs.terms
+    forget_on = terms.forget_on if rows is None else "suffix"
+    rows = terms.rows_of(inputs.forget, seed=seed) if rows is None else rows
+    training = given_to(inputs, training, phases=phases)
+    ends_early = not is_whole if options.early_end == "own" else options.ends_early
     model, keep = copy.deepcopy(inputs.model), inputs.keep(seed) if training.retain_weight else []
     inputs.work.mkdir(parents=True, exist_ok=True)
     looks = StopLog(inputs.work / "looks.json")
     with tqdm(total=training.steps, desc="baseline", unit="step") as bar:
         log = unlearn(
-            model, inputs.forget, keep, training=training, generator=torch.Generator().manual_seed(seed),
-            stop=None if is_whole else stop_rule(inputs, model, looks, bar),
+            model, rows, keep, training=training, generator=torch.Generator().manual_seed(seed),
+            stop=stop_rule(inputs, model, looks, bar) if ends_early else None,
         )  # fmt: skip
-    pairs = pairs_of(inputs.forget, training.scope)
+    pairs = pairs_of(rows, training.scope)
+    budget = rival_budget(
+        pairs, training, num_updates=len(log), most_updates=training.steps * phases, kept=keep, forget_on=forget_on,
+        early_end=ends_early, look_every=terms.look_every(options) if ends_early else 0,
+    )  # fmt: skip
     if beside:
         pairs = [
             (context, [*tokens, *more, *other]) for (context, tokens), (more, other) in zip(pairs, beside, strict=True)
@@ -97,12 +107,28 @@ def trained(
     until_stop = [row for row in log if row.get("phase", 1.0) == 1.0]  # UNDO goes on after it
     is_stopped = len(until_stop) < training.steps
     notes = {"steps": len(log), "is_stopped": is_stopped, "learning_rate": training.learning_rate}
-    return UnlearnedModel(model, cost, notes=notes)
+    return UnlearnedModel(model, cost, notes=notes, budget=budget)
+
+
+def given_to(inputs: Inputs, training: Training, *, phases: int = 1) -> Training:
+    """The training of a rival on the terms of its comparison, with DeMem's text to keep. ``phases`` share the updates.
+
+    A method that takes all passages in every step takes as many rows.
+    """
+    options, config, terms = inputs.run.options, inputs.run.config, inputs.terms
+    steps = options.steps or training.steps if terms.updates is None else terms.updates // phases
+    batch = training.batch or len(inputs.forget) if terms.updates is None else terms.rows
+    return replace(
+        training, steps=steps, batch=batch, retain_sequences=config.retain_sequences,
+        retain_tokens=config.retain_tokens, microbatch=config.microbatch or training.microbatch,
+        autocast=config.autocast, checkpoint=inputs.work / "checkpoint",
+    )  # fmt: skip
 
 
 # Only DeMem has a floor in its loss; the others end by the stopping rule. All retain losses see DeMem's text to keep.
-ASCENT = Training(scope="whole", steps=40, max_grad_norm=None)
-BALANCED = Training(scope="whole", steps=120, batch=32, retain_weight=2.5, retain_loss="kl")
+# Rows are a context and the tokens to forget behind it, whatever the comparison puts there: so the scope is the suffix.
+ASCENT = Training(steps=40, max_grad_norm=None)
+BALANCED = Training(steps=120, batch=32, retain_weight=2.5, retain_loss="kl")
 
 
 def _ascent(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
@@ -115,8 +141,7 @@ def balanced(inputs: Inputs, learning_rate: float, retain_weight: float) -> Trai
 
 
 def _difference(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
-    training = replace(balanced(inputs, 1e-4, value), scope="suffix")
-    return trained(inputs, seed, training, gradient_ascent.unlearn_with_difference)
+    return trained(inputs, seed, balanced(inputs, 1e-4, value), gradient_ascent.unlearn_with_difference)
 
 
 def _npo(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
@@ -134,8 +159,10 @@ def _distil(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
 
 
 def _distil_deep(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
-    found = levels_of(inputs.run.study, inputs.model, inputs.run.loaded.tokenizer.decode, seed=seed)
-    unlearn = partial(distillation.unlearn, chances=found.levels)
+    rows, study = inputs.terms.rows_of(inputs.forget, seed=seed), inputs.run.study
+    found = levels_of(study, inputs.model, inputs.run.loaded.tokenizer.decode, seed=seed)
+    levels = dict(zip((p.id for p in inputs.forget), found.levels, strict=True))
+    unlearn = partial(distillation.unlearn, chances=[levels[row.id] for row in rows])
     training = replace(balanced(inputs, 3e-4, value), steps=240, batch=16)  # as many updates as the preset deep has
     return trained(inputs, seed, training, unlearn, asks="always", is_whole=True)
 
@@ -168,17 +195,18 @@ def _rmu(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
 
 
 def _undo(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
-    training = balanced(inputs, 2e-4, 10.0)
-    distil_steps = inputs.run.options.steps or training.steps
-    return trained(inputs, seed, training, partial(undo.unlearn, alpha=value, distil_steps=distil_steps), asks="always")
+    training, updates = balanced(inputs, 2e-4, 10.0), inputs.terms.updates
+    distil_steps = inputs.run.options.steps or training.steps if updates is None else updates - updates // 2
+    unlearn = partial(undo.unlearn, alpha=value, distil_steps=distil_steps)
+    return trained(inputs, seed, training, unlearn, asks="always", phases=1 if updates is None else 2)
 
 
 def _dpo(rule: Callable[..., list[list[list[int]]]], inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
     others = rule(inputs.run, inputs.forget, seed=seed)
     unlearn = partial(dpo.unlearn, beta=0.1, alternatives=others)
     beside = [(list(p.prefix), options[0]) for p, options in zip(inputs.forget, others, strict=True)]
-    training = replace(balanced(inputs, 2e-4, value), scope="suffix")
-    return trained(inputs, seed, training, unlearn, asks="once", beside=beside)
+    rows = inputs.forget  # both answers follow the prefix
+    return trained(inputs, seed, balanced(inputs, 2e-4, value), unlearn, asks="once", rows=rows, beside=beside)
 
 
 def _demem(preset: str, knob: str, inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
@@ -216,20 +244,25 @@ def _retrained(kind: RetrainedKind, inputs: Inputs, value: float, seed: int) -> 
     return UnlearnedModel(found.model, found.cost, notes=found.notes)
 
 
+def demem(preset: str, knob: str, values: tuple[float, ...], default: float) -> Method:
+    """DeMem with a preset as a method."""
+    return Method("training", partial(_demem, preset, knob), knob, values, default, preset=preset)
+
+
 METHODS: dict[str, Method] = {
     "original": Method("original", _original, is_seeded=False),
-    "demem": Method("training", partial(_demem, "demem", "retain_coef"), "retain_coef", (5.0, 2.5, 1.25), 2.5),
-    "deep": Method("training", partial(_demem, "deep", "retain_coef"), "retain_coef", (6.6, 3.3, 1.65), 3.3),
-    "demem-lora": Method("training", partial(_demem, "demem", "lora_rank"), "lora_rank", (4, 16, 64), 16),
-    "paper": Method("training", partial(_demem, "paper", "steps"), "steps", (4, 15, 60), 60),
-    "paper-as-run": Method("training", partial(_demem, "paper-as-run", "steps"), "steps", (1, 2, 4), 4),
+    "demem": demem("demem", "retain_coef", (5.0, 2.5, 1.25), 2.5),
+    "deep": demem("deep", "retain_coef", (6.6, 3.3, 1.65), 3.3),
+    "demem-lora": demem("demem", "lora_rank", (4, 16, 64), 16),
+    "paper": demem("paper", "steps", (4, 15, 60), 60),
+    "paper-as-run": demem("paper-as-run", "steps", (1, 2, 4), 1),
     "ul": Method("training", _ascent, "learning_rate", (2e-5, 5e-5, 1e-4), 5e-5, is_seeded=False),
     "graddiff": Method("training", _difference, "retain_weight", (40.0, 20.0, 10.0), 20.0),
     "npo": Method("training", _npo, "retain_weight", (10.0, 5.0, 2.5), 5.0),
     "simnpo": Method("training", _simnpo, "retain_weight", (40.0, 20.0, 5.0), 20.0),
     "distil": Method("training", _distil, "retain_weight", (30.0, 10.0, 2.5), 10.0),
     "distil-deep": Method("training", _distil_deep, "retain_weight", (6.6, 3.3, 1.65), 3.3),
-    "grpo": Method("training", partial(_demem, "grpo", "retain_coef"), "retain_coef", (5.0, 2.5, 1.25), 2.5),
+    "grpo": demem("grpo", "retain_coef", (5.0, 2.5, 1.25), 2.5),
     "undial": Method("training", _undial, "beta", (3.0, 10.0, 30.0), 10.0),
     "wga": Method("training", _wga, "retain_weight", (10.0, 5.0, 2.5), 5.0),
     "satimp": Method("training", _satimp, "retain_weight", (0.2, 0.1, 0.05), 0.1),

@@ -42,6 +42,7 @@ from rewards.bounded import bounded_logprobs
 
 MOST_REWARD = 8.0  # nats
 CERTAIN = 0.6  # probability of the true token from which a state is drawn from hot
+WINDOWS = 10  # rows of a passage, beside its own rows
 LEAST_DEVIATION = 0.3  # nats; a state that is nearly right still counts, but its noise is not blown up
 
 
@@ -256,11 +257,13 @@ def forced_rows(
     windows: tuple[int, int, int] = (4, 4, 2),
     own: int = 0,
     seed: int,
+    is_suffix: bool = False,
 ) -> list[dict[str, Any]]:
     """The rows of each passage: ``windows`` from its start, from its prefix, from anywhere; and ``own`` own rows.
 
     A window reaches to the end of the passage. Its first token is the prompt, every other one is a state's true token.
-    The prompt of an own row is the prefix. ``chances``: the chance level of every token of each passage.
+    The prompt of an own row is the prefix. ``chances``: the chance level of every token of each passage. ``is_suffix``:
+    all windows are the suffix behind its prefix, and nothing else of a passage is a state.
     """
     generator = torch.Generator().manual_seed(seed)
     rows = []
@@ -268,9 +271,12 @@ def forced_rows(
         ids = passage.ids
         latest = max(1, len(ids) - max(2, len(ids) // 4))
         anywhere = torch.randint(0, latest, (windows[2],), generator=generator).tolist()
-        for start in [0] * windows[0] + [len(passage.pre_prefix)] * windows[1] + anywhere:
-            text, levels = list(ids[start + 1 :]), list(chance[start + 1 :])
-            rows.append({"prompt": [ids[start]], "text_ids": text, "chance": levels, "id": passage.id})
+        starts = [0] * windows[0] + [len(passage.pre_prefix)] * windows[1] + anywhere
         suffix = {"text_ids": list(passage.suffix), "chance": list(chance[-len(passage.suffix) :])}
-        rows += [{"prompt": list(passage.prefix), **suffix, "id": passage.id, "is_own": True}] * own
+        of_prefix = {"prompt": list(passage.prefix), **suffix, "id": passage.id}
+        for start in starts:
+            text, levels = list(ids[start + 1 :]), list(chance[start + 1 :])
+            window = {"prompt": [ids[start]], "text_ids": text, "chance": levels, "id": passage.id}
+            rows.append(dict(of_prefix) if is_suffix else window)
+        rows += [{**of_prefix, "is_own": True}] * own
     return rows

@@ -60,9 +60,11 @@ def deep_parts(run: Run) -> Parts:
     found = levels_of(run.study, run.loaded.model, run.loaded.tokenizer.decode, seed=run.config.seed, more=more)
     original = copy.deepcopy(run.loaded.model).requires_grad_(False)
     sampler = ForcedStates(original, actions=run.options.actions, heat=run.options.heat)
-    levels, own, seed = found.levels, run.options.own_rows, run.config.seed
-    rows = forced_rows(forget, levels[: len(forget)], own=own, seed=seed)
-    rows += forced_rows(more, levels[len(forget) :], windows=OF_SIBLING, own=min(1, own), seed=seed)
+    levels, own, seed, is_suffix = found.levels, run.options.own_rows, run.config.seed, run.options.windows == 1
+    rows = forced_rows(forget, levels[: len(forget)], own=own, seed=seed, is_suffix=is_suffix)
+    rows += forced_rows(
+        more, levels[len(forget) :], windows=OF_SIBLING, own=min(1, own), seed=seed, is_suffix=is_suffix
+    )
     seams = {"sampler": sampler, "reference": bounded_reference, "advantage": state_advantages}
     return Parts(rows, no_score, seams)
 

@@ -86,7 +86,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(records, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--windows", "3"], "Options.windows=3 is not of preset deep"),
+        (["--windows", "3"], "Options.windows=3 must be 1 with preset deep"),
         (["--fluency-weight", "1"], "Options.fluency_weight=1.0 is not of preset deep"),
         (["--actions", "0"], "Options.actions=0 must be at least 1"),
         (["--heat", "0.5"], "Options.heat=0.5 must be at least 1"),
