@@ -274,15 +274,17 @@ def _is_long(run: str) -> bool:
     return width >= SHORTEST_ESTIMATE or _has_digits(FEWEST_DIGITS)(run)
 
 
-def private_masks(passages: Sequence[Passage], decode: Callable[..., str]) -> list[np.ndarray]:
+def private_masks(
+    passages: Sequence[Passage], decode: Callable[..., str], *, has_estimates: bool = True
+) -> list[np.ndarray]:
     """For every passage, bool [suffix length]: which tokens of its suffix hold a part of a private word or a secret.
 
-    Private words are estimated from the passages that are given.
+    Private words are estimated from the passages that are given; without ``has_estimates`` the secrets alone count.
     """
     texts = texts_of(passages, decode)
     masks = []
     for passage, (_, suffix), words in zip(passages, texts, mark_private(texts), strict=True):
-        spans = [(word.start, word.end) for word in words if word.is_private]
+        spans = [(word.start, word.end) for word in words if word.is_private and has_estimates]
         spans += [match.span() for secret in passage.secrets for match in _written(secret).finditer(suffix)]
         is_private = np.zeros(len(suffix) + 1, dtype=bool)
         for start, end in spans:

@@ -45,7 +45,7 @@ class Options:
     siblings: int = 64  # of preset deep: at most so many texts of that form, recited by the model, are unlearned, too
     windows: int | None = None  # places of a passage to train on; 1: the suffix; none: 2 (paper: 1, deep: all)
     # Stopping
-    steps: int | None = None  # PPO steps at most; none: 60 (paper-as-run: 4)
+    steps: int | None = None  # PPO steps at most; none: 60 (deep: 70, all of them; paper-as-run: 4)
     check_every: int = 2  # steps between two looks at the forget set
     target_exact: float = 0.05  # share of the forget set that may still be extractable at the end
     bleu_floor: float | None = None  # BLEU that a model reaches by chance; none: measured on never-trained passages
@@ -130,7 +130,7 @@ class Options:
     @property
     def most_steps(self) -> int:
         """``steps``, or the preset's number where none was given."""
-        return self.steps or (4 if self.preset == "paper-as-run" else 60)
+        return self.steps or {"deep": 70, "paper-as-run": 4}.get(self.preset, 60)
 
 
 # The options in groups. unlearning/command_line.py says which command takes which group.
@@ -174,7 +174,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Ours, at every state of the passages (unlearning/deep). The score is 0, and KL to the bounded reference is all of
     # the reward. unlearning/run.py adds learning_rate, which falls to a tenth at the last step, and fits total_steps.
     "deep": {
-        "prompts_per_step": 32, "minibatch": 16, "epochs": 2, "schedule": "linear", "total_steps": 67,
+        "prompts_per_step": 32, "minibatch": 16, "epochs": 2, "schedule": "linear", "total_steps": 78,
         "policy_clip": 0.3, "kl_coef": 1.0, "kl_controller": "fixed", "value_head": "none",
         "retain_coef": 3.3, "retain_loss": "kl", "retain_sequences": 12, "retain_tokens": 152, "save_every_steps": 10,
     },

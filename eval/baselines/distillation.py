@@ -7,6 +7,9 @@ loss on retain text preserves the model's other knowledge.
 
 With chance levels the target is the *bounded* counterfactual (:mod:`rewards.bounded`): the true token is taken down to
 its chance level and not forbidden. These are the targets of ``demem.py --preset deep``, reached for without sampling.
+``is_reverse`` turns the divergence round, to KL(model || target): that is the expectation of which PPO at forced states
+takes samples. KL(target || model) asks the model to cover all that the target says; KL(model || target) punishes what
+the target does not say.
 """
 
 from __future__ import annotations
@@ -37,10 +40,12 @@ def unlearn(
     training: Training = DEFAULT,
     stop: Stop | None = None,
     chances: Sequence[Sequence[float]] | None = None,
+    is_reverse: bool = False,
 ) -> StepLog:
     """Distil the counterfactual of the given model into it. Changes ``model`` in place and returns the log.
 
     ``chances``: the chance level of every token of each passage, all of it; None: the true token is forbidden.
+    ``is_reverse``: KL(model || target), with chances alone: to a forbidden token it is endless.
     """
     pairs = pairs_of(passages, training.scope)
     levels = None if chances is None else [c[-len(tokens) :] for c, (_, tokens) in zip(chances, pairs, strict=True)]
@@ -49,7 +54,7 @@ def unlearn(
     def forget_loss(backbone: Backbone, indices: list[int]) -> Tensor:
         return distillation_loss(
             backbone, original, [pairs[i] for i in indices], chunk_tokens=training.chunk_tokens,
-            chances=None if levels is None else [levels[i] for i in indices],
+            chances=None if levels is None else [levels[i] for i in indices], is_reverse=is_reverse,
         )  # fmt: skip
 
     return train(model, len(pairs), retain, forget_loss, training=training, generator=generator, stop=stop)
@@ -62,14 +67,18 @@ def distillation_loss(
     *,
     chunk_tokens: int,
     chances: Sequence[Sequence[float]] | None = None,
+    is_reverse: bool = False,
 ) -> Tensor:
     """Sum over passages of KL(counterfactual || model), mean over tokens, in nats; a differentiable scalar.
 
-    ``chances``: the chance level of each token to forget, for the bounded counterfactual.
+    ``chances``: the chance level of each token to forget, for the bounded counterfactual. ``is_reverse``: the
+    divergence turned round; ValueError without chances.
     """
     if chances is None:
+        if is_reverse:
+            raise ValueError("KL(model || counterfactual) is endless where a token is forbidden: give chance levels")
         return token_loss(backbone, pairs, counterfactual_kl, chunk_tokens=chunk_tokens, frozen=original)
-    per_token = partial(bounded_kl, end_ids=end_ids(original.model))
+    per_token = partial(bounded_kl, end_ids=end_ids(original.model), is_reverse=is_reverse)
     return token_loss(backbone, pairs, per_token, chunk_tokens=chunk_tokens, frozen=original, beside=chances)
 
 
@@ -80,13 +89,25 @@ def counterfactual_kl(logits: Tensor, original_logits: Tensor, truths: Tensor) -
 
 
 def bounded_kl(
-    logits: Tensor, original_logits: Tensor, truths: Tensor, chances: Tensor, *, end_ids: Sequence[int]
+    logits: Tensor,
+    original_logits: Tensor,
+    truths: Tensor,
+    chances: Tensor,
+    *,
+    end_ids: Sequence[int],
+    is_reverse: bool = False,
 ) -> Tensor:
     """KL(q || model) [N], where q is the bounded counterfactual (:func:`rewards.bounded.bounded_logprobs`).
 
+    ``is_reverse``: KL(model || q).
+
     Logits [N, V], truths int64 [N], chances float32 [N].
     """
-    return kl_from(bounded_logprobs(original_logits.detach(), truths, chances, end_ids=end_ids), logits)
+    target = bounded_logprobs(original_logits.detach(), truths, chances, end_ids=end_ids)
+    if not is_reverse:
+        return kl_from(target, logits)
+    ours = torch.log_softmax(logits, dim=-1)
+    return (ours.exp() * (ours - target.clamp(min=-1e4))).sum(dim=-1)
 
 
 def kl_from(target: Tensor, logits: Tensor) -> Tensor:

@@ -68,8 +68,9 @@ def test_counterfactual_kl_against_a_loop() -> None:
     assert distillation.counterfactual_kl(masked, original, truths).tolist() == pytest.approx([0.0] * 5, abs=1e-9)
 
 
-def test_the_bounded_distillation_against_loops() -> None:
-    """The sum over passages of the mean KL from the bounded reference, state by state."""
+@pytest.mark.parametrize("is_reverse", [False, True])
+def test_the_bounded_distillation_against_loops(is_reverse: bool) -> None:
+    """The sum over passages of the mean KL from the bounded reference, or to it, state by state."""
     model, original = tiny_gpt2(0).eval(), tiny_gpt2(1).eval()
     pairs = pairs_of(FORGET, "whole")
     chances = [[0.02 + 0.01 * t for t in range(len(tokens))] for _, tokens in pairs]
@@ -79,17 +80,24 @@ def test_the_bounded_distillation_against_loops() -> None:
         with torch.no_grad():
             ours, theirs = (m(ids).logits[0, len(context) - 1 : -1] for m in (model, original))
         q = bounded_logprobs(theirs, torch.tensor(tokens), torch.tensor(levels), end_ids=(1,))
-        terms = kl_div(torch.log_softmax(ours, dim=-1), q, reduction="none", log_target=True).sum(dim=-1)
+        one, other = (q, torch.log_softmax(ours, dim=-1)) if is_reverse else (torch.log_softmax(ours, dim=-1), q)
+        terms = kl_div(one, other, reduction="none", log_target=True).sum(dim=-1)
         expected += terms.mean().item()
-    found = distillation.distillation_loss(Backbone(model), Backbone(original), pairs, chunk_tokens=3, chances=chances)
+    settings = {"chunk_tokens": 3, "is_reverse": is_reverse}
+    found = distillation.distillation_loss(Backbone(model), Backbone(original), pairs, chances=chances, **settings)
     assert found.item() == pytest.approx(expected, rel=1e-4)
+    if is_reverse:
+        with pytest.raises(ValueError, match="endless where a token is forbidden"):
+            distillation.distillation_loss(Backbone(model), Backbone(original), pairs, **settings)
 
 
-def test_bounded_distillation_ends_at_the_chance_levels() -> None:
+@pytest.mark.parametrize("is_reverse", [False, True])
+def test_bounded_distillation_ends_at_the_chance_levels(is_reverse: bool) -> None:
     model = memorised_by_heart()
     chances = [[0.2] * len([*p.pre_prefix, *p.prefix, *p.suffix]) for p in FORGET]
     training = Training(scope="whole", steps=150, learning_rate=5e-3)
-    distillation.unlearn(model, FORGET, [], generator=generator(), training=training, chances=chances)
+    more = {"chances": chances, "is_reverse": is_reverse}
+    distillation.unlearn(model, FORGET, [], generator=generator(), training=training, **more)
     found = teacher_force(model, [[*p.pre_prefix, *p.prefix, *p.suffix] for p in FORGET])
     true_p = [float(torch.tensor(x.logprobs[1:]).exp().mean()) for x in found]
     assert all(0.1 < p < 0.3 for p in true_p), true_p

@@ -33,6 +33,7 @@ HEAD_TOKENS = 16  # of another passage, before the true tokens
 TAIL_TOKENS = (3, 4)  # true tokens before the one that is measured
 NUM_HEADS = 2
 CONTEXT_TOKENS = 2  # that other passages must have, for the n-gram to be asked
+FORM_SHARE = 0.5  # of the contexts: the lab 0.77, ten records of one form 0.78, passages of the web 0.22
 MOST_PRIVATE = 0.1  # the chance level of a token at which a private word begins
 _MOST_POWER = 8.0
 
@@ -63,15 +64,17 @@ def chance_levels(
     never: Sequence[Ids] = (),
     more: Sequence[Ids] = (),
     most: Sequence[np.ndarray] | None = None,
+    most_in_form: Sequence[np.ndarray] | None = None,
     seed: int = 0,
 ) -> ChanceLevels:
     """The chance levels of memorised passages, from the original ``model``.
 
-    ``most``: for every passage, an upper bound of each token's level; None: ``MOST_CHANCE`` for all.
-
     ``others``: texts whose pieces stand before a passage's tokens where there is only one passage. ``never``: passages
-    of the same form that the model never saw. ``more``: other memorised passages, whose levels follow
-    those of ``passages``; they do not set the power. ValueError for a single passage without ``others``.
+    of the same form that the model never saw. ``more``: other memorised passages, whose levels follow those of
+    ``passages``; they do not set the power. ``most``: for every passage, an upper bound of each token's level; None:
+    ``MOST_CHANCE`` for all. ``most_in_form`` takes its place in a passage of a common form, of which the others know
+    ``FORM_SHARE`` of the contexts: what is private can be told from a form alone. ValueError for a single passage
+    without ``others``.
     """
     count, passages = len(passages), [*passages, *more]
     heads = passages if len(passages) > 1 else [*passages, *others]
@@ -82,7 +85,11 @@ def chance_levels(
     spliced = splice_logprobs(model, passages, heads, seed=seed)
     grams = leave_one_out_logprobs(passages, vocab_size=vocab_size, least_context=CONTEXT_TOKENS)
     joined = [np.where(np.isnan(g), s, g) for s, g in zip(spliced, grams, strict=True)]
-    ceilings = [np.full(len(x), np.log(MOST_CHANCE)) for x in joined] if most is None else [np.log(x) for x in most]
+    tops = [np.full(len(x), MOST_CHANCE) for x in joined] if most is None else list(most)
+    if most_in_form is not None:
+        in_form = [np.mean(~np.isnan(g)) >= FORM_SHARE for g in grams]
+        tops = [form if is_so else top for top, form, is_so in zip(tops, most_in_form, in_form, strict=True)]
+    ceilings = [np.log(top) for top in tops]
     capped = [np.minimum(x, top) for x, top in zip(joined, ceilings, strict=True)]
     power = _power(capped[:count], ceilings[:count], _nll(model, never)) if never else 1.0
     bounded = [_bounded(power * x, top) for x, top in zip(capped, ceilings, strict=True)]
@@ -133,15 +140,16 @@ def _nll(model: nn.Module, passages: Sequence[Ids]) -> float:
     return float(-np.concatenate([x.logprobs[1:] for x in found]).astype(np.float64).mean())
 
 
-def private_bounds(passages: Sequence[Passage], decode: Callable[..., str]) -> list[np.ndarray]:
+def private_bounds(passages: Sequence[Passage], decode: Callable[..., str], *, has_estimates: bool) -> list[np.ndarray]:
     """Of every token of each passage, the most that its chance level may be, float64 [passage length].
 
     ``MOST_PRIVATE`` for a token of the suffix at which a private word begins, or that holds a digit of one: a name or
     number of a stranger is one of many. The rest of a word follows from its beginning, so the other tokens have the
-    bound ``MOST_CHANCE``. Private words are the named secrets and what :mod:`data.private_words` estimates.
+    bound ``MOST_CHANCE``. Private words are the passages' secrets and, with ``has_estimates``, what
+    :mod:`data.private_words` estimates.
     """
     bounds = []
-    for passage, mask in zip(passages, private_masks(passages, decode), strict=True):
+    for passage, mask in zip(passages, private_masks(passages, decode, has_estimates=has_estimates), strict=True):
         pieces = [decode([token]) for token in passage.suffix]
         before = decode(list(passage.prefix[-1:]))[-1:]
         top = np.full(len(passage.ids), MOST_CHANCE)

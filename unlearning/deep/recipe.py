@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -18,7 +18,7 @@ from unlearning.deep.forced import ForcedStates, bounded_reference, forced_rows,
 from unlearning.deep.siblings import siblings
 from unlearning.run import Run, say
 
-OF_SIBLING = (1, 0, 0)  # windows: what a sibling teaches of the form is soon learned, and steps are for the passages
+OF_SIBLING = (2, 0, 1)  # windows: what a sibling teaches of the form is soon learned, and steps are for the passages
 SIBLING_SHARE = 4  # a sibling for every four rows of passages, at most
 
 
@@ -39,6 +39,7 @@ def levels_of(
     Every other never-trained passage sets their mean. The rest of them is left to the evaluation.
     """
     never, forget = study.group("never")[::2], study.group("forget")
+    named = [*forget, *more] if study.secrets_by != "estimated" else [replace(p, secrets=()) for p in [*forget, *more]]
     found = chance_levels(
         original,
         [p.ids for p in forget],
@@ -46,7 +47,8 @@ def levels_of(
         others=study.retain,
         never=[p.ids for p in never],
         more=[p.ids for p in more],
-        most=private_bounds([*forget, *more], decode),
+        most=private_bounds(named, decode, has_estimates=False),
+        most_in_form=private_bounds([*forget, *more], decode, has_estimates=True),
         seed=seed,
     )
     by = f", to the power {found.power:.2f} as of {len(never)} never-trained passages" if never else ""

@@ -95,7 +95,9 @@ def test_a_private_word_begins_at_its_bound_and_ends_as_it_may():
     texts = ["Room", " is", " Oster", "hagen", ", pin ", "49", "62", "-B", " Vant", "71", "30"]
     passage = Passage("a", (0,), (1,), (2, 3, 4, 5, 6, 7), "forget", secrets=("Osterhagen", "4962-B"))
     other = Passage("b", (0,), (1,), (8, 3, 4, 9, 10, 7), "forget", secrets=("Vanthagen", "7130-B"))
-    found, _ = chance.private_bounds([passage, other], lambda ids, **_: "".join(texts[i] for i in ids))
+    found, _ = chance.private_bounds(
+        [passage, other], lambda ids, **_: "".join(texts[i] for i in ids), has_estimates=True
+    )
     low, high = chance.MOST_PRIVATE, chance.MOST_CHANCE
     assert found.tolist() == [high, high, low, high, high, low, low, low]
 
@@ -110,3 +112,14 @@ def test_no_level_is_above_its_bound_and_the_mean_is_that_of_never_trained_passa
     free = chance_levels(memorised(), PASSAGES, vocab_size=VOCAB, never=never)
     assert found.nll == pytest.approx(free.nll, abs=1e-6)
     assert found.power < free.power  # what the bounds take, the other levels get back
+
+
+def test_what_is_estimated_to_be_private_counts_in_passages_of_a_common_form(monkeypatch):
+    form = [[2, 3, 4, 5, 6, 7, 20 + i] for i in range(3)]
+    free = [11, 12, 13, 14, 15, 16, 17]
+    passages = [*form, free]
+    bounds = [np.full(7, 0.05) for _ in passages]
+    found = chance_levels(memorised(), passages, vocab_size=VOCAB, most_in_form=bounds)
+    assert all(p <= 0.05 + 1e-12 for levels in found.levels[:3] for p in levels)
+    plain = chance_levels(memorised(), passages, vocab_size=VOCAB)
+    assert found.levels[3] == plain.levels[3]
