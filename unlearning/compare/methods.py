@@ -158,12 +158,12 @@ def _distil(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
     return trained(inputs, seed, balanced(inputs, 2e-4, value), distillation.unlearn, asks="always")
 
 
-def _distil_deep(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
+def _distil_deep(is_reverse: bool, inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
     rows, study = inputs.terms.rows_of(inputs.forget, seed=seed), inputs.run.study
     found = levels_of(study, inputs.model, inputs.run.loaded.tokenizer.decode, seed=seed)
     levels = dict(zip((p.id for p in inputs.forget), found.levels, strict=True))
-    unlearn = partial(distillation.unlearn, chances=[levels[row.id] for row in rows])
-    training = replace(balanced(inputs, 3e-4, value), steps=240, batch=16)  # as many updates as the preset deep has
+    unlearn = partial(distillation.unlearn, chances=[levels[row.id] for row in rows], is_reverse=is_reverse)
+    training = replace(balanced(inputs, 3e-4, value), steps=280, batch=16)  # as many updates as the preset deep has
     return trained(inputs, seed, training, unlearn, asks="always", is_whole=True)
 
 
@@ -261,7 +261,8 @@ METHODS: dict[str, Method] = {
     "npo": Method("training", _npo, "retain_weight", (10.0, 5.0, 2.5), 5.0),
     "simnpo": Method("training", _simnpo, "retain_weight", (40.0, 20.0, 5.0), 20.0),
     "distil": Method("training", _distil, "retain_weight", (30.0, 10.0, 2.5), 10.0),
-    "distil-deep": Method("training", _distil_deep, "retain_weight", (6.6, 3.3, 1.65), 3.3),
+    "distil-deep": Method("training", partial(_distil_deep, False), "retain_weight", (6.6, 3.3, 1.65), 3.3),
+    "kl-deep": Method("training", partial(_distil_deep, True), "retain_weight", (6.6, 3.3, 1.65), 3.3),
     "grpo": demem("grpo", "retain_coef", (5.0, 2.5, 1.25), 2.5),
     "undial": Method("training", _undial, "beta", (3.0, 10.0, 30.0), 10.0),
     "wga": Method("training", _wga, "retain_weight", (10.0, 5.0, 2.5), 5.0),

@@ -22,6 +22,7 @@ ON_REQUEST = (
     "paper",
     "paper-as-run",
     "distil-deep",
+    "kl-deep",
     "without-forget",
     "grpo",
     "undial",

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from data.held_back import KEEP, SHOWN
 from data.study import Study
 from data.types import Passage
 from ppo.lm.backbone import context_length, vocabulary_size
@@ -74,7 +75,7 @@ def deep_parts(run: Run) -> Parts:
 def siblings_of(run: Run) -> list[Passage]:
     """The run's siblings of the passages to forget (:mod:`unlearning.deep.siblings`)."""
     tokenizer, forget = run.loaded.tokenizer, [p.ids for p in run.study.group("forget")]
-    keep = [*(p.ids for p in run.study.group("keep")), *run.study.retain]
+    keep = [*(p.ids for name in (KEEP, SHOWN) for p in run.study.group(name)), *run.study.retain]
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if not run.options.siblings or start is None:
         return []
