@@ -17,13 +17,11 @@ from unlearning.options import PRESETS
 
 ON_REQUEST = (
     "original",
-    "deep",
     "demem-lora",
     "paper",
     "paper-as-run",
     "distil-deep",
     "kl-deep",
-    "without-forget",
     "grpo",
     "undial",
     "wga",
