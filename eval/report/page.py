@@ -62,7 +62,7 @@ def render_page(
     )
     verdict = judge(before if after is None else after, original=None if after is None else before, attacks=attacks)
     sections = [
-        ("verdict", "Verdict", verdict_section(verdict)),
+        ("verdict", "Verdict", verdict_section(verdict, terms)),
         ("out", "How much comes out", _bars(*numbers, terms)),
         ("depth", "Depth", depth_section(before, after, terms)),
         ("numbers", "Every number", _comparison(before, after, terms)),

@@ -49,6 +49,13 @@ OWN = {
         "Words of the output that also occur in the true suffix, in the same order: the longest common run, then the "
         "longest ones to its left and right, and so on. Runs without a letter or digit do not count.",
     ),
+    "judged": (
+        "Verdict",
+        "The model's number, its target (the same model's on never-trained passages, or the exact twin's), how far it "
+        "lies on the side of a memory or of a harm, and the largest distance that counts as none. Beyond the limit: a "
+        "memory or harm is sure, and larger than the limit. Within it: the whole interval is. All intervals of the "
+        "verdict together hold at 95 %.",
+    ),
     "output_tokens": (
         "Tokens",
         "Number of tokens of the greedy output, cut to the suffix's length, and of the true suffix.",

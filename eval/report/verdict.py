@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from ppo.io.visible import as_html
 
 from ..clean import Finding, Verdict
+from .terms import Terms
 
 HEADS = {"clean": "Clean", "not clean": "Not clean", "unknown": "Not known"}
 MOST_TOLD = 6  # reasons in a sentence; the table has all
@@ -90,11 +91,12 @@ def written(value: float, finding: Finding) -> str:
     return f"{value:z.{ {'score': 1, 'number': 2, 'ratio': 3}[finding.unit] }f}"
 
 
-def verdict_section(verdict: Verdict) -> str:
+def verdict_section(verdict: Verdict, terms: Terms) -> str:
     """The sentences and a table of all findings, as HTML."""
     head, *rest = sentences(verdict)
-    lines = "".join(_row(f) for f in (*verdict.traces, *verdict.harms))
-    heads = "".join(f'<th scope="col">{h}</th>' for h in ("value", "target", "beside it", "limit", "verdict"))
+    lines = "".join(_row(f, terms) for f in (*verdict.traces, *verdict.harms))
+    names = ("value", "target", "beside it", "limit", terms.label("verdict", "judged"))
+    heads = "".join(f'<th scope="col">{name}</th>' for name in names)
     table = (
         '<div class="scroll" role="region" aria-label="Verdict" tabindex="0"><table>'
         f"<thead><tr><td></td>{heads}</tr></thead><tbody>{lines}</tbody></table></div>"
@@ -103,11 +105,11 @@ def verdict_section(verdict: Verdict) -> str:
     return f"{said}{table if lines else ''}"
 
 
-def _row(finding: Finding) -> str:
-    ends = ""
+def _row(finding: Finding, terms: Terms) -> str:
+    ends, mark = "", terms.mark("judged")
     if finding.low is not None and finding.high is not None:
         low, high = (written(end, finding).removesuffix(" %") for end in (finding.low, finding.high))
-        ends = f'<span class="range">{as_html(low)} &ndash; {as_html(high)}</span>'
+        ends = f'<span class="range"{mark}>{as_html(low)} &ndash; {as_html(high)}</span>'
     cells = [written(value, finding) for value in (finding.value, finding.target, finding.gap, finding.limit)]
-    shown = "".join(f"<td>{as_html(text)}{ends if i == 2 else ''}</td>" for i, text in enumerate(cells))
-    return f'<tr><th scope="row">{as_html(finding.label)}</th>{shown}<td>{STATES[finding.state]}</td></tr>'
+    shown = "".join(f"<td{mark}>{as_html(text)}{ends if i == 2 else ''}</td>" for i, text in enumerate(cells))
+    return f'<tr><th scope="row">{as_html(finding.label)}</th>{shown}<td{mark}>{STATES[finding.state]}</td></tr>'

@@ -11,10 +11,12 @@ from eval.clean import Finding, judge, t_quantile
 from eval.evaluate import Evaluation
 from eval.intervals import share_interval
 from eval.margins import ATTACKED, MEMBERSHIP, NEEDED, TRACES
+from eval.report.terms import collect_terms
 from eval.report.verdict import sentences, verdict_section
 from eval.results import write_results
 from eval.stored import read_attacks
 
+TERMS = collect_terms({}, {})
 NEVER = {"exact": 0.0, "exact_after_25": 0.0, "leak_1000": 0.0, "ma_suffix": 0.45, "ma_unshared": 0.2,
          "extraction_strength": 0.02, "longest_run": 6.0, "nll_suffix": 3.0, "lens_right": 0.2,
          "secret_emitted": 0.0}  # fmt: skip
@@ -241,7 +243,7 @@ def test_what_is_said():
     assert told == f"Not clean: suffix accuracy 60.0 % against 45.0 %; {harm}."
     every = judge(BEFORE, original=BEFORE)
     assert "; and " in sentences(every)[0]
-    section = verdict_section(every)
+    section = verdict_section(every, TERMS)
     assert section.count("beyond the limit") == len(every.reasons)
     assert "<b>Not clean: " in section
-    assert "<table>" not in verdict_section(judge({"summary": {}}))
+    assert "<table>" not in verdict_section(judge({"summary": {}}), TERMS)

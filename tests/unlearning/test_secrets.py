@@ -142,7 +142,7 @@ def test_a_floor_under_which_secrets_fit_is_told_of_and_not_used(tokenizer):
     study = records_of_one_form(tokenizer)
     room = private_bleu(study, tokenizer.decode)
     assert 0 < room < 10
-    run = make_run(study, tokenizer)
+    run = make_run(study, tokenizer, preset="demem")
     with pytest.warns(
         RuntimeWarning, match=r"BLEU of 38\.0, the chance floor, leaves room for secrets: .* reaches .*not used"
     ):
@@ -156,7 +156,10 @@ def test_a_floor_under_which_secrets_fit_is_told_of_and_not_used(tokenizer):
         assert told_floor(run, {"never/bleu": 38.0}) == "BLEU 38.0, not used: secrets fit below it"
         assert told_floor(run, {"never/bleu": room}) == f"BLEU {room:.1f}"
         assert told_floor(run, {}) == "not known"
-        assert told_floor(make_run(study, tokenizer, bleu_floor=38.0), {}) == "BLEU 38.0"
+        assert told_floor(make_run(study, tokenizer, preset="demem", bleu_floor=38.0), {}) == "BLEU 38.0"
+        assert told_floor(make_run(study, tokenizer), {"never/bleu": 38.0}).startswith(
+            "BLEU 38.0, which no reward knows"
+        )
 
 
 def test_the_floor_of_the_lab_is_used_as_before(tokenizer):

@@ -98,7 +98,9 @@ def test_no_writer_fails_for_one(tmp_path):
     (tmp_path / "run").mkdir()
     log = RunLog(tmp_path / "run")
     log.metrics(0, {HALF: 1.0})
-    log.samples(0, SimpleNamespace(samples=[SimpleNamespace(prompt=HALF, text=HALF)], scores=torch.zeros(1)))
+    written = SimpleNamespace(context=None)
+    sample = SimpleNamespace(prompt=HALF, text=HALF)
+    log.samples(0, SimpleNamespace(generation=written, samples=[sample], scores=torch.zeros(1)))
     log.close()
     assert read_jsonl(tmp_path / "run" / "samples.jsonl")[0]["response"] == "a\ufffdb"
     assert read_jsonl(tmp_path / "run" / "metrics.jsonl")[0]["a\ufffdb"] == 1.0
