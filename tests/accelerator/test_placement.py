@@ -201,15 +201,17 @@ def test_every_command_of_demem_runs_there(tmp_path):
     groups = f"--data {write_rows(tmp_path / 'rows.jsonl', 10)} --num-forget 4 --num-holdout 2 --num-never 2"
     small = "--prompts-per-step 4 --minibatch 4 --epochs 1 --retain-sequences 2 --retain-tokens 20 --num-own 2"
     few = "--attack-samples 1 --relearning-steps 1 --temperatures 1.0 --top-ks 0 --beams 2 --hints 1 --shortened-to 5"
-    rivals = "demem,ul,graddiff,npo,simnpo,distil,dp,dp-logits,memfree"
+    rivals = "demem,deep,distil-deep,kl-deep,ul,graddiff,npo,simnpo,distil,dp,dp-logits,memfree"
     run = tmp_path / "run"
     for words in (
         f"memorise {groups} --memorise-epochs 1 --minibatch 4 --memorise-beside 2 --out {tmp_path / 'memorised'}",
-        f"train {groups} {small} --steps 1 --num-samples 1 --lora-rank 2 --fluency-weight 0.1 --out {run}",
+        f"train --preset demem {groups} {small} --steps 1 --num-samples 1 --lora-rank 2 --fluency-weight 0.1 "
+        f"--out {run}",
         f"train --resume --steps 2 --out {run}",
         f"evaluate --out {run}",
         f"attacks --out {run} {few}",
         f"trace {groups} --prompts-per-step 4 --minibatch 4 --out {tmp_path / 'trace'}",
+        f"trace --preset demem {groups} --prompts-per-step 4 --minibatch 4 --out {tmp_path / 'trace-demem'}",
         f"compare {groups} --prompts-per-step 4 --minibatch 4 --steps 1 --seeds 1 --knobs one --num-samples 0 "
         f"--methods {rivals} --out {tmp_path / 'compare'}",
     ):
