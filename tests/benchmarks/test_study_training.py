@@ -172,9 +172,8 @@ def test_a_point_from_end_to_end(name, tmp_path):
         "distil": {"distillation": 2}, "distil-long": {"distillation": 2},
         "warm": {"distillation": 2, "ppo": 2, "is_stopped": False},
     }.get(name, {"ppo": 2, "is_stopped": False})  # fmt: skip
-    assert (
-        sum(p["passages"] for p in result["parts"]["kind"].values()) == 14
-    )  # 4 of each of three groups, and 1 of each half of keep
+    count = sum(p["passages"] for p in result["parts"]["kind"].values())
+    assert count == 14  # 4 of each of three groups, and 1 of each half of keep
     assert not list((tmp_path / "work").iterdir())
     decode = load("lab").decode
     for passage in workshop.prepare(Point(name)).study.passages:  # no text of a passage is kept
