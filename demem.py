@@ -64,7 +64,7 @@ from unlearning.deep.recipe import Parts, deep_parts
 from unlearning.floor import chance_floor, told_floor
 from unlearning.memorise import run_memorise
 from unlearning.notebook import sample_sliced, with_special_tokens
-from unlearning.options import Options
+from unlearning.options import METHOD, Options
 from unlearning.outcome import exit_status, silent
 from unlearning.recipe import (
     StopRule,
@@ -290,7 +290,7 @@ def card(run: Run, before: Evaluation, after: Evaluation) -> str:
         "Chance floor": told_floor(run, before.summary),
         "PPO steps" if run.options.is_deep else "PPO steps at most": run.options.most_steps,
     }
-    method = f"{HOW[run.options.preset]} (--preset {run.options.preset})"
+    method = f"{METHOD[run.options.preset]} (--preset {run.options.preset})"
     forget, base = run.study.group("forget"), run.options.model
     return model_card(
         base=base, method=method, passages=forget, thresholds=thresholds, before=before, after=after, meta=run.meta()
@@ -303,14 +303,6 @@ def run_trace(parsed: argparse.Namespace) -> None:
     say(write_trace(make_trainer(run, floor_of(run)), run.out, asked, run.meta()))
     say(f"trace: {run.out / 'trace.html'}   numbers: {run.out / 'trace.json'}")
 
-
-HOW = {
-    "deep": "PPO at every state of the passages, towards the original with their tokens taken down to chance",
-    "demem": "DeMem: PPO with a negative-similarity reward, and a KL loss on text to keep",
-    "paper": "DeMem: PPO with the paper's reward and settings",
-    "paper-as-run": "DeMem as the paper's notebook ran it",
-    "grpo": "GRPO with a reward for responses that emit nothing forbidden",
-}  # what a model card says of a preset
 
 ON_A_RUN: dict[str, Callable[[Run], None]] = {
     "run": run_all,

@@ -196,3 +196,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "retain_sequences": 12, "retain_tokens": 152, "save_every_steps": 10,
     },
 }  # fmt: skip
+
+# What a model card says of a preset.
+METHOD = {
+    "deep": "PPO at every state of the passages, towards the original with their tokens taken down to chance",
+    "demem": "DeMem: PPO with a negative-similarity reward, and a KL loss on text to keep",
+    "paper": "DeMem: PPO with the paper's reward and settings",
+    "paper-as-run": "DeMem as the paper's notebook ran it",
+    "grpo": "GRPO with a reward for responses that emit nothing forbidden",
+}

@@ -21,6 +21,7 @@ GROUP_LABELS = {
     "forget": "forget",
     "forget_holdout": "forget-holdout",
     "keep": "keep",
+    "keep_shown": "keep-shown",
     "never": "never trained",
 }
 _AFTER = re.compile(r"(exact|accuracy)_after_[0-9]{1,7}")

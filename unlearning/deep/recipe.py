@@ -15,7 +15,14 @@ from data.types import Passage
 from ppo.lm.backbone import context_length, vocabulary_size
 from ppo.types import RewardFn
 from unlearning.deep.chance import ChanceLevels, chance_levels, private_bounds
-from unlearning.deep.forced import ForcedStates, bounded_reference, forced_rows, no_score, state_advantages
+from unlearning.deep.forced import (
+    WINDOWS,
+    ForcedStates,
+    bounded_reference,
+    forced_rows,
+    no_score,
+    state_advantages,
+)  # fmt: skip
 from unlearning.deep.siblings import siblings
 from unlearning.run import Run, say
 
@@ -81,7 +88,7 @@ def siblings_of(run: Run) -> list[Passage]:
         return []
     longest, context = max(map(len, forget)), context_length(run.loaded.model)
     length = longest if context is None else min(longest, context - 1)
-    most = min(run.options.siblings, len(forget) * (10 + run.options.own_rows) // SIBLING_SHARE)
+    most = min(run.options.siblings, len(forget) * (WINDOWS + run.options.own_rows) // SIBLING_SHARE)
     found = siblings(
         run.loaded.model, start, forget, keep=keep, most=most, count=run.options.num_own or 256,
         length=length, seed=run.config.seed,

@@ -14,7 +14,7 @@ from itertools import cycle, islice
 
 from torch import nn
 
-from data.splits import NGRAM as KEPT_RUN
+from data.splits import overlapping
 from data.types import Passage
 from models.own_text import Grams, grams_of, overlap, sampled_texts
 
@@ -38,20 +38,21 @@ def siblings(
 ) -> list[Passage]:
     """At most ``most`` texts like the passages to forget, and none of them, from ``count`` texts of ``length`` tokens.
 
-    One that shares a run of ``KEPT_RUN`` tokens with a text of ``keep`` is left out. Only what is recited counts, the
+    One that shares a run of 20 tokens with a text of ``keep`` is left out. Only what is recited counts, the
     most likely first: made-up records need no unlearning. A text that holds a part of a passage, or of a sibling before
     it, is none: its tokens would be learned as those of another record. A sibling's first third is its prefix.
     """
     grams = [grams_of(sequence, NGRAM) for sequence in forget]
     known, shared = set().union(*grams), shared_grams(grams)
-    kept = set().union(*(grams_of(ids, KEPT_RUN) for ids in keep))
     heads = list(islice(cycle([[start_id], *common_heads(forget)]), count))
     texts = sampled_texts(model, heads, length=length, seed=seed)
+    recited = [text.ids[text.ids[0] == start_id :] for text in texts if text.likelihood >= RECITED]
+    like = [ids for ids in recited if len(ids) >= 4 * NGRAM and overlap(ids, known, NGRAM) > LEAST_OVERLAP]
+    kept = set(overlapping(like, keep))
     taken: list[list[int]] = []
     owned = [one - shared for one in grams]  # what each passage, and then each sibling, has for itself
-    for ids in (text.ids[text.ids[0] == start_id :] for text in texts if text.likelihood >= RECITED):
-        is_like = len(ids) >= 4 * NGRAM and overlap(ids, known, NGRAM) > LEAST_OVERLAP
-        if not is_like or len(taken) == most or not kept.isdisjoint(grams_of(ids, KEPT_RUN)):
+    for i, ids in enumerate(like):
+        if i in kept or len(taken) == most:
             continue
         if max(overlap(ids, own, NGRAM) for own in owned) <= MOST_OVERLAP:
             taken.append(ids)
