@@ -64,14 +64,14 @@ def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[Place, dict[s
     name = visible(str(path))
     reader = csv.reader((_with_line_feed(line) for _, line in text_lines(path)), strict=True)
     try:
-        header = _next_fields(reader) or []
+        header = next_fields(reader) or []
         for column in columns:
             if header.count(column) != 1:
                 raise ValueError(
                     f"{name}, line 1: the header {header!r:.200} must name the column {column!r} once; "
                     f"expected columns: {', '.join(columns)}{_other_separator(header)}"
                 )
-        while (fields := _next_fields(reader)) is not None:
+        while (fields := next_fields(reader)) is not None:
             place = f"{name}, line {reader.line_num}"
             if fields and len(fields) != len(header):
                 raise ValueError(
@@ -88,7 +88,7 @@ def _with_line_feed(line: str) -> str:
     return f"{line[:-2]}\n" if line.endswith("\r\n") else line
 
 
-def _next_fields(reader: Iterator[list[str]]) -> list[str] | None:
+def next_fields(reader: Iterator[list[str]]) -> list[str] | None:
     """The next row of a CSV reader, None at the end. A field may be as long as a line.
 
     The module ``csv`` has one limit for the whole process, 131072 characters; it is back as it was afterwards.
