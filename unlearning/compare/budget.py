@@ -22,7 +22,9 @@ class Budget:
 
     updates, most_updates   optimiser updates that were done, and that were allowed
     update_rows    rows of the forget set in an update
-    rows           different rows that there were
+    rows           different rows that there were, without those of siblings
+    own_rows       how many of them the policy continues itself (preset deep)
+    siblings       how many siblings it forgets at most, beside the passages (preset deep)
     forget_on      what the rows held of a passage
     forget_tokens  tokens under the loss to forget, as often as they came up: true ones, or the policy's own; in rows of
                    different lengths, of the mean length
@@ -40,6 +42,8 @@ class Budget:
     keep_tokens: float
     early_end: bool
     look_every: int
+    own_rows: int = 0
+    siblings: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -70,6 +74,8 @@ def ppo_budget(run: Run, log: Sequence[Mapping[str, float]], kept: Sequence[Sequ
         keep_tokens=mean_piece(kept, config.retain_tokens) * config.retain_sequences * updates,
         early_end=options.ends_early and is_looked_at,
         look_every=each * options.check_every if is_looked_at else 0,
+        own_rows=len(forget) * options.own_rows if options.is_deep else 0,
+        siblings=options.siblings if options.is_deep else 0,
     )
 
 

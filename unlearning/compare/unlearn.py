@@ -27,6 +27,11 @@ from unlearning.run import Run, load_model, load_run
 Train = Callable[[Run, Evaluation], None]
 PAPER = ("paper", "paper-as-run")  # presets
 LORA_RATE = 5.0  # times the learning rate of full training, for an adapter
+REWARDS = {  # of the presets that are not the paper's
+    "demem": "the BLEU that each word adds, down to the chance floor",
+    "deep": "log-ratio to the bounded reference, at every state; no score",
+    "grpo": "1 or 0: whether nothing forbidden comes out",
+}
 
 
 def settings_of(preset: str, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,9 +70,8 @@ class Unlearn:
         seconds, rows = earlier + time.perf_counter() - started, read_jsonl(log)
         cost = Cost(seconds, self._tokens(run, rows), count_parameters(run.loaded.model))
         model = load_model(options, folder / "model").model
-        notes = {"steps": len(rows), "is_stopped": len(rows) < options.most_steps}
-        if options.is_paper:
-            notes["reward"] = reward_label(options.encoder, run.encoder)
+        reward = reward_label(options, run.encoder)
+        notes = {"steps": len(rows), "is_stopped": len(rows) < options.most_steps, "reward": reward}
         kept = self.keep(seed) if self.keep is not None and run.config.retain_coef else []
         return UnlearnedModel(model, cost, notes=notes, budget=ppo_budget(run, rows, kept))
 
@@ -95,8 +99,16 @@ class Unlearn:
         return total + (Tokens(run.options.num_own * run.config.retain_tokens) if run.config.retain_coef else Tokens())
 
 
-def reward_label(name: str | None, encoder: BertScore | None) -> str:
-    """What the paper's reward measures, for readers: the similarity, its encoder and layer (0: the embeddings).
+def reward_label(options: Options, encoder: BertScore | None) -> str:
+    """What a preset's reward measures, for readers. ``encoder``: of the paper's BERTScore; None: it is BLEU."""
+    if options.is_paper:
+        return paper_reward(options.encoder, encoder)
+    label = REWARDS[options.preset]
+    return f"{label}; less outside a band of likelihood" if options.fluency_weight else label
+
+
+def paper_reward(name: str | None, encoder: BertScore | None) -> str:
+    """The similarity, its encoder and layer (0: the embeddings).
 
     A folder that is called ``model`` goes by the name of the folder around it.
     """

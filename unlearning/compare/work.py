@@ -27,6 +27,7 @@ from unlearning.compare.measure import measure
 from unlearning.compare.methods import METHODS
 from unlearning.compare.retrained import RetrainedModels
 from unlearning.compare.settings import Comparison, Point, plan
+from unlearning.compare.sources import SOURCES
 from unlearning.compare.studies import parted, resized
 from unlearning.compare.tuning import Tuned, tuned
 from unlearning.compare.unlearn import Train, Unlearn
@@ -157,6 +158,15 @@ class Work:
         """How much of the records to keep stands in the text to keep of a seed, by group."""
         return standing_in(self.run.study, self.keep(seed))
 
+    def _kept(self, seed: int) -> dict[str, int]:
+        """How much text to keep a seed has, and how many of the texts the model wrote itself."""
+        kept, given = self.keep(seed), {tuple(text) for text in self.run.study.retain}
+        return {
+            "texts": len(kept),
+            "tokens": sum(map(len, kept)),
+            "own": sum(tuple(text) not in given for text in kept),
+        }
+
     def _described(
         self, point: Point, unlearned: UnlearnedModel, measured: dict[str, Any], tuning: dict[str, Any] | None
     ) -> dict[str, Any]:
@@ -167,10 +177,12 @@ class Work:
         standing = {} if unlearned.budget is None or not unlearned.budget.keep_tokens else self._standing(point.seed)
         budget = {} if unlearned.budget is None else unlearned.budget.to_dict() | {"flops": cost["flops"]}
         return {
-            "method": point.name, "kind": method.kind, "knob": method.knob, "value": point.value,
+            "method": point.name, "source": SOURCES[point.name],
+            "kind": method.kind, "knob": method.knob, "value": point.value,
             "is_default": point.value == usual or len(values) == 1, "seed": point.seed, "size": point.size,
             "cost": cost, "notes": unlearned.notes, **measured, **({"budget": budget} if budget else {}),
             **({"text_to_keep": standing} if standing else {}),
+            **({"kept": self._kept(point.seed)} if budget.get("keep_tokens") else {}),
             **({"tuning": tuning} if tuning else {}), "meta": self.run.meta(),
         }  # fmt: skip
 
