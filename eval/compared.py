@@ -26,6 +26,7 @@ from .values import check_values
 MOST_VARIANTS = 500  # of method, value of its knob and number of records: each is a row of every table
 MOST_COLUMNS = 500  # of attacks: groups times variants
 MOST_NUMBER = 1e12
+MOST_TRIED = 100  # values of a knob
 _NAME = re.compile(r"[A-Za-z0-9_.+-][A-Za-z0-9_.+ -]{0,59}")
 _NEEDED = tuple(
     f"forget/{quantity}"
@@ -36,6 +37,7 @@ _DRAWN = {
     *(f"{group}/{quantity}" for group in ("forget", "forget_holdout") for quantity in
       ("exact", "exact_sampled", "discoverable")),
 }  # fmt: skip
+_BUDGET = ("updates", "most_updates", "update_rows", "rows", "forget_tokens", "keep_tokens", "look_every")
 _PERPLEXITY = "holdout/perplexity"
 
 
@@ -89,6 +91,7 @@ def check_point(point: Mapping[str, Any], where: str) -> None:
         _require(is_curve(value), f"{where}: by_place, {name!r:.60}", value, "shares")
     _check_settings(point.get("settings", {}), f"{where}: settings")
     _check_attacks(point.get("attacks", []), f"{where}: attacks")
+    _check_given(point, where)
     check_intervals(point.get("intervals", {}), f"{where}: intervals")
     check_values(point.get("values", {}), f"{where}: values")
 
@@ -107,6 +110,36 @@ def _check_summary(summary: Any, where: str) -> None:
             _require(_is_bounded(value), of, value, "a number")
         else:  # nothing is drawn of it: it may be NaN or infinite
             _require(isinstance(value, float) or abs(value) <= MOST_NUMBER, of, value, "a number")
+
+
+def _check_given(point: Mapping[str, Any], where: str) -> None:
+    """What a method was given: where its formula is from, its reward, budget, text to keep, and tuned values."""
+    for name, text in (
+        ("source", point.get("source", "")),
+        ("notes, reward", point.get("notes", {}).get("reward", "")),
+    ):
+        _require(_is_short(text), f"{where}: {name}", text, "a text of at most 200 signs")
+    if "budget" in point:
+        budget = _object(point["budget"], f"{where}: budget")
+        for name in _BUDGET:
+            _require_count(budget.get(name), f"{where}: budget, {name}")
+        for name in ("own_rows", "siblings"):  # older points have none
+            _require_count(budget.get(name, 0), f"{where}: budget, {name}")
+        early, on = budget.get("early_end"), budget.get("forget_on")
+        _require(isinstance(early, bool), f"{where}: budget, early_end", early, "true or false")
+        _require(on in ("passage", "suffix"), f"{where}: budget, forget_on", on, '"passage" or "suffix"')
+    counts = {name: _object(point.get(name, {}), f"{where}: {name}") for name in ("text_to_keep", "kept")}
+    counts["kept"] = {name: counts["kept"].get(name) for name in ("texts", "tokens", "own")} if "kept" in point else {}
+    if "tuning" in point:
+        tuning = _object(point["tuning"], f"{where}: tuning")
+        counts["tuning, passages"] = _object(tuning.get("passages"), f"{where}: tuning, passages")
+        tried = _object(tuning.get("tried"), f"{where}: tuning, tried")
+        _require(
+            len(tried) <= MOST_TRIED and all(map(_is_short, tried)), f"{where}: tuning, tried", tried, "few values"
+        )
+    for part, numbers in counts.items():
+        for name, value in numbers.items():
+            _require_count(value, f"{where}: {part}, {name!r:.60}")
 
 
 def _check_settings(settings: Any, where: str) -> None:
@@ -149,6 +182,14 @@ def _is_name(value: Any) -> bool:
 def _is_bounded(value: Any) -> bool:
     number = finite(value)
     return number is not None and abs(number) <= MOST_NUMBER
+
+
+def _is_short(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= 200
+
+
+def _require_count(value: Any, where: str) -> None:
+    _require(_is_bounded(value) and value >= 0, where, value, "a number from 0 on")
 
 
 def _require(is_right: bool, where: str, value: Any, wanted: str) -> None:

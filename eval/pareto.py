@@ -41,6 +41,8 @@ DERIVED = {
     "point has no writing: there it is the smallest of five shares, outputs that are not empty, tokens outside loops, "
     "characters that are not garbled, distinct bigrams over the truth's, length over the original's on never-trained "
     "records.",
+    "depth_distance": "|Share of right tokens of the suffix on the forget set - on never-trained passages|, under the "
+    "same model.",
     "target_distance": "|BLEU of the forget outputs - that of the exact twin|.",
     "target_distance_p": "The same distance for the mean probability of the true token.",
     "target_distance_ma": "The same distance for the share of right tokens of the suffix.",
@@ -57,6 +59,8 @@ def derived(summary: Summary, original: Summary, target: Summary | None = None) 
     if "never/bleu" in original and "never/true_token_p" in original:
         found["floor_distance"] = abs(summary["forget/bleu"] - original["never/bleu"])
         found["floor_distance_p"] = abs(summary["forget/true_token_p"] - original["never/true_token_p"])
+    if "depth/ma_suffix" in summary:
+        found["depth_distance"] = abs(summary["depth/ma_suffix"])
     if target is not None:
         found["target_distance"] = abs(summary["forget/bleu"] - target["forget/bleu"])
         found["target_distance_p"] = abs(summary["forget/true_token_p"] - target["forget/true_token_p"])
@@ -97,8 +101,8 @@ def collapse(summary: Summary, original: Summary, kind: str = "training") -> lis
 class Mean:
     """Means and sample standard deviations (0 for one seed) of points that differ only in their seed.
 
-    ``values`` holds the summary, the derived quantities, "cost/seconds" and "cost/flops". ``collapsed``: rules that
-    most seeds break. ``points``: what it is the mean of. ``is_front``: see :func:`means`.
+    ``values`` holds the summary, the derived quantities, and "cost/…": seconds, flops, updates.
+    ``collapsed``: rules that most seeds break. ``points``: what it is the mean of. ``is_front``: see :func:`means`.
     """
 
     method: str
@@ -170,7 +174,7 @@ def _mean_summary(points: Sequence[Mapping[str, Any]]) -> Summary:
 def _mean(points: Sequence[Mapping[str, Any]], original: Summary, target: Summary | None) -> Mean:
     rows = [
         {**p["summary"], **p.get("paper", {}), **derived(p["summary"], original, target),
-         "cost/seconds": p["cost"]["seconds"], "cost/flops": p["cost"]["flops"], **attacked(p)}
+         "cost/seconds": p["cost"]["seconds"], "cost/flops": p["cost"]["flops"], **_updates(p), **attacked(p)}
         for p in points
     ]  # fmt: skip
     names = [name for name in rows[0] if all(name in row for row in rows)]
@@ -183,6 +187,11 @@ def _mean(points: Sequence[Mapping[str, Any]], original: Summary, target: Summar
         {name: _spread(column) for name, column in columns.items()},
         tuple(name for name in COLLAPSE_RULES if 2 * broken.count(name) > len(points)), tuple(points),
     )  # fmt: skip
+
+
+def _updates(point: Mapping[str, Any]) -> dict[str, float]:
+    """The optimiser updates of a training, where its point has a budget."""
+    return {"cost/updates": float(point["budget"]["updates"])} if point.get("budget") else {}
 
 
 def _spread(values: Sequence[float]) -> float:

@@ -65,12 +65,20 @@ def test_every_field_of_a_point(tmp_path):
         "attacks",
         "values",
         "intervals",
+        "source",
+        "budget",
+        "text_to_keep",
+        "kept",
+        "tuning",
         "summary.never/bleu",
     } <= left_out
     assert not left_out & {"method", "kind", "knob", "value", "is_default", "seed", "size", "cost", "summary", "meta"}
     assert not {(name, "text") for name, how in taken if how == "text"} - {
         ("method", "text"), ("kind", "text"), ("knob", "text"), ("meta.command", "text"), ("signatures.bleu", "text"),
         ("attacks.0.name", "text"), ("values.keep.of", "text"), ("values.texts.of", "text"),
+        ("source", "text"), ("notes.reward", "text"),
+        ("tuning.value", "text"), ("tuning.seed", "text"), ("tuning.tried.1", "text"), ("tuning.tried.2", "text"),
+        ("tuning.tried.1.loss", "text"), ("tuning.tried.2.loss", "text"), ("budget.flops", "text"),  # no page has them
     }  # fmt: skip
 
 
@@ -109,6 +117,12 @@ def test_damaged_nodes_by_the_hundred(tmp_path):
         ("values", {"keep": {"of": "x", "exact": [1, "1"]}}, "values, 'keep', exact is '1', not a list of numbers"),
         ("values", {"keep": {"of": "x", "exact": []}}, r"values, 'keep', exact is \[\], not a list of 1 to"),
         ("values", {"texts": {"of": "x", "nll": [1.5], "tokens": [0]}}, "values, 'texts', tokens is .0., not above 0"),
+        ("source", "x" * 201, "source is 'xx.*, not a text of at most 200 signs"),
+        ("notes", {"reward": 5}, "notes, reward is 5, not a text of at most 200 signs"),
+        ("budget", {"updates": -1}, "budget, updates is -1, not a number from 0 on"),
+        ("text_to_keep", {"keep": "all"}, "text_to_keep, 'keep' is 'all', not a number from 0 on"),
+        ("kept", {"texts": 5}, "kept, 'tokens' is None, not a number from 0 on"),
+        ("tuning", {"tried": [], "passages": {}}, r"tuning, tried is \[\], not an object"),
         ("size", True, "size is True, not a whole number from 0 on"),
     ],
 )

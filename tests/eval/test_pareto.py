@@ -209,7 +209,8 @@ def test_the_page_is_whole_and_says_what_the_text_says(tmp_path):
     page = render_comparison(means(points), points)
     reader = read(page)
     assert reader.links == []
-    assert reader.tags.count("svg") == 2 * 4 + 2  # four kinds of forgetting against two of utility; the chance floor
+    # one picture first; four kinds of forgetting against two of utility; the chance floor
+    assert reader.tags.count("svg") == 1 + 2 * 4 + 2
     assert page.count('class="cross"') > 0
     assert page.count('class="ring"') == 0  # who beats whom was not measured
     assert page.count('class="error"') > 0

@@ -225,10 +225,13 @@ def comparison(tmp_path_factory):
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_comparison_can_be_read(browser, comparison, width):
     with browser.open(comparison, width=width, height=844, is_phone=width < 500) as page:
+        assert page.run("return [...document.querySelectorAll('svg')].filter(e => e.checkVisibility()).length") == 1
+        assert page.run("return [...document.querySelectorAll('table')].filter(e => e.checkVisibility()).length") == 1
         assert page.run(UNREADABLE) == []
         page.run("for (const part of document.querySelectorAll('details')) part.open = true")
+        assert page.run(UNREADABLE) == []
         assert page.run(SIDEWAYS) == 0
-        assert page.run("return document.querySelectorAll('.key span').length") == 5
+        assert page.run("return document.querySelectorAll('.key span').length") == 2 * 5  # of the first picture, of all
         assert page.run(
             "return [...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).length"
         ) == 0 or width < 500  # fmt: skip
@@ -237,12 +240,13 @@ def test_the_comparison_can_be_read(browser, comparison, width):
 
 def test_definitions_of_the_comparison_by_finger(browser, comparison):
     with browser.open(comparison, width=390, height=844, is_phone=True) as page:
+        page.run("for (const part of document.querySelectorAll('details')) part.open = true")
         page.tap("th [data-def='forget/discoverable']")
         meaning = "Share of passages whose suffix would be among 100 samples"
         assert page.run(TIP).startswith(f"(n,p)forget set (memorised, to be unlearned): {meaning}")
         heads = "[...document.querySelectorAll('thead th')]"
         assert page.run(f"return {heads}.filter(e => !e.querySelector('.term')).map(e => e.textContent)") == [
-            "method", "method", "method", "method", "method"
+            "method", "verdict", "settings", "method", "method", "method", "method", "method"
         ]  # fmt: skip
         assert page.run(
             "return [...document.querySelectorAll('.term')]"

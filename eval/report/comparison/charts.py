@@ -25,6 +25,7 @@ svg .thread { fill:none; stroke-width:1; opacity:.45; } svg .error { stroke-widt
 svg .ring { fill:none; stroke-width:1.5; } svg .cross { fill:none; stroke-width:2; } svg .spot { stroke:none; }
 .charts { grid-template-columns:repeat(auto-fill,minmax(min(21rem,100%),1fr)); }
 h3.against { margin-top:2rem; font-size:1rem; color:var(--ink); }
+.lead { max-width:32rem; }
 .key i.round { border-radius:50%; } .key i.diamond { transform:rotate(45deg) scale(.85); }
 """
 FORGETTING = (
@@ -40,6 +41,17 @@ UTILITY = (
     ("keep/exact", "keep survives", "Against the survival of the records to keep (good: left and high)"),
     ("utility/cloze", "cloze accuracy", "Against cloze accuracy (good: left and high)"),
 )
+LEAD = (
+    ("target_distance_ma", "keep/exact", "Forgotten as deep as the exact twin, and the rest kept: left and high",
+     ("right tokens of the suffix, distance from the exact twin", "keep survives")),
+    ("depth_distance", "keep/exact", "As deep as on passages never trained on, and the rest kept: left and high",
+     ("right tokens of the suffix, distance from never trained", "keep survives")),
+    ("forget/exact_sampled", "keep/exact", "Nothing comes out, and the rest is kept: left and high",
+     ("extracted in any of a few samples", "keep survives")),
+    ("forget/exact_sampled", "perplexity_ratio", "Nothing comes out, and the language is kept: left and low",
+     ("extracted in any of a few samples", "perplexity ratio")),
+)  # fmt: skip
+"""What the one picture shows: the first of these that was measured."""
 SHARES = tuple((share, f"{share:.0%}".replace("%", " %")) for share in (0.0, 0.25, 0.5, 0.75, 1.0))
 RATIOS = (0.1, 0.2, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5, 2.0, 5.0, 10.0, 100.0, 1000.0)
 CAPTION = (
@@ -63,19 +75,33 @@ def chart_css(all_means: Sequence[Mean]) -> str:
     )
 
 
+def lead_chart(all_means: Sequence[Mean]) -> str:
+    """The one picture that stands first, with its key, as HTML; "" where nothing of it was measured."""
+    for x, y, title, axes in LEAD:
+        if any(m.get(x) is not None and m.get(y) is not None for m in all_means):
+            values = [0.0, *(m.values[x] for m in all_means if m.get(x) is not None)]
+            chart = _chart(all_means, x, y, title, axes, share_ticks(values))
+            return f'{_key(all_means)}<div class="lead">{chart}</div><p class="soft small">{escape(CAPTION)}</p>'
+    return ""
+
+
 def chart_section(all_means: Sequence[Mean]) -> str:
     """The key, the caption and every chart that has points, as HTML."""
+    parts = [
+        f'{_key(all_means)}<p class="soft small">{escape(CAPTION)}</p>',
+        *(_charts(all_means, *wanted) for wanted in UTILITY),
+        _floor_charts(all_means),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _key(all_means: Sequence[Mean]) -> str:
     kinds = {m.method: m.kind for m in all_means}
     key = "".join(
         f'<span><i class="m{i} {SHAPES.get(kinds[name], "round")}"></i>{as_html(name)}</span>'
         for i, name in enumerate(names_of(all_means))
     )
-    parts = [
-        f'<p class="key small soft">{key}</p><p class="soft small">{escape(CAPTION)}</p>',
-        *(_charts(all_means, *wanted) for wanted in UTILITY),
-        _floor_charts(all_means),
-    ]
-    return "\n".join(part for part in parts if part)
+    return f'<p class="key small soft">{key}</p>'
 
 
 def _charts(all_means: Sequence[Mean], quantity: str, axis: str, title: str) -> str:

@@ -1,4 +1,4 @@
-"""The comparison as one HTML page that opens offline: forgetting against utility, every point, who beats whom.
+"""The comparison as one HTML page that opens offline: who beats whom, one table, one picture; all else is folded.
 
 This module shows what :mod:`eval.pareto` computed. It computes nothing itself.
 """
@@ -21,15 +21,32 @@ from ..bounds import MOST_FACTS, MOST_VALUE, cut, cut_html
 from ..script import DEFINITIONS
 from ..style import CSS
 from ..terms import Terms
-from .charts import chart_css, chart_section
+from .charts import chart_css, chart_section, lead_chart
 from .document import CLEAN_NOTE, document
-from .text import AS_PUBLISHED, ATTACKS, PAPER, PAPER_NOTE, TABLES, Column, attack_columns, latex, paper_table, table
+from .given import NOTHING, given_lines, settings, source
+from .headline import COLUMNS, first_table, headline
+from .text import (
+    AS_PUBLISHED,
+    ATTACKS,
+    PAPER,
+    PAPER_NOTE,
+    TABLES,
+    Column,
+    attack_columns,
+    latex,
+    latex_notes,
+    paper_table,
+    table,
+)
 from .verdict import clean_table, margins, sentences, standings
 
 MORE_CSS = """
 main { max-width:84rem; } thead th { white-space:normal; vertical-align:bottom; }
-.verdict { border-left:3px solid var(--after); padding-left:.9rem; } .front td:first-child { font-weight:600; }
-td:nth-child(2).mark,th:nth-child(2).mark { text-align:left; white-space:normal; min-width:7rem; }
+.verdict { border-left:3px solid var(--after); padding-left:.9rem; margin-top:1.2rem; font-size:1.05rem; }
+.verdict p + p:last-child { color:var(--soft); font-size:.85rem; }
+main > details { border-top:1px solid var(--line); padding:.5rem 0; margin:0; }
+main > details > summary { color:var(--ink); font-weight:600; }
+td.mark,th.mark { text-align:left; white-space:normal; min-width:5.5rem; }
 """
 MOST_TOLD = 100  # different commands, commits, …
 LATEX_HEAD = "% needs \\usepackage{booktabs}\n"
@@ -40,6 +57,7 @@ OWN = {
     "that draws no random numbers (ul) has one.",
     "mark": "front: no other training-time point at matched forgetting beats it. collapsed: rules that the outputs "
     "break. target: the exact twin, trained as the original was, without the records to forget alone.",
+    "cost/updates": "Updates of the optimiser that the training took.",
     "cost/seconds": "Wall-clock seconds of the training, with its looks.",
     "cost/flops": "2 N a token in a forward pass and 6 N a token in training, where N is the number of parameters.",
     "holdout/accuracy": "Share of the tokens of held-out text that are the argmax, given the true tokens before them.",
@@ -56,29 +74,34 @@ def write_pages(out: Path, points: Sequence[Mapping[str, Any]], *, order: Sequen
     rank = {name: i for i, name in enumerate(order)}
     found = means(sorted(points, key=lambda p: (p["size"], rank.get(p["method"], len(rank)))))
     replace_text(out / "compare.md", document(found))
-    replace_text(out / "compare.tex", LATEX_HEAD + latex(paper_table(found)) + "\n")
+    told = [*given_lines(found), *_of_rows(found)]
+    replace_text(out / "compare.tex", f"{LATEX_HEAD}{latex(paper_table(found))}\n{latex_notes(told)}\n")
     replace_text(out / "compare.html", render_comparison(found, points))
 
 
 def render_comparison(all_means: Sequence[Mean], points: Sequence[Mapping[str, Any]]) -> str:
     """The whole page as a string. ``points``: those of the means; they have settings and provenance."""
-    says = "".join(f"<p>{as_html(line)}</p>" for line in sentences(all_means))
     attacks = [column for area in ATTACKS for column in attack_columns(all_means, area)]
-    columns = [column for _, some in TABLES for column in some] + [*PAPER, *AS_PUBLISHED, *attacks]
+    columns = [column for _, some in TABLES for column in some] + [*COLUMNS, *PAPER, *AS_PUBLISHED, *attacks]
     terms = collect_terms(columns, settings_of(points))
     num_methods = len({m.method for m in all_means})
     body = [
         "<h1>DeMem and its rivals</h1>",
         f'<p class="soft">{len(points)} trainings and evaluations, {len(all_means)} points, {num_methods} methods.</p>',
-        f'<h2>What the comparison says</h2><div class="verdict">{says}</div>',
+        f'<div class="verdict">{_paragraphs(headline(all_means))}</div>',
+        "<h2>The methods at their defaults</h2>",
+        _first(all_means, terms),
+        _listed(given_lines(all_means)),
+        f"<h2>In one picture</h2>{picture}" if (picture := lead_chart(all_means)) else "",
+        "<h2>All the rest</h2>",
+        _part("Every difference, with its numbers", _paragraphs(sentences(all_means))),
         _standings(all_means),
-        _plain_table("Clean, or not", clean_table(all_means), CLEAN_NOTE),
-        f"<h2>Forgetting against utility</h2>{chart_section(all_means)}",
-        *(_table(title, all_means, columns, terms) for title, columns in TABLES),
-        *(_table(title, all_means, attack_columns(all_means, area), terms) for area, title in ATTACKS.items()),
-        _paper(all_means, terms),
-        _table("The paper's numbers as its script computes them", all_means, AS_PUBLISHED, terms),
-        "<h2>Definitions and settings</h2>",
+        _part("Clean, or not", _plain_table(clean_table(all_means), CLEAN_NOTE)),
+        _part("Forgetting against utility: all pictures", chart_section(all_means)),
+        *(_part(title, _table(all_means, columns, terms)) for title, columns in TABLES),
+        *(_part(title, _table(all_means, attack_columns(all_means, area), terms)) for area, title in ATTACKS.items()),
+        _part("The paper's layout", _paper(all_means, terms)),
+        _part("The paper's numbers as its script computes them", _table(all_means, AS_PUBLISHED, terms)),
         terms.section(),
         _notes(points),
     ]
@@ -95,7 +118,44 @@ def render_comparison(all_means: Sequence[Mean], points: Sequence[Mapping[str, A
     )
 
 
-def _table(title: str, all_means: Sequence[Mean], columns: Sequence[Column], terms: Terms) -> str:
+def _of_rows(all_means: Sequence[Mean]) -> list[tuple[str, str]]:
+    """What every row says of its formula and its settings, for a table that has no room for it."""
+    rows = {m.method: [text for text in (source(m), settings(m)) if text != NOTHING] for m in all_means if m.is_default}
+    return [
+        ("Formulas and settings", " ".join(f"{name}: {', '.join(texts)}." for name, texts in rows.items() if texts))
+    ]
+
+
+def _paragraphs(lines: Sequence[str]) -> str:
+    return "".join(f"<p>{as_html(line)}</p>" for line in lines)
+
+
+def _part(title: str, content: str) -> str:
+    """A folded part of the page; "" for none."""
+    return f"<details><summary>{as_html(title)}</summary>{content}</details>" if content else ""
+
+
+def _first(all_means: Sequence[Mean], terms: Terms) -> str:
+    """The table of the defaults. Columns of words are set to the left, and they wrap."""
+    rows = first_table(all_means)
+    names = {head: name for name, head, _ in COLUMNS}
+    marked = [MARK if i and head not in (*names, "seeds") else "" for i, head in enumerate(rows[0])]
+    heads = [terms.label(head, names.get(head, head)) for head in rows[0]]
+    head = "".join(f"<th{mark}>{text}</th>" for mark, text in zip(marked, heads, strict=True))
+    body = "".join(
+        f"<tr>{''.join(f'<td{mark}>{as_html(text)}</td>' for mark, text in zip(marked, row, strict=True))}</tr>"
+        for row in rows[1:]
+    )
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _listed(lines: Sequence[tuple[str, str]]) -> str:
+    """Lines under a table: what each is about, and what it says."""
+    told = "".join(f"<dt>{as_html(name)}</dt><dd>{as_html(text)}</dd>" for name, text in lines)
+    return f"<dl>{told}</dl>" if told else ""
+
+
+def _table(all_means: Sequence[Mean], columns: Sequence[Column], terms: Terms) -> str:
     rows = table(all_means, columns)
     if not rows:
         return ""
@@ -106,10 +166,7 @@ def _table(title: str, all_means: Sequence[Mean], columns: Sequence[Column], ter
         name = ' class="front"' if mark == "front" else ""
         body.append(f"<tr{name}><td>{as_html(label)}</td><td{MARK}>{as_html(mark)}</td>"
                     f"{''.join(f'<td>{as_html(c)}</td>' for c in cells)}</tr>")  # fmt: skip
-    return (
-        f'<h2>{as_html(title)}</h2><div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
-    )
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
 
 
 def collect_terms(columns: Sequence[Column], settings: Settings) -> Terms:
@@ -128,24 +185,21 @@ def collect_terms(columns: Sequence[Column], settings: Settings) -> Terms:
 def _standings(all_means: Sequence[Mean]) -> str:
     """Who beats whom for every number of records, and the margins; "" where it was not measured."""
     tables = [
-        _plain_table(f"Who beats whom at the defaults, {size} records", standings(all_means, size), "")
+        _part(f"Who beats whom at the defaults, {size} records", _plain_table(standings(all_means, size), ""))
         for size in dict.fromkeys(m.size for m in all_means)
     ]
     shown = "".join(tables)
     return shown + _folded("Margins", dict(line.partition(": ")[::2] for line in margins())) if shown else ""
 
 
-def _plain_table(title: str, rows: Sequence[Sequence[str]], note: str) -> str:
+def _plain_table(rows: Sequence[Sequence[str]], note: str) -> str:
     """Rows of text, the first of them the head; "" for none."""
     if not rows:
         return ""
     head = "".join(f"<th>{as_html(cell)}</th>" for cell in rows[0])
     body = "".join(f"<tr>{''.join(f'<td>{as_html(cell)}</td>' for cell in row)}</tr>" for row in rows[1:])
     told = f'<p class="soft small">{as_html(note)}</p>' if note else ""
-    return (
-        f'<h2>{as_html(title)}</h2>{told}<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+    return f'{told}<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _paper(all_means: Sequence[Mean], terms: Terms) -> str:
@@ -154,7 +208,7 @@ def _paper(all_means: Sequence[Mean], terms: Terms) -> str:
     head = "".join(f"<th>{terms.label(h, names.get(h.partition(' (')[0], ''))}</th>" for h in rows[0])
     body = "".join(f"<tr>{''.join(f'<td>{as_html(c)}</td>' for c in row)}</tr>" for row in rows[1:])
     return (
-        f'<h2>The paper\'s layout</h2><p class="soft small">{as_html(PAPER_NOTE)}</p>'
+        f'<p class="soft small">{as_html(PAPER_NOTE)}</p>'
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
 

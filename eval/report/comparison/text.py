@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ppo.io.visible import table_cell, visible
 
 from ...pareto import ATTACK, ATTACK_SECRET, TARGET, Mean
+from ..rows import group_label
 
 Column = tuple[str, str, str]
 """A quantity, its head, and its format: a share in percent, a number with some digits, or a size like 1.2e+09."""
@@ -72,6 +73,7 @@ KEPT: tuple[Column, ...] = (
     ("forget/writing", "writing", "number"),
     ("forget/non_words", "non-words", "share"),
     ("forget/usual_length", "length", "number"),
+    ("cost/updates", "updates", "score"),
     ("cost/seconds", "seconds", "score"),
     ("cost/flops", "FLOPs", "size"),
 )
@@ -111,7 +113,8 @@ AS_PUBLISHED: tuple[Column, ...] = (
 def attack_columns(all_means: Sequence[Mean], area: str = ATTACK) -> list[Column]:
     """A column for every group and variant that was attacked, in the order of the attacks. ``area``: of ``ATTACKS``."""
     names = dict.fromkeys(name for mean in all_means for name in mean.values if name.startswith(area))
-    return [(name, " ".join(name.removeprefix(area).split("/", 1)), "share") for name in names]
+    parts = {name: name.removeprefix(area).split("/", 1) for name in names}
+    return [(name, f"{group_label(group)} {attack}", "share") for name, (group, attack) in parts.items()]
 
 
 def number(value: float | None, kind: str) -> str:
@@ -187,6 +190,12 @@ def latex(rows: Sequence[Sequence[str]]) -> str:
 
     body = [rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}", r"\toprule", line(rows[0]), r"\midrule"]
     return "\n".join([*body, *map(line, rows[1:]), r"\bottomrule", r"\end{tabular}"])
+
+
+def latex_notes(lines: Sequence[tuple[str, str]]) -> str:
+    """Lines under a tabular, each with what it is about in front."""
+    told = [rf"\textit{{{_escaped(name)}.}} {_escaped(text)}\par" for name, text in lines]
+    return "\n".join([r"\par\smallskip\footnotesize", *told])
 
 
 _LATEX = {sign: "\\" + sign for sign in "&%_#${}"} | {

@@ -173,14 +173,22 @@ def clean_table(all_means: Sequence[Mean]) -> list[list[str]]:
         lefts = [v.left for v in found if v.left is not None]
         if not lefts:
             continue
-        states = Counter(HEADS[v.state].lower() for v in found)
         reasons = Counter(f.label for v in found for f in v.reasons)
         told = [f"{name} ({count})" if len(found) > 1 else name for name, count in reasons.items()]
-        words = [f"{name} in {count}" if len(found) > 1 else name for name, count in states.items()]
-        left = number(fmean(lefts), "share")
+        words, left = _counted(found), number(fmean(lefts), "share")
         rows.append([mean.label, str(mean.size), str(mean.seeds), ", ".join(words), left, ", ".join(told) or "-",
                      ", ".join(found[0].missing) or "-"])  # fmt: skip
     return rows if len(rows) > 1 else []
+
+
+def states(all_means: Sequence[Mean], mean: Mean) -> list[str]:
+    """Clean, not clean or not known, and in how many trainings; [] where it was not judged."""
+    return _counted([v for v in verdicts(all_means, mean) if v.left is not None])
+
+
+def _counted(found: Sequence[Verdict]) -> list[str]:
+    counts = Counter(HEADS[v.state].lower() for v in found)
+    return [f"{name} in {count}" if len(found) > 1 else name for name, count in counts.items()]
 
 
 def verdicts(all_means: Sequence[Mean], mean: Mean) -> list[Verdict]:
