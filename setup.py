@@ -33,6 +33,8 @@ setup(
         "harness": ["lm-eval>=0.4.9"],
         "trackers": ["wandb>=0.31", "trackio>=0.43", "mlflow-skinny>=3.17"],
         "peft": ["peft>=0.18"],
+        "parquet": ["pyarrow>=18"],
+        "pii": ["phonenumbers>=8.13"],
         "bench": ["trl==1.12.0", "datasets>=4.7"],
         "test": ["pytest>=8", "pytest-cov>=5", "hypothesis>=6.100", "setuptools>=77"],
         "dev": ["ruff>=0.9", "mypy>=1.13", "coverage>=7.6", "peft>=0.18", "tensorboard>=2.14"],
