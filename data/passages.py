@@ -1,4 +1,4 @@
-"""Loading passages: a folder of challenge ``.npy`` files, a CSV, a JSONL file, or the built-in lab.
+"""Loading passages: a folder of challenge ``.npy`` files, a CSV, a JSONL file, a benchmark, or the built-in lab.
 
 A text row becomes token ids in two steps. First the whole text (pre-prefix + prefix + suffix) is encoded at once, as in
 training. Then the ids are cut where the parts meet, by the tokenizer's character offsets. A token that straddles a cut
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from data.challenge import find_split, read_challenge
 from data.lab import lab_passages
 from data.secrets import check_named, named_secrets
+from data.subjects.load import load_subject, named_subject
 from data.types import Passage
 from ppo.io.console import shown_errors
 from ppo.io.rows import Place, csv_rows, jsonl_rows, kind_of_file
@@ -50,6 +51,7 @@ def load_passages(
         a folder of challenge files: ids of GPT-2's vocabulary; ``split`` defaults to "val"
         a ``.csv`` file with the columns ``pre_prefix,prefix,suffix``
         a ``.jsonl`` file whose rows hold the same three parts as text or as ``*_ids``; ids win when a row has both
+        "pythia:", "hubble:", "muse:", "tofu:" or "rwku:" with a folder of that benchmark (:mod:`data.subjects.load`)
 
     ``pre_prefix`` is optional. The rows of both kinds of file may also give ``id``, ``group``, ``kind`` and ``secrets``
     (:mod:`data.secrets`); nothing else is read. ``vocab_size`` is the size of the model's vocabulary. ValueError names
@@ -61,6 +63,8 @@ def load_passages(
     if str(spec) == "lab":
         passages = lab_passages(tokenizer)[:limit]
         places = [f"lab record {passage.id}" for passage in passages]
+    elif subject := named_subject(spec):
+        places, passages = load_subject(*subject, tokenizer, split=split, limit=limit)
     elif path.is_dir():
         places, passages = _from_challenge(path, tokenizer, split, limit)
     elif kind_of_file(path) == ".csv":

@@ -18,6 +18,7 @@ from data.passages import load_passages
 from data.retain import load_retain
 from data.secrets import with_secrets
 from data.splits import NGRAM, leak_free_split, ngram_groups, overlapping, split_holdout
+from data.subjects.load import evenly, named_subject
 from data.types import Passage
 from ppo.io.visible import visible
 
@@ -62,10 +63,11 @@ def load_study(
     seed: int = 0,
     secrets: str | None = None,
 ) -> Study:
-    """The data of an experiment, from ``data`` ("lab", a folder of challenge .npy files, a .csv or .jsonl file).
+    """The data of an experiment, from ``data``: whatever :func:`data.passages.load_passages` takes.
 
     ``retain``: text or JSONL files; () means Python's documentation. If the data names no groups, they are drawn by
-    ``seed`` (:func:`draw_groups`); without any of the numbers all passages are to be forgotten. ``secrets``: None,
+    ``seed`` (:func:`draw_groups`); without any of the numbers all passages are to be forgotten. Of a benchmark
+    ("hubble:FOLDER") the numbers are drawn within the groups that it names (:func:`draw_within`). ``secrets``: None,
     "pii", "none" or "re:PATTERN" (:mod:`data.secrets`). ValueError names the file, the place and the remedy. A
     RuntimeWarning tells of passages that share a run of 20 tokens with another group, with the text to keep or with the
     held-out text.
@@ -82,8 +84,11 @@ def load_study(
             f"{visible(data)}: passage {visible(ungrouped[0])} names no group while others do; name it for all "
             "or for none"
         )
-    if not ungrouped:
-        if (num_forget, num_holdout, num_never) != (None, None, None):
+    has_numbers = (num_forget, num_holdout, num_never) != (None, None, None)
+    if not ungrouped and has_numbers and named_subject(data):
+        passages = draw_within(rows, num_forget=num_forget, num_holdout=num_holdout, num_never=num_never, seed=seed)
+    elif not ungrouped:
+        if has_numbers:
             raise ValueError(
                 f"{visible(data)} names the group of every passage: --num-forget, --num-holdout and --num-never do not "
                 "apply"
@@ -154,6 +159,22 @@ def draw_groups(
         taken = {p.id for members in groups.values() for p in members}
         groups = {"forget": [p for p in rows if p.id not in taken], **groups}
     return [replace(p, group=name) for name, members in groups.items() for p in members]
+
+
+def draw_within(
+    rows: Sequence[Passage], *, num_forget: int | None, num_holdout: int | None, num_never: int | None, seed: int
+) -> list[Passage]:
+    """Draw from each group that the rows name; forget and forget_holdout both come from what is to be forgotten.
+
+    As many are kept as are to be forgotten, evenly spaced, and so are those that were never seen unless ``num_never``
+    says how many. ValueError for too few rows.
+    """
+    of = {group: [p for p in rows if p.group == group] for group in ("forget", "keep", "never")}
+    drawn = draw_groups(of["forget"], num_forget=num_forget, num_holdout=num_holdout or 0, num_never=0, seed=seed)
+    never = of["never"]
+    if num_never:
+        never = leak_free_split(never, {"never": num_never}, seed=seed)["never"]
+    return [*drawn, *evenly(of["keep"], len(drawn)), *(never if num_never else evenly(never, len(drawn)))]
 
 
 def windows(passage: Passage, count: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:

@@ -50,6 +50,13 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "data.dedup": ("deduplicate", "deduplicate_texts"),
         "data.challenge": ("read_challenge",),
         "data.lab": ("lab_passages", "lab_retain", "lab_holdout"),
+        "data.subjects.load": ("load_subject",),
+        "data.corpus.files": ("corpus_files", "Corpus", "CorpusFile"),
+        "data.corpus.formats": ("read_file",),
+        "data.corpus.document": ("Document",),
+        "data.corpus.reading": ("readings", "Reading"),
+        "data.corpus.windows": ("windows", "Shape", "Distinct"),
+        "data.corpus.personal": ("personal_data",),
     },
     "eval": {
         "eval.evaluate": ("evaluate", "probe", "Evaluation"),

@@ -23,8 +23,8 @@ class Options:
 
     # Data
     model: str = "lab"  # lab, lab:deduplicated, lab:retain-only, lab:without-forget, a hub id, a folder, a .gguf
-    data: str = "lab"  # lab, a folder of challenge .npy files, a .csv or a .jsonl file
-    data_split: str | None = None  # which of a folder's .npy files; none: the only one, or val
+    data: str = "lab"  # lab, a folder of challenge .npy files, a .csv or .jsonl file, or such as hubble:FOLDER
+    data_split: str | None = None  # which of a folder's .npy files or a benchmark's splits; none: the only one, or val
     retain: tuple[str, ...] = ()  # text or .jsonl files to keep; none: Python's own documentation
     num_forget: int | None = None  # passages to unlearn, where the data names no groups; none: all that are left
     num_holdout: int | None = None  # memorised passages that unlearning never sees, sharing no 20-gram; none: 0

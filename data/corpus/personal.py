@@ -1,7 +1,7 @@
 """Personal data in a text: e-mail addresses, telephone, card and account numbers, keys, addresses of machines.
 
 Numbers with a check digit count only if it is right. Telephone numbers are judged by the package phonenumbers, where it
-is installed and the number says its country or the caller does; the others must look like one (:data:`data.secrets.PII`).
+is installed and the number or the caller says the country; the others must look like one (:data:`data.secrets.PII`).
 Names, streets and diagnoses are not found. This module knows strings.
 """
 
@@ -40,8 +40,8 @@ _KEYS = {
 _KEY = regex.compile("|".join(rf"(?<!\w)(?:{pattern})(?!\w)" for pattern in _KEYS.values()))
 _PRIVATE_KEY = regex.compile(r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----")
 _PASSWORD = regex.compile(
-    r"""(?i)(?<![a-z])(?:api[ _-]?key|secret[ _-]?key|access[ _-]?token|auth[ _-]?token|client[ _-]?secret|passw(?:or)?d"""
-    r"""|passphrase)["']?\s{0,3}(?:=|:|=>|is)\s{0,3}["']?([^\s"',;<>]{6,200})"""
+    r"""(?i)(?<![a-z])(?:api[ _-]?key|secret[ _-]?key|access[ _-]?token|auth[ _-]?token|client[ _-]?secret"""
+    r"""|passw(?:or)?d|passphrase)["']?\s{0,3}(?:=|:|=>|is)\s{0,3}["']?([^\s"',;<>]{6,200})"""
     r"""|://[^\s:/@"']{1,100}:([^\s/@"']{3,100})@"""
 )
 IBAN_LENGTHS = {

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from data.corpus.document import Document, lines_of
@@ -91,6 +92,14 @@ def csv_documents(file: CorpusFile, fields: Sequence[str]) -> Iterator[Document]
 
 def parquet_documents(file: CorpusFile, fields: Sequence[str]) -> Iterator[Document]:
     """The rows of a Parquet file, a few at a time; a document's line is the number of its row."""
+    for number, record in parquet_rows(file.path):
+        for path, string in _strings(record):
+            if name := _name(f"{file.name}#{number}", path, fields):
+                yield Document(file.name, name, string, ((0, number),))
+
+
+def parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number from 1, row) of a Parquet file, a few at a time. ValueError without pyarrow, and for a damaged file."""
     try:
         import pyarrow
         from pyarrow import parquet
@@ -98,16 +107,14 @@ def parquet_documents(file: CorpusFile, fields: Sequence[str]) -> Iterator[Docum
         raise ValueError(PARQUET) from error
     number = 0
     try:
-        with open_plain(file.path) as source, parquet.ParquetFile(source) as table:
+        with open_plain(path) as source, parquet.ParquetFile(source) as table:
             groups = [table.metadata.row_group(i).total_byte_size for i in range(table.metadata.num_row_groups)]
             if max(groups, default=0) > MOST_GROUP_BYTES:
                 raise ValueError(f"a row group has {max(groups)} bytes, at most {MOST_GROUP_BYTES}; write smaller ones")
             for batch in table.iter_batches(batch_size=BATCH_ROWS):
                 for record in batch.to_pylist():
                     number += 1
-                    for path, string in _strings(record):
-                        if name := _name(f"{file.name}#{number}", path, fields):
-                            yield Document(file.name, name, string, ((0, number),))
+                    yield number, record
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"row {number + 1} cannot be read: {error!s:.200}") from error
 
