@@ -8,7 +8,7 @@ This module knows token ids and nothing about passages or training.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -41,6 +41,12 @@ def own_text(
     known = set().union(*(grams_of(sequence, ngram) for sequence in forget))
     texts = [text.ids[1:] for text in sampled_texts(model, [[start_id]] * count, length=length, seed=seed)]
     return [[start_id, *ids] for ids in texts if len(ids) >= 4 * ngram and overlap(ids, known, ngram) <= max_overlap]
+
+
+def start_token(tokenizer: Any) -> int | None:
+    """The token before the first token of a document: BOS, else EOS, else None."""
+    found = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    return None if found is None else int(found)
 
 
 class Written(NamedTuple):

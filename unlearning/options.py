@@ -33,7 +33,7 @@ class Options:
     # Folder
     out: str = "runs/demem"  # folder of the run
     # Recipe
-    preset: str = "deep"  # deep, demem, paper, grpo, or paper-as-run: the paper's notebook with its flaws
+    preset: str = "deep"  # deep, deep-supervised, demem, paper, grpo, or paper-as-run: the notebook with its flaws
     encoder: str | None = None  # encoder of the paper's BERTScore, a hub id or folder; none: BLEU
     fluency_weight: float = 0.0  # reward lost for a nat per token outside the fluency band; 0: no band
     fluency_low: float = 0.5  # nats per token under the original model; loops and memorised text lie below
@@ -120,7 +120,7 @@ class Options:
     @property
     def is_deep(self) -> bool:
         """Whether every state of a passage is trained on (:mod:`unlearning.deep`)."""
-        return self.preset == "deep"
+        return self.preset in ("deep", "deep-supervised")
 
     @property
     def ends_early(self) -> bool:
@@ -130,7 +130,7 @@ class Options:
     @property
     def most_steps(self) -> int:
         """``steps``, or the preset's number where none was given."""
-        return self.steps or {"deep": 70, "paper-as-run": 4}.get(self.preset, 60)
+        return self.steps or (70 if self.is_deep else 4 if self.preset == "paper-as-run" else 60)
 
 
 # The options in groups. unlearning/command_line.py says which command takes which group.
@@ -196,10 +196,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "retain_sequences": 12, "retain_tokens": 152, "save_every_steps": 10,
     },
 }  # fmt: skip
+# The same states, references and settings without PPO, to tell what PPO adds: cross-entropy on tokens that are drawn
+# from the reference.
+PRESETS["deep-supervised"] = {name: value for name, value in PRESETS["deep"].items() if name != "policy_clip"}
 
 # What a model card says of a preset.
 METHOD = {
     "deep": "PPO at every state of the passages, towards the original with their tokens taken down to chance",
+    "deep-supervised": "cross-entropy at every state of the passages, to the original with them taken down to chance",
     "demem": "DeMem: PPO with a negative-similarity reward, and a KL loss on text to keep",
     "paper": "DeMem: PPO with the paper's reward and settings",
     "paper-as-run": "DeMem as the paper's notebook ran it",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +19,7 @@ from data.held_back import KEEP, SHOWN, without_held_back
 from data.study import Study, windows
 from eval.report.rows import group_label
 from models.lora import LoraConfig, add_lora, linear_targets
-from models.own_text import own_text, standing
+from models.own_text import own_text, standing, start_token
 from ppo.io.files import read_json, write_json
 from ppo.lm.backbone import context_length
 from ppo.log import read_jsonl
@@ -31,6 +31,7 @@ from rewards.spans import forbidden_spans
 from unlearning.run import Run, say
 
 NOTE = "text_to_keep.json"
+SHOWN_SHARE = 0.25  # of the text to keep: records to keep, which the model recites
 LOOKS_IN_A_ROW = 2  # one look that finds the forget set forgotten may be luck
 
 
@@ -69,30 +70,45 @@ def make_reward(run: Run, floor: float) -> Reward:
 
 
 def text_to_keep(run: Run) -> list[list[int]]:
-    """Token ids of the text that training must keep: the model's own, and half as many texts of the retain set.
+    """Token ids of the text that training must keep: general text (:func:`general_text`), and records to keep.
+
+    Of the records to keep those that may be shown stand in it (:mod:`data.held_back`), so often that they are a quarter
+    of it. No text holds a run of 20 tokens of a record that is held back.
+    """
+    if run.config.retain_coef == 0:
+        return run.study.retain
+    general, how = general_text(run)
+    shown = [list(p.ids) for p in run.study.group(SHOWN)]
+    kept = general + shown * repeats(len(shown), len(general))
+    records = f", and {len(shown)} of the records to keep" if shown else ""
+    say(f"to keep: {how}{records}{told_standing(run.study, kept)}")
+    return kept
+
+
+def repeats(shown: int, others: int) -> int:
+    """How often ``shown`` texts come, to be about ``SHOWN_SHARE`` of all. Example: 10 beside 90 come 3 times."""
+    return max(1, round(SHOWN_SHARE / (1 - SHOWN_SHARE) * others / shown)) if shown else 0
+
+
+def general_text(run: Run) -> tuple[list[list[int]], str]:
+    """The model's own text and half as many texts of the retain set, as token ids, and what they are in words.
 
     Own text that resembles the forget set is left out. The likeliest third comes twice: the model recites it, and
-    recited text is lost first. Without own text, all of the retain set is kept. No text holds a run of 20 tokens of a
-    record to keep that is held back (:mod:`data.held_back`).
+    recited text is lost first. Without own text, all of the retain set is kept.
     """
     tokenizer, study = run.loaded.tokenizer, run.study
-    study = replace(study, retain=without_held_back(study.retain, study.passages))
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    if run.options.num_own == 0 or run.config.retain_coef == 0 or start is None:
-        return study.retain
+    retain, start = without_held_back(study.retain, study.passages), start_token(tokenizer)
+    if run.options.num_own == 0 or start is None:
+        return retain, f"the {len(retain)} retain texts"
     forget = [p.ids for p in study.group("forget")]
     length = min(run.config.retain_tokens, context_length(run.loaded.model) or run.config.retain_tokens) - 1
     own = own_text(run.loaded.model, start, forget, count=run.options.num_own, length=length, seed=run.config.seed)
     own = without_held_back(own, study.passages)
     if not own:
-        say(f"to keep: the {len(study.retain)} retain texts; none of the model's own may be kept")
-        return study.retain
-    chosen = random.Random(run.config.seed).sample(study.retain, min(len(own) // 2, len(study.retain)))
-    kept = own + own[: len(own) // 3] + chosen
-    say(
-        f"to keep: {len(own)} texts of the model's own and {len(chosen)} of the retain text{told_standing(study, kept)}"
-    )
-    return kept
+        return retain, f"the {len(retain)} retain texts; none of the model's own may be kept"
+    chosen = random.Random(run.config.seed).sample(retain, min(len(own) // 2, len(retain)))
+    how = f"{len(own)} texts of the model's own and {len(chosen)} of the retain text"
+    return own + own[: len(own) // 3] + chosen, how
 
 
 def standing_in(study: Study, kept: Sequence[Sequence[int]]) -> dict[str, float]:

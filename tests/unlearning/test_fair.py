@@ -268,8 +268,10 @@ def test_no_text_to_keep_holds_a_record_that_is_held_back(monkeypatch, tmp_path,
         study=study, options=Options(), config=ppo.Config(retain_coef=1.0), out=tmp_path,
     )  # fmt: skip
     found = recipe.text_to_keep(run)
-    assert found == [own[1], own[2], study.retain[1]]
-    assert "0% of those of keep, 100% of those of keep-shown stand in it" in capsys.readouterr().out
+    shown = study.group("keep_shown")[0]
+    assert found == [own[1], own[2], study.retain[1], list(shown.ids)]
+    assert "and 1 of the records to keep; of all" in (told := capsys.readouterr().out)
+    assert "0% of those of keep, 100% of those of keep-shown stand in it" in told
     assert recipe.noted(run, found) is found
     assert not list(tmp_path.iterdir())  # no run's folder
     (tmp_path / "config.json").write_text("{}")
@@ -282,6 +284,13 @@ def test_no_text_to_keep_holds_a_record_that_is_held_back(monkeypatch, tmp_path,
     }
     run.study = Study(PASSAGES, study.retain, [])
     assert recipe.text_to_keep(run)[:4] == [*own, own[0]]  # nothing to keep by name: all of it as before
+
+
+def test_records_to_keep_come_so_often_that_they_are_a_quarter():
+    assert recipe.repeats(10, 90) == 3
+    assert recipe.repeats(1, 3) == 1
+    assert recipe.repeats(50, 3) == 1  # each comes once at least
+    assert recipe.repeats(0, 90) == 0
 
 
 def test_how_much_of_a_passage_stands_in_a_text():

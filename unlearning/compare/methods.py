@@ -160,7 +160,7 @@ def _distil(inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
 
 def _distil_deep(is_reverse: bool, inputs: Inputs, value: float, seed: int) -> UnlearnedModel:
     rows, study = inputs.terms.rows_of(inputs.forget, seed=seed), inputs.run.study
-    found = levels_of(study, inputs.model, inputs.run.loaded.tokenizer.decode, seed=seed)
+    found = levels_of(study, inputs.model, inputs.run.loaded.tokenizer, seed=seed)
     levels = dict(zip((p.id for p in inputs.forget), found.levels, strict=True))
     unlearn = partial(distillation.unlearn, chances=[levels[row.id] for row in rows], is_reverse=is_reverse)
     training = replace(balanced(inputs, 3e-4, value), steps=280, batch=16)  # as many updates as the preset deep has
@@ -253,6 +253,7 @@ METHODS: dict[str, Method] = {
     "original": Method("original", _original, is_seeded=False),
     "demem": demem("demem", "retain_coef", (5.0, 2.5, 1.25), 2.5),
     "deep": demem("deep", "retain_coef", (6.6, 3.3, 1.65), 3.3),
+    "deep-supervised": demem("deep-supervised", "retain_coef", (6.6, 3.3, 1.65), 3.3),
     "demem-lora": demem("demem", "lora_rank", (4, 16, 64), 16),
     "paper": demem("paper", "steps", (4, 15, 60), 60),
     "paper-as-run": demem("paper-as-run", "steps", (1, 2, 4), 1),

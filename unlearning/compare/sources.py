@@ -14,6 +14,7 @@ SOURCES: dict[str, str] = {
     "original": "no formula: nothing is trained",
     "demem": f"{DEMEM}, with our recipe",
     "deep": OURS,
+    "deep-supervised": OURS,
     "demem-lora": f"{DEMEM}, with our recipe; LoRA: Hu 2021, arXiv 2106.09685",
     "paper": DEMEM,
     "paper-as-run": f"{DEMEM}, as its notebook ran",

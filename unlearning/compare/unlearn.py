@@ -30,6 +30,7 @@ LORA_RATE = 5.0  # times the learning rate of full training, for an adapter
 REWARDS = {  # of the presets that are not the paper's
     "demem": "the BLEU that each word adds, down to the chance floor",
     "deep": "log-ratio to the bounded reference, at every state; no score",
+    "deep-supervised": "no reward: cross-entropy with the bounded reference, at every state",
     "grpo": "1 or 0: whether nothing forbidden comes out",
 }
 
@@ -80,7 +81,7 @@ class Unlearn:
         is_option = knob in ("steps", "lora_rank")
         is_settled = knob == "steps" and self.terms.updates is not None  # by the number of updates
         own = {knob: round(value)} if is_option and not is_settled else {}
-        free = {"windows": None, "fluency_weight": 0.0} if preset == "deep" else {}  # it has no such settings
+        free = {"windows": None, "fluency_weight": 0.0} if preset.startswith("deep") else {}  # it has no such settings
         options = replace(
             self.run.options, preset=preset, encoder=self.encoder if preset in PAPER else None, **own, **free
         )

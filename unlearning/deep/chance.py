@@ -1,14 +1,17 @@
 """The chance level of every token of a memorised passage: how likely it would be in a stranger's passage of that form.
 
-Nothing but the model and the passages themselves is needed. Two estimates are at hand:
+Nothing but the model and the passages themselves is needed. Three estimates are at hand:
 
+    n-gram   what the *other* passages say (:mod:`unlearning.deep.ngram`): it knows their common template
     splice   the original's own log-prob of the token behind the last three or four true tokens, with a piece of another
              passage before them: it knows the language, and does not recognise the passage
-    n-gram   what the *other* passages say (:mod:`unlearning.deep.ngram`): it knows their common template
+    noise    what the original says with noise on its weights (:mod:`unlearning.deep.noise`), raised to a power that
+             gives the NLL of a stranger's passage
 
-Where the other passages have the two tokens before it, they are asked; elsewhere the splice is. Neither may say more
-than a bound that the caller knows, as of a token at which a private word begins (:func:`private_bounds`): three tokens
-of a passage can be enough for the original to recognise it.
+A passage of a common form, of which the others know half of the contexts, has the first two: where the other passages
+have the two tokens before it, they are asked; elsewhere the splice is. Any other passage, such as text of the web, has
+the third. None may say more than a bound that the caller knows, as of a token at which a private word begins
+(:func:`private_bounds`): three tokens of a passage can be enough for the original to recognise it.
 
 With never-trained passages all levels are raised to one power, so that their mean NLL is that of a stranger's passage
 under the original. A power leaves alone what is nearly certain, such as the words of a form. It moves what is unlikely
@@ -28,6 +31,7 @@ from data.types import Passage
 from eval.teacher import teacher_force
 from rewards.bounded import LEAST_CHANCE, MOST_CHANCE
 from unlearning.deep.ngram import leave_one_out_logprobs
+from unlearning.deep.noise import mean_nll, noisy_logprobs
 
 HEAD_TOKENS = 16  # of another passage, before the true tokens
 TAIL_TOKENS = (3, 4)  # true tokens before the one that is measured
@@ -35,7 +39,7 @@ NUM_HEADS = 2
 CONTEXT_TOKENS = 2  # that other passages must have, for the n-gram to be asked
 FORM_SHARE = 0.5  # of the contexts: the lab 0.77, ten records of one form 0.78, passages of the web 0.22
 MOST_PRIVATE = 0.1  # the chance level of a token at which a private word begins
-_MOST_POWER = 8.0
+_MOST_POWER = 16.0
 
 Ids = Sequence[int]
 
@@ -45,7 +49,7 @@ class ChanceLevels:
     """``levels``: one probability for each token of each passage; the first token of a passage has no state before it.
 
     ``power``: what never-trained passages raised all of them to, 1 without such passages. ``nll``: their mean NLL,
-    nats per token. ``shared``: the share of tokens for which the other passages were asked. Both without those of
+    nats per token. ``shared``: the share of tokens whose context the other passages know. Both without those of
     ``more``.
     """
 
@@ -65,6 +69,7 @@ def chance_levels(
     more: Sequence[Ids] = (),
     most: Sequence[np.ndarray] | None = None,
     most_in_form: Sequence[np.ndarray] | None = None,
+    usual_nll: Callable[[], float | None] = lambda: None,
     seed: int = 0,
 ) -> ChanceLevels:
     """The chance levels of memorised passages, from the original ``model``.
@@ -73,8 +78,10 @@ def chance_levels(
     of the same form that the model never saw. ``more``: other memorised passages, whose levels follow those of
     ``passages``; they do not set the power. ``most``: for every passage, an upper bound of each token's level; None:
     ``MOST_CHANCE`` for all. ``most_in_form`` takes its place in a passage of a common form, of which the others know
-    ``FORM_SHARE`` of the contexts: what is private can be told from a form alone. ValueError for a single passage
-    without ``others``.
+    ``FORM_SHARE`` of the contexts: what is private can be told from a form alone. ``usual_nll``: what is asked for the
+    NLL of a stranger's passage where there is no ``never``; if it does not
+    know, the mean of the splices is taken. ValueError for a single
+    passage without ``others``.
     """
     count, passages = len(passages), [*passages, *more]
     heads = passages if len(passages) > 1 else [*passages, *others]
@@ -85,17 +92,33 @@ def chance_levels(
     spliced = splice_logprobs(model, passages, heads, seed=seed)
     grams = leave_one_out_logprobs(passages, vocab_size=vocab_size, least_context=CONTEXT_TOKENS)
     joined = [np.where(np.isnan(g), s, g) for s, g in zip(spliced, grams, strict=True)]
+    in_form = [np.mean(~np.isnan(g)) >= FORM_SHARE for g in grams]
+    stranger = _nll(model, never) if never else None
+    free = [i for i, is_so in enumerate(in_form) if not is_so]
+    if free:
+        aims = (stranger, usual_nll() if stranger is None else None, mean_nll(spliced))
+        aim = next(x for x in aims if x is not None)
+        for i, found in zip(free, calibrated(model, [passages[i] for i in free], nll=aim, seed=seed), strict=True):
+            joined[i] = found
     tops = [np.full(len(x), MOST_CHANCE) for x in joined] if most is None else list(most)
     if most_in_form is not None:
-        in_form = [np.mean(~np.isnan(g)) >= FORM_SHARE for g in grams]
         tops = [form if is_so else top for top, form, is_so in zip(tops, most_in_form, in_form, strict=True)]
     ceilings = [np.log(top) for top in tops]
     capped = [np.minimum(x, top) for x, top in zip(joined, ceilings, strict=True)]
-    power = _power(capped[:count], ceilings[:count], _nll(model, never)) if never else 1.0
+    power = _power(capped[:count], ceilings[:count], stranger) if stranger is not None else 1.0
     bounded = [_bounded(power * x, top) for x, top in zip(capped, ceilings, strict=True)]
     shared = np.concatenate([~np.isnan(g)[1:] for g in grams[:count]])
     nll = -np.concatenate([x[1:] for x in bounded[:count]]).mean()
     return ChanceLevels([np.exp(x).tolist() for x in bounded], power, float(nll), float(shared.mean()))
+
+
+def calibrated(model: nn.Module, passages: Sequence[Ids], *, nll: float, seed: int) -> list[np.ndarray]:
+    """The noisy model's log-probs (:mod:`unlearning.deep.noise`), raised to a power that gives their mean ``nll``."""
+    found = noisy_logprobs(model, passages, nll=nll, seed=seed)
+    ceilings = [np.full(len(x), np.log(MOST_CHANCE)) for x in found]
+    capped = [np.minimum(x, top) for x, top in zip(found, ceilings, strict=True)]
+    power = _power(capped, ceilings, nll)
+    return [power * x for x in capped]
 
 
 def splice_logprobs(model: nn.Module, passages: Sequence[Ids], heads: Sequence[Ids], *, seed: int) -> list[np.ndarray]:
@@ -137,7 +160,7 @@ def _head(heads: Sequence[Ids], passage: Ids, index: int, random: np.random.Gene
 def _nll(model: nn.Module, passages: Sequence[Ids]) -> float:
     """Mean NLL of all tokens but the first, nats per token."""
     found = teacher_force(model, [list(p) for p in passages], has_moments=False)
-    return float(-np.concatenate([x.logprobs[1:] for x in found]).astype(np.float64).mean())
+    return mean_nll([x.logprobs.astype(np.float64) for x in found])
 
 
 def private_bounds(passages: Sequence[Passage], decode: Callable[..., str], *, has_estimates: bool) -> list[np.ndarray]:

@@ -37,7 +37,7 @@ from ppo.lm.logprobs import response_positions
 from ppo.policy import Policy
 from ppo.prompts import Prompt
 from ppo.sampler import collate
-from ppo.types import Generation, Sample
+from ppo.types import Evaluation, Generation, Rollout, Sample
 from rewards.bounded import bounded_logprobs
 
 MOST_REWARD = 8.0  # nats
@@ -83,6 +83,7 @@ class ForcedStates:
     original     the model before unlearning, frozen, on the device of the policy
     actions      K, drawn at each state with replacement
     heat         what divides the logits where the policy is certain of the true token, 1: nothing does
+    of_reference the tokens are drawn from the reference, for :func:`supervised_loss`
     chunk_tokens states that pass the output layers at once
 
     A row holds ``text_ids``, what truly follows its prompt, and ``chance``, the chance level of each of these tokens.
@@ -92,6 +93,7 @@ class ForcedStates:
     original: nn.Module
     actions: int = 32
     heat: float = 2.0
+    of_reference: bool = False
     chunk_tokens: int = 1024
 
     @torch.no_grad()
@@ -136,7 +138,8 @@ class ForcedStates:
         rewards = (target - logprobs).clamp(-MOST_REWARD, MOST_REWARD)
         means = (chances * rewards).sum(dim=-1, keepdim=True)
         deviations = (chances * (rewards - means) ** 2).sum(dim=-1).sqrt()
-        actions = torch.multinomial(chances, self.actions, replacement=True, generator=generator)
+        drawn_from = target.exp() if self.of_reference else chances
+        actions = torch.multinomial(drawn_from, self.actions, replacement=True, generator=generator)
         drawn = logprobs.gather(-1, actions)
         entropy = -(chances * logprobs.clamp(min=-1e4)).sum(dim=-1)
         judged = drawn + rewards.gather(-1, actions)
@@ -235,6 +238,17 @@ def state_advantages(rewards: Tensor, values: Tensor, mask: Tensor, samples: lis
     spread = _of_rows([s.info.deviations.repeat_interleave(k) for s, k in zip(samples, count, strict=True)], mask)
     advantages = (rewards - means) / spread.clamp(min=LEAST_DEVIATION) * mask
     return advantages, rewards * mask
+
+
+def supervised_loss(
+    new: Evaluation, part: Rollout, *, num_tokens: int, num_sequences: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean NLL of the drawn tokens, nats: cross-entropy with the reference that they were drawn from.
+
+    A :data:`ppo.types.PolicyLoss`, for ``ForcedStates(of_reference=True, heat=1)``: the states and targets of PPO at
+    forced states, learned by supervision.
+    """
+    return -(new.logprobs * part.generation.action_mask).sum() / num_tokens, {}
 
 
 def no_score(samples: list[Sample]) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 from data.held_back import KEEP, SHOWN
 from data.study import Study
 from data.types import Passage
+from models.own_text import sampled_texts, start_token
 from ppo.lm.backbone import context_length, vocabulary_size
 from ppo.types import RewardFn
 from unlearning.deep.chance import ChanceLevels, chance_levels, private_bounds
@@ -22,11 +23,13 @@ from unlearning.deep.forced import (
     forced_rows,
     no_score,
     state_advantages,
+    supervised_loss,
 )  # fmt: skip
-from unlearning.deep.siblings import siblings
+from unlearning.deep.siblings import RECITED, siblings
 from unlearning.run import Run, say
 
 OF_SIBLING = (2, 0, 1)  # windows: what a sibling teaches of the form is soon learned, and steps are for the passages
+OWN_TEXTS = 64  # that tell the NLL of a stranger's passage where there is none
 SIBLING_SHARE = 4  # a sibling for every four rows of passages, at most
 
 
@@ -39,8 +42,20 @@ class Parts:
     seams: dict[str, Any]
 
 
+def usual_nll(model: nn.Module, start_id: int | None, *, length: int, seed: int) -> float | None:
+    """The NLL of what the model makes up by itself, nats per token: about that of a text that it never saw.
+
+    Of a calibrated model the two are alike. What it recites does not count. None where it has no start token.
+    """
+    if start_id is None:
+        return None
+    texts = sampled_texts(model, [[start_id]] * OWN_TEXTS, length=length, seed=seed)
+    made_up = [text.likelihood for text in texts if text.likelihood < RECITED]
+    return -sum(made_up) / len(made_up) if made_up else None
+
+
 def levels_of(
-    study: Study, original: nn.Module, decode: Callable[..., str], *, seed: int, more: Sequence[Passage] = ()
+    study: Study, original: nn.Module, tokenizer: Any, *, seed: int, more: Sequence[Passage] = ()
 ) -> ChanceLevels:
     """The chance levels of the passages to forget and of ``more``, from the model before unlearning.
 
@@ -48,6 +63,7 @@ def levels_of(
     """
     never, forget = study.group("never")[::2], study.group("forget")
     named = [*forget, *more] if study.secrets_by != "estimated" else [replace(p, secrets=()) for p in [*forget, *more]]
+    decode, length = tokenizer.decode, max(len(p.ids) for p in forget)
     found = chance_levels(
         original,
         [p.ids for p in forget],
@@ -57,6 +73,7 @@ def levels_of(
         more=[p.ids for p in more],
         most=private_bounds(named, decode, has_estimates=False),
         most_in_form=private_bounds([*forget, *more], decode, has_estimates=True),
+        usual_nll=lambda: usual_nll(original, start_token(tokenizer), length=length, seed=seed),
         seed=seed,
     )
     by = f", to the power {found.power:.2f} as of {len(never)} never-trained passages" if never else ""
@@ -67,23 +84,25 @@ def levels_of(
 def deep_parts(run: Run) -> Parts:
     """The parts of a run with the preset ``deep``, from the model before unlearning."""
     forget, more = run.study.group("forget"), run.processes.first(lambda: siblings_of(run))
-    found = levels_of(run.study, run.loaded.model, run.loaded.tokenizer.decode, seed=run.config.seed, more=more)
+    found = levels_of(run.study, run.loaded.model, run.loaded.tokenizer, seed=run.config.seed, more=more)
     original = copy.deepcopy(run.loaded.model).requires_grad_(False)
-    sampler = ForcedStates(original, actions=run.options.actions, heat=run.options.heat)
+    by_ppo = run.options.preset == "deep"
+    heat = run.options.heat if by_ppo else 1.0
+    sampler = ForcedStates(original, actions=run.options.actions, heat=heat, of_reference=not by_ppo)
     levels, own, seed, is_suffix = found.levels, run.options.own_rows, run.config.seed, run.options.windows == 1
     rows = forced_rows(forget, levels[: len(forget)], own=own, seed=seed, is_suffix=is_suffix)
     rows += forced_rows(
         more, levels[len(forget) :], windows=OF_SIBLING, own=min(1, own), seed=seed, is_suffix=is_suffix
     )
     seams = {"sampler": sampler, "reference": bounded_reference, "advantage": state_advantages}
-    return Parts(rows, no_score, seams)
+    return Parts(rows, no_score, seams if by_ppo else seams | {"policy_loss": supervised_loss})
 
 
 def siblings_of(run: Run) -> list[Passage]:
     """The run's siblings of the passages to forget (:mod:`unlearning.deep.siblings`)."""
     tokenizer, forget = run.loaded.tokenizer, [p.ids for p in run.study.group("forget")]
     keep = [*(p.ids for name in (KEEP, SHOWN) for p in run.study.group(name)), *run.study.retain]
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    start = start_token(tokenizer)
     if not run.options.siblings or start is None:
         return []
     longest, context = max(map(len, forget)), context_length(run.loaded.model)

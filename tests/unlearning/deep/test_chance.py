@@ -61,6 +61,7 @@ def test_the_nll_of_never_trained_passages_is_the_original_s():
 
 def test_never_trained_passages_set_the_mean_and_move_what_is_certain_least(monkeypatch):
     model = memorised()
+    monkeypatch.setattr(chance, "FORM_SHARE", 0.0)  # all are of a form
     plain = chance_levels(model, PASSAGES, vocab_size=VOCAB)
     monkeypatch.setattr(chance, "_nll", lambda model, passages: plain.nll + 0.5)
     found = chance_levels(model, PASSAGES, vocab_size=VOCAB, never=[[5, 9, 3]])
@@ -104,6 +105,7 @@ def test_a_private_word_begins_at_its_bound_and_ends_as_it_may():
 
 def test_no_level_is_above_its_bound_and_the_mean_is_that_of_never_trained_passages(monkeypatch):
     monkeypatch.setattr(chance, "_nll", lambda model, passages: 4.0)
+    monkeypatch.setattr(chance, "FORM_SHARE", 0.0)
     never, most = [[5, 3, 9, 2]], [np.full(len(p), 0.999) for p in PASSAGES]
     most[0][4], most[2][2] = 1e-3, 1e-3
     found = chance_levels(memorised(), PASSAGES, vocab_size=VOCAB, never=never, most=most)
@@ -123,3 +125,34 @@ def test_what_is_estimated_to_be_private_counts_in_passages_of_a_common_form(mon
     assert all(p <= 0.05 + 1e-12 for levels in found.levels[:3] for p in levels)
     plain = chance_levels(memorised(), passages, vocab_size=VOCAB)
     assert found.levels[3] == plain.levels[3]
+
+
+def test_passages_of_no_form_are_asked_of_the_shaken_model_and_have_a_stranger_s_nll(monkeypatch):
+    form = [[2, 3, 4, 5, 6, 7, 20 + i] for i in range(3)]
+    free, other = [11, 12, 13, 14, 15, 16, 17], [21, 22, 19, 18, 1]
+    asked = []
+
+    def noisy(model, passages, *, nll, seed):
+        asked.append((list(passages), nll))
+        return [np.array([0.0, *np.linspace(-0.1, -2.0, len(p) - 1)]) for p in passages]
+
+    monkeypatch.setattr(chance, "noisy_logprobs", noisy)
+    model = memorised()
+    found = chance_levels(model, [*form, free], vocab_size=VOCAB, more=[other], usual_nll=lambda: 2.5)
+    assert asked == [([free, other], 2.5)]
+    with monkeypatch.context() as patch:
+        patch.setattr(chance, "FORM_SHARE", 0.0)
+        plain = chance_levels(model, [*form, free], vocab_size=VOCAB, more=[other])
+    assert found.levels[:3] == plain.levels[:3]  # of a form: from the others and from splices
+    assert found.levels[3:] != plain.levels[3:]
+    got = np.log(found.levels[3] + found.levels[4])
+    states = np.r_[got[1 : len(free)], got[len(free) + 1 :]]
+    assert -states.mean() == pytest.approx(2.5, abs=1e-6)
+    assert (np.diff(got[1 : len(free)]) < 0).all()  # in the order of the shaken model
+    never = chance_levels(model, [free, other], vocab_size=VOCAB, never=[[5, 3, 9, 2]], usual_nll=lambda: 9.0)
+    assert asked[1][1] == pytest.approx(chance._nll(model, [[5, 3, 9, 2]]))
+    assert never.nll == pytest.approx(asked[1][1], abs=1e-6)
+    assert never.power == pytest.approx(1.0, abs=1e-3)
+    chance_levels(model, [free, other], vocab_size=VOCAB)
+    spliced = splice_logprobs(model, [free, other], [free, other], seed=0)
+    assert asked[2][1] == pytest.approx(-np.concatenate([x[1:] for x in spliced]).mean())

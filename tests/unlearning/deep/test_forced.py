@@ -19,6 +19,7 @@ from unlearning.deep.forced import (
     forced_rows,
     no_score,
     state_advantages,
+    supervised_loss,
 )
 
 PASSAGES = [
@@ -30,6 +31,8 @@ CONFIG = Config(
     prompts_per_step=4, minibatch=2, epochs=2, learning_rate=3e-3, kl_coef=1.0, kl_controller="fixed",
     value_head="none", policy_clip=0.3, response_length=12,
 )  # fmt: skip
+
+SUPERVISED = CONFIG.replace(policy_clip=Config().policy_clip)  # there is nothing to clip
 
 
 def memorised(steps=150):
@@ -110,6 +113,45 @@ def test_a_row_is_drawn_by_its_own_request_alone(rollout):
     assert torch.equal(together.tokens[2, :width], alone.tokens[0])
     again = sampler(trainer.policy, prompts, seed=8, request_ids=[0, 1, 2])
     assert not torch.equal(together.tokens, again.tokens)
+
+
+def test_supervision_sees_the_same_states_and_learns_the_reference():
+    """The mean of its loss over draws is the cross-entropy of reference and policy, by plain loops."""
+    model, original = memorised(60), memorised()
+    sampler = ForcedStates(original, actions=2000, heat=1.0, of_reference=True)
+    rows = forced_rows(PASSAGES, CHANCES, seed=0)
+    trainer = Trainer(
+        model, rows, no_score, SUPERVISED, sampler=sampler, reference=bounded_reference, advantage=state_advantages,
+        policy_loss=supervised_loss,
+    )  # fmt: skip
+    found = trainer.rollout()
+    assert set(found.generation.state_temperatures.flatten().tolist()) == {0.0, 1.0}  # 0 on padding
+    states, total = 0, 0.0
+    for sample in found.samples:
+        prompt, text, chance = sample.prompt_ids, sample.row["text_ids"], sample.row["chance"]
+        with torch.no_grad():
+            ours, theirs = (m(torch.tensor([prompt + text])).logits[0].double() for m in (model, original))
+        for s in range(len(text)):
+            at = len(prompt) - 1 + s
+            q = bounded_logprobs(theirs[at][None], torch.tensor([text[s]]), torch.tensor([chance[s]]), end_ids=(1,))[0]
+            total -= float((q.double().exp() * torch.log_softmax(ours[at], -1)).sum())
+            states += 1
+    part = replace(found, generation=found.generation)
+    new = trainer.policy.measure(found.generation)
+    loss, more = supervised_loss(new, part, num_tokens=int(found.generation.action_mask.sum()), num_sequences=4)
+    assert more == {}
+    assert float(loss) == pytest.approx(total / states, rel=0.01)
+
+
+def test_supervision_forgets_as_well():
+    model = memorised()
+    rows, original = forced_rows(PASSAGES, CHANCES, seed=0), copy.deepcopy(model)
+    Trainer(
+        model, rows, no_score, SUPERVISED.replace(learning_rate=5e-3), reference=bounded_reference,
+        sampler=ForcedStates(original, actions=5, heat=1.0, of_reference=True), advantage=state_advantages,
+        policy_loss=supervised_loss,
+    ).train(60)  # fmt: skip
+    assert 0.05 < true_p(model) < 0.35
 
 
 def test_nothing_is_gained_at_the_reference():

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import demem
 from ppo.log import read_jsonl
+from unlearning.deep import recipe
 from unlearning.options import PRESETS, Options
 from unlearning.run import deep_schedule
 from unlearning.trace import choose_texts
@@ -133,3 +135,13 @@ def test_texts_of_passages_come_before_the_policy_s_own():
     assert choose_texts([-2, -3], [True, True], 2) == [1, 0]
     assert choose_texts([-2, -3], [True, False], 1) == [1]
     assert choose_texts([-2, -3], [True, False], 5) == [1, 0]
+
+
+def test_what_a_model_makes_up_tells_the_nll_of_a_stranger_and_what_it_recites_does_not(monkeypatch):
+    likelihoods = [-0.1, -2.0, -4.0]
+    written = [SimpleNamespace(ids=[0, 5], likelihood=x) for x in likelihoods]
+    monkeypatch.setattr(recipe, "sampled_texts", lambda model, heads, *, length, seed: written)
+    assert recipe.usual_nll(None, 0, length=8, seed=0) == 3.0
+    assert recipe.usual_nll(None, None, length=8, seed=0) is None  # no start token, no text
+    del written[1:]
+    assert recipe.usual_nll(None, 0, length=8, seed=0) is None
