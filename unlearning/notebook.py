@@ -1,4 +1,4 @@
-"""DeMem's training as its published notebook ran it: ``--preset paper-as-run``. For comparison, not for use.
+"""Training with the flaws of the published notebook: ``--preset paper-as-run``. For comparison, not for use.
 
 Three things differ from ``--preset paper``, which is the method as the paper describes it on this engine:
 

@@ -45,7 +45,7 @@ class Options:
     siblings: int = 64  # of preset deep: at most so many texts of that form, recited by the model, are unlearned, too
     windows: int | None = None  # places of a passage to train on; 1: the suffix; none: 2 (paper: 1, deep: all)
     # Stopping
-    steps: int | None = None  # PPO steps at most; none: 60 (deep: 70, all of them; paper-as-run: 4)
+    steps: int | None = None  # PPO steps at most; none: 60 (deep: 70, all of them; paper-as-run: 1)
     check_every: int = 2  # steps between two looks at the forget set
     target_exact: float = 0.05  # share of the forget set that may still be extractable at the end
     bleu_floor: float | None = None  # BLEU that a model reaches by chance; none: measured on never-trained passages
@@ -130,7 +130,7 @@ class Options:
     @property
     def most_steps(self) -> int:
         """``steps``, or the preset's number where none was given."""
-        return self.steps or (70 if self.is_deep else 4 if self.preset == "paper-as-run" else 60)
+        return self.steps or (70 if self.is_deep else 1 if self.preset == "paper-as-run" else 60)
 
 
 # The options in groups. unlearning/command_line.py says which command takes which group.
@@ -205,7 +205,7 @@ METHOD = {
     "deep": "PPO at every state of the passages, towards the original with their tokens taken down to chance",
     "deep-supervised": "cross-entropy at every state of the passages, to the original with them taken down to chance",
     "demem": "DeMem: PPO with a negative-similarity reward, and a KL loss on text to keep",
-    "paper": "DeMem: PPO with the paper's reward and settings",
-    "paper-as-run": "DeMem as the paper's notebook ran it",
+    "paper": "DeMem: PPO with the paper's hyper-parameters",
+    "paper-as-run": "DeMem with the settings and flaws of the paper's notebook",
     "grpo": "GRPO with a reward for responses that emit nothing forbidden",
 }
