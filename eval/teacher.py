@@ -29,6 +29,8 @@ Forward = Callable[[list[Sequence[int]], list[int]], Tensor]
 """Sequences and the first scored token of each -> hidden states [N, H] before every scored token, in order."""
 OutputLayer = Callable[[Tensor], Tensor]
 """Hidden states [N, H] -> logits [N, V]."""
+OfTokens = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+"""Logits [N, V] and true tokens [N] -> columns, each [N]."""
 
 
 @dataclass(frozen=True)
@@ -99,23 +101,44 @@ def teacher_force(
         )
     results: dict[int, TokenStatistics] = {}
     with evaluation_mode(model):
-        forward, output_layer = _forward(model, rows=min(batch_tokens, sum(map(len, sequences))), length=longest)
+        most = min(batch_tokens, sum(map(len, sequences)))
+        forward, output_layer = forward_and_output(model, rows=most, length=longest)
+        of_tokens = partial(token_statistics, sampling=sampling, has_moments=has_moments)
         for part in length_batches([len(s) for s in sequences], batch_tokens=batch_tokens):
             chosen, first = [sequences[i] for i in part], [starts[i] for i in part]
-            hidden = forward(chosen, first)
-            targets = [token for s, start in zip(chosen, first, strict=True) for token in s[start:]]
-            columns = _in_chunks(
-                hidden, torch.tensor(targets, device=hidden.device), output_layer, sampling, chunk_tokens, has_moments
-            )
-            counts = [len(s) - start for s, start in zip(chosen, first, strict=True)]
-            split = zip(*(column.cpu().split(counts) for column in columns), strict=True)
+            split = scored_columns(forward, output_layer, chosen, first, of_tokens, chunk_tokens=chunk_tokens)
             for i, columns_of_one in zip(part, split, strict=True):
                 results[i] = _statistics(len(sequences[i]), starts[i], columns_of_one)
     return [results[i] for i in range(len(sequences))]
 
 
-def _forward(model: nn.Module, *, rows: int, length: int) -> tuple[Forward, OutputLayer]:
+def scored_columns(
+    forward: Forward,
+    output_layer: OutputLayer,
+    sequences: list[Sequence[int]],
+    starts: list[int],
+    of_tokens: OfTokens,
+    *,
+    chunk_tokens: int,
+) -> list[tuple[Tensor, ...]]:
+    """The columns of each sequence's scored tokens, on the CPU, from one forward pass over all of the sequences."""
+    hidden = forward(sequences, starts)
+    targets = torch.tensor(
+        [token for s, start in zip(sequences, starts, strict=True) for token in s[start:]], device=hidden.device
+    )
+    parts = []
+    for begin in range(0, hidden.shape[0], chunk_tokens):
+        chunk = slice(begin, begin + chunk_tokens)
+        parts.append(of_tokens(output_layer(hidden[chunk]).float(), targets[chunk]))
+    counts = [len(s) - start for s, start in zip(sequences, starts, strict=True)]
+    columns = [torch.cat(column).cpu().split(counts) for column in zip(*parts, strict=True)]
+    return list(zip(*columns, strict=True))
+
+
+def forward_and_output(model: nn.Module, *, rows: int, length: int) -> tuple[Forward, OutputLayer]:
     """The function that computes hidden states, and the one that turns them into logits.
+
+    ``rows``: most padded tokens in one call. ``length``: of the longest sequence.
 
     If the model's family has a fast decoder that reproduces the model's logits, its prefill is used (twice as fast on a
     CPU). Otherwise the model's own forward pass is used.
@@ -156,22 +179,6 @@ def length_batches(lengths: Sequence[int], *, batch_tokens: int) -> list[list[in
         parts.append(order[:size])
         order = order[size:]
     return parts
-
-
-def _in_chunks(
-    rows: Tensor,
-    tokens: Tensor,
-    output_layer: OutputLayer,
-    sampling: Sampling | None,
-    chunk_tokens: int,
-    has_moments: bool,
-) -> list[Tensor]:
-    parts = []
-    for start in range(0, rows.shape[0], chunk_tokens):
-        chunk = slice(start, start + chunk_tokens)
-        logits = output_layer(rows[chunk]).float()
-        parts.append(token_statistics(logits, tokens[chunk], sampling, has_moments=has_moments))
-    return [torch.cat(column) for column in zip(*parts, strict=True)]
 
 
 def token_statistics(
