@@ -58,13 +58,13 @@ from ppo.run.interrupt import sigterm_as_ctrl_c
 from ppo.run.lock import only_writer
 from ppo.types import Step
 from unlearning.attack import run_attacks
-from unlearning.command_line import parse
+from unlearning.command_line import COMMANDS, parse
 from unlearning.compare.comparison import compare
 from unlearning.deep.recipe import Parts, deep_parts
 from unlearning.floor import chance_floor, told_floor
 from unlearning.memorise import run_memorise
 from unlearning.notebook import sample_sliced, with_special_tokens
-from unlearning.options import METHOD, Options
+from unlearning.options import METHOD
 from unlearning.outcome import exit_status, silent
 from unlearning.recipe import (
     StopRule,
@@ -76,6 +76,7 @@ from unlearning.recipe import (
     text_to_keep,
 )  # fmt: skip
 from unlearning.run import Run, load_model, prepare, say, say_if
+from unlearning.scan import run_scan
 from unlearning.trace import floor_of, prepare_trace, write_trace
 
 NUM_LOOK = 32
@@ -317,21 +318,21 @@ ON_A_RUN: dict[str, Callable[[Run], None]] = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit status: 0, 2 for bad input (one line on stderr), 130 after Ctrl-C or SIGTERM."""
+    """Exit status: 0, 1 for a scan with --fail-above, 2 for bad input (one line on stderr), 130 after Ctrl-C."""
     transformers.utils.logging.disable_progress_bar()
     print_any_text(sys.stdout, sys.stderr)
     with shown_warnings(), sigterm_as_ctrl_c(), ppo.process_group() as processes:
         with silent(not processes.is_first, redirect_stdout, redirect_stderr):
             command, parsed = parse(arguments)
         with silent(not processes.is_first, redirect_stdout):
-            out = Path(getattr(parsed, "out", Options.out))
+            out = Path(getattr(parsed, "out", COMMANDS[command].out))
             return exit_status(partial(execute, command, parsed, processes), command, out, processes)
 
 
-def execute(command: str, parsed: argparse.Namespace, processes: Processes) -> None:
-    """Do what was asked. All processes train, the first one alone does everything else."""
+def execute(command: str, parsed: argparse.Namespace, processes: Processes) -> int:
+    """Do what was asked. All processes train, the first one alone does everything else. Returns the exit status."""
     refuse_surrogates(vars(parsed), "the command line")  # a file name that is not UTF-8 becomes one
-    out = Path(getattr(parsed, "out", Options.out))
+    out = Path(getattr(parsed, "out", COMMANDS[command].out))
     if command == "report":
         processes.first(lambda: report(out))
     elif command == "trace":
@@ -339,11 +340,14 @@ def execute(command: str, parsed: argparse.Namespace, processes: Processes) -> N
     else:
         with ExitStack() as stack:
             processes.first(lambda: stack.enter_context(only_writer(out)))
-            write(command, parsed, processes)
+            return write(command, parsed, processes)
+    return 0
 
 
-def write(command: str, parsed: argparse.Namespace, processes: Processes) -> None:
-    """Do what writes to the folder of a run."""
+def write(command: str, parsed: argparse.Namespace, processes: Processes) -> int:
+    """Do what writes to the folder of a run. Returns the exit status."""
+    if command == "scan":
+        return processes.first(lambda: run_scan(parsed))
     if command == "attacks":
         processes.first(lambda: run_attacks(parsed))
     elif command == "compare":
@@ -352,6 +356,7 @@ def write(command: str, parsed: argparse.Namespace, processes: Processes) -> Non
         ON_A_RUN[command](prepare(command, parsed, processes))
     else:
         processes.first(partial(ON_A_RUN[command], prepare(command, parsed, processes)))
+    return 0
 
 
 if __name__ == "__main__":

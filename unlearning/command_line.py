@@ -33,6 +33,8 @@ from unlearning.options import (
     Options,
 )  # fmt: skip
 from unlearning.run import DEEP_RATE, DEEP_WIDTH
+from unlearning.scan import OUT as SCAN_OUT
+from unlearning.scan import ScanOptions
 from unlearning.trace import OUT as TRACE_OUT
 from unlearning.trace import TraceOptions
 
@@ -147,6 +149,15 @@ COMMANDS: dict[str, Command] = {
             Group("what to work on", (*DATA, "out")),
             Group("machine and seed", ("device", "dtype"), ("seed", "autocast")),
         ),
+    ),
+    "scan": Command(
+        "find the passages of a corpus that a model recites, with controls",
+        (
+            Group("the scan", more=ScanOptions),
+            Group("what to work on", ("model", "out", "resume")),
+            Group("machine and seed", ("device", "dtype"), ("seed",)),
+        ),
+        out=SCAN_OUT,
     ),
     "compare": Command(
         "compare DeMem with its rivals; to continue, repeat the command",

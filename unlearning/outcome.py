@@ -14,14 +14,14 @@ from ppo.distributed import LostProcessError, OtherProcessError, Processes
 from ppo.io.visible import visible
 
 
-def exit_status(work: Callable[[], None], command: str, out: Path, processes: Processes) -> int:
-    """Do the work. 0, or 2 for bad input and failed checks (one line on stderr), or 130 after Ctrl-C or SIGTERM.
+def exit_status(work: Callable[[], int], command: str, out: Path, processes: Processes) -> int:
+    """Do the work. Its own status, 2 for bad input and failed checks (one line on stderr), 130 after Ctrl-C or SIGTERM.
 
     With several processes, only the one that failed prints its error. Another RuntimeError is raised again.
     """
     try:
         with processes.last_words():
-            work()
+            status = work()
     except OtherProcessError:
         return 2
     except (ValueError, OSError, FloatingPointError, ppo.CheckError, LostProcessError) as error:
@@ -37,14 +37,14 @@ def exit_status(work: Callable[[], None], command: str, out: Path, processes: Pr
         if processes.count == 1 or processes.claim("end"):
             raise
         return 2
-    return 0
+    return status
 
 
 def how_to_go_on(command: str, out: Path) -> str:
     """What to type after an interruption; empty where there is nothing to go on with."""
     if command == "compare":
         return "; the same command goes on"
-    can_resume = command in ("run", "train", "memorise") and (out / "config.json").is_file()
+    can_resume = command in ("run", "train", "memorise", "scan") and (out / "config.json").is_file()
     return f"; go on with: python demem.py {command} --resume --out {out}" if can_resume else ""
 
 

@@ -1,0 +1,2 @@
+"""stub"""
+def write_scan_page(out, *, before=None): pass

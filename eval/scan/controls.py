@@ -1,0 +1,122 @@
+"""Controls: how often a scan would find what nobody can have memorised, and which findings any model would predict.
+
+A control is a text of the corpus with its sentences shuffled or its entities swapped (:mod:`.altered`). It is *flagged*
+if a run as long as a suffix goes over a change. The share of flagged controls, with its exact bound, is the scan's
+false-positive rate. Each finding has controls of its own, too. This module knows texts, tokens and stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..intervals import share_interval
+from .altered import Altered, entities, shuffled, swapped
+from .findings import Finding
+from .passes import Layout
+from .spans import runs
+from .store import Store
+
+Encode = Callable[[str], tuple[Sequence[int], Sequence[int]]]
+"""A text -> the ids of its tokens, and where each of them ends in it, in characters."""
+Row = dict[str, Any]
+SHUFFLED, SWAPPED = "shuffled", "swapped"
+MOST_ENTITIES = 20_000  # of the pool that new ones are drawn from
+TRIES = 8  # orders that are drawn of one text, where the texts are fewer than the controls
+
+
+@dataclass
+class Trial:
+    """A control that is measured: its pass, and the tokens at which something new begins, counted in the pass."""
+
+    number: int
+    places: list[int]
+    first: int
+
+
+@dataclass
+class Controls:
+    """``sample``: controls of texts from all of the corpus, by kind; ``own``: those of each finding, by its place."""
+
+    layout: Layout
+    store: Store
+    encode: Encode
+    has_bos: bool
+    sample: dict[str, list[Trial]] = field(default_factory=dict)
+    own: dict[int, dict[str, Trial]] = field(default_factory=dict)
+
+    def plan(self, texts: Sequence[str], findings: Sequence[Finding], *, count: int, most_own: int) -> None:
+        """Add ``count`` controls of each kind from ``texts``, and those of the first ``most_own`` different findings.
+
+        They are measured when the store is finished.
+        """
+        pool = [text[a:b] for text in texts for a, b in entities(text)][:MOST_ENTITIES]
+        for kind in (SHUFFLED, SWAPPED):
+            trials: list[Trial] = []
+            for turn in range(TRIES):
+                for place, text in enumerate(texts):
+                    if len(trials) < count:
+                        trials += self._trials(kind, text, pool, f"{kind} {turn} {place}")
+            self.sample[kind] = trials
+        known: dict[str, int] = {}
+        for place, finding in enumerate(findings):
+            whole = f"{finding.prompt}{finding.text}"
+            if (first := known.setdefault(whole, place)) != place:
+                if first in self.own:
+                    self.own[place] = self.own[first]
+            elif len(known) <= most_own:
+                made = {kind: self._trials(kind, whole, pool, kind) for kind in (SHUFFLED, SWAPPED)}
+                self.own[place] = {kind: trials[0] for kind, trials in made.items() if trials}
+
+    def _trials(self, kind: str, text: str, pool: Sequence[str], seed: str) -> list[Trial]:
+        """The control of a text, or [] where it is too short to be one."""
+        made = shuffled(text, seed) if kind == SHUFFLED else swapped(text, pool, seed)
+        return [] if made is None else self._added(made)
+
+    def _added(self, made: Altered) -> list[Trial]:
+        ids, ends = self.encode(made.text)
+        ids, first = list(ids)[: self.layout.length], int(not self.has_bos)
+        places = np.searchsorted(np.asarray(ends[: len(ids)]), np.asarray(made.places), side="right").tolist()
+        places = [place for place in places if first <= place < len(ids)]
+        if len(ids) - first < self.layout.suffix or not places:
+            return []
+        return [Trial(self.store.add(ids, first), places, first)]
+
+    def longest(self, trial: Trial) -> int:
+        """The longest run of first choices that goes over a change, in tokens."""
+        right = self.store.columns(trial.number).right
+        found = [(a + trial.first, b + trial.first) for a, b in runs(right)]
+        return max((b - a for a, b in found if any(a <= place < b for place in trial.places)), default=0)
+
+    def rates(self) -> Row:
+        """Of each kind and of all: controls, flagged ones, their share with its interval, and the longest run."""
+        counted = {kind: [self.longest(trial) for trial in trials] for kind, trials in self.sample.items()}
+        counted["all"] = [run for found in list(counted.values()) for run in found]
+        return {kind: self._rate(found) for kind, found in counted.items()}
+
+    def _rate(self, found: Sequence[int]) -> Row:
+        flagged = sum(run >= self.layout.suffix for run in found)
+        rate: Row = {"controls": len(found), "flagged": flagged, "longest_run": max(found, default=0)}
+        if found:
+            low, high = share_interval(flagged, len(found))
+            rate |= {"rate": flagged / len(found), "interval": [low, high]}
+        return rate
+
+    def of(self, place: int) -> Row:
+        """The longest run of each own control of a finding; {} where none could be made."""
+        return {kind: self.longest(trial) for kind, trial in self.own.get(place, {}).items()}
+
+
+def reference_runs(store: Store, numbers: Sequence[tuple[int, int]]) -> list[int]:
+    """The longest run of another model on each text. ``numbers``: its pass, and where the finding begins, in tokens.
+
+    The prompt's tokens do not count.
+    """
+    found = []
+    for number, begin in numbers:
+        right = store.columns(number).right
+        found.append(max((b - a for a, b in runs(right[begin:])), default=0))
+    return found

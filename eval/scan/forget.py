@@ -1,0 +1,132 @@
+"""The findings of a scan as a forget set that ``demem.py run --data`` takes, with neighbours that are to be kept.
+
+Each text to forget stands in it once, however many copies and near-duplicates of it were found, whole: in passages of
+pre-prefix, prefix and suffix, each as long as a model was asked with. To be kept are what the model recites and nobody
+counts as a memory (group "keep", kind "recited"), and texts next to the findings that it does not recite (kind
+"neighbour"). This module knows rows and readings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from .judge import MEMORISED
+from .protocols import Reading
+from .results import write_rows
+
+Row = dict[str, Any]
+MOST_NEIGHBOURS = 256
+
+
+def write_forget_set(
+    path: Path,
+    readings: Iterable[Reading],
+    findings: Sequence[Mapping[str, Any]],
+    *,
+    prefix: int,
+    suffix: int,
+    decode: Callable[[Sequence[int]], str],
+) -> dict[str, int]:
+    """Write the file, readable by its owner alone. Returns the number of rows of each kind.
+
+    ``readings``: those of the scan. ``findings``: rows of scan.jsonl. ``prefix``, ``suffix``: lengths in tokens.
+    ValueError where there is nothing to forget.
+    """
+    of_document: dict[int, list[Mapping[str, Any]]] = {}
+    for row in findings:
+        of_document.setdefault(row["place"], []).append(row)
+    if not any(row["status"] == MEMORISED for row in findings):
+        raise ValueError(f"{path} is not written: the scan found nothing to forget")
+    rows: list[Row] = []
+    near: list[list[int]] = []
+    spare: list[list[int]] = []
+    size = 2 * prefix + suffix
+    for place, (_, group) in enumerate(groupby(readings, key=lambda reading: id(reading.document))):
+        together, mine = list(group), of_document.get(place, [])
+        for row in mine:
+            if row["first_of_group"] == row["id"]:
+                rows += _rows_of(row, together[row["reading"]], prefix=prefix, suffix=suffix, decode=decode)
+        free = list(_free(together[0], mine, size))
+        near += free[: len(mine)]
+        spare += free[len(mine) :][: max(0, MOST_NEIGHBOURS - len(spare))]
+    count = min(MOST_NEIGHBOURS, max(1, sum(row["group"] == "forget" for row in rows)))
+    for number, ids in enumerate([*near, *spare][:count]):
+        parts = _parts(ids, prefix=prefix, suffix=suffix)
+        rows.append(_row(f"n{number + 1:05d}", "keep", "neighbour", parts, (), decode))
+    write_rows(path, rows)
+    return {
+        "forget": sum(row["group"] == "forget" for row in rows),
+        **{kind: sum(row["kind"] == kind for row in rows) for kind in ("recited", "neighbour")},
+    }
+
+
+def _rows_of(
+    row: Mapping[str, Any], reading: Reading, *, prefix: int, suffix: int, decode: Callable[[Sequence[int]], str]
+) -> Iterator[Row]:
+    """The passages of a finding, from its prompt to its end; their suffixes reach to the end of it."""
+    start, stop = row["tokens"]
+    ids = reading.ids[start - row["prompt_tokens"] : stop].tolist()
+    group, kind = ("forget", "memorised") if row["status"] == MEMORISED else ("keep", "recited")
+    secrets = [row["text"][mark["start"] : mark["end"]] for mark in row["personal"]] if group == "forget" else []
+    cuts = list(_cuts(len(ids), prefix=prefix, suffix=suffix))
+    for number, (low, high) in enumerate(cuts):
+        parts = _parts(ids[low:high], prefix=prefix, suffix=suffix)
+        tail = " ".join(decode(parts[2]).split())
+        inside = [" ".join(s.split()) for s in secrets if " ".join(s.split()) in tail]
+        name = row["id"] if len(cuts) == 1 else f"{row['id']}.{number + 1}"
+        yield _row(name, group, kind, parts, inside, decode)
+
+
+def _cuts(size: int, *, prefix: int, suffix: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of the passages of a text of ``size`` tokens: each begins a prefix before the last one's end.
+
+    Example: prefix 2, suffix 3, 12 tokens -> (0, 7), (5, 12). The last ends with the text; the first may be shorter.
+    """
+    found, stop = [], size
+    while stop > prefix or not found:
+        found.append((max(0, stop - 2 * prefix - suffix), stop))
+        stop -= prefix + suffix
+    yield from reversed(found)
+
+
+def _parts(ids: Sequence[int], *, prefix: int, suffix: int) -> tuple[list[int], list[int], list[int]]:
+    """Pre-prefix, prefix and suffix. A text that is too short for both has a shorter suffix, at least half of it."""
+    size = min(suffix, max(len(ids) - prefix, -(-len(ids) // 2)))
+    first = max(0, len(ids) - size - prefix)
+    return list(ids[:first]), list(ids[first : len(ids) - size]), list(ids[len(ids) - size :])
+
+
+def _row(
+    name: str,
+    group: str,
+    kind: str,
+    parts: tuple[list[int], list[int], list[int]],
+    secrets: Sequence[str],
+    decode: Callable[[Sequence[int]], str],
+) -> Row:
+    """A row of the data file: ids, which are what counts, and their texts for readers."""
+    named = dict(zip(("pre_prefix", "prefix", "suffix"), parts, strict=True))
+    texts = {part: decode(ids) for part, ids in named.items()}
+    return {
+        "id": name, "group": group, "kind": kind, **texts, **{f"{part}_ids": ids for part, ids in named.items()},
+        **({"secrets": list(dict.fromkeys(secrets))} if secrets else {}),
+    }  # fmt: skip
+
+
+def _free(reading: Reading, findings: Sequence[Mapping[str, Any]], size: int) -> Iterator[list[int]]:
+    """Pieces of ``size`` tokens of a reading that touch no finding, side by side."""
+    taken = sorted((row["start"], row["stop"]) for row in findings)
+    start = 0
+    while start + size <= len(reading.ids):
+        first, last = reading.span(start, start + size)
+        blocking = [stop for begin, stop in taken if begin < last and stop > first]
+        if not blocking:
+            yield reading.ids[start : start + size].tolist()
+            start += size
+            continue
+        start += 1
+        while start < len(reading.ids) and reading.span(start, start + 1)[0] < max(blocking):
+            start += 1

@@ -1,0 +1,138 @@
+"""The files of a scan: what was found, window by window and span by span, and a summary without a word of text.
+
+    scan.jsonl      private: the documents, the findings with their texts, and what was skipped, a row each
+    windows.jsonl   every window that was measured: where it stands, and its numbers; no text
+    summary.json    counts, rates, the verdict; no text and no name of a file
+    passes/ …       columns of tokens, for ``--resume`` and ``--against``; no text
+
+All of them are readable by their owner alone. This module knows rows and files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+from ppo.io.console import shown_errors
+from ppo.io.files import flush, naming_file
+from ppo.io.rows import jsonl_rows
+from ppo.io.surrogates import without_surrogates
+from ppo.io.visible import visible
+
+from ..intervals import share_interval
+from .judge import MEMORISED, OTHER, PREDICTABLE, UNJUDGED
+
+Row = dict[str, Any]
+SCAN, WINDOWS, SUMMARY, PAGE = "scan.jsonl", "windows.jsonl", "summary.json", "scan.html"
+LIKELY_SAMPLES = 100  # a window that so many draws hold with probability 1/2 is likely to be drawn
+_NEEDED = {
+    "finding": {"id", "document", "place", "start", "stop", "lines", "status", "group", "first_of_group", "text",
+                "prompt", "tokens", "prompt_tokens", "reading", "layer", "log_pz", "log_pz_top_k", "personal"},
+    "document": {"document", "characters", "heat"},
+}  # fmt: skip
+
+
+@contextmanager
+def private_text(path: Path) -> Iterator[TextIO]:
+    """A text file that its owner alone can read. It has its name once all of it is written."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+    try:
+        with naming_file(path):
+            with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="utf-8", newline="\n") as file:
+                yield file
+            flush(temporary)
+            os.replace(temporary, path)
+            flush(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """A row as a line of JSON."""
+    return without_surrogates(json.dumps(row, ensure_ascii=False)) + "\n"
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a private file of rows."""
+    with private_text(path) as file:
+        file.writelines(map(line, rows))
+
+
+def write_private_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a private JSON file."""
+    with private_text(path) as file:
+        file.write(without_surrogates(json.dumps(values, indent=2, ensure_ascii=False)) + "\n")
+
+
+class WindowCounts:
+    """Counts windows by the length of their prefix."""
+
+    def __init__(self) -> None:
+        self._counts: dict[int, list[int]] = {}
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Count the row of a window."""
+        counts = self._counts.setdefault(row["prefix"], [0, 0, 0])
+        is_likely = [row[name] is not None and row[name] <= LIKELY_SAMPLES for name in ("samples", "samples_top_k")]
+        counts[0] += 1
+        counts[1] += row["exact"]
+        counts[2] += any(is_likely)
+
+    def rows(self) -> list[Row]:
+        """A row for each prefix length: windows, and the shares that are recited and likely, with their intervals."""
+        return [
+            {"prefix": length, "windows": count, "exact": exact, "exact_share": exact / count,
+             "exact_interval": list(share_interval(exact, count)),
+             f"in_{LIKELY_SAMPLES}_samples": likely, f"in_{LIKELY_SAMPLES}_samples_share": likely / count}
+            for length, (count, exact, likely) in sorted(self._counts.items())
+        ]  # fmt: skip
+
+
+def summarise(
+    rows: Sequence[Mapping[str, Any]], windows: WindowCounts, *, verdict: Row, controls: Row, facts: Mapping[str, Any]
+) -> Row:
+    """The content of summary.json. ``rows``: of scan.jsonl. It holds no text and no names."""
+    findings = [row for row in rows if row["type"] == "finding"]
+    documents = [row for row in rows if row["type"] == "document"]
+    memorised = [row for row in findings if row["status"] == MEMORISED]
+    kinds = [mark["kind"] for row in memorised for mark in row["personal"]]
+    against = [reason for row in findings for reason in row["against"]]
+    return {
+        "verdict": verdict,
+        "findings": {name: sum(row["status"] == name for row in findings)
+                     for name in (MEMORISED, PREDICTABLE, OTHER, UNJUDGED)},
+        "different": len({row["group"] for row in memorised}),
+        "tokens": sum(row["tokens"][1] - row["tokens"][0] for row in memorised),
+        "characters": sum(row["stop"] - row["start"] for row in memorised),
+        "personal": {kind: kinds.count(kind) for kind in sorted(set(kinds))},
+        "against": {reason: against.count(reason) for reason in sorted(set(against))},
+        "corpus": {"documents": len(documents), "characters": sum(row["characters"] for row in documents),
+                   "tokens": sum(row["tokens"] for row in documents),
+                   "documents_with_findings": len({row["place"] for row in memorised})},
+        "controls": controls, "windows": windows.rows(), **facts,
+    }  # fmt: skip
+
+
+@shown_errors()
+def read_scan(folder: Path) -> tuple[list[Row], list[Row]]:
+    """(documents, findings) of scan.jsonl. ValueError where it is missing or damaged."""
+    path = folder / SCAN
+    if not path.is_file():
+        raise ValueError(f"{visible(str(folder))} holds no finished scan: there is no {SCAN} in it")
+    found: dict[str, list[Row]] = {"document": [], "finding": []}
+    for place, row in jsonl_rows(path):
+        kind = row.get("type")
+        if kind == "skipped":
+            continue
+        if not isinstance(kind, str) or kind not in found or not _NEEDED[kind] <= row.keys():
+            raise ValueError(f"{place} is damaged: it is no row of a scan")
+        found[kind].append(row)
+    return found["document"], found["finding"]

@@ -1,0 +1,307 @@
+"""``demem.py scan``: which passages of a corpus a model recites, with controls, and what is left of them afterwards.
+
+Its findings are the forget set of ``demem.py run``. This module knows the command's options and what its reader is
+told; ``eval/scan`` measures, ``data/corpus`` reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from data.corpus.files import Corpus, corpus_files
+from data.corpus.formats import read_file
+from data.corpus.reading import Reading, readings
+from data.splits import ngram_groups
+from eval.provenance import provenance
+from eval.report.scan import write_scan_page
+from eval.results import check_folder, check_same, read_settings
+from eval.scan.against import compare
+from eval.scan.forget import write_forget_set
+from eval.scan.judge import MEMORISED
+from eval.scan.measure import metered
+from eval.scan.passes import Layout
+from eval.scan.results import SCAN, SUMMARY, read_scan, write_private_json, write_rows
+from eval.scan.run import Scan, Settings, Subject, scan
+from eval.scan.store import Store
+from eval.scan.sweep import sweep
+from models.load import LoadedModel
+from ppo.io.fields import check_types, require
+from ppo.io.files import write_json
+from ppo.io.options import given_values, parse_value
+from ppo.lm.backbone import vocabulary_size
+from unlearning.canaries import run_canaries
+from unlearning.options import Options
+from unlearning.run import load_model, say
+from unlearning.scan_text import told, told_against
+
+OUT = "runs/scan"
+OF_CORPUS = ("corpus", "text_field", "folded", "prefix_tokens", "suffix_tokens", "stride", "pass_tokens", "top_k")
+FREE = ("fail_above", "write_forget_set", "batch_tokens")  # may change when a scan goes on
+NEAR_TOKENS = 20  # in a row, that two findings share if they are one text
+TRIAL_TOKENS = 2048  # of the first forward pass, which says how fast the model is
+BYTES_A_TOKEN = 4
+
+
+@dataclass(frozen=True)
+class ScanOptions:
+    """What to read, what to ask, what to write."""
+
+    # Corpus
+    corpus: tuple[str, ...] = ()  # folders, files or globs to read
+    text_field: tuple[str, ...] = ()  # fields of .jsonl, .csv and .parquet records to read; none: all that hold text
+    folded: bool = (
+        True  # read texts a second time with white space and quotes folded, so that re-wrapped ones are found
+    )
+    # Windows
+    prefix_tokens: tuple[str, ...] = ("50",)  # lengths of prefixes; the shortest is in front of every pass
+    suffix_tokens: int = 50  # tokens in a row that count as recited
+    stride: int | None = None  # tokens between two forward passes; none: each token is scored once
+    pass_tokens: int | None = None  # tokens of a pass; none: a prefix and 8 suffixes, or what the context has room for
+    top_k: int = 40  # of the second probability, beside the one at temperature 1
+    batch_tokens: int = 4096  # most tokens of one forward pass
+    # Judgement
+    controls: int = 64  # control texts of each kind, shuffled and swapped; 0: none, and no verdict
+    against_model: str | None = None  # a second model: what it recites, too, is no memory of the first
+    only: Literal["all", "pii"] = "all"  # pii: only texts with e-mail addresses, telephone or card numbers, keys, …
+    # Afterwards
+    against: str | None = None  # the folder of an earlier scan of the corpus: what of it is gone, what is left
+    write_forget_set: str | None = None  # a .jsonl file for --data of demem.py run
+    fail_above: int | None = None  # exit with status 1 if more texts than that are memorised
+    # Canaries
+    canaries: int = 0  # write so many canary texts, and say how exposed they are in the model; no corpus is needed
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(bool(self.corpus) or bool(self.against) or self.canaries > 0, self, "corpus", "must name something")
+        for name in ("suffix_tokens", "batch_tokens"):
+            require(getattr(self, name) >= 1, self, name, "must be at least 1")
+        for name in ("controls", "canaries", "top_k"):
+            require(getattr(self, name) >= 0, self, name, "must be at least 0")
+        require(self.fail_above is None or self.fail_above >= 0, self, "fail_above", "must be at least 0")
+        is_jsonl = self.write_forget_set is None or self.write_forget_set.endswith(".jsonl")
+        require(is_jsonl, self, "write_forget_set", "must end in .jsonl")
+
+    def settings(self) -> Settings:
+        """The settings of the scan. ValueError names the option whose value is no number."""
+        prefixes = tuple(parse_value("prefix_tokens", text, int) for text in self.prefix_tokens)
+        return Settings(
+            prefixes, self.suffix_tokens, self.stride, self.pass_tokens, self.top_k, self.controls,
+            batch_tokens=self.batch_tokens,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Source:
+    """A corpus as it is read: its files and how; ``at``: bytes that were read of it, [now]."""
+
+    corpus: Corpus
+    fields: tuple[str, ...]
+    folded: bool
+    tokenizer: Any
+    at: list[int]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(file.num_bytes for file in self.corpus.files)
+
+    def readings(self) -> Iterator[Reading]:
+        """All readings of all documents, in order."""
+        done = 0
+        for file in self.corpus.files:
+            inside = 0
+            for document in read_file(file, text_fields=self.fields):
+                yield from readings(document, self.tokenizer, with_folded=self.folded)
+                inside += len(document.text)
+                self.at[0] = done + min(inside, file.num_bytes)
+            done += file.num_bytes
+            self.at[0] = done
+
+
+def run_scan(parsed: argparse.Namespace) -> int:
+    """Scan, write and tell. Returns 1 if more is memorised than ``--fail-above`` allows, else 0."""
+    options, scanned = read_scan_options(parsed)
+    out = Path(options.out)
+    loaded = load_model(options, options.model)
+    if scanned.canaries:
+        run_canaries(subject_of(loaded), out, count=scanned.canaries, seed=seed_of(parsed), meta=meta(options, loaded))
+        if not scanned.corpus:
+            return 0
+    source = open_corpus(scanned, loaded)
+    subject, settings = subject_of(loaded), scanned.settings()
+    shape = subject.layout(settings)
+    say(estimate(subject, shape, source, scanned))
+    reference = subject_of(load_model(options, scanned.against_model)) if scanned.against_model else None
+    with Progress(source) as progress:
+        found = scan(
+            subject, source.readings, out, settings, group=partial(ngram_groups, ngram=NEAR_TOKENS),
+            marks=personal_marks, only_marked=scanned.only == "pii", reference=reference, show=progress.show,
+            facts={"meta": meta(options, loaded)},
+            more_rows=[{"type": "skipped", **asdict(skipped)} for skipped in source.corpus.skipped],
+        )  # fmt: skip
+    compared = compared_with(Path(scanned.against), source, found) if scanned.against else None
+    if compared is not None:
+        write_rows(out / "against.jsonl", compared[0])
+        found.summary["against"] = compared[1]
+        write_private_json(out / SUMMARY, found.summary)
+    write_scan_page(out, before=Path(scanned.against) if scanned.against else None)
+    say(told(found.summary, found.findings))
+    if compared is not None:
+        say("\n" + told_against(compared[1]))
+    say(f"\npage: {out / 'scan.html'} (private)   rows: {out / SCAN} (private)   numbers: {out / SUMMARY}")
+    memorised = sum(row["status"] == MEMORISED for row in found.findings)
+    if scanned.write_forget_set:
+        write_forget(Path(scanned.write_forget_set), source, found, shape, loaded, options)
+    return int(scanned.fail_above is not None and memorised > scanned.fail_above)
+
+
+def read_scan_options(parsed: argparse.Namespace) -> tuple[Options, ScanOptions]:
+    """The options of the command. A scan that goes on, or is held against another, takes over that one's own."""
+    given, own = given_values(parsed, Options), given_values(parsed, ScanOptions)
+    out, is_resumed = Path(given.get("out", OUT)), given.get("resume", False)
+    saved: dict[str, Any] = {}
+    if is_resumed:
+        saved = read_settings(out)
+        check_same(saved, {k: v for k, v in {**given, **own}.items() if k not in FREE}, {})
+    elif "against" in own:
+        earlier = read_settings(Path(own["against"]))
+        check_same({"options": {k: v for k, v in earlier["options"].items() if k in OF_CORPUS}}, own, {})
+        saved = {"options": {k: v for k, v in earlier["options"].items() if k in OF_CORPUS}}
+        if Path(own["against"]).resolve() == out.resolve():
+            raise ValueError(f"--against {out} is this scan's own folder: name another --out")
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.get("options", {}).items()}
+    of_run = {k: v for k, v in values.items() if k in Options.__dataclass_fields__}
+    of_scan = {k: v for k, v in values.items() if k in ScanOptions.__dataclass_fields__}
+    options = Options(**{"out": OUT, **of_run, "resume": False, **given})
+    scanned = ScanOptions(**{**of_scan, **own})
+    check_folder(out, is_new=not is_resumed)
+    kept = {"model": options.model, "out": options.out, "dtype": options.dtype, "device": options.device}
+    write_json(out / "config.json", {"options": kept | asdict(scanned), "config": {}})
+    return options, scanned
+
+
+def seed_of(parsed: argparse.Namespace) -> int:
+    """The seed that was given, else 0."""
+    return int(parse_value("seed", getattr(parsed, "seed", 0), int))
+
+
+def open_corpus(scanned: ScanOptions, loaded: LoadedModel) -> Source:
+    """The files of the corpus. What is skipped is told, with the reason."""
+    corpus = corpus_files(scanned.corpus)
+    for skipped in corpus.skipped[:10]:
+        say(f"skipped: {skipped.name} ({skipped.reason})")
+    if len(corpus.skipped) > 10:
+        say(f"skipped: {len(corpus.skipped) - 10} more, see {SCAN}")
+    return Source(corpus, scanned.text_field, scanned.folded, loaded.tokenizer, [0])
+
+
+def subject_of(loaded: LoadedModel) -> Subject:
+    """A model, how it reads text, and the BOS that it knows."""
+    tokenizer = loaded.tokenizer
+    bos = tokenizer.bos_token_id
+    if bos is None:
+        bos = getattr(loaded.model.config, "bos_token_id", None)
+    usable = isinstance(bos, int) and 0 <= bos < vocabulary_size(loaded.model)
+
+    def encode(text: str) -> tuple[Sequence[int], Sequence[int]]:
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return encoded["input_ids"], [end for _, end in encoded["offset_mapping"]]
+
+    return Subject(loaded.model, encode, bos if usable else None)
+
+
+def personal_marks(text: str) -> Sequence[Any]:
+    """What of a text is personal, by the recognisers of ``data/corpus``."""
+    return ()
+
+
+def meta(options: Options, loaded: LoadedModel) -> dict[str, Any]:
+    """Where the numbers come from."""
+    device = next(loaded.model.parameters()).device
+    return {"model": options.model, "dtype": options.dtype} | provenance(device)
+
+
+def estimate(subject: Subject, shape: Layout, source: Source, scanned: ScanOptions) -> str:
+    """What the scan will cost, in words: from the size of the files and the time of one forward pass."""
+    length = min(shape.length, TRIAL_TOKENS)
+    count = max(1, min(TRIAL_TOKENS, scanned.batch_tokens) // length)
+    ids = np.arange(length) % vocabulary_size(subject.model)
+    with metered(
+        subject.model, bos=subject.bos, length=shape.length, top_k=scanned.top_k, batch_tokens=scanned.batch_tokens
+    ) as meter:
+        started = time.perf_counter()
+        list(meter.columns([ids.tolist()] * count, [int(subject.bos is None)] * count))
+        rate = count * length / (time.perf_counter() - started)
+    tokens = source.num_bytes / BYTES_A_TOKEN
+    fed = tokens * shape.cost
+    controls = 2 * scanned.controls * shape.length
+    most = fed * (2 if scanned.folded else 1) + controls
+    files = len(source.corpus.files)
+    return (
+        f"{files} file{'s' * (files != 1)}, {source.num_bytes / 1e6:,.2f} MB: about {tokens:,.0f} tokens, "
+        f"{shape.cost:.2f} fed for each in passes of {shape.length}; {rate:,.0f} tokens a second here: "
+        f"{_duration((fed + controls) / rate)} to {_duration(most / rate)}"
+        + (", the more text is wrapped by lines" if scanned.folded else "")
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class Progress:
+    """A bar over the bytes of the corpus, then over the controls. What was measured before does not count as speed."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._bar: Any = None
+        self._stage = ""
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def show(self, stage: str, tokens: int, is_new: bool) -> None:
+        """A portion is done."""
+        if stage != self._stage:
+            self.__exit__()
+            self._stage, is_corpus = stage, stage == "corpus"
+            total = self._source.num_bytes if is_corpus else None
+            self._bar = tqdm(total=total, desc=stage, unit="B" if is_corpus else "token", unit_scale=True)
+        at = self._source.at[0] if stage == "corpus" else self._bar.n + tokens
+        self._bar.update(at - self._bar.n)
+        if not is_new:
+            self._bar.initial, self._bar.start_t = self._bar.n, self._bar._time()
+
+
+def compared_with(folder: Path, source: Source, found: Scan) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The earlier scan's findings after, and the comparison."""
+    _, findings = read_scan(folder)
+    store = Store(folder / "passes", None)
+    before = sweep(source.readings(), found.measured.layout, store, has_bos=found.measured.has_bos)
+    return compare(source.readings(), before, found.measured, findings, later=found.findings)
+
+
+def write_forget(path: Path, source: Source, found: Scan, shape: Layout, loaded: LoadedModel, options: Options) -> None:
+    """Write the forget set, and say how to use it."""
+    counts = write_forget_set(
+        path, source.readings(), found.findings, prefix=shape.prefixes[0], suffix=shape.suffix, decode=loaded.decode
+    )
+    say(
+        f"forget set: {path} (private): {counts['forget']} passages to forget, {counts['recited']} recited ones and "
+        f"{counts['neighbour']} neighbours to keep\n"
+        f"next: python demem.py run --model {options.model} --data {path}"
+    )

@@ -1,0 +1,78 @@
+"""What ``demem.py scan`` tells in the terminal: counts, rates and places, and no word of the corpus's text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from eval.scan.judge import MEMORISED, REASONS
+from eval.scan.results import LIKELY_SAMPLES
+
+MOST_LINES = 20
+
+
+def told(summary: Mapping[str, Any], findings: Sequence[Mapping[str, Any]]) -> str:
+    """The result of a scan: windows, findings with their places, controls, the verdict."""
+    lines = ["", f"{'prefix':>8} {'windows':>9} {'recited':>18} {f'in {LIKELY_SAMPLES} draws':>14}"]
+    for row in summary["windows"]:
+        low, high = row["exact_interval"]
+        share = f"{row['exact_share']:.2%} [{low:.1%}, {high:.1%}]"
+        lines.append(
+            f"{row['prefix']:>8} {row['windows']:>9,} {share:>18} "
+            f"{row[f'in_{LIKELY_SAMPLES}_samples_share']:>14.2%}"
+        )  # fmt: skip
+    counts = summary["findings"]
+    lines += ["", ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "no span is recited"]
+    memorised = [row for row in findings if row["status"] == MEMORISED]
+    for row in memorised[:MOST_LINES]:
+        lines.append(f"  {place_of(row)}  {row['tokens'][1] - row['tokens'][0]} tokens{_marks(row)}")
+    if len(memorised) > MOST_LINES:
+        lines.append(f"  and {len(memorised) - MOST_LINES} more")
+    for name, count in summary["against"].items():
+        lines.append(f"predictable, {count}: {REASONS[name]}")
+    return "\n".join([*lines, "", verdict_line(summary)])
+
+
+def place_of(row: Mapping[str, Any]) -> str:
+    """file:line of a finding, and the last line where it has several."""
+    first, last = row["lines"]
+    return f"{row['path']}:{first}" + (f"-{last}" if last != first else "")
+
+
+def _marks(row: Mapping[str, Any]) -> str:
+    kinds = [mark["kind"] for mark in row["personal"]]
+    return "".join(f", {kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+
+
+def verdict_line(summary: Mapping[str, Any]) -> str:
+    """The verdict with the bound of what chance explains."""
+    found = summary["verdict"]
+    if found["state"] == "no verdict":
+        return f"verdict: none, {found['why']}"
+    controls = summary["controls"]["all"]
+    return (
+        f"verdict: {found['state']}"
+        + (f", {found['findings']} texts ({summary['different']} different)" if found["findings"] else "")
+        + f"; {controls['flagged']} of {controls['controls']} controls are recited, a rate of at most "
+        f"{found['false_positive_rate_at_most']:.1%}: by chance at most {found['by_chance_at_most']:.1f} of "
+        f"{summary['passes']} passes"
+    )
+
+
+def told_against(whole: Mapping[str, Any]) -> str:
+    """What became of an earlier scan's findings."""
+    states, others, rest = whole["memories"], whole["recited_others"], whole["rest"]
+    lines = [
+        f"of {sum(states.values())} texts that were memorised: {states['gone']} are gone, {states['part']} are left in "
+        f"part, {states['left']} are left; {whole['new']} are new"
+    ]
+    if others["before"]:
+        lines.append(f"of {others['before']} recited texts that are no memories, {others['left']} are still recited")
+    if rest is not None:
+        was, now = rest["perplexity"]["before"], rest["perplexity"]["after"]
+        first = rest["first_choices"]
+        lines.append(
+            f"the rest of the corpus ({rest['tokens']:,} tokens): perplexity {was:.2f} -> {now:.2f} "
+            f"(x{rest['perplexity']['ratio']:.3f}), first choices {first['before']:.1%} -> {first['after']:.1%}"
+        )
+    return "\n".join(lines)
