@@ -1,4 +1,4 @@
-"""``demem.py scan --canaries``: canary texts for a training set, and how exposed they are in the model that was given."""
+"""``demem.py scan --canaries``: canary texts for a training set, and how exposed they are in a model."""
 
 from __future__ import annotations
 

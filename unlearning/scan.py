@@ -150,7 +150,7 @@ def run_scan(parsed: argparse.Namespace) -> int:
     compared = compared_with(Path(scanned.against), source, found) if scanned.against else None
     if compared is not None:
         write_rows(out / "against.jsonl", compared[0])
-        found.summary["against"] = compared[1]
+        found.summary["against_scan"] = compared[1]
         write_private_json(out / SUMMARY, found.summary)
     write_scan_page(out, before=Path(scanned.against) if scanned.against else None)
     say(told(found.summary, found.findings))

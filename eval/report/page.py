@@ -89,17 +89,18 @@ def render_page(
         f'<nav aria-label="Sections">{"".join(f"""<a href="#{name}">{head}</a>""" for name, head, _ in shown)}</nav>',
         *(f'<section><h2 id="{name}">{head}</h2>{text}</section>' for name, head, text in shown),
     ]
-    return _document(title, "\n".join(part for part in body if part), reload_s)
+    return html_document(title, "\n".join(part for part in body if part), reload_s)
 
 
-def _document(title: str, body: str, reload_s: int | None) -> str:
+def html_document(title: str, body: str, reload_s: int | None = None, *, more_css: str = "") -> str:
+    """A page of ours, with its style and its script: ``body`` is HTML, ``title`` a text."""
     reload = f'<meta http-equiv="refresh" content="{reload_s}">' if reload_s is not None else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         "style-src 'unsafe-inline'; script-src 'unsafe-inline'; form-action 'none'; base-uri 'none'\">"
-        f"{reload}<title>{as_attribute(title)}</title><style>{CSS}</style></head>\n<body><main>\n{body}\n</main>"
+        f"{reload}<title>{as_attribute(title)}</title><style>{CSS}{more_css}</style></head>\n<body><main>\n{body}\n</main>"
         f'<div id="tip" role="tooltip" hidden><b></b><span></span></div><script>{SCRIPT}</script></body></html>\n'
     )
 

@@ -211,15 +211,14 @@ def numbers_of(span: Span, layer: Layer, suffix: int) -> Row:
 def probabilities(log_pz: float, log_pz_top_k: float) -> Row:
     """log p_z and the draws for a probability of 1/2, at temperature 1 and under top-k. What is infinite is None."""
     samples = [smallest_n(value, 0.5) for value in (log_pz, log_pz_top_k)]
-    log_pz_k = log_pz_top_k if np.isfinite(log_pz_top_k) else None
     return {
-        "log_pz": log_pz, "log_pz_top_k": log_pz_k,
-        "samples": _whole(samples[0]), "samples_top_k": _whole(samples[1]),
+        "log_pz": _finite(log_pz), "log_pz_top_k": _finite(log_pz_top_k),
+        "samples": _finite(samples[0]), "samples_top_k": _finite(samples[1]),
     }  # fmt: skip
 
 
-def _whole(samples: float) -> float | None:
-    return float(samples) if math.isfinite(samples) else None
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
 
 
 def likeliest(logprobs: np.ndarray, size: int) -> float:

@@ -117,8 +117,8 @@ def _row(
 
 
 def _free(reading: Reading, findings: Sequence[Mapping[str, Any]], size: int) -> Iterator[list[int]]:
-    """Pieces of ``size`` tokens of a reading that touch no finding, side by side."""
-    taken = sorted((row["start"], row["stop"]) for row in findings)
+    """Pieces of ``size`` tokens of a reading that touch no finding and no prompt of one, side by side."""
+    taken = sorted((row["start"] - len(row["prompt"]), row["stop"]) for row in findings)
     start = 0
     while start + size <= len(reading.ids):
         first, last = reading.span(start, start + size)
