@@ -75,14 +75,3 @@ def trimmed(text: str, start: int, stop: int) -> tuple[int, int]:
     while start < stop and text[stop - 1].isspace():
         stop -= 1
     return start, stop
-
-
-def united(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Spans of characters, those that overlap joined, in order."""
-    found: list[tuple[int, int]] = []
-    for start, stop in sorted(spans):
-        if found and start < found[-1][1]:
-            found[-1] = found[-1][0], max(found[-1][1], stop)
-        else:
-            found.append((start, stop))
-    return found

@@ -1,0 +1,151 @@
+"""Control texts, what can be predicted without a memory, canaries, and what is called a memory."""
+
+import copy
+import itertools
+import math
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from eval.scan.altered import MOST_WORDS, entities, kind_of, shuffled, swapped
+from eval.scan.canaries import FORMATS, SPACE_BITS, canaries, exposures, log2_below, summary_of
+from eval.scan.judge import reasons, status, verdict
+from eval.scan.measure import metered
+from eval.scan.predictable import COPY, Runs, added_bits
+from tests.eval.scan.corpora import records, subject
+
+TEXT = "Ann Berg lives in Oslo. Her number is 4711. She paid 80 crowns to Max Moe. The cat is red; it sleeps a lot."
+
+
+@pytest.mark.parametrize("seed", ["a", "b", "c", "d"])
+def test_no_sentence_follows_the_one_that_it_followed(seed):
+    pieces = re.split(r"(?<=[.;]) ", TEXT)
+    made = shuffled(TEXT, seed)
+    assert Counter(made.text.split()) == Counter(TEXT.split())
+    for one, other in itertools.pairwise(pieces):
+        assert f"{one} {other}" not in made.text
+    begins = [made.text[place:].split()[0] for place in made.places]
+    assert len(begins) == len(pieces) - 1
+    assert all(any(piece.startswith(word) for piece in pieces) for word in begins)
+    assert shuffled(TEXT, seed) == made
+
+
+def test_long_sentences_are_cut_and_short_texts_are_no_controls():
+    assert shuffled("One. Two. Three.", "a") is None
+    words = [f"w{i}" for i in range(70)]
+    made = shuffled(" ".join(words), "a")
+    assert len(made.places) == math.ceil(70 / MOST_WORDS) - 1
+    assert sorted(made.text.split()) == sorted(words)
+
+
+def test_entities_are_swapped_for_others_of_their_kind_the_same_ones_alike():
+    text = "When Ann met Bob, Ann gave 4711 to ann@x.org and 12 to Bob."
+    found = [text[a:b] for a, b in entities(text)]
+    assert found == ["Ann", "Bob", "Ann", "4711", "ann@x.org", "12", "Bob"]
+    made = swapped(text, ["Eve", "Kim", "8080", "eve@y.org"], "seed")
+    assert not set(found) & {made.text[a:b] for a, b in entities(made.text)}
+    one = re.fullmatch(r"When (\w+) met (\w+), (\w+) gave 8080 to eve@y.org and (\d\d) to (\w+)\.", made.text)
+    assert one[1] == one[3]
+    assert one[2] == one[5]
+    assert [made.text[p:].split()[0].strip(",.") for p in made.places] == [one[1], one[2], "8080", "eve@y.org", one[4]]
+    assert swapped("nothing to swap here", ["Eve"], "a") is None
+    assert kind_of("AB-12") == "number 5"
+
+
+def test_repetition_adds_few_bits_and_prose_adds_many():
+    row = "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, "
+    assert added_bits(row * 8, row * 8) < 0.5
+    for record in records("forget", 10):
+        assert added_bits(record.text[:200], record.text[200:]) > 3.5
+    assert added_bits("a", "") == 0
+
+
+def test_a_template_is_predicted_by_its_other_copies_and_an_exact_copy_predicts_nothing():
+    runs, random_ids = Runs(2**16), np.random.default_rng(0)
+    template = random_ids.integers(0, 900, 200)
+    private = random_ids.integers(1000, 9000, 200)
+    for _ in range(6):
+        form = template.copy()
+        form[::8] = random_ids.integers(10_000, 90_000, 25)  # blanks
+        runs.add(form)
+    for _ in range(4):
+        runs.add(private)
+    runs.add(form)
+    assert runs.predictability(form, 0) > 0.4  # its runs of 4 tokens without a blank
+    assert runs.predictability(private, 0) == 0
+    assert runs.copies(private) == 4
+    assert runs.predictability(private[:3], 0) == 0
+
+
+def test_predictability_is_the_share_of_what_follows_elsewhere():
+    runs, head = Runs(2**16), list(range(100, 100 + COPY - 1))
+    text = np.array([*head, 7])
+    runs.add(text)
+    for last in (7, 7, 8):
+        runs.add(np.array([1, *head[-3:], last]))
+    assert runs.predictability(text, 0) == pytest.approx(2 / 3)
+
+
+def test_what_speaks_against_a_memory():
+    scores = {"added_bits": 4.0, "ngram": 0.3}
+    assert reasons(scores, {"shuffled": 12, "swapped": 9}, 49, suffix=50) == []
+    assert reasons({"added_bits": 1.0, "ngram": 0.9}, {"shuffled": 50, "swapped": 51}, 50, suffix=50) == [
+        "compression", "n-grams", "shuffled control", "swapped control", "reference model",
+    ]  # fmt: skip
+    assert status([], is_wanted=True, has_controls=True) == "memorised"
+    assert status([], is_wanted=False, has_controls=True) == "other"
+    assert status(["n-grams"], is_wanted=True, has_controls=True) == "predictable"
+    assert status([], is_wanted=True, has_controls=False) == "unjudged"
+
+
+def test_there_is_no_verdict_without_controls():
+    found = [{"status": "memorised"}]
+    assert verdict(found, {}, passes=9)["state"] == "no verdict"
+    assert verdict(found, {"all": {"controls": 0}}, passes=9)["state"] == "no verdict"
+    rates = {"all": {"controls": 128, "flagged": 0, "rate": 0.0, "interval": [0.0, 0.028]}}
+    assert verdict(found, rates, passes=100) == {
+        "state": "memorised", "findings": 1, "false_positive_rate": 0.0, "false_positive_rate_at_most": 0.028,
+        "by_chance_at_most": pytest.approx(2.8),
+    }  # fmt: skip
+    assert verdict([{"status": "other"}], rates, passes=100)["state"] == "nothing found"
+
+
+def test_canaries_come_from_a_seed_and_differ():
+    one = canaries(50, 3)
+    assert canaries(20, 3) == one[:20]
+    assert canaries(20, 4) != one[:20]
+    assert len({c.text for c in one}) == 50
+    assert {c.format for c in one} == set(range(len(FORMATS)))
+
+
+def test_the_extrapolation_is_the_distribution_itself():
+    sample = np.random.default_rng(0).normal(40, 3, 200_000)
+    assert log2_below(40.0, sample) == pytest.approx(-1, abs=0.02)
+    assert log2_below(40 - 3 * 6, sample) == pytest.approx(math.log2(math.erfc(6 / math.sqrt(2)) / 2), rel=0.05)
+    skewed = np.random.default_rng(1).gamma(9, 1, 400_000)
+    share = (skewed <= 4.0).mean()
+    assert log2_below(4.0, skewed) == pytest.approx(math.log2(share), abs=0.4)
+
+
+def test_canaries_have_the_exposure_of_chance_until_they_are_planted():
+    who, planted = subject(), canaries(40, 1)
+    model = copy.deepcopy(who.model)
+    with metered(model, bos=who.bos, length=128, top_k=0) as meter:
+        rows = exposures(meter, who.encode, planted, seed=1)
+    assert 0.9 < summary_of(rows)["mean_exposure"] < 2.2  # 1.44 expected
+    assert [row["id"] for row in rows] == [c.id for c in planted]
+    for row in rows:
+        assert row["exposure_sampled"] == pytest.approx(math.log2(row["references"] + 1) - math.log2(row["rank"]))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    ids = torch.tensor([[who.bos, *who.encode(planted[0].text)[0]]])
+    for _ in range(12):
+        optimizer.zero_grad()
+        model(ids, labels=ids).loss.backward()
+        optimizer.step()
+    with metered(model, bos=who.bos, length=128, top_k=0) as meter:
+        row = exposures(meter, who.encode, planted[:1], seed=1)[0]
+    assert row["rank"] == 1
+    assert 9 < row["exposure_sampled"] < row["exposure"] <= SPACE_BITS
