@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from data.corpus.files import Corpus, corpus_files
 from data.corpus.formats import read_file
+from data.corpus.personal import personal_data
 from data.corpus.reading import Reading, readings
 from data.splits import ngram_groups
 from eval.provenance import provenance
@@ -143,7 +144,7 @@ def run_scan(parsed: argparse.Namespace) -> int:
     with Progress(source) as progress:
         found = scan(
             subject, source.readings, out, settings, group=partial(ngram_groups, ngram=NEAR_TOKENS),
-            marks=personal_marks, only_marked=scanned.only == "pii", reference=reference, show=progress.show,
+            marks=personal_data, only_marked=scanned.only == "pii", reference=reference, show=progress.show,
             facts={"meta": meta(options, loaded)},
             more_rows=[{"type": "skipped", **asdict(skipped)} for skipped in source.corpus.skipped],
         )  # fmt: skip
@@ -218,11 +219,6 @@ def subject_of(loaded: LoadedModel) -> Subject:
     return Subject(loaded.model, encode, bos if usable else None)
 
 
-def personal_marks(text: str) -> Sequence[Any]:
-    """What of a text is personal, by the recognisers of ``data/corpus``."""
-    return ()
-
-
 def meta(options: Options, loaded: LoadedModel) -> dict[str, Any]:
     """Where the numbers come from."""
     device = next(loaded.model.parameters()).device
@@ -245,11 +241,11 @@ def estimate(subject: Subject, shape: Layout, source: Source, scanned: ScanOptio
     controls = 2 * scanned.controls * shape.length
     most = fed * (2 if scanned.folded else 1) + controls
     files = len(source.corpus.files)
+    ends = [_duration(cost / rate) for cost in (fed + controls, most)]
+    takes = " to ".join(dict.fromkeys(ends)) + (", the more of it is wrapped by lines" if ends[0] != ends[1] else "")
     return (
         f"{files} file{'s' * (files != 1)}, {source.num_bytes / 1e6:,.2f} MB: about {tokens:,.0f} tokens, "
-        f"{shape.cost:.2f} fed for each in passes of {shape.length}; {rate:,.0f} tokens a second here: "
-        f"{_duration((fed + controls) / rate)} to {_duration(most / rate)}"
-        + (", the more text is wrapped by lines" if scanned.folded else "")
+        f"{shape.cost:.2f} fed for each in passes of {shape.length}; {rate:,.0f} tokens a second here: {takes}"
     )
 
 
@@ -302,6 +298,6 @@ def write_forget(path: Path, source: Source, found: Scan, shape: Layout, loaded:
     )
     say(
         f"forget set: {path} (private): {counts['forget']} passages to forget, {counts['recited']} recited ones and "
-        f"{counts['neighbour']} neighbours to keep\n"
-        f"next: python demem.py run --model {options.model} --data {path}"
+        f"{counts['neighbour']} neighbours to keep"
     )
+    say("next: " + " ".join(["python", "demem.py", "run", "--model", options.model, "--data", str(path)]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.scan.judge import MEMORISED, REASONS
+from eval.scan.judge import MEMORISED, REASONS, UNJUDGED
 from eval.scan.results import LIKELY_SAMPLES
 
 MOST_LINES = 20
@@ -23,11 +23,11 @@ def told(summary: Mapping[str, Any], findings: Sequence[Mapping[str, Any]]) -> s
         )  # fmt: skip
     counts = summary["findings"]
     lines += ["", ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "no span is recited"]
-    memorised = [row for row in findings if row["status"] == MEMORISED]
-    for row in memorised[:MOST_LINES]:
+    listed = [row for row in findings if row["status"] in (MEMORISED, UNJUDGED)]
+    for row in listed[:MOST_LINES]:
         lines.append(f"  {place_of(row)}  {row['tokens'][1] - row['tokens'][0]} tokens{_marks(row)}")
-    if len(memorised) > MOST_LINES:
-        lines.append(f"  and {len(memorised) - MOST_LINES} more")
+    if len(listed) > MOST_LINES:
+        lines.append(f"  and {len(listed) - MOST_LINES} more")
     for name, count in summary["against"].items():
         lines.append(f"predictable, {count}: {REASONS[name]}")
     return "\n".join([*lines, "", verdict_line(summary)])
