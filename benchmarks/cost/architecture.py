@@ -145,16 +145,22 @@ def _gpt_neo_of(name: str, layers: int, width: int, heads: int) -> Architecture:
     )  # fmt: skip
 
 
+def _opt_of(name: str, layers: int, width: int, heads: int) -> Architecture:
+    return Architecture(
+        name, layers, width, heads, heads, width // heads, 4 * width, 50272, 2050,
+        activation="relu", has_qkv_bias=True, has_out_bias=True, has_mlp_bias=True,
+    )  # fmt: skip
+
+
 KNOWN = {
     shape.name: shape
     for shape in (
         _gpt_neo_of("gpt-neo-125m", 12, 768, 12),
         _gpt_neo_of("gpt-neo-1.3b", 24, 2048, 16),
         _gpt_neo_of("gpt-neo-2.7b", 32, 2560, 20),
-        Architecture(
-            "opt-1.3b", 24, 2048, 32, 32, 64, 8192, 50272, 2050,
-            activation="relu", has_qkv_bias=True, has_out_bias=True, has_mlp_bias=True,
-        ),
+        _opt_of("opt-125m", 12, 768, 12),
+        _opt_of("opt-1.3b", 24, 2048, 32),
+        _opt_of("opt-2.7b", 32, 2560, 32),
         Architecture(
             "smollm2-135m", 30, 576, 9, 3, 64, 1536, 49152, is_gated=True, norm="rms", activation="silu"
         ),

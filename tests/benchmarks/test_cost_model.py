@@ -62,6 +62,10 @@ CONFIGS = {
     "gpt-neo-1.3b": GPTNeoConfig(**NEO_1B),
     "opt-1.3b": OPTConfig(hidden_size=2048, word_embed_proj_dim=2048, num_hidden_layers=24, num_attention_heads=32,
                           ffn_dim=8192),
+    "opt-125m": OPTConfig(hidden_size=768, word_embed_proj_dim=768, num_hidden_layers=12, num_attention_heads=12,
+                          ffn_dim=3072),
+    "opt-2.7b": OPTConfig(hidden_size=2560, word_embed_proj_dim=2560, num_hidden_layers=32, num_attention_heads=32,
+                          ffn_dim=10240),
     "llama-3.1-70b": LlamaConfig(
         vocab_size=128256, hidden_size=8192, num_hidden_layers=80, num_attention_heads=64, num_key_value_heads=8,
         intermediate_size=28672,
