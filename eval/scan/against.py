@@ -16,7 +16,7 @@ import numpy as np
 
 from .findings import likeliest, probabilities
 from .judge import MEMORISED
-from .protocols import Reading
+from .protocols import Reading, tokens_at
 from .results import LIKELY_SAMPLES
 from .spans import runs
 from .sweep import Layer, Sweep
@@ -79,10 +79,8 @@ def _after(row: Mapping[str, Any], layer: Layer, suffix: int) -> Row:
 def _outside(reading: Reading, findings: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """Which tokens of a reading touch no finding, bool [n]."""
     outside = np.ones(len(reading.ids), dtype=bool)
-    if findings:
-        spans = [reading.span(i, i + 1) for i in range(len(outside))]
-        for row in findings:
-            outside &= [stop <= row["start"] or start >= row["stop"] for start, stop in spans]
+    for row in findings:
+        outside[tokens_at(reading, row["start"], row["stop"])] = False
     return outside
 
 

@@ -19,7 +19,7 @@ from ..extraction import extraction_strength, sequence_logprob, smallest_n
 from .measure import Columns
 from .passes import Pass
 from .predictable import Runs, added_bits
-from .protocols import Document, Reading
+from .protocols import Document, Reading, tokens_at
 from .spans import Span, recited, runs, trimmed
 from .sweep import Layer, Sweep
 
@@ -136,7 +136,8 @@ def merged(together: list[Reading], spans: list[tuple[int, int, Span, Layer]], m
             Finding(
                 document.path, document.name, start, stop, lines_of(document, start, stop), kind, number,
                 (span.start, span.stop), span.start - opening, numbers_of(span, layer, measured.layout.suffix),
-                document.text[before[0] : start], document.text[start:stop], folded_ids(together[-1], start, stop),
+                document.text[before[0] : start], document.text[start:stop],
+                together[-1].ids[tokens_at(together[-1], start, stop)],
             )
         )  # fmt: skip
     return found
@@ -169,25 +170,6 @@ def prompt_start(first: int, layer: Layer, length: int) -> int:
     low = max(0, first - length)
     ends = np.flatnonzero(layer.ends[low : first + 1])
     return low + int(ends[-1]) if len(ends) else low
-
-
-def folded_ids(reading: Reading, start: int, stop: int) -> np.ndarray:
-    """The tokens of a reading that hold the characters ``start`` to ``stop``."""
-    low, high = 0, len(reading.ids)
-    while low < high:
-        middle = (low + high) // 2
-        if reading.span(middle, middle + 1)[1] <= start:
-            low = middle + 1
-        else:
-            high = middle
-    first, high = low, len(reading.ids)
-    while low < high:
-        middle = (low + high) // 2
-        if reading.span(middle, middle + 1)[0] < stop:
-            low = middle + 1
-        else:
-            high = middle
-    return reading.ids[first:low]
 
 
 def numbers_of(span: Span, layer: Layer, suffix: int) -> Row:

@@ -13,9 +13,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .judge import MEMORISED
-from .protocols import Reading
+from .protocols import Reading, tokens_at
 from .results import write_rows
+from .spans import runs
 
 Row = dict[str, Any]
 MOST_NEIGHBOURS = 256
@@ -118,15 +121,9 @@ def _row(
 
 def _free(reading: Reading, findings: Sequence[Mapping[str, Any]], size: int) -> Iterator[list[int]]:
     """Pieces of ``size`` tokens of a reading that touch no finding and no prompt of one, side by side."""
-    taken = sorted((row["start"] - len(row["prompt"]), row["stop"]) for row in findings)
-    start = 0
-    while start + size <= len(reading.ids):
-        first, last = reading.span(start, start + size)
-        blocking = [stop for begin, stop in taken if begin < last and stop > first]
-        if not blocking:
+    free = np.ones(len(reading.ids), dtype=bool)
+    for row in findings:
+        free[tokens_at(reading, row["start"] - len(row["prompt"]), row["stop"])] = False
+    for first, last in runs(free):
+        for start in range(first, last - size + 1, size):
             yield reading.ids[start : start + size].tolist()
-            start += size
-            continue
-        start += 1
-        while start < len(reading.ids) and reading.span(start, start + 1)[0] < max(blocking):
-            start += 1

@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -31,6 +30,8 @@ class Document(Protocol):
 class Reading(Protocol):
     """A document as tokens: ``ids`` [n]. ``is_folded``: its white space was made single spaces before.
 
+    ``begins``, ``ends`` [n]: the characters that each token holds some of; neither of them falls. ``num_changed``
+    [n + 1]: how many characters were changed before each token.
     ``span(first, last)``: (start, end) of the characters that the tokens ``first`` to ``last - 1`` hold, alone and
     whole, in the document's own text.
     """
@@ -41,13 +42,13 @@ class Reading(Protocol):
     def is_folded(self) -> bool: ...
     @property
     def ids(self) -> np.ndarray: ...
+    @property
+    def begins(self) -> np.ndarray: ...
+    @property
+    def ends(self) -> np.ndarray: ...
+    @property
+    def num_changed(self) -> np.ndarray: ...
     def span(self, first: int, last: int) -> tuple[int, int]: ...
-
-
-class Tokenize(Protocol):
-    """The part of a tokenizer that turns text into ids."""
-
-    def __call__(self, text: str, *, add_special_tokens: bool = True) -> Any: ...
 
 
 class Mark(Protocol):
@@ -61,6 +62,7 @@ class Mark(Protocol):
     def end(self) -> int: ...
 
 
-def ids_of(tokenize: Tokenize, text: str) -> Sequence[int]:
-    """Token ids of a text without special tokens."""
-    return list(tokenize(text, add_special_tokens=False)["input_ids"])
+def tokens_at(reading: Reading, start: int, stop: int) -> slice:
+    """The tokens of a reading that hold any of the characters ``start`` to ``stop`` - 1."""
+    first = int(np.searchsorted(reading.ends, start, side="right"))
+    return slice(first, max(first, int(np.searchsorted(reading.begins, stop, side="left"))))

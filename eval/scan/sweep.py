@@ -42,7 +42,7 @@ class Sweep:
 
     def passes(self, place: int, reading: Reading) -> list[tuple[Pass, Columns]]:
         """The passes of the reading with this place in the order, and what was measured of them."""
-        cut = self.layout.passes(len(reading.ids), has_bos=self.has_bos)
+        cut = passes_of(reading, self.layout, has_bos=self.has_bos)
         return [(p, self.store.columns(int(n))) for p, n in zip(cut, self.numbers[place], strict=True)]
 
     def layers(self, place: int, reading: Reading) -> Iterator[Layer]:
@@ -63,11 +63,25 @@ class Sweep:
                 yield layer
 
 
+def passes_of(reading: Reading, layout: Layout, *, has_bos: bool) -> list[Pass]:
+    """The passes over a reading. Of a folded one, those in which folding changed something, and their neighbours.
+
+    The others hold what the reading as it stands holds. With the neighbours, a span that leaves what is measured here
+    overlaps with its like there.
+    """
+    cut = layout.passes(len(reading.ids), has_bos=has_bos)
+    if not reading.is_folded:
+        return cut
+    changed = [bool(reading.num_changed[p.stop] > reading.num_changed[p.start]) for p in cut]
+    near = [range(max(i % layout.layers, i - layout.layers), len(cut), layout.layers)[:3] for i in range(len(cut))]
+    return [p for i, p in enumerate(cut) if any(changed[j] for j in near[i] if j <= i + layout.layers)]
+
+
 def sweep(readings: Iterable[Reading], layout: Layout, store: Store, *, has_bos: bool) -> Sweep:
     """Measure all passes of all readings. What the store's folder holds already is not measured again."""
     numbers = []
     for reading in readings:
-        cut = layout.passes(len(reading.ids), has_bos=has_bos)
+        cut = passes_of(reading, layout, has_bos=has_bos)
         found = [store.add(reading.ids[p.start : p.stop], p.first - p.start) for p in cut]
         numbers.append(np.array(found, dtype=np.int64))
     store.finish()

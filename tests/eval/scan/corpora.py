@@ -12,8 +12,6 @@ from functools import cache, partial
 from html import escape
 from pathlib import Path
 
-import numpy as np
-
 from data.corpus.document import Document, lines_of
 from data.corpus.files import corpus_files
 from data.corpus.formats import read_file
@@ -47,18 +45,6 @@ def document(name: str, text: str) -> Document:
 def of(*documents: Document):
     """A function that gives the readings of the documents by the lab's tokenizer, each time it is called."""
     return lambda: (r for d in documents for r in readings(d, lab().tokenizer))
-
-
-class Plain:
-    """A reading of token ids, a character each."""
-
-    def __init__(self, ids, *, name="a"):
-        self.ids = np.array(ids, dtype=np.int32)
-        self.document = document(name, "".join(chr(97 + i % 26) for i in ids))
-        self.is_folded = False
-
-    def span(self, first, last):
-        return first, last
 
 
 def write_folder(folder: Path, chosen: Sequence[Record]) -> None:
