@@ -7,20 +7,13 @@ told; ``eval/scan`` measures, ``data/corpus`` reads.
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from tqdm import tqdm
-
-from data.corpus.files import Corpus, corpus_files
-from data.corpus.formats import read_file
 from data.corpus.personal import personal_data
-from data.corpus.reading import Reading, readings
 from data.splits import ngram_groups
 from eval.provenance import provenance
 from eval.report.scan import write_scan_page
@@ -28,7 +21,6 @@ from eval.results import check_folder, check_same, read_settings
 from eval.scan.against import compare
 from eval.scan.forget import write_forget_set
 from eval.scan.judge import MEMORISED
-from eval.scan.measure import metered
 from eval.scan.passes import Layout
 from eval.scan.results import SCAN, SUMMARY, read_scan, write_private_json, write_rows
 from eval.scan.run import Scan, Settings, Subject, scan
@@ -42,14 +34,13 @@ from ppo.lm.backbone import vocabulary_size
 from unlearning.canaries import run_canaries
 from unlearning.options import Options
 from unlearning.run import load_model, say
+from unlearning.scan_corpus import Progress, Source, estimate, open_corpus
 from unlearning.scan_text import told, told_against
 
 OUT = "runs/scan"
 OF_CORPUS = ("corpus", "text_field", "folded", "prefix_tokens", "suffix_tokens", "stride", "pass_tokens", "top_k")
 FREE = ("fail_above", "write_forget_set", "batch_tokens")  # may change when a scan goes on
 NEAR_TOKENS = 20  # in a row, that two findings share if they are one text
-TRIAL_TOKENS = 2048  # of the first forward pass, which says how fast the model is
-BYTES_A_TOKEN = 4
 
 
 @dataclass(frozen=True)
@@ -100,33 +91,6 @@ class ScanOptions:
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Source:
-    """A corpus as it is read: its files and how; ``at``: bytes that were read of it, [now]."""
-
-    corpus: Corpus
-    fields: tuple[str, ...]
-    folded: bool
-    tokenizer: Any
-    at: list[int]
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(file.num_bytes for file in self.corpus.files)
-
-    def readings(self) -> Iterator[Reading]:
-        """All readings of all documents, in order."""
-        done = 0
-        for file in self.corpus.files:
-            inside = 0
-            for document in read_file(file, text_fields=self.fields):
-                yield from readings(document, self.tokenizer, with_folded=self.folded)
-                inside += len(document.text)
-                self.at[0] = done + min(inside, file.num_bytes)
-            done += file.num_bytes
-            self.at[0] = done
-
-
 def run_scan(parsed: argparse.Namespace) -> int:
     """Scan, write and tell. Returns 1 if more is memorised than ``--fail-above`` allows, else 0."""
     options, scanned = read_scan_options(parsed)
@@ -136,10 +100,10 @@ def run_scan(parsed: argparse.Namespace) -> int:
         run_canaries(subject_of(loaded), out, count=scanned.canaries, seed=seed_of(parsed), meta=meta(options, loaded))
         if not scanned.corpus:
             return 0
-    source = open_corpus(scanned, loaded)
+    source = open_corpus(scanned.corpus, scanned.text_field, loaded.tokenizer, folded=scanned.folded, out=out)
     subject, settings = subject_of(loaded), scanned.settings()
     shape = subject.layout(settings)
-    say(estimate(subject, shape, source, scanned))
+    say(estimate(subject, shape, source, settings))
     reference = subject_of(load_model(options, scanned.against_model)) if scanned.against_model else None
     with Progress(source) as progress:
         found = scan(
@@ -194,16 +158,6 @@ def seed_of(parsed: argparse.Namespace) -> int:
     return int(parse_value("seed", getattr(parsed, "seed", 0), int))
 
 
-def open_corpus(scanned: ScanOptions, loaded: LoadedModel) -> Source:
-    """The files of the corpus. What is skipped is told, with the reason."""
-    corpus = corpus_files(scanned.corpus)
-    for skipped in corpus.skipped[:10]:
-        say(f"skipped: {skipped.name} ({skipped.reason})")
-    if len(corpus.skipped) > 10:
-        say(f"skipped: {len(corpus.skipped) - 10} more, see {SCAN}")
-    return Source(corpus, scanned.text_field, scanned.folded, loaded.tokenizer, [0])
-
-
 def subject_of(loaded: LoadedModel) -> Subject:
     """A model, how it reads text, and the BOS that it knows."""
     tokenizer = loaded.tokenizer
@@ -223,64 +177,6 @@ def meta(options: Options, loaded: LoadedModel) -> dict[str, Any]:
     """Where the numbers come from."""
     device = next(loaded.model.parameters()).device
     return {"model": options.model, "dtype": options.dtype} | provenance(device)
-
-
-def estimate(subject: Subject, shape: Layout, source: Source, scanned: ScanOptions) -> str:
-    """What the scan will cost, in words: from the size of the files and the time of one forward pass."""
-    length = min(shape.length, TRIAL_TOKENS)
-    count = max(1, min(TRIAL_TOKENS, scanned.batch_tokens) // length)
-    ids = np.arange(length) % vocabulary_size(subject.model)
-    with metered(
-        subject.model, bos=subject.bos, length=shape.length, top_k=scanned.top_k, batch_tokens=scanned.batch_tokens
-    ) as meter:
-        started = time.perf_counter()
-        list(meter.columns([ids.tolist()] * count, [int(subject.bos is None)] * count))
-        rate = count * length / (time.perf_counter() - started)
-    tokens = source.num_bytes / BYTES_A_TOKEN
-    fed = tokens * shape.cost
-    controls = 2 * scanned.controls * shape.length
-    most = fed * (2 if scanned.folded else 1) + controls
-    files = len(source.corpus.files)
-    ends = [_duration(cost / rate) for cost in (fed + controls, most)]
-    takes = " to ".join(dict.fromkeys(ends)) + (", the more of it is wrapped by lines" if ends[0] != ends[1] else "")
-    return (
-        f"{files} file{'s' * (files != 1)}, {source.num_bytes / 1e6:,.2f} MB: about {tokens:,.0f} tokens, "
-        f"{shape.cost:.2f} fed for each in passes of {shape.length}; {rate:,.0f} tokens a second here: {takes}"
-    )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-class Progress:
-    """A bar over the bytes of the corpus, then over the controls. What was measured before does not count as speed."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._bar: Any = None
-        self._stage = ""
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def show(self, stage: str, tokens: int, is_new: bool) -> None:
-        """A portion is done."""
-        if stage != self._stage:
-            self.__exit__()
-            self._stage, is_corpus = stage, stage == "corpus"
-            total = self._source.num_bytes if is_corpus else None
-            self._bar = tqdm(total=total, desc=stage, unit="B" if is_corpus else "token", unit_scale=True)
-        at = self._source.at[0] if stage == "corpus" else self._bar.n + tokens
-        self._bar.update(at - self._bar.n)
-        if not is_new:
-            self._bar.initial, self._bar.start_t = self._bar.n, self._bar._time()
 
 
 def compared_with(folder: Path, source: Source, found: Scan) -> tuple[list[dict[str, Any]], dict[str, Any]]:

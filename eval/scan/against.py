@@ -50,6 +50,8 @@ def compare(
         together, mine = list(group), of_document.get(number, [])
         layers = [[list(s.layers(place + kind, r)) for kind, r in enumerate(together)] for s in (before, after)]
         for row in mine:
+            if row["reading"] >= len(together) or row["layer"] >= after.layout.layers:
+                raise ValueError(f"the finding {row['id']!r:.80} of the earlier scan is not of this corpus")
             one = layers[1][row["reading"]][row["layer"]]
             rows.append(_after(row, one, before.layout.suffix))
         if layers[0][0]:

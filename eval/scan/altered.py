@@ -16,10 +16,13 @@ from itertools import pairwise
 
 @dataclass(frozen=True)
 class Altered:
-    """A control text, and the characters where something new stands: the beginnings of pieces, or of new entities."""
+    """A control text, and where something new stands in it: the first word of each piece, or a new entity.
+
+    ``places``: (start, end) in characters. An old name and a new one may begin alike, so all of it is told.
+    """
 
     text: str
-    places: tuple[int, ...]
+    places: tuple[tuple[int, int], ...]
 
 
 MOST_WORDS = 16  # of a piece; a longer sentence is cut, so that no piece is as long as a suffix
@@ -47,7 +50,7 @@ def shuffled(text: str, seed: str) -> Altered | None:
         order = [*range(len(pieces) - 1, -1, -2), *range(len(pieces) - 2, -1, -2)]
     text, places = pieces[order[0]], []
     for i in order[1:]:
-        places.append(len(text) + 1)
+        places.append((len(text) + 1, len(text) + 1 + len(pieces[i].split()[0])))
         text += f" {pieces[i]}"
     return Altered(text, tuple(places))
 
@@ -96,7 +99,7 @@ def swapped(text: str, pool: Sequence[str], seed: str) -> Altered | None:
         if old not in known:
             others = [entity for entity in kinds.get(kind_of(old), []) if entity != old]
             known[old] = draw.choice(others) if others else _drawn(old, draw)
-            places.append(len(changed))
+            places.append((len(changed), len(changed) + len(known[old])))
         changed += known[old]
     return Altered(changed + text[at:], tuple(places)) if places else None
 

@@ -1,7 +1,7 @@
 """Controls: how often a scan would find what nobody can have memorised, and which findings any model would predict.
 
 A control is a text of the corpus with its sentences shuffled or its entities swapped (:mod:`.altered`). It is *flagged*
-if a run as long as a suffix goes over a change. The share of flagged controls, with its exact bound, is the scan's
+if a run as long as a suffix goes over something new. The share of flagged controls, with its exact bound, is the scan's
 false-positive rate. Each finding has controls of its own, too. This module knows texts, tokens and stores.
 """
 
@@ -30,10 +30,10 @@ TRIES = 8  # orders that are drawn of one text, where the texts are fewer than t
 
 @dataclass
 class Trial:
-    """A control that is measured: its pass, and the tokens at which something new begins, counted in the pass."""
+    """A control that is measured: its pass, and the tokens (start, stop) of what is new, counted in the pass."""
 
     number: int
-    places: list[int]
+    places: list[tuple[int, int]]
     first: int
 
 
@@ -79,17 +79,23 @@ class Controls:
     def _added(self, made: Altered) -> list[Trial]:
         ids, ends = self.encode(made.text)
         ids, first = list(ids)[: self.layout.length], int(not self.has_bos)
-        places = np.searchsorted(np.asarray(ends[: len(ids)]), np.asarray(made.places), side="right").tolist()
-        places = [place for place in places if first <= place < len(ids)]
+        begins, stops = np.array(made.places).T
+        bounds = np.asarray(ends[: len(ids)])
+        from_token = np.searchsorted(bounds, begins, side="right")
+        to_token = np.searchsorted(bounds, stops, side="left") + 1
+        tokens = zip(from_token.tolist(), to_token.tolist(), strict=True)
+        places = [(a, b) for a, b in tokens if first <= a and b <= len(ids)]
         if len(ids) - first < self.layout.suffix or not places:
             return []
         return [Trial(self.store.add(ids, first), places, first)]
 
     def longest(self, trial: Trial) -> int:
-        """The longest run of first choices that goes over a change, in tokens."""
+        """The longest run of first choices that goes over all of something new, in tokens."""
         right = self.store.columns(trial.number).right
         found = [(a + trial.first, b + trial.first) for a, b in runs(right)]
-        return max((b - a for a, b in found if any(a <= place < b for place in trial.places)), default=0)
+        return max(
+            (b - a for a, b in found if any(a <= start and stop <= b for start, stop in trial.places)), default=0
+        )
 
     def rates(self) -> Row:
         """Of each kind and of all: controls, flagged ones, their share with its interval, and the longest run."""

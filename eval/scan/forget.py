@@ -3,7 +3,7 @@
 Each text to forget stands in it once, however many copies and near-duplicates of it were found, whole: in passages of
 pre-prefix, prefix and suffix, each as long as a model was asked with. To be kept are what the model recites and nobody
 counts as a memory (group "keep", kind "recited"), and texts next to the findings that it does not recite (kind
-"neighbour"). This module knows rows and readings.
+"neighbour"). What is personal is named as secrets where each passage has some. This module knows rows and readings.
 """
 
 from __future__ import annotations
@@ -55,6 +55,9 @@ def write_forget_set(
         free = list(_free(together[0], mine, size))
         near += free[: len(mine)]
         spare += free[len(mine) :][: max(0, MOST_NEIGHBOURS - len(spare))]
+    if not all(row.get("secrets") for row in rows if row["group"] == "forget"):
+        for row in rows:  # named for some alone, the others would be taken to have none
+            row.pop("secrets", None)
     count = min(MOST_NEIGHBOURS, max(1, sum(row["group"] == "forget" for row in rows)))
     for number, ids in enumerate([*near, *spare][:count]):
         parts = _parts(ids, prefix=prefix, suffix=suffix)

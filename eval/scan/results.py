@@ -19,6 +19,7 @@ from typing import Any, TextIO
 
 from ppo.io.console import shown_errors
 from ppo.io.files import flush, naming_file
+from ppo.io.plain import is_whole
 from ppo.io.rows import jsonl_rows
 from ppo.io.surrogates import without_surrogates
 from ppo.io.visible import visible
@@ -29,10 +30,13 @@ from .judge import MEMORISED, OTHER, PREDICTABLE, UNJUDGED
 Row = dict[str, Any]
 SCAN, WINDOWS, SUMMARY, PAGE = "scan.jsonl", "windows.jsonl", "summary.json", "scan.html"
 LIKELY_SAMPLES = 100  # a window that so many draws hold with probability 1/2 is likely to be drawn
-_NEEDED = {
-    "finding": {"id", "document", "place", "start", "stop", "lines", "status", "group", "first_of_group", "text",
-                "prompt", "tokens", "prompt_tokens", "reading", "layer", "log_pz", "log_pz_top_k", "personal"},
-    "document": {"document", "characters", "heat"},
+_TEXT, _WHOLE = (str,), (int,)
+_SHAPES: dict[str, dict[str, tuple[type, ...]]] = {
+    "finding": {"id": _TEXT, "path": _TEXT, "document": _TEXT, "place": _WHOLE, "start": _WHOLE, "stop": _WHOLE,
+                "status": _TEXT, "group": _WHOLE, "first_of_group": _TEXT, "text": _TEXT, "prompt": _TEXT,
+                "prompt_tokens": _WHOLE, "reading": _WHOLE, "layer": _WHOLE, "copies": _WHOLE, "right": (int, float),
+                "log_pz": (int, float), "lines": (list,), "tokens": (list,), "against": (list,), "personal": (list,)},
+    "document": {"path": _TEXT, "document": _TEXT, "characters": _WHOLE, "tokens": _WHOLE, "heat": _TEXT},
 }  # fmt: skip
 
 
@@ -132,7 +136,22 @@ def read_scan(folder: Path) -> tuple[list[Row], list[Row]]:
         kind = row.get("type")
         if kind == "skipped":
             continue
-        if not isinstance(kind, str) or kind not in found or not _NEEDED[kind] <= row.keys():
+        if not isinstance(kind, str) or kind not in found or not _is_row(row, kind):
             raise ValueError(f"{place} is damaged: it is no row of a scan")
         found[kind].append(row)
     return found["document"], found["finding"]
+
+
+def _is_row(row: Row, kind: str) -> bool:
+    """Whether a row that was read has what this program reads of it."""
+    if not all(isinstance(row.get(name), kinds) for name, kinds in _SHAPES[kind].items()):
+        return False
+    if kind == "document":
+        return not set(row["heat"]) - set("0123456789")
+    numbers = [*row["lines"], *row["tokens"], *(row[n] for n in ("place", "start", "stop", "reading", "layer"))]
+    if len(row["lines"]) != 2 or len(row["tokens"]) != 2 or not all(is_whole(n) and n >= 0 for n in numbers):
+        return False
+    marks = [mark if isinstance(mark, dict) else {} for mark in row["personal"]]
+    return all(isinstance(reason, str) for reason in row["against"]) and all(
+        isinstance(m.get("kind"), str) and is_whole(m.get("start")) and is_whole(m.get("end")) for m in marks
+    )

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ppo.io.visible import visible
+
 from .measure import Columns
 from .passes import Layout, Pass
 from .protocols import Reading
@@ -41,8 +43,13 @@ class Sweep:
     numbers: list[np.ndarray]
 
     def passes(self, place: int, reading: Reading) -> list[tuple[Pass, Columns]]:
-        """The passes of the reading with this place in the order, and what was measured of them."""
+        """The passes of the reading with this place in the order, and what was measured of them.
+
+        ValueError for a reading that is not the one that was measured.
+        """
         cut = passes_of(reading, self.layout, has_bos=self.has_bos)
+        if place >= len(self.numbers) or len(cut) != len(self.numbers[place]):
+            raise ValueError(f"{visible(reading.document.name)} has changed while it was scanned: start again")
         return [(p, self.store.columns(int(n))) for p, n in zip(cut, self.numbers[place], strict=True)]
 
     def layers(self, place: int, reading: Reading) -> Iterator[Layer]:

@@ -5,15 +5,18 @@ import itertools
 import math
 import re
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from eval.scan.altered import MOST_WORDS, entities, kind_of, shuffled, swapped
+from eval.scan.altered import MOST_WORDS, Altered, entities, kind_of, shuffled, swapped
 from eval.scan.canaries import FORMATS, SPACE_BITS, canaries, exposures, log2_below, summary_of
+from eval.scan.controls import Controls
 from eval.scan.judge import reasons, status, verdict
 from eval.scan.measure import metered
+from eval.scan.passes import layout
 from eval.scan.predictable import COPY, Runs, added_bits
 from tests.eval.scan.corpora import records, subject
 
@@ -27,7 +30,7 @@ def test_no_sentence_follows_the_one_that_it_followed(seed):
     assert Counter(made.text.split()) == Counter(TEXT.split())
     for one, other in itertools.pairwise(pieces):
         assert f"{one} {other}" not in made.text
-    begins = [made.text[place:].split()[0] for place in made.places]
+    begins = [made.text[start:end] for start, end in made.places]
     assert len(begins) == len(pieces) - 1
     assert all(any(piece.startswith(word) for piece in pieces) for word in begins)
     assert shuffled(TEXT, seed) == made
@@ -50,9 +53,33 @@ def test_entities_are_swapped_for_others_of_their_kind_the_same_ones_alike():
     one = re.fullmatch(r"When (\w+) met (\w+), (\w+) gave 8080 to eve@y.org and (\d\d) to (\w+)\.", made.text)
     assert one[1] == one[3]
     assert one[2] == one[5]
-    assert [made.text[p:].split()[0].strip(",.") for p in made.places] == [one[1], one[2], "8080", "eve@y.org", one[4]]
+    assert [made.text[start:end] for start, end in made.places] == [one[1], one[2], "8080", "eve@y.org", one[4]]
     assert swapped("nothing to swap here", ["Eve"], "a") is None
     assert kind_of("AB-12") == "number 5"
+
+
+def test_a_control_is_flagged_by_a_run_over_all_of_a_new_word(tmp_path):
+    """An old name and a new one may begin with the same token: a run that ends inside the new one is a memory."""
+    shape = layout([5], 4, room=None, length=40)
+    text = "aa bb cc dd ee ff gg"
+    right = np.array([0, 1, 1, 1, 1, 1, 0], dtype=bool)
+
+    class Known:
+        def add(self, ids, first):
+            return 0
+
+        def columns(self, number):
+            return SimpleNamespace(right=right)
+
+    def encode(text):
+        found = list(re.finditer(r"\S+", text))
+        return [0] * len(found), [match.end() for match in found]
+
+    controls = Controls(shape, Known(), encode, True)
+    assert [controls.longest(t) for t in controls._added(Altered(text, ((6, 8),)))] == [5]
+    assert [controls.longest(t) for t in controls._added(Altered(text, ((15, 20),)))] == [0]  # its last word is wrong
+    assert [controls.longest(t) for t in controls._added(Altered(text, ((0, 2), (15, 17))))] == [5]
+    assert controls._added(Altered("aa bb", ((0, 2),))) == []
 
 
 def test_repetition_adds_few_bits_and_prose_adds_many():

@@ -1,0 +1,125 @@
+"""The corpus of a scan as it is read, what reading it through a model will cost, and how far it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from data.corpus.files import Corpus, Skipped, corpus_files
+from data.corpus.formats import read_file
+from data.corpus.reading import Reading, readings
+from eval.scan.measure import metered
+from eval.scan.passes import Layout
+from eval.scan.results import SCAN
+from eval.scan.run import Settings, Subject
+from ppo.lm.backbone import vocabulary_size
+from unlearning.run import say
+
+TRIAL_TOKENS = 2048  # of the first forward pass, which says how fast the model is
+BYTES_A_TOKEN = 4
+
+
+@dataclass(frozen=True)
+class Source:
+    """A corpus as it is read: its files and how; ``at``: bytes that were read of it, [now]."""
+
+    corpus: Corpus
+    fields: tuple[str, ...]
+    folded: bool
+    tokenizer: Any
+    at: list[int]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(file.num_bytes for file in self.corpus.files)
+
+    def readings(self) -> Iterator[Reading]:
+        """All readings of all documents, in order."""
+        done = 0
+        for file in self.corpus.files:
+            inside = 0
+            for document in read_file(file, text_fields=self.fields):
+                yield from readings(document, self.tokenizer, with_folded=self.folded)
+                inside += len(document.text)
+                self.at[0] = done + min(inside, file.num_bytes)
+            done += file.num_bytes
+            self.at[0] = done
+
+
+def open_corpus(given: tuple[str, ...], fields: tuple[str, ...], tokenizer: Any, *, folded: bool, out: Path) -> Source:
+    """The files of the corpus, but for those of the scan itself. What is skipped is told, with the reason."""
+    whole, own = corpus_files(given), out.resolve()
+    inside = [file.name for file in whole.files if file.path.resolve().is_relative_to(own)]
+    corpus = Corpus(
+        tuple(file for file in whole.files if file.name not in inside),
+        (*whole.skipped, *(Skipped(name, "in the folder of this scan") for name in inside)),
+    )
+    for skipped in corpus.skipped[:10]:
+        say(f"skipped: {skipped.name} ({skipped.reason})")
+    if len(corpus.skipped) > 10:
+        say(f"skipped: {len(corpus.skipped) - 10} more, see {SCAN}")
+    return Source(corpus, fields, folded, tokenizer, [0])
+
+
+def estimate(subject: Subject, shape: Layout, source: Source, settings: Settings) -> str:
+    """What the scan will cost, in words: from the size of the files and the time of one forward pass."""
+    length = min(shape.length, TRIAL_TOKENS)
+    count = max(1, min(TRIAL_TOKENS, settings.batch_tokens) // length)
+    ids = np.arange(length) % vocabulary_size(subject.model)
+    with metered(
+        subject.model, bos=subject.bos, length=shape.length, top_k=settings.top_k, batch_tokens=settings.batch_tokens
+    ) as meter:
+        started = time.perf_counter()
+        list(meter.columns([ids.tolist()] * count, [int(subject.bos is None)] * count))
+        rate = count * length / (time.perf_counter() - started)
+    tokens = source.num_bytes / BYTES_A_TOKEN
+    fed = tokens * shape.cost
+    controls = 2 * settings.controls * shape.length
+    most = fed * (2 if source.folded else 1) + controls
+    files = len(source.corpus.files)
+    ends = [_duration(cost / rate) for cost in (fed + controls, most)]
+    takes = " to ".join(dict.fromkeys(ends)) + (", the more of it is wrapped by lines" if ends[0] != ends[1] else "")
+    return (
+        f"{files} file{'s' * (files != 1)}, {source.num_bytes / 1e6:,.2f} MB: about {tokens:,.0f} tokens, "
+        f"{shape.cost:.2f} fed for each in passes of {shape.length}; {rate:,.0f} tokens a second here: {takes}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class Progress:
+    """A bar over the bytes of the corpus, then over the controls. What was measured before does not count as speed."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._bar: Any = None
+        self._stage = ""
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def show(self, stage: str, tokens: int, is_new: bool) -> None:
+        """A portion is done."""
+        if stage != self._stage:
+            self.__exit__()
+            self._stage, is_corpus = stage, stage == "corpus"
+            total = self._source.num_bytes if is_corpus else None
+            self._bar = tqdm(total=total, desc=stage, unit="B" if is_corpus else "token", unit_scale=True)
+        at = self._source.at[0] if stage == "corpus" else self._bar.n + tokens
+        self._bar.update(at - self._bar.n)
+        if not is_new:
+            self._bar.initial, self._bar.start_t = self._bar.n, self._bar._time()
