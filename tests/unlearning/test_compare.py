@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections import Counter
@@ -14,7 +15,7 @@ import demem
 from data.study import Study
 from data.types import Passage
 from tests.unlearning.test_demem import fails, write_rows
-from unlearning.compare.bench import Inputs, StopLog, stop_rule
+from unlearning.compare.bench import Inputs, StopLog, shown_on, stop_rule
 from unlearning.compare.comparison import begun_with, open_folder
 from unlearning.compare.methods import METHODS
 from unlearning.compare.settings import Comparison, Point, plan
@@ -205,6 +206,15 @@ def test_a_rival_ends_after_two_good_looks_in_a_row_and_not_before(tmp_path, mon
         assert [stop(steps) for steps in range(1, 13)] == [False] * 11 + [True]
     assert looks.until(8) == [True, False, True, False]
     assert looks.add(8, True) == [True, False, True, True]
+
+
+def test_a_training_that_ends_of_itself_is_shown_all_the_same():
+    with tqdm(total=4, disable=True) as quiet:
+        assert shown_on(quiet)(4) is False
+    with tqdm(total=4, file=io.StringIO()) as bar:
+        goes_on = shown_on(bar)
+        assert [goes_on(steps) for steps in (1, 2, 3, 4)] == [False] * 4
+        assert bar.n == 4
 
 
 def test_the_plan_has_defaults_first_and_every_seed():

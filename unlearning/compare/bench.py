@@ -117,6 +117,16 @@ def stop_rule(inputs: Inputs, model: nn.Module, log: StopLog, bar: tqdm[Any]) ->
     return is_gone
 
 
+def shown_on(bar: tqdm[Any]) -> Stop:
+    """Never true: a training that does all of its updates. ``bar`` shows them."""
+
+    def goes_on(steps: int) -> bool:
+        bar.update(steps - bar.n)
+        return False
+
+    return goes_on
+
+
 def look_tokens(inputs: Inputs) -> Tokens:
     """The cost of one look at the forget set: its prefixes and what follows them."""
     return Tokens(sum(len(p.prefix) + len(p.suffix) for p in inputs.forget))

@@ -24,7 +24,7 @@ from eval.baselines.decoding import MemFree, dp_decoding, logit_mixing
 from eval.baselines.training import Pair, StepLog, Training, pairs_of
 from eval.cost import Cost, Tokens, baseline_tokens, count_parameters
 from unlearning.compare.alternatives import encoded, refusals, swapped
-from unlearning.compare.bench import Inputs, StopLog, UnlearnedModel, look_tokens, own_tokens, stop_rule
+from unlearning.compare.bench import Inputs, StopLog, UnlearnedModel, look_tokens, own_tokens, shown_on, stop_rule
 from unlearning.compare.budget import rival_budget
 from unlearning.compare.retrained import RetrainedKind
 from unlearning.deep.recipe import levels_of
@@ -85,7 +85,7 @@ def trained(
     with tqdm(total=training.steps, desc="baseline", unit="step") as bar:
         log = unlearn(
             model, rows, keep, training=training, generator=torch.Generator().manual_seed(seed),
-            stop=stop_rule(inputs, model, looks, bar) if ends_early else None,
+            stop=stop_rule(inputs, model, looks, bar) if ends_early else shown_on(bar),
         )  # fmt: skip
     pairs = pairs_of(rows, training.scope)
     budget = rival_budget(
