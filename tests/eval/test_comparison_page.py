@@ -60,6 +60,14 @@ def test_the_headline_says_who_beats_whom_in_a_sentence_each():
     assert len(found) == 6
 
 
+def test_an_area_that_is_better_and_worse_is_told_by_its_numbers():
+    leaky = with_values(point("npo"), forget={"exact_sampled": 1.0})
+    runs = with_values(point("deep"), forget={"verbatim_run": 30.0})
+    assert headline(means([ORIGINAL, runs, leaky]))[0] == (
+        "deep neither beats nor is beaten by npo (better in sampled extraction; worse in longest verbatim run)."
+    )
+
+
 def test_the_preset_deep_speaks_first_and_every_size_for_itself():
     points = [with_values(point(name), forget=DEEP if name == "npo" else None) for name in ("demem", "deep", "npo")]
     assert [line.split()[0] for line in headline(means([ORIGINAL, *points]))] == [
@@ -229,6 +237,13 @@ def test_the_order_of_the_page_and_of_the_text():
     assert reader.tags.count("table") - rest.count("<table") == 1  # the first; all others are folded
     assert "<h2" not in rest
     assert rest.count("<table") == rest.count("</table></div></details>")
+
+
+def test_a_spread_stands_below_its_mean_in_the_first_table():
+    points = [original(), *(point(seed=seed, keep__exact=0.5 + seed / 4) for seed in range(2))]
+    page = render_comparison(means(points), points)
+    assert '<td>62.5 %<span class="range">± 17.7</span></td>' in page
+    assert "| 62.5 ± 17.7 % |" in document(means(points))
 
 
 @pytest.mark.parametrize(

@@ -217,6 +217,8 @@ def comparison(tmp_path_factory):
         point("dp", "decoding", forget__exact=0.97, holdout__perplexity=85.0, utility__cloze=0.051),
         point("without-forget", "retraining", **TWIN),
     ]
+    points += [{**one, "seed": 1, "summary": one["summary"] | {"keep/exact": 0.5}} for one in points[1:]]
+    points = [one | {"source": "Author 2024, arXiv 2401.00000, eq. 3"} for one in points]
     file = tmp_path_factory.mktemp("comparison") / "compare.html"
     file.write_text(render_comparison(means(points), points), encoding="utf-8")
     return file
@@ -246,7 +248,7 @@ def test_definitions_of_the_comparison_by_finger(browser, comparison):
         assert page.run(TIP).startswith(f"(n,p)forget set (memorised, to be unlearned): {meaning}")
         heads = "[...document.querySelectorAll('thead th')]"
         assert page.run(f"return {heads}.filter(e => !e.querySelector('.term')).map(e => e.textContent)") == [
-            "method", "verdict", "settings", "method", "method", "method", "method", "method"
+            "method", "verdict", "formula", "settings", "method", "method", "method", "method", "method"
         ]  # fmt: skip
         assert page.run(
             "return [...document.querySelectorAll('.term')]"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...beats import LEVEL, Contest, Duel
+from ...beats import LEVEL, Contest, Duel, Word
 from ...pareto import MOST_COMPARED, Mean, contest
 from .given import NOTHING, listed, settings, source
 from .text import Column, cell, marks
@@ -30,6 +30,7 @@ TOLD = {  # of one method against others, by outcome
     "same": "does not differ by more than the margins from",
     "unsure": "cannot be told from",
 }
+WORDS_TOLD: tuple[Word, ...] = ("better", "worse")
 NOBODY = "Nobody surely beats anybody."
 
 
@@ -75,11 +76,16 @@ def _findings(held: Contest, mean: Mean, rivals: Sequence[Mean], *, is_own: bool
 
 
 def _areas(duel: Duel) -> str:
-    """In what the first of a pair is better and worse, in brackets; "" for nothing."""
+    """In what the first of a pair is better and worse, in brackets; "" for nothing.
+
+    An area in which it is both is told by its quantities.
+    """
+    said = {word: duel.said(word) for word in WORDS_TOLD}
+    both = set.intersection(*({d.quantity.area for d in found} for found in said.values()))
     parts = []
-    for word in ("better", "worse"):
-        areas = list(dict.fromkeys(d.quantity.area for d in duel.said(word)))
-        parts += [f"{word} in {listed(areas)}"] if areas else []
+    for word, found in said.items():
+        names = dict.fromkeys(d.quantity.label if d.quantity.area in both else d.quantity.area for d in found)
+        parts += [f"{word} in {listed(list(names))}"] if names else []
     return f" ({'; '.join(parts)})" if parts else ""
 
 

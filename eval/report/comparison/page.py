@@ -51,6 +51,7 @@ td.mark,th.mark { text-align:left; white-space:normal; min-width:5.5rem; }
 MOST_TOLD = 100  # different commands, commits, …
 LATEX_HEAD = "% needs \\usepackage{booktabs}\n"
 MARK = ' class="mark"'
+LONG = ("verdict", "why not", "not measured")  # heads of columns of words
 OWN = {
     "records": "Records to be forgotten.",
     "seeds": "Trainings, each with another seed. The evaluation takes the same random numbers everywhere. A method "
@@ -143,10 +144,18 @@ def _first(all_means: Sequence[Mean], terms: Terms) -> str:
     heads = [terms.label(head, names.get(head, head)) for head in rows[0]]
     head = "".join(f"<th{mark}>{text}</th>" for mark, text in zip(marked, heads, strict=True))
     body = "".join(
-        f"<tr>{''.join(f'<td{mark}>{as_html(text)}</td>' for mark, text in zip(marked, row, strict=True))}</tr>"
+        f"<tr>{''.join(f'<td{mark}>{_spread_below(text)}</td>' for mark, text in zip(marked, row, strict=True))}</tr>"
         for row in rows[1:]
     )
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _spread_below(text: str) -> str:
+    """A cell as HTML; a standard deviation over the seeds stands small below its mean: "61.2 ± 8.5 %" is wide."""
+    value, is_spread, rest = text.partition(" ± ")
+    unit = " %" if rest.endswith(" %") else ""
+    below = f'<span class="range">± {as_html(rest.removesuffix(" %"))}</span>' if is_spread else ""
+    return as_html(value + unit) + below
 
 
 def _listed(lines: Sequence[tuple[str, str]]) -> str:
@@ -193,13 +202,19 @@ def _standings(all_means: Sequence[Mean]) -> str:
 
 
 def _plain_table(rows: Sequence[Sequence[str]], note: str) -> str:
-    """Rows of text, the first of them the head; "" for none."""
+    """Rows of text, the first of them the head; "" for none. Columns of many words are set to the left, and wrap."""
     if not rows:
         return ""
-    head = "".join(f"<th>{as_html(cell)}</th>" for cell in rows[0])
-    body = "".join(f"<tr>{''.join(f'<td>{as_html(cell)}</td>' for cell in row)}</tr>" for row in rows[1:])
+    marked = [MARK if head in LONG else "" for head in rows[0]]
+
+    def line(row: Sequence[str], tag: str) -> str:
+        cells = zip(marked, row, strict=True)
+        return f"<tr>{''.join(f'<{tag}{mark}>{as_html(cell)}</{tag}>' for mark, cell in cells)}</tr>"
+
+    body = "".join(line(row, "td") for row in rows[1:])
     told = f'<p class="soft small">{as_html(note)}</p>' if note else ""
-    return f'{told}<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    table = f"<table><thead>{line(rows[0], 'th')}</thead><tbody>{body}</tbody></table>"
+    return f'{told}<div class="scroll">{table}</div>'
 
 
 def _paper(all_means: Sequence[Mean], terms: Terms) -> str:
