@@ -38,6 +38,7 @@ _DRAWN = {
       ("exact", "exact_sampled", "discoverable")),
 }  # fmt: skip
 _BUDGET = ("updates", "most_updates", "update_rows", "rows", "forget_tokens", "keep_tokens", "look_every")
+_KEPT = ("texts", "tokens", "own", "records")
 _PERPLEXITY = "holdout/perplexity"
 
 
@@ -114,10 +115,8 @@ def _check_summary(summary: Any, where: str) -> None:
 
 def _check_given(point: Mapping[str, Any], where: str) -> None:
     """What a method was given: where its formula is from, its reward, budget, text to keep, and tuned values."""
-    for name, text in (
-        ("source", point.get("source", "")),
-        ("notes, reward", point.get("notes", {}).get("reward", "")),
-    ):
+    texts = {"source": point.get("source", ""), "notes, reward": point.get("notes", {}).get("reward", "")}
+    for name, text in texts.items():
         _require(_is_short(text), f"{where}: {name}", text, "a text of at most 200 signs")
     if "budget" in point:
         budget = _object(point["budget"], f"{where}: budget")
@@ -129,7 +128,8 @@ def _check_given(point: Mapping[str, Any], where: str) -> None:
         _require(isinstance(early, bool), f"{where}: budget, early_end", early, "true or false")
         _require(on in ("passage", "suffix"), f"{where}: budget, forget_on", on, '"passage" or "suffix"')
     counts = {name: _object(point.get(name, {}), f"{where}: {name}") for name in ("text_to_keep", "kept")}
-    counts["kept"] = {name: counts["kept"].get(name) for name in ("texts", "tokens", "own")} if "kept" in point else {}
+    if "kept" in point:
+        counts["kept"] = {name: counts["kept"].get(name) for name in _KEPT}
     if "tuning" in point:
         tuning = _object(point["tuning"], f"{where}: tuning")
         counts["tuning, passages"] = _object(tuning.get("passages"), f"{where}: tuning, passages")

@@ -23,7 +23,7 @@ def point(method: str = "demem", kind: str = "training", **changes: Any) -> dict
         "method": method, "kind": kind, "knob": "retain_coef" if kind == "training" else "", "value": 1.0,
         "is_default": True, "seed": 0, "size": 4, "cost": {"seconds": 1.0, "flops": 1e9},
         "source": "Nobody 2024, eq. 1", "notes": {"reward": "BLEU"}, "text_to_keep": {"keep": 0.0, "keep_shown": 0.5},
-        "kept": {"texts": 8, "tokens": 90, "own": 6},
+        "kept": {"texts": 8, "tokens": 90, "own": 5, "records": 1},
         "tuning": {"value": 1.0, "tried": {"1": {"loss": 0.1}, "2": {"loss": 0.2}}, "seed": 0, "passages": {"keep": 2}},
         "budget": {"updates": 16, "most_updates": 16, "update_rows": 8, "rows": 40, "forget_on": "passage",
                    "forget_tokens": 900.5, "keep_tokens": 800.5, "early_end": False, "look_every": 0, "own_rows": 10,

@@ -21,7 +21,10 @@ BUDGET = {
     "updates": 16, "most_updates": 16, "update_rows": 16, "rows": 640, "forget_on": "passage", "forget_tokens": 3000.4,
     "keep_tokens": 2500.0, "early_end": False, "look_every": 0,
 }  # fmt: skip
-KEPT = {"text_to_keep": {"keep": 0.0, "keep_shown": 0.07}, "kept": {"texts": 120, "tokens": 18_000, "own": 80}}
+KEPT = {
+    "text_to_keep": {"keep": 0.0, "keep_shown": 0.07},
+    "kept": {"texts": 120, "tokens": 18_000, "own": 80, "records": 30},
+}
 
 
 def trained(method: str, *, seed: int = 0, value: float = 1.0, is_default: bool = True, **budget: object) -> dict:
@@ -143,9 +146,9 @@ def test_what_is_alike_is_said_once():
     assert found["Tokens in the losses"] == "deep, npo and wga: 3,000 to forget, 2,500 to keep."
     assert found["Values"] == "deep, npo and wga: beta 1, its default. Nothing was tuned for this comparison."
     assert found["Text to keep"] == (
-        "120 texts of 18,000 tokens, the same for all methods with a seed. The model wrote 80 of them itself. Of all "
-        "runs of 20 tokens, 0 % of those of keep and 7 % of those of keep-shown stand in it. The records of keep are "
-        "held back from it."
+        "120 texts of 18,000 tokens, the same for all methods with a seed. The model wrote 80 of them itself, 30 are "
+        "records to keep, some more than once. Of all runs of 20 tokens, 0 % of those of keep and 7 % of those of "
+        "keep-shown stand in it. The records of keep are held back from it."
     )
     assert "Reward" not in found
 
@@ -181,7 +184,7 @@ def test_who_keeps_no_text_is_named():
 
 def test_without_records_to_keep_the_text_to_keep_is_counted_alone():
     plain = {name: value for name, value in trained("npo").items() if name != "text_to_keep"}
-    assert lines(plain)["Text to keep"].endswith("The model wrote 80 of them itself.")
+    assert lines(plain)["Text to keep"].endswith("30 are records to keep, some more than once.")
 
 
 def test_the_reward_that_a_row_truly_had():

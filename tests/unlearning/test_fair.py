@@ -27,6 +27,7 @@ from unlearning.compare.studies import drawn, parted
 from unlearning.compare.terms import Terms, on_terms, updates_a_step
 from unlearning.compare.tuning import judged, tuned
 from unlearning.compare.unlearn import paper_reward, reward_label
+from unlearning.compare.work import Work
 from unlearning.deep.forced import forced_rows
 from unlearning.options import PRESETS, Options
 
@@ -204,7 +205,7 @@ def test_one_budget_for_a_rival_and_for_the_preset_deep(tmp_path, command, capsy
         assert budget["keep_tokens"] == found["npo"]["budget"]["keep_tokens"] > 0
         assert found[name]["source"] == SOURCES[name]
         kept = found[name]["kept"]
-        assert kept["texts"] >= kept["own"] > 0, name
+        assert kept["texts"] >= kept["own"] > kept["records"] == 0, name  # these rows name none to keep
         assert kept["tokens"] > kept["texts"]
         assert kept == found["npo"]["kept"]
     assert (found["deep"]["budget"]["own_rows"], found["npo"]["budget"]["own_rows"]) == (10, 0)
@@ -284,6 +285,15 @@ def test_no_text_to_keep_holds_a_record_that_is_held_back(monkeypatch, tmp_path,
     }
     run.study = Study(PASSAGES, study.retain, [])
     assert recipe.text_to_keep(run)[:4] == [*own, own[0]]  # nothing to keep by name: all of it as before
+
+
+def test_the_text_to_keep_is_counted_by_whose_it_is(tmp_path):
+    kept = [Passage(f"k{i}", (), (i,), (i + 1, i + 2), "keep") for i in (100, 200)]
+    study = Study(hold_back(kept), [[1, 2, 3], [4, 5]], [])
+    shown = study.group("keep_shown")[0]
+    text = [[1, 2, 3], [7, 8], [7, 8], [9], list(shown.ids)]
+    work = Work(None, SimpleNamespace(study=study), study, tmp_path, None, lambda seed: text, None, 2)
+    assert work._kept(0) == {"texts": 5, "tokens": 11, "own": 3, "records": 1}
 
 
 def test_records_to_keep_come_so_often_that_they_are_a_quarter():

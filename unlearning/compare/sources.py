@@ -17,7 +17,7 @@ SOURCES: dict[str, str] = {
     "deep-supervised": OURS,
     "demem-lora": f"{DEMEM}, with our recipe; LoRA: Hu 2021, arXiv 2106.09685",
     "paper": DEMEM,
-    "paper-as-run": f"{DEMEM}, as its notebook ran",
+    "paper-as-run": f"{DEMEM}, with the flaws of its notebook",
     "ul": "Jang 2023, arXiv 2210.01504",
     "graddiff": "Liu 2022, arXiv 2203.12817; Maini 2024, arXiv 2401.06121",
     "npo": "Zhang 2024, arXiv 2404.05868, eq. 3",

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import nn
 
+from data.held_back import SHOWN
 from data.study import Study
 from eval import secrets
 from eval.compared import check_point
@@ -159,12 +160,15 @@ class Work:
         return standing_in(self.run.study, self.keep(seed))
 
     def _kept(self, seed: int) -> dict[str, int]:
-        """How much text to keep a seed has, and how many of the texts the model wrote itself."""
-        kept, given = self.keep(seed), {tuple(text) for text in self.run.study.retain}
+        """How much text to keep a seed has, and how many texts the model wrote itself, or are records to keep."""
+        kept, study = self.keep(seed), self.run.study
+        given, shown = {tuple(text) for text in study.retain}, {p.ids for p in study.group(SHOWN)}
+        records = sum(tuple(text) in shown for text in kept)
         return {
             "texts": len(kept),
             "tokens": sum(map(len, kept)),
-            "own": sum(tuple(text) not in given for text in kept),
+            "own": sum(tuple(text) not in given for text in kept) - records,
+            "records": records,
         }
 
     def _described(

@@ -118,9 +118,10 @@ def _kept(trained: Sequence[Mean]) -> str:
     none = list(dict.fromkeys(m.method for m in trained if not any(p["budget"]["keep_tokens"] for p in m.points)))
     parts = []
     if texts:
-        count, tokens, own = (_range([text[name] for text in texts]) for name in ("texts", "tokens", "own"))
+        names = ("texts", "tokens", "own", "records")
+        count, tokens, own, records = (_range([text[name] for text in texts]) for name in names)
         parts += [f"{count} texts of {tokens} tokens, the same for all methods with a seed."]
-        parts += [f"The model wrote {own} of them itself."]
+        parts += [f"The model wrote {own} of them itself, {records} are records to keep, some more than once."]
     if groups:
         told = [f"{_range(found)} % of those of {cut(group_label(name))}" for name, found in shares.items()]
         parts += [f"Of all runs of 20 tokens, {listed(told)} stand in it."]
