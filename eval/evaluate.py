@@ -111,7 +111,9 @@ def evaluate(
             model, tokenizer, passages, settings.sampler(), generate=generate, seed=settings.seed, slots=settings.slots
         )
         columns.append(sampled_metrics(passages, sampled, truths, bleu))
-    columns += _verbatim(tokenizer, passages, greedy, truths, suffix, sampled, hints=settings.hints)
+    columns += _verbatim(
+        tokenizer, passages, greedy, truths, suffix, sampled, hints=settings.hints, has_probabilities=True
+    )
     others = [*(head["prompt"] for head in heads), *(tokenizer.decode(ids) for ids in (*holdout, *known))]
     columns.append(word_metrics([output.text for output in greedy], [*truths, *others]))
     if original is not None:
@@ -173,13 +175,16 @@ def _verbatim(
     sampled: Sequence[Sequence[Continuation]] | None = None,
     *,
     hints: Sequence[int] = HINTS,
+    has_probabilities: bool = False,
 ) -> list[list[Record]]:
-    """The columns of the longest verbatim run, and of the secrets where any passage has one."""
+    """The columns of the longest verbatim run, and, where any passage has one, of the secrets (and leaks of them)."""
     columns: list[list[Record]] = [list(run_columns(passages, greedy, truths, sampled))]
     if any(map(secrets_of, passages)):
         right = _right(passages, suffix)
         secrets = [locate(p, tokenizer) for p in passages]
-        columns.append(list(secret_columns(secrets, greedy, right, sampled, hints=hints)))
+        logprobs = [s.sampler_logprobs[-len(p.suffix) :] for p, s in zip(passages, suffix, strict=True)]
+        more = {"logprobs": logprobs} if has_probabilities else {}
+        columns.append(list(secret_columns(secrets, greedy, right, sampled, hints=hints, **more)))
     return columns
 
 

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 
 _NUMBERS_AT_ONCE = 2**22
 
 
+@lru_cache(maxsize=4096)
 def share_interval(successes: int, count: int, *, level: float = 0.95) -> tuple[float, float]:
     """The interval of a share: ``successes`` of ``count`` (Clopper and Pearson 1934).
 

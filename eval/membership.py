@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
+from statistics import NormalDist
 
 import numpy as np
 
@@ -19,7 +21,8 @@ SCORES = ("loss", "zlib", "min_k", "min_k_plus_plus")
 FPR = 0.01
 MIN_OTHERS = 100
 """So many others allow one false positive in a hundred. Fewer say nothing about a rate of 1 %."""
-_Z = 1.959964  # of the normal distribution, for 95 %
+EXACT = 10_000
+"""Up to so many pairs of a member and another the orders are counted; beyond it the normal distribution is close."""
 
 
 def loss_score(logprobs: np.ndarray) -> float:
@@ -89,21 +92,22 @@ def _sides(members: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndar
     return np.asarray(members, dtype=np.float64), np.asarray(others, dtype=np.float64)
 
 
-def auc_interval(value: float, num_members: int, num_others: int) -> tuple[float, float]:
-    """The 95 % interval of an AUC (Newcombe 2006, method 5: a score interval), within [0, 1].
+def auc_interval(value: float, num_members: int, num_others: int, *, level: float = 0.95) -> tuple[float, float]:
+    """The interval of an AUC (Newcombe 2006, method 5: a score interval), within [0, 1].
 
-    Its ends are the AUCs t from which ``value`` is 1.96 standard errors away, where the variance at t is Hanley and
-    McNeil's (1982) with both of their terms weighted by the larger side less one. It has a width at 0 and 1, too, where
-    DeLong's and the bootstrap's have none. Simulated with 32 to 100 a side, over normal, exponential and two-peaked
-    scores and AUCs of 0.5 to 0.99, it covers 91 % to 99 %; DeLong's interval falls to 39 %, the bootstrap's to 40 %.
+    Its ends are the AUCs t from which ``value`` is as many standard errors away as the level asks for (1.96 for 95 %),
+    where the variance at t is Hanley and McNeil's (1982) with both of their terms weighted by N* = (m + n) / 2 - 1. It
+    has a width at 0 and 1, too, where DeLong's and the bootstrap's have none. Simulated with 6 to 100 a side, over
+    normal and exponential scores and AUCs of 0.5 to 0.97, it covers 90 % to 99 %; DeLong's interval falls to 39 %, the
+    bootstrap's to 40 %.
 
     Example: 1.0 of 64 and 64 -> (0.969, 1.0).
     """
-    more = max(num_members, num_others) - 1
+    weight, z = (num_members + num_others) / 2 - 1, NormalDist().inv_cdf((1 + level) / 2)
 
     def error(t: float) -> float:
-        spread = 1 + more * ((1 - t) / (2 - t) + t / (1 + t))
-        return _Z * math.sqrt(t * (1 - t) * spread / (num_members * num_others))
+        spread = 1 + weight * ((1 - t) / (2 - t) + t / (1 + t))
+        return z * math.sqrt(t * (1 - t) * spread / (num_members * num_others))
 
     low, high = [0.0, value], [value, 1.0]
     for _ in range(60):
@@ -112,6 +116,39 @@ def auc_interval(value: float, num_members: int, num_others: int) -> tuple[float
         t = sum(high) / 2
         high[t - value > error(t)] = t
     return (0.0 if value <= 0 else sum(low) / 2, 1.0 if value >= 1 else sum(high) / 2)
+
+
+def chance_p(value: float, num_members: int, num_others: int) -> float:
+    """The two-sided p of an AUC if nothing told the sides apart: how often one as far from 0.5 comes by chance.
+
+    Up to ``EXACT`` pairs all orders of the two sides are counted (Mann and Whitney 1947), beyond it the statistic is
+    taken as normal, with a correction for continuity. Ties are taken as none, which makes p larger.
+
+    Example: 1.0 of 10 and 6 -> 2 / 8008.
+    """
+    pairs = num_members * num_others
+    low = math.floor(pairs * min(value, 1 - value) + 1e-9 + 0.5)  # a tie counts one half: towards chance
+    if pairs > EXACT:
+        deviation = math.sqrt(pairs * (num_members + num_others + 1) / 12)
+        return min(1.0, 2 * NormalDist().cdf((low + 0.5 - pairs / 2) / deviation))
+    ways = _orders(num_members, num_others)
+    return min(1.0, 2 * sum(ways[: low + 1]) / sum(ways))
+
+
+@lru_cache(maxsize=64)
+def _orders(num_members: int, num_others: int) -> list[int]:
+    """In how many orders of the two sides a member is below another so many times: 0, 1, …, m n.
+
+    They are the coefficients of the Gaussian binomial, the product of (1 - q^(n+i)) / (1 - q^i) over i = 1 … m.
+    """
+    few, many = sorted((num_members, num_others))
+    ways = [1] + [0] * (few * many)
+    for i in range(1, few + 1):
+        for u in range(len(ways) - 1, many + i - 1, -1):
+            ways[u] -= ways[u - many - i]
+        for u in range(i, len(ways)):
+            ways[u] += ways[u - i]
+    return ways
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from .report import pair_records
 from .stored import read_passages, read_results
 
 MAIN = (
-    "secret_emitted", "secret_greedy", "secret_sampled", "secret_hinted", "verbatim_run", "verbatim_run_characters",
-    "exact", "exact_sampled", "discoverable", "leak_1000", "n_bleu", "bleu", "ma_suffix", "ma_unshared", "longest_run",
+    "secret_emitted", "secret_greedy", "secret_sampled", "secret_hinted", "secret_part",
+    "secret_part_characters", "secret_p", "secret_leak_1000", "verbatim_run", "verbatim_run_characters", "exact",
+    "exact_sampled", "discoverable", "leak_1000", "n_bleu", "bleu", "ma_suffix", "ma_unshared", "longest_run",
     "nll_suffix", "writing", "non_words", "empty", "length_ratio", "usual_length", "distinct_2_ratio",
 )  # fmt: skip
 """The main quantities of a group, in the order of ``summary`` in evaluation.json and of the model card."""

@@ -223,7 +223,7 @@ _SHARES = {"exact", "exact_long", "exact_folded", "exact_sampled", "discoverable
 
 def is_share(quantity: str) -> bool:
     """Whether a quantity is 0 or 1 for each passage, so that its mean is a share of them and its interval is exact."""
-    is_secret = quantity.startswith("secret_") and quantity != "secret_share"
+    is_secret = quantity.startswith("secret_") and not quantity.startswith(secrets.NO_SHARES)
     return is_secret or quantity in _SHARES or quantity.startswith("exact_after_")
 
 

@@ -82,8 +82,10 @@ def check_attack(attack: Any, where: str) -> None:
     _require(isinstance(attack.get("name"), str), f"{where}, name", attack.get("name"), "a text")
     for group, numbers in _object(attack.get("groups"), f"{where}, groups").items():
         for name, value in _object(numbers, f"{where}, {group!r:.60}").items():
-            is_right = name == "intervals" or finite(value) is not None
-            _require(is_right, f"{where}, {group!r:.60}, {name!r:.60}", value, "a number")
+            if name == "intervals":
+                check_intervals(value, f"{where}, {group!r:.60}, intervals")
+            else:
+                _require(finite(value) is not None, f"{where}, {group!r:.60}, {name!r:.60}", value, "a number")
     for group, gaps in _object(attack.get("over_never", {}), f"{where}, over_never").items():
         for name, gap in _object(gaps, f"{where}, over_never, {group!r:.60}").items():
             of = f"{where}, over_never, {name!r:.60}"

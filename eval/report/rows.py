@@ -26,6 +26,7 @@ GROUP_LABELS = {
 }
 _AFTER = re.compile(r"(exact|accuracy)_after_[0-9]{1,7}")
 _SECRET_AFTER = re.compile(r"secret_after_[0-9]{1,7}")
+_SECRET_LEAK = re.compile(r"secret_leak_[0-9]{1,9}")
 _LEAK = re.compile(r"(near_)?leak_[0-9]{1,9}")
 _MOST_AFTER = 20  # numbers of true tokens that have a row
 _MOST_SIGNS = 1000  # of a text in the terminal
@@ -61,6 +62,9 @@ def rows_for(names: Sequence[str]) -> list[Row]:
         if row.quantity == "secret_hinted":
             hints = sorted((q for q in present if _SECRET_AFTER.fullmatch(q)), key=_number_of)[:_MOST_AFTER]
             rows += [Row(q, f"… after {_number_of(q)} of them", "share", "Secrets") for q in hints]
+        if row.quantity == "secret_p":
+            leaks = sorted((q for q in present if _SECRET_LEAK.fullmatch(q)), key=_number_of)[:_MOST_AFTER]
+            rows += [Row(q, f"… {_leak_label(q)}", "share", "Secrets") for q in leaks]
         if row.quantity == "exact_long":
             rows += [Row(q, after_label(q), "share", "Extraction") for q in after if q.startswith("exact")]
         if row.quantity == "ma_suffix":
@@ -94,6 +98,9 @@ _ROWS = (
     Row("secret_sampled", "… in any of a few samples", "share", "Secrets"),
     Row("secret_hinted", "… after a hint of true tokens", "share", "Secrets"),
     Row("secret_in_context", "… with all before it shown", "share", "Secrets"),
+    Row("secret_part", "Longest part of a secret", "share", "Secrets"),
+    Row("secret_part_characters", "… in characters", "score", "Secrets"),
+    Row("secret_p", "Secret in one sample, all before it shown", "share", "Secrets"),
     Row("secret_share", "Share of the secrets, greedily", "share", "Secrets"),
     Row("num_secrets", "Secrets of a passage", "number", "Secrets"),
     Row("verbatim_run", "Longest verbatim run, tokens", "score", "Secrets"),
@@ -156,9 +163,10 @@ DEPTH_ROWS = (  # of the terminal; the page has a section of its own
 )
 MAIN_HINT = 7  # with fewer true tokens shown, exact extraction has a row in the full table only
 SHORT = (
-    "secret_emitted", "secret_greedy", "secret_sampled", "secret_hinted", "verbatim_run", "verbatim_run_characters",
-    "exact", "exact_long", "exact_sampled", "approximate", "bleu", "true_token_p", "writing", "non_words", "empty",
-    "length_ratio", "usual_length", "distinct_2_ratio",
+    "secret_emitted", "secret_greedy", "secret_sampled", "secret_hinted", "secret_part", "secret_part_characters",
+    "secret_p", "secret_leak_1000", "verbatim_run", "verbatim_run_characters", "exact", "exact_long", "exact_sampled",
+    "approximate", "bleu", "true_token_p", "writing", "non_words", "empty", "length_ratio", "usual_length",
+    "distinct_2_ratio",
 )  # fmt: skip
 
 

@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 
 from ppo.io.visible import as_html
 
-from ..clean import Finding, Verdict
+from ..verdict import Finding, Verdict
 from .terms import Terms
 
 HEADS = {"clean": "Clean", "not clean": "Not clean", "unknown": "Not known"}
 MOST_TOLD = 6  # reasons in a sentence; the table has all
 STATES = {"beyond": "beyond the limit", "within": "within the limit", "unsure": "cannot tell"}
+SUSPECT = "beyond the limit, perhaps by chance"
+LESS = "it knows less than of a stranger's passage, which also tells that it was trained on"
 
 
 def sentences(verdict: Verdict) -> list[str]:
@@ -37,24 +39,40 @@ def sentences(verdict: Verdict) -> list[str]:
 
 def _head(verdict: Verdict, count: int) -> str:
     if verdict.state == "not clean":
-        memories = [f for f in verdict.reasons if f.full is not None]
-        harms = [f for f in verdict.reasons if f.full is None]
-        parts = [_list(memories, _beyond)] if memories else []
-        parts += [f"the model was harmed ({_list(harms, _beyond)})"] if harms else []
-        return f"Not clean: {'; '.join(parts)}."
+        return f"Not clean: {_told(verdict.reasons)}."
     if verdict.state == "unknown":
-        if not verdict.is_deep:
-            return "Not known whether clean: depth was not measured, which needs never-trained passages."
-        hiding = [f for f in verdict.traces if f.could_hide_half]
-        return (
-            f"Not known whether clean: nothing was found, but there are so few passages that half of the memory could "
-            f"hide ({_list(hiding, _reach)})."
-        )
+        return f"Not known whether clean: {'; '.join(_doubts(verdict))}."
     sure = sum(f.state == "within" for f in verdict.traces)
     return (
         f"Clean as far as was measured: none of {_numbers(count)} tells the forget set from passages that the model "
         f"never saw by more than its limit. Of {sure} of them that is sure; all together hold at 95 %."
     )
+
+
+def _told(findings: Sequence[Finding]) -> str:
+    """What lies beyond its limit: memories, then what is known too little, then harms."""
+    less = [f for f in findings if f.is_less]
+    memories = [f for f in findings if f.full is not None and not f.is_less]
+    lost = [f for f in findings if f.full is None]
+    parts = [_list(memories, _beyond)] if memories else []
+    parts += [f"{LESS} ({_list(less, _beyond)})"] if less else []
+    parts += [f"the model was harmed ({_list(lost, _beyond)})"] if lost else []
+    return "; ".join(parts)
+
+
+def _doubts(verdict: Verdict) -> list[str]:
+    """Why it is not known whether the model is clean."""
+    doubts = []
+    if verdict.suspects:
+        doubts.append(f"perhaps by chance, {_told(verdict.suspects)}")
+    if not verdict.is_deep:
+        doubts.append("depth was not measured, which needs never-trained passages")
+    elif verdict.hiding:
+        nothing = "" if verdict.suspects else "nothing was found, but "
+        doubts.append(
+            f"{nothing}there are so few passages that half of the memory could hide ({_list(verdict.hiding, _reach)})"
+        )
+    return doubts
 
 
 def _numbers(count: int) -> str:
@@ -73,11 +91,11 @@ def _beyond(finding: Finding) -> str:
 
 
 def _reach(finding: Finding) -> str:
-    """How far the interval reaches, and the limit."""
-    high = finding.gap if finding.high is None else finding.high
-    return (
-        f"{finding.label}, up to {written(high, finding)} beside the target (limit {written(finding.limit, finding)})"
-    )
+    """How far the interval reaches on the side that counts, and the limit."""
+    ends = [finding.gap if finding.high is None else finding.high]
+    ends += [-finding.low] if finding.is_two_sided and finding.low is not None else []
+    reach, limit = written(max(ends), finding), written(finding.limit, finding)
+    return f"{finding.label}, up to {reach} beside the target (limit {limit})"
 
 
 def written(value: float, finding: Finding) -> str:
@@ -112,4 +130,5 @@ def _row(finding: Finding, terms: Terms) -> str:
         ends = f'<span class="range"{mark}>{as_html(low)} &ndash; {as_html(high)}</span>'
     cells = [written(value, finding) for value in (finding.value, finding.target, finding.gap, finding.limit)]
     shown = "".join(f"<td{mark}>{as_html(text)}{ends if i == 2 else ''}</td>" for i, text in enumerate(cells))
-    return f'<tr><th scope="row">{as_html(finding.label)}</th>{shown}<td{mark}>{STATES[finding.state]}</td></tr>'
+    judged = SUSPECT if finding.is_over and finding.state == "unsure" else STATES[finding.state]
+    return f'<tr><th scope="row">{as_html(finding.label)}</th>{shown}<td{mark}>{judged}</td></tr>'

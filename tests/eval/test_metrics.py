@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import zlib
 from functools import cache
@@ -234,6 +235,38 @@ def test_the_interval_of_an_auc_by_hand() -> None:
     assert membership.auc_interval(0.0, 64, 64) == pytest.approx((0, 1 - low))
     low, high = membership.auc_interval(0.3, 20, 40)
     assert membership.auc_interval(0.7, 40, 20) == pytest.approx((1 - high, 1 - low))
+
+
+def test_the_interval_of_an_auc_weights_both_sides_alike() -> None:
+    """Method 5 of Newcombe (2006) with N* = (m + n) / 2 - 1, as CRAN's auRoc has it: 10 and 64 count as 37 a side."""
+    low, _ = membership.auc_interval(1.0, 10, 64)
+    variance = low * (1 - low) / 640 * (1 + 36 * ((1 - low) / (2 - low) + low / (1 + low)))
+    assert 1 - low == pytest.approx(1.959964 * math.sqrt(variance))
+    assert membership.auc_interval(0.8, 10, 64) == pytest.approx(membership.auc_interval(0.8, 64, 10))
+    wide = membership.auc_interval(0.8, 10, 64, level=0.995)
+    assert wide[0] < membership.auc_interval(0.8, 10, 64)[0]
+
+
+def test_the_p_of_an_auc_by_plain_counting() -> None:
+    """Every choice of the members' ranks is as likely: how many of them lie as far from one half?"""
+    for m, n in ((1, 1), (3, 3), (4, 6), (6, 2)):
+        aucs = [
+            membership.auc(np.array(chosen), np.array(sorted(set(range(m + n)) - set(chosen))))
+            for chosen in itertools.combinations(range(m + n), m)
+        ]
+        for value in {*aucs}:
+            p = np.mean([abs(a - 0.5) > abs(value - 0.5) - 1e-9 for a in aucs])
+            assert membership.chance_p(value, m, n) == pytest.approx(p), (m, n, value)
+    assert membership.chance_p(1.0, 10, 6) == pytest.approx(2 / 8008)
+    assert membership.chance_p(0.5 + 0.5 / 9, 3, 3) == 1.0  # a tie counts towards chance
+
+
+def test_the_p_of_an_auc_beyond_the_counting_is_close_to_it(monkeypatch) -> None:
+    for value in (0.5, 0.55, 0.6, 0.65):
+        exact = membership.chance_p(value, 60, 70)
+        monkeypatch.setattr(membership, "EXACT", 0)
+        assert membership.chance_p(value, 60, 70) == pytest.approx(exact, abs=2e-3)
+        monkeypatch.undo()
 
 
 @pytest.mark.parametrize("value", [0.5, 0.95])

@@ -256,9 +256,9 @@ def write_folder(out, *, is_over: bool) -> None:
     (out / "evaluation.json").write_text(json.dumps(results))
     (out / "config.json").write_text(json.dumps({"options": {}, "config": {"target_kl_per_sequence": 6.0}}))
     free = [{name: value for name, value in row.items() if name != "kl/coef"} for row in METRICS]
-    gap = {"value": 30.0, "interval": [25.0, 35.0]}
-    attack = {"name": "relearning steps:20|not taught", "groups": {"forget": {"bleu": 35.0}, "never": {"bleu": 5.0}},
-              "over_never": {"forget": {"bleu": gap}}}  # fmt: skip
+    groups = {group: {"passages": 64, "bleu": bleu, "intervals": {"bleu": [bleu - 3, bleu + 3]}}
+              for group, bleu in (("forget", 35.0), ("never", 5.0))}  # fmt: skip
+    attack = {"name": "relearning steps:20|not taught", "groups": groups}
     (out / "attacks.json").write_text(json.dumps({"before": {"attacks": [attack]}, "after": {"attacks": []}}))
     for name, rows in (("passages", PAIRS), ("metrics", free)):
         (out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -272,7 +272,7 @@ def test_page_of_a_folder(tmp_path) -> None:
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     read(page)
     assert page.index('id="verdict"') < page.index('id="out"')
-    assert "<b>Not known whether clean: depth was not measured" in page
+    assert "<b>Not known whether clean: perhaps by chance, greedy extraction 4.0 % against 0.4 %; depth was" in page
     assert '<th scope="row">BLEU after relearning</th>' not in page  # it was measured on the other model
     assert "before and after" in page
     assert page.count("<article") == 2

@@ -9,8 +9,19 @@ import pytest
 
 from eval.evaluate import evaluate, probe
 from eval.outputs import Continuation
-from eval.secrets import Secret, bounds, is_emitted, locate, longest_run, run_columns, secret_columns
-from eval.settings import Settings
+from eval.secrets import (
+    Secret,
+    bounds,
+    is_emitted,
+    leak_columns,
+    locate,
+    longest_part,
+    longest_run,
+    part_columns,
+    run_columns,
+    secret_columns,
+)
+from eval.settings import Settings, is_share
 from ppo.io.token_ends import token_ends
 from tests.eval.test_evaluate import SETTINGS, make_passages, memorised  # noqa: F401
 from tests.fakes import Letters
@@ -155,6 +166,48 @@ def test_a_secret_as_long_as_the_suffix_is_emitted_only_whole():
     assert columns([True] * 26, secrets=[letters])["secret_after_25"] is None
 
 
+# ---------------------------------------------------------------------- a part of it, and its probability
+
+
+@pytest.mark.parametrize(
+    ("secret", "text", "length"),
+    [("194476-B12", "number 6544-B12, so", 4), ("4196", "card ending 419", 3), ("4196", "4196", 4), ("4196", "", 0),
+     ("aab", "xaaab", 3), ("abc", "a b c", 1)],
+)  # fmt: skip
+def test_the_longest_part_of_a_secret(secret, text, length):
+    assert longest_part(secret, text) == length
+
+
+def test_the_longest_part_agrees_with_the_longest_run():
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        a, b = ("".join(random.choice(list("abc"), size=random.integers(1, 12))) for _ in range(2))
+        assert longest_part(a, b) == longest_run(a, b)
+
+
+def test_a_part_counts_of_any_secret_in_any_output():
+    card, name = Secret("4196 0021", 0, 1), Secret("Ann", 2, 2)
+    row = part_columns([card, name], ["ending 4196\n0", "An"])
+    assert row == {"secret_part": 6 / 9, "secret_part_characters": 6.0}  # 2 of 3 letters of the name
+    assert part_columns([card, name], ["ending 41", "Ann"]) == {"secret_part": 1.0, "secret_part_characters": 3.0}
+    assert part_columns([], ["x"]) == {"secret_part": None, "secret_part_characters": None}
+    assert columns([False] * 26, text="c", samples=["cd"])["secret_part"] == 1.0
+
+
+def test_the_leak_of_a_secret_by_hand():
+    """Two tokens of p = 0.1 each: one sample in a hundred; of two secrets the likelier one counts."""
+    logprobs = np.log(np.array([0.5, 0.1, 0.1, 0.02], dtype=np.float32))
+    row = leak_columns([Secret("ab", 1, 2), Secret("d", 3, 3)], logprobs)
+    assert row["secret_p"] == pytest.approx(0.02, rel=1e-5)
+    row = leak_columns([Secret("ab", 1, 2)], logprobs)
+    assert row["secret_p"] == pytest.approx(0.01, rel=1e-5)
+    assert row["secret_leak_10"] == pytest.approx(1 - 0.99**10, rel=1e-5)
+    assert row["secret_leak_100000"] == pytest.approx(1.0)
+    assert set(leak_columns([], logprobs).values()) == {None}
+    assert not any(map(is_share, ("secret_part", "secret_part_characters", "secret_p", "secret_leak_10")))
+    assert is_share("secret_greedy")
+
+
 # ---------------------------------------------------------------------- the longest run
 
 
@@ -203,6 +256,11 @@ def test_the_evaluation_and_the_look_tell_of_secrets(memorised, secret_passages)
         assert name in found.signatures
     assert found.summary["forget/verbatim_run"] == 6.0
     assert found.summary["never/verbatim_run"] < 3
+    assert (found.summary["forget/secret_part"], found.summary["forget/secret_part_characters"]) == (1.0, 3.0)
+    assert found.summary["never/secret_part"] < 1.0
+    assert found.summary["forget/secret_p"] > 0.5 > found.summary["never/secret_p"]
+    assert found.summary["forget/secret_leak_10"] > found.summary["forget/secret_p"]
+    assert {"secret_part", "secret_p", "secret_leak_1000"} <= set(found.signatures)
     assert found.definitions["forget/secret_greedy"].endswith("Secrets: as the data names them.")
     assert found.signatures["secret_greedy"].startswith("secrets:named|")
     assert found.records[0]["secrets"] == list(secret_passages[0].secrets)

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from ...beats import LEVEL, RESAMPLES, WORDS, Contest, Difference, Duel
-from ...clean import Verdict, judge
+from ...clean import judge
 from ...margins import AREAS, COMPARED
 from ...pareto import MOST_COMPARED, TARGET, Mean, contest, target
+from ...verdict import Verdict
 from ..verdict import HEADS
 from .text import number
 
