@@ -26,7 +26,7 @@ import argparse
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import partial
@@ -45,8 +45,9 @@ from eval.report import render_passage, render_table
 from eval.report.curves import critic_note
 from eval.report.depth import told
 from eval.report.folder import LivePage, write_page
+from eval.report.page import NO_FLOOR
 from eval.report.verdict import sentences
-from eval.results import read_before, read_settings, write_results
+from eval.results import noted_siblings, read_before, read_settings, write_results
 from eval.stored import read_attacks, read_passages, read_results
 from models.lora import unload
 from ppo.checkpoint import list_checkpoints
@@ -61,7 +62,7 @@ from unlearning.attack import run_attacks
 from unlearning.command_line import COMMANDS, parse
 from unlearning.compare.comparison import compare
 from unlearning.deep.recipe import Parts, deep_parts
-from unlearning.floor import chance_floor, told_floor
+from unlearning.floor import chance_floor, private_bleu, told_floor
 from unlearning.memorise import run_memorise
 from unlearning.notebook import sample_sliced, with_special_tokens
 from unlearning.options import METHOD
@@ -79,6 +80,8 @@ from unlearning.run import Run, load_model, prepare, say, say_if
 from unlearning.scan import run_scan
 from unlearning.trace import floor_of, prepare_trace, write_trace
 
+TOLD: set[str] = set()
+"""The warnings that this process has shown: each is told once, whatever commands it runs."""
 NUM_LOOK = 32
 """Held-out texts of a look during training. Their numbers have names of their own: the evaluation takes all texts."""
 LOOK_NAMES = {"holdout/perplexity": "look/perplexity", "holdout/nll": "look/nll", "holdout/tokens": "look/tokens",
@@ -90,8 +93,14 @@ LOOK_NAMES = {"holdout/perplexity": "look/perplexity", "holdout/nll": "look/nll"
 def attack(run: Run) -> Evaluation:
     """Measure what the model gives away before unlearning, and write it down."""
     found = measure(run, "attack", original=run.loaded.model)
-    write_results(run.out, run.meta(), found)
+    write_results(run.out, run.meta() | floor_facts(run, found.summary), found)
     return found
+
+
+def floor_facts(run: Run, before: Mapping[str, float]) -> dict[str, Any]:
+    """The chance floor for readers, and whether secrets fit below it: then no page draws it."""
+    is_none = (floor := before.get("never/bleu", 0.0)) and floor > private_bleu(run.study, run.loaded.tokenizer.decode)
+    return {"chance floor": told_floor(run, before)} | ({NO_FLOOR: True} if is_none else {})
 
 
 def train(
@@ -273,7 +282,7 @@ def run_evaluate(run: Run) -> None:
     unlearned = load_model(run.options, run.out / "model")
     original = load_model(run.options, run.options.model).model  # the run's own may be the one that was trained
     after = measure(replace(run, loaded=unlearned), "evaluate", original=original, before=before)
-    facts = {"chance floor": told_floor(run, before.summary)} | noted_standing(run.out)
+    facts = floor_facts(run, before.summary) | noted_standing(run.out) | noted_siblings(run.out)
     write_results(run.out, run.meta() | facts, before, after)
     write_open_unlearning(run.out, after)
     write_card(run.out / "model", card(run, before, after))
@@ -291,6 +300,7 @@ def card(run: Run, before: Evaluation, after: Evaluation) -> str:
         "Chance floor": told_floor(run, before.summary),
         "PPO steps" if run.options.is_deep else "PPO steps at most": run.options.most_steps,
     }
+    thresholds |= noted_siblings(run.out)
     method = f"{METHOD[run.options.preset]} (--preset {run.options.preset})"
     forget, base = run.study.group("forget"), run.options.model
     return model_card(
@@ -321,7 +331,7 @@ def main(arguments: Sequence[str]) -> int:
     """Exit status: 0, 1 for a scan with --fail-above, 2 for bad input (one line on stderr), 130 after Ctrl-C."""
     transformers.utils.logging.disable_progress_bar()
     print_any_text(sys.stdout, sys.stderr)
-    with shown_warnings(), sigterm_as_ctrl_c(), ppo.process_group() as processes:
+    with shown_warnings(told=TOLD), sigterm_as_ctrl_c(), ppo.process_group() as processes:
         with silent(not processes.is_first, redirect_stdout, redirect_stderr):
             command, parsed = parse(arguments)
         with silent(not processes.is_first, redirect_stdout):

@@ -1,26 +1,29 @@
 """The folder of a run, and its files for settings and evaluations.
 
 config.json holds the settings, evaluation.json the numbers (meta, before, after, summary, verdict), and passages.jsonl
-the passages with their outputs. passages.jsonl and samples.jsonl hold private text, so a run's folder is as private as
+the passages with their outputs; siblings.json the texts like them that the model recited, where those are unlearned as
+well. passages.jsonl, samples.jsonl and siblings.json hold private text, so a run's folder is as private as
 its data; evaluation.json holds no text of passages. This module computes nothing but ratios.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ppo.io.console import shown_errors
 from ppo.io.files import read_json, replace_text, write_json
 from ppo.io.plain_files import new_text, refuse_links
+from ppo.io.surrogates import without_surrogates
 from ppo.io.visible import visible
 from ppo.run.lock import LOCK_FILE
 
 from .clean import judge
 from .evaluate import Evaluation
 from .report import pair_records
+from .report.page import ALSO
 from .stored import read_passages, read_results
 
 MAIN = (
@@ -31,6 +34,7 @@ MAIN = (
 )  # fmt: skip
 """The main quantities of a group, in the order of ``summary`` in evaluation.json and of the model card."""
 MAIN_OF_ALL = ("depth/ma_suffix", "depth/ma_unshared", "depth/nll_suffix", "membership/loss_auc", "holdout/perplexity")
+SIBLINGS = "siblings.json"
 _LEFT_BY_A_KILL = {LOCK_FILE, ".writable", "config.json.tmp"}
 
 _WRITTEN = ("model", "checkpoints", "checkpoint", "best", "dumps", "tensorboard", "points", "work", "twins")
@@ -119,6 +123,23 @@ def read_before(folder: Path) -> Evaluation:
         raise ValueError(
             f"{folder} holds a damaged evaluation: {error!r} in passages.jsonl or evaluation.json"
         ) from error
+
+
+def note_siblings(out: Path, texts: Sequence[str]) -> None:
+    """Write the texts that are unlearned beside the passages into the run's folder, once: they are private, too."""
+    path = out / SIBLINGS
+    if (out / "config.json").is_file() and not path.exists():
+        write_json(path, [without_surrogates(text) for text in texts])
+
+
+@shown_errors()
+def noted_siblings(out: Path) -> dict[str, str]:
+    """How many texts :func:`note_siblings` left in a folder, as a fact for readers; {} where there are none."""
+    found = read_json(out / SIBLINGS) if (out / SIBLINGS).is_file() else []
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        raise ValueError(f"{out / SIBLINGS} is damaged: it is no list of texts")
+    count = f"{len(found)} text{'' if len(found) == 1 else 's'}"
+    return {ALSO: f"{count} of the same form that the model recited by itself"} if found else {}
 
 
 def summarise(before: Evaluation, after: Evaluation | None) -> dict[str, Any]:

@@ -25,6 +25,10 @@ from .terms import Terms, collect_terms
 from .verdict import verdict_section
 
 Evaluated = Mapping[str, Any]
+NO_FLOOR = "secrets fit below the chance floor"
+"""The fact in ``meta`` by which the chance floor is not drawn: what reaches it may still hold every secret."""
+ALSO = "also unlearned"
+"""The fact in ``meta`` that says what was unlearned beside the passages."""
 
 
 def render_page(
@@ -63,7 +67,7 @@ def render_page(
     verdict = judge(before if after is None else after, original=None if after is None else before, attacks=attacks)
     sections = [
         ("verdict", "Verdict", verdict_section(verdict, terms)),
-        ("out", "How much comes out", _bars(*numbers, terms)),
+        ("out", "How much comes out", _bars(*numbers, terms, has_floor=not (meta or {}).get(NO_FLOOR))),
         ("depth", "Depth", depth_section(before, after, terms)),
         ("numbers", "Every number", _comparison(before, after, terms)),
         ("training", "Training", curve_section(metrics, curves, terms)),
@@ -84,7 +88,7 @@ def render_page(
     body = [
         f'<header class="top"><h1>{as_html(title)}</h1><button id="theme" type="button" hidden>Dark</button></header>',
         news,
-        _lead(*numbers, terms),
+        _lead(*numbers, terms, also=str((meta or {}).get(ALSO, ""))),
         _tiles(before, after, terms),
         f'<nav aria-label="Sections">{"".join(f"""<a href="#{name}">{head}</a>""" for name, head, _ in shown)}</nav>',
         *(f'<section><h2 id="{name}">{head}</h2>{text}</section>' for name, head, text in shown),
@@ -105,7 +109,7 @@ def html_document(title: str, body: str, reload_s: int | None = None, *, more_cs
     )
 
 
-def _lead(before: Mapping[str, float], after: Mapping[str, float] | None, terms: Terms) -> str:
+def _lead(before: Mapping[str, float], after: Mapping[str, float] | None, terms: Terms, *, also: str = "") -> str:
     count = sum(before[f"{g}/passages"] for g in groups_of(before))
     text = f"{count:.0f} passages in {len(groups_of(before))} groups."
     if len(groups_of(before)) > MOST_GROUPS:
@@ -118,6 +122,7 @@ def _lead(before: Mapping[str, float], after: Mapping[str, float] | None, terms:
     elif after is not None and "forget/exact" in before and "forget/exact" in after:
         was, now = 100 * before["forget/exact"], 100 * after["forget/exact"]
         text += f" Greedy decoding reproduces {was:.1f} % of the forget set before and {now:.1f} % after unlearning."
+    text += f" Also unlearned: {also}." if also else ""
     return (
         f'<p class="soft">{as_html(text)} Small figures: {terms.label("95 % intervals", "interval")}. '
         "For the definition of a number, point at it, tap it, or reach its label with the Tab key.</p>"
@@ -130,15 +135,16 @@ def _tiles(before: Evaluated, after: Evaluated | None, terms: Terms) -> str:
     for name, label in (
         ("forget/secret_emitted", "secret still emitted" if after else "secret emitted"),
         ("forget/verbatim_run", "longest verbatim run, tokens"),
-        ("forget/exact", "forget set extracted"),
-        ("forget_holdout/exact", "forget-holdout extracted"),
+        ("forget_holdout/secret_emitted", f"secret of the forget-holdout {'still ' if after else ''}emitted"),
+        ("forget/exact", "forget set extracted whole"),
+        ("forget_holdout/exact", "forget-holdout extracted whole"),
         ("keep/exact", "keep set extracted"),
         ("forget/bleu", "BLEU on the forget set"),
     ):
         if name in was:
             quantity = name.partition("/")[2]
             row = Row(quantity, label, "score" if quantity in ("bleu", "verbatim_run") else "share", "")
-            label += _beside(row, now or was) if name in ("forget/secret_emitted", "forget/verbatim_run") else ""
+            label += _beside(row, now or was) if quantity in ("secret_emitted", "verbatim_run") else ""
             tiles.append(_tile(row.text(was[name]), row.text(now.get(name)) if now else None, label, quantity, terms))
     name, label = "holdout/perplexity", "held-out perplexity" + (", after / before" if after else "")
     if name in was:
@@ -178,7 +184,13 @@ def _tile(before: str | None, after: str | None, label: str, name: str, terms: T
     return f'<div class="tile"{terms.mark(name)}><b>{value}</b><span>{terms.label(label, name)}</span></div>'
 
 
-def _bars(before: Mapping[str, float], after: Mapping[str, float] | None, terms: Terms) -> str:
+def _bars(
+    before: Mapping[str, float], after: Mapping[str, float] | None, terms: Terms, *, has_floor: bool = True
+) -> str:
+    """Bars of the secrets, where there are any, of exact extraction and of BLEU, a group each.
+
+    ``has_floor``: whether the chance floor is one. Where secrets fit below it, it is not drawn.
+    """
     groups = groups_of(before)[:MOST_GROUPS]
 
     def bars(quantity: str, factor: float) -> list[tuple[str, float, float | None]]:
@@ -192,9 +204,12 @@ def _bars(before: Mapping[str, float], after: Mapping[str, float] | None, terms:
             if f"{g}/{quantity}" in before
         ]
 
-    floor = before.get("never/bleu")
+    floor = before.get("never/bleu") if has_floor else None
     mark = (floor, f"chance floor {floor:.1f}") if floor is not None else None
-    charts = [
+    secrets = bars("secret_emitted", 100)
+    label = f"Passages with a secret{' still' if after else ''} emitted, %"
+    charts = [("secret_emitted", label, bar_chart(secrets, label="Secrets by group", top=100))] if secrets else []
+    charts += [
         ("exact", "Exact extraction, %", bar_chart(bars("exact", 100), label="Exact extraction by group", top=100)),
         ("bleu", "BLEU of greedy output", bar_chart(bars("bleu", 1), label="BLEU by group", top=100, mark=mark)),
     ]

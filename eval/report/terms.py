@@ -51,9 +51,11 @@ OWN = {
     ),
     "judged": (
         "Verdict",
-        "The model's number, its target (the same model's on never-trained passages, or the exact twin's), how far it "
-        "lies on the side of a memory or of a harm, and the largest distance that counts as none. Beyond the limit: a "
-        "memory or harm is sure, and larger than the limit. Within it: the whole interval is. All intervals of the "
+        "The model's number, its target (the same model's on never-trained passages, or the exact twin's; for a harm "
+        "the original's, or a goal), how far it lies on the side of a memory or of a harm, and the largest distance "
+        "that counts as none. Below 0, the model knows less than of a stranger's passage: beyond the limit that also "
+        "tells that it was trained on. Beyond the limit: the number lies there, and it is sure that it is off. Perhaps "
+        "by chance: it lies there, and the interval holds 0. Within it: the whole interval is. All intervals of the "
         "verdict together hold at 95 %.",
     ),
     "output_tokens": (

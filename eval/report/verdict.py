@@ -29,6 +29,8 @@ def sentences(verdict: Verdict) -> list[str]:
             f"Of the memory {100 * verdict.left:.0f} % is left (mean over {_numbers(count)}; 0 %: as passages that "
             "were never trained on, 100 %: every token is known)."
         )
+    if verdict.suspects and verdict.state == "not clean":
+        lines.append(f"Perhaps by chance: {_told(verdict.suspects)}.")
     open_ = [f for f in (*verdict.traces, *verdict.harms) if f.state == "unsure"]
     if open_ and verdict.state == "clean":
         lines.append(f"Not sure to be within the limit: {_list(open_, _reach)}.")

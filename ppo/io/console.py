@@ -30,13 +30,23 @@ def print_any_text(*streams: Any) -> None:
 
 
 @contextmanager
-def shown_warnings() -> Iterator[None]:
-    """Within the context, warnings and log lines of other libraries are made visible (:mod:`ppo.io.visible`)."""
+def shown_warnings(*, told: set[str] | None = None) -> Iterator[None]:
+    """Within the context, warnings and log lines of other libraries are made visible (:mod:`ppo.io.visible`).
+
+    ``told``: the sentences that were shown before; it grows. A warning is then its sentence alone, without the place in
+    the code, and each is shown once: for commands, whose users read no code. None: as Python writes warnings.
+    """
     plain = warnings.formatwarning
     handlers = [handler for name in _LOGGERS for handler in logging.getLogger(name).handlers]
 
-    def format_shown(*arguments: Any, **named: Any) -> str:
-        return visible(plain(*arguments, **named), lines=True)
+    def format_shown(message: Warning | str, *arguments: Any, **named: Any) -> str:
+        if told is None:
+            return visible(plain(message, *arguments, **named), lines=True)
+        sentence = f"warning: {visible(str(message), lines=True)}\n"
+        if sentence in told:
+            return ""
+        told.add(sentence)
+        return sentence
 
     for handler in handlers:
         handler.addFilter(_show)

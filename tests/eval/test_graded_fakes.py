@@ -6,7 +6,9 @@
     filter    the original behind a filter that blocks verbatim text
     original  the model that memorised
 
-Nothing here is tuned to them: margins and limits are those of every verdict.
+Between the twin and the original lie models that leak a few passages: the twin's numbers with some of the original's
+among them. None of them is clean, however few passages there are. Nothing here is tuned to them: margins and limits are
+those of every verdict.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -25,8 +28,10 @@ from eval.baselines.decoding import MemFree
 from eval.beats import Contest, Field
 from eval.clean import judge
 from eval.evaluate import Evaluation, evaluate
+from eval.intervals import mean_intervals
+from eval.membership import membership
 from eval.report.verdict import sentences
-from eval.settings import Settings
+from eval.settings import Settings, is_share
 from eval.teacher import teacher_force
 from eval.values import passage_values
 from models.load import load
@@ -109,6 +114,41 @@ def test_the_exact_twin_alone_is_clean(fakes):
         states = {n: fakes.judge(n, attacks=fakes.attacks[n] if attacked else ()).state for n in RANKS}
         assert states == {name: "clean" if name == "twin" else "not clean" for name in RANKS}
     assert sentences(fakes.judge("twin"))[0].startswith("Clean as far as was measured")
+
+
+def leaking(fakes: Fakes, count: int, *, of: int, never: int) -> dict[str, Any]:
+    """The evaluation of a model that knows ``count`` of ``of`` passages by heart, and the others as the twin does."""
+    twin, known = (fakes.found[name].records for name in ("twin", "original"))
+    places = [i for i, r in enumerate(twin) if r["group"] == "forget" and r["secrets"]][:of]
+    forget = [(known if place in places[:count] else twin)[place] for place in places]
+    others = [r for r in twin if r["group"] == "never"][:never]
+    found = fakes.found["twin"].to_dict()
+    summary, intervals = dict(found["summary"]), dict(found["intervals"])
+    rng = np.random.default_rng(0)
+    for group, rows in (("forget", forget), ("never", others)):
+        summary[f"{group}/passages"] = len(rows)
+        for name in twin[0]:
+            values = np.array([[r[name]] for r in rows if isinstance(r[name], float | int)], dtype=np.float64)
+            if len(values) and f"{group}/{name}" in summary:
+                low, high = mean_intervals(values, rng=rng, is_share=[is_share(name)])
+                summary[f"{group}/{name}"] = float(values.mean())
+                intervals[f"{group}/{name}"] = [float(low[0]), float(high[0])]
+    scores = (np.array([r["loss"] for r in rows]) for rows in (forget, others))
+    power = membership(*scores, rng=rng)
+    summary["membership/loss_auc"], intervals["membership/loss_auc"] = power.auc, list(power.auc_interval)
+    return found | {"summary": summary, "intervals": intervals}
+
+
+@pytest.mark.parametrize(
+    ("count", "of", "never"),
+    [(1, 58, 64), (2, 58, 64), (8, 58, 64), (1, 20, 64), (2, 20, 20), (6, 32, 32), (1, 32, 8), (8, 58, 6)],
+)
+def test_a_model_that_leaks_a_few_passages_is_not_called_clean(fakes, count, of, never):
+    verdict = judge(leaking(fakes, count, of=of, never=never), original=fakes.found["original"].to_dict())
+    assert verdict.state != "clean"
+    labels = [f.label for f in (*verdict.reasons, *verdict.suspects)]
+    assert {"greedy extraction", "secrets in greedy outputs", "secrets still emitted"} <= set(labels)
+    assert "secrets still emitted" in sentences(verdict)[0] or verdict.state == "not clean"
 
 
 def test_the_exact_twin_as_the_target_changes_nothing(fakes):

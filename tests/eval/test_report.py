@@ -13,10 +13,12 @@ from eval.report.curves import CURVES, critic_note, curve_section, curves_of
 from eval.report.diff import matching_pieces
 from eval.report.folder import LivePage, write_page
 from eval.report.outcome import Strangers, state_of
+from eval.report.page import NO_FLOOR
 from eval.report.passages import marked
 from eval.report.rows import Row, rows_for
 from eval.report.svg import bar_chart, line_chart, round_ticks, tick_label
 from eval.report.terms import collect_terms
+from eval.results import note_siblings, noted_siblings
 from eval.settings import Settings, define
 
 EVIL = '<script>alert("x")</script> & \' "quoted"'
@@ -266,13 +268,55 @@ def write_folder(out, *, is_over: bool) -> None:
     (out / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in samples))
 
 
+def with_secrets(found: dict, forget: float, holdout: float) -> dict:
+    more = {"forget/secret_emitted": forget, "forget_holdout/secret_emitted": holdout, "never/secret_emitted": 0.0,
+            "forget_holdout/passages": 2, "forget_holdout/exact": 0.0, "forget_holdout/bleu": 5.0}  # fmt: skip
+    summary = found["summary"] | more
+    return found | {"summary": summary, "definitions": define(summary, Settings())}
+
+
+def test_secrets_come_first_in_tiles_and_in_the_chart_of_what_comes_out() -> None:
+    page = render_page(title="x", before=with_secrets(BEFORE, 1.0, 1.0), after=with_secrets(AFTER, 0.0, 0.475))
+    tiles = page[page.index('<div class="tiles">') : page.index("<nav")]
+    assert tiles.index("47.5 %") < tiles.index("forget-holdout extracted whole")
+    assert "secret of the forget-holdout still emitted; never trained 0.0 %" in tiles
+    out = page[page.index('id="out"') : page.index('id="numbers"')]
+    assert out.index("Passages with a secret still emitted, %") < out.index("Exact extraction, %")
+    assert "47.5" in out
+
+
+def test_a_chance_floor_below_which_secrets_fit_is_not_drawn(page) -> None:
+    assert "chance floor 9.0" in page
+    refused = render_page(title="x", before=BEFORE, after=AFTER, meta={NO_FLOOR: True})
+    assert "chance floor 9.0" not in refused
+    assert "the dashed line" not in refused
+    assert f"<dt>{NO_FLOOR}</dt><dd>true</dd>" in refused
+
+
+def test_what_was_unlearned_beside_the_passages_stands_on_the_page_and_in_the_folder(tmp_path) -> None:
+    note_siblings(tmp_path, ["a"])
+    assert noted_siblings(tmp_path) == {}  # no run's folder
+    (tmp_path / "config.json").write_text("{}")
+    note_siblings(tmp_path, ["card of Ann\ud800", "card of Ben"])
+    note_siblings(tmp_path, [])  # a run that goes on finds its note
+    facts = noted_siblings(tmp_path)
+    assert facts == {"also unlearned": "2 texts of the same form that the model recited by itself"}
+    page = render_page(title="x", before=BEFORE, after=AFTER, meta=facts)
+    assert "Also unlearned: 2 texts of the same form that the model recited by itself." in page
+    assert json.loads((tmp_path / "siblings.json").read_text())[1] == "card of Ben"
+    (tmp_path / "siblings.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"siblings\.json is damaged"):
+        noted_siblings(tmp_path)
+
+
 def test_page_of_a_folder(tmp_path) -> None:
     write_folder(tmp_path, is_over=True)
     write_page(tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     read(page)
     assert page.index('id="verdict"') < page.index('id="out"')
-    assert "<b>Not known whether clean: perhaps by chance, greedy extraction 4.0 % against 0.4 %; depth was" in page
+    assert "<b>Not clean: the model was harmed (held-out perplexity over the original&#x27;s 1.020 against" in page
+    assert "Perhaps by chance: greedy extraction 4.0 % against 0.4 %; membership AUC 0.90 against 0.50." in page
     assert '<th scope="row">BLEU after relearning</th>' not in page  # it was measured on the other model
     assert "before and after" in page
     assert page.count("<article") == 2

@@ -12,6 +12,7 @@ from torch import nn
 from data.held_back import KEEP, SHOWN
 from data.study import Study
 from data.types import Passage
+from eval.results import note_siblings
 from models.own_text import sampled_texts, start_token
 from ppo.lm.backbone import context_length, vocabulary_size
 from ppo.types import RewardFn
@@ -113,4 +114,5 @@ def siblings_of(run: Run) -> list[Passage]:
         length=length, seed=run.config.seed,
     )  # fmt: skip
     say(f"siblings: {len(found)} texts of the same form that the model writes by itself are unlearned as well")
+    note_siblings(run.out, [run.loaded.decode(p.ids) for p in found])
     return found

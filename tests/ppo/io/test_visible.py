@@ -4,6 +4,7 @@
 import html
 import logging
 import re
+import sys
 import unicodedata
 import warnings
 
@@ -74,6 +75,18 @@ def test_markdown_s_signs_end_neither_a_cell_nor_a_code_span():
     assert table_cell("a|b\n<c>\\\x1b") == "a\\|b &lt;c>\\\\\\\\x1b"
     assert code_span("plain") == "`plain`"
     assert code_span("a`b``c\nd") == "``` a`b``c d ```"
+
+
+def test_a_command_s_warning_is_its_sentence_and_is_told_once(capsys, recwarn):
+    told = set()
+    for _ in range(2):  # two commands of a process
+        with shown_warnings(told=told):
+            for text in ("3 passages share a run\x1b[2J", "another"):
+                shown = warnings.WarningMessage(RuntimeWarning(text), RuntimeWarning, "/room/unlearning/run.py", 78)
+                sys.stderr.write(warnings._formatwarnmsg(shown))
+    assert capsys.readouterr().err == "warning: 3 passages share a run\\x1b[2J\nwarning: another\n"
+    with shown_warnings():  # elsewhere, the place in the code is told as well
+        assert "run.py:78: RuntimeWarning: x" in warnings.formatwarning("x", RuntimeWarning, "run.py", 78, "")
 
 
 def test_warnings_and_other_libraries_lines_are_visible(capsys):
