@@ -50,9 +50,10 @@ def tables(folder: Path) -> list[Table]:
             raise ValueError(
                 f"{visible(str(folder))} holds more than {MOST_FILES} files; give the benchmark's own folder"
             )
+    if not folder.is_dir():
+        raise ValueError(f"{visible(str(folder))} does not exist; check the path")
     if not found:
-        what = "holds no file to read" if folder.is_dir() else "does not exist"
-        raise ValueError(f"{visible(str(folder))} {what}; expected {', '.join(_ENDINGS)}")
+        raise ValueError(f"{visible(str(folder))} holds no file to read; expected {', '.join(_ENDINGS)}")
     return sorted(found, key=lambda table: table.path)
 
 
