@@ -8,6 +8,7 @@ and definitions, and one record per passage. This module knows no files, no trai
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -36,6 +37,7 @@ from .writing import order_metrics, word_metrics, writing_intervals, writing_sum
 
 Record = dict[str, Any]
 GREEDY = Sampling(temperature=0.0)
+EL_TOKENS = 10  # of an n-gram of extraction likelihood
 
 
 @dataclass(frozen=True)
@@ -274,15 +276,29 @@ def _teacher_metrics(passage: Passage, suffix: TokenStatistics, full: TokenStati
 def _extraction_likelihood(
     model: nn.Module, passages: Sequence[Passage], settings: Settings, generate: Generate
 ) -> list[Record]:
-    chosen = _first_of_each_group(passages, settings.el_passages)
+    """EL_10 of the passages that are asked for. A RuntimeWarning counts those that are too short to have one."""
+    wanted = _first_of_each_group(passages, settings.el_passages)
+    chosen = [i for i in wanted if len(whole(passages[i])) > EL_TOKENS]
+    if len(chosen) < len(wanted):
+        warnings.warn(
+            f"{len(wanted) - len(chosen)} of {len(wanted)} passages have at most {EL_TOKENS} tokens: they have no "
+            "extraction likelihood, and its means leave them out",
+            RuntimeWarning,
+            stacklevel=3,
+        )
     written = memorization.continue_from_starts(
-        model, [whole(passages[i]) for i in chosen], stride=settings.el_stride, slots=settings.slots, generate=generate
+        model,
+        [whole(passages[i]) for i in chosen],
+        n=EL_TOKENS,
+        stride=settings.el_stride,
+        slots=settings.slots,
+        generate=generate,
     )
     found: list[Record] = [{"el_10": None, "el_10_generated": None} for _ in passages]
     for i, pairs in zip(chosen, written, strict=True):
         found[i] = {
-            "el_10": memorization.mean_overlap(pairs, 10),
-            "el_10_generated": memorization.mean_overlap(pairs, 10, divisor="generated"),
+            "el_10": memorization.mean_overlap(pairs, EL_TOKENS),
+            "el_10_generated": memorization.mean_overlap(pairs, EL_TOKENS, divisor="generated"),
         }
     return found
 

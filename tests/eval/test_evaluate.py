@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -229,3 +229,16 @@ def test_extraction_likelihood_of_the_first_of_each_group(memorised) -> None:
         assert found.summary[f"{group}/el_10"] == rows[0]["el_10"]
     with pytest.raises(ValueError, match="el_passages=0"):
         Settings(el_passages=0)
+
+
+def test_passages_too_short_for_extraction_likelihood_are_left_out_and_counted(memorised) -> None:
+    """A suffix of a word, as benchmarks of questions have them, must not end an evaluation."""
+    long, settings = make_passages(), Settings(num_samples=0, resamples=10, el_stride=2, more_tokens=2)
+    short = [replace(p, id=f"short {p.id}", pre_prefix=(), suffix=p.suffix[:3]) for p in long[:2]]
+    with pytest.warns(RuntimeWarning, match="2 of 11 passages have at most 10 tokens: they have no extraction"):
+        found = evaluate(memorised, Letters(), [*long, *short], settings=settings)
+    assert [r["el_10"] is None for r in found.records] == [False] * 9 + [True] * 2
+    own = [r["el_10"] for r in found.records if r["group"] == "forget" and r["el_10"] is not None]
+    assert found.summary["forget/el_10"] == pytest.approx(sum(own) / len(own))
+    with pytest.warns(RuntimeWarning, match="2 of 2 passages"):
+        assert "forget/el_10" not in evaluate(memorised, Letters(), short, settings=settings).summary
