@@ -52,7 +52,11 @@ def verdict_line(summary: Mapping[str, Any]) -> str:
     controls = summary["controls"]["all"]
     return (
         f"verdict: {found['state']}"
-        + (f", {found['findings']} texts ({summary['different']} different)" if found["findings"] else "")
+        + (
+            f", {found['findings']} text{'s' * (found['findings'] != 1)}, {summary['different']} different"
+            if found["findings"]
+            else ""
+        )
         + f"; {controls['flagged']} of {controls['controls']} controls are recited, a rate of at most "
         f"{found['false_positive_rate_at_most']:.1%}: by chance at most {found['by_chance_at_most']:.1f} of "
         f"{summary['passes']} passes"

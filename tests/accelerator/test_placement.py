@@ -210,6 +210,9 @@ def test_every_command_of_demem_runs_there(tmp_path):
         f"train --resume --steps 2 --out {run}",
         f"evaluate --out {run}",
         f"attacks --out {run} {few}",
+        f"scan --corpus {demem.__file__} --controls 1 --against-model lab:retain-only --canaries 2 "
+        f"--out {tmp_path / 'scan'}",
+        f"scan --against {tmp_path / 'scan'} --controls 1 --dtype bfloat16 --out {tmp_path / 'after'}",
         f"trace {groups} --prompts-per-step 4 --minibatch 4 --out {tmp_path / 'trace'}",
         f"trace --preset demem {groups} --prompts-per-step 4 --minibatch 4 --out {tmp_path / 'trace-demem'}",
         f"compare {groups} --prompts-per-step 4 --minibatch 4 --steps 1 --seeds 1 --knobs one --num-samples 0 "

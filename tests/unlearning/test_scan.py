@@ -11,6 +11,7 @@ import pytest
 import demem
 from data.records import lab_records
 from data.study import load_study
+from eval.scan.results import read_scan
 from eval.scan.store import Store
 from tests.eval.scan.corpora import lab, places_of, records, write_folder
 from tests.killed import in_child
@@ -168,7 +169,7 @@ def test_what_another_model_recites_too_is_no_memory(few, tmp_path):
         assert row["against"] == (["reference model"] if held_out else [])
 
 
-def test_the_forget_set_is_taken_by_run_and_another_scan_says_what_is_left(few, tmp_path, capsys):
+def test_the_forget_set_is_taken_by_run_and_another_scan_says_what_is_left(few, tmp_path, capsys, browser):
     folder = few[1]
     forget = tmp_path / "forget.jsonl"
     plain = str(folder / "plain.txt")
@@ -196,6 +197,11 @@ def test_the_forget_set_is_taken_by_run_and_another_scan_says_what_is_left(few, 
     assert found["rest"]["tokens"] > 300
     states = [json.loads(line) for line in (after / "against.jsonl").read_text().splitlines()]
     assert [row["id"] for row in states] == [row["id"] for row in rows_of(tmp_path / "one")]
+    with browser.open(after / "scan.html") as page:
+        assert page.run("return document.querySelectorAll('.strips svg').length") == 2
+        states = page.run("return [...document.querySelectorAll('.passage')].map(c => c.dataset.state)")
+        assert sorted(states) == ["gone"] * 3 + ["left"] * 3
+        assert page.errors == []
     same = tmp_path / "same"
     assert demem.main(["scan", "--against", str(tmp_path / "one"), "--controls", "2", "--out", str(same)]) == 0
     found = summary_of(same)["against_scan"]
@@ -250,6 +256,53 @@ def test_a_changed_corpus_is_noticed(few, tmp_path, capsys):
     write_folder(folder, FEW[1:3])
     assert scan(out, "--resume") == 2
     assert "was measured on another text: the corpus" in capsys.readouterr().err
+
+
+EVIL = "\x1b[2Jred\u202e<script>window.isBroken=1</script>\"&'|\u200b"
+
+
+def test_text_and_names_from_outside_neither_act_nor_hide(tmp_path, capsys, browser):
+    folder, out = tmp_path / "corpus", tmp_path / "out"
+    folder.mkdir()
+    text = records("forget", 1)[0].text
+    name = "a\x1b[2J<b>\u202e.txt"
+    (folder / name).write_text(f"{EVIL} {text} {EVIL}", encoding="utf-8")
+    (folder / f"{EVIL.replace('/', '')}.bin").write_bytes(bytes(9))
+    assert scan(out, "--corpus", str(folder), "--controls", "2") == 0
+    told = "".join(capsys.readouterr())
+    assert not {"\u202e", "\u200b", "\x9b"} & set(told)
+    assert "\x1b[2J" not in told
+    assert [row["path"] for row in rows_of(out)] == [name]
+    with browser.open(out / "scan.html") as page:
+        assert page.errors == []
+        assert page.run("return window.isBroken ?? null") is None
+        assert "<b>" in page.run("return document.querySelector('.passage b').textContent")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"tokens": "x"}, {"tokens": [1]}, {"lines": [1, -1]}, {"text": 5}, {"personal": [{"kind": "a"}]},
+     {"reading": True}, {"against": [5]}, {"log_pz": None}, {"type": 7}],
+)  # fmt: skip
+def test_a_damaged_scan_is_named(few, tmp_path, capsys, change):
+    for name in ("config.json", "scan.jsonl"):
+        (tmp_path / "before" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "before" / name).write_bytes((few[0] / name).read_bytes())
+    rows = [json.loads(line) for line in (tmp_path / "before" / "scan.jsonl").read_text().splitlines()]
+    place = next(i for i, row in enumerate(rows) if row["type"] == "finding")
+    rows[place] |= change
+    (tmp_path / "before" / "scan.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match=rf"scan.jsonl, line {place + 1} is damaged: it is no row of a scan"):
+        read_scan(tmp_path / "before")
+
+
+def test_the_scans_own_folder_is_no_part_of_the_corpus(tmp_path):
+    (tmp_path / "a.txt").write_text(records("forget", 1)[0].text)
+    out = tmp_path / "out"
+    assert scan(out, "--corpus", str(tmp_path), "--controls", "0") == 0
+    assert [row["document"] for row in rows_of(out, "document")] == ["a.txt"]
+    assert scan(out, "--resume") == 0
+    assert [row["document"] for row in rows_of(out, "document")] == ["a.txt"]
 
 
 def test_canaries_need_no_corpus(tmp_path, capsys):
