@@ -5,7 +5,8 @@
 
 The bare side is ``model(ids).logits`` of transformers, as many rows at a time as the scan takes. The scan scores all
 tokens of a pass behind its prefix: first choice, log-prob, log-prob under top-k. Its limit is the share of the bare
-rate that it must reach, 0.7. Both sides take turns, ``--repeats`` times after a run that is not counted. Medians are shown.
+rate that it must reach, 0.7. Both sides take turns, ``--repeats`` times after a run that is not counted. Medians are
+shown.
 """
 
 from __future__ import annotations

@@ -49,17 +49,12 @@ def verdict_line(summary: Mapping[str, Any]) -> str:
     found = summary["verdict"]
     if found["state"] == "no verdict":
         return f"verdict: none, {found['why']}"
-    controls = summary["controls"]["all"]
+    controls, count = summary["controls"]["all"], found["findings"]
+    texts = f", {count} text{'s' * (count != 1)}, {summary['different']} different" if count else ""
     return (
-        f"verdict: {found['state']}"
-        + (
-            f", {found['findings']} text{'s' * (found['findings'] != 1)}, {summary['different']} different"
-            if found["findings"]
-            else ""
-        )
-        + f"; {controls['flagged']} of {controls['controls']} controls are recited, a rate of at most "
-        f"{found['false_positive_rate_at_most']:.1%}: by chance at most {found['by_chance_at_most']:.1f} of "
-        f"{summary['passes']} passes"
+        f"verdict: {found['state']}{texts}; {controls['flagged']} of {controls['controls']} controls are recited, a "
+        f"rate of at most {found['false_positive_rate_at_most']:.1%}: by chance at most "
+        f"{found['by_chance_at_most']:.1f} of {summary['passes']} passes"
     )
 
 
