@@ -55,7 +55,6 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "data.corpus.formats": ("read_file",),
         "data.corpus.document": ("Document",),
         "data.corpus.reading": ("readings", "Reading"),
-        "data.corpus.windows": ("windows", "Shape", "Distinct"),
         "data.corpus.personal": ("personal_data",),
     },
     "eval": {

@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001
-"""Tokens that know their characters, folded text, windows along a document, and equal windows."""
+"""Tokens that know their characters, as a document stands and folded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import data.corpus.reading
 from data.corpus.document import Document, lines_of
 from data.corpus.folding import folded
 from data.corpus.reading import Reading, readings
-from data.corpus.windows import Distinct, Shape, suffix_starts, windows
 from models.lab.load import load_tokenizer
 
 TEXT = (
@@ -184,102 +183,23 @@ def test_a_folded_reading_has_the_tokens_of_the_plain_text_at_the_places_of_the_
     assert len(list(readings(document(wrapped), tokenizer, with_folded=False))) == 1
 
 
-def test_a_document_of_white_space_or_nothing_has_no_windows():
-    tokenizer = load_tokenizer()
-    for text in ("\n \n", "", "a"):
-        for reading in readings(document(text), tokenizer):
-            assert list(windows(reading, Shape(prefixes=(3,), suffix=3))) == []
+def test_a_document_of_white_space_or_nothing_has_no_tokens():
+    for text in ("\n \n", ""):
+        (reading,) = readings(document(text), load_tokenizer())
+        assert len(reading.ids) == 0
 
 
-def test_suffixes_stand_a_stride_apart_and_the_last_ends_the_document():
-    assert suffix_starts(10, Shape((3,), 3, 3)) == [3, 6, 7]
-    assert suffix_starts(9, Shape((3,), 3, 3)) == [3, 6]
-    assert suffix_starts(6, Shape((3,), 3, 3)) == [3]
-    assert suffix_starts(5, Shape((3,), 3, 3)) == []
-    assert suffix_starts(10, Shape((3, 8), 2, 2)) == [3, 5, 7, 8]
-
-
-@pytest.mark.parametrize("shape", [Shape((4,), 3, 2), Shape((2, 5, 9), 4, 3), Shape((1,), 1, 1), Shape((3,), 5, 11)])
-def test_windows_against_plain_loops(tokenizer, shape):
-    for reading in readings(document(TEXT), tokenizer):
-        ids, n = reading.ids.tolist(), len(reading.ids)
-        wanted = []
-        for middle in range(n):
-            on_grid = middle >= shape.prefixes[0] and (middle - shape.prefixes[0]) % shape.stride == 0
-            is_last = middle + shape.suffix == n and middle >= shape.prefixes[0]
-            if (on_grid or is_last) and middle + shape.suffix <= n:
-                for first in [middle - length for length in shape.prefixes if length <= middle]:
-                    last = middle + shape.suffix
-                    own = TEXT[reading.begins[first] : reading.ends[last - 1]]
-                    if not reading.is_folded or own != folded(f"x{own}x")[0][1:-1]:
-                        wanted.append((ids[first:middle], ids[middle:last], first == 0))
-        found = list(windows(reading, shape))
-        assert [(list(w.prefix), list(w.suffix), w.is_start) for w in found] == wanted
-        for window in found:
-            assert window.start <= window.cut <= window.end
-            assert window.place.line == TEXT.count("\n", 0, window.cut) + 1
-            assert (window.place.start, window.place.end) == (window.cut, window.end)
-
-
-def test_text_is_not_measured_twice_where_folding_changes_nothing():
-    tokenizer, shape = load_tokenizer(), Shape((4,), 4, 1)
-    text = "One line of words as it stands in every book. " * 4 + "\nThe next line.\n"
-    as_is, fold = readings(document(text), tokenizer)
+def test_a_folded_reading_says_where_folding_changed_something():
+    text = "One line of words as it stands in every book. " * 4 + "\nThe next line, “so” it is.\n"
+    as_is, fold = readings(document(text), load_tokenizer())
     assert as_is.num_changed.tolist() == [0] * (len(as_is.ids) + 1)
-    found = list(windows(fold, shape))
-    assert 1 <= len(found) <= 8  # the line end lies in eight windows of eight tokens
-    assert all("\n" in text[w.start : w.end] for w in found)
-    assert text[as_is.span(0, len(as_is.ids))[1] :] == "\n"  # and nobody asks for the last line end
-
-
-def test_a_window_at_the_start_of_a_later_piece_is_no_start():
-    (reading,) = readings(Document("a", "a#2", "one two three", ((0, 9),), is_start=False), byte_level())
-    first = next(windows(reading, Shape((3,), 3, 3)))
-    assert (first.first, first.is_start, first.place.line) == (0, False, 9)
-
-
-def test_equal_windows_are_measured_once_and_keep_their_places():
-    tokenizer, shape, distinct = byte_level(), Shape((2,), 2, 2), Distinct()
-    new = []
-    for name, text in (("a", "ababab"), ("b", "xyab"), ("c", "abab")):
-        for reading in readings(document(text, name), tokenizer):
-            new += distinct.new(windows(reading, shape))
-    assert [(number, window.prefix, window.document.name) for number, window in new] == [
-        (0, new[0][1].prefix, "a"),
-        (1, new[1][1].prefix, "b"),
-    ]
-    assert [[(p.name, p.start, p.end) for p in places] for places in distinct.places] == [
-        [("a", 2, 4), ("a", 4, 6), ("c", 2, 4)],
-        [("b", 2, 4)],
-    ]
-
-
-def test_equal_ids_with_another_cut_are_other_windows():
-    (reading,) = readings(document("aaaa"), byte_level())
-    distinct = Distinct()
-    assert len(list(distinct.new(windows(reading, Shape((1, 2), 2, 1))))) == 2
-    assert len(list(distinct.new(windows(reading, Shape((1,), 3, 1))))) == 1
-    assert len(distinct.places) == 3
-
-
-def test_the_same_characters_as_they_stand_and_folded_are_one_place():
-    tokenizer, distinct = load_tokenizer(), Distinct()
-    text = "It was a dark night and the cat sat on the mat.\nSo it was."
-    for reading in readings(document(text), tokenizer):
-        list(distinct.new(windows(reading, Shape((2,), 2, 1))))
-    for places in distinct.places:
-        assert len({(p.start, p.end) for p in places}) == len(places)
-    (first, *_) = (places for places in distinct.places if places[0].start <= 10)
-    assert [p.is_folded for p in first] == [False]
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"prefixes": ()}, {"prefixes": (5, 3)}, {"prefixes": (5, 5)}, {"suffix": 0}, {"stride": True}, {"stride": 1.0}],
-)
-def test_shapes_that_cannot_be(changes):
-    with pytest.raises(ValueError, match="must be"):
-        Shape(**changes)
+    assert len(fold.num_changed) == len(fold.ids) + 1
+    for first in range(len(fold.ids)):
+        for last in range(first + 1, len(fold.ids) + 1):
+            own = text[fold.begins[first] : fold.ends[last - 1]]
+            is_changed = fold.num_changed[first] < fold.num_changed[last]
+            assert is_changed == (own != folded(f"x{own}x")[0][1:-1])
+    assert text[as_is.span(0, len(as_is.ids))[1] :] == "\n"  # the last line end is in no reading
 
 
 def test_a_reading_holds_no_python_objects():
