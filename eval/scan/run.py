@@ -124,7 +124,8 @@ def scan(
         meter = stack.enter_context(_meter(subject, shape, settings))
         store = Store(out / "passes", meter, show=lambda tokens, is_new: show("corpus", tokens, is_new))
         measured = sweep(readings(), shape, store, has_bos=has_bos)
-        counts, wanted = WindowCounts(), frozenset(store.smallest(settings.controls))
+        wanted = frozenset(store.sample(settings.controls, least=2 * shape.suffix))
+        counts = WindowCounts()
         with private_text(out / WINDOWS) as file:
 
             def window(row: Row) -> None:

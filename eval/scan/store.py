@@ -47,6 +47,7 @@ class Store:
         self._folder, self._meter, self._most, self._show = folder, meter, portion_tokens, show
         self._numbers: dict[bytes, int] = {}
         self._keys: list[bytes] = []
+        self._sizes: list[int] = []
         self._begins: list[int] = []  # the number of each portion's first pass
         self._waiting: list[tuple[list[int], int]] = []
         self._tokens = 0
@@ -64,6 +65,7 @@ class Store:
         number = self._numbers.setdefault(key, len(self._keys))
         if number == len(self._keys):
             self._keys.append(key)
+            self._sizes.append(len(array))
             self._waiting.append((array.tolist(), first))
             self._tokens += len(array)
             if self._tokens >= self._most:
@@ -95,9 +97,13 @@ class Store:
             self._opened = portion, self._read(self._path(portion))
         return self._opened[1][number - self._begins[portion]]
 
-    def smallest(self, count: int) -> list[int]:
-        """``count`` passes that their digests choose: a sample that depends on their tokens alone, by number."""
-        return sorted(sorted(range(len(self._keys)), key=self._keys.__getitem__)[:count])
+    def sample(self, count: int, *, least: int = 1) -> list[int]:
+        """At most ``count`` passes of at least ``least`` tokens that their digests choose, by number.
+
+        The sample depends on the passes alone, not on their order.
+        """
+        long = [number for number, size in enumerate(self._sizes) if size >= least]
+        return sorted(sorted(long, key=self._keys.__getitem__)[:count])
 
     def _path(self, portion: int) -> Path:
         return self._folder / f"{portion:06d}.safetensors"

@@ -54,8 +54,12 @@ def test_the_same_tokens_are_measured_once_and_a_pass_keeps_its_number(tmp_path)
     assert numbers == [*range(20), *range(20)]
     assert [len(store.columns(n)) for n in numbers[:20]] == [len(ids) - 3 for ids in PASSES]
     assert store.add(PASSES[0], 4) == 20  # scored from another token on, it is another pass
-    assert store.smallest(5) == sorted(store.smallest(5))
-    assert set(store.smallest(3)) < set(store.smallest(6))
+    chosen = store.sample(5)
+    assert chosen == sorted(chosen)
+    assert set(store.sample(3)) < set(chosen)
+    backwards, _ = filled(tmp_path / "b", PASSES[::-1])
+    assert sorted(PASSES[n] for n in chosen) == sorted(PASSES[::-1][n] for n in backwards.sample(5))
+    assert {len(PASSES[n]) for n in store.sample(20, least=15)} == {15, 16}
 
 
 def test_files_are_readable_by_their_owner_alone(tmp_path):
