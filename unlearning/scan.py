@@ -18,7 +18,7 @@ from data.splits import ngram_groups
 from eval.provenance import provenance
 from eval.report.scan import write_scan_page
 from eval.results import check_folder, check_same, read_settings
-from eval.scan.against import compare
+from eval.scan.against import compare, sentences
 from eval.scan.forget import write_forget_set
 from eval.scan.judge import MEMORISED
 from eval.scan.passes import Layout
@@ -35,10 +35,11 @@ from unlearning.canaries import run_canaries
 from unlearning.options import Options
 from unlearning.run import load_model, say
 from unlearning.scan_corpus import Progress, Source, estimate, open_corpus
-from unlearning.scan_text import told, told_against
+from unlearning.scan_text import told
 
 OUT = "runs/scan"
-OF_CORPUS = ("corpus", "text_field", "folded", "prefix_tokens", "suffix_tokens", "stride", "pass_tokens", "top_k")
+OF_CORPUS = ("corpus", "text_field", "folded", "prefix_tokens", "suffix_tokens", "stride", "pass_tokens", "top_k",
+             "only")  # fmt: skip
 FREE = ("fail_above", "write_forget_set", "batch_tokens")  # may change when a scan goes on
 NEAR_TOKENS = 20  # in a row, that two findings share if they are one text
 
@@ -120,7 +121,7 @@ def run_scan(parsed: argparse.Namespace) -> int:
     write_scan_page(out, before=Path(scanned.against) if scanned.against else None)
     say(told(found.summary, found.findings))
     if compared is not None:
-        say("\n" + told_against(compared[1]))
+        say("\n" + "\n".join(sentences(compared[1])))
     say(f"\npage: {out / 'scan.html'} (private)   rows: {out / SCAN} (private)   numbers: {out / SUMMARY}")
     memorised = sum(row["status"] == MEMORISED for row in found.findings)
     if scanned.write_forget_set:

@@ -56,22 +56,3 @@ def verdict_line(summary: Mapping[str, Any]) -> str:
         f"rate of at most {found['false_positive_rate_at_most']:.1%}: by chance at most "
         f"{found['by_chance_at_most']:.1f} of {summary['passes']} passes"
     )
-
-
-def told_against(whole: Mapping[str, Any]) -> str:
-    """What became of an earlier scan's findings."""
-    states, others, rest = whole["memories"], whole["recited_others"], whole["rest"]
-    lines = [
-        f"of {sum(states.values())} texts that were memorised: {states['gone']} are gone, {states['part']} are left in "
-        f"part, {states['left']} are left; {whole['new']} are new"
-    ]
-    if others["before"]:
-        lines.append(f"of {others['before']} recited texts that are no memories, {others['left']} are still recited")
-    if rest is not None:
-        was, now = rest["perplexity"]["before"], rest["perplexity"]["after"]
-        first = rest["first_choices"]
-        lines.append(
-            f"the rest of the corpus ({rest['tokens']:,} tokens): perplexity {was:.2f} -> {now:.2f} "
-            f"(x{rest['perplexity']['ratio']:.3f}), first choices {first['before']:.1%} -> {first['after']:.1%}"
-        )
-    return "\n".join(lines)

@@ -14,6 +14,7 @@ from ppo.io.files import read_json
 from ppo.io.rows import jsonl_rows
 from ppo.io.visible import as_attribute, as_html
 
+from ..scan.against import sentences
 from ..scan.judge import MEMORISED, REASONS
 from ..scan.results import LIKELY_SAMPLES, PAGE, SUMMARY, private_text, read_scan
 from .bounds import MOST_CARD_SIGNS, MOST_CHARACTERS, MOST_GROUPS, MOST_PASSAGES, cut, cut_front_html, note
@@ -58,7 +59,8 @@ def render_scan(
     shown = findings if earlier is None else earlier[1]
     title = "Scan: what the model has memorised" if earlier is None else "Scan: before and after unlearning"
     sections = [
-        ("verdict", "Verdict", _verdict(summary)),
+        ("change", "What became of it", _change(summary)),
+        ("verdict", "Verdict" if earlier is None else "Verdict on the model now", _verdict(summary)),
         ("windows", "Windows", _windows(summary)),
         ("files", "Along the files", _files(documents, earlier[0] if earlier else None, shown)),
         ("texts", "Recited texts", _texts(shown, after or {}, is_pair=earlier is not None)),
@@ -97,6 +99,12 @@ def _tiles(summary: Row) -> str:
         )
         + "</div>"
     )
+
+
+def _change(summary: Row) -> str:
+    if (compared := summary.get("against_scan")) is None:
+        return ""
+    return "".join(f"<p>{as_html(line[0].upper() + line[1:])}.</p>" for line in sentences(compared))
 
 
 def _verdict(summary: Row) -> str:

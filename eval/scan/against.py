@@ -120,3 +120,22 @@ def _whole(rows: Sequence[Row], rest: Sequence[np.ndarray], new: int) -> Row:
             "first_choices": {"before": rest[0][1] / rest[0][2], "after": rest[1][1] / rest[1][2]},
         }  # fmt: skip
     return found
+
+
+def sentences(whole: Mapping[str, Any]) -> list[str]:
+    """The comparison in words: what became of the earlier findings, of other recited texts, and of the rest."""
+    states, others, rest = whole["memories"], whole["recited_others"], whole["rest"]
+    lines = [
+        f"of {sum(states.values())} texts that were memorised: {states['gone']} are gone, {states['part']} are left in "
+        f"part, {states['left']} are left; {whole['new']} are new"
+    ]
+    if others["before"]:
+        lines.append(f"of {others['before']} recited texts that are no memories, {others['left']} are still recited")
+    if rest is not None:
+        was, now = rest["perplexity"]["before"], rest["perplexity"]["after"]
+        first = rest["first_choices"]
+        lines.append(
+            f"the rest of the corpus ({rest['tokens']:,} tokens): perplexity {was:.2f} -> {now:.2f} "
+            f"(x{rest['perplexity']['ratio']:.3f}), first choices {first['before']:.1%} -> {first['after']:.1%}"
+        )
+    return lines

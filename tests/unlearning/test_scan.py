@@ -201,6 +201,8 @@ def test_the_forget_set_is_taken_by_run_and_another_scan_says_what_is_left(few, 
         assert page.run("return document.querySelectorAll('.strips svg').length") == 2
         states = page.run("return [...document.querySelectorAll('.passage')].map(c => c.dataset.state)")
         assert sorted(states) == ["gone"] * 3 + ["left"] * 3
+        text = page.run("return document.getElementById('change').parentElement.textContent")
+        assert "Of 6 texts that were memorised: 3 are gone, 0 are left in part, 3 are left; 0 are new." in text
         assert page.errors == []
     same = tmp_path / "same"
     assert demem.main(["scan", "--against", str(tmp_path / "one"), "--controls", "2", "--out", str(same)]) == 0
