@@ -166,7 +166,7 @@ def test_the_memory_that_is_left_ranks_them(fakes):
         left = {name: fakes.judge(name, twin=twin).left for name in RANKS}
         assert sorted(left, key=left.__getitem__) == list(RANKS), left
         assert left["twin"] < 0.1
-        assert left["filter"] > 0.8
+        assert left["filter"] > 0.7  # what comes out is filtered; what is known is not
 
 
 def test_a_filter_and_noise_are_found_in_depth_and_by_their_secrets(fakes):
