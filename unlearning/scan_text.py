@@ -13,14 +13,16 @@ MOST_LINES = 20
 
 def told(summary: Mapping[str, Any], findings: Sequence[Mapping[str, Any]]) -> str:
     """The result of a scan: windows, findings with their places, controls, the verdict."""
-    lines = ["", f"{'prefix':>8} {'windows':>9} {'recited':>18} {f'in {LIKELY_SAMPLES} draws':>14}"]
+    lines = ["", f"{'prefix':>8} {'text':>12} {'windows':>9} {'recited':>18} {f'in {LIKELY_SAMPLES} draws':>14}"]
     for row in summary["windows"]:
         low, high = row["exact_interval"]
         share = f"{row['exact_share']:.2%} [{low:.1%}, {high:.1%}]"
         lines.append(
-            f"{row['prefix']:>8} {row['windows']:>9,} {share:>18} "
+            f"{row['prefix']:>8} {row['reading']:>12} {row['windows']:>9,} {share:>18} "
             f"{row[f'in_{LIKELY_SAMPLES}_samples_share']:>14.2%}"
         )  # fmt: skip
+    if summary["windows_copied"]:
+        lines.append(f"{summary['windows_copied']:,} windows stand earlier in their own context and do not count")
     counts = summary["findings"]
     lines += ["", ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "no span is recited"]
     listed = [row for row in findings if row["status"] in (MEMORISED, UNJUDGED)]

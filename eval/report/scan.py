@@ -139,9 +139,9 @@ def _verdict(summary: Row) -> str:
 
 
 def _windows(summary: Row) -> str:
-    head = ["prefix, tokens", "windows", "recited", "share", "95 %", f"in {LIKELY_SAMPLES} draws"]
+    head = ["prefix, tokens", "text", "windows", "recited", "share", "95 %", f"in {LIKELY_SAMPLES} draws"]
     rows = [
-        [row["prefix"], f"{row['windows']:,}", f"{row['exact']:,}", _share(row["exact_share"], 2),
+        [row["prefix"], row["reading"], f"{row['windows']:,}", f"{row['exact']:,}", _share(row["exact_share"], 2),
          " to ".join(_share(end, 1) for end in row["exact_interval"]),
          _share(row[f"in_{LIKELY_SAMPLES}_samples_share"], 2)]
         for row in summary["windows"]
@@ -149,7 +149,9 @@ def _windows(summary: Row) -> str:
     return (
         f'<p class="soft small">A window is a prefix that the model is given and the {summary["layout"]["suffix"]} '
         f"tokens behind it. The last column counts those that {LIKELY_SAMPLES} draws, at temperature 1 or under top-k, "
-        f"hold with a probability of at least one half.</p>{_table(head, rows, 'Windows')}"
+        "hold with a probability of at least one half. A window that was measured elsewhere counts once; "
+        f"{summary['windows_copied']:,} that stand earlier in their own context do not count.</p>"
+        f"{_table(head, rows, 'Windows')}"
     )
 
 

@@ -17,7 +17,7 @@ from ..intervals import share_interval
 from .altered import Altered, entities, shuffled, swapped
 from .findings import Finding
 from .passes import Layout
-from .spans import runs
+from .spans import longest, runs
 from .store import Store
 
 Encode = Callable[[str], tuple[Sequence[int], Sequence[int]]]
@@ -39,7 +39,10 @@ class Trial:
 
 @dataclass
 class Controls:
-    """``sample``: controls of texts from all of the corpus, by kind; ``own``: those of each finding, by its place."""
+    """``sample``: controls of texts from all of the corpus, by kind; ``own``: those of each finding, by its place.
+
+    ``alone``: the pass of each finding that its context shows before, behind its prompt alone, by its place.
+    """
 
     layout: Layout
     store: Store
@@ -47,6 +50,7 @@ class Controls:
     has_bos: bool
     sample: dict[str, list[Trial]] = field(default_factory=dict)
     own: dict[int, dict[str, Trial]] = field(default_factory=dict)
+    alone: dict[int, int] = field(default_factory=dict)
 
     def plan(self, texts: Sequence[str], findings: Sequence[Finding], *, count: int, most_own: int) -> None:
         """Add ``count`` controls of each kind from ``texts``, and those of the first ``most_own`` different findings.
@@ -63,6 +67,9 @@ class Controls:
             self.sample[kind] = trials
         known: dict[str, int] = {}
         for place, finding in enumerate(findings):
+            if len(finding.again):
+                first = max(finding.prompt_tokens, int(not self.has_bos))
+                self.alone[place] = self.store.add(finding.again[: self.layout.length], first)
             whole = f"{finding.prompt}{finding.text}"
             if (first := known.setdefault(whole, place)) != place:
                 if first in self.own:
@@ -115,6 +122,11 @@ class Controls:
         """The longest run of each own control of a finding; {} where none could be made."""
         return {kind: self.longest(trial) for kind, trial in self.own.get(place, {}).items()}
 
+    def alone_run(self, place: int) -> int | None:
+        """The longest run of first choices of a finding behind its prompt alone; None where its context is new."""
+        number = self.alone.get(place)
+        return None if number is None else longest(self.store.columns(number).right)
+
 
 def reference_runs(store: Store, numbers: Sequence[tuple[int, int]]) -> list[int]:
     """The longest run of another model on each text. ``numbers``: its pass, and where the finding begins, in tokens.
@@ -124,5 +136,5 @@ def reference_runs(store: Store, numbers: Sequence[tuple[int, int]]) -> list[int
     found = []
     for number, begin in numbers:
         right = store.columns(number).right
-        found.append(max((b - a for a, b in runs(right[begin:])), default=0))
+        found.append(longest(right[begin:]))
     return found

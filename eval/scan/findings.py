@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from ..extraction import extraction_strength, sequence_logprob, smallest_n
+from .copied import copied, earlier
 from .measure import Columns
 from .passes import Pass
 from .predictable import Runs, added_bits
 from .protocols import Document, Reading, tokens_at
-from .spans import Span, recited, runs, trimmed
+from .spans import Span, longest, recited, runs, trimmed
 from .sweep import Layer, Sweep
 
 BINS, BIN_CHARACTERS = 240, 20  # of the heat map along a document, at most; characters of a bin, at least
@@ -36,6 +37,7 @@ class Finding:
     prompt_tokens  how many tokens the prompt has there
     numbers  see :func:`numbers_of`
     prompt   the text before it, as long as the shortest prefix, but no further than to where the model sees a text end
+    again    its tokens behind its prompt's, where its passes show it before, so that a copy is no memory; else empty
     """
 
     path: str
@@ -51,6 +53,7 @@ class Finding:
     prompt: str
     text: str
     ids: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int32))  # of its folded text, for counting
+    again: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
 
 
 @dataclass
@@ -92,20 +95,25 @@ def look(
 
     ``wanted``: passes whose texts are kept, by number. ``window`` gets the row of each window that was measured.
     """
-    found, place = Found(), 0
+    found, place, keys = Found(), 0, set[int]()
     for _, group in groupby(readings, key=lambda reading: id(reading.document)):
         together, spans = list(group), []
+        before = [earlier(reading.ids) for reading in together]
         heat = np.zeros(max(1, min(BINS, len(together[0].document.text) // BIN_CHARACTERS)))
         for kind, reading in enumerate(together):
             for number, layer in enumerate(measured.layers(place + kind, reading)):
                 warm(heat, reading, layer, measured.layout.suffix)
+                new = layer.right & ~copied(before[kind], layer.starts)
                 for span in recited(layer.right, layer.ends, least=measured.layout.suffix):
-                    spans.append((kind, number, span, layer))
+                    is_new = longest(new[span.start : span.stop]) >= measured.layout.suffix
+                    spans.append((kind, number, span, layer, is_new))
             for (one, columns), key in zip(
                 measured.passes(place + kind, reading), measured.numbers[place + kind].tolist(), strict=True
             ):
-                for row in window_rows(reading, one, columns, measured):
-                    window(row)
+                is_again = key in keys
+                keys.add(key)
+                for row in window_rows(reading, one, columns, measured, before[kind]):
+                    window({**row, "is_again": is_again})
                 if key in wanted and key not in found.passes:
                     start, stop = reading.span(one.start, one.stop)
                     found.passes[key] = reading.document.text[start:stop]
@@ -118,17 +126,17 @@ def look(
     return found
 
 
-def merged(together: list[Reading], spans: list[tuple[int, int, Span, Layer]], measured: Sweep) -> list[Finding]:
+def merged(together: list[Reading], spans: list[tuple[int, int, Span, Layer, bool]], measured: Sweep) -> list[Finding]:
     """The findings of a document from the spans of all its readings and layers, in order."""
     document, claims = together[0].document, []
-    for kind, number, span, layer in spans:
+    for kind, number, span, layer, is_new in spans:
         start, stop = trimmed(document.text, *together[kind].span(span.start, span.stop))
         if start < stop:
-            claims.append((start, stop, kind, number, span, layer))
+            claims.append((start, stop, kind, number, span, layer, is_new))
     found = []
     for cluster in _clusters(claims):
         start, stop = min(c[0] for c in cluster), max(c[1] for c in cluster)
-        _, _, kind, number, span, layer = max(cluster, key=lambda c: (c[1] - c[0], -c[2], -c[3]))
+        _, _, kind, number, span, layer, _ = max(cluster, key=lambda c: (c[1] - c[0], -c[2], -c[3]))
         reading = together[kind]
         opening = prompt_start(span.start, layer, measured.layout.prefixes[0])
         before = reading.span(opening, span.start) if opening < span.start else (start, start)
@@ -138,6 +146,7 @@ def merged(together: list[Reading], spans: list[tuple[int, int, Span, Layer]], m
                 (span.start, span.stop), span.start - opening, numbers_of(span, layer, measured.layout.suffix),
                 document.text[before[0] : start], document.text[start:stop],
                 together[-1].ids[tokens_at(together[-1], start, stop)],
+                reading.ids[opening : 0 if any(c[6] for c in cluster) else span.stop],
             )
         )  # fmt: skip
     return found
@@ -214,9 +223,14 @@ def likeliest(logprobs: np.ndarray, size: int) -> float:
     return float(windows.max())
 
 
-def window_rows(reading: Reading, one: Pass, columns: Columns, measured: Sweep) -> Iterator[Row]:
-    """The row of each window of a pass: where its suffix stands, and its numbers. It holds no text."""
+def window_rows(reading: Reading, one: Pass, columns: Columns, measured: Sweep, before: np.ndarray) -> Iterator[Row]:
+    """The row of each window of a pass: where its suffix stands, and its numbers. It holds no text.
+
+    "is_copied": at least half of its tokens stand earlier in the pass. ``before``: of :func:`.copied.earlier`.
+    """
     size = measured.layout.suffix
+    own = before[one.start : one.stop] - one.start
+    is_copied = copied(own, np.zeros(len(own), dtype=np.int64))[one.first - one.start :]
     for length, begin in measured.layout.windows(one):
         if begin < one.first:
             continue
@@ -230,7 +244,8 @@ def window_rows(reading: Reading, one: Pass, columns: Columns, measured: Sweep) 
             "reading": "folded" if reading.is_folded else "as it stands", "prefix": length,
             "is_start": one.start == 0 and document.is_start, "exact": bool(right.all()),
             "strength": round(extraction_strength(right), 4),
-            "longest_run": max((b - a for a, b in runs(right)), default=0), **probabilities(*sums),
+            "longest_run": longest(right), "is_copied": bool(is_copied[part].mean() >= 0.5),
+            **probabilities(*sums),
         }  # fmt: skip
 
 

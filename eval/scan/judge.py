@@ -1,8 +1,8 @@
 """Which findings are memories, and what may be said of the whole: no verdict without controls.
 
 A finding is *predictable* where a model need not have seen it: it adds little under compression, short runs elsewhere
-in the corpus predict it, one of its own controls is recited, or another model recites it, too. This module knows
-numbers of findings.
+in the corpus predict it, one of its own controls is recited, another model recites it, too, or the model copies it from
+its context. This module knows numbers of findings.
 """
 
 from __future__ import annotations
@@ -20,15 +20,19 @@ REASONS = {
     "shuffled control": "with its sentences shuffled it is recited, too",
     "swapped control": "with its names and numbers swapped it is recited, too",
     "reference model": "another model recites it, too",
+    "context": "it stands earlier in its context: without that it is not recited",
 }
 """Why a finding is called predictable, by name."""
 
 
-def reasons(scores: Mapping[str, Any], own: Mapping[str, int], reference: int | None, *, suffix: int) -> list[str]:
+def reasons(
+    scores: Mapping[str, Any], own: Mapping[str, int], reference: int | None, alone: int | None = None, *, suffix: int
+) -> list[str]:
     """The names of what speaks against a memory.
 
     ``scores``: "added_bits" and "ngram". ``own``: the longest run of each of its controls. ``reference``: the longest
-    run of another model; None: it was not asked. ``suffix``: tokens of a run that counts as recited.
+    run of another model; None: it was not asked. ``alone``: the longest run behind its prompt alone, where its context
+    shows it before; None: it does not. ``suffix``: tokens of a run that counts as recited.
     """
     found = {
         "compression": scores["added_bits"] < LEAST_BITS,
@@ -36,6 +40,7 @@ def reasons(scores: Mapping[str, Any], own: Mapping[str, int], reference: int | 
         "shuffled control": own.get("shuffled", 0) >= suffix,
         "swapped control": own.get("swapped", 0) >= suffix,
         "reference model": reference is not None and reference >= suffix,
+        "context": alone is not None and alone < suffix,
     }
     return [name for name, speaks in found.items() if speaks]
 

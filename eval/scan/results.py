@@ -77,26 +77,32 @@ def write_private_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 class WindowCounts:
-    """Counts windows by the length of their prefix."""
+    """Counts windows by the length of their prefix and their reading: each once, and none that its context shows."""
 
     def __init__(self) -> None:
-        self._counts: dict[int, list[int]] = {}
+        self._counts: dict[tuple[int, str], list[int]] = {}
+        self.left_out = 0  # windows that stand earlier in their own context
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Count the row of a window."""
-        counts = self._counts.setdefault(row["prefix"], [0, 0, 0])
+        if row["is_again"]:
+            return
+        if row["is_copied"]:
+            self.left_out += 1
+            return
+        counts = self._counts.setdefault((row["prefix"], row["reading"]), [0, 0, 0])
         is_likely = [row[name] is not None and row[name] <= LIKELY_SAMPLES for name in ("samples", "samples_top_k")]
         counts[0] += 1
         counts[1] += row["exact"]
         counts[2] += any(is_likely)
 
     def rows(self) -> list[Row]:
-        """A row for each prefix length: windows, and the shares that are recited and likely, with their intervals."""
+        """A row for each prefix length and reading: windows, the shares that are recited and likely, with intervals."""
         return [
-            {"prefix": length, "windows": count, "exact": exact, "exact_share": exact / count,
+            {"prefix": length, "reading": reading, "windows": count, "exact": exact, "exact_share": exact / count,
              "exact_interval": list(share_interval(exact, count)),
              f"in_{LIKELY_SAMPLES}_samples": likely, f"in_{LIKELY_SAMPLES}_samples_share": likely / count}
-            for length, (count, exact, likely) in sorted(self._counts.items())
+            for (length, reading), (count, exact, likely) in sorted(self._counts.items())
         ]  # fmt: skip
 
 
@@ -121,7 +127,8 @@ def summarise(
         "corpus": {"documents": len(documents), "characters": sum(row["characters"] for row in documents),
                    "tokens": sum(row["tokens"] for row in documents),
                    "documents_with_findings": len({row["place"] for row in memorised})},
-        "controls": controls, "windows": windows.rows(), **facts,
+        "controls": controls, "windows": windows.rows(),
+        "windows_copied": windows.left_out, **facts,
     }  # fmt: skip
 
 

@@ -198,8 +198,9 @@ def _rows(
     for number, finding in enumerate(found.findings):
         measured, own = scores(finding, found.runs), controls.of(number)
         other = others[number] if others is not None else None
+        alone = controls.alone_run(number)
         personal = [{"kind": m.kind, "start": m.start, "end": m.end} for m in marks(finding.text)]
-        against = reasons(measured, own, other, suffix=settings.suffix)
+        against = reasons(measured, own, other, alone, suffix=settings.suffix)
         is_wanted = bool(personal) or not only_marked
         name = f"s{number + 1:05d}"
         of_document.setdefault(finding.document, []).append(
@@ -212,8 +213,8 @@ def _rows(
                 "first_of_group": first_of.setdefault(labels[number], name), "reading": finding.reading,
                 "layer": finding.layer, "tokens": list(finding.tokens), "prompt_tokens": finding.prompt_tokens,
                 **{key: value for key, value in finding.numbers.items() if key != "tokens"}, **measured,
-                "own_controls": own, "reference_run": other, "personal": personal, "prompt": finding.prompt,
-                "text": finding.text,
+                "own_controls": own, "reference_run": other, "alone_run": alone, "personal": personal,
+                "prompt": finding.prompt, "text": finding.text,
             }
         )  # fmt: skip
     rows: list[Row] = []

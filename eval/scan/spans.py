@@ -35,6 +35,11 @@ def runs(right: np.ndarray) -> Iterator[tuple[int, int]]:
     yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
 
 
+def longest(right: np.ndarray) -> int:
+    """The length of the longest run of True."""
+    return max((b - a for a, b in runs(right)), default=0)
+
+
 def recited(right: np.ndarray, ends: np.ndarray, *, least: int) -> list[Span]:
     """The spans of a text's tokens, in order, apart from each other. ``least``: tokens of a hit.
 
@@ -50,7 +55,7 @@ def recited(right: np.ndarray, ends: np.ndarray, *, least: int) -> list[Span]:
         low = found[-1].stop if found else 0
         left = start - _grown(right[low:start][::-1], ends[low:start][::-1])
         last = stop + _grown(right[stop:], ends[stop:])
-        found.append(Span(left, last, max(b - a for a, b in runs(right[left:last]))))
+        found.append(Span(left, last, longest(right[left:last])))
     return found
 
 
