@@ -2,6 +2,7 @@
 
 Every text that was found before is measured at the same tokens in the same passes as then. Beside them stands the rest
 of the corpus: how likely its tokens are, and what the model still recites of the texts that nobody counted as memories.
+Copies and near-copies of memories that the model did not recite are no part of that rest: forgetting takes them along.
 This module knows measured passes, no models.
 """
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from .findings import likeliest, probabilities
 from .judge import MEMORISED
+from .near import Near
 from .protocols import Reading, tokens_at
 from .results import LIKELY_SAMPLES
 from .spans import runs
@@ -43,6 +45,7 @@ def compare(
     of_document: dict[int, list[Mapping[str, Any]]] = {}
     for row in findings:
         of_document.setdefault(row["place"], []).append(row)
+    memories = Near(row["text"] for row in findings if row["status"] == MEMORISED)
     rows: list[Row] = []
     rest = [np.zeros(3), np.zeros(3)]  # NLL, first choices, tokens
     place = 0
@@ -55,7 +58,7 @@ def compare(
             one = layers[1][row["reading"]][row["layer"]]
             rows.append(_after(row, one, before.layout.suffix))
         if layers[0][0]:
-            outside = _outside(together[0], mine)
+            outside = _outside(together[0], mine, memories)
             for total, sides in zip(rest, layers, strict=True):
                 total += _sums(sides[0][0], outside)
         place += len(together)
@@ -78,9 +81,9 @@ def _after(row: Mapping[str, Any], layer: Layer, suffix: int) -> Row:
     }  # fmt: skip
 
 
-def _outside(reading: Reading, findings: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Which tokens of a reading touch no finding, bool [n]."""
-    outside = np.ones(len(reading.ids), dtype=bool)
+def _outside(reading: Reading, findings: Sequence[Mapping[str, Any]], memories: Near) -> np.ndarray:
+    """Which tokens of a reading touch no finding and no piece of a memory, bool [n]."""
+    outside = ~memories.tokens(reading)
     for row in findings:
         outside[tokens_at(reading, row["start"], row["stop"])] = False
     return outside

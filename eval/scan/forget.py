@@ -1,21 +1,22 @@
 """The findings of a scan as a forget set that ``demem.py run --data`` takes, with neighbours that are to be kept.
 
-Each text to forget stands in it once, however many copies and near-duplicates of it were found, whole: in passages of
-pre-prefix, prefix and suffix, each as long as a model was asked with. To be kept are what the model recites and nobody
-counts as a memory (group "keep", kind "recited"), and texts next to the findings that it does not recite (kind
-"neighbour"). What is personal is named as secrets where each passage has some. This module knows rows and readings.
+Each text to forget stands in it once, however many copies and near-duplicates of it were found: the longest that is
+memorised, whole, in passages of pre-prefix, prefix and suffix, each as long as a model was asked with. To be kept are
+predictable texts that the model recites (group "keep", kind "recited"), and texts next to the findings that it does not
+recite (kind "neighbour"). Nothing is kept that holds a piece of what is forgotten, and no neighbour that holds one of
+any finding. What is recited and was not asked for is neither forgotten nor kept. What is personal is named as secrets
+where each passage has some. This module knows rows and readings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from .judge import MEMORISED
+from .judge import MEMORISED, PREDICTABLE
+from .near import Near
 from .protocols import Reading, tokens_at
 from .results import write_rows
 from .spans import runs
@@ -41,8 +42,10 @@ def write_forget_set(
     of_document: dict[int, list[Mapping[str, Any]]] = {}
     for row in findings:
         of_document.setdefault(row["place"], []).append(row)
+    chosen = _chosen(findings)
     if not any(row["status"] == MEMORISED for row in findings):
         raise ValueError(f"{path} is not written: the scan found nothing to forget")
+    near_any = Near(row["text"] for row in findings)
     rows: list[Row] = []
     near: list[list[int]] = []
     spare: list[list[int]] = []
@@ -50,11 +53,11 @@ def write_forget_set(
     for place, (_, group) in enumerate(groupby(readings, key=lambda reading: id(reading.document))):
         together, mine = list(group), of_document.get(place, [])
         for row in mine:
-            if row["first_of_group"] == row["id"]:
+            if row["id"] in chosen:
                 rows += _rows_of(row, together[row["reading"]], prefix=prefix, suffix=suffix, decode=decode)
-        free = list(_free(together[0], mine, size))
-        near += free[: len(mine)]
-        spare += free[len(mine) :][: max(0, MOST_NEIGHBOURS - len(spare))]
+        free = _free(together[0], mine, near_any, size)
+        near += islice(free, max(0, min(len(mine), MOST_NEIGHBOURS - len(near))))
+        spare += islice(free, max(0, MOST_NEIGHBOURS - len(spare) - len(near)))
     if not all(row.get("secrets") for row in rows if row["group"] == "forget"):
         for row in rows:  # named for some alone, the others would be taken to have none
             row.pop("secrets", None)
@@ -67,6 +70,21 @@ def write_forget_set(
         "forget": sum(row["group"] == "forget" for row in rows),
         **{kind: sum(row["kind"] == kind for row in rows) for kind in ("recited", "neighbour")},
     }
+
+
+def _chosen(findings: Sequence[Mapping[str, Any]]) -> set[str]:
+    """The ids of the findings that are written: the longest memory of each group, and the first predictable text of a
+    group without one, if it holds no piece of a memory."""
+    memories = [row for row in findings if row["status"] == MEMORISED]
+    longest: dict[int, Mapping[str, Any]] = {}
+    for row in sorted(memories, key=lambda row: row["tokens"][0] - row["tokens"][1]):
+        longest.setdefault(row["group"], row)
+    known = Near(row["text"] for row in memories)
+    kept: dict[int, Mapping[str, Any]] = {}
+    for row in findings:
+        if row["status"] == PREDICTABLE and row["group"] not in longest and not known.holds(row["text"]):
+            kept.setdefault(row["group"], row)
+    return {row["id"] for row in (*longest.values(), *kept.values())}
 
 
 def _rows_of(
@@ -122,9 +140,9 @@ def _row(
     }  # fmt: skip
 
 
-def _free(reading: Reading, findings: Sequence[Mapping[str, Any]], size: int) -> Iterator[list[int]]:
-    """Pieces of ``size`` tokens of a reading that touch no finding and no prompt of one, side by side."""
-    free = np.ones(len(reading.ids), dtype=bool)
+def _free(reading: Reading, findings: Sequence[Mapping[str, Any]], known: Near, size: int) -> Iterator[list[int]]:
+    """Pieces of ``size`` tokens of a reading that touch no finding, no prompt of one and no copy, side by side."""
+    free = ~known.tokens(reading)
     for row in findings:
         free[tokens_at(reading, row["start"] - len(row["prompt"]), row["stop"])] = False
     for first, last in runs(free):
