@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.scan.judge import MEMORISED, REASONS, UNJUDGED
+from eval.scan.judge import FORM, MEMORISED, REASONS, UNJUDGED, WITHOUT_OWN
 from eval.scan.results import LIKELY_SAMPLES
 
 MOST_LINES = 20
@@ -32,6 +32,10 @@ def told(summary: Mapping[str, Any], findings: Sequence[Mapping[str, Any]]) -> s
         lines.append(f"  and {len(listed) - MOST_LINES} more")
     for name, count in summary["against"].items():
         lines.append(f"predictable, {count}: {REASONS[name]}")
+    if summary["forms"]:
+        lines.append(f"memorised, {summary['forms']}: {FORM}")
+    if summary["without_own_controls"]:
+        lines.append(f"{summary['without_own_controls']:,} more {WITHOUT_OWN}")
     return "\n".join([*lines, "", verdict_line(summary)])
 
 

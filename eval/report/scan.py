@@ -15,7 +15,7 @@ from ppo.io.rows import jsonl_rows
 from ppo.io.visible import as_attribute, as_html
 
 from ..scan.against import sentences
-from ..scan.judge import MEMORISED, REASONS
+from ..scan.judge import FORM, MEMORISED, REASONS, WITHOUT_OWN
 from ..scan.results import LIKELY_SAMPLES, PAGE, SUMMARY, private_text, read_scan
 from .bounds import MOST_CARD_SIGNS, MOST_CHARACTERS, MOST_GROUPS, MOST_PASSAGES, cut, cut_front_html, note
 from .page import html_document
@@ -135,6 +135,10 @@ def _verdict(summary: Row) -> str:
             f"<dt>{count:,}</dt><dd>{as_html(REASONS[name])}</dd>" for name, count in summary["against"].items()
         )
         lines.append(f"<h3>Why recited texts are called predictable</h3><dl>{told}</dl>")
+    if summary["forms"]:
+        lines.append(f"<p>Of {summary['forms']:,} memorised texts, {as_html(FORM)}.</p>")
+    if summary["without_own_controls"]:
+        lines.append(f"<p>{summary['without_own_controls']:,} more {as_html(WITHOUT_OWN)}.</p>")
     return "".join(lines)
 
 
@@ -216,6 +220,8 @@ def _card(row: Row, after: Row | None) -> str:
     if row.get("first_of_group", row["id"]) != row["id"]:
         facts.append(f"<span>like {as_html(cut(str(row['first_of_group'])))}</span>")
     facts += [f"<span>{as_html(REASONS.get(reason, reason))}</span>" for reason in row.get("against", ())]
+    if row.get("is_form"):
+        facts.append(f"<span>{as_html(FORM)}</span>")
     keys = f' data-tokens="{size}" data-logp="{row["log_pz"]:.3f}" data-copies="{row.get("copies", 1)}"'
     return (
         f'<article class="passage" data-group="{as_attribute(cut(row["path"]))}" data-state="{as_attribute(state)}"'

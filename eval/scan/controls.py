@@ -41,6 +41,7 @@ class Trial:
 class Controls:
     """``sample``: controls of texts from all of the corpus, by kind; ``own``: those of each finding, by its place.
 
+    ``without_own``: findings that come after the last one for which controls of its own were made.
     ``alone``: the pass of each finding that its context shows before, behind its prompt alone, by its place.
     """
 
@@ -51,6 +52,7 @@ class Controls:
     sample: dict[str, list[Trial]] = field(default_factory=dict)
     own: dict[int, dict[str, Trial]] = field(default_factory=dict)
     alone: dict[int, int] = field(default_factory=dict)
+    without_own: int = 0
 
     def plan(self, texts: Sequence[str], findings: Sequence[Finding], *, count: int, most_own: int) -> None:
         """Add ``count`` controls of each kind from ``texts``, and those of the first ``most_own`` different findings.
@@ -74,9 +76,13 @@ class Controls:
             if (first := known.setdefault(whole, place)) != place:
                 if first in self.own:
                     self.own[place] = self.own[first]
+                else:
+                    self.without_own += 1
             elif len(known) <= most_own:
                 made = {kind: self._trials(kind, whole, pool, kind) for kind in (SHUFFLED, SWAPPED)}
                 self.own[place] = {kind: trials[0] for kind, trials in made.items() if trials}
+            else:
+                self.without_own += 1
 
     def _trials(self, kind: str, text: str, pool: Sequence[str], seed: str) -> list[Trial]:
         """The control of a text, or [] where it is too short to be one."""

@@ -8,7 +8,7 @@ memory is for :mod:`.judge`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -80,7 +80,6 @@ class Found:
 
     findings: list[Finding] = field(default_factory=list)
     documents: list[Seen] = field(default_factory=list)
-    runs: Runs = field(default_factory=Runs)
     passes: dict[int, str] = field(default_factory=dict)
 
 
@@ -117,7 +116,6 @@ def look(
                 if key in wanted and key not in found.passes:
                     start, stop = reading.span(one.start, one.stop)
                     found.passes[key] = reading.document.text[start:stop]
-        found.runs.add(together[-1].ids)
         mine = merged(together, spans, measured)
         found.findings += mine
         layer = next(measured.layers(place, together[0]), None)
@@ -270,10 +268,20 @@ def seen(reading: Reading, layer: Layer | None, findings: list[Finding], heat: n
     )  # fmt: skip
 
 
-def scores(finding: Finding, counted: Runs) -> Row:
+def counted(readings: Iterable[Reading], findings: Sequence[Finding]) -> Runs:
+    """How often the runs of findings stand in the corpus. ``readings``: as in :func:`look`; each text counts once."""
+    found = Runs([finding.ids for finding in findings])
+    if findings:
+        for _, group in groupby(readings, key=lambda reading: id(reading.document)):
+            *_, last = group
+            found.add(last.ids)
+    return found
+
+
+def scores(finding: Finding, counts: Runs) -> Row:
     """What a finding's text is without any model: see :mod:`.predictable`."""
     return {
         "added_bits": round(added_bits(finding.prompt, finding.text), 3),
-        "ngram": round(counted.predictability(finding.ids, 0), 4),
-        "copies": counted.copies(finding.ids),
+        "ngram": round(counts.predictability(finding.ids, 0), 4),
+        "copies": counts.copies(finding.ids),
     }

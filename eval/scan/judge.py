@@ -1,8 +1,8 @@
 """Which findings are memories, and what may be said of the whole: no verdict without controls.
 
-A finding is *predictable* where a model need not have seen it: it adds little under compression, short runs elsewhere
-in the corpus predict it, one of its own controls is recited, another model recites it, too, or the model copies it from
-its context. This module knows numbers of findings.
+A finding is *predictable* where a model need not have seen it: it adds little under compression, one of its own controls
+is recited, another model recites it, too, or the model copies it from its context. This module knows numbers of
+findings.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from typing import Any
 
 Row = dict[str, Any]
 LEAST_BITS = 2.0  # a character: English prose adds 3 to 5, a table of numbers 1 to 2, a repeated line next to nothing
-MOST_NGRAM = 0.8  # mean probability of a token by short runs elsewhere; records of a form, names and all, have 0.5
+FORM_NGRAM = 0.5  # mean probability of a token by short runs elsewhere: forms have more, blanks and all
+FORM = "much of it stands elsewhere in the corpus: a form, or its own copies with changes"
 MEMORISED, PREDICTABLE, OTHER, UNJUDGED = "memorised", "predictable", "other", "unjudged"
+WITHOUT_OWN = "recited texts had no controls of their own, because the first ones took all that are made"
 REASONS = {
     "compression": f"its prompt predicts it: it adds fewer than {LEAST_BITS:g} bits a character under zlib",
-    "n-grams": f"short runs elsewhere in the corpus predict its tokens with a probability of {MOST_NGRAM:g} or more",
     "shuffled control": "with its sentences shuffled it is recited, too",
     "swapped control": "with its names and numbers swapped it is recited, too",
     "reference model": "another model recites it, too",
@@ -30,19 +31,23 @@ def reasons(
 ) -> list[str]:
     """The names of what speaks against a memory.
 
-    ``scores``: "added_bits" and "ngram". ``own``: the longest run of each of its controls. ``reference``: the longest
+    ``scores``: "added_bits". ``own``: the longest run of each of its controls. ``reference``: the longest
     run of another model; None: it was not asked. ``alone``: the longest run behind its prompt alone, where its context
     shows it before; None: it does not. ``suffix``: tokens of a run that counts as recited.
     """
     found = {
         "compression": scores["added_bits"] < LEAST_BITS,
-        "n-grams": scores["ngram"] >= MOST_NGRAM,
         "shuffled control": own.get("shuffled", 0) >= suffix,
         "swapped control": own.get("swapped", 0) >= suffix,
         "reference model": reference is not None and reference >= suffix,
         "context": alone is not None and alone < suffix,
     }
     return [name for name, speaks in found.items() if speaks]
+
+
+def is_form(scores: Mapping[str, Any]) -> bool:
+    """Whether much of a text stands elsewhere. It is a mark, for forms can be memories, and quotes are."""
+    return bool(scores["ngram"] >= FORM_NGRAM)
 
 
 def status(against: Sequence[str], *, is_wanted: bool, has_controls: bool) -> str:

@@ -122,6 +122,7 @@ def summarise(
         "different": len({row["group"] for row in memorised}),
         "tokens": sum(row["tokens"][1] - row["tokens"][0] for row in memorised),
         "characters": sum(row["stop"] - row["start"] for row in memorised),
+        "forms": sum(row["is_form"] for row in memorised),
         "personal": {kind: kinds.count(kind) for kind in sorted(set(kinds))},
         "against": {reason: against.count(reason) for reason in sorted(set(against))},
         "corpus": {"documents": len(documents), "characters": sum(row["characters"] for row in documents),

@@ -19,10 +19,11 @@ from torch import nn
 from ppo.lm.backbone import context_length
 
 from .controls import Controls, Encode, reference_runs
-from .findings import Finding, Found, look, scores
-from .judge import reasons, status, verdict
+from .findings import Finding, Found, counted, look, scores
+from .judge import is_form, reasons, status, verdict
 from .measure import metered
 from .passes import Layout, layout
+from .predictable import Runs
 from .protocols import Mark, Reading
 from .results import (
     SCAN,
@@ -142,12 +143,14 @@ def scan(
             controls.plan(texts, found.findings, count=settings.controls, most_own=settings.own_controls)
         controls.store.finish()
     others = _asked(reference, found.findings, shape, settings, out, show) if reference is not None else None
-    rows = _rows(found, controls, others, settings, group=group, marks=marks, only_marked=only_marked)
+    runs = counted(readings(), found.findings)
+    rows = _rows(found, runs, controls, others, settings, group=group, marks=marks, only_marked=only_marked)
     rates = controls.rates() if settings.controls else {}
     findings = [row for row in rows if row["type"] == "finding"]
     summary = summarise(
         rows, counts, verdict=verdict(findings, rates, passes=len(store)), controls=rates,
-        facts={"passes": len(store), "layout": asdict(shape), **(facts or {})},
+        facts={"passes": len(store), "without_own_controls": controls.without_own, "layout": asdict(shape),
+               **(facts or {})},
     )  # fmt: skip
     write_rows(out / SCAN, [*rows, *more_rows])
     write_private_json(out / SUMMARY, summary)
@@ -182,6 +185,7 @@ def _asked(
 
 def _rows(
     found: Found,
+    runs: Runs,
     controls: Controls,
     others: list[int] | None,
     settings: Settings,
@@ -196,7 +200,7 @@ def _rows(
     of_document: dict[str, list[Row]] = {}
     first_of: dict[int, str] = {}
     for number, finding in enumerate(found.findings):
-        measured, own = scores(finding, found.runs), controls.of(number)
+        measured, own = scores(finding, runs), controls.of(number)
         other = others[number] if others is not None else None
         alone = controls.alone_run(number)
         personal = [{"kind": m.kind, "start": m.start, "end": m.end} for m in marks(finding.text)]
@@ -209,7 +213,7 @@ def _rows(
                 "place": places[finding.document], "lines": list(finding.lines), "start": finding.start,
                 "stop": finding.stop,
                 "status": status(against, is_wanted=is_wanted, has_controls=settings.controls > 0),
-                "against": against, "group": labels[number],
+                "against": against, "is_form": is_form(measured), "group": labels[number],
                 "first_of_group": first_of.setdefault(labels[number], name), "reading": finding.reading,
                 "layer": finding.layer, "tokens": list(finding.tokens), "prompt_tokens": finding.prompt_tokens,
                 **{key: value for key, value in finding.numbers.items() if key != "tokens"}, **measured,

@@ -14,10 +14,12 @@ import torch
 from eval.scan.altered import MOST_WORDS, Altered, entities, kind_of, shuffled, swapped
 from eval.scan.canaries import FORMATS, SPACE_BITS, canaries, exposures, log2_below, summary_of
 from eval.scan.controls import Controls
-from eval.scan.judge import reasons, status, verdict
+from eval.scan.copied import COPY
+from eval.scan.judge import is_form, reasons, status, verdict
 from eval.scan.measure import metered
 from eval.scan.passes import layout
-from eval.scan.predictable import COPY, Runs, added_bits
+from eval.scan.predictable import Runs, added_bits
+from eval.scan.store import Store
 from tests.eval.scan.corpora import records, subject
 
 TEXT = "Ann Berg lives in Oslo. Her number is 4711. She paid 80 crowns to Max Moe. The cat is red; it sleeps a lot."
@@ -90,42 +92,74 @@ def test_repetition_adds_few_bits_and_prose_adds_many():
     assert added_bits("a", "") == 0
 
 
-def test_a_template_is_predicted_by_its_other_copies_and_an_exact_copy_predicts_nothing():
-    runs, random_ids = Runs(2**16), np.random.default_rng(0)
-    template = random_ids.integers(0, 900, 200)
-    private = random_ids.integers(1000, 9000, 200)
-    for _ in range(6):
-        form = template.copy()
-        form[::8] = random_ids.integers(10_000, 90_000, 25)  # blanks
-        runs.add(form)
-    for _ in range(4):
-        runs.add(private)
-    runs.add(form)
-    assert runs.predictability(form, 0) > 0.4  # its runs of 4 tokens without a blank
+def counts_of(asked, *corpus):
+    runs = Runs(asked)
+    for ids in corpus:
+        runs.add(np.asarray(ids))
+    return runs
+
+
+@pytest.mark.parametrize("gap", [8, 12])
+def test_a_template_is_marked_as_a_form_and_an_exact_copy_is_not(gap):
+    random_ids = np.random.default_rng(0)
+    template, private = random_ids.integers(0, 900, 240), random_ids.integers(1000, 9000, 200)
+    forms = [template.copy() for _ in range(6)]
+    for form in forms:
+        form[::gap] = random_ids.integers(10_000, 90_000, 240 // gap)  # blanks
+    runs = counts_of([forms[0], private], *forms, *[private] * 4)
+    assert is_form({"ngram": runs.predictability(forms[0], 0)})
     assert runs.predictability(private, 0) == 0
+    assert not is_form({"ngram": runs.predictability(private, 0)})
     assert runs.copies(private) == 4
-    assert runs.predictability(private[:3], 0) == 0
 
 
 def test_predictability_is_the_share_of_what_follows_elsewhere():
-    runs, head = Runs(2**16), list(range(100, 100 + COPY - 1))
+    head = list(range(100, 100 + COPY - 1))
     text = np.array([*head, 7])
-    runs.add(text)
-    for last in (7, 7, 8):
-        runs.add(np.array([1, *head[-3:], last]))
+    runs = counts_of([text], text, *([1, *head[-3:], last] for last in (7, 7, 8)))
     assert runs.predictability(text, 0) == pytest.approx(2 / 3)
+    assert counts_of([text[:3]], text).predictability(text[:3], 0) == 0
+    with pytest.raises(ValueError, match="no text that is counted"):
+        runs.copies(text[::-1])
+
+
+def test_the_counts_of_a_text_are_exact_in_a_large_corpus():
+    random_ids = np.random.default_rng(1)
+    text, other = random_ids.integers(0, 50_000, 100), random_ids.integers(0, 60, 3_000_000)
+    small, large = counts_of([text], text), counts_of([text], text, other + 60_000, other + 70_000)
+    assert small.copies(text) == large.copies(text) == 1
+    assert small.predictability(text, 0) == large.predictability(text, 0) == 0
+
+
+def test_a_secret_that_is_quoted_elsewhere_is_marked_and_not_cleared():
+    secret = np.random.default_rng(2).integers(0, 9000, 120)
+    quotes = [np.insert(secret, range(12 - k, 120, 12), 9999) for k in range(1, 6)]
+    ngram = counts_of([secret], secret, *quotes).predictability(secret, 0)
+    assert ngram > 0.8
+    assert is_form({"ngram": ngram})
+    assert reasons({"added_bits": 4.0, "ngram": ngram}, {}, None, suffix=50) == []
 
 
 def test_what_speaks_against_a_memory():
-    scores = {"added_bits": 4.0, "ngram": 0.3}
-    assert reasons(scores, {"shuffled": 12, "swapped": 9}, 49, suffix=50) == []
-    assert reasons({"added_bits": 1.0, "ngram": 0.9}, {"shuffled": 50, "swapped": 51}, 50, suffix=50) == [
-        "compression", "n-grams", "shuffled control", "swapped control", "reference model",
+    scores = {"added_bits": 4.0}
+    assert reasons(scores, {"shuffled": 12, "swapped": 9}, 49, 50, suffix=50) == []
+    assert reasons({"added_bits": 1.0}, {"shuffled": 50, "swapped": 51}, 50, 49, suffix=50) == [
+        "compression", "shuffled control", "swapped control", "reference model", "context",
     ]  # fmt: skip
     assert status([], is_wanted=True, has_controls=True) == "memorised"
     assert status([], is_wanted=False, has_controls=True) == "other"
-    assert status(["n-grams"], is_wanted=True, has_controls=True) == "predictable"
+    assert status(["compression"], is_wanted=True, has_controls=True) == "predictable"
     assert status([], is_wanted=True, has_controls=False) == "unjudged"
+
+
+def test_findings_without_controls_of_their_own_are_counted(tmp_path):
+    texts = [record.text for record in records("forget", 3)]
+    found = [SimpleNamespace(prompt="", text=text, again=(), prompt_tokens=0) for text in [*texts, texts[0], texts[2]]]
+    who = subject()
+    controls = Controls(layout([50], 50, room=255), Store(tmp_path, None), who.encode, True)
+    controls.plan(texts, found, count=1, most_own=2)
+    assert sorted(controls.own) == [0, 1, 3]
+    assert controls.without_own == 2
 
 
 def test_there_is_no_verdict_without_controls():
