@@ -7,7 +7,8 @@ told; ``eval/scan`` measures, ``data/corpus`` reads.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -28,13 +29,12 @@ from eval.scan.store import Store
 from eval.scan.sweep import sweep
 from models.load import LoadedModel
 from ppo.io.fields import check_types, require
-from ppo.io.files import write_json
 from ppo.io.options import given_values, parse_value
 from ppo.lm.backbone import vocabulary_size
 from unlearning.canaries import run_canaries
 from unlearning.options import Options
 from unlearning.run import load_model, say
-from unlearning.scan_corpus import Progress, Source, estimate, open_corpus
+from unlearning.scan_corpus import Progress, Source, estimate, open_corpus, tell_skipped
 from unlearning.scan_text import told
 
 OUT = "runs/scan"
@@ -82,6 +82,10 @@ class ScanOptions:
         require(self.fail_above is None or self.fail_above >= 0, self, "fail_above", "must be at least 0")
         is_jsonl = self.write_forget_set is None or self.write_forget_set.endswith(".jsonl")
         require(is_jsonl, self, "write_forget_set", "must end in .jsonl")
+        for name in ("fail_above", "write_forget_set"):
+            if getattr(self, name) is not None:
+                require(bool(self.corpus) or bool(self.against), self, name, "needs a --corpus to scan")
+                require(self.controls > 0, self, name, "needs --controls: without them nothing is called memorised")
 
     def settings(self) -> Settings:
         """The settings of the scan. ValueError names the option whose value is no number."""
@@ -94,11 +98,11 @@ class ScanOptions:
 
 def run_scan(parsed: argparse.Namespace) -> int:
     """Scan, write and tell. Returns 1 if more is memorised than ``--fail-above`` allows, else 0."""
-    options, scanned = read_scan_options(parsed)
+    options, scanned, seed = read_scan_options(parsed)
     out = Path(options.out)
     loaded = load_model(options, options.model)
     if scanned.canaries:
-        run_canaries(subject_of(loaded), out, count=scanned.canaries, seed=seed_of(parsed), meta=meta(options, loaded))
+        run_canaries(subject_of(loaded), out, count=scanned.canaries, seed=seed, meta=meta(options, loaded))
         if not scanned.corpus:
             return 0
     source = open_corpus(scanned.corpus, scanned.text_field, loaded.tokenizer, folded=scanned.folded, out=out)
@@ -111,8 +115,9 @@ def run_scan(parsed: argparse.Namespace) -> int:
             subject, source.readings, out, settings, group=partial(ngram_groups, ngram=NEAR_TOKENS),
             marks=personal_data, only_marked=scanned.only == "pii", reference=reference, show=progress.show,
             facts={"meta": meta(options, loaded)},
-            more_rows=[{"type": "skipped", **asdict(skipped)} for skipped in source.corpus.skipped],
+            more_rows=({"type": "skipped", **asdict(skipped)} for skipped in source.skipped()),
         )  # fmt: skip
+    tell_skipped(source.broken())
     compared = compared_with(Path(scanned.against), source, found) if scanned.against else None
     if compared is not None:
         write_rows(out / "against.jsonl", compared[0])
@@ -129,34 +134,48 @@ def run_scan(parsed: argparse.Namespace) -> int:
     return int(scanned.fail_above is not None and memorised > scanned.fail_above)
 
 
-def read_scan_options(parsed: argparse.Namespace) -> tuple[Options, ScanOptions]:
-    """The options of the command. A scan that goes on, or is held against another, takes over that one's own."""
+def read_scan_options(parsed: argparse.Namespace) -> tuple[Options, ScanOptions, int]:
+    """The options of the command, and its seed. One that goes on, or is held against another, takes over its own."""
     given, own = given_values(parsed, Options), given_values(parsed, ScanOptions)
+    seeded: dict[str, Any] = {"seed": int(parse_value("seed", parsed.seed, int))} if "seed" in parsed else {}
     out, is_resumed = Path(given.get("out", OUT)), given.get("resume", False)
     saved: dict[str, Any] = {}
     if is_resumed:
-        saved = read_settings(out)
-        check_same(saved, {k: v for k, v in {**given, **own}.items() if k not in FREE}, {})
+        saved = read_settings(out)["options"]
+        check_same({"options": saved}, {k: v for k, v in {**given, **own, **seeded}.items() if k not in FREE}, {})
     elif "against" in own:
-        earlier = read_settings(Path(own["against"]))
-        check_same({"options": {k: v for k, v in earlier["options"].items() if k in OF_CORPUS}}, own, {})
-        saved = {"options": {k: v for k, v in earlier["options"].items() if k in OF_CORPUS}}
+        saved = earlier_options(Path(own["against"]), own)
         if Path(own["against"]).resolve() == out.resolve():
             raise ValueError(f"--against {out} is this scan's own folder: name another --out")
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.get("options", {}).items()}
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
     of_run = {k: v for k, v in values.items() if k in Options.__dataclass_fields__}
     of_scan = {k: v for k, v in values.items() if k in ScanOptions.__dataclass_fields__}
     options = Options(**{"out": OUT, **of_run, "resume": False, **given})
     scanned = ScanOptions(**{**of_scan, **own})
+    seed = int(seeded.get("seed", values.get("seed", 0)))
+    if scanned.write_forget_set and not Path(scanned.write_forget_set).parent.is_dir():
+        raise ValueError(f"--write-forget-set {scanned.write_forget_set} cannot be written: there is no such folder")
     check_folder(out, is_new=not is_resumed)
-    kept = {"model": options.model, "out": options.out, "dtype": options.dtype, "device": options.device}
-    write_json(out / "config.json", {"options": kept | asdict(scanned), "config": {}})
-    return options, scanned
+    with suppress(OSError):  # of somebody else's folder, whose files are private all the same
+        out.chmod(0o700)
+    kept = {"model": options.model, "out": options.out, "dtype": options.dtype, "device": options.device, "seed": seed}
+    write_private_json(out / "config.json", {"options": kept | asdict(scanned), "config": {}})
+    return options, scanned, seed
 
 
-def seed_of(parsed: argparse.Namespace) -> int:
-    """The seed that was given, else 0."""
-    return int(parse_value("seed", getattr(parsed, "seed", 0), int))
+def earlier_options(folder: Path, own: Mapping[str, Any]) -> dict[str, Any]:
+    """What a comparison takes over of an earlier scan. ValueError where that read no corpus, or another one."""
+    found = {k: v for k, v in read_settings(folder)["options"].items() if k in OF_CORPUS}
+    if not found.get("corpus"):
+        raise ValueError(f"--against {folder} holds no scan of a corpus")
+    for name, known in found.items():
+        before = tuple(known) if isinstance(known, list) else known
+        if own.get(name, before) != before:
+            raise ValueError(
+                f"--{name.replace('_', '-')} {own[name]!r} is not the earlier scan's {before!r}: leave it out, for "
+                "--against measures the same corpus in the same way"
+            )
+    return found
 
 
 def subject_of(loaded: LoadedModel) -> Subject:
@@ -175,9 +194,9 @@ def subject_of(loaded: LoadedModel) -> Subject:
 
 
 def meta(options: Options, loaded: LoadedModel) -> dict[str, Any]:
-    """Where the numbers come from."""
-    device = next(loaded.model.parameters()).device
-    return {"model": options.model, "dtype": options.dtype} | provenance(device)
+    """Where the numbers come from, but for the command: it names files, and is another one when a scan goes on."""
+    facts = provenance(next(loaded.model.parameters()).device)
+    return {"model": options.model, "dtype": options.dtype} | {k: v for k, v in facts.items() if k != "command"}
 
 
 def compared_with(folder: Path, source: Source, found: Scan) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -189,7 +208,10 @@ def compared_with(folder: Path, source: Source, found: Scan) -> tuple[list[dict[
 
 
 def write_forget(path: Path, source: Source, found: Scan, shape: Layout, loaded: LoadedModel, options: Options) -> None:
-    """Write the forget set, and say how to use it."""
+    """Write the forget set, if there is something to forget, and say how to use it."""
+    if not any(row["status"] == MEMORISED for row in found.findings):
+        say(f"forget set: {path} is not written, nothing is memorised")
+        return
     counts = write_forget_set(
         path, source.readings(), found.findings, prefix=shape.prefixes[0], suffix=shape.suffix, decode=loaded.decode
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,17 @@ BYTES_A_TOKEN = 4
 
 @dataclass(frozen=True)
 class Source:
-    """A corpus as it is read: its files and how; ``at``: bytes that were read of it, [now]."""
+    """A corpus as it is read: its files and how.
+
+    ``at``: bytes that were read of it, [now]. ``reasons``: what could not be read within a file, by the file's name.
+    """
 
     corpus: Corpus
     fields: tuple[str, ...]
     folded: bool
     tokenizer: Any
     at: list[int]
+    reasons: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def num_bytes(self) -> int:
@@ -43,13 +47,27 @@ class Source:
         """All readings of all documents, in order."""
         done = 0
         for file in self.corpus.files:
-            inside = 0
-            for document in read_file(file, text_fields=self.fields):
+            inside, reasons = 0, self.reasons.setdefault(file.name, [])
+            reasons.clear()
+            for document in read_file(file, text_fields=self.fields, skip=reasons.append):
                 yield from readings(document, self.tokenizer, with_folded=self.folded)
                 inside += len(document.text)
                 self.at[0] = done + min(inside, file.num_bytes)
             done += file.num_bytes
             self.at[0] = done
+
+    def broken(self) -> list[Skipped]:
+        """What could not be read within files, once all was read: one for each file, with the first reason."""
+        return [
+            Skipped(name, found[0] + (f"; and {len(found) - 1} more" if len(found) > 1 else ""))
+            for name, found in self.reasons.items()
+            if found
+        ]
+
+    def skipped(self) -> Iterator[Skipped]:
+        """All that was left out, files and parts of files; to be asked for its items once all was read."""
+        yield from self.corpus.skipped
+        yield from self.broken()
 
 
 def open_corpus(given: tuple[str, ...], fields: tuple[str, ...], tokenizer: Any, *, folded: bool, out: Path) -> Source:
@@ -60,11 +78,16 @@ def open_corpus(given: tuple[str, ...], fields: tuple[str, ...], tokenizer: Any,
         tuple(file for file in whole.files if file.name not in inside),
         (*whole.skipped, *(Skipped(name, "in the folder of this scan") for name in inside)),
     )
-    for skipped in corpus.skipped[:10]:
-        say(f"skipped: {skipped.name} ({skipped.reason})")
-    if len(corpus.skipped) > 10:
-        say(f"skipped: {len(corpus.skipped) - 10} more, see {SCAN}")
+    tell_skipped(corpus.skipped)
     return Source(corpus, fields, folded, tokenizer, [0])
+
+
+def tell_skipped(found: Sequence[Skipped]) -> None:
+    """Name what is left out, the first ten."""
+    for skipped in found[:10]:
+        say(f"skipped: {skipped.name} ({skipped.reason})")
+    if len(found) > 10:
+        say(f"skipped: {len(found) - 10} more, see {SCAN}")
 
 
 def estimate(subject: Subject, shape: Layout, source: Source, settings: Settings) -> str:

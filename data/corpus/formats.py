@@ -11,7 +11,14 @@ from collections.abc import Iterator, Sequence
 from data.corpus.document import Document, lines_of
 from data.corpus.files import CorpusFile
 from data.corpus.html_text import html_text
-from data.corpus.records import NoJsonError, csv_documents, json_documents, jsonl_documents, parquet_documents
+from data.corpus.records import (
+    NoJsonError,
+    Skip,
+    csv_documents,
+    json_documents,
+    jsonl_documents,
+    parquet_documents,
+)
 from data.corpus.streams import text_chunks
 from ppo.io.console import shown_errors
 from ppo.io.files import naming
@@ -19,20 +26,24 @@ from ppo.io.files import naming
 PIECE_CHARACTERS = 2**22  # of a text; a longer one comes in pieces
 PIECE_LINES = 2**18
 _TABLES = {
-    "json": json_documents, "jsonl": jsonl_documents, "csv": csv_documents, "parquet": parquet_documents,
-}  # fmt: skip
+    "json": json_documents,
+    "jsonl": jsonl_documents,
+    "csv": lambda file, fields, skip: csv_documents(file, fields),
+    "parquet": lambda file, fields, skip: parquet_documents(file, fields),
+}
 
 
-def read_file(file: CorpusFile, *, text_fields: Sequence[str] = ()) -> Iterator[Document]:
+def read_file(file: CorpusFile, *, text_fields: Sequence[str] = (), skip: Skip | None = None) -> Iterator[Document]:
     """The documents of a file, in its order. Documents without a character are left out.
 
     ``text_fields``: the fields of records that are read; () means all that hold strings. Other files do not have any,
     so it does not apply to them. A ``.json`` file that is no JSON (a config with comments, say) is read as text.
-    ValueError names the file, the line and what is wrong; documents before it have come by then.
+    ValueError names the file, the line and what is wrong; documents before it have come by then. With ``skip`` it is
+    called with the reason instead: a malformed line of JSON is left out, and of other files the rest of the file.
     """
     with shown_errors(), naming(file.path):
         num_documents = 0
-        for document in _documents(file, text_fields):
+        for document in _readable(file, text_fields, skip):
             if document.text:
                 num_documents += 1
                 yield document
@@ -40,13 +51,23 @@ def read_file(file: CorpusFile, *, text_fields: Sequence[str] = ()) -> Iterator[
             raise ValueError(f"no record has a string under {', '.join(text_fields)}; check the name of the field")
 
 
-def _documents(file: CorpusFile, fields: Sequence[str]) -> Iterator[Document]:
+def _readable(file: CorpusFile, fields: Sequence[str], skip: Skip | None) -> Iterator[Document]:
+    """The documents up to what cannot be read."""
+    try:
+        yield from _documents(file, fields, skip)
+    except ValueError as error:
+        if skip is None:
+            raise
+        skip(f"{error}; what follows in the file is left out")
+
+
+def _documents(file: CorpusFile, fields: Sequence[str], skip: Skip | None) -> Iterator[Document]:
     if file.kind == "html":
         text, lines = html_text("".join(text_chunks(file.path, file.encoding)))
         yield Document(file.name, file.name, text, lines)
     elif file.kind in _TABLES:
         try:
-            yield from _TABLES[file.kind](file, fields)
+            yield from _TABLES[file.kind](file, fields, skip)
         except NoJsonError:
             yield from _pieces(file)
     else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from ppo.io.surrogates import without_surrogates
 LONGEST_NAME = 100  # characters of a column's name; a longer cell of the first line is text, so there is no header
 BATCH_ROWS = 64
 MOST_GROUP_BYTES = 2**32  # of a row group of Parquet, as it says of itself
+Skip = Callable[[str], None]  # called with the reason why something is left out
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"(\s*:)?')
 
 
@@ -31,7 +32,7 @@ class NoJsonError(ValueError):
     """A file is no JSON; nothing of it was read as such."""
 
 
-def json_documents(file: CorpusFile, fields: Sequence[str]) -> Iterator[Document]:
+def json_documents(file: CorpusFile, fields: Sequence[str], skip: Skip | None = None) -> Iterator[Document]:
     """A file with one JSON value, or with one a line as some call ``.json``. NoJsonError if it is neither.
 
     The items of a list are its records; anything else is one record, which has the file's name.
@@ -44,7 +45,7 @@ def json_documents(file: CorpusFile, fields: Sequence[str]) -> Iterator[Document
             json.loads(source.partition("\n")[0])
         except (ValueError, RecursionError):
             raise NoJsonError(f"it is malformed JSON ({error!s:.200})") from error
-        yield from jsonl_documents(file, fields)
+        yield from jsonl_documents(file, fields, skip)
         return
     lines, all_strings = _string_lines(source), list(_strings(value))
     is_exact = len(lines) == len(all_strings)  # unless an object names a key twice
@@ -54,8 +55,11 @@ def json_documents(file: CorpusFile, fields: Sequence[str]) -> Iterator[Document
             yield Document(file.name, name, string, ((0, lines[place] if is_exact else 1),))
 
 
-def jsonl_documents(file: CorpusFile, fields: Sequence[str]) -> Iterator[Document]:
-    """A file with one JSON value a line. Blank lines count as lines, not as records."""
+def jsonl_documents(file: CorpusFile, fields: Sequence[str], skip: Skip | None = None) -> Iterator[Document]:
+    """A file with one JSON value a line. Blank lines count as lines, not as records.
+
+    ValueError for a malformed line. With ``skip``, that is called with the reason, and the line counts as a record.
+    """
     number = 0
     for line_number, line in text_lines(file.path, file.encoding):
         if not line.strip():
@@ -64,9 +68,11 @@ def jsonl_documents(file: CorpusFile, fields: Sequence[str]) -> Iterator[Documen
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise ValueError(
-                f"line {line_number} is malformed JSON ({error!s:.200}); write one object a line"
-            ) from error
+            reason = f"line {line_number} is malformed JSON ({error!s:.200})"
+            if skip is None:
+                raise ValueError(f"{reason}; write one object a line") from error
+            skip(reason)
+            continue
         for path, string in _strings(record):
             if name := _name(f"{file.name}#{number}", path, fields):
                 yield Document(file.name, name, string, ((0, line_number),))

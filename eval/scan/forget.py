@@ -109,7 +109,8 @@ def _cuts(size: int, *, prefix: int, suffix: int) -> Iterator[tuple[int, int]]:
 
     Example: prefix 2, suffix 3, 12 tokens -> (0, 7), (5, 12). The last ends with the text; the first may be shorter.
     """
-    found, stop = [], size
+    found: list[tuple[int, int]] = []
+    stop = size
     while stop > prefix or not found:
         found.append((max(0, stop - 2 * prefix - suffix), stop))
         stop -= prefix + suffix

@@ -106,7 +106,7 @@ def scan(
     reference: Subject | None = None,
     show: Show = lambda stage, tokens, is_new: None,
     facts: dict[str, Any] | None = None,
-    more_rows: Sequence[Row] = (),
+    more_rows: Iterable[Row] = (),
 ) -> Scan:
     """Scan the corpus that ``readings`` gives, each time it is called, and write the files into ``out``.
 
@@ -116,7 +116,7 @@ def scan(
     reference    another model: what it recites, too, is no memory of this one
     show         called after each portion with its stage, its tokens and whether it was measured now
     facts        more entries of the summary
-    more_rows    more rows of scan.jsonl: of files that were skipped
+    more_rows    more rows of scan.jsonl, asked for once all is read: of what was skipped
 
     ValueError where the lengths do not fit the model's context, and for a folder that was measured on another text.
     """

@@ -91,7 +91,9 @@ def test_the_summary_and_the_windows_hold_no_word_of_the_corpus(few):
     for name in ("summary.json", "windows.jsonl"):
         text = (out / name).read_text(encoding="utf-8")
         assert [word for word in words if word in text] == []
-    assert "wrapped.md" not in (out / "summary.json").read_text(encoding="utf-8")
+    told = (out / "summary.json").read_text(encoding="utf-8")
+    assert "wrapped.md" not in told
+    assert str(few[1]) not in told
 
 
 def test_the_terminal_holds_no_word_of_the_corpus(few, tmp_path, capsys):
@@ -103,16 +105,19 @@ def test_the_terminal_holds_no_word_of_the_corpus(few, tmp_path, capsys):
     assert "verdict: none, there were no controls" in told
 
 
-def test_files_are_private(few):
-    for name in FILES:
+def test_files_and_their_folder_are_private(few):
+    assert few[0].stat().st_mode & 0o777 == 0o700
+    for name in (*FILES, "config.json"):
         assert (few[0] / name).stat().st_mode & 0o777 == 0o600, name
 
 
 def test_a_twin_that_was_trained_without_the_records_recites_nothing(few, tmp_path):
+    forget = tmp_path / "forget.jsonl"
     assert scan(tmp_path / "out", "--corpus", str(few[1]), "--controls", "2", "--model", "lab:retain-only",
-                "--fail-above", "0") == 0  # fmt: skip
+                "--fail-above", "0", "--write-forget-set", str(forget)) == 0  # fmt: skip
     assert rows_of(tmp_path / "out") == []
     assert summary_of(tmp_path / "out")["verdict"]["state"] == "nothing found"
+    assert not forget.exists()
 
 
 @pytest.mark.parametrize("moment", ["corpus", "controls", "end"])
@@ -141,8 +146,7 @@ def test_a_scan_that_is_killed_goes_on_to_the_same_bytes(few, tmp_path, moment):
     assert scan(out, "--resume") == 0
     for name in ("scan.jsonl", "windows.jsonl"):
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
-    one, other = ({k: v for k, v in summary_of(f).items() if k != "meta"} for f in (out, whole))
-    assert one == other
+    assert summary_of(out) == summary_of(whole)
 
 
 def test_more_than_allowed_is_status_1_and_only_personal_data_counts(few, tmp_path):
@@ -243,6 +247,11 @@ def test_the_page_opens_without_errors_and_filters(few, browser):
         (["--corpus", "docs", "--prefix-tokens", "250"], "exceed the model's context of 255 tokens"),
         (["--against", "/nonexistent"], "holds no run"),
         (["--corpus", "docs", "--fail-above", "-1"], "must be at least 0"),
+        (["--corpus", "docs", "--fail-above", "0", "--controls", "0"], "fail_above=0 needs --controls"),
+        (["--corpus", "docs", "--write-forget-set", "a.jsonl", "--controls", "0"], "needs --controls"),
+        (["--canaries", "4", "--fail-above", "0"], "fail_above=0 needs a --corpus to scan"),
+        (["--canaries", "4", "--write-forget-set", "a.jsonl"], "needs a --corpus to scan"),
+        (["--corpus", "docs", "--write-forget-set", "nowhere/a.jsonl"], "cannot be written: there is no such folder"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(tmp_path, capsys, arguments, message):
@@ -307,6 +316,23 @@ def test_the_scans_own_folder_is_no_part_of_the_corpus(tmp_path):
     assert [row["document"] for row in rows_of(out, "document")] == ["a.txt"]
 
 
+def test_a_broken_line_does_not_end_a_scan(tmp_path, capsys):
+    folder, out = tmp_path / "corpus", tmp_path / "out"
+    folder.mkdir()
+    text = json.dumps({"text": records("forget", 1)[0].text})
+    (folder / "a.csv").write_text('text\nwords\n"not closed\n')
+    (folder / "b.jsonl").write_text(f'{{"text": \n{text}\n{{\n')
+    assert scan(out, "--corpus", str(folder), "--controls", "0") == 0
+    assert {row["document"] for row in rows_of(out)} == {"b.jsonl#2"}
+    told = capsys.readouterr().out
+    reasons = {row["name"]: row["reason"] for row in rows_of(out, "skipped")}
+    assert set(reasons) == {"a.csv", "b.jsonl"}
+    assert "line 3 is malformed CSV" in reasons["a.csv"]
+    assert reasons["b.jsonl"].startswith("line 1 is malformed JSON")
+    assert reasons["b.jsonl"].endswith("; and 1 more")
+    assert all(f"skipped: {name} (" in told for name in reasons)
+
+
 def test_canaries_need_no_corpus(tmp_path, capsys):
     assert demem.main(["scan", "--canaries", "8", "--out", str(tmp_path / "out")]) == 0
     rows = [json.loads(line) for line in (tmp_path / "out" / "canaries.jsonl").read_text().splitlines()]
@@ -315,6 +341,32 @@ def test_canaries_need_no_corpus(tmp_path, capsys):
     assert "exposure in this model" in told
     assert not any(row["text"] in told for row in rows)
     assert (tmp_path / "out" / "canaries.jsonl").stat().st_mode & 0o777 == 0o600
+
+
+def test_canaries_go_on_with_their_seed_and_are_never_replaced(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert demem.main(["scan", "--canaries", "4", "--seed", "7", "--out", str(out)]) == 0
+    before = (out / "canaries.jsonl").read_bytes()
+    assert demem.main(["scan", "--resume", "--out", str(out)]) == 0
+    assert (out / "canaries.jsonl").read_bytes() == before
+    assert demem.main(["scan", "--resume", "--seed", "8", "--out", str(out)]) == 2
+    assert "--seed 8 is not this run's 7" in capsys.readouterr().err
+    settings = json.loads((out / "config.json").read_text())
+    settings["options"]["seed"] = 0  # of a folder that was written otherwise
+    (out / "config.json").write_text(json.dumps(settings))
+    assert demem.main(["scan", "--resume", "--out", str(out)]) == 2
+    assert "holds other canaries" in capsys.readouterr().err
+    assert (out / "canaries.jsonl").read_bytes() == before
+
+
+def test_a_comparison_names_what_is_wrong_with_the_earlier_scan(few, tmp_path, capsys):
+    assert demem.main(["scan", "--canaries", "4", "--out", str(tmp_path / "canaries")]) == 0
+    assert scan(tmp_path / "a", "--against", str(tmp_path / "canaries")) == 2
+    assert "canaries holds no scan of a corpus" in capsys.readouterr().err
+    assert scan(tmp_path / "b", "--against", str(few[0]), "--corpus", "docs") == 2
+    told = capsys.readouterr().err
+    assert "--corpus ('docs',) is not the earlier scan's" in told
+    assert "measures the same corpus" in told
 
 
 @pytest.mark.slow

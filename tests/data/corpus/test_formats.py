@@ -268,6 +268,26 @@ def test_broken_csv_names_the_line_and_gives_what_came_before(tmp_path):
         next(found)
 
 
+def test_with_skip_a_broken_line_is_left_out_and_told(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"t": "one"}\n{"t": \n\n{"t": "three"}\n[\n')
+    reasons: list[str] = []
+    (file,) = corpus_files([tmp_path]).files
+    assert [(d.name, d.text) for d in read_file(file, skip=reasons.append)] == [
+        ("a.jsonl#1.t", "one"), ("a.jsonl#3.t", "three")
+    ]  # fmt: skip
+    assert [reason.partition(" (")[0] for reason in reasons] == [
+        "line 2 is malformed JSON", "line 5 is malformed JSON"
+    ]  # fmt: skip
+
+
+def test_with_skip_the_rest_of_a_broken_table_is_left_out_and_told(tmp_path):
+    (tmp_path / "a.csv").write_text('id,text\n1,good\n2,"not closed\n3,x\n')
+    reasons: list[str] = []
+    (file,) = corpus_files([tmp_path]).files
+    assert [d.text for d in read_file(file, skip=reasons.append)] == ["1", "good"]
+    assert [r.startswith("line 4 is malformed CSV") and r.endswith("is left out") for r in reasons] == [True]
+
+
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz", "a.csv.GZ", "a.html.gz"])
 def test_packed_files_are_read_as_what_they_hold(tmp_path, name):
     content = {"a.jsonl.gz": '{"t": "words é"}', "a.csv.GZ": "t,u\nwords é,5\n"}.get(name, "words é")
