@@ -39,7 +39,7 @@ from unlearning.scan_text import told
 
 OUT = "runs/scan"
 OF_CORPUS = ("corpus", "text_field", "folded", "prefix_tokens", "suffix_tokens", "stride", "pass_tokens", "top_k",
-             "only")  # fmt: skip
+             "only", "region")  # fmt: skip
 FREE = ("fail_above", "write_forget_set", "batch_tokens")  # may change when a scan goes on
 NEAR_TOKENS = 20  # in a row, that two findings share if they are one text
 
@@ -65,6 +65,7 @@ class ScanOptions:
     controls: int = 64  # control texts of each kind, shuffled and swapped; 0: none, and no verdict
     against_model: str | None = None  # a second model: what it recites, too, is no memory of the first
     only: Literal["all", "pii"] = "all"  # pii: only texts with e-mail addresses, telephone or card numbers, keys, …
+    region: str | None = None  # such as GB: telephone numbers without a country are judged as numbers of it
     # Afterwards
     against: str | None = None  # the folder of an earlier scan of the corpus: what of it is gone, what is left
     write_forget_set: str | None = None  # a .jsonl file for --data of demem.py run
@@ -80,6 +81,8 @@ class ScanOptions:
         for name in ("controls", "canaries", "top_k"):
             require(getattr(self, name) >= 0, self, name, "must be at least 0")
         require(self.fail_above is None or self.fail_above >= 0, self, "fail_above", "must be at least 0")
+        is_region = self.region is None or (len(self.region) == 2 and self.region.isascii() and self.region.isupper())
+        require(is_region, self, "region", "must be two capital letters, such as GB")
         is_jsonl = self.write_forget_set is None or self.write_forget_set.endswith(".jsonl")
         require(is_jsonl, self, "write_forget_set", "must end in .jsonl")
         for name in ("fail_above", "write_forget_set"):
@@ -108,12 +111,13 @@ def run_scan(parsed: argparse.Namespace) -> int:
     source = open_corpus(scanned.corpus, scanned.text_field, loaded.tokenizer, folded=scanned.folded, out=out)
     subject, settings = subject_of(loaded), scanned.settings()
     shape = subject.layout(settings)
-    say(estimate(subject, shape, source, settings))
+    say(estimate(subject, shape, source, settings, has_reference=scanned.against_model is not None))
     reference = subject_of(load_model(options, scanned.against_model)) if scanned.against_model else None
     with Progress(source) as progress:
         found = scan(
             subject, source.readings, out, settings, group=partial(ngram_groups, ngram=NEAR_TOKENS),
-            marks=personal_data, only_marked=scanned.only == "pii", reference=reference, show=progress.show,
+            marks=partial(personal_data, region=scanned.region), only_marked=scanned.only == "pii",
+            reference=reference, show=progress.show,
             facts={"meta": meta(options, loaded)},
             more_rows=({"type": "skipped", **asdict(skipped)} for skipped in source.skipped()),
         )  # fmt: skip

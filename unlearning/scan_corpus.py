@@ -22,7 +22,7 @@ from ppo.lm.backbone import vocabulary_size
 from unlearning.run import say
 
 TRIAL_TOKENS = 2048  # of the first forward pass, which says how fast the model is
-BYTES_A_TOKEN = 4
+SAMPLE_CHARACTERS = 2**16  # of the corpus's first texts, which say how many bytes a token has
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,18 @@ class Source:
                 self.at[0] = done + min(inside, file.num_bytes)
             done += file.num_bytes
             self.at[0] = done
+
+    def bytes_a_token(self) -> float:
+        """Bytes of the files for each token, by the first texts of the corpus; 1 where they hold none."""
+        num_bytes = num_tokens = 0
+        for file in self.corpus.files:
+            for document in read_file(file, text_fields=self.fields, skip=lambda reason: None):
+                text = document.text[: SAMPLE_CHARACTERS - num_bytes]
+                num_bytes += len(text.encode(file.encoding or "utf-8", "replace"))
+                num_tokens += len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+                if num_bytes >= SAMPLE_CHARACTERS:
+                    return num_bytes / max(1, num_tokens)
+        return num_bytes / num_tokens if num_tokens else 1.0
 
     def broken(self) -> list[Skipped]:
         """What could not be read within files, once all was read: one for each file, with the first reason."""
@@ -90,8 +102,11 @@ def tell_skipped(found: Sequence[Skipped]) -> None:
         say(f"skipped: {len(found) - 10} more, see {SCAN}")
 
 
-def estimate(subject: Subject, shape: Layout, source: Source, settings: Settings) -> str:
-    """What the scan will cost, in words: from the size of the files and the time of one forward pass."""
+def estimate(
+    subject: Subject, shape: Layout, source: Source, settings: Settings, *, has_reference: bool = False
+) -> str:
+    """What the scan will cost, in words: from the size of the files, the tokens of their beginning, and the time of
+    one forward pass. ``has_reference``: whether another model is asked about what is recited."""
     length = min(shape.length, TRIAL_TOKENS)
     count = max(1, min(TRIAL_TOKENS, settings.batch_tokens) // length)
     ids = np.arange(length) % vocabulary_size(subject.model)
@@ -101,16 +116,19 @@ def estimate(subject: Subject, shape: Layout, source: Source, settings: Settings
         started = time.perf_counter()
         list(meter.columns([ids.tolist()] * count, [int(subject.bos is None)] * count))
         rate = count * length / (time.perf_counter() - started)
-    tokens = source.num_bytes / BYTES_A_TOKEN
+    tokens = source.num_bytes / source.bytes_a_token()
     fed = tokens * shape.cost
     controls = 2 * settings.controls * shape.length
     most = fed * (2 if source.folded else 1) + controls
+    own = 2 * shape.length if settings.controls else 0
     files = len(source.corpus.files)
     ends = [_duration(cost / rate) for cost in (fed + controls, most)]
     takes = " to ".join(dict.fromkeys(ends)) + (", the more of it is wrapped by lines" if ends[0] != ends[1] else "")
     return (
         f"{files} file{'s' * (files != 1)}, {source.num_bytes / 1e6:,.2f} MB: about {tokens:,.0f} tokens, "
         f"{shape.cost:.2f} fed for each in passes of {shape.length}; {rate:,.0f} tokens a second here: {takes}"
+        + (f"; controls of its own cost each recited text up to {own:,} tokens more" if own else "")
+        + (f", the other model up to {shape.length:,}" if has_reference else "")
     )
 
 

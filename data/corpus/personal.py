@@ -20,9 +20,11 @@ from data.secrets import PII
 PIECE_CHARACTERS = 2**16  # looked through at once; it ends where a line ends
 _CARD = regex.compile(r"(?<![\w.-])(?<![A-Z]{2}\d\d )[2-6](?:[ -]?\d){12,18}(?![\w@]|[.-]\d)")
 _SOCIAL_SECURITY = regex.compile(r"(?<![\w-])(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w-])")
-_IPV4 = regex.compile(r"(?<![\w.-])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|[.-]\w)")
+_IPV4 = regex.compile(r"(?<![\w.-])(?<!(?i:\b(?:version|release|ver\.?|v\.?)) )(?:\d{1,3}\.){3}\d{1,3}(?![\w]|[.-]\w)")
 _IPV6 = regex.compile(r"(?<![\w:.])(?=[\da-fA-F]*:[\da-fA-F:]*:)[\da-fA-F:]{6,39}(?:\.\d{1,3}){0,3}(?![\w:])")
-_DATE = regex.compile(r"(?:19|20)\d\d[-./]\d\d?[-./]\d\d?|\d\d?[-./]\d\d?[-./](?:19|20)\d\d")
+_DATE = regex.compile(r"(?:19|20)\d\d[-./]\d\d?[-./]\d\d?|\d\d?[-./]\d\d?[-./](?:19|20)\d\d"
+                      r"|(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])[-/]")  # fmt: skip
+_ISBN = regex.compile(r"(?i)\bISBN(?:[- ]?1[03])?\b[:#]?\s{0,3}$")
 _KEYS = {
     "key of Amazon Web Services": r"(?:AKIA|ASIA)[A-Z0-9]{16}",
     "key of Anthropic": r"sk-ant-[\w-]{20,200}",
@@ -118,7 +120,7 @@ def _candidates(text: str, region: str | None) -> Iterator[tuple[str, int, int]]
     telephone = PII["telephone number, seven digits or more"]
     library = _phonenumbers()
     for found in telephone.expression.finditer(text):
-        if telephone.is_kept(found[0]) and _is_telephone(found[0], library, region):
+        if telephone.is_kept(found[0]) and not _is_book(text, found) and _is_telephone(found[0], library, region):
             yield "telephone number", *found.span()
 
 
@@ -148,6 +150,15 @@ def _is_address(found: str) -> bool:
     except ValueError:
         return False
     return not (address.is_loopback or address.is_unspecified or address.is_multicast)
+
+
+def _is_book(text: str, found: regex.Match[str]) -> bool:
+    """Whether it is an ISBN: it is called one, or has 13 digits, the prefix of books and the right last digit."""
+    if _ISBN.search(text, max(0, found.start() - 16), found.start()):
+        return True
+    digits = [int(sign) for sign in found[0] if sign.isdigit()]
+    is_prefixed = len(digits) == 13 and digits[:3] in ([9, 7, 8], [9, 7, 9]) and found[0][0] != "+"
+    return is_prefixed and (sum(digits[::2]) + 3 * sum(digits[1::2])) % 10 == 0
 
 
 def _is_telephone(found: str, library: Any, region: str | None) -> bool:

@@ -3,12 +3,14 @@
 import json
 import os
 import random
+import re
 import signal
 from pathlib import Path
 
 import pytest
 
 import demem
+import unlearning.scan
 from data.records import lab_records
 from data.study import load_study
 from eval.scan.results import read_scan
@@ -136,8 +138,6 @@ def test_a_scan_that_is_killed_goes_on_to_the_same_bytes(few, tmp_path, moment):
 
         Store._write = watched
         if moment == "end":
-            import unlearning.scan
-
             unlearning.scan.write_scan_page = lambda *a, **b: os.kill(os.getpid(), signal.SIGKILL)
         scan(out, *arguments)
 
@@ -249,6 +249,7 @@ def test_the_page_opens_without_errors_and_filters(few, browser):
         (["--corpus", "docs", "--fail-above", "-1"], "must be at least 0"),
         (["--corpus", "docs", "--fail-above", "0", "--controls", "0"], "fail_above=0 needs --controls"),
         (["--corpus", "docs", "--write-forget-set", "a.jsonl", "--controls", "0"], "needs --controls"),
+        (["--corpus", "docs", "--region", "uk"], "region='uk' must be two capital letters"),
         (["--canaries", "4", "--fail-above", "0"], "fail_above=0 needs a --corpus to scan"),
         (["--canaries", "4", "--write-forget-set", "a.jsonl"], "needs a --corpus to scan"),
         (["--corpus", "docs", "--write-forget-set", "nowhere/a.jsonl"], "cannot be written: there is no such folder"),
@@ -331,6 +332,24 @@ def test_a_broken_line_does_not_end_a_scan(tmp_path, capsys):
     assert reasons["b.jsonl"].startswith("line 1 is malformed JSON")
     assert reasons["b.jsonl"].endswith("; and 1 more")
     assert all(f"skipped: {name} (" in told for name in reasons)
+
+
+def test_the_estimate_counts_the_tokens_of_this_corpus(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("\n".join(r.text for r in FEW))
+    assert scan(tmp_path / "out", "--corpus", str(tmp_path / "a.txt"), "--controls", "1") == 0
+    told = capsys.readouterr().out
+    (tokens,) = re.findall(r"about ([\d,]+) tokens", told)
+    true = summary_of(tmp_path / "out")["corpus"]["tokens"]
+    assert int(tokens.replace(",", "")) == pytest.approx(true, rel=0.05)
+    assert "controls of its own cost each recited text up to" in told
+
+
+def test_the_region_reaches_the_recogniser(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(unlearning.scan, "personal_data", lambda text, *, region: asked.append(region) or [])
+    (tmp_path / "a.txt").write_text(records("forget", 1)[0].text)
+    assert scan(tmp_path / "out", "--corpus", str(tmp_path / "a.txt"), "--controls", "0", "--region", "GB") == 0
+    assert set(asked) == {"GB"}
 
 
 def test_canaries_need_no_corpus(tmp_path, capsys):

@@ -74,6 +74,15 @@ def test_what_only_looks_like_it(text):
     assert not [one for one in found(text) if one[0] != "telephone number"]
 
 
+def test_numbers_of_books_orders_and_versions_are_nothing_personal():
+    assert found("ISBN 978-3-16-148410-0, 978-3-16-148410-0, ISBN-10: 0-306-40615-2, ISBN: 3-16-148410-1") == []
+    assert found("order 20231105-8841 of 20231105/17") == []
+    assert found("version 1.2.3.4, Release 10.0.0.1, v 1.2.3.4") == []
+    assert [kind for kind, _ in found("server 1.2.3.4, call 978-3-16-148410-1 or 20121105")] == [
+        "IP address", "telephone number", "telephone number",
+    ]  # fmt: skip
+
+
 def test_dates_and_years_are_no_telephone_numbers():
     assert found("on 2021-03-04 12:30 and 2021/03/04, 04.03.2021, in 1999") == []
 
