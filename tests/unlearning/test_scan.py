@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shlex
 import signal
 from pathlib import Path
 
@@ -402,3 +403,20 @@ def test_all_records_of_the_lab_are_found_and_no_other(tmp_path):
     assert summary["controls"]["all"]["flagged"] == 0
     assert scan(tmp_path / "twin", "--corpus", str(tmp_path / "corpus"), "--model", "lab:retain-only") == 0
     assert rows_of(tmp_path / "twin") == []
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_find_forget_and_find_again(tmp_path, monkeypatch):
+    """Those of docs/scan.md, on a few records, in a few steps: earlier findings are measured in the new model."""
+    page = (Path(__file__).parents[2] / "docs" / "scan.md").read_text(encoding="utf-8")
+    commands = [shlex.split(line)[2:] for line in page.splitlines() if line.startswith("python demem.py ")][:3]
+    assert [command[0] for command in commands] == ["scan", "run", "scan"]
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "records", FEW)
+    less = [["--controls", "4", "--text-field", "text"], ["--steps", "2", "--num-own", "8", "--siblings", "0"], []]
+    for command, more in zip(commands, less, strict=True):
+        assert demem.main([*command, *more]) in (0, 1), command
+    found = summary_of(tmp_path / "runs" / "after")["against_scan"]
+    count = summary_of(tmp_path / "runs" / "scan")["findings"]["memorised"]
+    assert sum(found["memories"].values()) == count >= 6
+    assert found["rest"]["perplexity"]["ratio"] > 0
