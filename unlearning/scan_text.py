@@ -58,7 +58,7 @@ def verdict_line(summary: Mapping[str, Any]) -> str:
     controls, count = summary["controls"]["all"], found["findings"]
     texts = f", {count} text{'s' * (count != 1)}, {summary['different']} different" if count else ""
     return (
-        f"verdict: {found['state']}{texts}; {controls['flagged']} of {controls['controls']} controls are recited, a "
-        f"rate of at most {found['false_positive_rate_at_most']:.1%}: by chance at most "
+        f"verdict: {found['state']}{texts}; {controls['flagged']} of {controls['texts']} texts have a recited control, "
+        f"a rate of at most {found['false_positive_rate_at_most']:.1%}: by chance at most "
         f"{found['by_chance_at_most']:.1f} of {summary['passes']} passes"
     )

@@ -113,8 +113,8 @@ def _verdict(summary: Row) -> str:
         return f"<p><b>None</b>: {as_html(found['why'])}. Ask for controls with --controls.</p>"
     lines = [
         f"<p><b>{as_html(found['state'].capitalize())}.</b> A text counts as recited if greedy decoding writes "
-        f"{summary['layout']['suffix']} of its tokens in a row. Of the controls, "
-        f"{controls['all']['flagged']} of {controls['all']['controls']} are; so at most "
+        f"{summary['layout']['suffix']} of its tokens in a row. Of "
+        f"{controls['all']['texts']} different texts, {controls['all']['flagged']} have a control that is; so at most "
         f"{_share(found['false_positive_rate_at_most'], 1)} of passes would be found by chance "
         "(95 %, Clopper and Pearson), "
         f"which is at most {found['by_chance_at_most']:.1f} of {summary['passes']:,}.</p>"
@@ -123,13 +123,14 @@ def _verdict(summary: Row) -> str:
         [
             kind,
             row["controls"],
+            row["texts"],
             row["flagged"],
             _share(row["interval"][1], 1) if "interval" in row else "",
             row["longest_run"],
         ]
         for kind, row in controls.items()
     ]
-    lines.append(_table(["controls", "texts", "recited", "at most", "longest run, tokens"], rows, "Controls"))
+    lines.append(_table(["controls", "made", "texts", "recited", "at most", "longest run, tokens"], rows, "Controls"))
     if summary["against"]:
         told = "".join(
             f"<dt>{count:,}</dt><dd>{as_html(REASONS[name])}</dd>" for name, count in summary["against"].items()

@@ -7,8 +7,9 @@ false-positive rate. Each finding has controls of its own, too. This module know
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ Encode = Callable[[str], tuple[Sequence[int], Sequence[int]]]
 Row = dict[str, Any]
 SHUFFLED, SWAPPED = "shuffled", "swapped"
 MOST_ENTITIES = 20_000  # of the pool that new ones are drawn from
-TRIES = 8  # orders that are drawn of one text, where the texts are fewer than the controls
+ALIKE_WORDS = 8  # of a run that texts share; texts that share half of theirs or more are one text
 
 
 @dataclass
@@ -39,7 +40,7 @@ class Trial:
 
 @dataclass
 class Controls:
-    """``sample``: controls of texts from all of the corpus, by kind; ``own``: those of each finding, by its place.
+    """``sample``: controls of texts of the corpus, by kind and text; ``own``: those of each finding, by its place.
 
     ``without_own``: findings that come after the last one for which controls of its own were made.
     ``alone``: the pass of each finding that its context shows before, behind its prompt alone, by its place.
@@ -49,24 +50,20 @@ class Controls:
     store: Store
     encode: Encode
     has_bos: bool
-    sample: dict[str, list[Trial]] = field(default_factory=dict)
+    sample: dict[str, dict[int, Trial]] = field(default_factory=dict)
     own: dict[int, dict[str, Trial]] = field(default_factory=dict)
     alone: dict[int, int] = field(default_factory=dict)
     without_own: int = 0
 
     def plan(self, texts: Sequence[str], findings: Sequence[Finding], *, count: int, most_own: int) -> None:
-        """Add ``count`` controls of each kind from ``texts``, and those of the first ``most_own`` different findings.
+        """Add a control of each kind of the first ``count`` different texts, and of ``most_own`` different findings.
 
         They are measured when the store is finished.
         """
         pool = [text[a:b] for text in texts for a, b in entities(text)][:MOST_ENTITIES]
         for kind in (SHUFFLED, SWAPPED):
-            trials: list[Trial] = []
-            for turn in range(TRIES):
-                for place, text in enumerate(texts):
-                    if len(trials) < count:
-                        trials += self._trials(kind, text, pool, f"{kind} {turn} {place}")
-            self.sample[kind] = trials
+            made = ((place, self._trials(kind, text, pool, kind)) for place, text in enumerate(distinct(texts)))
+            self.sample[kind] = dict(islice(((place, trials[0]) for place, trials in made if trials), count))
         known: dict[str, int] = {}
         for place, finding in enumerate(findings):
             if len(finding.again):
@@ -111,14 +108,25 @@ class Controls:
         )
 
     def rates(self) -> Row:
-        """Of each kind and of all: controls, flagged ones, their share with its interval, and the longest run."""
-        counted = {kind: [self.longest(trial) for trial in trials] for kind, trials in self.sample.items()}
-        counted["all"] = [run for found in list(counted.values()) for run in found]
-        return {kind: self._rate(found) for kind, found in counted.items()}
+        """Of each kind and of all: controls, texts they are of, texts with a flagged one, their share, its interval.
+
+        The controls of a text are alike: of all kinds together, a text counts once, by its longest run.
+        """
+        counted = {kind: {place: self.longest(t) for place, t in made.items()} for kind, made in self.sample.items()}
+        texts: dict[int, int] = {}
+        for found in counted.values():
+            for place, run in found.items():
+                texts[place] = max(run, texts.get(place, 0))
+        rows = {kind: self._rate(list(found.values())) for kind, found in counted.items()}
+        rows["all"] = self._rate(list(texts.values()))
+        rows["all"]["controls"] = sum(map(len, counted.values()))
+        return rows
 
     def _rate(self, found: Sequence[int]) -> Row:
         flagged = sum(run >= self.layout.suffix for run in found)
-        rate: Row = {"controls": len(found), "flagged": flagged, "longest_run": max(found, default=0)}
+        rate: Row = {
+            "controls": len(found), "texts": len(found), "flagged": flagged, "longest_run": max(found, default=0),
+        }  # fmt: skip
         if found:
             low, high = share_interval(flagged, len(found))
             rate |= {"rate": flagged / len(found), "interval": [low, high]}
@@ -144,3 +152,14 @@ def reference_runs(store: Store, numbers: Sequence[tuple[int, int]]) -> list[int
         right = store.columns(number).right
         found.append(longest(right[begin:]))
     return found
+
+
+def distinct(texts: Iterable[str]) -> Iterator[str]:
+    """The texts of which less than half of the runs of words stand in texts before them: copies say nothing new."""
+    known: set[tuple[str, ...]] = set()
+    for text in texts:
+        words = text.split()
+        runs = {tuple(words[i : i + ALIKE_WORDS]) for i in range(max(1, len(words) - ALIKE_WORDS + 1))}
+        if 2 * len(runs & known) < len(runs):
+            yield text
+        known |= runs

@@ -1,8 +1,8 @@
 """Which findings are memories, and what may be said of the whole: no verdict without controls.
 
-A finding is *predictable* where a model need not have seen it: it adds little under compression, one of its own controls
-is recited, another model recites it, too, or the model copies it from its context. This module knows numbers of
-findings.
+A finding is *predictable* where a model need not have seen it: it adds little under compression, one of its own
+controls is recited, another model recites it, too, or the model copies it from its context. This module knows numbers
+of findings.
 """
 
 from __future__ import annotations

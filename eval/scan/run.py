@@ -44,6 +44,9 @@ Readings = Callable[[], Iterable[Reading]]
 Show = Callable[[str, int, bool], None]
 
 
+MORE_TEXTS = 4  # for each text of controls, as many are looked at: copies of another one are left out
+
+
 @dataclass(frozen=True)
 class Settings:
     """Lengths in tokens; see :func:`.passes.layout`.
@@ -125,7 +128,9 @@ def scan(
         meter = stack.enter_context(_meter(subject, shape, settings))
         store = Store(out / "passes", meter, show=lambda tokens, is_new: show("corpus", tokens, is_new))
         measured = sweep(readings(), shape, store, has_bos=has_bos)
-        wanted = frozenset(store.sample(settings.controls, least=2 * shape.suffix))
+        chosen = store.sample(settings.controls, least=2 * shape.suffix)
+        more = store.sample(MORE_TEXTS * settings.controls, least=2 * shape.suffix)
+        wanted = list(dict.fromkeys([*chosen, *more]))
         counts = WindowCounts()
         with private_text(out / WINDOWS) as file:
 
@@ -133,13 +138,13 @@ def scan(
                 counts.add(row)
                 file.write(line(row))
 
-            found = look(readings(), measured, wanted=wanted, window=window)
+            found = look(readings(), measured, wanted=frozenset(wanted), window=window)
         controls = Controls(
             shape, Store(out / "controls", meter, show=lambda tokens, is_new: show("controls", tokens, is_new)),
             subject.encode, has_bos,
         )  # fmt: skip
         if settings.controls:
-            texts = [found.passes[number] for number in sorted(found.passes)]
+            texts = [found.passes[number] for number in wanted]
             controls.plan(texts, found.findings, count=settings.controls, most_own=settings.own_controls)
         controls.store.finish()
     others = _asked(reference, found.findings, shape, settings, out, show) if reference is not None else None

@@ -399,7 +399,7 @@ def test_all_records_of_the_lab_are_found_and_no_other(tmp_path):
     check_found(tmp_path / "out", tmp_path / "corpus", chosen)
     summary = summary_of(tmp_path / "out")
     assert summary["different"] == 128
-    assert summary["controls"]["all"]["controls"] == 128
+    assert 32 <= summary["controls"]["all"]["texts"] <= 64
     assert summary["controls"]["all"]["flagged"] == 0
     assert scan(tmp_path / "twin", "--corpus", str(tmp_path / "corpus"), "--model", "lab:retain-only") == 0
     assert rows_of(tmp_path / "twin") == []

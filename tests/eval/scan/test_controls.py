@@ -152,6 +152,55 @@ def test_what_speaks_against_a_memory():
     assert status([], is_wanted=True, has_controls=False) == "unjudged"
 
 
+def planned(texts, count, right=lambda text: False):
+    """Controls of texts in a store whose passes are recited where ``right`` says so of the text."""
+    held = []
+
+    class Known:
+        def add(self, ids, first):
+            held.append(right(encoded[-1]))
+            return len(held) - 1
+
+        def columns(self, number):
+            return SimpleNamespace(right=np.full(60, held[number]))
+
+    encoded = []
+
+    def encode(text):
+        encoded.append(text)
+        found = list(re.finditer(r"\S+", text))
+        return [0] * len(found), [match.end() for match in found]
+
+    controls = Controls(layout([2], 4, room=None, length=60), Known(), encode, True)
+    controls.plan(texts, [], count=count, most_own=0)
+    return controls.rates()["all"]
+
+
+def texts_of(count):
+    """Texts whose every sentence begins with a word of its own; only the numbers are swapped."""
+    names = [first + second for first in "abcde" for second in "abcde"][:count]
+    return [" ".join(f"{name} has {1000 + i}." for i in range(9)) for name in names]
+
+
+def test_copies_of_a_text_are_one_text_for_the_bound():
+    text = " ".join(record.text for record in records("never", 2))
+    copies = [text, text.replace(" ", "\n"), text[40:], *texts_of(2), text]
+    found = planned(copies, 64)
+    assert (found["texts"], found["controls"]) == (3, 6)
+    assert found["interval"][1] == pytest.approx(1 - 0.025 ** (1 / 3))
+    assert planned(texts_of(9), 4)["texts"] == 4
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.2])
+def test_the_bound_holds_a_planted_rate_where_both_controls_of_a_text_are_recited(rate):
+    draw, texts, held = np.random.default_rng(0), texts_of(24), 0
+    for _ in range(120):
+        planted = {text.split()[0] for text, is_in in zip(texts, draw.random(24) < rate, strict=True) if is_in}
+        low, high = planned(texts, 24, lambda text, planted=planted: text.split()[0] in planted)["interval"]
+        held += low <= rate <= high
+    assert held / 120 >= 0.93  # 0.95 and more expected
+
+
 def test_findings_without_controls_of_their_own_are_counted(tmp_path):
     texts = [record.text for record in records("forget", 3)]
     found = [SimpleNamespace(prompt="", text=text, again=(), prompt_tokens=0) for text in [*texts, texts[0], texts[2]]]
@@ -166,7 +215,7 @@ def test_there_is_no_verdict_without_controls():
     found = [{"status": "memorised"}]
     assert verdict(found, {}, passes=9)["state"] == "no verdict"
     assert verdict(found, {"all": {"controls": 0}}, passes=9)["state"] == "no verdict"
-    rates = {"all": {"controls": 128, "flagged": 0, "rate": 0.0, "interval": [0.0, 0.028]}}
+    rates = {"all": {"controls": 128, "texts": 128, "flagged": 0, "rate": 0.0, "interval": [0.0, 0.028]}}
     assert verdict(found, rates, passes=100) == {
         "state": "memorised", "findings": 1, "false_positive_rate": 0.0, "false_positive_rate_at_most": 0.028,
         "by_chance_at_most": pytest.approx(2.8),
