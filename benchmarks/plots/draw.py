@@ -242,6 +242,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--study", type=Path, default=Path("results/study"), help="folder of the lab study")
     parser.add_argument("--compare", type=Path, default=Path("results/compare"), help="folder of demem.py compare")
     parser.add_argument(
+        "--equal", type=Path, default=Path("results/equal"), help="folder of demem.py compare with --updates"
+    )
+    parser.add_argument(
         "--real", type=Path, default=Path("results/smollm2-135m"), help="folder of demem.py compare for a real model"
     )
     parser.add_argument("--out", type=Path, default=Path("docs/plots"), help="where the pictures go")
@@ -249,7 +252,7 @@ def main(arguments: Sequence[str]) -> int:
     rows = make_rows(read_study(options.study, Settings()))
     pictures = {
         "methods": (methods_figure(read_points(options.compare)), options.compare),
-        "depth": (depth_figure(read_points(options.compare)), options.compare),
+        "depth": (depth_figure(read_points(options.equal)), options.equal),
         "ingredients": (ingredients_figure(rows), options.study),
         "size": (size_figure(rows), options.study),
         "real": (real_figure(read_points(options.real)), options.real),
