@@ -143,7 +143,7 @@ def test_the_program_draws_what_it_has(tmp_path, capsys):
     folder.mkdir(parents=True)
     for i, row in enumerate([original(), point(seed=0), point(seed=1, keep__exact=0.8)]):
         (folder / f"{i}.json").write_text(json.dumps(row))
-    none = ["--real", str(tmp_path / "none")]
+    none = ["--real", str(tmp_path / "none"), "--equal", str(tmp_path / "none")]
     wanted = [*none, "--study", str(tmp_path / "none"), "--compare", str(folder.parent), "--out", str(tmp_path / "out")]
     assert plots.main(wanted) == 0
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["methods.png"]
