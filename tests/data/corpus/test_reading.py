@@ -206,3 +206,20 @@ def test_a_reading_holds_no_python_objects():
     (reading,) = readings(document("word " * 9), load_tokenizer(), with_folded=False)
     assert isinstance(reading, Reading)
     assert [reading.ids.dtype, reading.begins.dtype, reading.ends.dtype] == [np.int32, np.int64, np.int64]
+
+
+@pytest.mark.parametrize("mark", ["> ", ">> ", "> > ", "# ", "// "])
+def test_marks_in_front_of_quoted_lines_are_folded_with_the_line_ends_before_them(mark):
+    lines = ["He wrote", "to Ann", "", "and left."]
+    text = "\n".join(f"{mark}{line}".rstrip() for line in lines) + "\nEnd."
+    found, begins, ends = folded(text)
+    assert found == "He wrote to Ann and left. End."
+    assert text[begins[0] : ends[len("He wrote") - 1]] == "He wrote"
+    space = found.index(" to")
+    assert text[begins[space] : ends[space]] == f"\n{mark}"
+    assert all(a < b for a, b in zip(begins, ends, strict=True))
+
+
+@pytest.mark.parametrize("text", ["# A title\nText.", "a > b\nc > d", "#one\n#two", "> a\n# b", "- a\n- b"])
+def test_other_signs_in_front_of_lines_stay(text):
+    assert folded(text)[0] == text.replace("\n", " ")
