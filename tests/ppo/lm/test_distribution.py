@@ -49,7 +49,7 @@ READERS = {  # the other files that may read a sampler's settings, and why
     "eval/challenge.py": "notes them beside the responses",
     "eval/summary.py": "writes a signature",
     "eval/attacks/decoding.py": "writes a variant's name",
-    "eval/scan/measure.py": "finds the k likeliest of a whole corpus in one go, and asks the distribution where some tie",
+    "eval/scan/measure.py": "finds the k likeliest itself, and asks the distribution where some tie",
     "eval/scan/findings.py": "reads a column of that name",
     "eval/scan/sweep.py": "reads a column of that name",
     "eval/scan/run.py": "hands it on",
