@@ -1,7 +1,8 @@
 """The findings of a scan as a forget set that ``demem.py run --data`` takes, with neighbours that are to be kept.
 
-Each text to forget stands in it once, however many copies and near-duplicates of it were found: the longest that is
-memorised, whole, in passages of pre-prefix, prefix and suffix, each as long as a model was asked with. To be kept are
+Each text to forget stands in it once, however many copies of it were found, wrapped or quoted: the longest that is
+memorised, whole, in passages of pre-prefix, prefix and suffix, each as long as a model was asked with. Records of one
+form share much and are still several: each of them is forgotten. To be kept are
 predictable texts that the model recites (group "keep", kind "recited"), and texts next to the findings that it does not
 recite (kind "neighbour"). Nothing is kept that holds a piece of what is forgotten, and no neighbour that holds one of
 any finding. What is recited and was not asked for is neither forgotten nor kept. What is personal is named as secrets
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .judge import MEMORISED, PREDICTABLE
-from .near import Near
+from .near import Near, signs_of
 from .protocols import Reading, tokens_at
 from .results import write_rows
 from .spans import runs
@@ -73,18 +74,23 @@ def write_forget_set(
 
 
 def _chosen(findings: Sequence[Mapping[str, Any]]) -> set[str]:
-    """The ids of the findings that are written: the longest memory of each group, and the first predictable text of a
-    group without one, if it holds no piece of a memory."""
+    """The ids of the findings that are written.
+
+    They are the memories whose letters and digits stand whole in no longer memory of their group, and the first
+    predictable text of a group without memories, if it holds no piece of one.
+    """
     memories = [row for row in findings if row["status"] == MEMORISED]
-    longest: dict[int, Mapping[str, Any]] = {}
+    forgotten: dict[int, list[tuple[str, str]]] = {}
     for row in sorted(memories, key=lambda row: row["tokens"][0] - row["tokens"][1]):
-        longest.setdefault(row["group"], row)
+        signs, others = signs_of(row["text"]), forgotten.setdefault(row["group"], [])
+        if not any(signs in other for other, _ in others):
+            others.append((signs, row["id"]))
     known = Near(row["text"] for row in memories)
     kept: dict[int, Mapping[str, Any]] = {}
     for row in findings:
-        if row["status"] == PREDICTABLE and row["group"] not in longest and not known.holds(row["text"]):
+        if row["status"] == PREDICTABLE and row["group"] not in forgotten and not known.holds(row["text"]):
             kept.setdefault(row["group"], row)
-    return {row["id"] for row in (*longest.values(), *kept.values())}
+    return {name for pairs in forgotten.values() for _, name in pairs} | {row["id"] for row in kept.values()}
 
 
 def _rows_of(

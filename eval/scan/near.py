@@ -49,6 +49,11 @@ class Near:
         return bool(self.places(text).any())
 
 
+def signs_of(text: str) -> str:
+    """The letters and digits of a text in small letters."""
+    return "".join(map(chr, _signs(text)[0].tolist()))
+
+
 def _signs(text: str) -> tuple[np.ndarray, np.ndarray]:
     """(codes of the letters and digits in small letters, uint64 [n]; their places in the text, int64 [n])."""
     pairs = [(ord(sign.lower()[0]), place) for place, sign in enumerate(text) if sign.isalnum()]

@@ -70,6 +70,20 @@ def test_a_group_is_forgotten_by_its_longest_memory_whatever_stands_first(tmp_pa
     assert all(text in SECRET for text in forget)
 
 
+def test_each_record_of_a_form_is_forgotten_and_a_copy_of_one_is_not_written_twice(tmp_path):
+    """They share a run of tokens, so that a scan puts them into one group."""
+    other = SECRET.replace("Anna Weber of Kiel", "Olav Brandt of Lübeck").replace("4711 0815", "6203 5547")
+    copy = SECRET.upper().replace(" ", "\n")
+    texts = [SECRET, copy, other]
+    findings = [finding(f"s{i}", i, text, 0, len(text), "memorised", 0, "s0") for i, text in enumerate(texts)]
+    counts, forget, _ = written(tmp_path, texts, findings)
+    together = " ".join(forget)
+    assert "4711 0815" in together
+    assert "6203 5547" in together
+    assert together.count("4711 0815") + together.count("4711\n0815") == 1
+    assert counts["forget"] == 2 * len(written(tmp_path, texts[:1], findings[:1])[1])
+
+
 def test_what_is_recited_and_was_not_asked_for_is_not_kept(tmp_path):
     findings = [
         finding("s1", 0, SECRET, 0, len(SECRET), "memorised", 0, "s1"),
