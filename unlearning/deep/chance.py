@@ -79,9 +79,8 @@ def chance_levels(
     ``passages``; they do not set the power. ``most``: for every passage, an upper bound of each token's level; None:
     ``MOST_CHANCE`` for all. ``most_in_form`` takes its place in a passage of a common form, of which the others know
     ``FORM_SHARE`` of the contexts: what is private can be told from a form alone. ``usual_nll``: what is asked for the
-    NLL of a stranger's passage where there is no ``never``; if it does not
-    know, the mean of the splices is taken. ValueError for a single
-    passage without ``others``.
+    NLL of a stranger's passage where there is no ``never``; if it does not know, the mean of the splices is taken.
+    ValueError for a single passage without ``others``.
     """
     count, passages = len(passages), [*passages, *more]
     heads = passages if len(passages) > 1 else [*passages, *others]
@@ -89,15 +88,16 @@ def chance_levels(
         raise ValueError(
             "the chance level of a single passage needs other texts, to stand before its tokens: give some"
         )
-    spliced = splice_logprobs(model, passages, heads, seed=seed)
     grams = leave_one_out_logprobs(passages, vocab_size=vocab_size, least_context=CONTEXT_TOKENS)
-    joined = [np.where(np.isnan(g), s, g) for s, g in zip(spliced, grams, strict=True)]
     in_form = [np.mean(~np.isnan(g)) >= FORM_SHARE for g in grams]
     stranger = _nll(model, never) if never else None
     free = [i for i, is_so in enumerate(in_form) if not is_so]
+    aim, joined = stranger if stranger is not None else usual_nll() if free else None, list(grams)
+    if any(in_form) or aim is None:  # nobody else asks the splices, and they are the slowest part
+        spliced = splice_logprobs(model, passages, heads, seed=seed)
+        joined = [np.where(np.isnan(g), s, g) for s, g in zip(spliced, grams, strict=True)]
+        aim = mean_nll(spliced) if aim is None else aim
     if free:
-        aims = (stranger, usual_nll() if stranger is None else None, mean_nll(spliced))
-        aim = next(x for x in aims if x is not None)
         for i, found in zip(free, calibrated(model, [passages[i] for i in free], nll=aim, seed=seed), strict=True):
             joined[i] = found
     tops = [np.full(len(x), MOST_CHANCE) for x in joined] if most is None else list(most)

@@ -153,6 +153,11 @@ def test_passages_of_no_form_are_asked_of_the_shaken_model_and_have_a_stranger_s
     assert asked[1][1] == pytest.approx(chance._nll(model, [[5, 3, 9, 2]]))
     assert never.nll == pytest.approx(asked[1][1], abs=1e-6)
     assert never.power == pytest.approx(1.0, abs=1e-3)
+    with monkeypatch.context() as patch:
+        patch.setattr(chance, "splice_logprobs", None)  # who has an NLL and no form asks for no splices
+        same = chance_levels(model, [free, other], vocab_size=VOCAB, never=[[5, 3, 9, 2]])
+    assert same.levels == never.levels
+    del asked[2:]
     chance_levels(model, [free, other], vocab_size=VOCAB)
     spliced = splice_logprobs(model, [free, other], [free, other], seed=0)
     assert asked[2][1] == pytest.approx(-np.concatenate([x[1:] for x in spliced]).mean())
