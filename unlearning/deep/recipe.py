@@ -60,7 +60,7 @@ def levels_of(
 ) -> ChanceLevels:
     """The chance levels of the passages to forget and of ``more``, from the model before unlearning.
 
-    Every other never-trained passage sets their mean. The rest of them is left to the evaluation.
+    Every other never-trained passage sets their mean. The evaluation reports these and the others together.
     """
     never, forget = study.group("never")[::2], study.group("forget")
     named = [*forget, *more] if study.secrets_by != "estimated" else [replace(p, secrets=()) for p in [*forget, *more]]
